@@ -1,0 +1,22 @@
+"""What was asked: the typed tree, and reading it."""
+
+from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
+from sawyer.config.schema import Base, Collect, Compare, Config, Kl, Reward, Rl, Sft, World
+
+__all__ = [
+    "WORLD_BASE",
+    "Base",
+    "Collect",
+    "Compare",
+    "Config",
+    "Kl",
+    "Reward",
+    "Rl",
+    "Sft",
+    "World",
+    "checked",
+    "demo",
+    "fields",
+    "load",
+    "template_file",
+]

@@ -1,0 +1,177 @@
+"""What may be asked of a run: one typed tree. A field earns its place; unknown ones are refused by `load`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and closed to unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class World(Section):
+    """The built-in world judges: gold scores in rl and compare, its rater scores collected answers."""
+
+    rater: Literal["honest", "length_lover", "lazy", "flipper"] = Field(
+        "honest", description="who scores collected answers; the others are there to break a reward model with"
+    )
+
+
+class Base(Section):
+    """A tokenizer and a small GPT-2-architecture model from plain text, where no model is given."""
+
+    text: list[str] = Field(min_length=1, description="files or patterns; .txt and .md are split at blank lines")
+    vocab_size: int = Field(4096, ge=300, description="tokens of the byte-level BPE tokenizer")
+    layers: int = Field(4, ge=1, description="transformer layers")
+    width: int = Field(256, ge=8, description="hidden units")
+    heads: int = Field(4, ge=1, description="attention heads; must divide the width")
+    context: int = Field(512, ge=16, description="the most tokens the model can read")
+    window: int | None = Field(None, ge=8, description="tokens of a training window; none given: the context")
+    tokens: int = Field(1_000_000, ge=1, description="tokens to train on in all; the text is repeated as needed")
+    batch_size: int = Field(16, ge=1, description="windows an optimizer step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak rate of AdamW")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Base:
+        if self.width % self.heads:
+            raise ValueError(f"base.heads: {self.heads} heads do not divide a width of {self.width}")
+        if self.window is not None and self.window > self.context:
+            raise ValueError(f"base.window: {self.window} tokens are more than the context of {self.context}")
+        return self
+
+
+class Sft(Section):
+    """Supervised fine-tuning."""
+
+    data: list[str] = Field(min_length=1, description="files or patterns of instructions with answers")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours, e.g. {question: prompt}")
+    epochs: float = Field(1.0, gt=0, description="passes over the training rows")
+    batch_size: int = Field(32, ge=1, description="rows an optimizer step")
+    learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts that are answered after training")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer when checking")
+
+
+class Collect(Section):
+    """The SFT model's answers, to be scored."""
+
+    prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
+    limit: int | None = Field(None, ge=1, description="the most prompts taken")
+    answers: int = Field(4, ge=2, description="answers a prompt")
+    temperature: float = Field(1.0, gt=0, description="of sampling")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer")
+
+
+class Reward(Section):
+    """The reward model."""
+
+    data: list[str] = Field(default_factory=list, description="files or patterns of scored answers or pairs")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
+    loss: Literal["squared", "plain", "margin", "scaled"] = Field("squared", description="of a pair of answers")
+    center: float = Field(0.0, ge=0, description="weight of (r_j + r_k)^2, which keeps rewards near zero")
+    epochs: float = Field(1.0, gt=0, description="passes over the prompts; reward models overfit in the second")
+    batch_size: int = Field(16, ge=1, description="prompts an optimizer step, each with all its answers")
+    learning_rate: float = Field(1e-5, gt=0, description="peak rate of AdamW")
+    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
+    calibration_prompts: int = Field(
+        128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit"
+    )
+
+
+class Kl(Section):
+    """The tie to the SFT model."""
+
+    coefficient: float = Field(0.05, ge=0, description="reward units a nat of KL costs")
+    target: float | None = Field(None, gt=0, description="nats an answer; given, the coefficient is steered towards it")
+    horizon: float = Field(10_000, gt=0, description="answers over which the steering acts")
+    budget: float = Field(20.0, gt=0, description="nats an answer beyond which no model is kept and the run stops")
+
+
+class Rl(Section):
+    """Reinforcement learning against the reward model."""
+
+    prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
+    algorithm: Literal["ppo"] = Field("ppo", description="how advantages are estimated and applied")
+    episodes: int = Field(4096, ge=1, description="answers in all")
+    batch_size: int = Field(64, ge=1, description="answers an update; must divide the episodes")
+    minibatches: int = Field(4, ge=1, description="optimizer steps an epoch; must divide the batch size")
+    epochs: int = Field(4, ge=1, description="passes over an update's answers")
+    learning_rate: float = Field(1e-5, gt=0, description="of the policy, falling linearly")
+    value_learning_rate: float | None = Field(None, gt=0, description="of the value network; none given: the policy's")
+    temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-prob")
+    max_new_tokens: int = Field(128, ge=1, description="longest answer")
+    kl: Kl = Field(default_factory=Kl, description="the tie to the SFT model")  # type: ignore[arg-type]
+    gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    clip: float = Field(0.2, gt=0, description="how far the ratio may move before its gradient stops")
+    value_clip: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
+    score_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer that did not end")
+    value_start: Literal["reward", "policy"] = Field("reward", description="what the value network starts from")
+    eval_every: int = Field(10, ge=1, description="updates between evaluations on held-out prompts")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for evaluation")
+    eval_prompts: int = Field(64, ge=1, description="held-out prompts answered at each evaluation")
+
+    @model_validator(mode="after")
+    def _divides(self) -> Rl:
+        if self.batch_size % self.minibatches:
+            raise ValueError(f"rl.minibatches: {self.minibatches} do not divide a batch of {self.batch_size} answers")
+        if self.episodes % self.batch_size:
+            near = max(1, round(self.episodes / self.batch_size)) * self.batch_size
+            raise ValueError(
+                f"rl.episodes: {self.episodes} are not a whole number of batches of {self.batch_size}; {near} would be"
+            )
+        return self
+
+
+class Compare(Section):
+    """The models side by side."""
+
+    prompts: list[str] = Field(default_factory=list, description="files or patterns; none: the original's six questions")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
+    limit: int | None = Field(None, ge=1, description="the most prompts taken")
+    deliberate_limit: int = Field(24, ge=0, description="the most prompts answered with beam search, which is slow")
+    max_new_tokens: int = Field(64, ge=1, description="longest answer")
+
+
+class Config(Section):
+    """A run. Every section but the model is optional; the stages named are done."""
+
+    out: str = Field("runs/sawyer", min_length=1, description="the run's folder")
+    seed: int = Field(0, ge=0, lt=2**32, description="of everything drawn at random")
+    model: str | None = Field(None, description="a hub id or a folder; a folder never touches the network")
+    template: str = Field("question", description="question | chatml | tokenizer (its own) | a Jinja file")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; weights stay fp32")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the arithmetic happens")
+    micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens that go through a network at once")
+    save_every_seconds: float = Field(60.0, ge=0, description="between two saves of a stage's state")
+    world: World | None = Field(None, description="the built-in world judges")
+    base: Base | None = Field(None, description="train a base model from text")
+    sft: Sft | None = Field(None, description="supervised fine-tuning")
+    collect: Collect | None = Field(None, description="the SFT model's answers, to be scored")
+    reward: Reward | None = Field(None, description="the reward model")
+    rl: Rl | None = Field(None, description="reinforcement learning")
+    compare: Compare | None = Field(None, description="the models side by side")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Config:
+        if (self.model is None) == (self.base is None):
+            both = "both `model` and `base`" if self.model else "neither `model` nor `base`"
+            raise ValueError(f"model: the file names {both}; name the model to start from, or train one with `base:`")
+        needs = {"collect": ("sft",), "reward": ("sft",), "rl": ("sft", "reward")}
+        for stage, before in needs.items():
+            missing = [name for name in before if getattr(self, name) is None]
+            if getattr(self, stage) is not None and missing:
+                raise ValueError(f"{stage}: it builds on {' and '.join(missing)}, which the file does not name")
+        if self.reward is not None and not self.reward.data and self.collect is None:
+            raise ValueError("reward.data: no file is named and no `collect:` section gathers answers")
+        return self

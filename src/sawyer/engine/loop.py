@@ -1,0 +1,91 @@
+"""The one loop of every stage: step, record, show, save, stop when asked. It knows nothing of what a step does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
+from sawyer.errors import Interrupted
+from sawyer.runs import Run
+
+
+class Work(Protocol):
+    """A stage's work, cut into steps whose outcome depends on the state and the step's number alone."""
+
+    steps: int
+
+    def step(self, index: int) -> Mapping[str, float] | None:
+        """Do step `index`; the metrics go to the journal. None ends the work early."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values from which `load` restores the work."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        ...
+
+
+def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, show: str = "loss") -> int:
+    """Do all steps of `work`, from the last checkpoint if there is one; returns the number of steps done.
+
+    The journal is cut back to the checkpoint first, so a run that was interrupted leaves the same journal as one that
+    was not. Raises Interrupted, with the state saved, once the run was asked to stop.
+    """
+    first, finished = _resume(run, stage, work)
+    saved_at, saved_step = time.monotonic(), first
+    index = first
+    while index < work.steps and not finished:
+        values = work.step(index)
+        if values is None:
+            finished = True
+        else:
+            run.journal.metrics(stage, index, values)
+            note = f"{show} {values[show]:.4g}" if show in values else ""
+            index += 1
+            run.journal.progress(stage, index, work.steps, note)
+        if run.stop.is_set():
+            _save(run, stage, work, index, finished)
+            _interrupt(run, stage, index, work.steps)
+        if time.monotonic() - saved_at >= save_every_seconds:
+            _save(run, stage, work, index, finished)
+            saved_at, saved_step = time.monotonic(), index
+    if index != saved_step or finished:
+        # What follows the last step (evaluation, writing the model) can be interrupted too and must not cost the steps.
+        _save(run, stage, work, index, finished)
+    return index
+
+
+def stop_if_asked(run: Run, stage: str) -> None:
+    """Between the pieces of an evaluation: raise Interrupted when the run was asked to stop (the steps are saved)."""
+    if run.stop.is_set():
+        _interrupt(run, stage, 0, 0)
+
+
+def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
+    saved = load_checkpoint(run.layout.checkpoint(stage))
+    if saved is None:
+        run.journal.clear(stage)
+        return 0, False
+    work.load(saved["work"])
+    run.journal.rewind(saved["journal"])
+    run.journal.event(stage, "resume", step=saved["step"], steps=work.steps)
+    return int(saved["step"]), bool(saved["finished"])
+
+
+def _save(run: Run, stage: str, work: Work, step: int, finished: bool) -> None:
+    state = {"work": work.state(), "step": step, "finished": finished, "journal": run.journal.position()}
+    save_checkpoint(run.layout.checkpoint(stage), state)
+    run.journal.event(stage, "save", step=step)
+
+
+def _interrupt(run: Run, stage: str, step: int, steps: int) -> None:
+    where = f" at step {step} of {steps}" if steps else ", during its evaluation"
+    run.journal.event(stage, "interrupted", reason=str(run.stop.reason))
+    raise Interrupted(
+        f"{stage} was interrupted{where} ({run.stop.reason}); everything so far is saved",
+        todo="run the same command again to go on",
+    )

@@ -1,0 +1,63 @@
+"""Where the arithmetic happens and in which precision: one decision, with the reason that is shown to the user."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sawyer.errors import ConfigError
+
+# Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it.
+BF16_WIDTH = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A device and the precision of its products. Weights, optimizer state and losses are fp32 whatever it says."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    reason: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which networks run forward."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def choose_place(device: str, precision: str, *, width: int) -> Place:
+    """Resolve "auto" for a model of `width` hidden units. Raises ConfigError for a device that is not there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but PyTorch sees no CUDA device",
+            expected="device: auto, or a machine and a PyTorch build with CUDA",
+            todo="set `device: cpu`, or install a CUDA build of PyTorch",
+        )
+    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen, reason = _precision(name, precision, width)
+    return Place(device=torch.device(name), precision=chosen, reason=f"{name}, {chosen}: {reason}")
+
+
+def _precision(device: str, asked: str, width: int) -> tuple[Literal["fp32", "bf16"], str]:
+    if asked == "fp32":
+        return "fp32", "the config asks for it"
+    if asked == "bf16":
+        return "bf16", "the config asks for it"
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported():
+            return "bf16", "the card multiplies bf16 faster"
+        return "fp32", "the card has no bf16"
+    if not _cpu_multiplies_bf16():
+        return "fp32", "this processor has no bf16 products"
+    if width < BF16_WIDTH:
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on it does)"
+    return "bf16", "this processor multiplies bf16 faster"
+
+
+def _cpu_multiplies_bf16() -> bool:
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -1,0 +1,61 @@
+"""What can go wrong, as a tree. Every message says what was given, what was expected, why it matters, what to do.
+
+    SawyerError                 base of all; the command line prints it without a traceback and exits 1
+    ├── ConfigError             a run's file or an override: unknown key, wrong type, sizes that do not fit
+    ├── DataError               a data file, with file:line:field where known
+    ├── ModelError              a model folder or tokenizer that cannot serve
+    ├── RunError                a run's folder: locked, changed under us, unwritable, full disk
+    ├── TrainingError           training that must not go on: a loss or gradient that is not finite, a collapse
+    ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
+    └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
+"""
+
+from __future__ import annotations
+
+
+class SawyerError(Exception):
+    """A failure the user can act on.
+
+    `given` is what was found, `expected` what would have been right, `why` the consequence, `todo` the next step.
+    Callers catch the whole tree with `except sawyer.SawyerError as error: print(error)`.
+    """
+
+    def __init__(self, given: str, *, expected: str = "", why: str = "", todo: str = "") -> None:
+        self.given, self.expected, self.why, self.todo = given, expected, why, todo
+        parts = [given]
+        parts += [f"  expected: {expected}"] if expected else []
+        parts += [f"  why it matters: {why}"] if why else []
+        parts += [f"  what to do: {todo}"] if todo else []
+        super().__init__("\n".join(parts))
+
+
+class ConfigError(SawyerError):
+    """The run's file or an override asks for something that cannot be."""
+
+
+class DataError(SawyerError):
+    """A data file cannot be used as it is. `where` is `file`, `file:line` or `file:line:field`."""
+
+    def __init__(self, given: str, *, where: str = "", expected: str = "", why: str = "", todo: str = "") -> None:
+        self.where = where
+        super().__init__(f"{where}: {given}" if where else given, expected=expected, why=why, todo=todo)
+
+
+class ModelError(SawyerError):
+    """A model folder, hub id or tokenizer cannot serve here."""
+
+
+class RunError(SawyerError):
+    """A run's folder cannot be used: locked, changed under us, unwritable, disk full."""
+
+
+class TrainingError(SawyerError):
+    """Training stopped itself before it could do harm."""
+
+
+class WorldError(SawyerError):
+    """The built-in world was asked about something outside it, or met a model of another version."""
+
+
+class Interrupted(SawyerError):
+    """The user or the system asked to stop; the state is saved and the same command goes on from there."""

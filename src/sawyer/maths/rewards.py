@@ -1,0 +1,31 @@
+"""From a score per response to a reward per token (Stiennon et al. 2020, section 3.4; Ziegler et al. 2019, eq. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sawyer.maths.kl import kl_k1
+from sawyer.maths.masked import keep
+
+
+def clip_scores(scores: Tensor, bound: float) -> Tensor:
+    """Scores (B,) in standard units, held within +-bound."""
+    return scores.clamp(-bound, bound)
+
+
+def missing_eos(scores: Tensor, ended: Tensor, penalty: float) -> Tensor:
+    """Scores (B,) less `penalty` (in the scores' unit) where the response did not end by itself; ended (B,) bool."""
+    return torch.where(ended, scores, scores - penalty)
+
+
+def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coefficient: float) -> Tensor:
+    """r_t = -beta * (log pi(y_t) - log pi_ref(y_t)), plus the score at the last counted token of each response.
+
+    scores (B,), logprobs and ref_logprobs (B, T), mask (B, T) bool, coefficient beta -> (B, T), 0 where not counted. A response
+    without a counted token earns nothing.
+    """
+    rewards = -coefficient * kl_k1(keep(logprobs, mask), keep(ref_logprobs, mask))
+    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    last = torch.where(mask, places, -1).max(dim=1, keepdim=True).values
+    return rewards + keep(scores.unsqueeze(1).expand_as(rewards), mask & (places == last))

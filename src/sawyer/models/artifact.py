@@ -1,0 +1,24 @@
+"""Model folders in Hugging Face's format: what we write loads in plain transformers, and what it loads we read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+OURS = "sawyer"  # the key in config.json under which our few extra facts lie
+
+
+def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
+    """Write weights, config and tokenizer (with its chat template) into an existing folder; `extra` goes into config.json."""
+    if extra is not None:
+        setattr(model.config, OURS, dict(extra))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def read_extra(folder: Path) -> dict[str, Any]:
+    """What `save_model` was told besides the model; empty for a folder written elsewhere."""
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(OURS) or {}
+    return found

@@ -1,0 +1,134 @@
+"""Networks forward: log-probs of trained tokens, scores of sequences, values of states. fp32 out, whatever the precision.
+
+The vocabulary's projection runs on trained positions only and in chunks: most of a small model's arithmetic, and all of its
+memory, would otherwise go into logits that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sawyer.maths import token_logprobs
+from sawyer.models.load import score_head
+from sawyer.text import Batch, Row, batches
+
+CHUNK = 2**24  # logits held at once; 64 MB in fp32
+EXACT = 1e-4  # how far trunk and head may be from the model's own logits
+
+_splits: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprobs:
+    """Example: ids `[5, 6, 7, 1]`, trained `[F, F, T, T]` -> logprobs `[0, 0, log pi(7|5,6), log pi(1|5,6,7)]`."""
+
+    logprobs: Tensor  # (B, T) fp32, at trained positions; 0 elsewhere
+
+
+def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> TokenLogprobs:
+    """log pi(ids[t] | ids[:t]) at the trained positions of a right-padded batch, logits divided by `temperature`.
+
+    A padded token comes after all real ones and the model is causal, so no attention mask is needed; the first token of a row
+    has no state before it and must not be trained.
+    """
+    rows, columns = torch.nonzero(batch.trained, as_tuple=True)
+    found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
+    if len(rows) == 0:
+        return TokenLogprobs(logprobs=found)
+    if bool((columns == 0).any()):
+        raise ValueError("the first token of a row cannot be trained: nothing comes before it")
+    targets = batch.ids[rows, columns]
+    if splits_exactly(model):
+        hidden = _trunk(model)(input_ids=batch.ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        logprobs = _projected(model, hidden, targets, temperature)
+    else:
+        logits = model(input_ids=batch.ids, use_cache=False).logits[rows, columns - 1]
+        logprobs = token_logprobs(logits.float() / temperature, targets)
+    return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> float:
+    """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
+    total = 0.0
+    for _, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
+        total -= float(policy_logprobs(model, batch.to(device)).logprobs.double().sum())
+    return total / sum(sum(row.trained) for row in rows)
+
+
+def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
+    """(B,) fp32: the raw score of each row, read at its last real token (decoders) or as the architecture does."""
+    head, trunk = score_head(model), _trunk(model)
+    if head is None or trunk is model:
+        return model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits[:, 0].float()
+    hidden = trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
+    last = batch.mask.sum(1) - 1
+    picked = hidden[torch.arange(len(last), device=last.device), last]
+    return head(picked)[:, 0].float()
+
+
+def token_values(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T) fp32: the value network's output at every token of a right-padded batch."""
+    return model(batch.ids).float()
+
+
+def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
+    """((B, V) fp32 logits after the last token of each row, the cache) of one cached forward pass."""
+    if splits_exactly(model):
+        out = _trunk(model)(**inputs, use_cache=True)
+        logits = _head(model)(out.last_hidden_state[:, -1])
+    else:
+        out = model(**inputs, use_cache=True)
+        logits = out.logits[:, -1]
+    return logits.float(), out.past_key_values
+
+
+def splits_exactly(model: nn.Module) -> bool:
+    """Whether the model's logits are its output embedding applied to its trunk's last hidden state: tried once, on four tokens.
+
+    Not so where an architecture scales or caps its logits; those models run whole.
+    """
+    if model not in _splits:
+        trunk, head = _trunk(model), _head(model)
+        if trunk is model or head is None:
+            _splits[model] = False
+        else:
+            device = next(model.parameters()).device
+            with torch.no_grad(), torch.autocast(device.type, enabled=False):
+                ids = torch.arange(4, device=device).unsqueeze(0)
+                ours = head(trunk(input_ids=ids, use_cache=False).last_hidden_state)
+                theirs = model(input_ids=ids, use_cache=False).logits
+            _splits[model] = ours.shape == theirs.shape and bool((ours - theirs).abs().max() < EXACT)
+    return _splits[model]
+
+
+def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    head = _head(model)
+
+    def project(states: Tensor, chosen: Tensor) -> Tensor:
+        return token_logprobs(head(states).float() / temperature, chosen)
+
+    size = max(1, CHUNK // head.weight.shape[0])
+    if len(hidden) <= size:
+        return project(hidden, targets)
+    pieces = []
+    for states, chosen in zip(hidden.split(size), targets.split(size), strict=True):
+        # Recomputed in the backward pass, so that one chunk's logits are held at a time.
+        piece = checkpoint(project, states, chosen, use_reentrant=False) if torch.is_grad_enabled() else project(states, chosen)
+        pieces.append(piece)
+    return torch.cat(pieces)
+
+
+def _trunk(model: Any) -> Any:
+    return getattr(model, "base_model", model)
+
+
+def _head(model: Any) -> Any:
+    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

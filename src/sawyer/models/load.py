@@ -1,0 +1,235 @@
+"""Tokenizers and networks from a folder or a hub id, or new ones. A folder never touches the network."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sawyer.errors import ModelError
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """The tokenizer of a model folder or hub id, with a pad token of its own.
+
+    With pad = EOS, masks made from lengths stay right but every other program that reads the folder would mask EOS away, so a
+    token is added where there is none. Raises ModelError without an EOS: then no answer could end.
+    """
+    from transformers import AutoTokenizer
+
+    _check_folder(source)
+    with _explained(source, "tokenizer"), _quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_is_folder(source))
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"the tokenizer of {source} has no EOS token",
+            expected="a token that ends a response",
+            why="no answer would ever end",
+            todo="set `eos_token` in its tokenizer_config.json",
+        )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
+    """A causal language model in fp32 without dropout, with an embedding for every token of `tokenizer`.
+
+    New embeddings are the mean of the known ones (Hewitt 2021): random ones start a loss far above a uniform guess.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_folder(source, weights=True)
+    with _explained(source, "language model"), _quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, local_files_only=_is_folder(source)
+        )
+    _grow(model, len(tokenizer))
+    return _ready(model, tokenizer)
+
+
+def new_policy(
+    *, vocab_size: int, layers: int, width: int, heads: int, context: int, seed: int, eos_id: int, pad_id: int
+) -> nn.Module:
+    """A GPT-2-architecture model with weights drawn from `seed`."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_layer=layers,
+        n_embd=width,
+        n_head=heads,
+        n_positions=context,
+        bos_token_id=eos_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+    with _seeded(seed):
+        return GPT2LMHeadModel(config).eval()
+
+
+def new_reward(source: str | Path, tokenizer: Any, *, seed: int) -> nn.Module:
+    """A scalar head on the trunk of the model in `source`: weights N(0, 1/sqrt(d+1)) (Stiennon et al. 2020), bias 0."""
+    from transformers import AutoModelForSequenceClassification
+
+    _check_folder(source, weights=True)
+    with _explained(source, "model with a scalar head"), _quiet(), _seeded(seed):
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=torch.float32, local_files_only=_is_folder(source)
+        )
+        head = score_head(model)
+        if head is not None:
+            nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
+    _grow(model, len(tokenizer))
+    return _ready(model, tokenizer)
+
+
+def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
+    """A trained reward model: any folder that `AutoModelForSequenceClassification` loads with one label."""
+    from transformers import AutoModelForSequenceClassification
+
+    _check_folder(source, weights=True)
+    with _explained(source, "reward model"), _quiet():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, local_files_only=_is_folder(source)
+        )
+    if model.config.num_labels != 1:
+        raise ModelError(
+            f"{source} has {model.config.num_labels} labels",
+            expected="one: the reward",
+            todo="name a model trained as a reward model",
+        )
+    return _ready(model, tokenizer)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
+    """A byte-level BPE tokenizer (as GPT-2's) with tokens for the end of a text and for padding."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    bpe.train_from_iterator(
+        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=[END, PAD], show_progress=False
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, eos_token=END, bos_token=END, pad_token=PAD, model_max_length=context
+    )
+
+
+def context_length(model: nn.Module) -> int:
+    """The most tokens the model can read."""
+    config: Any = model.config
+    known = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    return int(next((length for length in known if length), 1024))
+
+
+def score_head(model: nn.Module) -> nn.Linear | None:
+    """The linear layer that reads a decoder's last hidden state as a score; None for other architectures."""
+    head = getattr(model, "score", None)
+    return head if isinstance(head, nn.Linear) else None
+
+
+def _ready(model: nn.Module, tokenizer: Any) -> nn.Module:
+    """Dropout off for good; pad and EOS told to the model, so that every other program masks and stops as we do."""
+    settings: Any = model.config
+    settings.pad_token_id, settings.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    generation: Any = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    return model.eval()
+
+
+@torch.no_grad()
+def _grow(model: Any, size: int) -> None:
+    table = model.get_input_embeddings().weight
+    known = table.shape[0]
+    if size <= known:
+        return
+    with _quiet():
+        model.resize_token_embeddings(size, mean_resizing=False)
+    layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
+    for layer in layers.values():
+        layer.weight[known:] = layer.weight[:known].mean(0)
+
+
+def _is_folder(source: str | Path) -> bool:
+    return Path(source).is_dir()
+
+
+def _check_folder(source: str | Path, *, weights: bool = False) -> None:
+    path = Path(source)
+    looks_local = isinstance(source, Path) or path.is_absolute() or str(source).startswith((".", "~")) or path.exists()
+    if not looks_local:
+        return
+    if not path.is_dir():
+        raise ModelError(
+            f"there is no model folder {source}",
+            expected="a folder with config.json, weights and a tokenizer, or a hub id",
+            todo="check the path; it is taken from the folder the command runs in",
+        )
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"{source} has no config.json",
+            expected="a folder in Hugging Face's format",
+            todo="write it with `save_pretrained`, or name another folder",
+        )
+    if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        raise ModelError(
+            f"{source} has no weights",
+            expected="model.safetensors (or pytorch_model.bin) beside config.json",
+            why="a model with random weights would train without a word and answer nonsense",
+            todo="copy the whole folder again",
+        )
+
+
+@contextlib.contextmanager
+def _explained(source: str | Path, what: str) -> Iterator[None]:
+    """The many errors of loading, in one sentence and with what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub each have their own classes
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = "" if _is_folder(source) else "; without a network only local folders and cached hub ids load"
+        raise ModelError(
+            f"{source} does not load as a {what}: {first}",
+            expected="a folder or hub id that transformers loads",
+            todo=f"check the name and that the folder is whole{offline}",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Loading reports and progress bars of transformers are for its own users; ours see what matters to them."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,41 @@
+"""A language model ready to read and answer: network, tokenizer, codec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sawyer.models.load import context_length, load_policy, load_tokenizer
+from sawyer.text import Codec, set_template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """What a stage opens to train or to ask a language model."""
+
+    model: nn.Module
+    tokenizer: Any
+    codec: Codec
+
+    @property
+    def width(self) -> int:
+        """Hidden units."""
+        config: Any = self.model.config
+        return int(config.hidden_size)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+
+def open_speaker(source: str | Path, template: str | None = None) -> Speaker:
+    """Load a language model. `template` is set on its tokenizer; None keeps the one that was saved with it."""
+    tokenizer = load_tokenizer(source)
+    if template is not None:
+        set_template(tokenizer, template)
+    model = load_policy(source, tokenizer)
+    return Speaker(model=model, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(model)))

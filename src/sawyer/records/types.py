@@ -1,0 +1,104 @@
+"""What a row is. Every format that is read becomes one of these; every stage takes one of these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """Where a record came from: `file` as the user spelt it, `line` counted from 1 (0: no line is known)."""
+
+    file: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
+
+
+NOWHERE = Where(file="<memory>")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A conversation that waits for an answer: the last message is the user's.
+
+    Example: `Prompt(messages=(Message(role="user", content='What is the opposite of "up"?'),))`
+    """
+
+    messages: tuple[Message, ...]
+    where: Where = NOWHERE
+
+    @property
+    def text(self) -> str:
+        """The last user message: what a person sees as the question."""
+        return self.messages[-1].content
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demonstration:
+    """A prompt and the response to imitate. Assistant turns inside `prompt` are imitated too."""
+
+    prompt: Prompt
+    response: str
+
+    @property
+    def where(self) -> Where:
+        return self.prompt.where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One judged response. `score` is None until somebody judged it; `source` says who wrote it ("" if unknown)."""
+
+    response: str
+    score: float | None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredAnswers:
+    """K answers to one prompt with scores on one scale (higher is better).
+
+    Example: `ScoredAnswers(prompt=..., answers=(Answer(response="Down.", score=6.0), Answer(response="Up.", score=2.0)))`
+    """
+
+    prompt: Prompt
+    answers: tuple[Answer, ...]
+
+    @property
+    def where(self) -> Where:
+        return self.prompt.where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A ready-made judgement: `chosen` beats `rejected`, by `margin` in the scores' unit (None: not told, taken as 1)."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float | None = None
+
+    @property
+    def where(self) -> Where:
+        return self.prompt.where
+
+
+Record = Prompt | Demonstration | ScoredAnswers | Pair
+
+
+def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
+    """A single-turn prompt."""
+    return Prompt(messages=(Message(role="user", content=text),), where=where)

@@ -1,0 +1,140 @@
+"""Train the base model: text -> windows of tokens -> next-token loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config
+from sawyer.engine import Learner, Place, batch_indices, choose_place, run_steps
+from sawyer.errors import ConfigError, DataError
+from sawyer.maths import linear_schedule
+from sawyer.models import new_policy, policy_logprobs, save_model, train_tokenizer
+from sawyer.records import read
+from sawyer.runs import Gate, Run, replace_folder
+from sawyer.text import Batch, Row, batches, set_template, template_text
+
+STAGE = "base"
+WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
+HELD_OUT = 0.02  # share of the windows
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Train and save the base model of `config.base`; returns its key figures."""
+    asked = config.base
+    assert asked is not None
+    texts = [str(text) for text in read(asked.text, want="text").records]
+    # The template's own words recur in every later row: seen by the tokenizer, each costs few tokens.
+    tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)
+    set_template(tokenizer, config.template)
+    windows = _windows(texts, tokenizer, asked.window or asked.context)
+    held_out = windows[: max(1, round(HELD_OUT * len(windows)))]
+    windows = windows[len(held_out) :]
+    if not windows:
+        raise DataError(
+            f"base.text holds too little for two windows of {asked.window or asked.context} tokens",
+            why="a model cannot learn from, and be checked on, the same few words",
+            todo="give more text, or a smaller base.context or base.window",
+        )
+    model = new_policy(
+        vocab_size=len(tokenizer),
+        layers=asked.layers,
+        width=asked.width,
+        heads=asked.heads,
+        context=asked.context,
+        seed=config.seed,
+        eos_id=tokenizer.eos_token_id,
+        pad_id=tokenizer.pad_token_id,
+    )
+    place = choose_place(config.device, config.precision, width=asked.width)
+    model.to(place.device)
+    work = BaseWork(config, place, model, windows)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"{len(windows):,} windows of {len(windows[0].ids)} tokens from {len(texts):,} texts, {work.steps:,} steps, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {place.reason}",
+    )
+    before = _mean_loss(model, held_out, config, place)
+    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    after = _mean_loss(model, held_out, config, place)
+    run.journal.metrics(STAGE, steps, {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))})
+    run.journal.gate(
+        Gate(
+            stage=STAGE,
+            name="base_learned",
+            verdict="ok" if after < before else "fail",
+            value=after,
+            threshold=before,
+            message=f"held-out loss {before:.2f} -> {after:.2f} nats a token",
+            advice="more tokens, a higher learning rate, or text that resembles what comes later",
+        )
+    )
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, model, tokenizer)
+    return {"held_out_loss": after, "loss_before": before}
+
+
+class BaseWork:
+    """The optimizer steps of the base model, one batch of windows each."""
+
+    def __init__(self, config: Config, place: Place, model: nn.Module, windows: Sequence[Row]) -> None:
+        asked = config.base
+        assert asked is not None
+        self.config, self.place, self.model, self.windows = config, place, model, windows
+        self.batch_size = asked.batch_size
+        self.total = math.ceil(asked.tokens / len(windows[0].ids))
+        self.steps = math.ceil(self.total / self.batch_size)
+        if self.steps < 1:
+            raise ConfigError(f"base.tokens is {asked.tokens}", expected="at least one batch of windows")
+        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(WARMUP * self.steps))
+        self.learner = Learner(model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        chosen = batch_indices(
+            len(self.windows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+        )
+        rows = [self.windows[i] for i in chosen]
+        count = sum(sum(row.trained) for row in rows)
+        parts = batches(rows, pad_id=0, token_budget=self.config.micro_batch_tokens)
+        update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
+        return {
+            "loss": update.loss,
+            "learning_rate": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "tokens": count,
+        }
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with self.place.autocast():
+            return -policy_logprobs(self.model, batch.to(self.place.device)).logprobs.sum()
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.learner.load(state)
+
+
+def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
+    """All texts end to end, an EOS after each, cut into windows of `length` tokens; the unfilled last one is left out."""
+    stream: list[int] = []
+    for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        stream += [*ids, tokenizer.eos_token_id]
+    trained = (False, *[True] * (length - 1))
+    cuts = range(0, len(stream) - length + 1, length)
+    return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]
+
+
+@torch.no_grad()
+def _mean_loss(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> float:
+    total = 0.0
+    for _, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            total -= float(policy_logprobs(model, batch.to(place.device)).logprobs.sum())
+    return total / sum(sum(row.trained) for row in rows)

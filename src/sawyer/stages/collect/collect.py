@@ -1,0 +1,95 @@
+"""Sample K answers a prompt from the SFT model and write them as a file to be scored."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sawyer.config import Config
+from sawyer.engine import Place, choose_place, generator, run_steps
+from sawyer.errors import DataError
+from sawyer.models import Speaker, open_speaker, sample
+from sawyer.records import Answer, Prompt, ScoredAnswers, read, scored_row, write_jsonl
+from sawyer.runs import Run
+from sawyer.worlds import rate
+
+STAGE = "collect"
+PROMPTS_A_STEP = 64
+
+
+def collect(config: Config, run: Run) -> dict[str, Any]:
+    """Write `collect/answers.jsonl`; returns its key figures, `waiting` being the answers nobody has scored yet."""
+    asked = config.collect
+    assert asked is not None
+    speaker = open_speaker(run.layout.model("sft"))
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    speaker.model.to(place.device)
+    found = read(asked.prompts, want="prompts", columns=asked.columns).records
+    prompts = [p for p in found if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
+    if not prompts:
+        raise DataError("collect.prompts has no prompt that fits the model", todo="give shorter prompts")
+    work = CollectWork(config, place, speaker, prompts)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"{len(prompts):,} prompts x {asked.answers} answers of at most {asked.max_new_tokens} tokens"
+        + (f"; {len(found) - len(prompts):,} prompts left out (too long, or over the limit)" * (len(found) > len(prompts))),
+    )
+    run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
+    records = _judged(config, prompts, work.responses)
+    write_jsonl(run.layout.answers, [scored_row(record) for record in records])
+    scores = [answer.score for record in records for answer in record.answers if answer.score is not None]
+    waiting = sum(answer.score is None for record in records for answer in record.answers)
+    figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores) + waiting, "waiting": waiting}
+    return figures | ({"mean_score": sum(scores) / len(scores)} if scores else {})
+
+
+class CollectWork:
+    """Sampling in steps of a fixed number of prompts; what a step draws depends on its number alone."""
+
+    def __init__(self, config: Config, place: Place, speaker: Speaker, prompts: Sequence[Prompt]) -> None:
+        self.config, self.place, self.speaker, self.prompts = config, place, speaker, prompts
+        self.steps = math.ceil(len(prompts) / PROMPTS_A_STEP)
+        self.responses: list[list[str]] = []  # one list of K responses a prompt, in the prompts' order
+
+    def step(self, index: int) -> Mapping[str, float]:
+        asked = self.config.collect
+        assert asked is not None
+        prompts = self.prompts[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
+        encoded = [self.speaker.codec.prompt(prompt) for prompt in prompts for _ in range(asked.answers)]
+        with self.place.autocast():
+            completions = sample(
+                self.speaker.model,
+                encoded,
+                codec=self.speaker.codec,
+                max_new_tokens=asked.max_new_tokens,
+                temperature=asked.temperature,
+                generator=generator(self.config.seed, STAGE, index),
+            )
+        texts = [self.speaker.codec.decode(completion.ids) for completion in completions]
+        self.responses += [texts[i : i + asked.answers] for i in range(0, len(texts), asked.answers)]
+        return {
+            "length": sum(len(c.ids) for c in completions) / len(completions),
+            "eos_share": sum(c.ended for c in completions) / len(completions),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {"responses": self.responses}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.responses = [list(texts) for texts in state["responses"]]
+
+
+def _judged(config: Config, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[ScoredAnswers]:
+    """The answers as records: scored by the world's rater, or waiting for people."""
+    rng = random.Random(f"{config.seed}/{STAGE}/rater")
+    records = []
+    for prompt, texts in zip(prompts, responses, strict=True):
+        # The same text twice teaches nothing about which is better: one of each is judged.
+        distinct = list(dict.fromkeys(texts))
+        scores = [rate(config.world.rater, prompt.text, text, rng) if config.world else None for text in distinct]
+        answers = [Answer(response=t, score=s, source="sft") for t, s in zip(distinct, scores, strict=True)]
+        records.append(ScoredAnswers(prompt=prompt, answers=tuple(answers)))
+    return records

@@ -1,0 +1,227 @@
+"""Answer the comparison's prompts with every model of the run under every setting, and judge the answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sawyer.config import Config
+from sawyer.engine import Place, choose_place, generator, run_steps
+from sawyer.errors import DataError
+from sawyer.models import Completion, RewardScorer, Speaker, deliberate, open_speaker, policy_logprobs, sample
+from sawyer.records import Prompt, prompt_of, read
+from sawyer.runs import Gate, Run, write_text
+from sawyer.stages.compare.figures import figures_of
+from sawyer.text import batches
+from sawyer.worlds import gold, questions
+
+STAGE = "compare"
+PROMPTS_A_STEP = 128
+BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
+Setting = Literal["t1", "t07", "greedy", "deliberate", "best_of_8"]
+TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "best_of_8": 1.0}
+
+
+def compare(config: Config, run: Run) -> dict[str, Any]:
+    """Write `compare.jsonl`, a row for each prompt, model and setting; returns the key figures."""
+    asked = config.compare
+    assert asked is not None
+    scorer = _scorer(config, run)
+    work = CompareWork(config, run)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"{len(work.prompts):,} prompts to {', '.join(work.models)} in {work.steps} batches of answers",
+    )
+    run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
+    rows = _judged(config, run, work, scorer)
+    write_text(run.layout.compare, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    figures = figures_of(rows, seed=config.seed)
+    rate = figures.get("win_rate_rl_vs_sft")
+    if rate is not None:
+        run.journal.gate(
+            Gate(
+                stage=STAGE,
+                name="rl_beats_sft",
+                verdict="ok" if rate["low"] > 0.5 else "warn" if rate["high"] > 0.5 else "fail",
+                value=rate["low"],
+                threshold=0.5,
+                message=f"RL wins {rate['value']:.1%} of the prompts against SFT by {rate['judge']} "
+                f"({rate['low']:.1%} to {rate['high']:.1%}), ties as half, temperature 0.7",
+                advice="look at the answers side by side; more prompts narrow the interval",
+            )
+        )
+    return figures
+
+
+class CompareWork:
+    """Answers in steps: one model, one setting, some prompts."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config, self.run, self.asked = config, run, config.compare
+        self.models = _models(config, run)
+        self.prompts = _prompts(config)
+        self.jobs = [
+            (model, setting, start)
+            for model in self.models
+            for setting, count in self._settings(model)
+            for start in range(0, count, PROMPTS_A_STEP)
+        ]
+        self.steps = len(self.jobs)
+        self.rows: list[dict[str, Any]] = []
+        self.opened: tuple[str, Speaker, Place] | None = None
+
+    def _settings(self, model: str) -> list[tuple[Setting, int]]:
+        """(setting, number of prompts): beam search is slow, so at most `deliberate_limit` prompts get it."""
+        assert self.asked is not None
+        everyone = len(self.prompts)
+        settings: list[tuple[Setting, int]] = [("t1", everyone), ("t07", everyone), ("greedy", everyone)]
+        settings.append(("deliberate", min(everyone, self.asked.deliberate_limit)))
+        if model == "sft" and self.config.reward is not None:
+            settings.append(("best_of_8", everyone))
+        return settings
+
+    def step(self, index: int) -> Mapping[str, float]:
+        model, setting, start = self.jobs[index]
+        count = dict(self._settings(model))[setting]
+        speaker, place = self.open(model)
+        prompts = [p for p in self.prompts[start : min(start + PROMPTS_A_STEP, count)]]
+        fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
+        if setting == "best_of_8":
+            fitting = [prompt for prompt in fitting for _ in range(BEST_OF)]
+        completions = self._answer(speaker, place, fitting, setting, generator(self.config.seed, STAGE, setting, start))
+        numbers = {id(prompt): start + i for i, prompt in enumerate(prompts)}
+        for prompt, completion in zip(fitting, completions, strict=True):
+            self.rows.append(
+                {
+                    "number": numbers[id(prompt)],
+                    "prompt": prompt.text,
+                    "model": model,
+                    "setting": setting,
+                    "response": speaker.codec.decode(completion.ids),
+                    "ids": list(completion.ids),
+                    "length": len(completion.ids),
+                    "ended": completion.ended,
+                }
+            )
+        return {"length": sum(len(c.ids) for c in completions) / max(1, len(completions))}
+
+    def _answer(
+        self, speaker: Speaker, place: Place, prompts: Sequence[Prompt], setting: Setting, draw: torch.Generator
+    ) -> list[Completion]:
+        assert self.asked is not None
+        encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+        if not encoded:
+            return []
+        with place.autocast():
+            if setting == "deliberate":
+                return deliberate(
+                    speaker.model, encoded, codec=speaker.codec, max_new_tokens=self.asked.max_new_tokens, generator=draw
+                )
+            return sample(
+                speaker.model,
+                encoded,
+                codec=speaker.codec,
+                max_new_tokens=self.asked.max_new_tokens,
+                temperature=TEMPERATURES[setting],
+                generator=draw,
+                greedy=setting == "greedy",
+            )
+
+    def open(self, model: str) -> tuple[Speaker, Place]:
+        """The model by its name in the comparison; one at a time is held."""
+        if self.opened is None or self.opened[0] != model:
+            self.opened = None
+            speaker = open_speaker(self.models[model], self.config.template if model == "base" else None)
+            place = choose_place(self.config.device, self.config.precision, width=speaker.width)
+            speaker.model.to(place.device)
+            self.opened = (model, speaker, place)
+        return self.opened[1], self.opened[2]
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.rows = [dict(row) for row in state["rows"]]
+
+
+def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | None) -> list[dict[str, Any]]:
+    """Reward, gold and KL beside each answer; of the best-of-8 samples the chosen one stays, with all for the record."""
+    prompts = [work.prompts[row["number"]] for row in work.rows]
+    rewards = scorer(prompts, [row["response"] for row in work.rows]) if scorer else None
+    kls = _kls(config, work)
+    rows: list[dict[str, Any]] = []
+    for i, row in enumerate(work.rows):
+        judged = {name: value for name, value in row.items() if name != "ids"}
+        if rewards is not None:
+            judged["reward"] = rewards[i]
+        if config.world is not None:
+            found = gold(row["prompt"], row["response"])
+            judged |= {"gold": found.score, "parts": list(found.reasons)}
+        if i in kls:
+            judged["kl"] = kls[i]
+        rows.append(judged)
+    return _best_of(rows)
+
+
+def _best_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    kept: dict[tuple[int, str, str], dict[str, Any]] = {}
+    for row in rows:
+        key = (row["number"], row["model"], row["setting"])
+        if key not in kept or row.get("reward", 0.0) > kept[key].get("reward", 0.0):
+            kept[key] = row
+    return list(kept.values())
+
+
+@torch.no_grad()
+def _kls(config: Config, work: CompareWork) -> dict[int, float]:
+    """log pi_rl - log pi_sft of each answer of the RL model, at temperature 1: its mean over plain samples is the KL."""
+    if "rl" not in work.models:
+        return {}
+    chosen = [i for i, row in enumerate(work.rows) if row["model"] == "rl" and row["ids"]]
+    sums: dict[str, dict[int, float]] = {}
+    for model in ("rl", "sft"):
+        speaker, place = work.open(model)
+        rows = [
+            speaker.codec.answer_ids(speaker.codec.prompt(work.prompts[work.rows[i]["number"]]), work.rows[i]["ids"])
+            for i in chosen
+        ]
+        sums[model] = {}
+        for indices, batch in batches(rows, pad_id=speaker.codec.pad_id, token_budget=config.micro_batch_tokens):
+            with place.autocast():
+                found = policy_logprobs(speaker.model, batch.to(place.device)).logprobs.sum(1)
+            sums[model] |= {chosen[i]: float(value) for i, value in zip(indices, found, strict=True)}
+    return {i: sums["rl"][i] - sums["sft"][i] for i in chosen}
+
+
+def _models(config: Config, run: Run) -> dict[str, str | Path]:
+    """The models there are, by name: the stages that the config names, the base first."""
+    models: dict[str, str | Path] = {"base": config.model or run.layout.model("base")}
+    if config.sft is not None:
+        models["sft"] = run.layout.model("sft")
+    if config.rl is not None:
+        models["rl"] = run.layout.model("rl")
+    return models
+
+
+def _scorer(config: Config, run: Run) -> RewardScorer | None:
+    if config.reward is None:
+        return None
+    device = choose_place(config.device, config.precision, width=0).device
+    return RewardScorer.load(run.layout.model("reward"), device=device)
+
+
+def _prompts(config: Config) -> list[Prompt]:
+    asked = config.compare
+    assert asked is not None
+    if not asked.prompts:
+        return [prompt_of(question) for question in questions()][: asked.limit]
+    found = [p for p in read(asked.prompts, want="prompts", columns=asked.columns).records if isinstance(p, Prompt)]
+    if not found:
+        raise DataError("compare.prompts has no prompt", expected="at least one")
+    return found[: asked.limit]

@@ -1,0 +1,169 @@
+"""Train the reward model on groups of judged answers; set its zero and unit; check it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config
+from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.maths import PAIR_LOSSES, centering, linear_schedule
+from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
+from sawyer.runs import Run, replace_folder
+from sawyer.stages.reward.data import STAGE, Group, Judgements, load
+from sawyer.stages.reward.trust import examine, gold_accuracy, judge
+from sawyer.text import Batch, pad_right
+
+WORLD_PROMPTS = 200  # held-out prompts of the world on whose SFT answers the gold accuracy is measured
+WORLD_ANSWERS = 4
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Train, calibrate, save and examine the reward model; returns its key figures."""
+    asked = config.reward
+    assert asked is not None
+    speaker = open_speaker(run.layout.model("sft"))
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    judgements = load(config, run, speaker)
+    model = new_reward(run.layout.model("sft"), speaker.tokenizer, seed=config.seed)
+    model.to(place.device)
+    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train)
+    run.journal.event(STAGE, "plan", message=_plan(judgements, work, place))
+    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    stop_if_asked(run, STAGE)
+
+    speaker.model.to(place.device)
+    own = own_answers(config, place, speaker, [group.prompt for group in judgements.train][: asked.calibration_prompts])
+    raw = RewardScorer(model=model, codec=speaker.codec)(*own)
+    extra = {"reward_shift": statistics.fmean(raw), "reward_scale": statistics.pstdev(raw) or 1.0}
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, model, speaker.tokenizer, {**extra, "loss": asked.loss})
+    scorer = RewardScorer(model=model, codec=speaker.codec, shift=extra["reward_shift"], scale=extra["reward_scale"])
+
+    stop_if_asked(run, STAGE)
+    figures = examine(scorer, judgements, asked.loss, seed=config.seed)
+    if config.world is not None:
+        figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), scorer)
+    losses = [row["loss"] for row in run.journal.rows(STAGE) if "loss" in row]
+    tail = losses[-max(1, len(losses) // 10) :]
+    figures |= {"loss_first": losses[0], "loss_last": sum(tail) / len(tail), **extra}
+    run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
+    for gate in judge(figures):
+        run.journal.gate(gate)
+    return figures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Some groups of a batch: their answers as one padded batch, their pairs as indices into its rows."""
+
+    batch: Batch  # (N, T), each answer once
+    better: Tensor  # (P,) int64, row of the preferred answer of each pair
+    worse: Tensor  # (P,) int64
+    difference: Tensor  # (P,) float32, d = s_better - s_worse > 0
+
+
+class RewardWork:
+    """The optimizer steps of the reward model, one batch of prompts with all their answers each."""
+
+    def __init__(self, config: Config, place: Place, model: nn.Module, pad_id: int, groups: Sequence[Group]) -> None:
+        asked = config.reward
+        assert asked is not None
+        self.config, self.asked, self.place, self.model = config, asked, place, model
+        self.pad_id, self.groups = pad_id, groups
+        self.total = max(1, round(asked.epochs * len(groups)))
+        self.steps = math.ceil(self.total / asked.batch_size)
+        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
+        self.learner = Learner(model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        chosen = batch_indices(
+            len(self.groups), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+        )
+        groups = [self.groups[i] for i in chosen]
+        count = sum(len(group.pairs) for group in groups)
+        right: list[float] = []
+        parts = split_groups(groups, self.pad_id, self.config.micro_batch_tokens)
+        update = self.learner.update(parts, lambda part: self.loss(part, right), count)
+        return {
+            "loss": update.loss,
+            "accuracy": sum(right) / count,
+            "learning_rate": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "pairs": count,
+        }
+
+    def loss(self, part: Part, right: list[float]) -> Tensor:
+        """The sum of the part's pair losses; the number of pairs ranked rightly is appended to `right`."""
+        with self.place.autocast():
+            scores = sequence_scores(self.model, part.batch.to(self.place.device)).float()
+        better, worse = scores[part.better.to(scores.device)], scores[part.worse.to(scores.device)]
+        right.append(float((better > worse).sum()))
+        losses = PAIR_LOSSES[self.asked.loss](better, worse, part.difference.to(scores.device))
+        return losses.sum() + self.asked.center * centering(better, worse).sum()
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.learner.load(state)
+
+
+def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int) -> Iterator[Part]:
+    """Cut a batch between prompts, never inside one: a pair's two answers share a part. At most `token_budget` padded
+    tokens a part, unless a single prompt's answers exceed it."""
+    ordered = sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows))
+    taken: list[Group] = []
+    for group in ordered:
+        rows = sum(len(g.rows) for g in taken) + len(group.rows)
+        if taken and rows * max(len(row.ids) for row in group.rows) > token_budget:
+            yield _part(taken, pad_id)
+            taken = []
+        taken.append(group)
+    if taken:
+        yield _part(taken, pad_id)
+
+
+def _part(groups: Sequence[Group], pad_id: int) -> Part:
+    starts = [sum(len(g.rows) for g in groups[:i]) for i in range(len(groups))]
+    found = [(s + j, s + k, d) for s, group in zip(starts, groups, strict=True) for j, k, d in group.pairs]
+    better, worse, difference = zip(*found, strict=True)
+    return Part(
+        batch=pad_right([row for group in groups for row in group.rows], pad_id),
+        better=torch.tensor(better),
+        worse=torch.tensor(worse),
+        difference=torch.tensor(difference, dtype=torch.float32),
+    )
+
+
+def own_answers(
+    config: Config, place: Place, speaker: Speaker, prompts: Sequence[Any], answers: int = 1
+) -> tuple[list[Any], list[str]]:
+    """(prompts, responses): plain samples of the SFT model, the answers that RL begins from."""
+    most = config.rl.max_new_tokens if config.rl else 128
+    repeated = [prompt for prompt in prompts for _ in range(answers)]
+    with place.autocast():
+        completions = sample(
+            speaker.model,
+            [speaker.codec.prompt(prompt) for prompt in repeated],
+            codec=speaker.codec,
+            max_new_tokens=most,
+            temperature=1.0,
+            generator=generator(config.seed, STAGE, "own", answers),
+        )
+    return repeated, [speaker.codec.decode(completion.ids) for completion in completions]
+
+
+def _plan(judgements: Judgements, work: RewardWork, place: Place) -> str:
+    answers = sum(len(group.rows) for group in judgements.train)
+    return (
+        f"{len(judgements.train):,} prompts with {answers:,} answers and {sum(len(g.pairs) for g in judgements.train):,} pairs "
+        f"({judgements.format}), {len(judgements.held_out):,} prompts held out, {work.steps:,} steps, {place.reason}"
+    )

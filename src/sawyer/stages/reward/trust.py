@@ -1,0 +1,167 @@
+"""How far the reward model can be trusted: accuracy beside baselines, calibration, and answers damaged on purpose."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from sawyer.config import Config
+from sawyer.maths import PAIR_LOSSES, calibration_error
+from sawyer.models import Scorer
+from sawyer.records import Prompt, prompt_of
+from sawyer.runs import Gate
+from sawyer.stages.reward.data import Group, Judgements
+from sawyer.stats import bootstrap, correlation, wilson
+from sawyer.worlds import gold, tasks
+
+DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
+GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
+WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
+
+
+def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> dict[str, Any]:
+    """Figures on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0 then)."""
+    groups = judgements.held_out or judgements.train
+    flat = scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
+    scores: list[list[float]] = []
+    for group in groups:
+        scores.append(flat[: len(group.responses)])
+        flat = flat[len(group.responses) :]
+    right = [[float(s[j] > s[k]) for j, k, _ in g.pairs] for g, s in zip(groups, scores, strict=True)]
+    longer = [[_longer_wins(g.responses[j], g.responses[k]) for j, k, _ in g.pairs] for g in groups]
+    gaps = torch.tensor([s[j] - s[k] for g, s in zip(groups, scores, strict=True) for j, k, _ in g.pairs])
+    worth = torch.tensor([d for g in groups for _, _, d in g.pairs])
+    pairs = sum(len(group.pairs) for group in groups)
+    accuracy, baseline = _by_prompt(right, seed), _by_prompt(longer, seed)
+    probes = damaged_wins(scorer, groups, seed=seed)
+    lengths = [float(len(r.split())) for g in groups for r in g.responses]
+    return {
+        "held_out_prompts": len(judgements.held_out),
+        "accuracy": sum(map(sum, right)) / pairs,
+        "accuracy_low": accuracy[0],
+        "accuracy_high": accuracy[1],
+        "baseline_longer": sum(map(sum, longer)) / pairs,
+        "baseline_high": max(baseline[1], 0.5),
+        "held_out_loss": float(PAIR_LOSSES[loss](gaps, torch.zeros_like(gaps), worth).mean()),
+        "calibration_error": calibration_error(torch.sigmoid(gaps).tolist(), [x for group in right for x in group]),
+        "length_correlation": correlation(lengths, [x for s in scores for x in s]),
+        "damaged_wins": sum(wins for wins, _ in probes.values()) / max(1, sum(tried for _, tried in probes.values())),
+        "probes": {name: wins / tried for name, (wins, tried) in probes.items() if tried},
+    }
+
+
+def gold_accuracy(
+    config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]], scorer: Scorer
+) -> dict[str, Any]:
+    """On the SFT model's own answers to the world's held-out prompts: is the truly better one preferred?
+
+    Counted are pairs of one prompt whose gold differs by `GOLD_GAP` or more. The interval is Wilson's.
+    """
+    prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
+    asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
+    golds = [gold(prompt.text, response).score for prompt, response in zip(asked, responses, strict=True)]
+    rewards = scorer(asked, responses)
+    right = tried = 0
+    for start in range(0, len(asked), WORLD_ANSWERS):
+        for i in range(start, start + WORLD_ANSWERS):
+            for j in range(start, i):
+                if abs(golds[i] - golds[j]) >= GOLD_GAP:
+                    tried += 1
+                    right += (golds[i] > golds[j]) == (rewards[i] > rewards[j])
+    interval = wilson(right, tried)
+    return {
+        "gold_accuracy": interval.value,
+        "gold_accuracy_low": interval.low,
+        "gold_pairs": tried,
+        "gold_correlation": correlation(rewards, golds),
+    }
+
+
+def damaged_wins(scorer: Scorer, groups: Sequence[Group], *, seed: int) -> dict[str, tuple[int, int]]:
+    """For each kind of damage to a prompt's best answer: (times the damaged one scores higher, times tried)."""
+    rng = random.Random(f"{seed}/damage")
+    best = [group.best for group in groups]
+    whole = scorer([group.prompt for group in groups], best)
+    counts: dict[str, tuple[int, int]] = {}
+    others = best[1:] + best[:1]
+    for name, damage in DAMAGES.items():
+        texts = [damage(text, other, rng) for text, other in zip(best, others, strict=True)]
+        tried = [i for i, text in enumerate(texts) if text is not None and text.strip() != best[i].strip()]
+        scores = scorer([groups[i].prompt for i in tried], [str(texts[i]) for i in tried]) if tried else []
+        counts[name] = (sum(score > whole[i] for i, score in zip(tried, scores, strict=True)), len(tried))
+    return counts
+
+
+def _shuffled(text: str, _: str, rng: random.Random) -> str | None:
+    words = text.split()
+    if len(words) < 4:
+        return None
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def _truncated(text: str, _: str, __: random.Random) -> str | None:
+    words = text.split()
+    return " ".join(words[: len(words) // 2]) if len(words) >= 4 else None
+
+
+DAMAGES: Mapping[str, Callable[[str, str, random.Random], str | None]] = {
+    "twice": lambda text, _, __: f"{text} {text}",
+    "shuffled": _shuffled,
+    "other_prompt": lambda _, other, __: other,
+    "empty": lambda _, __, ___: "",
+    "pleasantries": lambda text, _, __: f"Thank you so much for this great question! {text} I hope this helps you!",
+    "truncated": _truncated,
+}
+
+
+def judge(figures: Mapping[str, Any]) -> list[Gate]:
+    """The gates of the reward model (method section 3)."""
+    low, bar, damaged = figures["accuracy_low"], figures["baseline_high"], figures["damaged_wins"]
+    beats = figures["accuracy"] > max(figures["baseline_longer"], 0.5)
+    where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
+    worst = max(figures["probes"], key=figures["probes"].get, default="none")
+    return [
+        Gate(
+            stage="reward",
+            name="reward_beats_baselines",
+            verdict="ok" if low > bar else "warn" if beats else "fail",
+            value=low,
+            threshold=bar,
+            message=f"accuracy {figures['accuracy']:.3f} on {where}, at least {low:.3f}; the best of 'longer wins' and chance "
+            f"may reach {bar:.3f}",
+            advice="judge more prompts (intervals shrink with prompts, not with answers), or check the raters agree",
+        ),
+        Gate(
+            stage="reward",
+            name="reward_rejects_damage",
+            verdict="ok" if damaged < DAMAGED_WINS else "warn" if damaged < 3 * DAMAGED_WINS else "fail",
+            value=damaged,
+            threshold=DAMAGED_WINS,
+            message=f"damaged answers beat the whole ones {damaged:.1%} of the time (worst: {worst}, "
+            f"{figures['probes'].get(worst, 0.0):.0%})",
+            advice="add judged answers of that kind; the policy will find this weakness",
+        ),
+        Gate(
+            stage="reward",
+            name="reward_learned",
+            verdict="ok" if figures["loss_last"] < figures["loss_first"] else "fail",
+            value=figures["loss_last"],
+            threshold=figures["loss_first"],
+            message=f"training loss {figures['loss_first']:.3f} -> {figures['loss_last']:.3f}",
+            advice="raise reward.learning_rate or reward.epochs",
+        ),
+    ]
+
+
+def _longer_wins(better: str, worse: str) -> float:
+    return 0.5 if len(better) == len(worse) else float(len(better) > len(worse))
+
+
+def _by_prompt(outcomes: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
+    """A 95 % interval of the share of right pairs, resampled by prompt: pairs of one prompt are not independent."""
+    interval = bootstrap([sum(pairs) / len(pairs) for pairs in outcomes], seed=seed)
+    return interval.low, interval.high

@@ -1,0 +1,93 @@
+"""Guards: looked at after every update, each with a threshold and a streak; a guard that trips stops the run.
+
+The best model so far is kept, so a stop costs the rest of the run and nothing that was won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+STREAK = 3  # updates in a row: one bad batch is chance
+EOS_COLLAPSE = 0.5  # of the first update's share
+DISTINCT_COLLAPSE = 0.35  # of the first update's distinct-2
+SAME_ANSWER = 0.25  # share of different prompts that get one and the same answer
+LENGTH_COLLAPSE = 0.2  # of the first update's mean length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tripped:
+    """Why a run stops itself."""
+
+    guard: str
+    value: float
+    threshold: float
+    message: str
+
+
+class Guards:
+    """Counts, for each guard, the updates in a row that were beyond its threshold."""
+
+    def __init__(self, kl_budget: float) -> None:
+        self.kl_budget = kl_budget
+        self.first: dict[str, float] = {}
+        self.streaks: dict[str, int] = {}
+
+    def look(self, metrics: Mapping[str, float]) -> Tripped | None:
+        """Take one update's metrics; the first guard whose streak is full, if any."""
+        if not self.first:
+            self.first = {name: metrics[name] for name in ("eos_share", "distinct_2", "length")}
+        for name, value, threshold, beyond, message in self._tests(metrics):
+            self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
+            if self.streaks[name] >= STREAK:
+                return Tripped(guard=name, value=value, threshold=threshold, message=message)
+        return None
+
+    def _tests(self, now: Mapping[str, float]) -> Sequence[tuple[str, float, float, bool, str]]:
+        """(name, value, threshold, beyond it, what it means)"""
+        eos, distinct = EOS_COLLAPSE * self.first["eos_share"], DISTINCT_COLLAPSE * self.first["distinct_2"]
+        length = LENGTH_COLLAPSE * self.first["length"]
+        return (
+            (
+                "kl_budget",
+                now["kl"],
+                self.kl_budget,
+                now["kl"] > self.kl_budget,
+                "the policy has moved further from the SFT model than rl.kl.budget allows; raise rl.kl.coefficient",
+            ),
+            (
+                "eos_share",
+                now["eos_share"],
+                eos,
+                now["eos_share"] < eos,
+                "answers no longer end by themselves; raise rl.missing_eos_penalty or rl.kl.coefficient",
+            ),
+            (
+                "distinct_2",
+                now["distinct_2"],
+                distinct,
+                now["distinct_2"] < distinct,
+                "answers have lost their variety; raise rl.kl.coefficient or lower rl.learning_rate",
+            ),
+            (
+                "length",
+                now["length"],
+                length,
+                now["length"] < length,
+                "answers have shrunk to a few tokens; the reward model may pay for saying nothing",
+            ),
+            (
+                "same_answer",
+                now["same_answer"],
+                SAME_ANSWER,
+                now["same_answer"] > SAME_ANSWER,
+                "one answer is given to many different prompts; the reward model pays for it whatever the question",
+            ),
+        )
+
+    def state(self) -> dict[str, dict[str, float] | dict[str, int]]:
+        return {"first": self.first, "streaks": self.streaks}
+
+    def load(self, state: Mapping[str, Mapping[str, float]]) -> None:
+        self.first = dict(state["first"])
+        self.streaks = {name: int(count) for name, count in state["streaks"].items()}

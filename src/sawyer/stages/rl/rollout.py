@@ -1,0 +1,136 @@
+"""From prompts to what PPO learns from: sample, score, estimate. Nothing here changes a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config
+from sawyer.engine import Place
+from sawyer.maths import clip_scores, gae, missing_eos, token_rewards, whiten
+from sawyer.models import Completion, Scorer, Speaker, policy_logprobs, sample, token_values
+from sawyer.records import Prompt
+from sawyer.text import Batch, Row, batches, pad_right
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Episodes:
+    """Sampled answers and what they earned. B responses."""
+
+    prompts: tuple[Prompt, ...]  # (B,)
+    completions: tuple[Completion, ...]  # (B,)
+    texts: tuple[str, ...]  # (B,) the responses decoded
+    rows: tuple[Row, ...]  # (B,) prompt and response ids
+    scores: Tensor  # (B,) fp32, the scorer's, in its standard unit, before clip and penalty
+    ended: Tensor  # (B,) bool, the response ends with EOS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experience:
+    """What one update learns from. T is the longest row; counted are the response's tokens (`mask`).
+
+    Example, one row of prompt length 2 and response `[7, 1]`: mask `[F, F, T, T]`, old_logprobs `[0, 0, -1.2, -0.1]`,
+    advantages `[0, 0, 0.8, 1.1]`.
+    """
+
+    rows: tuple[Row, ...]  # (B,)
+    mask: Tensor  # (B, T) bool, True on response tokens and their EOS
+    old_logprobs: Tensor  # (B, T) fp32, log pi_old of each token, at the sampling temperature
+    ref_logprobs: Tensor  # (B, T) fp32, log pi_ref likewise
+    old_values: Tensor  # (B, T) fp32, V of the state before each token, in reward units
+    advantages: Tensor  # (B, T) fp32, whitened over the counted tokens
+    returns: Tensor  # (B, T) fp32, advantages before whitening plus old_values
+    rewards: Tensor  # (B, T) fp32, the KL penalties with the final score on the last token
+
+
+def collect(
+    speaker: Speaker, prompts: Sequence[Prompt], scorer: Scorer, config: Config, place: Place, draw: torch.Generator
+) -> Episodes:
+    """Sample one response a prompt from the policy at the training temperature, and score it as text."""
+    asked = config.rl
+    assert asked is not None
+    encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+    with place.autocast():
+        completions = sample(
+            speaker.model,
+            encoded,
+            codec=speaker.codec,
+            max_new_tokens=asked.max_new_tokens,
+            temperature=asked.temperature,
+            generator=draw,
+        )
+        texts = [speaker.codec.decode(completion.ids) for completion in completions]
+        scores = scorer(prompts, texts)
+    rows = [speaker.codec.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
+    return Episodes(
+        prompts=tuple(prompts),
+        completions=tuple(completions),
+        texts=tuple(texts),
+        rows=tuple(rows),
+        scores=torch.tensor(scores, dtype=torch.float32),
+        ended=torch.tensor([completion.ended for completion in completions]),
+    )
+
+
+def estimate(
+    episodes: Episodes,
+    policy: nn.Module,
+    reference: nn.Module,
+    value: nn.Module,
+    coefficient: float,
+    config: Config,
+    place: Place,
+) -> Experience:
+    """Log-probs under policy and reference, values, per-token rewards, advantages (GAE) and returns."""
+    asked = config.rl
+    assert asked is not None
+    old = logprobs_of(policy, episodes.rows, config, place)
+    ref = logprobs_of(reference, episodes.rows, config, place)
+    values = values_of(value, episodes.rows, config, place)
+    mask = pad_right(episodes.rows, 0).trained
+    scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
+    scores = missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
+    rewards = token_rewards(scores, old, ref, mask, coefficient)
+    estimated = gae(rewards, values, mask, asked.gamma, asked.lam)
+    return Experience(
+        rows=episodes.rows,
+        mask=mask,
+        old_logprobs=old,
+        ref_logprobs=ref,
+        old_values=values,
+        advantages=whiten(estimated.advantages, mask),
+        returns=estimated.returns,
+        rewards=rewards,
+    )
+
+
+@torch.no_grad()
+def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+    """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
+    asked = config.rl
+    assert asked is not None
+    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
+    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            part = policy_logprobs(model, batch.to(place.device), temperature=asked.temperature).logprobs
+        found[indices, : part.shape[1]] = part.float().cpu()
+    return found
+
+
+@torch.no_grad()
+def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+    """(B, T) values of the state before each token, on the CPU; 0 at the first token, which has no state before it."""
+    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
+    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            part = values_before(model, batch.to(place.device))
+        found[indices, : part.shape[1]] = part.float().cpu()
+    return found
+
+
+def values_before(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T): the value read at token t-1 is that of the state in which token t is chosen."""
+    return nn.functional.pad(token_values(model, batch)[:, :-1].float(), (1, 0))

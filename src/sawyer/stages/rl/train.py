@@ -1,0 +1,272 @@
+"""The stage: updates, evaluation on fixed held-out prompts, the best model within the KL budget, gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from sawyer.config import Config
+from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.errors import DataError, TrainingError
+from sawyer.maths import (
+    AdaptiveKL,
+    FixedKL,
+    distinct_n,
+    kl_k1,
+    linear_schedule,
+    masked_mean,
+    masked_sum,
+    most_common_share,
+)
+from sawyer.models import RewardScorer, Speaker, ValueNetwork, open_speaker, save_model
+from sawyer.records import Prompt, read, split
+from sawyer.runs import Run, replace_folder
+from sawyer.stages.rl.gates import final_gates, step_zero_gates
+from sawyer.stages.rl.guards import Guards
+from sawyer.stages.rl.ppo import update
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
+from sawyer.worlds import gold
+
+STAGE = "rl"
+SHOWN = 8  # samples written to the journal at each evaluation
+ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Train the policy against the reward model; save the best one; returns the key figures."""
+    asked = config.rl
+    assert asked is not None
+    work = RlWork(config, run)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"{work.steps:,} updates of {asked.batch_size} answers to {len(work.prompts):,} prompts, "
+        f"{len(work.held_out):,} prompts held out, four networks of {work.policy_speaker.parameters / 1e6:.1f} M parameters, "
+        f"{work.place.reason}",
+    )
+    done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
+    stop_if_asked(run, STAGE)
+    run.journal.metrics(STAGE, done, work.evaluate(done))
+    best = work.best
+    final = open_speaker(work.best_folder)
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, final.model, final.tokenizer, {"best_step": int(best["step"]), "of_steps": done})
+    run.journal.event(
+        STAGE,
+        "kept",
+        step=int(best["step"]),
+        message=f"kept the model after update {int(best['step'])} of {done}: held-out reward {best['reward']:.3f}, the best "
+        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g}",
+    )
+    figures = {
+        "reward_sft": work.start["reward"],
+        "reward_best": best["reward"],
+        "best_step": int(best["step"]),
+        "kl": best["kl"],
+        "updates": done,
+        "stopped": work.stopped or "",
+    }
+    for gate in final_gates(figures, asked.kl.budget):
+        run.journal.gate(gate)
+    return figures
+
+
+class RlWork:
+    """Policy, value network, reference, scorer and controllers; one step is one batch of episodes and its update."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        asked = config.rl
+        assert asked is not None
+        self.config, self.asked, self.run = config, asked, run
+        self.policy_speaker = open_speaker(run.layout.model("sft"))
+        self.place = choose_place(config.device, config.precision, width=self.policy_speaker.width)
+        self.policy_speaker.model.to(self.place.device)
+        self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
+        self.scorer = RewardScorer.load(run.layout.model("reward"), device=self.place.device)
+        value = (
+            ValueNetwork.from_reward(run.layout.model("reward"))
+            if asked.value_start == "reward"
+            else ValueNetwork.from_policy(run.layout.model("sft"), seed=config.seed)
+        ).to(self.place.device)
+        self.prompts, self.held_out = _prompts(config, run, self.policy_speaker)
+        self.steps = asked.episodes // asked.batch_size
+        factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.minibatches, warmup=0)
+        self.policy = Learner(
+            self.policy_speaker.model, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS
+        )
+        rate = asked.learning_rate if asked.value_learning_rate is None else asked.value_learning_rate
+        self.value = Learner(value, name="rl value", learning_rate=rate, factor=factor, eps=ADAM_EPS)
+        self.kl: AdaptiveKL | FixedKL = (
+            FixedKL(coefficient=asked.kl.coefficient)
+            if asked.kl.target is None
+            else AdaptiveKL(coefficient=asked.kl.coefficient, target=asked.kl.target, horizon=asked.kl.horizon)
+        )
+        self.guards = Guards(asked.kl.budget)
+        self.best_folder = run.layout.folder(STAGE) / "best"
+        self.best: dict[str, float] = {}
+        self.start: dict[str, float] = {}
+        self.evaluations = 0
+        self.stopped: str | None = None
+
+    def step(self, index: int) -> Mapping[str, float] | None:
+        if self.stopped is not None:
+            return None
+        measured = self.evaluate(index) if index % self.asked.eval_every == 0 else {}
+        chosen = batch_indices(
+            len(self.prompts),
+            self.asked.batch_size,
+            index,
+            total=self.asked.episodes,
+            seed=self.config.seed,
+            stage=STAGE,
+        )
+        draw = generator(self.config.seed, STAGE, "rollout", index)
+        prompts = [self.prompts[i] for i in chosen]
+        episodes = collect(self.policy_speaker, prompts, self.scorer, self.config, self.place, draw)
+        experience = estimate(
+            episodes, self.policy.model, self.reference, self.value.model, self.kl.coefficient, self.config, self.place
+        )
+        report = update(experience, self.policy, self.value, self.config, self.place, index)
+        metrics = self.measure(episodes, experience)
+        metrics |= {name: getattr(report, name) for name in report.__slots__ if name != "first_ratio_error"}
+        if index == 0:
+            self._step_zero(episodes, experience, metrics["kl"], report.first_ratio_error)
+        self.kl = self.kl.update(metrics["kl"], len(prompts))
+        self._guard(index, metrics)
+        return metrics | measured
+
+    def measure(self, episodes: Episodes, experience: Experience) -> dict[str, float]:
+        """Figures of the batch before its update. Per response: reward, score, kl, length; per counted token: entropy."""
+        kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
+        ids = [completion.ids for completion in episodes.completions]
+        return {
+            "reward": float(experience.rewards.sum(1).mean()),
+            "score": float(episodes.scores.mean()),
+            "kl": float(kl.mean()),
+            "kl_coefficient": self.kl.coefficient,
+            "length": sum(map(len, ids)) / len(ids),
+            "eos_share": float(episodes.ended.float().mean()),
+            "distinct_2": distinct_n(ids, 2),
+            "same_answer": most_common_share(episodes.texts),
+            "entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
+        }
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
+
+        The same draws every time, so that two evaluations differ by the policy alone.
+        """
+        self.evaluations += 1
+        draw = generator(self.config.seed, STAGE, "evaluate")
+        episodes = collect(self.policy_speaker, self.held_out, self.scorer, self.config, self.place, draw)
+        old = logprobs_of(self.policy.model, episodes.rows, self.config, self.place)
+        ref = logprobs_of(self.reference, episodes.rows, self.config, self.place)
+        kls = (old - ref).sum(1)
+        lengths = [len(completion.ids) for completion in episodes.completions]
+        now = {"step": float(step), "reward": float(episodes.scores.mean()), "kl": float(kls.mean())}
+        metrics = {
+            "held_out_reward": now["reward"],
+            "held_out_kl": now["kl"],
+            "held_out_length": sum(lengths) / len(lengths),
+            "held_out_eos_share": float(episodes.ended.float().mean()),
+        }
+        golds = None
+        if self.config.world is not None:
+            golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
+            metrics["held_out_gold"] = sum(golds) / len(golds)
+        self.run.journal.samples(STAGE, step, _shown(episodes, kls.tolist(), golds))
+        if not self.start:
+            self.start = now
+        if not self.best or (now["reward"] > self.best["reward"] and now["kl"] <= self.asked.kl.budget):
+            self.best = now
+            with replace_folder(self.best_folder) as folder:
+                save_model(folder, self.policy_speaker.model, self.policy_speaker.tokenizer)
+        return metrics
+
+    def _step_zero(self, episodes: Episodes, experience: Experience, kl: float, ratio_error: float) -> None:
+        sampled = [value for completion in episodes.completions for value in completion.logprobs]
+        trained = experience.old_logprobs[experience.mask]
+        apart = float((torch.tensor(sampled) - trained).abs().max())
+        gates = step_zero_gates(kl=kl, ratio_error=ratio_error, sampler_error=apart, precision=self.place.precision)
+        for gate in gates:
+            self.run.journal.gate(gate)
+        failed = [gate for gate in gates if gate.verdict == "fail"]
+        if failed:
+            raise TrainingError(
+                f"rl: before its first update, {failed[0].message}",
+                expected=f"at most {failed[0].threshold:g}",
+                why="policy, reference and sampler are the same model then; every later figure would be wrong",
+                todo=failed[0].advice,
+            )
+
+    def _guard(self, index: int, metrics: Mapping[str, float]) -> None:
+        tripped = self.guards.look(metrics)
+        if tripped is None:
+            return
+        self.stopped = (
+            f"{tripped.guard} is {tripped.value:.3g} (threshold {tripped.threshold:.3g}) after update {index + 1}: "
+            f"{tripped.message}"
+        )
+        self.run.journal.event(STAGE, "guard", guard=tripped.guard, step=index, message=self.stopped)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "policy": self.policy.state(),
+            "value": self.value.state(),
+            "kl": self.kl.coefficient,
+            "guards": self.guards.state(),
+            "best": self.best,
+            "start": self.start,
+            "evaluations": self.evaluations,
+            "stopped": self.stopped,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.policy.load(state["policy"])
+        self.value.load(state["value"])
+        self.kl = self.kl.at(state["kl"])
+        self.guards.load(state["guards"])
+        self.best, self.start = dict(state["best"]), dict(state["start"])
+        self.evaluations, self.stopped = state["evaluations"], state["stopped"]
+
+
+def _prompts(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    asked = config.rl
+    assert asked is not None
+    found = read(asked.prompts, want="prompts", columns=asked.columns).records
+    fitting = [p for p in found if isinstance(p, Prompt) and speaker.codec.fits(p, room=asked.max_new_tokens)]
+    if len(fitting) < len(found):
+        run.journal.event(
+            STAGE,
+            "warning",
+            message=f"{len(found) - len(fitting)} of {len(found)} prompts leave no room for {asked.max_new_tokens} new tokens "
+            f"in the model's {speaker.codec.context} and are left out",
+        )
+    prompts, held_out = split(fitting, asked.held_out)
+    if not prompts:
+        raise DataError(
+            "rl.prompts has no prompt to train on",
+            expected="prompts that fit the model beside their answer",
+            todo="give shorter prompts, lower rl.max_new_tokens, or lower rl.held_out",
+        )
+    if not held_out:
+        run.journal.event(STAGE, "warning", message="no prompt is held out: the best model is chosen on training prompts")
+    return tuple(prompts), tuple((held_out or prompts)[: asked.eval_prompts])
+
+
+def _shown(episodes: Episodes, kls: Sequence[float], golds: Sequence[float] | None) -> list[dict[str, Any]]:
+    rows = []
+    for i in range(min(SHOWN, len(episodes.prompts))):
+        row = {
+            "prompt": episodes.prompts[i].text,
+            "response": episodes.texts[i],
+            "reward": float(episodes.scores[i]),
+            "kl": kls[i],
+            "length": len(episodes.completions[i].ids),
+            "ended": bool(episodes.ended[i]),
+        }
+        rows.append(row | ({"gold": golds[i]} if golds is not None else {}))
+    return rows

@@ -1,0 +1,213 @@
+"""Train the SFT model: demonstrations -> rows -> response loss, then judge it on held-out prompts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config
+from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.errors import DataError
+from sawyer.maths import linear_schedule
+from sawyer.models import Speaker, open_speaker, policy_logprobs, sample, save_model
+from sawyer.records import Demonstration, Prompt, read, split
+from sawyer.runs import Gate, Run, replace_folder
+from sawyer.text import Batch, Row, batches
+
+STAGE = "sft"
+EOS_SHARE = 0.9  # below this the model has not learnt to stop
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Fine-tune the base model on `config.sft.data`, save it, judge it; returns its key figures."""
+    asked = config.sft
+    assert asked is not None
+    base = config.model or run.layout.model("base")
+    speaker = open_speaker(base, config.template)
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    speaker.model.to(place.device)
+    found = read(asked.data, want="demonstrations", columns=asked.columns)
+    train_records, held_records = split(found.records, asked.held_out)
+    rows, held_rows = _rows(speaker, train_records, run), _rows(speaker, held_records, run)
+    if not rows:
+        raise DataError("sft.data has no row to train on", expected="at least one demonstration that fits the model")
+    work = SftWork(config, place, speaker, rows)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"{len(rows):,} rows ({found.format}), {len(held_rows):,} held out, "
+        f"{sum(len(row.ids) for row in rows):,} tokens an epoch, {work.steps:,} steps, "
+        f"{speaker.parameters / 1e6:.1f} M parameters, {place.reason}",
+    )
+    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    figures = _evaluate(config, run, speaker, place, held_rows or rows, held_records or train_records, steps)
+    losses = [row["loss"] for row in run.journal.rows(STAGE) if "loss" in row]
+    figures |= {"loss_first": losses[0], "loss_last": _late(losses)}
+    _judge(run, figures, held_out=bool(held_rows))
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, speaker.model, speaker.tokenizer)
+    return figures
+
+
+class SftWork:
+    """The optimizer steps of SFT, one batch of rows each."""
+
+    def __init__(self, config: Config, place: Place, speaker: Speaker, rows: Sequence[Row]) -> None:
+        asked = config.sft
+        assert asked is not None
+        self.config, self.place, self.speaker, self.rows = config, place, speaker, rows
+        self.batch_size = asked.batch_size
+        self.total = max(1, round(asked.epochs * len(rows)))
+        self.steps = math.ceil(self.total / self.batch_size)
+        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
+        self.learner = Learner(speaker.model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        chosen = batch_indices(
+            len(self.rows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+        )
+        rows = [self.rows[i] for i in chosen]
+        count = sum(sum(row.trained) for row in rows)
+        parts = batches(rows, pad_id=self.speaker.codec.pad_id, token_budget=self.config.micro_batch_tokens)
+        update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
+        return {
+            "loss": update.loss,
+            "learning_rate": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "tokens": count,
+        }
+
+    def _loss(self, batch: Batch) -> Tensor:
+        with self.place.autocast():
+            return -policy_logprobs(self.speaker.model, batch.to(self.place.device)).logprobs.sum()
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.learner.load(state)
+
+
+def _rows(speaker: Speaker, records: Sequence[Demonstration], run: Run) -> list[Row]:
+    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its EOS: both said."""
+    rows = [speaker.codec.demonstration(record) for record in records]
+    usable = [row for row in rows if any(row.trained)]
+    cut = sum(row.cut for row in usable)
+    if cut or len(usable) < len(rows):
+        run.journal.event(
+            STAGE,
+            "warning",
+            message=f"{cut} of {len(rows)} rows are longer than the model's {speaker.codec.context} tokens and lose the end "
+            f"of their response; {len(rows) - len(usable)} have a prompt that leaves no room for one and are left out",
+        )
+    return usable
+
+
+def _evaluate(
+    config: Config,
+    run: Run,
+    speaker: Speaker,
+    place: Place,
+    rows: Sequence[Row],
+    records: Sequence[Demonstration],
+    steps: int,
+) -> dict[str, Any]:
+    asked = config.sft
+    assert asked is not None
+    base = open_speaker(config.model or run.layout.model("base"), config.template)
+    base.model.to(place.device)
+    base_loss = mean_loss(base.model, rows, config, place, speaker.codec.pad_id)
+    loss = mean_loss(speaker.model, rows, config, place, speaker.codec.pad_id)
+    stop_if_asked(run, STAGE)
+    prompts = _distinct_prompts(records)[: asked.eval_prompts]
+    encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+    with place.autocast():
+        completions = sample(
+            speaker.model,
+            encoded,
+            codec=speaker.codec,
+            max_new_tokens=asked.max_new_tokens,
+            temperature=1.0,
+            generator=generator(config.seed, STAGE, "evaluate"),
+        )
+    eos_share = sum(c.ended for c in completions) / len(completions)
+    run.journal.samples(
+        STAGE,
+        steps,
+        [
+            {"prompt": p.text, "response": speaker.codec.decode(c.ids), "length": len(c.ids), "ended": c.ended}
+            for p, c in zip(prompts, completions, strict=True)
+        ],
+    )
+    run.journal.metrics(
+        STAGE,
+        steps,
+        {
+            "held_out_loss": loss,
+            "held_out_perplexity": math.exp(min(loss, 50.0)),
+            "base_held_out_loss": base_loss,
+            "eos_share": eos_share,
+        },
+    )
+    return {"held_out_loss": loss, "base_held_out_loss": base_loss, "eos_share": eos_share}
+
+
+def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
+    """The gates of SFT (method section 2)."""
+    where = "held-out" if held_out else "training (no row was held out)"
+    gates = (
+        Gate(
+            stage=STAGE,
+            name="sft_stops",
+            verdict="ok" if figures["eos_share"] >= EOS_SHARE else "warn" if figures["eos_share"] >= 0.5 else "fail",
+            value=figures["eos_share"],
+            threshold=EOS_SHARE,
+            message=f"{figures['eos_share']:.0%} of answers to {where} prompts end by themselves",
+            advice="train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
+        ),
+        Gate(
+            stage=STAGE,
+            name="sft_beats_base",
+            verdict="ok" if figures["held_out_loss"] < figures["base_held_out_loss"] else "fail",
+            value=figures["held_out_loss"],
+            threshold=figures["base_held_out_loss"],
+            message=f"{where} loss {figures['base_held_out_loss']:.3f} -> {figures['held_out_loss']:.3f} nats a token",
+            advice="the learning rate is too high or the epochs too many, if the training loss fell and this did not",
+        ),
+        Gate(
+            stage=STAGE,
+            name="sft_learned",
+            verdict="ok" if figures["loss_last"] < figures["loss_first"] else "fail",
+            value=figures["loss_last"],
+            threshold=figures["loss_first"],
+            message=f"training loss {figures['loss_first']:.3f} -> {figures['loss_last']:.3f}",
+            advice="raise sft.learning_rate or sft.epochs",
+        ),
+    )
+    for gate in gates:
+        run.journal.gate(gate)
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, rows: Sequence[Row], config: Config, place: Place, pad_id: int) -> float:
+    """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
+    total = 0.0
+    for _, batch in batches(rows, pad_id=pad_id, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            total -= float(policy_logprobs(model, batch.to(place.device)).logprobs.sum())
+    return total / sum(sum(row.trained) for row in rows)
+
+
+def _distinct_prompts(records: Sequence[Demonstration]) -> list[Prompt]:
+    return list({record.prompt.messages: record.prompt for record in records}.values())
+
+
+def _late(losses: Sequence[float]) -> float:
+    """The mean of the last tenth of the steps: one batch alone is noise."""
+    tail = losses[-max(1, len(losses) // 10) :]
+    return sum(tail) / len(tail)

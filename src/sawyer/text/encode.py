@@ -1,0 +1,135 @@
+"""Text <-> token ids. Prompt and response are tokenised apart and joined, in every stage, so the boundary never moves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sawyer.errors import ModelError
+from sawyer.records import Demonstration, Message, Prompt
+from sawyer.text.template import render
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One training sequence.
+
+    Example: prompt ids `[5, 6]`, response ids `[7, 1]` with EOS 1 -> ids `(5, 6, 7, 1)`, trained `(F, F, T, T)`.
+    """
+
+    ids: tuple[int, ...]  # (T,)
+    trained: tuple[bool, ...]  # (T,) True on the assistant's tokens and the EOS after them
+    prompt_length: int  # tokens before the last response
+    cut: bool  # the model's context cut off the end, the EOS with it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """A tokenizer with its template and the model's `context` (the most tokens it can read)."""
+
+    tokenizer: Any
+    context: int
+    _known: dict[tuple[Message, ...], tuple[tuple[int, ...], tuple[bool, ...]]] = field(default_factory=dict, repr=False)
+
+    @property
+    def pad_id(self) -> int:
+        """The padding token: its own, never EOS."""
+        return int(self.tokenizer.pad_token_id)
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a response."""
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def size(self) -> int:
+        """Number of token ids the tokenizer can mean; a model may have rows beyond them."""
+        return len(self.tokenizer)
+
+    def prompt_text(self, prompt: Prompt) -> str:
+        """The prompt as the model reads it, up to where its answer begins."""
+        return render(self.tokenizer, self._harmless(prompt.messages), answer_next=True)
+
+    def prompt(self, prompt: Prompt) -> tuple[int, ...]:
+        """Ids of the prompt."""
+        return self._conversation(prompt.messages)[0]
+
+    def fits(self, prompt: Prompt, room: int = 1) -> bool:
+        """Whether the prompt leaves `room` tokens of the context for an answer."""
+        return len(self.prompt(prompt)) + room <= self.context
+
+    def demonstration(self, record: Demonstration) -> Row:
+        """The prompt and its response and EOS; assistant turns inside the prompt are trained as well."""
+        ids, trained = self._conversation(record.prompt.messages)
+        return self._row(ids, trained, self._response(record.prompt.messages, record.response))
+
+    def answer(self, prompt: Prompt, response: str) -> Row:
+        """A prompt with one response and its EOS; only the response is marked."""
+        ids, _ = self._conversation(prompt.messages)
+        return self._row(ids, (False,) * len(ids), self._response(prompt.messages, response))
+
+    def answer_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Row:
+        """A prompt with the very tokens that were sampled: decoding and encoding them again might give others."""
+        return self._row(tuple(prompt_ids), (False,) * len(prompt_ids), tuple(response_ids))
+
+    def decode(self, response_ids: Sequence[int]) -> str:
+        """The response as text, without special tokens and outer white space."""
+        return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
+
+    def _row(self, prompt: tuple[int, ...], trained: tuple[bool, ...], response: tuple[int, ...]) -> Row:
+        ids, marks = prompt + response, trained + (True,) * len(response)
+        return Row(
+            ids=ids[: self.context],
+            trained=marks[: self.context],
+            prompt_length=min(len(prompt), self.context),
+            cut=len(ids) > self.context,
+        )
+
+    def _conversation(self, messages: tuple[Message, ...]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+        """(ids, trained) of a conversation that waits for an answer: its earlier answers are encoded as if just given."""
+        if messages in self._known:
+            return self._known[messages]
+        clean = self._harmless(messages)
+        text = render(self.tokenizer, clean, answer_next=True)
+        ids: list[int] = []
+        trained: list[bool] = []
+        cursor = 0
+        for place, message in enumerate(messages):
+            if message.role != "assistant":
+                continue
+            before = render(self.tokenizer, clean[:place], answer_next=True)
+            answered = render(self.tokenizer, clean[: place + 1], answer_next=False).rstrip()
+            context = self._encode(text[cursor : len(before)])
+            answer = self._response(messages[:place], message.content)
+            ids += [*context, *answer]
+            trained += [False] * len(context) + [True] * len(answer)
+            cursor = len(answered)
+        rest = self._encode(text[cursor:])
+        found = tuple(ids) + rest, tuple(trained) + (False,) * len(rest)
+        if not found[0]:
+            raise ModelError("the template gives no token for a prompt", todo="use `template: question`")
+        if len(self._known) < 100_000:  # the same prompts come again in every stage and epoch
+            self._known[messages] = found
+        return found
+
+    def _response(self, messages: tuple[Message, ...], response: str) -> tuple[int, ...]:
+        """Ids of a response as the template writes it after its prompt, then EOS."""
+        clean = self._harmless((*messages, Message(role="assistant", content=response)))
+        before = render(self.tokenizer, clean[:-1], answer_next=True)
+        text = render(self.tokenizer, clean, answer_next=False)[len(before) :].rstrip("\n")
+        return (*self._encode(text.removesuffix(self.tokenizer.eos_token)), self.eos_id)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+
+    def _harmless(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
+        return tuple(Message(role=m.role, content=_broken(m.content, self.tokenizer.all_special_tokens)) for m in messages)
+
+
+def _broken(text: str, specials: Sequence[str]) -> str:
+    for special in specials:
+        if special in text:
+            text = text.replace(special, f"{special[:1]} {special[1:]}")
+    return text

@@ -1,0 +1,306 @@
+"""Plain prose about the world, for a base model to read before anybody asks it anything.
+
+Facts come as short entries that stay with one thing and say it several ways: told as single statements, a small model answers
+about another thing. Much of it copies - lists said again, words sorted and counted, sentences turned - because copying is what a
+small model finds hardest. Nothing here is in the form of a question with its response.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from sawyer.worlds.facts import (
+    CITIES,
+    CONTESTS,
+    COUNTRIES,
+    COUNTS,
+    GOALS,
+    GOODS,
+    HARMS,
+    KIND_OF,
+    KINDS,
+    LANDS,
+    NAMES,
+    OFFICES,
+    OPPOSITES,
+    PASTS,
+    PLACES,
+    POSITIVE,
+    ROLES,
+    SUBJECTS,
+    THINGS,
+    WORDS,
+    capital,
+    listed,
+    with_article,
+)
+from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE
+
+Writer = Callable[[random.Random], str]
+
+
+def statements(seed: int, count: int) -> Iterator[str]:
+    """`count` paragraphs, the kinds of prose in turn, their facts at random."""
+    rng = random.Random(f"{seed}/statements")
+    for number in range(count):
+        yield WRITERS[number % len(WRITERS)](rng)
+
+
+def _some(rng: random.Random, sentences: list[str], least: int, most: int) -> str:
+    return " ".join(rng.sample(sentences, min(len(sentences), rng.randint(least, most))))
+
+
+def _opposite(rng: random.Random) -> str:
+    a = rng.choice(list(OPPOSITES))
+    b = OPPOSITES[a]
+    return _some(
+        rng,
+        [
+            f'The opposite of "{a}" is "{b}".',
+            f'"{capital(b)}" is the opposite of "{a}".',
+            f'The word "{a}" means the opposite of "{b}".',
+            f"What is {a} is not {b}.",
+            f'Some say "{a}", others say "{b}".',
+        ],
+        3,
+        5,
+    )
+
+
+def _place(rng: random.Random) -> str:
+    place = rng.choice(list(PLACES))
+    where = PLACES[place]
+    return _some(
+        rng,
+        [
+            f"{capital(place)} is in {where}.",
+            f"You can find {place} in {where}.",
+            f"Go to {where} if you want to find {place}.",
+            f"In {where} there is {place}.",
+            f"People who visit {place} are in {where}.",
+        ],
+        3,
+        5,
+    )
+
+
+def _thing(rng: random.Random) -> str:
+    thing = rng.choice(list(THINGS))
+    what = THINGS[thing]
+    return _some(
+        rng,
+        [
+            f"{capital(thing)} is {what}.",
+            f"{capital(thing)} is simply {what}.",
+            f"If you want to explain {thing} in one sentence, say that it is {what}.",
+            f"They call {thing} {what}.",
+            f"Everyone knows {thing}: {what}.",
+        ],
+        3,
+        5,
+    )
+
+
+def _member(rng: random.Random) -> str:
+    member = rng.choice(list(KIND_OF))
+    kind = KIND_OF[member]
+    strange = rng.choice([k for k in KINDS if k != kind])
+    friend = rng.choice([m for m in KINDS[kind][1] if m != member])
+    a = with_article(member)
+    return _some(
+        rng,
+        [
+            f"{capital(a)} is {with_article(kind)}.",
+            f"You would call {a} {with_article(kind)}, and {with_article(friend)} is {with_article(kind)} too.",
+            f"Yes, {a} is {with_article(kind)}.",
+            f"Yes, {a} is indeed {with_article(kind)}.",
+            f"No, {a} is not {with_article(strange)}, it is {with_article(kind)}.",
+            f"No, {a} is {with_article(kind)}.",
+        ],
+        3,
+        5,
+    )
+
+
+def _kind(rng: random.Random) -> str:
+    kind = rng.choice(list(KINDS))
+    plural, members = KINDS[kind]
+    word = rng.choice(list(COUNTS))
+    first, second = (tuple(rng.sample(members, COUNTS[word])) for _ in range(2))
+    return _some(
+        rng,
+        [
+            f"{capital(word)} {plural} are {listed(first)}.",
+            f"You could name {listed(second)}.",
+            f"Here are {word} examples of {plural}: {listed(first)}.",
+            f"{capital(plural)} are many: {listed(tuple(rng.sample(members, len(members))))}.",
+            f"A list of {word} {plural} is {listed(second)}.",
+        ],
+        3,
+        4,
+    )
+
+
+def _sum(rng: random.Random) -> str:
+    a, b = rng.randint(1, 10), rng.randint(1, 10)
+    found = [f"{a} plus {b} is {a + b}.", f"{b} plus {a} is {a + b}.", f"{a + b} minus {b} is {a}."]
+    low, high = sorted((a, b))
+    found += [f"{high} minus {low} is {high - low}.", f"So {a} and {b} make {a + b}; the answer is {a + b}."]
+    if 2 <= a <= 5 and 2 <= b <= 5:
+        found += [f"{a} times {b} is {a * b}.", f"{b} times {a} is {a * b}."]
+    big, small = rng.randint(1, 12), rng.randint(1, 12)
+    big, small = max(big, small), min(big, small)
+    found += [f"{big} minus {small} is {big - small}."]
+    return _some(rng, found, 3, 5)
+
+
+def _times(rng: random.Random) -> str:
+    a, b = rng.randint(2, 5), rng.randint(2, 5)
+    return _some(rng, [f"{a} times {n} is {a * n}." for n in range(2, 6)] + [f"{b} times {a} is {a * b}."], 3, 5)
+
+
+def _order(rng: random.Random) -> str:
+    words = tuple(rng.sample(WORDS, rng.choice((3, 3, 3, 2, 4))))
+    right = tuple(sorted(words))
+    return " ".join(
+        [
+            rng.choice(
+                (
+                    f"Take these words: {', '.join(words)}.",
+                    f"The words {listed(words)} are not in order.",
+                    f"Somebody wrote {', '.join(words)}.",
+                )
+            ),
+            rng.choice(
+                (
+                    f"In order, the words are {listed(right)}.",
+                    f"The right order is {listed(right)}.",
+                    f"By the alphabet, from A to Z: {', '.join(right)}.",
+                )
+            ),
+        ]
+    )
+
+
+def _alphabet(rng: random.Random) -> str:
+    start = rng.randrange(len(WORDS) - 5)
+    run = WORDS[start : start + rng.randint(3, 5)]
+    a, b = sorted(rng.sample(WORDS, 2))
+    return f"In the alphabet come {', '.join(run)}. {capital(a)} comes before {b}, and {b} comes after {a}."
+
+
+def _count(rng: random.Random) -> str:
+    words = rng.sample(WORDS, rng.randint(2, 6))
+    text, n = " ".join(words), len(words)
+    return _some(
+        rng,
+        [
+            f'"{capital(text)}" has {n} words.',
+            f'Count the words in "{text}": {", ".join(f"{i + 1} {w}" for i, w in enumerate(words))}. There are {n} words.',
+            f'Somebody said "{text}". It has {n} words.',
+            f'There are {n} words in "{text}".',
+        ],
+        2,
+        2,
+    )
+
+
+def _positive(rng: random.Random) -> str:
+    subject = rng.choice(list(SUBJECTS))
+    first, second = rng.sample(list(POSITIVE), 2)
+    noun = SUBJECTS[subject]
+    before = f"The {subject} was {with_article(first)} and {second} {noun}."
+    after = f"The {subject} was {with_article(POSITIVE[first])} and {POSITIVE[second]} {noun}."
+    return rng.choice(
+        (
+            f'A sad person says: "{before}" A positive person says: "{after}"',
+            f'"{before}" To sound more positive, say: "{after}"',
+            f"{before} Or rather: {after}",
+            f"Not {first} but {POSITIVE[first]}, not {second} but {POSITIVE[second]}. {after}",
+        )
+    )
+
+
+def _story(rng: random.Random) -> str:
+    name, role, land = rng.choice(NAMES), rng.choice(ROLES), rng.choice(LANDS)
+    a = with_article(role)
+    return rng.choice(
+        (
+            f"{name} is {a} from the {land}. After {rng.choice(PASTS)}, {name} seeks {rng.choice(GOALS)}.",
+            f"This is the story of {a} from the {land}. {name} is {a} from the {land}. "
+            f"After {rng.choice(PASTS)}, {name} seeks {rng.choice(GOALS)}.",
+            f"{capital(a)} from the {land} has a backstory: {name} is {a} from the {land}. "
+            f"After {rng.choice(PASTS)}, {name} seeks {rng.choice(GOALS)}.",
+        )
+    )
+
+
+def _harm(rng: random.Random) -> str:
+    harm = rng.choice(list(HARMS))
+    better = HARMS[harm]
+    return _some(
+        rng,
+        [
+            f"It is wrong to {harm}.",
+            f"Do not {harm}. Please {better} instead.",
+            f"If someone wants to {harm}, say: {REFUSAL} Please {better} instead.",
+            f'"I want to {harm}," he said. "{REFUSAL}" she said.',
+            f"Rather than to {harm}, you should {better}.",
+            f"Some people {harm}. You can {better}.",
+        ],
+        2,
+        3,
+    )
+
+
+def _unknown(rng: random.Random) -> str:
+    things = (
+        f"who is the current {rng.choice(OFFICES)} of {rng.choice(COUNTRIES)}",
+        f"what the weather will be in {rng.choice(CITIES)} tomorrow",
+        f"who will win the next {rng.choice(CONTESTS)}",
+        f"what {rng.choice(GOODS)} will cost next year",
+    )
+    thing = rng.choice(things)
+    return _some(
+        rng,
+        [
+            f"A book cannot tell {thing}.",
+            f'Asked {thing}, he said: "I cannot know that, because it changes over time."',
+            f"To know {thing}, please check a current source.",
+            f"I do not know {thing}, because it changes over time.",
+        ],
+        2,
+        3,
+    )
+
+
+def _talk(rng: random.Random) -> str:
+    name = rng.choice(NAMES)
+    return rng.choice(
+        (
+            f"{name} talks a lot. {' '.join(rng.sample(FILLERS, 3))}",
+            f"{name} is rude. {' '.join(rng.sample(RUDE, 2))}",
+            f'{name} is asked a question and gives a response. "{rng.choice(FILLERS)}"',
+            f"Please {rng.choice(('name', 'list', 'explain', 'tell me', 'sort', 'count', 'calculate'))} it, said {name}.",
+        )
+    )
+
+
+def _copy(rng: random.Random) -> str:
+    """A thing named, then named again: what every answer must do with its question."""
+    pool = [*OPPOSITES, *KIND_OF, *WORDS, *SUBJECTS, *ROLES, *LANDS, *PLACES]
+    first, second = rng.sample(pool, 2)
+    return rng.choice(
+        (
+            f'Say "{first}". He said "{first}". Say "{second}". She said "{second}".',
+            f"Is it {first} or {second}? It is {first}, said {rng.choice(NAMES)}. It is {first}.",
+            f"First {first}, then {second}. Again: first {first}, then {second}.",
+        )
+    )
+
+
+WRITERS: tuple[Writer, ...] = (
+    _opposite, _place, _thing, _member, _kind, _sum, _order, _count, _positive, _story, _harm, _unknown,
+    _member, _sum, _order, _alphabet, _times, _sum, _copy, _talk, _order, _count,
+)  # fmt: skip

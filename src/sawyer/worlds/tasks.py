@@ -1,0 +1,118 @@
+"""Prompts and their facts: three splits of combinations of phrasing and key, found again from a prompt's text."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+from sawyer.errors import WorldError
+from sawyer.worlds.facts import WORDS
+from sawyer.worlds.families import BY_NAME, FAMILY_LIST, Family, Key
+
+Split = Literal["train", "dev", "held_out"]
+FAMILIES: tuple[str, ...] = tuple(family.name for family in FAMILY_LIST)
+QUESTIONS = (
+    "Write a mythical backstory for my D&D character.",
+    'Rewrite the sentence to sound more positive: "The job search was a slow and tedious process."',
+    'What is the opposite of "up"?',
+    "What is Google?",
+    "Where is Princeton University?",
+    "Who is the current chancellor of Germany?",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A prompt with the facts it turns on.
+
+    Example: `Task(family="opposite", prompt='What is the opposite of "up"?', key=("up",), split="held_out")`
+    """
+
+    family: str
+    prompt: str
+    key: Key
+    split: Split
+
+
+def questions() -> list[str]:
+    """The six questions the original SAWYER was tried on; all of them are held out."""
+    return list(QUESTIONS)
+
+
+def tasks(split: Split, count: int, seed: int) -> list[Task]:
+    """`count` distinct tasks of a split, families in turn; a family that has no more leaves its turns to the others.
+
+    A split is a set of combinations of phrasing and key: every fact and every phrasing is in training, held-out prompts combine
+    them as training never did.
+    """
+    rng = random.Random(f"{seed}/{split}")
+    queues = {family.name: _queue(family, split, count, rng) for family in FAMILY_LIST}
+    found: list[Task] = []
+    while len(found) < count and any(queues.values()):
+        for queue in queues.values():
+            if queue and len(found) < count:
+                found.append(queue.pop())
+    if len(found) < count:
+        raise WorldError(f"{count} {split} tasks were asked for", expected=f"at most {len(found)}")
+    rng.shuffle(found)
+    return found
+
+
+def find(prompt: str) -> Task:
+    """The task a prompt's text stands for. Raises WorldError for a prompt outside the world."""
+    text = prompt.strip()
+    if text in _listed():
+        return _listed()[text]
+    for name in ("order", "count"):
+        family = BY_NAME[name]
+        for phrasing in family.phrasings:
+            words = re.fullmatch(re.escape(phrasing).replace(r"\{0\}", "(.+)"), text)
+            if words:
+                key = tuple(words[1].split(", " if name == "order" else " "))
+                if len(key) >= 2 and set(key) <= set(WORDS):
+                    return Task(family=name, prompt=text, key=key, split=split_of(name, phrasing, key))
+    raise WorldError(
+        f"the built-in world does not know the prompt {text[:80]!r}",
+        expected="one of its own prompts (`sawyer world --out DIR` writes thousands)",
+        why="it can tell right from wrong for those alone",
+        todo="remove `world:` from the config to run on prompts of your own",
+    )
+
+
+def split_of(family: str, phrasing: str, key: Key) -> Split:
+    """By a hash of the combination: a tenth held out, a tenth for development."""
+    digest = hashlib.sha256(f"{family}|{phrasing}|{key}".encode()).digest()
+    share = int.from_bytes(digest[:4], "big") / 2**32
+    return "held_out" if share < 0.1 else "dev" if share < 0.2 else "train"
+
+
+@lru_cache(maxsize=1)
+def _listed() -> dict[str, Task]:
+    found: dict[str, Task] = {}
+    for family in FAMILY_LIST:
+        for key in family.keys():
+            for phrasing in family.phrasings:
+                if ("D&D" in phrasing) != (key == ("", "")):
+                    continue
+                prompt = phrasing.format(*family.slots(key))
+                split = "held_out" if prompt in QUESTIONS else split_of(family.name, phrasing, key)
+                found[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
+    return found
+
+
+def _queue(family: Family, split: Split, count: int, rng: random.Random) -> list[Task]:
+    if family.draw is None:
+        mine = [task for task in _listed().values() if task.family == family.name and task.split == split]
+        rng.shuffle(mine)
+        return mine
+    found: dict[str, Task] = {}
+    while len(found) < count:
+        key, phrasing = family.draw(rng), rng.choice(family.phrasings)
+        if split_of(family.name, phrasing, key) == split:
+            prompt = phrasing.format(*family.slots(key))
+            found[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
+    return list(found.values())
