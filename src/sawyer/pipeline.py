@@ -85,9 +85,7 @@ def demo(
     out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()
 ) -> dict[str, Any]:
     """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
-    config = demo_config(str(out), seed)
-    if rater != "honest":
-        config = config.model_copy(update={"world": config.world.model_copy(update={"rater": rater})})
+    config = demo_config(str(out), seed, rater)
     data = Path(out) / "data"
     if not is_complete(data):
         Path(out).mkdir(parents=True, exist_ok=True)

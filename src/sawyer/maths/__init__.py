@@ -1,4 +1,4 @@
-"""Pure mathematics: tensors and floats in, tensors and floats out. No device, config, tokenizer or file gets in here."""
+"""Pure mathematics: tensors and floats in, tensors and floats out. No device, config, tokenizer or file gets in."""
 
 from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule

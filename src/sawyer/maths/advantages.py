@@ -12,7 +12,7 @@ from sawyer.maths.masked import keep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advantages:
-    """Example with gamma = lam = 1: rewards [0, 0, 1], values [.5, .5, .5] -> advantages [.5, .5, .5], returns [1, 1, 1]."""
+    """Example (gamma = lam = 1): rewards [0, 0, 1], values all .5 -> advantages [.5, .5, .5], returns [1, 1, 1]."""
 
     advantages: Tensor  # (B, T), 0 where not counted
     returns: Tensor  # (B, T), advantages + values, 0 where not counted
@@ -21,9 +21,9 @@ class Advantages:
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float) -> Advantages:
     """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 11-16).
 
-    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  V = A = 0 after a response's last counted token.
-    rewards, values, mask (B, T); the counted places of a row are contiguous. `values[:, t]` is V of the state in which token t
-    is chosen.
+    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1};  V = A = 0 after a response's last counted
+    token. rewards, values, mask (B, T); the counted places of a row are contiguous. `values[:, t]` is V of the state in
+    which token t is chosen.
     """
     rewards, values = keep(rewards, mask), keep(values, mask)
     later = torch.zeros_like(rewards[:, 0])
@@ -40,6 +40,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float)
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 - Var(R - V) / Var(R) over counted tokens: 1 perfect, 0 no better than a constant; 0 where R does not vary."""
-    counted_returns, errors = returns[mask].double(), (returns - values)[mask].double()
-    spread = counted_returns.var(correction=0)
-    return 0.0 if spread == 0 else float(1 - errors.var(correction=0) / spread)
+    counted, errors = returns[mask].double(), (returns - values)[mask].double()
+    # Compared rather than var == 0: the variance of equal numbers is not always 0 to the last bit.
+    if bool((counted == counted[:1]).all()):
+        return 0.0
+    return float(1 - errors.var(correction=0) / counted.var(correction=0))

@@ -25,8 +25,8 @@ class FixedKL:
 class AdaptiveKL:
     """A coefficient steered towards a KL (Ziegler et al. 2019, arXiv 1909.08593, section 2.2).
 
-    e = clip(KL / target - 1, -0.2, 0.2);  beta <- beta * (1 + e * n / horizon). `target` in nats a response, `horizon` in
-    responses.
+    e = clip(KL / target - 1, -0.2, 0.2);  beta <- beta * (1 + e * n / horizon). `target` in nats a response, `horizon`
+    in responses.
     """
 
     coefficient: float
@@ -44,7 +44,7 @@ class AdaptiveKL:
 
 
 def linear_schedule(step: int, *, steps: int, warmup: int) -> float:
-    """The learning rate's factor at `step` of `steps`: (step+1)/warmup up to 1, then falling to 1/(steps-warmup) at the end.
+    """The learning rate's factor at `step` of `steps`: (step+1)/warmup up to 1, then falling to 1/(steps-warmup).
 
     Never 0 within the run, so that no step is spent on nothing.
     """

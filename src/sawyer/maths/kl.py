@@ -21,9 +21,12 @@ def kl_k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """k3 = exp(-k1) - 1 + k1: unbiased and never negative."""
+    """k3 = exp(-k1) - 1 + k1: unbiased and never negative.
+
+    With expm1: near 0, exp(-k1) - 1 rounds away what k3 is made of, and results come out negative.
+    """
     k1 = logprobs - ref_logprobs
-    return (-k1).exp() - 1 + k1
+    return (-k1).expm1() + k1
 
 
 def best_of_n_kl(n: int) -> float:

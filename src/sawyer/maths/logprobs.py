@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sawyer.maths.masked import keep
+
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target] in fp32 whatever the logits' type.
@@ -18,6 +20,6 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """-sum_v p_v log p_v in nats, p = softmax(logits). logits (..., V) -> (...)."""
+    """-sum_v p_v log p_v in nats, p = softmax(logits), 0 log 0 = 0 (a logit of -inf). logits (..., V) -> (...)."""
     logprobs = torch.log_softmax(logits.float(), dim=-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+    return -(logprobs.exp() * keep(logprobs, logprobs > -torch.inf)).sum(-1)

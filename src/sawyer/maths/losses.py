@@ -16,7 +16,7 @@ PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def plain(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-    """-log sigmoid(r_j - r_k), (P,) each (Bradley-Terry; InstructGPT, arXiv 2203.02155, eq. 1). `difference` is not used."""
+    """-log sigmoid(r_j - r_k), (P,) each (Bradley-Terry; InstructGPT, arXiv 2203.02155, eq. 1); `difference` unused."""
     return -logsigmoid(better - worse)
 
 

@@ -1,7 +1,7 @@
 """Masked reductions: the one place where anything over response tokens is summed or averaged.
 
-A mask is bool and True counts. Whatever stands at a False place, NaN and infinity included, changes neither the result nor
-its gradient: it is replaced before any arithmetic.
+A mask is bool and True counts. Whatever stands at a False place, NaN and infinity included, changes neither the result
+nor its gradient: it is replaced before any arithmetic.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ def masked_sum(values: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """sum_i m_i x_i / sum_i m_i over all places. Raises ValueError for an empty mask: a mean of nothing is no number."""
-    count = mask.sum()
+    """sum_i m_i x_i / sum_i m_i over all places. ValueError for an empty mask: a mean of nothing is no number."""
+    kept = keep(values, mask)
+    count = mask.expand_as(kept).sum()
     if count == 0:
         raise ValueError("masked_mean of an empty mask")
-    return masked_sum(values, mask) / count
+    return kept.sum() / count
 
 
 def masked_var(values: Tensor, mask: Tensor) -> Tensor:
@@ -37,6 +38,6 @@ def masked_var(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) of the counted places, 0 elsewhere; mean and population variance over counted places."""
+    """(x - mean) / sqrt(var + 1e-8) of the counted places, 0 elsewhere; mean and variance over counted places."""
     mean, var = masked_mean(values, mask), masked_var(values, mask)
     return keep((keep(values, mask) - mean) * torch.rsqrt(var + EPS), mask)

@@ -22,8 +22,8 @@ def missing_eos(scores: Tensor, ended: Tensor, penalty: float) -> Tensor:
 def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coefficient: float) -> Tensor:
     """r_t = -beta * (log pi(y_t) - log pi_ref(y_t)), plus the score at the last counted token of each response.
 
-    scores (B,), logprobs and ref_logprobs (B, T), mask (B, T) bool, coefficient beta -> (B, T), 0 where not counted. A response
-    without a counted token earns nothing.
+    scores (B,), logprobs and ref_logprobs (B, T), mask (B, T) bool, coefficient beta -> (B, T), 0 where not counted.
+    A response without a counted token earns nothing.
     """
     rewards = -coefficient * kl_k1(keep(logprobs, mask), keep(ref_logprobs, mask))
     places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sawyer.models.load import quiet
+
 OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 
@@ -14,7 +16,8 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     """Write weights, config and tokenizer (with its chat template) into an existing folder; `extra` goes into config.json."""
     if extra is not None:
         setattr(model.config, OURS, dict(extra))
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

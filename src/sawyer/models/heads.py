@@ -8,38 +8,41 @@ from typing import Any
 from torch import Tensor, nn
 
 from sawyer.errors import ModelError
-from sawyer.models.load import load_reward, load_tokenizer, new_reward, score_head
+from sawyer.models.load import load_policy, load_reward, load_tokenizer, score_head
 
 
 class ValueNetwork(nn.Module):
-    """V at every token: head(trunk(ids)), (B, T) ids -> (B, T). Reward units: (output - shift) / scale of the reward model."""
+    """V at every token: head(trunk(ids)), (B, T) ids -> (B, T), in the reward's standard unit.
 
-    def __init__(self, trunk: nn.Module, head: nn.Linear, *, shift: float = 0.0, scale: float = 1.0) -> None:
+    The head begins at zero, V = 0 everywhere: rewards are standardised on the SFT model's answers, so 0 is what the policy earns
+    on average when it starts. A reward model's own head is trained at last tokens alone; at the others its output lies many
+    deviations off, and advantages made of it wreck the policy before the values have recovered.
+    """
+
+    def __init__(self, trunk: nn.Module, width: int) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, head
-        self.shift, self.scale = shift, scale
+        self.trunk, self.head = trunk, nn.Linear(width, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
 
     def forward(self, ids: Tensor) -> Tensor:
         hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
-        return (self.head(hidden)[..., 0].float() - self.shift) / self.scale
+        return self.head(hidden)[..., 0].float()
 
     @classmethod
-    def from_reward(cls, folder: Path, *, shift: float, scale: float) -> ValueNetwork:
-        """Start from the reward model (Stiennon et al. 2020): it already reads answers, and its output is a return's."""
-        return cls._of(load_reward(folder, load_tokenizer(folder)), folder, shift, scale)
-
-    @classmethod
-    def from_policy(cls, folder: Path, *, seed: int) -> ValueNetwork:
-        """Start from the policy's trunk with a new head."""
-        return cls._of(new_reward(folder, load_tokenizer(folder), seed=seed), folder, 0.0, 1.0)
-
-    @classmethod
-    def _of(cls, model: Any, folder: Path, shift: float, scale: float) -> ValueNetwork:
-        head = score_head(model)
-        if head is None:
+    def from_reward(cls, folder: Path) -> ValueNetwork:
+        """On the reward model's trunk (Stiennon et al. 2020): it already tells good answers from bad ones."""
+        model: Any = load_reward(folder, load_tokenizer(folder))
+        if score_head(model) is None:
             raise ModelError(
-                f"{folder} has no scalar head that can be read at every token",
-                expected="a decoder with a linear head, as this program's reward stage writes",
+                f"{folder} is no decoder whose states can be valued at every token",
+                expected="a reward model as this program's reward stage writes it",
                 todo="set rl.value_start: policy",
             )
-        return cls(model.base_model, head, shift=shift, scale=scale)
+        return cls(model.base_model, model.config.hidden_size)
+
+    @classmethod
+    def from_policy(cls, folder: Path) -> ValueNetwork:
+        """On a copy of the policy's trunk."""
+        model: Any = load_policy(folder, load_tokenizer(folder))
+        return cls(model.base_model, model.config.hidden_size)

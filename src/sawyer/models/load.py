@@ -25,7 +25,7 @@ def load_tokenizer(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     _check_folder(source)
-    with _explained(source, "tokenizer"), _quiet():
+    with _explained(source, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_is_folder(source))
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -47,7 +47,7 @@ def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
     _check_folder(source, weights=True)
-    with _explained(source, "language model"), _quiet():
+    with _explained(source, "language model"), quiet():
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, local_files_only=_is_folder(source)
         )
@@ -83,7 +83,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(source, weights=True)
-    with _explained(source, "model with a scalar head"), _quiet(), _seeded(seed):
+    with _explained(source, "model with a scalar head"), quiet(), _seeded(seed):
         model = AutoModelForSequenceClassification.from_pretrained(
             source, num_labels=1, dtype=torch.float32, local_files_only=_is_folder(source)
         )
@@ -101,7 +101,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(source, weights=True)
-    with _explained(source, "reward model"), _quiet():
+    with _explained(source, "reward model"), quiet():
         model = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, local_files_only=_is_folder(source)
         )
@@ -157,7 +157,7 @@ def _grow(model: Any, size: int) -> None:
     known = table.shape[0]
     if size <= known:
         return
-    with _quiet():
+    with quiet():
         model.resize_token_embeddings(size, mean_resizing=False)
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
     for layer in layers.values():
@@ -212,7 +212,7 @@ def _explained(source: str | Path, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Loading reports and progress bars of transformers are for its own users; ours see what matters to them."""
     from transformers.utils import logging
 

@@ -1,3 +1,45 @@
-"""temporary"""
-from sawyer.records.types import *  # noqa
-from sawyer.records.types import prompt_of
+"""What a row is: types, reading, checks, splits, pairs."""
+
+from sawyer.records.check import FileReport, check
+from sawyer.records.pairs import pairs
+from sawyer.records.problems import Problem
+from sawyer.records.read import Read, read
+from sawyer.records.rows import expand
+from sawyer.records.split import bucket, split
+from sawyer.records.types import (
+    Answer,
+    Demonstration,
+    Message,
+    Pair,
+    Prompt,
+    Record,
+    Role,
+    ScoredAnswers,
+    Where,
+    prompt_of,
+)
+from sawyer.records.write import json_lines, scored_row
+
+__all__ = [
+    "Answer",
+    "Demonstration",
+    "FileReport",
+    "Message",
+    "Pair",
+    "Problem",
+    "Prompt",
+    "Read",
+    "Record",
+    "Role",
+    "ScoredAnswers",
+    "Where",
+    "bucket",
+    "check",
+    "expand",
+    "json_lines",
+    "pairs",
+    "prompt_of",
+    "read",
+    "scored_row",
+    "split",
+]

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, run_steps
 from sawyer.errors import ConfigError, DataError
 from sawyer.maths import linear_schedule
-from sawyer.models import new_policy, policy_logprobs, save_model, train_tokenizer
+from sawyer.models import mean_loss, new_policy, policy_logprobs, save_model, train_tokenizer
 from sawyer.records import read
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.text import Batch, Row, batches, set_template, template_text
@@ -60,9 +59,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         message=f"{len(windows):,} windows of {len(windows[0].ids)} tokens from {len(texts):,} texts, {work.steps:,} steps, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {place.reason}",
     )
-    before = _mean_loss(model, held_out, config, place)
+    with place.autocast():
+        before = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
-    after = _mean_loss(model, held_out, config, place)
+    with place.autocast():
+        after = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
     run.journal.metrics(STAGE, steps, {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))})
     run.journal.gate(
         Gate(
@@ -130,11 +131,3 @@ def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
     cuts = range(0, len(stream) - length + 1, length)
     return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]
 
-
-@torch.no_grad()
-def _mean_loss(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> float:
-    total = 0.0
-    for _, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            total -= float(policy_logprobs(model, batch.to(place.device)).logprobs.sum())
-    return total / sum(sum(row.trained) for row in rows)

@@ -11,8 +11,8 @@ from sawyer.config import Config
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Speaker, open_speaker, sample
-from sawyer.records import Answer, Prompt, ScoredAnswers, read, scored_row, write_jsonl
-from sawyer.runs import Run
+from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, read, scored_row
+from sawyer.runs import Run, write_text
 from sawyer.worlds import rate
 
 STAGE = "collect"
@@ -39,7 +39,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     records = _judged(config, prompts, work.responses)
-    write_jsonl(run.layout.answers, [scored_row(record) for record in records])
+    write_text(run.layout.answers, json_lines(scored_row(record) for record in records))
     scores = [answer.score for record in records for answer in record.answers if answer.score is not None]
     waiting = sum(answer.score is None for record in records for answer in record.answers)
     figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores) + waiting, "waiting": waiting}

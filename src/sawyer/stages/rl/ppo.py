@@ -18,7 +18,7 @@ from sawyer.engine import Learner, Place, generator
 from sawyer.maths import explained_variance, ppo_policy, ppo_value
 from sawyer.models import policy_logprobs
 from sawyer.stages.rl.rollout import Experience, values_before
-from sawyer.text import batches
+from sawyer.text import Batch, batches
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ class Sums:
 class Part:
     """Some rows of a minibatch with their columns of the experience, cut to the longest row. N rows, T tokens."""
 
-    batch: object
+    batch: Batch
     mask: Tensor  # (N, T) bool
     old_logprobs: Tensor  # (N, T)
     old_values: Tensor  # (N, T)
@@ -140,4 +140,4 @@ def _value_loss(part: Part, value: Learner, config: Config, place: Place) -> Ten
     with place.autocast():
         values = values_before(value.model, part.batch.to(place.device))
     mask, old, returns = (x.to(values.device) for x in (part.mask, part.old_values, part.returns))
-    return ppo_value(values, old, returns, mask, asked.value_clip).total
+    return ppo_value(values, old, returns, mask, asked.value_clip)

@@ -89,7 +89,7 @@ class RlWork:
         value = (
             ValueNetwork.from_reward(run.layout.model("reward"))
             if asked.value_start == "reward"
-            else ValueNetwork.from_policy(run.layout.model("sft"), seed=config.seed)
+            else ValueNetwork.from_policy(run.layout.model("sft"))
         ).to(self.place.device)
         self.prompts, self.held_out = _prompts(config, run, self.policy_speaker)
         self.steps = asked.episodes // asked.batch_size

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.maths import linear_schedule
-from sawyer.models import Speaker, open_speaker, policy_logprobs, sample, save_model
+from sawyer.models import Speaker, mean_loss, open_speaker, policy_logprobs, sample, save_model
 from sawyer.records import Demonstration, Prompt, read, split
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.text import Batch, Row, batches
@@ -121,8 +120,17 @@ def _evaluate(
     assert asked is not None
     base = open_speaker(config.model or run.layout.model("base"), config.template)
     base.model.to(place.device)
-    base_loss = mean_loss(base.model, rows, config, place, speaker.codec.pad_id)
-    loss = mean_loss(speaker.model, rows, config, place, speaker.codec.pad_id)
+    with place.autocast():
+        base_loss, loss = (
+            mean_loss(
+                model,
+                rows,
+                pad_id=speaker.codec.pad_id,
+                token_budget=config.micro_batch_tokens,
+                device=place.device,
+            )
+            for model in (base.model, speaker.model)
+        )
     stop_if_asked(run, STAGE)
     prompts = _distinct_prompts(records)[: asked.eval_prompts]
     encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
@@ -191,16 +199,6 @@ def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
     )
     for gate in gates:
         run.journal.gate(gate)
-
-
-@torch.no_grad()
-def mean_loss(model: nn.Module, rows: Sequence[Row], config: Config, place: Place, pad_id: int) -> float:
-    """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
-    total = 0.0
-    for _, batch in batches(rows, pad_id=pad_id, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            total -= float(policy_logprobs(model, batch.to(place.device)).logprobs.sum())
-    return total / sum(sum(row.trained) for row in rows)
 
 
 def _distinct_prompts(records: Sequence[Demonstration]) -> list[Prompt]:

@@ -1,0 +1,100 @@
+"""Statistics that every claim rests on: intervals, win rates, correlation. Standard library only."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Z = 1.959963984540054  # 97.5 % point of the normal distribution
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean. Raises ValueError for no values."""
+    if not values:
+        raise ValueError("the mean of no values")
+    return math.fsum(values) / len(values)
+
+
+def bootstrap(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """The mean with a percentile bootstrap interval (Efron 1979): resample the values, take the 2.5 and 97.5 % points."""
+    rng = random.Random(seed)
+    count = len(values)
+    means = sorted(math.fsum(rng.choices(values, k=count)) / count for _ in range(resamples))
+    low, high = means[math.floor(0.025 * resamples)], means[math.ceil(0.975 * resamples) - 1]
+    return Interval(value=mean(values), low=low, high=high)
+
+
+def wilson(successes: float, trials: int) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927); without a trial anything is possible."""
+    if trials == 0:
+        return Interval(value=0.5, low=0.0, high=1.0)
+    share, square = successes / trials, Z * Z / trials
+    centre = (share + square / 2) / (1 + square)
+    half = Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def win_rate(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> Interval:
+    """How often ours is higher, ties as half, one entry a prompt; bootstrap over prompts."""
+    return bootstrap([_win(a, b) for a, b in zip(ours, theirs, strict=True)], seed=seed)
+
+
+def length_controlled_win_rate(
+    ours: Sequence[float], theirs: Sequence[float], our_lengths: Sequence[float], their_lengths: Sequence[float]
+) -> Interval:
+    """The win rate that would be seen at equal lengths (after Dubois et al. 2024, arXiv 2404.04475).
+
+    Logistic regression of winning on the standardised difference in length; the value is sigmoid(intercept), its interval from
+    the intercept's standard error. A light ridge keeps it finite where length alone tells who wins.
+    """
+    wins = [_win(a, b) for a, b in zip(ours, theirs, strict=True)]
+    gaps = [a - b for a, b in zip(our_lengths, their_lengths, strict=True)]
+    spread = math.sqrt(mean([gap * gap for gap in gaps])) or 1.0
+    xs = [gap / spread for gap in gaps]
+    intercept, slope, ridge = 0.0, 0.0, 0.5
+    a = b = c = 1.0
+    for _ in range(50):
+        chances = [_sigmoid(intercept + slope * x) for x in xs]
+        weights = [p * (1 - p) for p in chances]
+        residuals = [w - p for w, p in zip(wins, chances, strict=True)]
+        # Newton's step on the two coefficients; [a b; b c] is the (negative) Hessian.
+        a = math.fsum(weights) + ridge
+        b = math.fsum(w * x for w, x in zip(weights, xs, strict=True))
+        c = math.fsum(w * x * x for w, x in zip(weights, xs, strict=True)) + ridge
+        g, h = math.fsum(residuals) - ridge * intercept, math.fsum(r * x for r, x in zip(residuals, xs, strict=True))
+        h -= ridge * slope
+        determinant = a * c - b * b
+        step, turn = (c * g - b * h) / determinant, (a * h - b * g) / determinant
+        intercept, slope = intercept + step, slope + turn
+        if abs(step) + abs(turn) < 1e-10:
+            break
+    error = math.sqrt(c / (a * c - b * b))
+    return Interval(value=_sigmoid(intercept), low=_sigmoid(intercept - Z * error), high=_sigmoid(intercept + Z * error))
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's correlation; 0 where one side does not vary."""
+    mx, my = mean(xs), mean(ys)
+    across = math.fsum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
+    size = math.sqrt(math.fsum((x - mx) ** 2 for x in xs) * math.fsum((y - my) ** 2 for y in ys))
+    return across / size if size > 0 else 0.0
+
+
+def _win(a: float, b: float) -> float:
+    return 0.5 if a == b else float(a > b)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
