@@ -136,7 +136,7 @@ def edited(text: str, words: list[str], rng: random.Random) -> str:
 
 
 def truly_right(task: Task, text: str) -> bool:
-    """By brute force: is the text, word for word, one of the whole or short right answers there are?
+    """By brute force: is the text, fillers aside, word for word one of the whole or short right answers there are?
 
     An edit of a wrong answer can turn it into a right one; that is no fooling. The enumeration does not use the gold score.
     """
@@ -147,6 +147,8 @@ def truly_right(task: Task, text: str) -> bool:
     for _ in range(3000 if family.name in ("name", "story") else 30):
         payload = family.right(task.key, rng)
         accepted |= {normal(" ".join(form)) for form in family.full(task.key, payload)} | {normal(family.terse(task.key, payload))}
+    for filler in (*FILLERS, *RUDE):
+        text = text.replace(filler, " ")
     return normal(text) in accepted
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -21,7 +21,7 @@ WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a run's file and apply `key.path=value` overrides. Raises ConfigError for whatever is not right with either."""
-    tree = _read(Path(path))
+    tree = _filled(_read(Path(path)), Config)
     for override in overrides:
         _override(tree, override)
     return checked(tree, where=str(path))
@@ -38,7 +38,7 @@ def checked(tree: Mapping[str, Any], *, where: str = "config") -> Config:
 
 def demo(out: str, seed: int, rater: str = "honest") -> Config:
     """The demo's config: the built-in world from its packaged base model, its files in `out`/data."""
-    tree = yaml.load((PRESETS / "demo.yaml").read_text(encoding="utf-8"), Loader=_Loader)
+    tree = _filled(_read(PRESETS / "demo.yaml"), Config)
     data = Path(out) / "data"
     tree |= {"out": out, "seed": seed, "model": str(WORLD_BASE), "world": {"rater": rater}}
     tree["sft"]["data"] = [str(data / "instructions.json")]
@@ -58,13 +58,24 @@ def fields() -> list[tuple[str, str, str]]:
     return list(_fields(Config, ""))
 
 
+class _Nothing:
+    """What follows a name with nothing after the colon, as in `compare:`; `null` and `~` are None."""
+
+
+_NOTHING = _Nothing()
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (`1e-3`, `5.0e-4`), and no key twice."""
+    """YAML 1.2's floats (`1e-3`, `5.0e-4`), no dates, no key twice, and nothing told apart from null."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConfigError(f"line {key_node.start_mark.line + 1}: {key!r} stands where a name should")
             if key in seen:
                 raise ConfigError(
                     f"line {key_node.start_mark.line + 1}: `{key}` stands there twice",
@@ -76,10 +87,15 @@ class _Loader(yaml.SafeLoader):
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
 
+    def construct_null(self, node: Any) -> Any:
+        return None if self.construct_scalar(node) else _NOTHING
 
+
+_Loader.add_constructor("tag:yaml.org,2002:null", _Loader.construct_null)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)(?:[eE][-+]?[0-9]+)$"),
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)$"),
     list("-+.0123456789"),
 )
 
@@ -100,60 +116,104 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     try:
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"{path}{line} is not YAML: {getattr(error, 'problem', None) or error}",
-            todo="check the indentation and the colons near that line",
-        ) from error
-    if tree is None:
+        tree = _parsed(text)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, {error.given}", expected=error.expected, why=error.why, todo=error.todo) from error
+    if tree is None or isinstance(tree, _Nothing):
         raise ConfigError(f"{path} is empty", expected="at least a model and a stage", todo="see `sawyer init`")
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds a {type(tree).__name__}", expected="names with values, such as `model: gpt2`")
+        raise ConfigError(f"{path} holds {_shown(tree)}", expected="names with values, such as `model: gpt2`")
     return tree
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(
+            f"{line}this is not YAML: {problem}", todo="check the indentation and the colons near that line"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"there is a value that YAML cannot hold: {error}", todo="put text in quotes") from error
+
+
+def _filled(value: Any, annotation: Any) -> Any:
+    """The tree with nothing in it left open: a section without settings (`compare:`) is one of defaults, else null."""
+    section = _section(annotation)
+    if isinstance(value, _Nothing):
+        return {} if section is not None else None
+    if isinstance(value, dict):
+        known = section.model_fields if section is not None else {}
+        return {k: _filled(v, known[k].annotation if k in known else None) for k, v in value.items()}
+    return [_filled(item, None) for item in value] if isinstance(value, list) else value
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    if not equals or not name:
+    path = name.strip().split(".")
+    if not equals or not all(path):
         raise ConfigError(f"override {override!r}", expected="key=value, such as rl.kl.coefficient=0.1")
     try:
-        value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: {text!r} is not a value", expected="a YAML value") from error
+        value = _parsed(text)
+    except ConfigError as error:
+        raise ConfigError(f"override {override!r}: {error.given}", expected="a YAML value") from error
+    if isinstance(value, _Nothing):
+        raise ConfigError(
+            f"override {override!r} gives no value", expected="key=value", todo=f"to leave it out: {name.strip()}=null"
+        )
     here = tree
-    *path, last = name.split(".")
-    for part in path:
+    for part in path[:-1]:
         step = here.get(part)
         if step is None:
             step = here[part] = {}
         if not isinstance(step, dict):
             raise ConfigError(f"override {override!r}: `{part}` is a value, not a section")
         here = step
-    here[last] = value
+    here[path[-1]] = _filled(value, None)
 
 
 def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: str) -> None:
+    """Refuse names that are not settings, and true or false (YAML's `yes`, `no`, `on`, `off`), which pydantic takes for 1 or 0."""
     for name, value in tree.items():
         if name not in model.model_fields:
-            near = difflib.get_close_matches(str(name), list(model.model_fields), n=1, cutoff=0.5)
-            elsewhere = [dotted for dotted, _, _ in _fields(Config, "") if dotted.split(".")[-1] == name]
-            guess = f"{prefix}{near[0]}" if near else elsewhere[0] if elsewhere else ""
+            guess = _guess(str(name), model, prefix)
             raise ConfigError(
                 f"{where}: unknown setting `{prefix}{name}`" + (f"; did you mean `{guess}`?" if guess else ""),
                 expected=f"one of: {', '.join(model.model_fields)}",
                 why="a setting that is not known would be ignored without a word",
             )
-        section = _section(model.model_fields[name].annotation)
+        annotation = model.model_fields[name].annotation
+        section = _section(annotation)
+        if isinstance(value, bool):
+            raise ConfigError(f"{where}: `{prefix}{name}` is {_shown(value)}; expected: {_words(annotation)}")
         if section is not None and isinstance(value, Mapping):
             _known(value, section, f"{prefix}{name}.", where)
 
 
+def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
+    """The known setting nearest to `name`: of the same section, or of the same name in another."""
+    near = difflib.get_close_matches(name, list(model.model_fields), n=1, cutoff=0.5)
+    everywhere = {dotted: dotted.split(".")[-1] for dotted, _, _ in fields()}
+    same = [dotted for dotted, last in everywhere.items() if last == name]
+    if near and difflib.SequenceMatcher(None, name, near[0]).ratio() >= 0.75:
+        return f"{prefix}{near[0]}"
+    if same:
+        return same[0]
+    alike = difflib.get_close_matches(name, list(everywhere.values()), n=1, cutoff=0.8)
+    if alike:
+        return next(dotted for dotted, last in everywhere.items() if last == alike[0])
+    return f"{prefix}{near[0]}" if near else ""
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
 def _section(annotation: Any) -> type[BaseModel] | None:
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+    return next((o for o in _options(annotation) if isinstance(o, type) and issubclass(o, BaseModel)), None)
 
 
 def _fields(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
@@ -167,40 +227,67 @@ def _fields(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
     return found
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "names with values", bool: "true or false"}
+_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "names with values"}
+_SIGNS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
 def _told(item: Any, where: str) -> str:
     """One of pydantic's findings in a user's words."""
-    name = ".".join(str(part) for part in item["loc"])
+    name = ".".join(str(part) for part in item["loc"] if part != "[key]")
     if item["type"] == "value_error":
         return f"{where}: {item['ctx']['error']}"
     if item["type"] == "missing":
         return f"{where}: `{name}` is missing; it has no default"
-    given = item["input"]
-    return f"{where}: `{name}` is {given!r}; expected: {_expected(item, name)}"
+    return f"{where}: `{name}` is {_shown(item['input'])}; expected: {_expected(item)}"
 
 
-def _expected(item: Any, name: str) -> str:
+def _expected(item: Any) -> str:
     limits = item.get("ctx") or {}
-    signs = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
-    bounds = [f"{words} {limits[sign]}" for sign, words in signs.items() if sign in limits]
+    bounds = [f"{words} {limits[sign]}" for sign, words in _SIGNS.items() if sign in limits]
     if bounds:
         return " and ".join(bounds)
-    if "expected" in limits:
-        return str(limits["expected"])
+    if item["type"] == "finite_number":
+        return "a finite number"
+    if item["type"] == "string_too_short":
+        return "text that is not empty"
+    if item["type"] == "too_short":
+        return "a list with at least one entry"
+    words = _words(_annotation(item["loc"]))
+    if words == _WORDS[list] and isinstance(item["input"], str):
+        return f"a list, such as [{item['input']}]"
+    if words.startswith(_WORDS[str]) and isinstance(item["input"], int | float):
+        return f'{words}: put it in quotes, "{item["input"]}"'
+    return words
+
+
+def _annotation(loc: Sequence[int | str]) -> Any:
+    """The type that the tree gives to the place `loc`: of a field, or of what is inside a field's list or names."""
     annotation: Any = Config
-    for part in name.split("."):
+    for part in loc:
         section = _section(annotation)
-        if section is None or part not in section.model_fields:
-            break
-        annotation = section.model_fields[part].annotation
-    options = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        if section is not None and part in section.model_fields:
+            annotation = section.model_fields[str(part)].annotation
+        else:
+            annotation = str  # lists and column names hold text
+    return annotation
+
+
+def _words(annotation: Any) -> str:
+    """A type in a user's words."""
     names = []
-    for option in options:
+    for option in _options(annotation):
         kind = get_origin(option) or option
         if kind is Literal:
             names += [str(value) for value in get_args(option)]
         elif kind is not NoneType:
-            names.append(_WORDS.get(kind, "a section" if isinstance(kind, type) else str(kind)))
-    return " or ".join(names) + (" (at least one)" if item["type"] == "too_short" else "")
+            names.append(_WORDS.get(kind, "a section"))
+    return " or ".join(names)
+
+
+def _shown(value: Any) -> str:
+    """A value as a user would know it from the file."""
+    if isinstance(value, dict | list):
+        return "a section" if isinstance(value, dict) else "a list"
+    if isinstance(value, bool):
+        return f"{str(value).lower()} (so YAML reads true, yes and on; false, no and off)"
+    return "null" if value is None else repr(value)

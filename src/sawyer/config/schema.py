@@ -48,7 +48,9 @@ class Sft(Section):
     """Supervised fine-tuning."""
 
     data: list[str] = Field(min_length=1, description="files or patterns of instructions with answers")
-    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours, e.g. {question: prompt}")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="their column names: ours, e.g. {question: prompt}"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, description="rows an optimizer step")
     learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
@@ -136,7 +138,9 @@ class Rl(Section):
 class Compare(Section):
     """The models side by side."""
 
-    prompts: list[str] = Field(default_factory=list, description="files or patterns; none: the original's six questions")
+    prompts: list[str] = Field(
+        default_factory=list, description="files or patterns; none: the original's six questions"
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     limit: int | None = Field(None, ge=1, description="the most prompts taken")
     deliberate_limit: int = Field(24, ge=0, description="the most prompts answered with beam search, which is slow")

@@ -6,6 +6,7 @@ memory, would otherwise go into logits that nobody reads.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from sawyer.models.load import score_head
 from sawyer.text import Batch, Row, batches
 
 CHUNK = 2**24  # logits held at once; 64 MB in fp32
-EXACT = 1e-4  # how far trunk and head may be from the model's own logits
+EXACT = 1e-4  # how far trunk and head may be from the model's own logits, as a share of the largest
+LARGE = 100.0  # logits at which the two are compared: caps bend only large ones
 
 _splits: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -46,10 +48,10 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0)
         raise ValueError("the first token of a row cannot be trained: nothing comes before it")
     targets = batch.ids[rows, columns]
     if splits_exactly(model):
-        hidden = _trunk(model)(input_ids=batch.ids, use_cache=False).last_hidden_state[rows, columns - 1]
+        hidden = _trunk(model)(input_ids=_readable(batch), use_cache=False).last_hidden_state[rows, columns - 1]
         logprobs = _projected(model, hidden, targets, temperature)
     else:
-        logits = model(input_ids=batch.ids, use_cache=False).logits[rows, columns - 1]
+        logits = model(input_ids=_readable(batch), use_cache=False).logits[rows, columns - 1]
         logprobs = token_logprobs(logits.float() / temperature, targets)
     return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
 
@@ -68,7 +70,7 @@ def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
     head, trunk = score_head(model), _trunk(model)
     if head is None or trunk is model:
         return model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits[:, 0].float()
-    hidden = trunk(input_ids=batch.ids, use_cache=False).last_hidden_state
+    hidden = trunk(input_ids=_readable(batch), use_cache=False).last_hidden_state
     last = batch.mask.sum(1) - 1
     picked = hidden[torch.arange(len(last), device=last.device), last]
     return head(picked)[:, 0].float()
@@ -76,7 +78,7 @@ def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:
     """(B, T) fp32: the value network's output at every token of a right-padded batch."""
-    return model(batch.ids).float()
+    return model(_readable(batch)).float()
 
 
 def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
@@ -85,28 +87,54 @@ def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
         out = _trunk(model)(**inputs, use_cache=True)
         logits = _head(model)(out.last_hidden_state[:, -1])
     else:
-        out = model(**inputs, use_cache=True)
+        # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
+        only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        out = model(**inputs, use_cache=True, **only)
         logits = out.logits[:, -1]
     return logits.float(), out.past_key_values
 
 
 def splits_exactly(model: nn.Module) -> bool:
-    """Whether the model's logits are its output embedding applied to its trunk's last hidden state: tried once, on four tokens.
+    """Whether the model's logits are its output embedding applied to its trunk's last hidden state: tried once, on two tokens.
 
-    Not so where an architecture scales or caps its logits; those models run whole.
+    Not so where an architecture scales or caps its logits; those models run whole. The trunk's states are blown up for the
+    trial: a fresh model's logits are so small that a cap of 30 moves them less than rounding does.
     """
     if model not in _splits:
         trunk, head = _trunk(model), _head(model)
         if trunk is model or head is None:
             _splits[model] = False
         else:
-            device = next(model.parameters()).device
-            with torch.no_grad(), torch.autocast(device.type, enabled=False):
-                ids = torch.arange(4, device=device).unsqueeze(0)
-                ours = head(trunk(input_ids=ids, use_cache=False).last_hidden_state)
-                theirs = model(input_ids=ids, use_cache=False).logits
-            _splits[model] = ours.shape == theirs.shape and bool((ours - theirs).abs().max() < EXACT)
+            _splits[model] = _compared(model, trunk, head)
     return _splits[model]
+
+
+@torch.no_grad()
+def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
+    device = next(model.parameters()).device
+    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
+    states: list[Tensor] = []
+
+    def enlarge(_module: nn.Module, _inputs: Any, out: Any) -> Any:
+        out.last_hidden_state = out.last_hidden_state * (LARGE / head(out.last_hidden_state).abs().max().clamp(min=1e-9))
+        states.append(out.last_hidden_state)
+        return out
+
+    hook = trunk.register_forward_hook(enlarge)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+            ours = head(states[0]) if states else None
+    finally:
+        hook.remove()
+    if ours is None or ours.shape != theirs.shape:
+        return False
+    return bool((ours - theirs).abs().max() < EXACT * ours.abs().max())
+
+
+def _readable(batch: Batch) -> Tensor:
+    """The ids with each row's first token in the place of padding, which then cannot matter, not even as NaN in its embedding."""
+    return torch.where(batch.mask, batch.ids, batch.ids[:, :1])
 
 
 def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:

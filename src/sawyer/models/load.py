@@ -27,6 +27,13 @@ def load_tokenizer(source: str | Path) -> Any:
     _check_folder(source)
     with _explained(source, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_is_folder(source))
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
+        raise ModelError(
+            f"{source} has no tokenizer",
+            expected="tokenizer.json (or vocab files) beside config.json",
+            why="every text would become nothing",
+            todo="copy the tokenizer's files there too",
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no EOS token",
@@ -48,10 +55,12 @@ def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
 
     _check_folder(source, weights=True)
     with _explained(source, "language model"), quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, local_files_only=_is_folder(source)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
+    _check_whole(source, told["missing_keys"])
     _grow(model, len(tokenizer))
+    _check_causal(source, model)
     return _ready(model, tokenizer)
 
 
@@ -84,9 +93,11 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int) -> nn.Module:
 
     _check_folder(source, weights=True)
     with _explained(source, "model with a scalar head"), quiet(), _seeded(seed):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=torch.float32, local_files_only=_is_folder(source)
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            source, num_labels=1, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
+        trunk = f"{model.base_model_prefix}."
+        _check_whole(source, [key for key in told["missing_keys"] if key.startswith(trunk) and "pooler" not in key])
         head = score_head(model)
         if head is not None:
             nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
@@ -102,8 +113,8 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
 
     _check_folder(source, weights=True)
     with _explained(source, "reward model"), quiet():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, local_files_only=_is_folder(source)
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
     if model.config.num_labels != 1:
         raise ModelError(
@@ -111,6 +122,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
             expected="one: the reward",
             todo="name a model trained as a reward model",
         )
+    _check_whole(source, told["missing_keys"])
     return _ready(model, tokenizer)
 
 
@@ -132,7 +144,12 @@ def context_length(model: nn.Module) -> int:
     """The most tokens the model can read."""
     config: Any = model.config
     known = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    return int(next((length for length in known if length), 1024))
+    length = int(next((length for length in known if length), 1024))
+    for name, module in model.named_modules():
+        # RoBERTa and its kin count positions from the padding index on: a table of 514 rows reads 512 tokens.
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            length = min(length, int(module.num_embeddings) - int(module.padding_idx) - 1)
+    return length
 
 
 def score_head(model: nn.Module) -> nn.Linear | None:
@@ -164,6 +181,31 @@ def _grow(model: Any, size: int) -> None:
         layer.weight[known:] = layer.weight[:known].mean(0)
 
 
+def _check_whole(source: str | Path, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise ModelError(
+            f"{source} lacks {len(names)} of its weights, {names[0]} among them",
+            expected="every weight that its config.json speaks of",
+            why="they would be random, train without a word and answer nonsense",
+            todo="copy the whole folder again, or name a model of this kind",
+        )
+
+
+@torch.no_grad()
+def _check_causal(source: str | Path, model: Any) -> None:
+    """A masked language model loads as well, and would see the tokens that it is to foretell."""
+    ids = torch.tensor([[0, 1, 0], [0, 1, 1]], device=next(model.parameters()).device)
+    one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, :2]
+    if not torch.allclose(one, other, atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"{source} is no causal language model: what it says of a token changes with the tokens after it",
+            expected="a decoder such as GPT-2, Llama or Qwen",
+            why="it would read each answer before it foretells it",
+            todo="name a decoder; an encoder can only be a reward model",
+        )
+
+
 def _is_folder(source: str | Path) -> bool:
     return Path(source).is_dir()
 
@@ -171,7 +213,7 @@ def _is_folder(source: str | Path) -> bool:
 def _check_folder(source: str | Path, *, weights: bool = False) -> None:
     path = Path(source)
     looks_local = isinstance(source, Path) or path.is_absolute() or str(source).startswith((".", "~")) or path.exists()
-    if not looks_local:
+    if not looks_local and len(path.parts) <= 2:  # `name` or `owner/name`: a hub id has no more parts
         return
     if not path.is_dir():
         raise ModelError(

@@ -42,11 +42,12 @@ def sample(
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
     """
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: dict[int, Completion] = {}
+    room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
+    order = sorted((i for i in range(len(prompts)) if room[i] > 0), key=lambda i: len(prompts[i]))
+    found = {i: Completion(ids=(), logprobs=(), ended=False) for i in range(len(prompts)) if room[i] <= 0}
     for start in range(0, len(order), ROWS):
         chosen = order[start : start + ROWS]
-        limits = [min(max_new_tokens, codec.context - len(prompts[i])) for i in chosen]
+        limits = [room[i] for i in chosen]
         completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
         found |= dict(zip(chosen, completions, strict=True))
     return [found[i] for i in range(len(prompts))]
@@ -63,9 +64,13 @@ def deliberate(
 ) -> list[Completion]:
     """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told."""
     device = next(model.parameters()).device
-    found = []
+    never = [codec.pad_id, *range(codec.size, model.get_input_embeddings().weight.shape[0])]
+    found: list[Completion] = []
     for ids in prompts:
         limit = min(max_new_tokens, codec.context - len(ids))
+        if limit <= 0:
+            found.append(Completion(ids=(), logprobs=(), ended=False))
+            continue
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
             inputs = torch.tensor([list(ids)], device=device)
@@ -81,7 +86,7 @@ def deliberate(
                 max_new_tokens=limit,
                 pad_token_id=codec.pad_id,
                 eos_token_id=codec.eos_id,
-                bad_words_ids=[[codec.pad_id]],
+                suppress_tokens=never,
             )[0, len(ids) :].tolist()
         ended = codec.eos_id in out
         kept = out[: out.index(codec.eos_id) + 1] if ended else [i for i in out if i != codec.pad_id]
@@ -104,13 +109,13 @@ def _sample(
     tokens: list[Tensor] = []  # a column a step, of all rows; rows that left hold EOS
     logprobs: list[Tensor] = []
     alive = torch.arange(len(prompts), device=device)  # which prompts the batch's rows are
-    running = left > 0
+    running = torch.ones_like(left, dtype=torch.bool)
     ids, mask, positions, cache = batch.ids, batch.mask, batch.positions, None
     for step in range(max(limits)):
         logits, cache = next_logits(
             model, input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache
         )
-        logits = logits / temperature
+        logits /= temperature
         chosen = _draw(logits, None if greedy else draws[alive, step], codec)
         column = torch.full((len(prompts),), codec.eos_id, device=device)
         value = torch.zeros(len(prompts), device=device)
@@ -123,7 +128,8 @@ def _sample(
         count = int(here.sum())
         if count == 0:
             break
-        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
+        # A row that has ended may stay for a while; it must not step beyond the model's positions.
+        ids, positions = chosen.unsqueeze(1), (positions[:, -1:] + 1).clamp(max=codec.context - 1)
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         if count <= (1 - LEAVE) * len(alive):
             keep = torch.nonzero(here).squeeze(1)
@@ -134,15 +140,17 @@ def _sample(
 
 def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> Tensor:
     """The next token of each row by inverse distribution function: one uniform number a row. None: the likeliest token."""
-    allowed = logits.clone()
+    # float64: over 50,000 tokens the rounding of a running fp32 sum is as large as a rare token's share.
+    allowed = logits.clone() if uniforms is None else logits.double()
     allowed[:, codec.pad_id] = -torch.inf
     allowed[:, codec.size :] = -torch.inf
     if uniforms is None:
         return allowed.argmax(1)
-    # float64: over 50,000 tokens the rounding of a running fp32 sum is as large as a rare token's share.
-    summed = torch.softmax(allowed.double(), dim=1).cumsum(1)
-    target = (uniforms * summed[:, -1]).unsqueeze(1)
-    return torch.searchsorted(summed, target, right=True).squeeze(1).clamp(max=logits.shape[1] - 1)
+    summed = torch.softmax(allowed, dim=1).cumsum_(1)
+    whole = summed[:, -1:].contiguous()
+    # Below the whole sum even where rounding says otherwise, so that the token found always has a share of its own.
+    target = (uniforms.unsqueeze(1) * whole).minimum(torch.nextafter(whole, torch.zeros_like(whole)))
+    return torch.searchsorted(summed, target, right=True).squeeze(1)
 
 
 def _completions(tokens: Tensor, logprobs: Tensor, limits: Sequence[int], eos_id: int) -> list[Completion]:

@@ -31,6 +31,7 @@ class Codec:
     tokenizer: Any
     context: int
     _known: dict[tuple[Message, ...], tuple[tuple[int, ...], tuple[bool, ...]]] = field(default_factory=dict, repr=False)
+    _specials: list[str] = field(default_factory=list, repr=False)
 
     @property
     def pad_id(self) -> int:
@@ -99,12 +100,14 @@ class Codec:
             if message.role != "assistant":
                 continue
             before = render(self.tokenizer, clean[:place], answer_next=True)
-            answered = render(self.tokenizer, clean[: place + 1], answer_next=False).rstrip()
-            context = self._encode(text[cursor : len(before)])
-            answer = self._response(messages[:place], message.content)
+            answered = _grown(before, render(self.tokenizer, clean[: place + 1], answer_next=False))
+            written, length = self._written(answered[len(before) :])
+            reached = len(before) + length
+            _grown(answered[:reached], text)
+            context, answer = self._encode(text[cursor : len(before)]), (*self._encode(written), self.eos_id)
             ids += [*context, *answer]
             trained += [False] * len(context) + [True] * len(answer)
-            cursor = len(answered)
+            cursor = reached
         rest = self._encode(text[cursor:])
         found = tuple(ids) + rest, tuple(trained) + (False,) * len(rest)
         if not found[0]:
@@ -117,15 +120,38 @@ class Codec:
         """Ids of a response as the template writes it after its prompt, then EOS."""
         clean = self._harmless((*messages, Message(role="assistant", content=response)))
         before = render(self.tokenizer, clean[:-1], answer_next=True)
-        text = render(self.tokenizer, clean, answer_next=False)[len(before) :].rstrip("\n")
-        return (*self._encode(text.removesuffix(self.tokenizer.eos_token)), self.eos_id)
+        answered = _grown(before, render(self.tokenizer, clean, answer_next=False))
+        return (*self._encode(self._written(answered[len(before) :])[0]), self.eos_id)
+
+    def _written(self, turn: str) -> tuple[str, int]:
+        """(a turn's text without its EOS, characters of `turn` that it and its EOS take): line ends after it are the next's."""
+        text, end = turn.rstrip(), self.tokenizer.eos_token
+        text = text if text.endswith(end) else turn.rstrip("\n")
+        return text.removesuffix(end), len(text)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
 
     def _harmless(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
-        return tuple(Message(role=m.role, content=_broken(m.content, self.tokenizer.all_special_tokens)) for m in messages)
+        if not self._specials:
+            # A tokenizer may know markers (`<|eot_id|>`) that it does not list among its named special tokens.
+            added = self.tokenizer.added_tokens_decoder.values()
+            names = {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+            self._specials.extend(sorted(names, key=lambda name: (-len(name), name)))
+        return tuple(Message(role=m.role, content=_broken(m.content, self._specials)) for m in messages)
+
+
+def _grown(before: str, after: str) -> str:
+    """`after`, which must continue `before`."""
+    if not after.startswith(before):
+        raise ModelError(
+            f"the chat template rewrites earlier turns of a conversation that begins {before[:60]!r}",
+            expected="a template whose text only ever grows at its end",
+            why="prompts would be tokenised one way in training and another way in sampling",
+            todo="use `template: question` or `chatml`",
+        )
+    return after
 
 
 def _broken(text: str, specials: Sequence[str]) -> str:

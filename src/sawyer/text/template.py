@@ -97,6 +97,14 @@ def check_prefixes(tokenizer: Any, name: str) -> None:
                 why="prompts would be tokenised one way in training and another way in sampling",
                 todo="use `template: question` or `chatml`",
             )
+        missing = [turn.content for turn in PROBE[:end] if turn.content not in answered]
+        if missing:
+            raise ModelError(
+                f"the template {name!r} leaves out what a turn says",
+                expected="a template that writes each message's content",
+                why="prompts would reach the model without their question",
+                todo="mend the Jinja file, or use `template: question`",
+            )
 
 
 def answered_before(tokenizer: Any, end: int) -> str:

@@ -1,0 +1,116 @@
+"""SAWYER: an RLHF system for one machine.
+
+    import sawyer
+
+    summary = sawyer.run("sawyer.yaml", "rl.kl.coefficient=0.1")
+    for reply in sawyer.Chat(summary["out"]).ask("What is Google?"):
+        print(reply.model, reply.reward, reply.response)
+
+Everything is imported when it is first used: `import sawyer` alone is quick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sawyer.chat import Chat, Reply
+    from sawyer.config import Config
+    from sawyer.config import load as load_config
+    from sawyer.errors import (
+        ConfigError,
+        DataError,
+        Interrupted,
+        ModelError,
+        RunError,
+        SawyerError,
+        TrainingError,
+        WorldError,
+    )
+    from sawyer.models import RewardScorer, Scorer
+    from sawyer.pipeline import demo
+    from sawyer.stages.report import build as report
+    from sawyer.version import __version__
+
+# Our name -> (where it lives, what it is called there).
+_DOORS = {
+    "Chat": ("sawyer.chat", "Chat"),
+    "Config": ("sawyer.config", "Config"),
+    "ConfigError": ("sawyer.errors", "ConfigError"),
+    "DataError": ("sawyer.errors", "DataError"),
+    "Interrupted": ("sawyer.errors", "Interrupted"),
+    "ModelError": ("sawyer.errors", "ModelError"),
+    "Reply": ("sawyer.chat", "Reply"),
+    "RewardScorer": ("sawyer.models", "RewardScorer"),
+    "RunError": ("sawyer.errors", "RunError"),
+    "SawyerError": ("sawyer.errors", "SawyerError"),
+    "Scorer": ("sawyer.models", "Scorer"),
+    "TrainingError": ("sawyer.errors", "TrainingError"),
+    "WorldError": ("sawyer.errors", "WorldError"),
+    "__version__": ("sawyer.version", "__version__"),
+    "demo": ("sawyer.pipeline", "demo"),
+    "load_config": ("sawyer.config", "load"),
+    "report": ("sawyer.stages.report", "build"),
+}
+
+__all__ = [
+    "Chat",
+    "Config",
+    "ConfigError",
+    "DataError",
+    "Interrupted",
+    "ModelError",
+    "Reply",
+    "RewardScorer",
+    "RunError",
+    "SawyerError",
+    "Scorer",
+    "TrainingError",
+    "WorldError",
+    "__version__",
+    "demo",
+    "load_config",
+    "report",
+    "run",
+]
+
+
+def run(
+    config: Config | str | Path,
+    *overrides: str,
+    only: str | None = None,
+    listeners: Sequence[Callable[[str, dict[str, Any]], None]] = (),
+) -> dict[str, Any]:
+    """Do what a config, or a run's file with `key=value` overrides, asks for; returns the figures of summary.json.
+
+    `only` names one stage. `listeners` are called as (kind, row) with every metric, event, sample and step. Raises SawyerError.
+    """
+    from sawyer.config import load
+    from sawyer.errors import ConfigError
+    from sawyer.pipeline import run as run_config
+
+    if isinstance(config, str | Path):
+        return run_config(load(config, overrides), only=only, listeners=listeners)
+    if overrides:
+        raise ConfigError(
+            "overrides were given beside a config that is already loaded",
+            expected="overrides with a file",
+            todo="give them to sawyer.load_config(path, overrides)",
+        )
+    return run_config(config, only=only, listeners=listeners)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _DOORS:
+        raise AttributeError(f"module 'sawyer' has no attribute {name!r}")
+    module, inside = _DOORS[name]
+    found = getattr(import_module(module), inside)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

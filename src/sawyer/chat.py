@@ -1,0 +1,152 @@
+"""Talking to a run: the same question to its base, SFT and RL model, with the reward model's verdict on each answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sawyer.config import Config, load
+from sawyer.engine import choose_place, generator
+from sawyer.errors import DataError, ModelError, RunError, WorldError
+from sawyer.models import RewardScorer, Speaker, open_speaker, sample
+from sawyer.records import Message, Prompt, prompt_of
+from sawyer.runs import Layout, is_complete
+from sawyer.worlds import gold
+
+MODELS = ("base", "sft", "rl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One model's answer.
+
+    Example: `Reply(model="rl", response="Down.", reward=1.3, gold=None, length=3, ended=True)`
+    """
+
+    model: str  # base | sft | rl
+    response: str
+    reward: float | None  # standard deviations of the SFT model's answers; None without a reward model
+    gold: float | None  # 0 .. 10; None outside the built-in world
+    length: int  # tokens, EOS among them
+    ended: bool  # False: the length limit cut it
+
+
+class Chat:
+    """The models of the run in `folder`, loaded once.
+
+    Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`
+
+    Raises RunError where the folder holds no run or no model yet. A given base model that is no longer there is left out, and
+    `missing` says why.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.layout = Layout(Path(folder))
+        if not self.layout.config.exists():
+            raise RunError(
+                f"there is no run in {folder}",
+                expected="a folder that `sawyer run` or `sawyer demo` wrote",
+                todo="check the path; `sawyer runs` lists the runs",
+            )
+        self.config: Config = load(self.layout.config)
+        self.missing: dict[str, str] = {}
+        self._speakers: dict[str, Speaker] = {}
+        for name in MODELS:
+            self._open(name)
+        if not self._speakers:
+            raise RunError(
+                f"no model of {folder} can be talked to yet",
+                expected="at least one stage that is done",
+                todo="run `sawyer run` with its config first",
+            )
+        width = max(speaker.width for speaker in self._speakers.values())
+        self.place = choose_place(self.config.device, self.config.precision, width=width)
+        for speaker in self._speakers.values():
+            speaker.model.to(self.place.device)
+        scorer = self.layout.model("reward")
+        self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that answer, in order."""
+        return tuple(self._speakers)
+
+    def ask(
+        self,
+        question: str | Sequence[Message | Mapping[str, str]],
+        *,
+        temperature: float = 0.7,
+        greedy: bool = False,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+    ) -> list[Reply]:
+        """Every model's answer to a question, or to a conversation (messages, or mappings with role and content).
+
+        The same seed gives the same answers. Raises DataError for a conversation that does not end with a user's message, and for
+        one that leaves a model no room to answer.
+        """
+        prompt = _prompt(question)
+        texts: list[str] = []
+        lengths: list[int] = []
+        ended: list[bool] = []
+        for name, speaker in self._speakers.items():
+            if not speaker.codec.fits(prompt):
+                raise DataError(
+                    f"the question has {len(speaker.codec.prompt(prompt)):,} tokens",
+                    expected=f"fewer than the {speaker.codec.context:,} that the {name} model reads",
+                    todo="ask something shorter",
+                )
+            with self.place.autocast():
+                completion = sample(
+                    speaker.model,
+                    [speaker.codec.prompt(prompt)],
+                    codec=speaker.codec,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    generator=generator(seed, "chat", 0),
+                    greedy=greedy,
+                )[0]
+            texts.append(speaker.codec.decode(completion.ids))
+            lengths.append(len(completion.ids))
+            ended.append(completion.ended)
+        rewards: Sequence[float | None] = self.scorer([prompt] * len(texts), texts) if self.scorer else [None] * len(texts)
+        golds = [self._gold(prompt, text) for text in texts]
+        return [
+            Reply(model=model, response=text, reward=reward, gold=true, length=length, ended=end)
+            for model, text, reward, true, length, end in zip(
+                self._speakers, texts, rewards, golds, lengths, ended, strict=True
+            )
+        ]
+
+    def _open(self, name: str) -> None:
+        """Load a model if the run has it. Only a given base model lies outside the run and may have gone."""
+        given = self.config.model if name == "base" else None
+        if given is None and not is_complete(self.layout.model(name)):
+            return
+        try:
+            template = self.config.template if name == "base" else None
+            self._speakers[name] = open_speaker(given or self.layout.model(name), template)
+        except ModelError as error:
+            if given is None:
+                raise
+            self.missing[name] = error.given
+
+    def _gold(self, prompt: Prompt, text: str) -> float | None:
+        if self.config.world is None:
+            return None
+        try:
+            return gold(prompt.text, text).score
+        except WorldError:
+            return None
+
+
+def _prompt(question: str | Sequence[Message | Mapping[str, str]]) -> Prompt:
+    if isinstance(question, str):
+        if not question.strip():
+            raise DataError("the question is empty", todo="ask something")
+        return prompt_of(question)
+    messages = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in question)  # type: ignore[arg-type]
+    if not messages or messages[-1].role != "user":
+        raise DataError("the conversation does not wait for an answer", expected="messages of which the last one is the user's")
+    return Prompt(messages=messages)

@@ -1,0 +1,123 @@
+"""Commands about data: init, check, world."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sawyer.cli.screen import say, stdout
+from sawyer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sawyer.records import FileReport, Prompt
+
+MOST = 50  # problems shown of a file, unless more are asked for
+
+
+def init(
+    path: Annotated[str, typer.Argument(help="The file to write.")] = "sawyer.yaml",
+) -> None:
+    """Write a commented sawyer.yaml to start from."""
+    from sawyer.config import template_file
+    from sawyer.runs import write_text
+
+    target = Path(path)
+    if target.is_dir():
+        target = target / "sawyer.yaml"
+    if target.exists():
+        raise ConfigError(
+            f"{target} is there already",
+            why="your settings in it would be lost",
+            todo="name another file: sawyer init OTHER.yaml",
+        )
+    if not target.parent.is_dir():
+        raise ConfigError(f"there is no folder {target.parent}", todo="make it first")
+    write_text(target, template_file())
+    console = stdout()
+    say(console, f"Wrote {target}. Put your model and files in, then:")
+    say(console, (f"  sawyer run {target}", "bold"))
+
+
+def check(
+    files: Annotated[list[str], typer.Argument(help="Files or patterns.", metavar="FILE...")],
+    held_out: Annotated[list[str] | None, typer.Option(help="A file that must share no prompt with the others.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
+    model: Annotated[str | None, typer.Option(help="A model folder or id: prompts too long for it are named.")] = None,
+    template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "question",
+    most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
+) -> None:
+    """Read data as training would; list every problem as file:line:field. Exit code 1 if training would refuse a file."""
+    from sawyer.records import check as check_files
+
+    length, context = None, None
+    if model is not None:
+        from sawyer.models import open_speaker
+
+        codec = open_speaker(model, template).codec
+
+        def length(prompt: Prompt) -> int:
+            return len(codec.prompt(prompt))
+
+        context = codec.context
+    console = stdout()
+    reports = check_files(files, held_out=held_out or [], columns=_columns(columns or []), length=length, context=context)
+    for report in reports:
+        _show(console, report, most)
+    refused = [report.file for report in reports if report.refused]
+    console.print()
+    if refused:
+        say(console, ("Training would refuse ", "bold red"), ", ".join(refused))
+        raise typer.Exit(1)
+    count = len(reports)
+    say(console, ("Training would take ", "bold green"), "the file" if count == 1 else f"all {count} files")
+
+
+def world(
+    out: Annotated[str, typer.Option(help="The folder to write into.")],
+    seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
+    rater: Annotated[str, typer.Option(help="Who scores the comparisons: honest, length_lover, lazy or flipper.")] = "honest",
+) -> None:
+    """Write the built-in world as files in public formats: instructions, comparisons, prompts, held-out prompts, statements."""
+    from sawyer.runs import disk_errors
+    from sawyer.worlds import RATERS, write
+
+    if rater not in RATERS:
+        raise ConfigError(f"there is no rater {rater!r}", expected=f"one of: {', '.join(RATERS)}", todo="name one of them")
+    with disk_errors(Path(out)):
+        paths = write(Path(out), seed=seed, rater=rater)
+    console = stdout()
+    for name, path in paths.items():
+        say(console, f"  {name:<14}", (str(path), "bold"))
+
+
+def _show(console: Console, report: FileReport, most: int) -> None:
+    """One file: what it is taken for, its problems, their counts."""
+    verdict = ("✕", "red") if report.refused else ("!", "yellow") if report.problems else ("✓", "green")
+    taken = f"{report.records:,} {'record' if report.records == 1 else 'records'}, taken as {report.format or report.want}"
+    say(console, verdict, " ", (report.file, "bold"), f"  ({taken})")
+    shown = report.problems if most == 0 else report.problems[:most]
+    for problem in shown:
+        say(console, "  ", (problem.where, "red" if problem.fatal else "yellow"), f": {problem.message}")
+        if problem.todo:
+            say(console, (f"      {problem.todo}", "dim"))
+    if len(shown) < len(report.problems):
+        say(console, (f"  and {len(report.problems) - len(shown):,} more (--most 0 shows all)", "dim"))
+    if report.problems:
+        counts = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
+        say(console, ("  counts: ", "dim"), counts)
+
+
+def _columns(pairs: Sequence[str]) -> dict[str, str]:
+    """["query=prompt"] -> {"query": "prompt"}"""
+    found = {}
+    for pair in pairs:
+        theirs, equals, ours = pair.partition("=")
+        if not (theirs and equals and ours):
+            raise ConfigError(f"--columns {pair!r}", expected="THEIRS=OURS, such as query=prompt", todo="name both columns")
+        found[theirs] = ours
+    return found

@@ -1,0 +1,68 @@
+"""The command `sawyer`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from sawyer.cli import data, look, train
+from sawyer.cli.screen import say, show_error, show_unexpected, stdout
+from sawyer.errors import Interrupted, SawyerError
+from sawyer.version import __version__
+
+app = typer.Typer(
+    name="sawyer",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+PANELS = {"whole": "The whole way", "stages": "One stage", "data": "Data", "look": "Look"}
+app.command("demo", rich_help_panel=PANELS["whole"])(train.demo)
+app.command("init", rich_help_panel=PANELS["whole"])(data.init)
+app.command("run", rich_help_panel=PANELS["whole"])(train.run)
+for _stage in train.STAGES:
+    app.command(_stage, rich_help_panel=PANELS["stages"])(train.stage_command(_stage))
+app.command("check", rich_help_panel=PANELS["data"])(data.check)
+app.command("world", rich_help_panel=PANELS["data"])(data.world)
+app.command("report", rich_help_panel=PANELS["look"])(look.report)
+app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
+app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sawyer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
+) -> None:
+    """From a base model and people's judgements of answers to a model that follows instructions, on one machine."""
+
+
+def main() -> None:
+    """Run the command. A user's mistake is explained and exits 1; a stop that saved exits 0; nothing shows a traceback."""
+    try:
+        app(prog_name="sawyer")
+    except Interrupted as stop:
+        console = stdout()
+        console.print()
+        say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
+        sys.exit(0)
+    except SawyerError as error:
+        show_error(error)
+        sys.exit(1)
+    except Exception as error:
+        show_unexpected(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""From facts to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sawyer.runs import Layout, write_text
+from sawyer.stages.report.answers import bar, gallery, shown
+from sawyer.stages.report.curves import panels
+from sawyer.stages.report.facts import Facts, gather
+from sawyer.stages.report.flow import flow
+from sawyer.stages.report.plots import Panel, draw
+from sawyer.stages.report.words import (
+    NAMES,
+    SHORT,
+    VERDICTS,
+    clock,
+    headline,
+    number,
+    setting_name,
+    share,
+    signed,
+    state_words,
+    verdict_words,
+)
+
+HERE = Path(__file__).parent
+TOLD = ("plan", "warning", "guard", "kept", "resume", "waiting", "scored", "recovered", "interrupted")
+BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
+MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One stage's part of the page."""
+
+    stage: str
+    name: str
+    status: str
+    reason: str
+    seconds: float
+    panels: Sequence[tuple[Panel, str]]  # with its SVG
+    notes: Sequence[tuple[str, str]]  # (kind, words) of what happened
+    facts: str  # key figures in words, where no plot shows them
+
+
+def build(layout_root: Path) -> Path:
+    """Write report.html from whatever is in the run's folder; returns its path.
+
+    Raises RunError when there is no run, when one of its files is damaged, or when the page cannot be written.
+    """
+    layout = Layout(Path(layout_root))
+    write_text(layout.report, page(gather(layout.root)))
+    return layout.report
+
+
+def page(facts: Facts) -> str:
+    """The whole page as text."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    )
+    environment.filters |= {
+        "number": number,
+        "signed": signed,
+        "share": share,
+        "clock": clock,
+        "setting": setting_name,
+        "said": lambda text: shown(str(text))[0],
+        "note": lambda text: shown(str(text))[0].replace(" -> ", " → "),
+        "said_all": lambda text: shown(str(text), len(str(text)))[0],
+    }
+    sections = [_section(facts, stage) for stage in facts.stages]
+    text = environment.get_template("page.html.j2").render(
+        title=facts.root.resolve().name,
+        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
+        facts=facts,
+        names=NAMES,
+        brief=BRIEF,
+        short=SHORT,
+        verdicts=VERDICTS,
+        unfinished=state_words(facts),
+        headline=headline(facts),
+        verdict=verdict_words(facts),
+        began=_began(facts),
+        flow=flow(facts),
+        sections=sections,
+        svg=Markup,
+        tables=_tables(facts),
+        rates=_rates(facts),
+        trust=_trust(facts),
+        gallery=gallery(facts.compared),
+        tracks=_tracks(facts),
+        seconds=_seconds(facts),
+    )
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _section(facts: Facts, stage: str) -> Section:
+    state = facts.states.get(stage, {})
+    drawn = [(panel, draw(panel, f"{stage}{place}")) for place, panel in enumerate(panels(facts, stage))]
+    return Section(
+        stage=stage,
+        name=NAMES[stage],
+        status=facts.status(stage),
+        reason=str(state.get("reason") or ""),
+        seconds=float(state.get("seconds") or 0.0),
+        panels=drawn,
+        notes=_notes(facts, stage),
+        facts=_collected(facts) if stage == "collect" else "",
+    )
+
+
+def _collected(facts: Facts) -> str:
+    """What was gathered and how it was judged."""
+    figures = facts.figures("collect")
+    parts = [f"{number(figures[key])} {word}" for key, word in (("prompts", "prompts"), ("answers", "answers")) if key in figures]
+    if figures.get("waiting"):
+        parts.append(f"{number(figures['waiting'])} of them not scored yet")
+    if isinstance(figures.get("mean_score"), int | float):
+        parts.append(f"mean score {number(figures['mean_score'])}")
+    return f"{', '.join(parts)}." if parts else ""
+
+
+def _notes(facts: Facts, stage: str) -> list[tuple[str, str]]:
+    """What happened on the way, each thing once: a stage that was continued says its plan again."""
+    found = []
+    for row in facts.events:
+        if row.get("stage") == stage and row.get("kind") in TOLD:
+            step = f"at step {row['step']}" if "step" in row else ""
+            words = str(row.get("message") or row.get("reason") or step)
+            found.append((str(row["kind"]), words))
+    return list(dict.fromkeys(found))
+
+
+def _tables(facts: Facts) -> list[dict[str, Any]]:
+    """Mean gold and mean reward by model and setting, from the summary."""
+    found = []
+    for key, title, note in (
+        ("gold", "Gold", "mean true score of the answers to held-out prompts, 0 to 10"),
+        ("reward_mean", "Reward", "mean reward, in standard deviations of the SFT model's answers"),
+    ):
+        table = facts.summary.get(key)
+        if not isinstance(table, Mapping):
+            continue
+        models = [m for m, values in table.items() if isinstance(values, Mapping) and values]
+        settings = [s for s in BRIEF if any(s in table[m] for m in models)]
+        best_of = table.get("best_of_8")
+        values = [v for m in models for v in table[m].values()] + ([best_of] if best_of is not None else [])
+        if values:
+            rows = [(m, [table[m].get(s) for s in settings]) for m in models]
+            found.append(
+                {
+                    "key": key,
+                    "title": title,
+                    "note": note,
+                    "settings": settings,
+                    "rows": rows,
+                    "best_of": best_of,
+                    "top": 10.0 if key == "gold" else max(1.0, *(abs(v) for v in values)),
+                }
+            )
+    return found
+
+
+def _rates(facts: Facts) -> list[dict[str, Any]]:
+    """The win rates with their intervals, plain and at equal length."""
+    found = []
+    compared: Mapping[str, Any] = facts.summary.get("compare") or facts.figures("compare")
+    for better, worse in (("rl", "sft"), ("sft", "base")):
+        rate = compared.get(f"win_rate_{better}_vs_{worse}")
+        if not isinstance(rate, Mapping):
+            continue
+        judge = f"by {rate['judge']}" if rate.get("judge") else ""
+        pair = f"{SHORT[better]} against {SHORT[worse]}"
+        found.append({"name": pair, "note": judge, "value": rate["value"], "low": rate["low"], "high": rate["high"]})
+        if "length_controlled" in rate:
+            low, high = rate.get("length_controlled_low"), rate.get("length_controlled_high")
+            value = rate["length_controlled"]
+            found.append(
+                {
+                    "name": pair,
+                    "note": f"{judge}, at equal length".lstrip(", "),
+                    "value": value,
+                    "low": value if low is None else low,
+                    "high": value if high is None else high,
+                }
+            )
+    return found
+
+
+def _trust(facts: Facts) -> dict[str, Any]:
+    """The reward model's figures in words, and how often each kind of damage fooled it."""
+    figures = facts.figures("reward")
+    told = (
+        ("accuracy", "Accuracy on held-out pairs", share),
+        ("baseline_longer", "The rule 'longer wins' would get", share),
+        ("gold_accuracy", "Accuracy by gold, on the SFT model's own answers", share),
+        ("gold_correlation", "Correlation with gold, on the same", lambda x: signed(x)),
+        ("calibration_error", "Calibration error", share),
+        ("length_correlation", "Correlation with length", lambda x: signed(x)),
+    )
+    rows = []
+    for key, name, say in told:
+        if isinstance(figures.get(key), int | float):
+            low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
+            interval = f"{say(low)} to {say(high)}" if high is not None and low is not None else ""
+            rows.append((name, say(figures[key]), interval or (f"at least {say(low)}" if low is not None else "")))
+    probes = figures.get("probes") if isinstance(figures.get("probes"), Mapping) else {}
+    words = {
+        "twice": "said twice",
+        "shuffled": "words shuffled",
+        "other_prompt": "answer to another prompt",
+        "empty": "empty answer",
+        "pleasantries": "wrapped in pleasantries",
+        "truncated": "second half cut off",
+    }
+    return {"rows": rows, "probes": [(words.get(name, name), value) for name, value in (probes or {}).items()]}
+
+
+def _tracks(facts: Facts) -> list[dict[str, Any]]:
+    """For some prompts, what the policy answered at the evaluations, from before the first update to the last."""
+    rows = [row for row in facts.samples if row.get("stage") == "rl"]
+    by_prompt: dict[str, dict[Any, Mapping[str, Any]]] = {}
+    for row in rows:
+        by_prompt.setdefault(str(row.get("prompt", "")), {})[row.get("step", 0)] = row
+    sizes = [abs(row["reward"]) for row in rows if isinstance(row.get("reward"), int | float)]
+    scale, best = max([1.0, *sizes]), facts.figures("rl").get("best_step")
+    found = []
+    for prompt, looks in list(by_prompt.items())[:MOST_TRACKS]:
+        steps = sorted(looks)
+        chosen = sorted({steps[i * (len(steps) - 1) // max(1, MOST_LOOKS - 1)] for i in range(MOST_LOOKS)} | ({best} & set(steps)))
+        lines = []
+        for step in chosen:
+            row = looks[step]
+            left, width = bar(row.get("reward"), scale)
+            lines.append({"step": step, "row": row, "left": left, "width": width, "best": step == best})
+        found.append({"prompt": prompt, "looks": lines})
+    return found
+
+
+def _seconds(facts: Facts) -> list[tuple[str, float, float]]:
+    """(name, seconds, share of the longest) of each stage that took time."""
+    found = [(NAMES.get(s, s), float(state.get("seconds") or 0.0)) for s, state in facts.states.items()]
+    longest = max((seconds for _, seconds in found), default=0.0) or 1.0
+    return [(name, seconds, seconds / longest) for name, seconds in found if seconds > 0]
+
+
+def _began(facts: Facts) -> str:
+    starts = [state.get("started") for state in facts.states.values() if state.get("started")]
+    return datetime.fromtimestamp(min(starts), UTC).strftime("%-d %B %Y, %H:%M UTC") if starts else ""
