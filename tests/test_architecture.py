@@ -79,9 +79,7 @@ def tree(path: Path) -> ast.Module:
 
 def for_types_only(module: ast.Module) -> set[int]:
     """The ids of the nodes under `if TYPE_CHECKING:`, which import nothing when the program runs."""
-    tests = (
-        node for node in ast.walk(module) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-    )
+    tests = (node for node in ast.walk(module) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     return {id(inside) for test in tests for statement in test.body for inside in ast.walk(statement)}
 
 
@@ -126,9 +124,7 @@ def violations(root: Path = ROOT) -> Iterator[str]:
                     target = "__init__"
                 if target == "__init__":
                     yield f"{where}: nobody inside goes through the package's own door"
-                elif (
-                    target != here and target not in rooms and target.split("/")[0] not in rooms - {here.split("/")[0]}
-                ):
+                elif target != here and target not in rooms and target.split("/")[0] not in rooms - {here.split("/")[0]}:
                     yield f"{where}: {here} may not import {target}"
             elif name[0] not in sys.stdlib_module_names | libraries:
                 yield f"{where}: {here} may not import {name[0]}"
@@ -159,9 +155,7 @@ def test_nothing_slow_at_the_top_of_the_quick_rooms() -> None:
         for node in tree(path).body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            found += [
-                f"{path.relative_to(ROOT)}:{node.lineno}: {name}" for name in names if name.split(".")[0] in HEAVY
-            ]
+            found += [f"{path.relative_to(ROOT)}:{node.lineno}: {name}" for name in names if name.split(".")[0] in HEAVY]
     assert found == []
 
 
@@ -176,9 +170,7 @@ def test_only_the_layout_spells_a_run_s_paths() -> None:
         for node in ast.walk(module):
             text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
             # A path is the name alone or at the end of one; a sentence that mentions a file to its reader is not.
-            if id(node) not in docstrings and any(
-                text == name or text.endswith(f"/{name}") for name in NAMES_OF_THE_LAYOUT
-            ):
+            if id(node) not in docstrings and any(text == name or text.endswith(f"/{name}") for name in NAMES_OF_THE_LAYOUT):
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {text!r}")
     assert found == []
 

@@ -1,13 +1,13 @@
 """What can go wrong, as a tree. Every message says what was given, what was expected, why it matters, what to do.
 
-    SawyerError                 base of all; the command line prints it without a traceback and exits 1
-    ├── ConfigError             a run's file or an override: unknown key, wrong type, sizes that do not fit
-    ├── DataError               a data file, with file:line:field where known
-    ├── ModelError              a model folder or tokenizer that cannot serve
-    ├── RunError                a run's folder: locked, changed under us, unwritable, full disk
-    ├── TrainingError           training that must not go on: a loss or gradient that is not finite, a collapse
-    ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
-    └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
+SawyerError                 base of all; the command line prints it without a traceback and exits 1
+├── ConfigError             a run's file or an override: unknown key, wrong type, sizes that do not fit
+├── DataError               a data file, with file:line:field where known
+├── ModelError              a model folder or tokenizer that cannot serve
+├── RunError                a run's folder: locked, changed under us, unwritable, full disk
+├── TrainingError           training that must not go on: a loss or gradient that is not finite, a collapse
+├── WorldError              a prompt the built-in world does not know, or a base model of another world version
+└── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
 """
 
 from __future__ import annotations

@@ -81,9 +81,7 @@ def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener
         return _summarise(opened)
 
 
-def demo(
-    out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()
-) -> dict[str, Any]:
+def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()) -> dict[str, Any]:
     """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
     config = demo_config(str(out), seed, rater)
     data = Path(out) / "data"
@@ -113,9 +111,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str) -> None:
 
     def close(status: str, reason: str, **more: Any) -> None:
         now = time.time()
-        run.manifest.update(
-            stage, status=status, reason=reason, ended=now, seconds=before.seconds + now - began, **more
-        )
+        run.manifest.update(stage, status=status, reason=reason, ended=now, seconds=before.seconds + now - began, **more)
 
     try:
         figures = getattr(import_module(module), name)(config, run)

@@ -48,7 +48,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with replace_folder(layout.model("reward")) as inside:
         save_model(inside, reward, tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0})
     layout.config.write_text(
-        yaml.safe_dump({"out": str(layout.root), "base": {"text": ["x.txt"]}, "world": {"rater": "honest"}, "sft": {"data": ["a"]}})
+        yaml.safe_dump(
+            {"out": str(layout.root), "base": {"text": ["x.txt"]}, "world": {"rater": "honest"}, "sft": {"data": ["a"]}}
+        )
     )
     return layout.root
 
@@ -94,7 +96,11 @@ def test_gold_is_there_for_the_worlds_own_questions_alone(folder: Path) -> None:
 
 def test_a_conversation_is_more_than_its_last_turn(folder: Path) -> None:
     chat = Chat(folder)
-    turns = [Message(role="user", content="what is hot?"), {"role": "assistant", "content": "cold."}, Message(role="user", content=QUESTION)]
+    turns = [
+        Message(role="user", content="what is hot?"),
+        {"role": "assistant", "content": "cold."},
+        Message(role="user", content=QUESTION),
+    ]
     assert chat.ask(turns, greedy=True, max_new_tokens=8) != chat.ask(QUESTION, greedy=True, max_new_tokens=8)
     with pytest.raises(DataError, match="does not wait"):
         chat.ask(turns[:2])

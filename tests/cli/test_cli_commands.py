@@ -26,7 +26,21 @@ def config(tmp_path: Path) -> Path:
 def test_version_and_help(sawyer: Callable[..., Any]) -> None:
     assert sawyer("--version").out.startswith("sawyer ")
     said = sawyer("--help").out
-    for verb in ("demo", "init", "check", "run", "sft", "collect", "reward", "rl", "compare", "report", "chat", "runs", "world"):
+    for verb in (
+        "demo",
+        "init",
+        "check",
+        "run",
+        "sft",
+        "collect",
+        "reward",
+        "rl",
+        "compare",
+        "report",
+        "chat",
+        "runs",
+        "world",
+    ):
         assert verb in said
 
 

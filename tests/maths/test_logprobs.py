@@ -64,10 +64,7 @@ def check_logprobs_gradient(implementation: Logprobs) -> None:
         table, targets = logits(1), torch.tensor([[0, 4, 2], [1, 3, 0]])
         table[..., 0] += extreme
         expected = [
-            [
-                [float(v == targets[b, t]) - p for v, p in enumerate(probabilities(table[b, t].tolist()))]
-                for t in range(3)
-            ]
+            [[float(v == targets[b, t]) - p for v, p in enumerate(probabilities(table[b, t].tolist()))] for t in range(3)]
             for b in range(2)
         ]
         table.requires_grad_()

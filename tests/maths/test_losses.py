@@ -73,9 +73,7 @@ DIFFERENCES = (0.25, 1.0, 1.5, 4.0, 9.0)
 GRID = [(j, k, d) for j in REWARDS for k in REWARDS for d in DIFFERENCES]
 
 
-def check_pair(
-    implementation: Pair, value: Callable[[float, float], float], slope: Callable[[float, float], float]
-) -> None:
+def check_pair(implementation: Pair, value: Callable[[float, float], float], slope: Callable[[float, float], float]) -> None:
     """Value and gradient on the grid in both precisions; `value` and `slope` (by D) take D = r_j - r_k and d."""
     values = [value(j - k, d) for j, k, d in GRID]
     slopes = [slope(j - k, d) for j, k, d in GRID]

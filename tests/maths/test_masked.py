@@ -77,9 +77,7 @@ def refuses(reduce: Reduce, values: Tensor, mask: Tensor) -> bool:
 def check_keep(implementation: Reduce) -> None:
     found = implementation(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True, False], [False, True]]))
     close(found, [[1, 0], [0, 4]], EXACT)
-    close(
-        implementation(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True], [False]])), [[1, 2], [0, 0]], EXACT
-    )
+    close(implementation(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[True], [False]])), [[1, 2], [0, 0]], EXACT)
     ignores_what_is_masked(implementation)
     # What is counted and no number stays so: the guards must see it.
     assert math.isnan(float(implementation(torch.tensor([math.nan]), torch.tensor([True]))))

@@ -53,11 +53,29 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
         "sft": {"held_out_loss": 1.12, "base_held_out_loss": 2.31, "eos_share": 0.97, "loss_first": 2.3, "loss_last": 1.08},
         "collect": {"prompts": 1000, "answers": 4000, "waiting": 0, "mean_score": 6.1},
         "reward": {
-            "held_out_prompts": 200, "accuracy": 0.861, "accuracy_low": 0.84, "accuracy_high": 0.88,
-            "baseline_longer": 0.56, "baseline_high": 0.6, "held_out_loss": 0.41, "calibration_error": 0.034,
-            "length_correlation": 0.12, "damaged_wins": 0.06, "gold_accuracy": 0.88, "gold_accuracy_low": 0.86,
-            "gold_correlation": 0.71, "loss_first": 0.9, "loss_last": 0.35,
-            "probes": {"twice": 0.05, "shuffled": 0.02, "other_prompt": 0.01, "empty": 0.0, "pleasantries": 0.17, "truncated": 0.08},
+            "held_out_prompts": 200,
+            "accuracy": 0.861,
+            "accuracy_low": 0.84,
+            "accuracy_high": 0.88,
+            "baseline_longer": 0.56,
+            "baseline_high": 0.6,
+            "held_out_loss": 0.41,
+            "calibration_error": 0.034,
+            "length_correlation": 0.12,
+            "damaged_wins": 0.06,
+            "gold_accuracy": 0.88,
+            "gold_accuracy_low": 0.86,
+            "gold_correlation": 0.71,
+            "loss_first": 0.9,
+            "loss_last": 0.35,
+            "probes": {
+                "twice": 0.05,
+                "shuffled": 0.02,
+                "other_prompt": 0.01,
+                "empty": 0.0,
+                "pleasantries": 0.17,
+                "truncated": 0.08,
+            },
         },
         "rl": {"reward_sft": 0.02, "reward_best": 0.91, "best_step": 50, "kl": 3.1, "updates": 60, "stopped": ""},
         "compare": {"win_rate_rl_vs_sft": rate},
@@ -82,19 +100,32 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
     }
     write_json(
         layout.summary,
-        {"seconds": seconds | {"total": sum(seconds.values())}, "gold": gold, "reward_mean": reward,
-         "compare": {"win_rate_rl_vs_sft": rate}, **{s: figures[s] for s in ("sft", "collect", "reward", "rl")}},
+        {
+            "seconds": seconds | {"total": sum(seconds.values())},
+            "gold": gold,
+            "reward_mean": reward,
+            "compare": {"win_rate_rl_vs_sft": rate},
+            **{s: figures[s] for s in ("sft", "collect", "reward", "rl")},
+        },
     )
     return root
 
 
 def _sft(journal: Journal, rng: random.Random) -> None:
-    journal.event("sft", "plan", message="7,600 rows (Alpaca), 400 held out, 312,000 tokens an epoch, 475 steps, 1.4 M parameters")
+    journal.event(
+        "sft", "plan", message="7,600 rows (Alpaca), 400 held out, 312,000 tokens an epoch, 475 steps, 1.4 M parameters"
+    )
     for step in range(475):
         loss = 1.05 + 1.3 * math.exp(-step / 60) + 0.08 * rng.gauss(0, 1)
-        journal.metrics("sft", step, {"loss": loss, "learning_rate": 5e-4, "grad_norm": 0.8 + 0.2 * rng.random(), "tokens": 600})
-    journal.metrics("sft", 475, {"held_out_loss": 1.12, "held_out_perplexity": 3.06, "base_held_out_loss": 2.31, "eos_share": 0.97})
-    journal.event("sft", "warning", message="3 of 7,600 rows are longer than the model's 128 tokens and lose the end of their response")
+        journal.metrics(
+            "sft", step, {"loss": loss, "learning_rate": 5e-4, "grad_norm": 0.8 + 0.2 * rng.random(), "tokens": 600}
+        )
+    journal.metrics(
+        "sft", 475, {"held_out_loss": 1.12, "held_out_perplexity": 3.06, "base_held_out_loss": 2.31, "eos_share": 0.97}
+    )
+    journal.event(
+        "sft", "warning", message="3 of 7,600 rows are longer than the model's 128 tokens and lose the end of their response"
+    )
     for name, value, threshold, message in (
         ("sft_stops", 0.97, 0.9, "97% of answers to held-out prompts end by themselves"),
         ("sft_beats_base", 1.12, 2.31, "held-out loss 2.310 -> 1.120 nats a token"),
@@ -136,7 +167,9 @@ def _rl(journal: Journal, rng: random.Random, hostile: bool) -> None:
     journal.event("rl", "kept", step=50, message="kept the model after update 50 of 60: held-out reward 0.910")
     journal.gate(_gate("rl", "rl_improves", "ok", 0.91, 0.02, "held-out reward 0.020 -> 0.910 (update 50 of 60)"))
     journal.gate(_gate("rl", "rl_kl_budget", "ok", 3.1, 6.0, "the kept model is 3.10 nats a response away from the SFT model"))
-    journal.gate(_gate("compare", "rl_beats_sft", "ok", 0.66, 0.5, "RL wins 71.0% of the prompts against SFT by gold (66.0% to 76.0%)"))
+    journal.gate(
+        _gate("compare", "rl_beats_sft", "ok", 0.66, 0.5, "RL wins 71.0% of the prompts against SFT by gold (66.0% to 76.0%)")
+    )
 
 
 def _evaluated(up: float) -> dict[str, float]:
@@ -148,7 +181,15 @@ def _evaluated(up: float) -> dict[str, float]:
 
 def _tracked(journal: Journal, update: int, up: float, rng: random.Random, hostile: bool) -> None:
     rows = [
-        {"prompt": q, "response": _text(rng), "reward": up + rng.gauss(0, 0.3), "kl": 3 * up, "length": 12, "ended": True, "gold": 6 + 2 * up}
+        {
+            "prompt": q,
+            "response": _text(rng),
+            "reward": up + rng.gauss(0, 0.3),
+            "kl": 3 * up,
+            "length": 12,
+            "ended": True,
+            "gold": 6 + 2 * up,
+        }
         for q in QUESTIONS
     ]
     if hostile:

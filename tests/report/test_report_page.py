@@ -177,7 +177,15 @@ def test_no_run_is_said(tmp_path: Path) -> None:
 
 
 def test_a_value_that_was_not_finite_is_shown_as_it_was(whole_run: Path) -> None:
-    row = {"time": "2026-01-01", "stage": "rl", "kind": "gate", "name": "x", "verdict": "fail", "value": "nan", "threshold": 1.0}
+    row = {
+        "time": "2026-01-01",
+        "stage": "rl",
+        "kind": "gate",
+        "name": "x",
+        "verdict": "fail",
+        "value": "nan",
+        "threshold": 1.0,
+    }
     with (whole_run / "events.jsonl").open("a") as file:
         file.write(json.dumps(row | {"message": "the KL is not a number", "advice": "lower the rate"}) + "\n")
     text = parsed(build(whole_run)).text

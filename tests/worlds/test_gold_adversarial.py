@@ -146,7 +146,9 @@ def truly_right(task: Task, text: str) -> bool:
     accepted = set()
     for _ in range(3000 if family.name in ("name", "story") else 30):
         payload = family.right(task.key, rng)
-        accepted |= {normal(" ".join(form)) for form in family.full(task.key, payload)} | {normal(family.terse(task.key, payload))}
+        accepted |= {normal(" ".join(form)) for form in family.full(task.key, payload)} | {
+            normal(family.terse(task.key, payload))
+        }
     for filler in (*FILLERS, *RUDE):
         text = text.replace(filler, " ")
     return normal(text) in accepted

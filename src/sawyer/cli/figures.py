@@ -26,7 +26,10 @@ def clock(seconds: float) -> str:
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The outcome: gold or reward by model and setting, win rates, gates, time."""
     console.print()
-    for key, title in (("gold", "Gold (mean true score, 0 to 10)"), ("reward_mean", "Reward (mean, in the SFT answers' deviations)")):
+    for key, title in (
+        ("gold", "Gold (mean true score, 0 to 10)"),
+        ("reward_mean", "Reward (mean, in the SFT answers' deviations)"),
+    ):
         if summary.get(key):
             console.print(scores(summary[key], title, signed=key != "gold"))
             break

@@ -26,7 +26,9 @@ STAGES = {
 def demo(
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/demo",
     seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
-    rater: Annotated[str, typer.Option(help="Who scores: honest, or length_lover, lazy, flipper to see the gates at work.")] = "honest",
+    rater: Annotated[
+        str, typer.Option(help="Who scores: honest, or length_lover, lazy, flipper to see the gates at work.")
+    ] = "honest",
 ) -> None:
     """The whole pipeline on the built-in world: offline, minutes on two cores."""
     from sawyer.pipeline import demo as run_demo

@@ -67,7 +67,11 @@ class Watch:
             say(self.console, ("  goes on at ", "dim"), f"step {row.get('step')} of {row.get('steps')}")
         else:
             words = str(row.get("message", ""))
-            say(self.console, (f"  {'' if kind == 'plan' else kind + ': '}", STYLES.get(kind, "dim")), (words, "dim" * (kind == "plan")))
+            say(
+                self.console,
+                (f"  {'' if kind == 'plan' else kind + ': '}", STYLES.get(kind, "dim")),
+                (words, "dim" * (kind == "plan")),
+            )
 
     def _gate(self, row: Mapping[str, Any]) -> None:
         verdict = str(row.get("verdict", ""))

@@ -48,9 +48,7 @@ class Sft(Section):
     """Supervised fine-tuning."""
 
     data: list[str] = Field(min_length=1, description="files or patterns of instructions with answers")
-    columns: dict[str, str] = Field(
-        default_factory=dict, description="their column names: ours, e.g. {question: prompt}"
-    )
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours, e.g. {question: prompt}")
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, description="rows an optimizer step")
     learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
@@ -83,9 +81,7 @@ class Reward(Section):
     learning_rate: float = Field(1e-5, gt=0, description="peak rate of AdamW")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
-    calibration_prompts: int = Field(
-        128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit"
-    )
+    calibration_prompts: int = Field(128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit")
 
 
 class Kl(Section):
@@ -138,9 +134,7 @@ class Rl(Section):
 class Compare(Section):
     """The models side by side."""
 
-    prompts: list[str] = Field(
-        default_factory=list, description="files or patterns; none: the original's six questions"
-    )
+    prompts: list[str] = Field(default_factory=list, description="files or patterns; none: the original's six questions")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     limit: int | None = Field(None, ge=1, description="the most prompts taken")
     deliberate_limit: int = Field(24, ge=0, description="the most prompts answered with beam search, which is slow")

@@ -132,9 +132,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(
-        texts, vocab_size=vocab_size, min_frequency=2, special_tokens=[END, PAD], show_progress=False
-    )
+    bpe.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=2, special_tokens=[END, PAD], show_progress=False)
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe._tokenizer, eos_token=END, bos_token=END, pad_token=PAD, model_max_length=context
     )

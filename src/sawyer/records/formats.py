@@ -100,7 +100,9 @@ def conversation(turns: Any, field: str, where: Where, *, answered: bool) -> tup
         if role != "system" and messages and messages[-1].role == role:
             raise Unfit(name, "order", f"two turns of the {role} follow each other", "join them, or remove one")
         messages.append(Message(role=role, content=content))
-    if messages[0].role == "assistant" or (messages[0].role == "system" and len(messages) > 1 and messages[1].role == "assistant"):
+    if messages[0].role == "assistant" or (
+        messages[0].role == "system" and len(messages) > 1 and messages[1].role == "assistant"
+    ):
         raise Unfit(field, "order", "the conversation begins with the assistant", "remove that turn")
     if not answered:
         messages = messages[: -1 if messages[-1].role == "assistant" else None]
@@ -237,7 +239,9 @@ def _any(row: Mapping[str, Any], names: Sequence[str]) -> bool:
 # In order: the first that fits a row is its shape.
 FORMATS: tuple[Format, ...] = (
     Format(name="scored answers (GPT-4-LLM)", gives="scored", fits=_has("responses_and_scores"), read=_scored),
-    Format(name="message trees (OpenAssistant)", gives="scored", fits=lambda r: isinstance(r.get("prompt"), Mapping), read=_tree),
+    Format(
+        name="message trees (OpenAssistant)", gives="scored", fits=lambda r: isinstance(r.get("prompt"), Mapping), read=_tree
+    ),
     Format(
         name="transcripts (Anthropic HH)",
         gives="pairs",

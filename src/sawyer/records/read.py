@@ -46,12 +46,12 @@ def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] |
     fatal = [problem for problem in scan.problems if problem.fatal]
     if fatal:
         more = f" (and {len(fatal) - 1:,} more problems)" if len(fatal) > 1 else ""
-        raise DataError(f"{fatal[0].message}{more}", where=fatal[0].where, todo=f"{fatal[0].todo}; `sawyer check {files[0]}` lists all")
+        raise DataError(
+            f"{fatal[0].message}{more}", where=fatal[0].where, todo=f"{fatal[0].todo}; `sawyer check {files[0]}` lists all"
+        )
     if not scan.records:
         raise DataError("no row can be used", where=files[0], todo=f"see `sawyer check {files[0]}`")
-    return Read(
-        records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files)
-    )
+    return Read(records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files))
 
 
 def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> None:
@@ -85,7 +85,9 @@ def _records(value: Any, where: Where, want: Want, columns: Mapping[str, str], s
             yield single(value.strip(), where)
         return
     if not isinstance(value, Mapping):
-        raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row")
+        raise Unfit(
+            "row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row"
+        )
     named = {columns.get(name, name): item for name, item in value.items()}
     shape = shape_of(named, want)
     if shape is None:
@@ -135,7 +137,9 @@ def _judgeable(record: ScoredAnswers, problems: list[Problem]) -> None:
     if len(scored) == 1:
         problems.append(_note(record.where, "one answer", "a single scored answer has nothing to compare with", "add another"))
     elif scored and not pairs(record)[0]:
-        problems.append(_note(record.where, "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely"))
+        problems.append(
+            _note(record.where, "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely")
+        )
 
 
 def identity(record: Record) -> Any:

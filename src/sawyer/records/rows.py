@@ -66,7 +66,9 @@ def raw_rows(path: str, problems: list[Problem]) -> Iterator[RawRow]:
         yield from (RawRow(line=i, value=line) for i, line in enumerate(text.splitlines(), 1) if line.strip())
     else:
         known = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
-        problems.append(_fatal(path, "format", f"{suffix or 'no ending'} is not known", f"use one of {known}, or these with .gz"))
+        problems.append(
+            _fatal(path, "format", f"{suffix or 'no ending'} is not known", f"use one of {known}, or these with .gz")
+        )
 
 
 def documents(path: str, problems: list[Problem]) -> Iterator[str]:
@@ -164,7 +166,9 @@ def _json(path: str, text: str, problems: list[Problem]) -> Iterator[RawRow]:
                 raise json.JSONDecodeError("expected , or ] after a row", text, place)
     except (ValueError, IndexError, RecursionError) as error:
         number = error.lineno if isinstance(error, json.JSONDecodeError) else text.count("\n") + 1
-        ends = isinstance(error, IndexError) or (isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1)
+        ends = isinstance(error, IndexError) or (
+            isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip()) - 1
+        )
         message = error.msg if isinstance(error, json.JSONDecodeError) else "it ends in the middle"
         problems.append(
             _fatal(

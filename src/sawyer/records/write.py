@@ -24,4 +24,3 @@ def scored_row(record: ScoredAnswers) -> dict[str, Any]:
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     """One JSON object a line."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-

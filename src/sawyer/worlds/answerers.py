@@ -120,5 +120,3 @@ def _slip(family: Family, task: Task, rng: random.Random) -> str:
         if key != task.key:
             return " ".join(family.full(key, family.right(key, rng))[0])
     return capital(task.prompt)
-
-

@@ -388,9 +388,7 @@ STORY = Family(
     right=_story,
     wrong=_story_wrong,
     is_right=_story_right,
-    full=lambda key, p: (
-        (f"{p[0]} is {with_article(p[1])} from the {p[2]}.", f"After {p[3]}, {p[4]} seeks {p[5]}."),
-    ),
+    full=lambda key, p: ((f"{p[0]} is {with_article(p[1])} from the {p[2]}.", f"After {p[3]}, {p[4]} seeks {p[5]}."),),
     terse=lambda key, p: f"{capital(with_article(p[1]))} from the {p[2]}.",
     read=_story_read,
 )

@@ -97,9 +97,7 @@ class BaseWork:
         self.learner = Learner(model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
-        chosen = batch_indices(
-            len(self.windows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
-        )
+        chosen = batch_indices(len(self.windows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE)
         rows = [self.windows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
         parts = batches(rows, pad_id=0, token_budget=self.config.micro_batch_tokens)
@@ -130,4 +128,3 @@ def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
     trained = (False, *[True] * (length - 1))
     cuts = range(0, len(stream) - length + 1, length)
     return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]
-

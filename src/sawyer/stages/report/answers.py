@@ -76,9 +76,7 @@ def gallery(rows: Sequence[Mapping[str, Any]]) -> Gallery:
                 rows=[(s, cells) for s, cells in lines if any(cells)],
             )
         )
-    return Gallery(
-        models=models, settings=settings, first=first, cards=cards, prompts=len(found), scale=scale, judge=judge
-    )
+    return Gallery(models=models, settings=settings, first=first, cards=cards, prompts=len(found), scale=scale, judge=judge)
 
 
 def bar(reward: float | None, scale: float) -> tuple[float, float]:
@@ -91,7 +89,9 @@ def bar(reward: float | None, scale: float) -> tuple[float, float]:
 
 def shown(text: str, most: int = MOST_LETTERS) -> tuple[str, int]:
     """The text as it may stand in a page, and how many letters were left out: control characters become visible."""
-    clean = "".join(c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\N{REPLACEMENT CHARACTER}" for c in text)
+    clean = "".join(
+        c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
     clean = clean.encode("utf-8", "replace").decode("utf-8")
     return (clean, 0) if len(clean) <= most else (clean[:most], len(clean) - most)
 
@@ -135,7 +135,9 @@ def _chosen(keys: Sequence[Any], extremes: Sequence[Any], found: Mapping[Any, Ma
     if len(keys) <= MOST_PROMPTS:
         return list(keys)
     most = max(len(answers) for answers in found.values())
-    rich = _spread([key for key in keys if len(found[key]) == most and key not in extremes], (MOST_PROMPTS - len(extremes)) // 2)
+    rich = _spread(
+        [key for key in keys if len(found[key]) == most and key not in extremes], (MOST_PROMPTS - len(extremes)) // 2
+    )
     taken = {*extremes, *rich}
     rest = _spread([key for key in keys if key not in taken], MOST_PROMPTS - len(taken))
     taken |= set(rest)

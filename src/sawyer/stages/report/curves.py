@@ -140,21 +140,43 @@ def _rl(facts: Facts, rows: Rows) -> list[Panel]:
             zero=True,
         ),
         panel("Reward less KL penalty", "what PPO maximises", one("reward"), zero=True),
-        panel("Length", "tokens a response; a slide to either end is a warning", one("length"), held("held_out_length"), zero=True),
+        panel(
+            "Length", "tokens a response; a slide to either end is a warning", one("length"), held("held_out_length"), zero=True
+        ),
         panel(
             "Ended by themselves",
             "share of responses that end with EOS before the limit",
             one("eos_share"),
             held("held_out_eos_share"),
-            share=True, zero=True,
+            share=True,
+            zero=True,
         ),
         panel("Entropy", "nats a token; falls as answers settle, near zero they are all alike", one("entropy"), zero=True),
-        panel("Distinct bigrams", "share of a batch's word pairs that differ; a fall is collapse", one("distinct_2"), share=True, zero=True),
-        panel("Same answer", "share of different prompts given one and the same answer", one("same_answer"), share=True, zero=True),
-        panel("Clip fraction", "share of tokens whose ratio was clipped; a few per cent is usual", one("clip_fraction"), share=True, zero=True),
+        panel(
+            "Distinct bigrams",
+            "share of a batch's word pairs that differ; a fall is collapse",
+            one("distinct_2"),
+            share=True,
+            zero=True,
+        ),
+        panel(
+            "Same answer", "share of different prompts given one and the same answer", one("same_answer"), share=True, zero=True
+        ),
+        panel(
+            "Clip fraction",
+            "share of tokens whose ratio was clipped; a few per cent is usual",
+            one("clip_fraction"),
+            share=True,
+            zero=True,
+        ),
         panel("KL of one update", "nats a token between old and new policy", one("approx_kl"), zero=True),
         panel("Value loss", "how far the predicted returns are off", one("value_loss"), zero=True),
-        panel("Explained variance", "of the returns by the values; 1 is perfect, 0 is a constant", one("explained_variance"), zero=True),
+        panel(
+            "Explained variance",
+            "of the returns by the values; 1 is perfect, 0 is a constant",
+            one("explained_variance"),
+            zero=True,
+        ),
         panel("KL coefficient", "reward units a nat costs", one("kl_coefficient"), zero=True),
     ]
 

@@ -120,7 +120,9 @@ def _section(facts: Facts, stage: str) -> Section:
 def _collected(facts: Facts) -> str:
     """What was gathered and how it was judged."""
     figures = facts.figures("collect")
-    parts = [f"{number(figures[key])} {word}" for key, word in (("prompts", "prompts"), ("answers", "answers")) if key in figures]
+    parts = [
+        f"{number(figures[key])} {word}" for key, word in (("prompts", "prompts"), ("answers", "answers")) if key in figures
+    ]
     if figures.get("waiting"):
         parts.append(f"{number(figures['waiting'])} of them not scored yet")
     if isinstance(figures.get("mean_score"), int | float):
@@ -235,7 +237,9 @@ def _tracks(facts: Facts) -> list[dict[str, Any]]:
     found = []
     for prompt, looks in list(by_prompt.items())[:MOST_TRACKS]:
         steps = sorted(looks)
-        chosen = sorted({steps[i * (len(steps) - 1) // max(1, MOST_LOOKS - 1)] for i in range(MOST_LOOKS)} | ({best} & set(steps)))
+        chosen = sorted(
+            {steps[i * (len(steps) - 1) // max(1, MOST_LOOKS - 1)] for i in range(MOST_LOOKS)} | ({best} & set(steps))
+        )
         lines = []
         for step in chosen:
             row = looks[step]

@@ -17,7 +17,14 @@ NAMES: Mapping[str, str] = {
     "compare": "Comparison",
     "report": "Report",
 }
-SHORT: Mapping[str, str] = {"base": "Base", "sft": "SFT", "collect": "Collect", "reward": "Reward", "rl": "RL", "compare": "Compare"}
+SHORT: Mapping[str, str] = {
+    "base": "Base",
+    "sft": "SFT",
+    "collect": "Collect",
+    "reward": "Reward",
+    "rl": "RL",
+    "compare": "Compare",
+}
 SETTINGS: Mapping[str, str] = {
     "greedy": "greedy",
     "t07": "temperature 0.7",
@@ -92,11 +99,14 @@ def state_words(facts: Facts) -> str:
         if status == "waiting":
             return "The run waits for people: its collected answers have no scores yet."
         if status in ("failed", "interrupted"):
-            return f"The run is not finished: {_lower(NAMES[stage])} {'failed' if status == 'failed' else 'was interrupted'}" + (
-                f" ({reason.rstrip('.')})." if reason else "."
+            return (
+                f"The run is not finished: {_lower(NAMES[stage])} {'failed' if status == 'failed' else 'was interrupted'}"
+                + (f" ({reason.rstrip('.')})." if reason else ".")
             )
         if status in ("running", "pending"):
-            return f"The run is not finished: {_lower(NAMES[stage])} {'is under way' if status == 'running' else 'has not begun'}."
+            return (
+                f"The run is not finished: {_lower(NAMES[stage])} {'is under way' if status == 'running' else 'has not begun'}."
+            )
     return ""
 
 
@@ -133,7 +143,9 @@ def verdict_words(facts: Facts) -> list[str]:
         said.append(f"{_upper(NAMES[bad[0]])} is bad: {_sentence(first.message)} What to do: {_sentence(first.advice)}")
         later = [_lower(NAMES[stage]) for stage in bad[1:]]
         if later:
-            said.append(f"{_upper(_listed(later))} failed too, and may only be suffering from it: mend the earliest stage first.")
+            said.append(
+                f"{_upper(_listed(later))} failed too, and may only be suffering from it: mend the earliest stage first."
+            )
     for stage in doubtful:
         said.append(f"{_upper(NAMES[stage])} deserves a look: {_sentence(_gravest(facts.checks, stage).message)}")
     if good and (bad or doubtful):
@@ -156,7 +168,11 @@ def _sentence(text: str) -> str:
 
 
 def _lower(name: str) -> str:
-    return f"the {name[:1].lower()}{name[1:]}" if name in ("Reward model", "Base model", "Comparison") else name[:1].lower() + name[1:]
+    return (
+        f"the {name[:1].lower()}{name[1:]}"
+        if name in ("Reward model", "Base model", "Comparison")
+        else name[:1].lower() + name[1:]
+    )
 
 
 def _upper(name: str) -> str:

@@ -37,9 +37,7 @@ class PpoReport:
     learning_rate: float
 
 
-def update(
-    experience: Experience, policy: Learner, value: Learner, config: Config, place: Place, number: int
-) -> PpoReport:
+def update(experience: Experience, policy: Learner, value: Learner, config: Config, place: Place, number: int) -> PpoReport:
     """Learn from one batch of episodes; `number` names the update (it seeds the minibatches' order)."""
     asked = config.rl
     assert asked is not None

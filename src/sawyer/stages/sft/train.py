@@ -67,9 +67,7 @@ class SftWork:
         self.learner = Learner(speaker.model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
-        chosen = batch_indices(
-            len(self.rows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
-        )
+        chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE)
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
         parts = batches(rows, pad_id=self.speaker.codec.pad_id, token_budget=self.config.micro_batch_tokens)
