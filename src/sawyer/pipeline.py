@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sawyer.errors import Interrupted, ModelError, RunError, SawyerError
 from sawyer.records import Answer, ScoredAnswers, expand, read
 from sawyer.runs import (
     Layout,
+    Listener,
     Run,
     changed_keys,
     handle_signals,
@@ -21,13 +22,12 @@ from sawyer.runs import (
     hash_folder,
     is_complete,
     open_run,
+    read_manifest,
     read_rows,
     replace_folder,
     write_json,
 )
 from sawyer.worlds import VERSION, write
-
-Listener = Callable[[str, dict[str, Any]], None]
 
 # A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
 DOORS: Mapping[str, tuple[str, str]] = {
@@ -171,7 +171,7 @@ def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
             todo=f"add `{only}:` to the file, or name another stage",
         )
     layout = Layout(Path(config.out))
-    state = read_manifest(layout)
+    state = read_manifest(layout.manifest).get("stages", {})
     missing = [p for p in PARENTS[only] if p in wanted and state.get(p, {}).get("status") != "done"]
     if missing:
         raise RunError(
@@ -220,16 +220,6 @@ def _fingerprint(config: Config, stage: str) -> str:
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS for path in expand(section.get(field) or [])]
     return hash_files(files, salt=repr((common, section)))
-
-
-def read_manifest(layout: Layout) -> dict[str, Any]:
-    """The stages' states as `run.json` has them; empty where there is none."""
-    import json
-
-    if not layout.manifest.exists():
-        return {}
-    stages: dict[str, Any] = json.loads(layout.manifest.read_text()).get("stages", {})
-    return stages
 
 
 def _report(run: Run) -> None:

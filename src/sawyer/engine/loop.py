@@ -71,13 +71,13 @@ def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
         run.journal.clear(stage)
         return 0, False
     work.load(saved["work"])
-    run.journal.rewind(saved["journal"])
+    run.journal.rewind(stage, saved["journal"])
     run.journal.event(stage, "resume", step=saved["step"], steps=work.steps)
     return int(saved["step"]), bool(saved["finished"])
 
 
 def _save(run: Run, stage: str, work: Work, step: int, finished: bool) -> None:
-    state = {"work": work.state(), "step": step, "finished": finished, "journal": run.journal.position()}
+    state = {"work": work.state(), "step": step, "finished": finished, "journal": run.journal.position(stage)}
     save_checkpoint(run.layout.checkpoint(stage), state)
     run.journal.event(stage, "save", step=step)
 

@@ -1,0 +1,41 @@
+"""What happened: a run's folder, its manifest and journal, files that are whole or not there."""
+
+from sawyer.runs.files import (
+    damaged,
+    disk_errors,
+    hash_files,
+    hash_folder,
+    is_complete,
+    read_rows,
+    replace_folder,
+    write_json,
+    write_text,
+)
+from sawyer.runs.journal import Gate, Journal, Listener
+from sawyer.runs.layout import Layout
+from sawyer.runs.manifest import Manifest, StageState, read_manifest
+from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
+
+__all__ = [
+    "Gate",
+    "Journal",
+    "Layout",
+    "Listener",
+    "Manifest",
+    "Run",
+    "StageState",
+    "Stop",
+    "changed_keys",
+    "damaged",
+    "disk_errors",
+    "handle_signals",
+    "hash_files",
+    "hash_folder",
+    "is_complete",
+    "open_run",
+    "read_manifest",
+    "read_rows",
+    "replace_folder",
+    "write_json",
+    "write_text",
+]

@@ -1,0 +1,75 @@
+"""Where everything of a run lies. Nobody else spells these paths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of the run in `root`; nothing need exist."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """What was asked, every default filled in."""
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """What happened: versions, seed, each stage's state, parents and figures."""
+        return self.root / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row a step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Gates, guards, saves, resumes, warnings."""
+        return self.root / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """What the models said on the way."""
+        return self.root / "samples.jsonl"
+
+    @property
+    def answers(self) -> Path:
+        """The SFT model's answers, scored or waiting for a score."""
+        return self.root / "collect" / "answers.jsonl"
+
+    @property
+    def compare(self) -> Path:
+        """A row for each prompt, model and setting."""
+        return self.root / "compare.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        """The figures a script wants."""
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The page a person wants."""
+        return self.root / "report.html"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run."""
+        return self.root / ".lock"
+
+    def folder(self, stage: str) -> Path:
+        """What a stage leaves."""
+        return self.root / stage
+
+    def model(self, stage: str) -> Path:
+        """A stage's model in Hugging Face's format."""
+        return self.root / stage / "model"
+
+    def checkpoint(self, stage: str) -> Path:
+        """A stage's full state while it is at work."""
+        return self.root / stage / "checkpoint"

@@ -1,0 +1,76 @@
+"""run.json: what happened. Each stage's state, its parents by content, its figures and why it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from sawyer.runs.files import damaged, write_json
+from sawyer.version import __version__
+
+Status = Literal["pending", "running", "waiting", "done", "failed", "interrupted"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageState:
+    """How far a stage is."""
+
+    status: Status = "pending"
+    started: float | None = None  # seconds since 1970
+    ended: float | None = None
+    seconds: float = 0.0  # of work, all sittings together
+    fingerprint: str = ""  # of the settings and data it was begun with
+    parents: Mapping[str, str] = field(default_factory=dict)  # stage -> hash of its model folder
+    reason: str = ""  # why it stopped, where it did before its end
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Manifest:
+    """The file and what it says; every change is on the disk before the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.content = read_manifest(path) or {"sawyer": __version__, "versions": {}, "stages": {}}
+
+    def stage(self, name: str) -> StageState:
+        """A stage's state; pending where nothing is known of it."""
+        known = {item.name for item in fields(StageState)}
+        found = self.content.get("stages", {}).get(name, {})
+        return StageState(**{key: value for key, value in found.items() if key in known})
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change parts of a stage's state."""
+        self.content.setdefault("stages", {})[name] = asdict(replace(self.stage(name), **changes))
+        write_json(self.path, self.content)
+
+    def forget(self, name: str) -> None:
+        """A stage begins anew."""
+        if self.content.get("stages", {}).pop(name, None) is not None:
+            write_json(self.path, self.content)
+
+    def note_versions(self, versions: Mapping[str, str]) -> None:
+        """The versions of what did the work."""
+        self.content["versions"] = {**self.content.get("versions", {}), **versions}
+        write_json(self.path, self.content)
+
+    def note_seed(self, seed: int) -> None:
+        """The seed of everything drawn."""
+        if self.content.get("seed") != seed:
+            self.content["seed"] = seed
+            write_json(self.path, self.content)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What run.json says; empty where there is none. Raises RunError for one that is damaged."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(content, dict) or not isinstance(content.get("stages", {}), dict):
+        raise damaged(path, ValueError("it holds no stages"))
+    return content

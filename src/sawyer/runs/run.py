@@ -1,0 +1,161 @@
+"""An open run: its folder is ours alone, its journal and manifest are ready, and it can be asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from types import FrameType
+from typing import IO, Any
+
+import yaml
+
+from sawyer.errors import RunError
+from sawyer.runs.files import disk_errors, recover_all, write_text
+from sawyer.runs.journal import Journal
+from sawyer.runs.layout import Layout
+from sawyer.runs.manifest import Manifest
+from sawyer.version import __version__
+
+NOTED = ("torch", "transformers", "tokenizers", "safetensors")
+
+
+class Stop:
+    """A wish to stop, looked at between steps."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+
+    def set(self, reason: str) -> None:
+        """Ask for a stop."""
+        self.reason = reason
+
+    def is_set(self) -> bool:
+        """Whether somebody asked."""
+        return bool(self.reason)
+
+
+@dataclass(slots=True)
+class Run:
+    """What a stage gets: where things lie, what is written, whether to stop."""
+
+    layout: Layout
+    journal: Journal
+    manifest: Manifest
+    stop: Stop
+    previous_config: dict[str, Any] | None  # as the folder had it before; None for a new run
+
+    def adopt(self, config: Mapping[str, Any]) -> None:
+        """Write the config that is now at work, every default filled in."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        if not self.layout.config.exists() or self.layout.config.read_text(encoding="utf-8") != text:
+            write_text(self.layout.config, text)
+        self.manifest.note_seed(int(config.get("seed", 0)))
+
+
+@contextlib.contextmanager
+def open_run(root: Path) -> Iterator[Run]:
+    """Open a run's folder, making it if need be, for this process alone.
+
+    Raises RunError when it cannot be made or written, is at work elsewhere, or holds files that are not a run's.
+    """
+    layout = Layout(root)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        lock = layout.lock.open("a+")
+    with lock:
+        _hold(lock, root)
+        with disk_errors(root):
+            recover_all(root)
+        manifest = Manifest(layout.manifest)
+        run = Run(layout, Journal(layout), manifest, Stop(), _previous(layout.config))
+        if not layout.manifest.exists() or manifest.content.get("versions", {}) != _versions():
+            manifest.note_versions(_versions())
+        yield run
+
+
+@contextlib.contextmanager
+def handle_signals(stop: Stop) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a stop; asked twice, the work is cut off where it is. Only a main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    found: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _hold(lock: IO[str], root: Path) -> None:
+    """Take the lock or say who has it; the system gives it back however the process ends."""
+    try:
+        _lock(lock)
+    except OSError as error:
+        lock.seek(0)
+        owner = lock.read().strip()
+        raise RunError(
+            f"{root} is at work in another process{f' ({owner})' if owner else ''}",
+            expected="one process on a run's folder at a time",
+            why="two would overwrite each other's steps",
+            todo="wait for it, stop it, or use another `out:`",
+        ) from error
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}")
+    lock.flush()
+
+
+def _lock(lock: IO[str]) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        # A byte far behind the text: a locked byte cannot be read by anybody else there.
+        lock.seek(1_000_000)
+        msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _previous(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # it is written anew; what a stage was begun with is known by its fingerprint
+    return found if isinstance(found, dict) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": python_version(), "sawyer": __version__}
+    for name in NOTED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
