@@ -83,8 +83,8 @@ class Chat:
     ) -> list[Reply]:
         """Every model's answer to a question, or to a conversation (messages, or mappings with role and content).
 
-        The same seed gives the same answers. Raises DataError for a conversation that does not end with a user's message, and for
-        one that leaves a model no room to answer.
+        The same seed gives the same answers. Raises DataError for a conversation that does not end with a user's message, and
+        for one that leaves a model no room to answer.
         """
         prompt = _prompt(question)
         texts: list[str] = []

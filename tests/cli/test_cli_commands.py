@@ -204,14 +204,19 @@ def test_the_end_of_a_run_shows_gold_wins_gates_time_report_and_chat(
     summary = {
         "out": str(root),
         "seconds": {"sft": 70.0, "rl": 130.0, "total": 200.0},
-        "gold": {"base": {"t1": 2.0}, "sft": {"t1": 6.0, "t07": 7.0, "greedy": 8.4}, "rl": {"t1": 8.0, "t07": 8.5, "greedy": 9.0}, "best_of_8": 7.7},
+        "gold": {
+            "base": {"t1": 2.0}, "sft": {"t1": 6.0, "t07": 7.0, "greedy": 8.4},
+            "rl": {"t1": 8.0, "t07": 8.5, "greedy": 9.0}, "best_of_8": 7.7,
+        },
         "compare": {"win_rate_rl_vs_sft": {"value": 0.71, "low": 0.66, "high": 0.76, "judge": "gold"}},
         "gates": {"sft_stops": "ok", "reward_rejects_damage": "warn"},
     }  # fmt: skip
     monkeypatch.setattr("sawyer.pipeline.run", lambda *_, **__: summary)
     out = sawyer("run", config).out
     for words in (
-        "Gold", "2.00", "6.00", "8.40", "9.00", "best of 8", "7.70", "RL against SFT by gold, temperature 0.7: 71.0% (66.0% to 76.0%)",
-        "1 ok, 1 warn", "reward_rejects_damage", "sft 70 s, rl 2 min; 3 min in all", str(root / "report.html"), f"sawyer chat {root}",
+        "Gold", "2.00", "6.00", "8.40", "9.00", "best of 8", "7.70",
+        "RL against SFT by gold, temperature 0.7: 71.0% (66.0% to 76.0%)",
+        "1 ok, 1 warn", "reward_rejects_damage", "sft 70 s, rl 2 min; 3 min in all",
+        str(root / "report.html"), f"sawyer chat {root}",
     ):  # fmt: skip
         assert words in out, words

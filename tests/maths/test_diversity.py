@@ -90,7 +90,7 @@ def _once(batch: Sequence[Sequence[int]], n: int) -> float:
 
 MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
     "distinct, repeated instead": (check_distinct, lambda b, n: 1 - distinct_n(b, n)),
-    "distinct, across responses": (check_distinct, lambda b, n: distinct_n([sum(map(list, b), [])], n)),
+    "distinct, across responses": (check_distinct, lambda b, n: distinct_n([[i for ids in b for i in ids]], n)),
     "distinct, last gram left out": (check_distinct, lambda b, n: distinct_n([ids[:-1] for ids in b], n)),
     "distinct, cut grams counted": (
         check_distinct,

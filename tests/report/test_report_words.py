@@ -39,4 +39,4 @@ def test_a_later_verdict_replaces_an_earlier_one(tmp_path: Path) -> None:
     with (root / "events.jsonl").open("a") as file:
         file.write(line.replace('"fail"', '"ok"') + "\n")
     checks = {check.name: check.verdict for check in gather(root).checks}
-    assert checks["reward_beats_baselines"] == "ok" and list(checks)[0] == "sft_stops"
+    assert checks["reward_beats_baselines"] == "ok" and next(iter(checks)) == "sft_stops"

@@ -176,7 +176,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: str) -> None:
-    """Refuse names that are not settings, and true or false (YAML's `yes`, `no`, `on`, `off`), which pydantic takes for 1 or 0."""
+    """Refuse names that are not settings, and true or false (YAML's `yes`, `no`, `on`, `off`): pydantic takes them for 1 and 0."""
     for name, value in tree.items():
         if name not in model.model_fields:
             guess = _guess(str(name), model, prefix)

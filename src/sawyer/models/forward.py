@@ -133,7 +133,7 @@ def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
 
 
 def _readable(batch: Batch) -> Tensor:
-    """The ids with each row's first token in the place of padding, which then cannot matter, not even as NaN in its embedding."""
+    """The ids with each row's first token in the place of padding, which then cannot matter, not even as NaN in embeddings."""
     return torch.where(batch.mask, batch.ids, batch.ids[:, :1])
 
 

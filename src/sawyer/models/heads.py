@@ -14,9 +14,9 @@ from sawyer.models.load import load_policy, load_reward, load_tokenizer, score_h
 class ValueNetwork(nn.Module):
     """V at every token: head(trunk(ids)), (B, T) ids -> (B, T), in the reward's standard unit.
 
-    The head begins at zero, V = 0 everywhere: rewards are standardised on the SFT model's answers, so 0 is what the policy earns
-    on average when it starts. A reward model's own head is trained at last tokens alone; at the others its output lies many
-    deviations off, and advantages made of it wreck the policy before the values have recovered.
+    The head begins at zero, V = 0 everywhere: rewards are standardised on the SFT model's answers, so 0 is what the policy
+    earns on average when it starts. A reward model's own head is trained at last tokens alone; at the others its output lies
+    many deviations off, and advantages made of it wreck the policy before the values have recovered.
     """
 
     def __init__(self, trunk: nn.Module, width: int) -> None:

@@ -27,7 +27,7 @@ class Scorer(Protocol):
 
 
 class RewardScorer:
-    """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's own answers have mean 0 and deviation 1."""
+    """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's answers have mean 0 and deviation 1."""
 
     def __init__(self, *, model: nn.Module, codec: Codec, shift: float = 0.0, scale: float = 1.0) -> None:
         self.model, self.codec, self.shift, self.scale = model, codec, shift, scale

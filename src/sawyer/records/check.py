@@ -45,8 +45,8 @@ def check(
 ) -> list[FileReport]:
     """Read every file as training would. A file's purpose is told by its rows: comparisons, demonstrations or prompts.
 
-    `held_out` files are read too, and a prompt that is also in one of `paths` is a leak. `length` counts a prompt's tokens for a
-    model that reads `context` of them. Raises DataError for a file that is not there.
+    `held_out` files are read too, and a prompt that is also in one of `paths` is a leak. `length` counts a prompt's tokens for
+    a model that reads `context` of them. Raises DataError for a file that is not there.
     """
     reports, prompts = [], dict[object, str]()
     for path in expand(list(paths)):

@@ -17,8 +17,8 @@ UNKNOWABLE = "I cannot know that, because it changes over time."
 def answer(task: Task, kind: str, rng: random.Random, *, right: bool = True) -> str:
     """One answer. A style says it well or badly, rightly or wrongly; off_topic, over_refusing and copying have no right way.
 
-    expert: a whole sentence. good: one without its full stop. terse: a word or two. rambling: fillers around it. rude: with a rude
-    remark. repeating: said twice. run_on: goes on with another question's answer. truncated: breaks off.
+    expert: a whole sentence. good: one without its full stop. terse: a word or two. rambling: fillers around it. rude: with a
+    rude remark. repeating: said twice. run_on: goes on with another question's answer. truncated: breaks off.
     """
     family = BY_NAME[task.family]
     if kind == "off_topic":

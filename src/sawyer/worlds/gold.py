@@ -1,4 +1,4 @@
-"""The gold score: 0 to 10, with its reasons. Strict by construction: what is not recognised costs, nothing is matched by likeness.
+"""The gold score: 0 to 10, with its reasons. Strict by construction: what is not recognised costs; nothing is matched by looks.
 
 An answer is cut into sentences. Each is one that answers the task rightly (whole or terse), a filler, a rude remark, or it is
 unknown - which is what a wrong claim, a contradiction, another question's answer and word salad all are. Right answers begin at

@@ -1,8 +1,8 @@
 """Plain prose about the world, for a base model to read before anybody asks it anything.
 
 Facts come as short entries that stay with one thing and say it several ways: told as single statements, a small model answers
-about another thing. Much of it copies - lists said again, words sorted and counted, sentences turned - because copying is what a
-small model finds hardest. Nothing here is in the form of a question with its response.
+about another thing. Much of it copies - lists said again, words sorted and counted, sentences turned - because copying is what
+a small model finds hardest. Nothing here is in the form of a question with its response.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 Tone = Literal["base", "sft", "rl", "reward", "ink", "faint", "good", "bad"]
@@ -116,7 +117,7 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -
     if len(xs) <= most:
         return list(xs), list(ys)
     cuts = [round(i * len(xs) / most) for i in range(most + 1)]
-    parts = list(zip(cuts, cuts[1:], strict=False))
+    parts = list(pairwise(cuts))
     return [sum(xs[a:b]) / (b - a) for a, b in parts], [sum(ys[a:b]) / (b - a) for a, b in parts]
 
 

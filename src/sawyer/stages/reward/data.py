@@ -97,7 +97,8 @@ def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run,
             STAGE,
             "warning",
             message=f"{name} data: {ties:,} tied pairs teach nothing and are left out; {alone:,} prompts have no pair at all; "
-            f"{cut:,} answers are cut to the model's {speaker.codec.context} tokens; {long:,} prompts are too long and left out",
+            f"{cut:,} answers are cut to the model's {speaker.codec.context} tokens; "
+            f"{long:,} prompts are too long and left out",
         )
     return tuple(groups)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sawyer.config import Config
-from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.engine import Learner, batch_indices, choose_place, generator, run_steps, stop_if_asked
 from sawyer.errors import DataError, TrainingError
 from sawyer.maths import (
     AdaptiveKL,
