@@ -24,7 +24,7 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
-def say(console: Console, *parts: str | tuple[str, str]) -> None:
+def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
     """Print parts, each plain or (text, style), as one line; only a terminal's lines are folded."""
     console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
 

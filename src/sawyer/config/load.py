@@ -90,9 +90,12 @@ class _Loader(yaml.SafeLoader):
     def construct_null(self, node: Any) -> Any:
         return None if self.construct_scalar(node) else _NOTHING
 
+    def construct_text(self, node: Any) -> Any:
+        return self.construct_yaml_str(node)
+
 
 _Loader.add_constructor("tag:yaml.org,2002:null", _Loader.construct_null)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_text)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)$"),
@@ -176,7 +179,7 @@ def _override(tree: dict[str, Any], override: str) -> None:
 
 
 def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: str) -> None:
-    """Refuse names that are not settings, and true or false (YAML's `yes`, `no`, `on`, `off`): pydantic takes them for 1 and 0."""
+    """Refuse names that are not settings, and true or false (YAML's yes, no, on and off), which pydantic takes for 1 or 0."""
     for name, value in tree.items():
         if name not in model.model_fields:
             guess = _guess(str(name), model, prefix)

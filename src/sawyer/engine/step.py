@@ -75,7 +75,7 @@ class Learner:
         total = 0.0
         for part in parts:
             share = loss(part) / count
-            share.backward()  # type: ignore[no-untyped-call]
+            share.backward()
             total += float(share.detach())
         return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
 

@@ -55,9 +55,10 @@ def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
 
     _check_folder(source, weights=True)
     with _explained(source, "language model"), quiet():
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
+    model, told = loaded
     _check_whole(source, told["missing_keys"])
     _grow(model, len(tokenizer))
     _check_causal(source, model)

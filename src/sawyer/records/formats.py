@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from sawyer.records.types import Answer, Demonstration, Message, Pair, Prompt, Record, Role, ScoredAnswers, Where
 
@@ -286,4 +286,4 @@ PROMPTS = FORMATS[-1]
 
 def prompt_in(record: Record) -> Prompt:
     """The record's prompt."""
-    return record if isinstance(record, Prompt) else cast("Demonstration | ScoredAnswers | Pair", record).prompt
+    return record if isinstance(record, Prompt) else record.prompt

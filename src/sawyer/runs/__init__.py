@@ -1,6 +1,7 @@
 """What happened: a run's folder, its manifest and journal, files that are whole or not there."""
 
 from sawyer.runs.files import (
+    MARKER,
     damaged,
     disk_errors,
     hash_files,
@@ -17,6 +18,7 @@ from sawyer.runs.manifest import Manifest, StageState, read_manifest
 from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
 
 __all__ = [
+    "MARKER",
     "Gate",
     "Journal",
     "Layout",

@@ -233,7 +233,8 @@ def _tracks(facts: Facts) -> list[dict[str, Any]]:
     for row in rows:
         by_prompt.setdefault(str(row.get("prompt", "")), {})[row.get("step", 0)] = row
     sizes = [abs(row["reward"]) for row in rows if isinstance(row.get("reward"), int | float)]
-    scale, best = max([1.0, *sizes]), facts.figures("rl").get("best_step")
+    scale = max([1.0, *sizes])
+    best: Any = facts.figures("rl").get("best_step")
     found = []
     for prompt, looks in list(by_prompt.items())[:MOST_TRACKS]:
         steps = sorted(looks)
@@ -257,5 +258,5 @@ def _seconds(facts: Facts) -> list[tuple[str, float, float]]:
 
 
 def _began(facts: Facts) -> str:
-    starts = [state.get("started") for state in facts.states.values() if state.get("started")]
+    starts: list[float] = [state["started"] for state in facts.states.values() if state.get("started")]
     return datetime.fromtimestamp(min(starts), UTC).strftime("%-d %B %Y, %H:%M UTC") if starts else ""

@@ -71,7 +71,13 @@ def draw(panel: Panel, ident: str) -> str:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    settings = {"svg.fonttype": "none", "svg.hashsalt": ident, "font.size": 8.5, "axes.linewidth": 0.6, "path.simplify": True}
+    settings: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": ident,
+        "font.size": 8.5,
+        "axes.linewidth": 0.6,
+        "path.simplify": True,
+    }
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         figure.patch.set_visible(False)

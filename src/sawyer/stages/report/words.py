@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sawyer.stages.report.facts import Check, Facts
@@ -79,7 +79,7 @@ def key_figure(facts: Facts, stage: str) -> str:
     """What a stage is best known by, in a few words; empty before it is known."""
     found = facts.figures(stage)
     rate = found.get("win_rate_rl_vs_sft") or facts.summary.get("compare", {}).get("win_rate_rl_vs_sft")
-    told = {
+    told: dict[str, tuple[str, Callable[[], str]]] = {
         "base": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
         "sft": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
         "collect": ("answers", lambda: f"{number(found['answers'])} answers"),

@@ -76,8 +76,8 @@ def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run,
     groups, ties, alone, cut, long = [], 0, 0, 0, 0
     for record in records:
         if isinstance(record, Pair):
-            responses = (record.chosen, record.rejected)
-            found = ((0, 1, 1.0 if record.margin is None else record.margin),)
+            responses: tuple[str, ...] = (record.chosen, record.rejected)
+            found: tuple[tuple[int, int, float], ...] = ((0, 1, 1.0 if record.margin is None else record.margin),)
         else:
             judged = [answer for answer in record.answers if answer.score is not None]
             responses = tuple(answer.response for answer in judged)
