@@ -60,8 +60,11 @@ def check(
 
         codec = open_speaker(model, template).codec
 
-        def length(prompt: Prompt) -> int:
-            return len(codec.prompt(prompt))
+        def length(prompt: Prompt, answer: str | None) -> int:
+            if answer is None:
+                return len(codec.prompt(prompt))
+            row = codec.answer(prompt, answer)
+            return len(row.ids) + row.cut
 
         context = codec.context
     console = stdout()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sawyer.errors import DataError
 from sawyer.records.formats import Want, prompt_in, shape_of
 from sawyer.records.problems import Problem
-from sawyer.records.read import Length, Scan, scan_file
-from sawyer.records.rows import TEXT_SUFFIXES, expand, raw_rows
-from sawyer.records.types import Prompt
+from sawyer.records.read import Scan, rows_of, scan_file
+from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
+from sawyer.records.types import Demonstration, Message, Pair, Prompt, Record, ScoredAnswers
+
+# Tokens of a prompt alone, or (given an answer) of both as training would see them.
+Length = Callable[[Prompt, str | None], int]
+WANTS: tuple[Want, ...] = ("comparisons", "demonstrations", "prompts")  # the richest first
+LOOKED_AT = 100  # rows that tell what a file is for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,19 +50,20 @@ def check(
 ) -> list[FileReport]:
     """Read every file as training would. A file's purpose is told by its rows: comparisons, demonstrations or prompts.
 
-    `held_out` files are read too, and a prompt that is also in one of `paths` is a leak. `length` counts a prompt's tokens for
-    a model that reads `context` of them. Raises DataError for a file that is not there.
+    `held_out` files are read too, and a prompt that is also in one of `paths` is a leak. `length` counts tokens for a
+    model that reads `context` of them. Raises DataError for a file that is not there.
     """
-    reports, prompts = [], dict[object, str]()
+    reports, prompts = [], dict[tuple[Message, ...], str]()
     for path in expand(list(paths)):
         report, found = _check(path, columns or {}, length, context)
         reports.append(report)
-        prompts |= {prompt.messages: str(prompt.where) for prompt in found}
+        for prompt in found:
+            prompts.setdefault(prompt.messages, str(prompt.where))
     for path in expand(list(held_out)) if held_out else []:
         report, found = _check(path, columns or {}, length, context)
-        leaks = [
+        leaks = tuple(
             Problem(
-                where=str(prompt.where),
+                where=f"{prompt.where}:prompt",
                 kind="leak",
                 message=f"the prompt is also in the training file ({prompts[prompt.messages]})",
                 todo="remove it from one of the two: a model is not tested on what it has seen",
@@ -65,16 +71,8 @@ def check(
             )
             for prompt in found
             if prompt.messages in prompts
-        ]
-        reports.append(
-            FileReport(
-                file=path,
-                want=report.want,
-                format=report.format,
-                records=report.records,
-                problems=(*report.problems, *leaks),
-            )
         )
+        reports.append(replace(report, problems=report.problems + leaks))
     return reports
 
 
@@ -87,36 +85,54 @@ def _check(
         want = _purpose(path, columns)
         scan_file(path, want, columns, scan)
     except DataError as error:
-        scan.problems.append(Problem(where=error.where or path, kind="file", message=error.given, todo=error.todo, fatal=True))
-    prompts = [prompt_in(record) for record in scan.records if not isinstance(record, str)]
+        message, todo = error.given.removeprefix(f"{error.where}: "), error.todo
+        scan.problems.append(Problem(where=error.where or path, kind="file", message=message, todo=todo, fatal=True))
     if length is not None and context is not None:
-        for prompt in prompts:
-            tokens = length(prompt)
-            if tokens >= context:
-                message = f"the prompt has {tokens:,} tokens, the model reads {context:,}"
-                scan.problems.append(
-                    Problem(
-                        where=str(prompt.where),
-                        kind="long",
-                        message=message,
-                        todo="shorten it; training leaves it out",
-                        fatal=False,
-                    )
-                )
+        for record in scan.records:
+            scan.problems += _too_long(record, length, context)
     report = FileReport(
         file=path, want=want, format=" + ".join(scan.shapes), records=len(scan.records), problems=tuple(scan.problems)
     )
-    return report, prompts
+    return report, [prompt_in(record) for record in scan.records]
+
+
+def _too_long(record: Record, length: Length, context: int) -> list[Problem]:
+    """A prompt that leaves no room for an answer, or answers whose end the model cannot read."""
+    prompt = prompt_in(record)
+    tokens = length(prompt, None)
+    if tokens >= context:
+        message = f"the prompt has {tokens:,} tokens, the model reads {context:,}"
+        todo = "shorten it; training leaves it out"
+        return [Problem(where=f"{prompt.where}:prompt", kind="long", message=message, todo=todo, fatal=False)]
+    cut = sum(length(prompt, answer) > context for answer in _answers(record))
+    if not cut:
+        return []
+    told = "an answer goes" if cut == 1 else f"{cut} answers go"
+    message = f"{told} beyond the {context:,} tokens that the model reads"
+    todo = "shorten it; training cuts its end off"
+    return [Problem(where=f"{prompt.where}:response", kind="long", message=message, todo=todo, fatal=False)]
+
+
+def _answers(record: Record) -> tuple[str, ...]:
+    match record:
+        case Demonstration():
+            return (record.response,)
+        case ScoredAnswers():
+            return tuple(answer.response for answer in record.answers)
+        case Pair():
+            return record.chosen, record.rejected
+        case Prompt():
+            return ()
 
 
 def _purpose(path: str, columns: Mapping[str, str]) -> Want:
-    """What the file is for, by the first row that has a shape: the richest use it has."""
-    if any(path.lower().removesuffix(".gz").endswith(suffix) for suffix in TEXT_SUFFIXES):
+    """What the file is for: the richest use of most of its first rows."""
+    if suffix_of(path) in TEXT_SUFFIXES:
         return "prompts"
-    for row in raw_rows(path, []):
-        if isinstance(row.value, Mapping):
-            named = {columns.get(name, name): item for name, item in row.value.items()}
-            for want in ("comparisons", "demonstrations", "prompts"):
-                if shape_of(named, want) is not None:
-                    return want
-    return "demonstrations"
+    uses: Counter[Want] = Counter()
+    for row in rows_of(path, columns, [])[:LOOKED_AT]:
+        fits = (want for want in WANTS if isinstance(row.value, Mapping) and shape_of(row.value, want))
+        use = "prompts" if isinstance(row.value, str) else next(fits, None)
+        if use is not None:
+            uses[use] += 1
+    return max(WANTS, key=lambda want: uses[want]) if uses else "demonstrations"

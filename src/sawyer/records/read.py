@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sawyer.errors import DataError
-from sawyer.records.formats import ACCEPTED, Unfit, Want, prompt_in, shape_of, single
+from sawyer.records.formats import ACCEPTED, FORMATS, LEFT_OUT, Format, Unfit, Want, prompt_in, shape_of, single
 from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
-from sawyer.records.rows import documents, expand, raw_rows
+from sawyer.records.rows import RawRow, documents, expand, raw_rows
 from sawyer.records.types import Demonstration, Pair, Prompt, Record, ScoredAnswers, Where
 
 
@@ -26,11 +26,12 @@ class Read:
 
 @dataclass(slots=True)
 class Scan:
-    """A reading in progress: records that are good, problems of all kinds."""
+    """A reading in progress: records that are good, problems of all kinds, and where each record was first seen."""
 
     records: list[Any] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     shapes: dict[str, None] = field(default_factory=dict)
+    seen: dict[Any, Where] = field(default_factory=dict)
 
 
 def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] | None = None) -> Read:
@@ -41,17 +42,30 @@ def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] |
     """
     files = expand(paths)
     scan = Scan()
+    fatal: list[tuple[str, Problem]] = []
     for path in files:
+        known = len(scan.problems)
         scan_file(path, want, columns or {}, scan)
-    fatal = [problem for problem in scan.problems if problem.fatal]
+        fatal += [(path, problem) for problem in scan.problems[known:] if problem.fatal]
     if fatal:
-        more = f" (and {len(fatal) - 1:,} more problems)" if len(fatal) > 1 else ""
+        path, first = fatal[0]
+        more = f" (and {len(fatal) - 1:,} more {'problem' if len(fatal) == 2 else 'problems'})" if len(fatal) > 1 else ""
         raise DataError(
-            f"{fatal[0].message}{more}", where=fatal[0].where, todo=f"{fatal[0].todo}; `sawyer check {files[0]}` lists all"
+            f"{first.message}{more}",
+            where=first.where,
+            why="a row that was misread or dropped in silence would change what the model learns",
+            todo=f"{first.todo}; `sawyer check {path}` lists all",
         )
     if not scan.records:
-        raise DataError("no row can be used", where=files[0], todo=f"see `sawyer check {files[0]}`")
-    return Read(records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files))
+        raise DataError(
+            "no row can be used" + (f": {scan.problems[0].message}" if scan.problems else ""),
+            where=scan.problems[0].where if scan.problems else files[0],
+            expected="at least one good row",
+            todo=f"`sawyer check {files[0]}` says what is wrong with each",
+        )
+    return Read(
+        records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files)
+    )
 
 
 def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> None:
@@ -60,48 +74,59 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> 
         scan.shapes["text"] = None
         scan.records += list(documents(path, scan.problems))
         return
-    before = len(scan.records)
-    for row in raw_rows(path, scan.problems):
+    rows = rows_of(path, columns, scan.problems)
+    model = next((row.value for row in rows if isinstance(row.value, Mapping) and shape_of(row.value, want)), {})
+    for row in rows:
         where = Where(file=path, line=row.line)
         try:
-            scan.records += _records(row.value, where, want, columns, scan)
+            for found in _found(row.value, where, want, model, scan):
+                if isinstance(found, Unfit):
+                    scan.problems.append(_problem(where, found, fatal=False))
+                else:
+                    _keep(prompt_in(found) if want == "prompts" else found, scan)
         except Unfit as unfit:
-            scan.problems.append(
-                Problem(
-                    where=f"{where}:{unfit.field}",
-                    kind=unfit.kind,
-                    message=unfit.message,
-                    todo=unfit.todo,
-                    fatal=unfit.kind != "tied",
-                )
-            )
-    scan.records[before:] = list(_useful(scan.records[before:], scan.problems))
+            scan.problems.append(_problem(where, unfit, fatal=unfit.kind not in LEFT_OUT))
 
 
-def _records(value: Any, where: Where, want: Want, columns: Mapping[str, str], scan: Scan) -> Iterator[Record]:
+def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> list[RawRow]:
+    """The rows of a file under our names. A column that is mapped to a name wins over one that is called so."""
+
+    def ours(value: Mapping[str, Any]) -> dict[str, Any]:
+        kept = {name: item for name, item in value.items() if name not in columns}
+        return kept | {columns[name]: item for name, item in value.items() if name in columns}
+
+    def is_row(value: Mapping[str, Any]) -> bool:
+        return any(shape.fits(ours(value)) for shape in FORMATS)
+
+    rows = raw_rows(path, problems, is_row)
+    if not columns:
+        return list(rows)
+    return [RawRow(line=row.line, value=ours(row.value) if isinstance(row.value, Mapping) else row.value) for row in rows]
+
+
+def _found(value: Any, where: Where, want: Want, model: Mapping[str, Any], scan: Scan) -> list[Record | Unfit]:
+    """The records of a row. One without a shape is read as `model`, the file's first that has one: so what it lacks is named."""
     if isinstance(value, str) and want == "prompts":
         scan.shapes["lines of text"] = None
-        if value.strip():
-            yield single(value.strip(), where)
-        return
+        if not value.strip():
+            raise Unfit("row", "empty", "the prompt is empty", "remove it")
+        return [single(value.strip(), where)]
     if not isinstance(value, Mapping):
-        raise Unfit(
-            "row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row"
-        )
-    named = {columns.get(name, name): item for name, item in value.items()}
-    shape = shape_of(named, want)
+        raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row")
+    shape: Format | None = shape_of(value, want)
+    if shape is None and model:
+        shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}
     if shape is None:
-        given = ", ".join(str(name) for name in value) or "nothing"
+        given = ", ".join(repr(name)[1:-1][:40] for name in list(value)[:12]) or "nothing"
         raise Unfit(
             "row",
             "shape",
             f"a row with {given} is none of the shapes that give {want}",
             f"expected {EXPECTED[want]}; other names go into `columns:`",
         )
-    found = list(shape.read(named, where))
+    found = list(shape.read(value, where))
     scan.shapes[shape.name] = None
-    for record in found:
-        yield prompt_in(record) if want == "prompts" else record
+    return found
 
 
 EXPECTED: Mapping[str, str] = {
@@ -114,32 +139,30 @@ EXPECTED: Mapping[str, str] = {
 assert EXPECTED.keys() == ACCEPTED.keys()
 
 
-def _useful(records: Sequence[Record], problems: list[Problem]) -> Iterator[Record]:
+def _keep(record: Record, scan: Scan) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
-    seen: dict[Any, Where] = {}
-    for record in records:
-        key = identity(record)
-        where = prompt_in(record).where
-        if key in seen:
-            problems.append(_note(where, "duplicate", f"the same as line {seen[key].line}; left out", "remove it"))
-            continue
-        seen[key] = where
-        if isinstance(record, ScoredAnswers):
-            _judgeable(record, problems)
-        yield record
+    key, where = identity(record), prompt_in(record).where
+    if key in scan.seen:
+        first = scan.seen[key]
+        told = f"line {first.line}" if first.file == where.file else str(first)
+        scan.problems.append(_note(where, "row", "duplicate", f"the same as {told}; left out", "remove it"))
+        return
+    scan.seen[key] = where
+    scan.records.append(record)
+    if isinstance(record, ScoredAnswers):
+        scan.problems += _judgeable(record)
 
 
-def _judgeable(record: ScoredAnswers, problems: list[Problem]) -> None:
-    scored = [answer for answer in record.answers if answer.score is not None]
-    if len(scored) < len(record.answers):
-        missing = len(record.answers) - len(scored)
-        problems.append(_note(record.where, "unscored", f"{missing} answers have no score", "score them, or leave them out"))
-    if len(scored) == 1:
-        problems.append(_note(record.where, "one answer", "a single scored answer has nothing to compare with", "add another"))
-    elif scored and not pairs(record)[0]:
-        problems.append(
-            _note(record.where, "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely")
-        )
+def _judgeable(record: ScoredAnswers) -> Iterator[Problem]:
+    where = record.where
+    scores = [answer.score for answer in record.answers if answer.score is not None]
+    if missing := len(record.answers) - len(scores):
+        told = "1 answer has" if missing == 1 else f"{missing} answers have"
+        yield _note(where, "score", "unscored", f"{told} no score", "score them, or leave them out")
+    if len(scores) == 1:
+        yield _note(where, "score", "one answer", "a single scored answer has nothing to compare with", "add another")
+    elif scores and not pairs(record)[0]:
+        yield _note(where, "score", "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely")
 
 
 def identity(record: Record) -> Any:
@@ -156,8 +179,9 @@ def identity(record: Record) -> Any:
             return prompt, record.chosen, record.rejected
 
 
-def _note(where: Where, kind: str, message: str, todo: str) -> Problem:
-    return Problem(where=str(where), kind=kind, message=message, todo=todo, fatal=False)
+def _problem(where: Where, unfit: Unfit, *, fatal: bool) -> Problem:
+    return Problem(where=f"{where}:{unfit.field}", kind=unfit.kind, message=unfit.message, todo=unfit.todo, fatal=fatal)
 
 
-Length = Callable[[Prompt], int]
+def _note(where: Where, field: str, kind: str, message: str, todo: str) -> Problem:
+    return _problem(where, Unfit(field, kind, message, todo), fatal=False)

@@ -15,7 +15,7 @@ R = TypeVar("R", bound=Record)
 def bucket(prompt: Prompt) -> float:
     """A number in [0, 1) that depends on the prompt's turns alone; the same on every machine."""
     text = "\x1e".join(f"{message.role}\x1f{message.content}" for message in prompt.messages)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
 def split(records: Sequence[R], held_out: float) -> tuple[tuple[R, ...], tuple[R, ...]]:
