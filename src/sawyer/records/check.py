@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sawyer.errors import DataError
-from sawyer.records.formats import Want, prompt_in, shape_of
+from sawyer.records.formats import Want, prompt_in, shape_of, waits
 from sawyer.records.problems import Problem
 from sawyer.records.read import Scan, rows_of, scan_file
 from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
@@ -132,7 +132,7 @@ def _purpose(path: str, columns: Mapping[str, str]) -> Want:
     uses: Counter[Want] = Counter()
     for row in rows_of(path, columns, [])[:LOOKED_AT]:
         fits = (want for want in WANTS if isinstance(row.value, Mapping) and shape_of(row.value, want))
-        use = "prompts" if isinstance(row.value, str) else next(fits, None)
+        use = "prompts" if isinstance(row.value, str) or waits(row.value) else next(fits, None)
         if use is not None:
             uses[use] += 1
     return max(WANTS, key=lambda want: uses[want]) if uses else "demonstrations"

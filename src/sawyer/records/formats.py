@@ -138,10 +138,10 @@ def turns(row: Mapping[str, Any], field: str) -> tuple[Message, ...]:
         name = f"{field}[{place}]"
         if not isinstance(turn, Mapping):
             raise Unfit(name, "type", f"turn {place + 1} is {_is(turn)}, not an object", f"mend `{name}`")
-        said = turn.get("role", turn.get("from"))
-        role = ROLES.get(said.lower()) if isinstance(said, str) else None
+        role = _role(turn)
         if role is None:
-            raise Unfit(name, "type", f"turn {place + 1} is by {reprlib.repr(said)}", f"use one of: {', '.join(ROLES)}")
+            said = reprlib.repr(turn.get("role", turn.get("from")))
+            raise Unfit(name, "type", f"turn {place + 1} is by {said}", f"use one of: {', '.join(ROLES)}")
         with _inside(name):
             content = text_of(turn, _field(turn, ("content", "value", "text")))
         if role == "system" and messages:
@@ -150,6 +150,17 @@ def turns(row: Mapping[str, Any], field: str) -> tuple[Message, ...]:
             raise Unfit(name, "order", f"two turns of the {role} follow each other", "join them; the row is left out")
         messages.append(Message(role=role, content=content))
     return tuple(messages)
+
+
+def _role(turn: Mapping[str, Any]) -> Role | None:
+    said = turn.get("role", turn.get("from"))
+    return ROLES.get(said.lower()) if isinstance(said, str) else None
+
+
+def waits(row: Any) -> bool:
+    """Whether the row is a conversation whose last turn is the user's: a prompt, not a demonstration."""
+    said = row.get(_field(row, CHATS)) if isinstance(row, Mapping) else None
+    return isinstance(said, list) and bool(said) and isinstance(said[-1], Mapping) and _role(said[-1]) == "user"
 
 
 def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
@@ -284,8 +295,8 @@ def _tree(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
     found = False
     pending: list[tuple[str, Mapping[str, Any], tuple[Message, ...]]] = [("prompt", root, ())]
     for name, node, before in pending:  # grows as it goes
-        said = node.get("role", "prompter")
-        role = ROLES.get(said) if isinstance(said, str) else None
+        said = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
+        role = _role({"role": said})
         if role is None or role == (before[-1].role if before else "assistant"):
             kind = "type" if role is None else "order"
             raise Unfit(f"{name}.role", kind, f"a message is by {reprlib.repr(said)}", "prompter and assistant take turns")

@@ -124,7 +124,12 @@ def _found(value: Any, where: Where, want: Want, model: Mapping[str, Any], scan:
             f"a row with {given} is none of the shapes that give {want}",
             f"expected {EXPECTED[want]}; other names go into `columns:`",
         )
-    found = list(shape.read(value, where))
+    try:
+        found = list(shape.read(value, where))
+    except Unfit as unfit:
+        if unfit.kind == "missing":  # named as the file's other rows name it, if they do
+            list(shape.read({**dict.fromkeys(model), **value}, where))
+        raise
     scan.shapes[shape.name] = None
     return found
 
