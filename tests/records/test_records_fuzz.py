@@ -41,7 +41,8 @@ def tried(name: str) -> None:
         if want != "text":
             assert all(isinstance(record, Record) for record in found.records)
             assert all((getattr(r, "prompt", r)).messages[-1].role == "user" for r in found.records)
-            str(found.records).encode(), [str(problem).encode() for problem in found.skipped]
+            assert all(turn.content.encode() for r in found.records for turn in getattr(r, "prompt", r).messages)
+            [str(problem).encode() for problem in found.skipped]
     (report,) = check([name])
     assert report.records or report.problems
     [str(problem).encode() for problem in report.problems]

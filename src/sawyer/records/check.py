@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from sawyer.errors import DataError
 from sawyer.records.formats import Want, prompt_in, shape_of, waits
 from sawyer.records.problems import Problem
-from sawyer.records.read import Scan, rows_of, scan_file
+from sawyer.records.read import Scan, in_order, rows_of, scan_file
 from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
 from sawyer.records.types import Demonstration, Message, Pair, Prompt, Record, ScoredAnswers
 
@@ -91,7 +91,7 @@ def _check(
         for record in scan.records:
             scan.problems += _too_long(record, length, context)
     report = FileReport(
-        file=path, want=want, format=" + ".join(scan.shapes), records=len(scan.records), problems=tuple(scan.problems)
+        file=path, want=want, format=" + ".join(scan.shapes), records=len(scan.records), problems=tuple(in_order(scan.problems, path))
     )
     return report, [prompt_in(record) for record in scan.records]
 

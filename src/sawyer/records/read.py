@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sawyer.errors import DataError
-from sawyer.records.formats import ACCEPTED, FORMATS, LEFT_OUT, Format, Unfit, Want, prompt_in, shape_of, single
+from sawyer.records.formats import ACCEPTED, FORMATS, LEFT_OUT, Format, Unfit, Want, prompt_in, shape_of, single, text_of
 from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
 from sawyer.records.rows import RawRow, documents, expand, raw_rows
@@ -74,6 +74,7 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> 
         scan.shapes["text"] = None
         scan.records += list(documents(path, scan.problems))
         return
+    known = len(scan.problems)
     rows = rows_of(path, columns, scan.problems)
     model = next((row.value for row in rows if isinstance(row.value, Mapping) and shape_of(row.value, want)), {})
     for row in rows:
@@ -86,6 +87,12 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> 
                     _keep(prompt_in(found) if want == "prompts" else found, scan)
         except Unfit as unfit:
             scan.problems.append(_problem(where, unfit, fatal=unfit.kind not in LEFT_OUT))
+    scan.problems[known:] = in_order(scan.problems[known:], path)
+
+
+def in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
+    """A file's problems as they stand in it; what concerns the whole file comes first."""
+    return sorted(problems, key=lambda problem: int(problem.where[len(path) + 1 :].partition(":")[0] or 0))
 
 
 def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> list[RawRow]:
@@ -108,9 +115,7 @@ def _found(value: Any, where: Where, want: Want, model: Mapping[str, Any], scan:
     """The records of a row. One without a shape is read as `model`, the file's first that has one: so what it lacks is named."""
     if isinstance(value, str) and want == "prompts":
         scan.shapes["lines of text"] = None
-        if not value.strip():
-            raise Unfit("row", "empty", "the prompt is empty", "remove it")
-        return [single(value.strip(), where)]
+        return [single(text_of({"row": value}, "row"), where)]
     if not isinstance(value, Mapping):
         raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row")
     shape: Format | None = shape_of(value, want)
