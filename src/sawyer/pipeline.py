@@ -218,7 +218,7 @@ def _fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
-    files = [path for field in DATA_FIELDS for path in expand(section.get(field) or [])]
+    files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     return hash_files(files, salt=repr((common, section)))
 
 
