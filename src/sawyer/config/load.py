@@ -66,7 +66,7 @@ _NOTHING = _Nothing()
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats (`1e-3`, `5.0e-4`), no dates, no key twice, and nothing told apart from null."""
+    """YAML 1.2's floats (`1e-3`, `5.0e-4`), no dates, no key twice, nothing inside itself, and nothing told apart from null."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -90,12 +90,26 @@ class _Loader(yaml.SafeLoader):
     def construct_null(self, node: Any) -> Any:
         return None if self.construct_scalar(node) else _NOTHING
 
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        return _NOTHING if node is None else self.construct_document(node)
+
     def construct_text(self, node: Any) -> Any:
         return self.construct_yaml_str(node)
+
+    def construct_list(self, node: Any) -> list[Any]:
+        return self.construct_sequence(node, deep=True)  # at once: an alias of what is not built yet is refused
+
+    def construct_section(self, node: Any) -> dict[Any, Any]:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "names with values are expected here", node.start_mark)
+        return self.construct_mapping(node, deep=True)
 
 
 _Loader.add_constructor("tag:yaml.org,2002:null", _Loader.construct_null)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_list)
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_section)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)$"),
@@ -104,20 +118,22 @@ _Loader.add_implicit_resolver(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ConfigError(
-            f"there is no file {path}", expected="a run's file", todo="write one with `sawyer init`, or check the path"
-        )
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder", expected="a run's file, such as sawyer.yaml")
     try:
         text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"there is no file {path}", expected="a run's file", todo="write one with `sawyer init`, or check the path"
+        ) from error
+    except IsADirectoryError as error:
+        raise ConfigError(f"{path} is a folder", expected="a run's file, such as sawyer.yaml") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"{path} is not text in UTF-8 (byte {error.start})", expected="a YAML file", todo="save it as UTF-8"
         ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r} is not a path: {error}", expected="a run's file") from error
     try:
         tree = _parsed(text)
     except ConfigError as error:
@@ -139,7 +155,7 @@ def _parsed(text: str) -> Any:
         raise ConfigError(
             f"{line}this is not YAML: {problem}", todo="check the indentation and the colons near that line"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # as PyYAML lets them through
         raise ConfigError(f"there is a value that YAML cannot hold: {error}", todo="put text in quotes") from error
 
 
@@ -259,7 +275,7 @@ def _expected(item: Any) -> str:
     if words == _WORDS[list] and isinstance(item["input"], str):
         return f"a list, such as [{item['input']}]"
     if words.startswith(_WORDS[str]) and isinstance(item["input"], int | float):
-        return f'{words}: put it in quotes, "{item["input"]}"'
+        return f"{words}: put it in quotes"
     return words
 
 

@@ -1,0 +1,412 @@
+"""Reading a run's file: what is taken, and that whatever is not is refused in a user's words."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sawyer.config import Config, checked, demo, fields, load
+from sawyer.errors import ConfigError
+
+BASE = "model: gpt2\nsft: {data: [a.json]}\n"
+WITH_RL = BASE + "reward: {data: [b.json]}\nrl: {prompts: [c.jsonl]}\n"
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Any:
+    """Load a file with this text and these overrides."""
+
+    def load_text(text: str, *overrides: str) -> Config:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return load(path, overrides)
+
+    return load_text
+
+
+def refusal(asked: Any, text: str, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        asked(text, *overrides)
+    return str(caught.value)
+
+
+# What is taken.
+
+
+def test_the_smallest_file_and_its_defaults(asked: Any) -> None:
+    config = asked(BASE)
+    assert (config.model, config.base, config.seed, config.template) == ("gpt2", None, 0, "question")
+    assert config.sft is not None and config.sft.data == ["a.json"] and config.sft.batch_size == 32
+    assert config.reward is None and config.rl is None
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        ("1e-3", 1e-3),
+        ("5.0e-4", 5e-4),
+        ("2E-5", 2e-5),
+        ("1e+1", 10.0),
+        (".5e-1", 0.05),
+        ("3.e-2", 0.03),
+        ("0.25", 0.25),
+        ("1", 1.0),
+    ],
+)
+def test_every_way_to_write_a_number_is_a_number(asked: Any, written: str, number: float) -> None:
+    assert asked(f"model: gpt2\nsft: {{data: [a], learning_rate: {written}}}\n").sft.learning_rate == number
+    assert asked(BASE, f"sft.learning_rate={written}").sft.learning_rate == number
+
+
+@pytest.mark.parametrize("written", ["e3", "1e", "1e3x", "v1e3", "1-e3"])
+def test_what_only_looks_like_a_number_stays_text(asked: Any, written: str) -> None:
+    assert asked(BASE, f"out={written}").out == written
+
+
+def test_a_date_is_text(asked: Any) -> None:
+    assert asked(BASE + "out: 2024-01-31\n").out == "2024-01-31"
+
+
+def test_large_numbers_may_be_grouped(asked: Any) -> None:
+    assert asked("base: {text: [a.txt], tokens: 2_000_000}\n").base.tokens == 2_000_000
+
+
+def test_a_section_without_settings_is_one_of_defaults_and_null_leaves_it_out(asked: Any) -> None:
+    assert asked(BASE + "compare:\n").compare is not None
+    assert asked(BASE + "compare: {}\n").compare is not None
+    assert asked(BASE + "compare: null\n").compare is None
+    assert asked(BASE + "compare: ~\n").compare is None
+    assert asked(WITH_RL.replace("[c.jsonl]", "[c.jsonl], kl: ")).rl.kl.coefficient == 0.05
+
+
+@pytest.mark.parametrize("text", ["\ufeff" + BASE, BASE.replace("\n", "\r\n"), "---\n" + BASE, "# a comment\n" + BASE])
+def test_marks_line_ends_and_comments_do_not_matter(asked: Any, text: str) -> None:
+    assert asked(text) == asked(BASE)
+
+
+def test_an_anchor_may_be_used_again(asked: Any) -> None:
+    config = asked("model: gpt2\nsft: &s {data: [a], epochs: 2}\nreward: {<<: *s, epochs: 1}\n".replace("[a]", "&d [a]"))
+    assert config.reward.data == config.sft.data and (config.sft.epochs, config.reward.epochs) == (2, 1)
+
+
+# Overrides.
+
+
+def test_overrides_replace_add_and_remove(asked: Any) -> None:
+    config = asked(WITH_RL, "rl.kl.coefficient=0.2", "sft.data=[x.json, y.json]", "reward.columns.query=prompt", "out=a=b")
+    assert config.rl.kl.coefficient == 0.2 and config.sft.data == ["x.json", "y.json"]
+    assert config.reward.columns == {"query": "prompt"} and config.out == "a=b"
+    assert asked(WITH_RL, "rl=null").rl is None
+    assert asked(BASE, "compare={}").compare is not None
+    assert asked(BASE, "sft.epochs=2", "sft.epochs=3").sft.epochs == 3  # the last one counts
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("sft.epochs", "expected: key=value"),
+        ("=3", "expected: key=value"),
+        ("sft..epochs=3", "expected: key=value"),
+        ("sft.epochs=", "gives no value"),
+        ("model=", "to leave it out: model=null"),
+        ("seed=#3", "gives no value"),
+        ("sft.data=[a", "this is not YAML"),
+        ("sft.data.first=a", "`data` is a value, not a section"),
+        ("seed.x=1", "`seed` is a value, not a section"),
+        ("sft.epoch=1", "did you mean `sft.epochs`?"),
+        ("kl.coefficient=1", "did you mean `rl.kl`?"),
+        ("sft.data=b.json", "a list, such as [b.json]"),
+        ("sft.epochs=yes", "`sft.epochs` is true"),
+        ("seed=null", "`seed` is null; expected: a whole number"),
+        ("out=&a [*a]", "recursive"),
+        ("out=*a", "undefined alias"),
+    ],
+)
+def test_overrides_that_are_refused(asked: Any, override: str, words: str) -> None:
+    assert words in refusal(asked, BASE + "seed: 1\n", override)
+
+
+# Files that cannot be read.
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.yaml", tmp_path / "no" / "where.yaml"):
+        with pytest.raises(ConfigError, match=r"there is no file .*where\.yaml[\s\S]*sawyer init"):
+            load(path)
+    (tmp_path / "file").write_text(BASE)
+    with pytest.raises(ConfigError, match="there is no file"):
+        load(tmp_path / "file" / "run.yaml")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is a folder"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read|is not a path"):
+        load(name)
+
+
+def test_not_allowed_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        load(tmp_path / "run.yaml")
+
+
+def test_not_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"model: gpt2\nout: \xff\xfe\n")
+    with pytest.raises(ConfigError, match=r"not text in UTF-8 \(byte 17\)"):
+        load(path)
+    path.write_bytes(b"\x00\x01\x02")
+    with pytest.raises(ConfigError, match="this is not YAML"):
+        load(path)
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "null\n", "~"])
+def test_an_empty_file(asked: Any, text: str) -> None:
+    assert "is empty" in refusal(asked, text) and "sawyer init" in refusal(asked, text)
+
+
+@pytest.mark.parametrize(("text", "words"), [("- a\n- b\n", "holds a list"), ("gpt2\n", "holds 'gpt2'"), ("3\n", "holds 3")])
+def test_not_names_with_values(asked: Any, text: str, words: str) -> None:
+    assert words in refusal(asked, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("model: gpt2\nsft: {data: [a}\n", 2),
+        ("model: gpt2\n\tsft: x\n", 2),
+        ("model: gpt2: x\n", 1),
+        ("model: gpt2\nout: 'x\n", 3),
+        ("model: a\n---\nmodel: b\n", 2),
+        (BASE + "out: !!python/object:os.system x\n", 3),
+        (BASE + "out: &a [*a]\n", 3),
+        ("&a\nmodel: *a\n", 1),
+        (BASE + "<<: 3\n", 3),
+        ("!!map [a]\n", 1),
+    ],
+)
+def test_bad_yaml_names_the_line(asked: Any, text: str, line: int) -> None:
+    said = refusal(asked, text)
+    assert f"run.yaml, line {line}: this is not YAML: " in said
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 5000, BASE + "seed: " + "9" * 5000, BASE + "seed: !!bool x", BASE + "seed: !!int x"]
+)
+def test_values_that_yaml_cannot_hold(asked: Any, text: str) -> None:
+    assert "there is a value that YAML cannot hold" in refusal(asked, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (BASE + "model: other\n", "line 3: `model` stands there twice"),
+        ("model: gpt2\nsft:\n  data: [a]\n  epochs: 1\n  data: [b]\n", "line 5: `data` stands there twice"),
+        ("model: gpt2\n? [a]\n: b\n", "line 2: ['a'] stands where a name should"),
+    ],
+)
+def test_no_name_twice_and_every_name_a_name(asked: Any, text: str, words: str) -> None:
+    assert words in refusal(asked, text)
+
+
+# Names and values that are not right.
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "guess"),
+    [
+        (BASE + "sead: 1\n", "sead", "seed"),
+        (BASE + "rewards: {}\n", "rewards", "reward"),
+        ("model: gpt2\nsft: {data: [a], learning_rat: 1}\n", "sft.learning_rat", "sft.learning_rate"),
+        ("model: gpt2\nsft: {data: [a], prompts: [b]}\n", "sft.prompts", "collect.prompts"),
+        (BASE + "episodes: 5\n", "episodes", "rl.episodes"),
+        (WITH_RL.replace("[c.jsonl]", "[c], kl: {coeficient: 1}"), "rl.kl.coeficient", "rl.kl.coefficient"),
+        (WITH_RL.replace("[c.jsonl]", "[c], coefficient: 1"), "rl.coefficient", "rl.kl.coefficient"),
+        (WITH_RL.replace("[c.jsonl]", "[c], num_episodes: 1"), "rl.num_episodes", "rl.episodes"),
+        (BASE + "zzzzzz: 1\n", "zzzzzz", ""),
+        (BASE + "1: 1\n", "1", ""),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(asked: Any, text: str, name: str, guess: str) -> None:
+    said = refusal(asked, text)
+    assert f"unknown setting `{name}`" in said and "expected: one of: " in said
+    assert (f"did you mean `{guess}`?" in said) if guess else ("did you mean" not in said)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=yes", "`seed` is true (so YAML reads true, yes and on; false, no and off); expected: a whole number"),
+        ("save_every_seconds=off", "`save_every_seconds` is false"),
+        ("sft=on", "`sft` is true"),
+        ("sft.data=[no]", "`sft.data.0` is false"),
+        ("sft.columns={a: yes}", "`sft.columns.a` is true"),
+        ("seed=abc", "`seed` is 'abc'; expected: a whole number"),
+        ("seed=1.5", "`seed` is 1.5; expected: a whole number"),
+        ("seed=-1", "`seed` is -1; expected: at least 0"),
+        ("seed=4294967296", "expected: less than 4294967296"),
+        ("model=7", "`model` is 7; expected: text: put it in quotes"),
+        ("model=''", "`model` is ''; expected: text that is not empty"),
+        ("out=''", "expected: text that is not empty"),
+        ("precision=fp16", "`precision` is 'fp16'; expected: auto or fp32 or bf16"),
+        ("sft=3", "`sft` is 3; expected: a section"),
+        ("sft=[a]", "`sft` is a list; expected: a section"),
+        ("sft.data=[]", "expected: a list with at least one entry"),
+        ("sft.data={a: b}", "`sft.data` is a section; expected: a list"),
+        ("sft.columns=[a]", "expected: names with values"),
+        ("sft.epochs=0", "`sft.epochs` is 0; expected: more than 0"),
+        ("sft.epochs=.inf", "expected: a finite number"),
+        ("sft.epochs=.nan", "expected: a finite number"),
+        ("sft.held_out=1", "expected: less than 1"),
+        ("reward.loss=huber", "expected: squared or plain or margin or scaled"),
+        ("collect.limit=some", "`collect.limit` is 'some'; expected: a whole number"),
+        ("sft={epochs: 1}", "`sft.data` is missing; it has no default"),
+        ("world.rater=kind", "expected: honest or length_lover or lazy or flipper"),
+    ],
+)
+def test_wrong_values_are_told_with_what_is_right(asked: Any, override: str, words: str) -> None:
+    assert words in refusal(asked, BASE, override)
+
+
+def test_all_that_is_wrong_is_told_at_once(asked: Any) -> None:
+    said = refusal(asked, BASE, "seed=-1", "precision=fp16", "sft.epochs=x")
+    assert all(f"`{name}`" in said for name in ("seed", "precision", "sft.epochs"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.minibatches=3", "rl.minibatches: 3 do not divide a batch of 64 answers"),
+        ("rl.episodes=1000", "rl.episodes: 1000 are not a whole number of batches of 64; 1024 would be"),
+        ("rl.episodes=10", "10 are not a whole number of batches of 64; 64 would be"),
+        ("base={text: [a], width: 250}", "base.heads: 4 heads do not divide a width of 250"),
+        ("base={text: [a], window: 600}", "base.window: 600 tokens are more than the context of 512"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused_never_floored(asked: Any, override: str, words: str) -> None:
+    assert words in refusal(asked, WITH_RL, override)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("sft: {data: [a]}\n", "neither `model` nor `base`"),
+        (BASE + "base: {text: [a.txt]}\n", "both `model` and `base`"),
+        ("model: gpt2\nreward: {data: [a]}\n", "reward: it builds on sft"),
+        ("model: gpt2\nrl: {prompts: [a]}\n", "rl: it builds on sft and reward"),
+        (BASE + "rl: {prompts: [a]}\n", "rl: it builds on reward"),
+        ("model: gpt2\ncollect: {prompts: [a]}\n", "collect: it builds on sft"),
+        (BASE + "reward:\n", "reward.data: no file is named and no `collect:` section"),
+    ],
+)
+def test_what_the_parts_need_of_each_other(asked: Any, text: str, words: str) -> None:
+    assert words in refusal(asked, text)
+
+
+def test_errors_name_the_file_and_never_pydantic(asked: Any) -> None:
+    for text in (BASE + "seed: x\n", "sft: {data: [a]}\n", BASE + "sead: 1\n", BASE + "out: [\n"):
+        said = refusal(asked, text)
+        assert "run.yaml" in said and "pydantic" not in said and "Input should" not in said and "[type=" not in said
+
+
+# The rest of the room.
+
+
+def test_a_config_written_out_and_read_again_is_the_same(asked: Any) -> None:
+    config = asked(WITH_RL, "compare={}", "collect.prompts=[p]")
+    assert checked(config.model_dump(mode="json")) == config
+
+
+def test_a_config_cannot_be_changed(asked: Any) -> None:
+    config = asked(BASE)
+    with pytest.raises(ValueError, match="frozen"):
+        config.seed = 3
+
+
+def test_the_demo_is_a_valid_config(tmp_path: Path) -> None:
+    config = demo(str(tmp_path / "d"), 7, "lazy")
+    assert (config.seed, config.world.rater if config.world else "") == (7, "lazy")
+    assert config.rl is not None and config.rl.prompts == [str(tmp_path / "d" / "data" / "prompts.jsonl")]
+    with pytest.raises(ConfigError, match="expected: honest or length_lover"):
+        demo("d", 7, "kind")
+
+
+def test_every_setting_is_described() -> None:
+    table = fields()
+    names = [name for name, _, _ in table]
+    assert len(set(names)) == len(names) and {"model", "rl.kl.coefficient", "sft.data"} <= set(names)
+    assert all(description for _, _, description in table)
+    assert dict((name, default) for name, default, _ in table)["rl.kl"] == "a section"
+
+
+# Whatever is thrown at it, a user sees a ConfigError.
+
+SIGNS = "abx:{}[]&*!|>-?#%@`'\",\n\t ~<=\ufeff\x00\x85é"
+TAGS = "set omap bool int float null binary timestamp map seq"
+WORDS = (
+    "\n  ",
+    ": ",
+    "- ",
+    "&a ",
+    "*a",
+    "<<: *a",
+    "---\n",
+    "model",
+    "sft",
+    "data",
+    "rl",
+    "kl",
+    "null",
+    "yes",
+    "1e-3",
+    ".inf",
+    "0x",
+)
+PIECES = st.sampled_from([*SIGNS, *WORDS, *(f"!!{tag} " for tag in TAGS.split())])
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(noise=st.lists(PIECES, max_size=25).map("".join), at=st.integers(0, len(WITH_RL)))
+def test_noise_is_taken_or_refused_never_worse(asked: Any, noise: str, at: int) -> None:
+    for attempt in (
+        lambda: asked(WITH_RL[:at] + noise + WITH_RL[at:]),
+        lambda: asked(BASE, f"out={noise}"),
+        lambda: asked(BASE, noise),
+    ):
+        try:
+            assert isinstance(attempt(), Config)
+        except ConfigError as error:
+            assert str(error) and "Traceback" not in str(error)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(name=st.sampled_from([name for name, _, _ in fields()]), value=VALUES)
+def test_any_value_for_any_setting(name: str, value: Any) -> None:
+    tree: dict[str, Any] = {"model": "gpt2", "sft": {"data": ["a"]}, "reward": {"data": ["b"]}, "rl": {"prompts": ["c"]}}
+    *sections, last = name.split(".")
+    here = tree
+    for section in sections:
+        here = here.setdefault(section, {})
+    here[last] = value
+    with contextlib.suppress(ConfigError):
+        checked(tree)
