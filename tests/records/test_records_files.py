@@ -16,7 +16,7 @@ from sawyer.records import Problem, expand, read
 from sawyer.records.rows import raw_rows
 
 Put = Callable[[str, Any], str]
-ROWS = [{"question": "Up?", "answer": "Down, or\n\"not\""}, {"question": "Où?", "answer": "Ici"}]
+ROWS = [{"question": "Up?", "answer": 'Down, or\n"not"'}, {"question": "Où?", "answer": "Ici"}]
 TEXTS = {
     ".json": json.dumps(ROWS),
     ".jsonl": "".join(json.dumps(row) + "\n" for row in ROWS),
@@ -133,7 +133,12 @@ def test_the_line_each_row_begins_on(put: Put, name: str, text: str, expected: l
 @pytest.mark.parametrize(
     ("name", "text", "where", "words"),
     [
-        ("a.jsonl", '{"prompt": "x"}\n' * 6 + '{"prompt": \n{"prompt": 8}\n', "a.jsonl:7", "not JSON (Expecting value, column 12)"),
+        (
+            "a.jsonl",
+            '{"prompt": "x"}\n' * 6 + '{"prompt": \n{"prompt": 8}\n',
+            "a.jsonl:7",
+            "not JSON (Expecting value, column 12)",
+        ),
         ("a.json", '[\n{"text": "p"},\n{"text": "q"},\n{"c" 3}\n]', "a.json:4", "not JSON (Expecting ':' delimiter, column 6)"),
         ("a.json", '[\n{"text": "p"}\n{"text": "q"}\n]', "a.json:3", "expected , or ] after a row"),
         ("a.json", '[\n{"text": "p"},\n]', "a.json:3", "a comma after the last row"),
@@ -144,6 +149,7 @@ def test_the_line_each_row_begins_on(put: Put, name: str, text: str, expected: l
         ("a.json", "hello", "a.json:1", "not JSON"),
         ("a.jsonl", "hello", "a.jsonl:1", "not JSON"),
         ("a.json", '[\n{"a": "one\ntwo"}]', "a.json:2", "Invalid control character"),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt" "then goes on, and ends otherwise', "a.jsonl:2", "not JSON (Expecting ':'"),
         # Cut off: the end of the text is where it goes wrong.
         ("a.jsonl", '{"prompt": "x"}\n{"prompt": "so it en', "a.jsonl:2", "the last line is cut off"),
         ("a.jsonl", '{"prompt": "x"}\n{"prompt": "x", "n": {"m": 1}', "a.jsonl:2", "the last line is cut off"),
@@ -158,6 +164,8 @@ def test_the_line_each_row_begins_on(put: Put, name: str, text: str, expected: l
         ("a.csv", "prompt,n\nx,1\n\n1,2,3\ny,2\n", "a.csv:4", "3 cells under 2 columns"),
         ("a.csv", "prompt,n\nx\ny,2\n", "a.csv:2", "1 cells under 2 columns"),
         ("a.csv", 'prompt,n\n"x"y,1\n', "a.csv:2", "',' expected after '\"'"),
+        ("a.csv", 'prompt\nx\n""\n', "a.csv:3:prompt", "`prompt` is empty"),
+        ("a.csv", "prompt,prompt\nx,y\n", "a.csv:1:prompt", "two columns are called `prompt`"),
         ("a.csv", "\nprompt,prompt\nx,y\n", "a.csv:2:prompt", "two columns are called `prompt`"),
         # Whole files
         ("a.json", "", "a.json", "the file is empty"),

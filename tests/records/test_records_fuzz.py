@@ -94,14 +94,17 @@ def test_sound_files_with_damage(put: Put, seed: int) -> None:
     ]
     tried(put("a.jsonl", bent(rng, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())))
     tried(put("a.json", bent(rng, json.dumps({"data": rows} if seed % 2 else rows, indent=seed % 3).encode())))
-    tried(put("a.csv", bent(rng, 'prompt,chosen,rejected,margin\r\n"a ""b""\nc",d,e,1\r\nf,g,"h,i",\r\n'.encode())))
+    tried(put("a.csv", bent(rng, b'prompt,chosen,rejected,margin\r\n"a ""b""\nc",d,e,1\r\nf,g,"h,i",\r\n')))
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_any_bytes_under_any_name(put: Put, seed: int) -> None:
     rng = random.Random(seed)
     name = rng.choice(NAMES)
-    content = bytes(rng.choice(b'{}[]",:\\\n\rab1 \t\0\xff') if rng.random() < 0.7 else rng.randrange(256) for _ in range(rng.randrange(200)))
+    content = bytes(
+        rng.choice(b'{}[]",:\\\n\rab1 \t\0\xff') if rng.random() < 0.7 else rng.randrange(256)
+        for _ in range(rng.randrange(200))
+    )
     tried(put(name, content))
 
 

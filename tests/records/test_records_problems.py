@@ -182,7 +182,11 @@ def test_what_is_left_out(put: Put, good: Any, bad: Any, field: str, kind: str) 
         (scored(3, None), "score", "unscored"),
         (scored(3, 4, None), "score", "unscored"),
         (scored(None, ""), "score", "unscored"),
-        ({"user_input": "x", "responses_and_scores": [{"response": "", "score": 1}, {"response": "y", "score": 2}]}, None, "empty"),
+        (
+            {"user_input": "x", "responses_and_scores": [{"response": "", "score": 1}, {"response": "y", "score": 2}]},
+            None,
+            "empty",
+        ),
     ],
 )
 def test_what_is_kept_and_told(put: Put, row: Any, field: str | None, kind: str) -> None:
@@ -211,7 +215,7 @@ def test_duplicates(put: Put) -> None:
     assert found.records == 3 and not found.refused
     # The same question to another score is another judgement.
     assert report(put, [scored(1, 2), scored(2, 1), scored(1, 2)]).records == 2
-    assert report(put, [PAIR, {**PAIR, "chosen": "x"}, {**PAIR, "margin": 2}]).records == 2
+    assert report(put, [PAIR, {**PAIR, "chosen": "x"}, {**PAIR, "rejected": "x"}, {**PAIR, "margin": 2}]).records == 3
     assert report(put, [{"prompt": "x"}, {"prompt": "x", "id": 2}, "x"]).records == 1
 
 
@@ -223,6 +227,8 @@ def test_a_prompt_in_training_and_held_out_file(put: Put) -> None:
     assert told(second) == [("kept.json:2:prompt", "leak", True)] and second.refused
     assert "train.jsonl:2" in second.problems[0].message
     assert not any(found.refused for found in check([train, kept]))
+    again = put("again.jsonl", [{"prompt": "b"}])
+    assert "train.jsonl:2" in check([train, again], held_out=[kept])[2].problems[0].message  # where it was first
     # A conversation that ends with the same question is another prompt.
     talk = put("talk.jsonl", [{"messages": [U, A, {"role": "user", "content": "b"}]}])
     assert check([train], held_out=[talk])[1].problems == ()
@@ -238,7 +244,9 @@ def test_too_long_for_the_model(put: Put) -> None:
     assert "5 tokens" in found.problems[1].message and found.records == 3
     answered = [{"prompt": "one two", "completion": "three four"}, {"prompt": "one two", "completion": "three four five"}]
     assert told(report(put, answered, length=length, context=4)) == [("a.jsonl:2:response", "long", False)]
-    assert told(report(put, [{**PAIR, "rejected": "a b c d"}], length=length, context=4)) == [("a.jsonl:1:response", "long", False)]
+    assert told(report(put, [{**PAIR, "rejected": "a b c d"}], length=length, context=4)) == [
+        ("a.jsonl:1:response", "long", False)
+    ]
     assert report(put, answered, length=length, context=5).problems == ()
 
 

@@ -202,6 +202,7 @@ def test_trees(put: Put) -> None:
     assert said(second.prompt) == [("user", "Up?"), ("assistant", "Down"), ("user", "More?")]
     assert [(a.response, a.score, a.source) for a in second.answers] == [("Yes", 1.0, "person"), ("No", 0.0, "m")]
     assert found.format == "message trees (OpenAssistant)"
+    assert [record.text for record in read("a.jsonl", want="prompts").records] == ["Up?", "More?"]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,11 @@ def test_rows_are_written_in_the_public_shape() -> None:
 
 
 def test_what_is_written_is_read_again(put: Put) -> None:
-    answers = (Answer(response="Ici\n\nlà", score=None), Answer(response="", score=0.1, source="m"), Answer(response="\0", score=3.0))
+    answers = (
+        Answer(response="Ici\n\nlà", score=None),
+        Answer(response="", score=0.1, source="m"),
+        Answer(response="\0", score=3.0),
+    )
     records = [ScoredAnswers(prompt=p, answers=answers) for p in (prompt_of("Où?"), Prompt(messages=TALK))]
     name = put("answers.jsonl", json_lines(scored_row(record) for record in records))
     found = read(name, want="scored").records

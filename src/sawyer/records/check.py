@@ -91,7 +91,11 @@ def _check(
         for record in scan.records:
             scan.problems += _too_long(record, length, context)
     report = FileReport(
-        file=path, want=want, format=" + ".join(scan.shapes), records=len(scan.records), problems=tuple(in_order(scan.problems, path))
+        file=path,
+        want=want,
+        format=" + ".join(scan.shapes),
+        records=len(scan.records),
+        problems=tuple(in_order(scan.problems, path)),
     )
     return report, [prompt_in(record) for record in scan.records]
 

@@ -344,7 +344,9 @@ def _any(row: Mapping[str, Any], names: Sequence[str]) -> bool:
 # In order: the first that fits a row is its shape.
 FORMATS: tuple[Format, ...] = (
     Format(name="scored answers (GPT-4-LLM)", gives="scored", fits=_has("responses_and_scores"), read=_scored),
-    Format(name="message trees (OpenAssistant)", gives="scored", fits=lambda r: isinstance(r.get("prompt"), Mapping), read=_tree),
+    Format(
+        name="message trees (OpenAssistant)", gives="scored", fits=lambda r: isinstance(r.get("prompt"), Mapping), read=_tree
+    ),
     Format(
         name="transcripts (Anthropic HH)",
         gives="pairs",

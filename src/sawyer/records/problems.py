@@ -13,7 +13,7 @@ class Problem:
     """
 
     where: str  # file:line:field, as much of it as is known
-    kind: str  # missing | empty | type | score | duplicate | tied | one answer | unscored | leak | long | encoding | ...
+    kind: str  # missing | empty | type | score | duplicate | tied | order | pair | unscored | leak | long | encoding | ...
     message: str
     todo: str
     fatal: bool

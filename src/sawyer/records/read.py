@@ -63,9 +63,7 @@ def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] |
             expected="at least one good row",
             todo=f"`sawyer check {files[0]}` says what is wrong with each",
         )
-    return Read(
-        records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files)
-    )
+    return Read(records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files))
 
 
 def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> None:
@@ -112,12 +110,14 @@ def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> l
 
 
 def _found(value: Any, where: Where, want: Want, model: Mapping[str, Any], scan: Scan) -> list[Record | Unfit]:
-    """The records of a row. One without a shape is read as `model`, the file's first that has one: so what it lacks is named."""
+    """The records of a row. One without a shape is read as `model`, the file's first row with one: what it lacks is named."""
     if isinstance(value, str) and want == "prompts":
         scan.shapes["lines of text"] = None
         return [single(text_of({"row": value}, "row"), where)]
     if not isinstance(value, Mapping):
-        raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row")
+        raise Unfit(
+            "row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row"
+        )
     shape: Format | None = shape_of(value, want)
     if shape is None and model:
         shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}

@@ -78,7 +78,9 @@ def _rows(path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any
     suffix = suffix_of(path)
     if suffix not in ROW_SUFFIXES + TEXT_SUFFIXES:
         known = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
-        problems.append(_fatal(path, "format", f"{suffix or 'no ending'} is not known", f"use one of {known}, or these with .gz"))
+        problems.append(
+            _fatal(path, "format", f"{suffix or 'no ending'} is not known", f"use one of {known}, or these with .gz")
+        )
         return
     if suffix == ".parquet":
         yield from _parquet(path)
@@ -148,9 +150,7 @@ def _text(path: str, problems: list[Problem]) -> str:
     return text
 
 
-def _json(
-    path: str, text: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]
-) -> Iterator[RawRow]:
+def _json(path: str, text: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[RawRow]:
     """An array of rows, an object around one, a single row, or a row a line: told by the text, since endings lie."""
     start = _skip(text, 0)
     if text[start] == "[":
@@ -274,7 +274,9 @@ def _table(path: str, text: str, separator: str, problems: list[Problem]) -> Ite
             if header is None:
                 header = [cell.strip() for cell in cells]
                 for name in (name for name, count in Counter(header).items() if name and count > 1):
-                    problems.append(_fatal(f"{path}:{line}:{name}", "columns", f"two columns are called `{name}`", "rename one"))
+                    problems.append(
+                        _fatal(f"{path}:{line}:{name}", "columns", f"two columns are called `{name}`", "rename one")
+                    )
             elif len(cells) == len(header):
                 yield RawRow(line=line, value=dict(zip(header, cells, strict=True)))
             else:
