@@ -14,7 +14,8 @@ OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
     """Write weights, config and tokenizer (with its chat template) into an existing folder; `extra` goes into config.json."""
-    if extra is not None:
+    vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
+    if extra:
         setattr(model.config, OURS, dict(extra))
     with quiet():
         model.save_pretrained(folder)

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sawyer.maths import token_logprobs
-from sawyer.models.load import score_head
 from sawyer.text import Batch, Row, batches
 
 CHUNK = 2**24  # logits held at once; 64 MB in fp32
@@ -74,6 +73,12 @@ def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
     last = batch.mask.sum(1) - 1
     picked = hidden[torch.arange(len(last), device=last.device), last]
     return head(picked)[:, 0].float()
+
+
+def score_head(model: nn.Module) -> nn.Linear | None:
+    """The linear layer that reads a decoder's last hidden state as a score; None for other architectures."""
+    head = getattr(model, "score", None)
+    return head if isinstance(head, nn.Linear) else None
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:

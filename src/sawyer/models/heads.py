@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sawyer.errors import ModelError
-from sawyer.models.load import load_policy, load_reward, load_tokenizer, score_head
+from sawyer.models.forward import score_head
+from sawyer.models.load import load_policy, load_reward, load_tokenizer
 
 
 class ValueNetwork(nn.Module):
@@ -33,16 +34,17 @@ class ValueNetwork(nn.Module):
     def from_reward(cls, folder: Path) -> ValueNetwork:
         """On the reward model's trunk (Stiennon et al. 2020): it already tells good answers from bad ones."""
         model: Any = load_reward(folder, load_tokenizer(folder))
-        if score_head(model) is None:
+        head = score_head(model)
+        if head is None:
             raise ModelError(
                 f"{folder} is no decoder whose states can be valued at every token",
                 expected="a reward model as this program's reward stage writes it",
                 todo="set rl.value_start: policy",
             )
-        return cls(model.base_model, model.config.hidden_size)
+        return cls(model.base_model, head.in_features)
 
     @classmethod
     def from_policy(cls, folder: Path) -> ValueNetwork:
         """On a copy of the policy's trunk."""
         model: Any = load_policy(folder, load_tokenizer(folder))
-        return cls(model.base_model, model.config.hidden_size)
+        return cls(model.base_model, model.get_output_embeddings().in_features)

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from sawyer.errors import ModelError
+from sawyer.models.forward import next_logits, score_head
+from sawyer.text import pad_left
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -58,10 +60,11 @@ def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
-    model, told = loaded
-    _check_whole(source, told["missing_keys"])
-    _grow(model, len(tokenizer))
-    _check_causal(source, model)
+        model, told = loaded
+        _check_whole(source, told["missing_keys"])
+        _grow(model, len(tokenizer))
+        _check_causal(source, model)
+    _check_cache(source, model)
     return _ready(model, tokenizer)
 
 
@@ -124,6 +127,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
             todo="name a model trained as a reward model",
         )
     _check_whole(source, told["missing_keys"])
+    _grow(model, len(tokenizer))
     return _ready(model, tokenizer)
 
 
@@ -141,7 +145,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
 
 def context_length(model: nn.Module) -> int:
     """The most tokens the model can read."""
-    config: Any = model.config
+    settings: Any = model.config
+    config = settings.get_text_config()
     known = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
     length = int(next((length for length in known if length), 1024))
     for name, module in model.named_modules():
@@ -149,12 +154,6 @@ def context_length(model: nn.Module) -> int:
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             length = min(length, int(module.num_embeddings) - int(module.padding_idx) - 1)
     return length
-
-
-def score_head(model: nn.Module) -> nn.Linear | None:
-    """The linear layer that reads a decoder's last hidden state as a score; None for other architectures."""
-    head = getattr(model, "score", None)
-    return head if isinstance(head, nn.Linear) else None
 
 
 def _ready(model: nn.Module, tokenizer: Any) -> nn.Module:
@@ -178,6 +177,8 @@ def _grow(model: Any, size: int) -> None:
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
     for layer in layers.values():
         layer.weight[known:] = layer.weight[:known].mean(0)
+        if getattr(layer, "bias", None) is not None:
+            layer.bias[known:] = layer.bias[:known].mean()
 
 
 def _check_whole(source: str | Path, missing: Iterable[str]) -> None:
@@ -202,6 +203,33 @@ def _check_causal(source: str | Path, model: Any) -> None:
             expected="a decoder such as GPT-2, Llama or Qwen",
             why="it would read each answer before it foretells it",
             todo="name a decoder; an encoder can only be a reward model",
+        )
+
+
+@torch.no_grad()
+def _check_cache(source: str | Path, model: Any) -> None:
+    """Sampling reads padded rows, then one token at a time, and lets rows leave: each must be told what it is told alone."""
+    device = next(model.parameters()).device
+    batch = pad_left([[1, 0, 1], [0, 1]], pad_id=0).to(device)
+    third = torch.zeros(1, 1, dtype=torch.long, device=device)
+    mask = torch.tensor([[0, 1, 1, 1]], device=device)
+    try:
+        _, cache = next_logits(
+            model, input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions, past_key_values=None
+        )
+        cache.batch_select_indices(torch.tensor([1], device=device))
+        positions = torch.full_like(third, 2)
+        found, _ = next_logits(model, input_ids=third, attention_mask=mask, position_ids=positions, past_key_values=cache)
+        alone = model(input_ids=torch.tensor([[0, 1, 0]], device=device), use_cache=False).logits[:, -1]
+        given = "" if torch.allclose(found, alone, atol=1e-3, rtol=1e-3) else "a row beside others gets other logits than alone"
+    except Exception as error:  # recurrent networks keep their past each in its own way
+        given = f"{type(error).__name__}: {error}"
+    if given:
+        raise ModelError(
+            f"{source} cannot be sampled in batches: {given}",
+            expected="a decoder that caches keys and values, such as GPT-2, Llama or Qwen",
+            why="its answers would take minutes each, or have the wrong probabilities",
+            todo="name another model",
         )
 
 

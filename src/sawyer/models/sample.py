@@ -104,13 +104,13 @@ def _sample(
     greedy: bool,
 ) -> list[Completion]:
     device = next(model.parameters()).device
-    batch = pad_left(prompts, codec.pad_id).to(device)
     draws, left = draws.to(device), torch.tensor(limits, device=device)
     tokens: list[Tensor] = []  # a column a step, of all rows; rows that left hold EOS
     logprobs: list[Tensor] = []
     alive = torch.arange(len(prompts), device=device)  # which prompts the batch's rows are
     running = torch.ones_like(left, dtype=torch.bool)
-    ids, mask, positions, cache = batch.ids, batch.mask, batch.positions, None
+    ids, mask, positions = _padded(prompts, device)
+    cache = None
     for step in range(max(limits)):
         logits, cache = next_logits(
             model, input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache
@@ -128,14 +128,26 @@ def _sample(
         count = int(here.sum())
         if count == 0:
             break
-        # A row that has ended may stay for a while; it must not step beyond the model's positions.
-        ids, positions = chosen.unsqueeze(1), (positions[:, -1:] + 1).clamp(max=codec.context - 1)
+        if mask.shape[1] == codec.context:
+            # Short rows' padding fills the context before their tokens do: what goes on is read again without it.
+            alive = alive[here]
+            written = zip(alive.tolist(), torch.stack(tokens, 1)[alive].tolist(), strict=True)
+            ids, mask, positions = _padded([[*prompts[i], *row] for i, row in written], device)
+            cache = None
+            continue
+        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
         mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         if count <= (1 - LEAVE) * len(alive):
             keep = torch.nonzero(here).squeeze(1)
             cache.batch_select_indices(keep)
             alive, ids, positions, mask = alive[keep], ids[keep], positions[keep], mask[keep]
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.eos_id)
+
+
+def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """(ids, mask, positions) padded on the left with each row's own last token: whatever a pad token's embedding is."""
+    batch = pad_left(rows, 0).to(device)
+    return torch.where(batch.mask, batch.ids, batch.ids[:, -1:]), batch.mask, batch.positions
 
 
 def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> Tensor:

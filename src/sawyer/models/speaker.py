@@ -24,7 +24,7 @@ class Speaker:
     def width(self) -> int:
         """Hidden units."""
         config: Any = self.model.config
-        return int(config.hidden_size)
+        return int(config.get_text_config().hidden_size)
 
     @property
     def parameters(self) -> int:

@@ -58,11 +58,11 @@ def set_template(tokenizer: Any, name: str) -> None:
         tokenizer.chat_template = ("{{- bos_token -}}" if adds_bos else "") + TEMPLATES[name]
         if name == "chatml":
             missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
-            tokenizer.add_special_tokens({"additional_special_tokens": missing}) if missing else None
+            tokenizer.add_tokens(missing, special_tokens=True)
     else:
         try:
             tokenizer.chat_template = Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             raise ModelError(
                 f"template: {name} cannot be read ({error})",
                 expected=f"{', '.join(TEMPLATES)}, tokenizer, or a Jinja file",
