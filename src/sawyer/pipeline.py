@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from sawyer.runs import (
     changed_keys,
     handle_signals,
     hash_files,
-    hash_folder,
     is_complete,
     open_run,
     read_manifest,
     read_rows,
+    remove_folder,
     replace_folder,
     write_json,
 )
@@ -48,7 +48,8 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
     "rl": ("sft", "reward"),
     "compare": ("base", "sft", "reward", "rl"),
 }
-COMMON = ("seed", "model", "template", "precision", "device", "micro_batch_tokens", "world")
+# Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
+COMMON = ("seed", "model", "template", "precision", "device", "world")
 DATA_FIELDS = ("data", "prompts", "text")
 
 
@@ -58,50 +59,68 @@ def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener
     `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
     from which the same call goes on.
     """
+    return _run(config, only, listeners)
+
+
+def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
+    data = Path(out) / "data"
+
+    def prepare(run: Run) -> None:
+        begun = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
+        if not is_complete(data) or not begun:  # files of another seed or rater may lie there
+            with replace_folder(data) as folder:
+                write(folder, seed=seed, rater=rater)
+
+    return _run(demo_config(str(out), seed, rater), None, listeners, prepare)
+
+
+def _run(
+    config: Config, only: str | None, listeners: Sequence[Listener], prepare: Callable[[Run], None] | None = None
+) -> dict[str, Any]:
     wanted = [stage for stage in STAGES if getattr(config, stage) is not None]
     if only is not None:
         _check_only(config, only, wanted)
     with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
         opened.journal.listeners.extend(listeners)
-        prints = {stage: _fingerprint(config, stage) for stage in wanted}
+        if prepare is not None:
+            prepare(opened)
+        for stage in STAGES:
+            _forget_what_is_gone(opened, stage)
+        begun = [stage for stage in wanted if opened.manifest.stage(stage).status != "pending"]
+        todo = wanted if only is None else [only]
+        prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
         _check_unchanged(config, opened, prints)
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
         worked = False
-        for stage in wanted if only is None else [only]:
+        for stage in todo:
+            if opened.stop.is_set():
+                raise Interrupted(
+                    f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
+                    todo="run the same command again to go on",
+                )
+            parents = _parents(config, opened, stage)
+            _check_parents(opened, stage, parents)
             if _finished(opened, stage):
                 opened.journal.event(stage, "skip", message="already done")
                 continue
-            worked = True
-            _do(config, opened, stage, prints[stage])
+            if opened.manifest.stage(stage).status != "waiting":
+                worked = True
+                _do(config, opened, stage, prints[stage], parents)
             if opened.manifest.stage(stage).status == "waiting":
+                _tell_waiting(opened, stage)
                 break
         if worked or not opened.layout.report.exists():
             _report(opened)
         return _summarise(opened)
 
 
-def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
-    config = demo_config(str(out), seed, rater)
-    data = Path(out) / "data"
-    if not is_complete(data):
-        Path(out).mkdir(parents=True, exist_ok=True)
-        with replace_folder(data) as folder:
-            write(folder, seed=seed, rater=rater)
-    return run(config, listeners=listeners)
-
-
-def _do(config: Config, run: Run, stage: str, fingerprint: str) -> None:
+def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
     """One stage: its state in the manifest tells at every moment how far it is."""
-    parents = {p: hash_folder(run.layout.model(p)) for p in PARENTS[stage] if is_complete(run.layout.model(p))}
     before = run.manifest.stage(stage)
-    if before.status != "pending" and before.parents and before.parents != parents:
-        raise RunError(
-            f"{stage} was begun on other models than lie in {run.layout.root} now",
-            why="a stage continued on another model is neither the old run nor a new one",
-            todo=f"delete {run.layout.folder(stage)} and the stages after it, or use another `out:`",
-        )
+    if before.status == "pending":
+        _clear(run, stage)
     began = time.time()
     run.manifest.update(
         stage, status="running", started=before.started or began, fingerprint=fingerprint, parents=parents, reason=""
@@ -127,33 +146,94 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str) -> None:
         raise
     waiting = bool(figures.get("waiting"))
     close("waiting" if waiting else "done", "", figures=figures)
-    if waiting:
+    if not waiting:
+        run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
+    _drop_state(run, stage)
+
+
+def _clear(run: Run, stage: str) -> None:
+    """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
+    run.journal.clear(stage)
+    _drop_state(run, stage)
+    if stage == "collect" and run.layout.answers.exists():
+        # Somebody's judgements may be in it, and they cannot be made again.
+        run.layout.answers.replace(run.layout.answers_before)
         run.journal.event(
             stage,
-            "waiting",
-            message=f"{figures['waiting']:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
-            "`null`, then run the same command again",
+            "warning",
+            message=f"answers are collected anew; those that were there, with their scores, are kept in "
+            f"{run.layout.answers_before}",
         )
-    else:
-        run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
-        _drop_state(run, stage)
 
 
 def _drop_state(run: Run, stage: str) -> None:
     """The optimizer's state of a finished stage is of no further use and several times the model's size."""
-    from sawyer.engine import drop_checkpoint
+    remove_folder(run.layout.checkpoint(stage))
+    remove_folder(run.layout.best(stage))
 
-    drop_checkpoint(run.layout.checkpoint(stage))
-    if stage == "rl":
-        drop_checkpoint(run.layout.folder(stage) / "best")
+
+def _product(layout: Layout, stage: str) -> Path:
+    """What a finished stage leaves, and later stages build on: written whole or not there."""
+    return {"collect": layout.answers, "compare": layout.compare}.get(stage, layout.model(stage))
+
+
+def _forget_what_is_gone(run: Run, stage: str) -> None:
+    """A stage whose result somebody deleted, or of which nothing was saved, begins anew, under other settings if need be."""
+    status = run.manifest.stage(stage).status
+    product = _product(run.layout, stage)
+    if status == "pending":
+        return
+    if status in ("done", "waiting"):
+        if product.exists():
+            return
+        message = f"{product} is gone: {stage} is done again"
+    else:
+        if is_complete(run.layout.checkpoint(stage)):
+            return
+        message = f"nothing was saved when {stage} ended early: it begins anew"
+    run.manifest.forget(stage)
+    run.journal.clear(stage)
+    run.journal.event(stage, "anew", message=message)
+
+
+def _parents(config: Config, run: Run, stage: str) -> dict[str, str]:
+    """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder."""
+    found = {}
+    for parent in PARENTS[stage]:
+        path = _product(run.layout, parent)
+        if parent == "base" and config.model is not None:
+            path = Path(config.model)
+            if not path.is_dir():  # a hub id
+                continue
+        if (parent == "base" or getattr(config, parent) is not None) and path.exists():
+            found[parent] = run.manifest.content_hash(parent, path)
+    return found
+
+
+def _check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
+    """A stage that has begun must find the models it was begun with; a comparison is cheap and is made again instead."""
+    before = run.manifest.stage(stage)
+    if before.status == "pending" or before.parents == parents:
+        return
+    changed = sorted(name for name in {*parents, *before.parents} if parents.get(name) != before.parents.get(name))
+    told = " and ".join({"collect": "collected answers", "base": "base model"}.get(name, f"{name} model") for name in changed)
+    if stage == "compare":
+        run.manifest.forget(stage)
+        run.journal.event(stage, "anew", message=f"the {told} changed since: the comparison is made again")
+        return
+    raise RunError(
+        f"{stage} was begun with another {told} than {run.layout.root} has now",
+        expected="what it was begun with",
+        why="later stages on other models are neither the old run nor a new one",
+        todo=f"restore what it was begun with, delete {_again(run.layout, [stage])} to do that again, or use another `out:`",
+    )
 
 
 def _finished(run: Run, stage: str) -> bool:
     """Done, or waiting no longer: somebody has scored collected answers."""
     state = run.manifest.stage(stage)
     if state.status == "waiting":
-        records = read([str(run.layout.answers)], want="scored").records
-        answers: list[Answer] = [a for r in records if isinstance(r, ScoredAnswers) for a in r.answers]
+        answers = _collected(run)
         scored = sum(answer.score is not None for answer in answers)
         if not scored:
             return False
@@ -161,6 +241,21 @@ def _finished(run: Run, stage: str) -> bool:
         run.journal.event(stage, "scored", message=f"{scored:,} of {len(answers):,} collected answers are scored")
         return True
     return state.status == "done"
+
+
+def _tell_waiting(run: Run, stage: str) -> None:
+    waiting = sum(answer.score is None for answer in _collected(run))
+    run.journal.event(
+        stage,
+        "waiting",
+        message=f"{waiting:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
+        "`null`, then run the same command again",
+    )
+
+
+def _collected(run: Run) -> list[Answer]:
+    records = read([str(run.layout.answers)], want="scored").records
+    return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]
 
 
 def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
@@ -172,7 +267,11 @@ def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
         )
     layout = Layout(Path(config.out))
     state = read_manifest(layout.manifest).get("stages", {})
-    missing = [p for p in PARENTS[only] if p in wanted and state.get(p, {}).get("status") != "done"]
+    missing = [
+        p
+        for p in PARENTS[only]
+        if p in wanted and not (state.get(p, {}).get("status") in ("done", "waiting") and _product(layout, p).exists())
+    ]
     if missing:
         raise RunError(
             f"{only} builds on {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not done in {layout.root}",
@@ -182,22 +281,32 @@ def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
 
 def _check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> None:
     """A stage that has begun must be asked for as it was: otherwise the folder would say what was never done."""
-    changed = [
-        stage
-        for stage, now in prints.items()
-        if run.manifest.stage(stage).status != "pending" and run.manifest.stage(stage).fingerprint != now
-    ]
+    begun = [stage for stage in prints if run.manifest.stage(stage).status != "pending"]
+    changed = [stage for stage in begun if run.manifest.stage(stage).fingerprint != prints[stage]]
     if not changed:
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
     relevant = [key for key in keys if key.split(".")[0] in (*COMMON, *changed)]
     what = f"these settings: {', '.join(relevant)}" if relevant else "the content of its data files"
+    if run.previous_config is None:
+        what = f"its settings, or its data files ({run.layout.config}, which would tell, cannot be read)"
     raise RunError(
         f"{run.layout.root} holds a run whose {changed[0]} stage was begun with another config; changed: {what}",
         expected="the settings and data it was begun with",
         why="a run that goes on under other settings is neither the old experiment nor the new one",
-        todo="use another `out:` for the new settings, restore the old ones, or delete the folder",
+        todo="use another `out:` for the new settings, restore the old ones, or delete "
+        f"{_again(run.layout, changed)} to do that again",
     )
+
+
+def _again(layout: Layout, stages: Sequence[str]) -> str:
+    """What somebody must delete so that these stages, and those that build on them, are done again."""
+    found: list[str] = []
+    for stage in STAGES:
+        if stage in stages or {*PARENTS[stage]} & {*found}:
+            found.append(stage)
+    paths = [layout.compare if s == "compare" and layout.compare.exists() else layout.folder(s) for s in found]
+    return ", ".join(str(path) for path in paths if path.exists())
 
 
 def _check_world(config: Config) -> None:
@@ -219,6 +328,7 @@ def _fingerprint(config: Config, stage: str) -> str:
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
+    files += [config.template] if Path(config.template).is_file() else []
     return hash_files(files, salt=repr((common, section)))
 
 
@@ -255,9 +365,20 @@ def _summarise(run: Run) -> dict[str, Any]:
     if rates:
         summary["compare"] = rates
     events = read_rows(run.layout.events)
-    summary["gates"] = {row["name"]: row["verdict"] for row in events if row["kind"] == "gate"}
+    summary["gates"] = _verdicts(events)
     waiting = [stage for stage, state in states.items() if state.status == "waiting"]
     if waiting:
         summary["waiting"] = str(run.layout.answers)
     write_json(run.layout.summary, summary)
     return summary
+
+
+def _verdicts(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Each gate's last word; what was said of a stage before it began anew does not count."""
+    said: dict[str, tuple[str, str]] = {}
+    for row in events:
+        if row.get("kind") == "gate":
+            said[str(row["name"])] = str(row["stage"]), str(row["verdict"])
+        elif row.get("kind") == "anew":
+            said = {name: found for name, found in said.items() if found[0] != row["stage"]}
+    return {name: verdict for name, (_, verdict) in said.items()}

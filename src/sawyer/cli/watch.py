@@ -48,6 +48,9 @@ class Watch:
             self._progress(str(row["stage"]), int(row["done"]), int(row["total"]), str(row.get("note", "")))
         elif kind == "event":
             self._event(str(row.get("stage", "")), str(row.get("kind", "")), row)
+        elif kind == "stopping":
+            words = "stopping: this step is finished and saved first; once more cuts it off"
+            say(self.console, (f"  {row.get('reason', '')}: {words}", "yellow"))
 
     def _event(self, stage: str, kind: str, row: Mapping[str, Any]) -> None:
         if kind in SILENT:

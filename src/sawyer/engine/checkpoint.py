@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from sawyer.runs import is_complete, replace_folder
+from sawyer.runs import damaged, is_complete, remove_folder, replace_folder
 
 STATE = "state.pt"
 
@@ -20,13 +19,16 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state saved last, on the CPU, or None where no complete checkpoint lies."""
+    """The state saved last, on the CPU, or None where no complete checkpoint lies. Raises RunError for a damaged one."""
     if not is_complete(folder):
         return None
-    state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch, pickle, zip and the system each have their own classes
+        raise damaged(folder / STATE, error, f"restore the file, or delete {folder} to do this stage again") from error
     return state
 
 
 def drop_checkpoint(folder: Path) -> None:
     """Remove the state of a stage that is done: its model is what counts from then on."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_folder(folder)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
 from sawyer.errors import Interrupted
-from sawyer.runs import Run
+from sawyer.runs import Run, damaged
 
 
 class Work(Protocol):
@@ -70,14 +70,22 @@ def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
     if saved is None:
         run.journal.clear(stage)
         return 0, False
-    work.load(saved["work"])
-    run.journal.rewind(stage, saved["journal"])
-    run.journal.event(stage, "resume", step=saved["step"], steps=work.steps)
-    return int(saved["step"]), bool(saved["finished"])
+    try:
+        work.load(saved["work"])
+        step, finished, position = int(saved["step"]), bool(saved["finished"]), dict(saved["journal"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
+        folder = run.layout.checkpoint(stage)
+        raise damaged(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
+    run.journal.rewind(stage, position)
+    run.journal.event(stage, "resume", step=step, steps=work.steps)
+    return step, finished
 
 
 def _save(run: Run, stage: str, work: Work, step: int, finished: bool) -> None:
     state = {"work": work.state(), "step": step, "finished": finished, "journal": run.journal.position(stage)}
+    run.journal.sync()
     save_checkpoint(run.layout.checkpoint(stage), state)
     run.journal.event(stage, "save", step=step)
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 from sawyer.errors import RunError
 
 MARKER = ".complete"  # the last file written into a folder: without it the folder is not what it looks like
-NEW, OLD = ".new", ".old"
+# What is being written, and what is being replaced, beside its place. A run may live among a user's own files, and a
+# leftover is removed when the run is opened: the names must be nobody else's.
+NEW, OLD = ".sawyer-new", ".sawyer-old"
 
 
 @contextlib.contextmanager
@@ -26,21 +29,26 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _refused(path, error) from error
-    except RuntimeError as error:
-        # torch's archive writer wraps a failed write in a RuntimeError of its own and loses the system's number.
-        if "PytorchStreamWriter" not in str(error) and "file write failed" not in str(error):
-            raise
-        raise _full(path, str(error).splitlines()[0]) from error
     except Exception as error:
-        # safetensors has its own class, with the system's words in it.
-        if type(error).__name__ != "SafetensorError" or "No space left" not in str(error):
-            raise
-        raise _full(path, str(error).splitlines()[0]) from error
+        # Those who write for us have classes of their own, and the system's number is lost or only told in words.
+        words = str(error)
+        number = re.search(r"\(os error (\d+)\)", words)
+        if number:  # safetensors and tokenizers
+            raise _refused(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+        if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in words or "file write failed" in words):
+            raise _full(path, "torch: file write failed") from error
+        raise
 
 
 def _refused(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _full(path, error.strerror or "no space")
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return RunError(
+            f"{path} cannot be made: a file is in the way",
+            expected="a place for a folder",
+            todo="name another `out:`, or move the file away",
+        )
     return RunError(
         f"{error.filename or path} cannot be written: {error.strerror or error}",
         expected="a folder that this user may write to",
@@ -95,22 +103,29 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_bytes().decode("utf-8").split("\n")
-        rows = [json.loads(line) for line in lines[:-1] if line]
-    except (OSError, ValueError) as error:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise damaged(path, error) from error
-    if not all(isinstance(row, dict) for row in rows):
-        raise damaged(path, ValueError("a line is no JSON object"))
+    rows = []
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line.decode("utf-8")) if line else None
+        except (ValueError, RecursionError) as error:
+            raise damaged(path, ValueError(f"line {number}: {error}")) from error
+        if line and not isinstance(row, dict):
+            raise damaged(path, ValueError(f"line {number} is no JSON object"))
+        rows += [row] if line else []
     return rows
 
 
-def damaged(path: Path, error: Exception) -> RunError:
+def damaged(path: Path, error: Exception, todo: str = "") -> RunError:
     """A file of a run that is not as the run wrote it."""
+    words = str(error).strip().splitlines()
     return RunError(
-        f"{path} cannot be read ({str(error).splitlines()[0]})",
+        f"{path} cannot be read ({words[0] if words else type(error).__name__})",
         expected="the file as the run wrote it",
         why="half the facts would mislead",
-        todo="restore the file, or move it away: what is not there is left out",
+        todo=todo or "restore the file, or move it away: what is not there is left out",
     )
 
 
@@ -131,6 +146,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             if folder.exists():
                 folder.replace(old)
             new.replace(folder)
+            _sync(folder.parent)
             shutil.rmtree(old, ignore_errors=True)
         except BaseException:
             recover(folder)
@@ -152,11 +168,18 @@ def recover(folder: Path) -> None:
 
 
 def recover_all(root: Path) -> None:
-    """`recover` for every folder below `root`, and unfinished ones are removed."""
-    for old in sorted(root.rglob(f".*{OLD}")):
+    """`recover` for every folder of the run in `root`, and what was left unfinished is removed."""
+    for old in sorted([*root.glob(f".*{OLD}"), *root.glob(f"*/.*{OLD}")]):
         recover(old.with_name(old.name[1 : -len(OLD)]))
-    for new in sorted(root.rglob(f".*{NEW}")):
+    for new in sorted([*root.glob(f".*{NEW}"), *root.glob(f"*/.*{NEW}")]):
         shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, its marker first: cut short, what is left does not look finished."""
+    for path in (folder, folder.with_name(f".{folder.name}{OLD}")):
+        (path / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def hash_files(paths: Iterable[str | Path], *, salt: str = "") -> str:
@@ -171,22 +194,45 @@ def hash_files(paths: Iterable[str | Path], *, salt: str = "") -> str:
 
 
 def hash_folder(folder: Path) -> str:
-    """One hash of all that lies in a folder, wherever the folder is."""
+    """One hash of all that lies in a folder (or of one file), wherever it is; hidden files do not count."""
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER):
+    for path in _inside(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+        digest.update(f"{path.relative_to(folder)} {content}\n".encode("utf-8", "backslashreplace"))
     return digest.hexdigest()[:32]
+
+
+def stamp_folder(folder: Path) -> str:
+    """A hash of the sizes and times of what `hash_folder` reads: while it stays, the content need not be read again."""
+    facts = [(str(path.relative_to(folder)), (s := path.stat()).st_size, s.st_mtime_ns) for path in _inside(folder)]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+
+def _inside(folder: Path) -> list[Path]:
+    if folder.is_file():
+        return [folder]
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
 def _seal(folder: Path) -> None:
     """All content on the disk first, then the marker: a power cut must not leave a marked folder of empty files."""
     for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        _sync(path)
     with (folder / MARKER).open("w") as file:
         file.write("all of this folder is written\n")
         file.flush()
         os.fsync(file.fileno())
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """What is written of a file, or which names a folder holds, goes to the disk."""
+    if path.is_dir() and os.name == "nt":  # a folder cannot be opened there
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

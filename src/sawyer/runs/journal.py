@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sawyer.errors import RunError
 from sawyer.runs.files import disk_errors, plain, read_rows, write_text
 from sawyer.runs.layout import Layout
 
@@ -30,7 +32,7 @@ class Gate:
 
 
 class Journal:
-    """A run's three journal files. Listeners are called as (kind, row); kind is metric, event, sample or progress.
+    """A run's three journal files. Listeners are called as (kind, row); kind is metric, event, sample, progress or stopping.
 
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
@@ -68,6 +70,10 @@ class Journal:
         """How far a stage is: told to the listeners, not written."""
         self._tell("progress", {"stage": stage, "done": done, "total": total, "note": note})
 
+    def stopping(self, reason: str) -> None:
+        """Somebody asked for a stop: told to the listeners, not written."""
+        self._tell("stopping", {"reason": reason})
+
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """A stage's metrics."""
         return [row for row in read_rows(self.layout.metrics) if row.get("stage") == stage]
@@ -76,11 +82,28 @@ class Journal:
         """How many rows of a stage there are, for `rewind`."""
         return {name: counts.get(stage, 0) for name, counts in self.counts.items()}
 
+    def sync(self) -> None:
+        """All rows go to the disk: a checkpoint must not outlive the rows it counts."""
+        for path in self._cut_back.values():
+            if path.exists():
+                with disk_errors(path), path.open("rb+") as file:
+                    os.fsync(file.fileno())
+
     def rewind(self, stage: str, position: Mapping[str, int]) -> None:
-        """Drop the stage's rows after `position`: the work they tell of is done again."""
+        """Drop the stage's rows after `position`: the work they tell of is done again.
+
+        Raises RunError when there are fewer: then the journal would have a hole.
+        """
         for name, path in self._cut_back.items():
-            keep = position[name]
-            if self.counts[name].get(stage, 0) == keep:
+            keep, there = position[name], self.counts[name].get(stage, 0)
+            if there < keep:
+                raise RunError(
+                    f"{path} has {there} rows of {stage}, and its checkpoint was saved after {keep}",
+                    expected="the file as the run wrote it",
+                    why="a run that goes on would leave figures with a hole in them",
+                    todo=f"restore the file, or delete {self.layout.folder(stage)} to do {stage} again",
+                )
+            if there == keep:
                 continue
             kept: list[dict[str, Any]] = []
             seen = 0

@@ -43,6 +43,11 @@ class Layout:
         return self.root / "collect" / "answers.jsonl"
 
     @property
+    def answers_before(self) -> Path:
+        """The answers that lay there when they were collected anew."""
+        return self.root / "collect" / "answers-before.jsonl"
+
+    @property
     def compare(self) -> Path:
         """A row for each prompt, model and setting."""
         return self.root / "compare.jsonl"
@@ -73,3 +78,7 @@ class Layout:
     def checkpoint(self, stage: str) -> Path:
         """A stage's full state while it is at work."""
         return self.root / stage / "checkpoint"
+
+    def best(self, stage: str) -> Path:
+        """The best model so far of a stage at work."""
+        return self.root / stage / "best"

@@ -6,12 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Any, Literal, get_args
 
-from sawyer.runs.files import damaged, write_json
+from sawyer.runs.files import damaged, hash_folder, stamp_folder, write_json
 from sawyer.version import __version__
 
 Status = Literal["pending", "running", "waiting", "done", "failed", "interrupted"]
+KINDS: Mapping[str, tuple[type, ...]] = {
+    "status": (str,),
+    "started": (int, float, NoneType),
+    "ended": (int, float, NoneType),
+    "seconds": (int, float),
+    "fingerprint": (str,),
+    "parents": (dict,),
+    "reason": (str,),
+    "figures": (dict,),
+}
+TODO = "restore the file, or move it away: the stages are then done again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +63,15 @@ class Manifest:
         if self.content.get("stages", {}).pop(name, None) is not None:
             write_json(self.path, self.content)
 
+    def content_hash(self, name: str, path: Path) -> str:
+        """`hash_folder(path)`, remembered under `name`: what was not touched since is not read again."""
+        stamp = stamp_folder(path)
+        known = self.content.setdefault("contents", {})
+        if known.get(name, {}).get("stamp") != stamp:
+            known[name] = {"stamp": stamp, "hash": hash_folder(path)}
+            write_json(self.path, self.content)
+        return str(known[name]["hash"])
+
     def note_versions(self, versions: Mapping[str, str]) -> None:
         """The versions of what did the work."""
         self.content["versions"] = {**self.content.get("versions", {}), **versions}
@@ -69,8 +90,24 @@ def read_manifest(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
-    if not isinstance(content, dict) or not isinstance(content.get("stages", {}), dict):
-        raise damaged(path, ValueError("it holds no stages"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, error, TODO) from error
+    if not isinstance(content, dict):
+        raise damaged(path, ValueError("it holds no stages"), TODO)
+    for name, kind in (("stages", dict), ("contents", dict), ("versions", dict)):
+        if not isinstance(content.get(name, {}), kind):
+            raise damaged(path, ValueError(f"`{name}` is no object"), TODO)
+    for stage, state in content.get("stages", {}).items():
+        _check(path, stage, state)
     return content
+
+
+def _check(path: Path, stage: str, state: Any) -> None:
+    """Everything of a stage that the program reads is of the kind that it wrote."""
+    if not isinstance(state, dict):
+        raise damaged(path, ValueError(f"{stage} is no object"), TODO)
+    for name, kinds in KINDS.items():
+        if name in state and not isinstance(state[name], kinds):
+            raise damaged(path, ValueError(f"{stage}.{name} is {state[name]!r}"), TODO)
+    if state.get("status", "pending") not in get_args(Status):
+        raise damaged(path, ValueError(f"{stage}.status is {state['status']!r}"), TODO)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,14 +27,18 @@ NOTED = ("torch", "transformers", "tokenizers", "safetensors")
 
 
 class Stop:
-    """A wish to stop, looked at between steps."""
+    """A wish to stop, looked at between steps. `heard` is told at once, so that somebody can say that it was heard."""
 
-    def __init__(self) -> None:
-        self.reason = ""
+    def __init__(self, heard: Callable[[str], None] | None = None) -> None:
+        self.reason, self.heard = "", heard
 
     def set(self, reason: str) -> None:
         """Ask for a stop."""
         self.reason = reason
+        if self.heard is not None:
+            # In a signal's handler the output may be in the middle of a line: then it cannot be told.
+            with contextlib.suppress(RuntimeError, OSError):
+                self.heard(reason)
 
     def is_set(self) -> bool:
         """Whether somebody asked."""
@@ -74,7 +78,8 @@ def open_run(root: Path) -> Iterator[Run]:
         with disk_errors(root):
             recover_all(root)
         manifest = Manifest(layout.manifest)
-        run = Run(layout, Journal(layout), manifest, Stop(), _previous(layout.config))
+        journal = Journal(layout)
+        run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))
         if not layout.manifest.exists() or manifest.content.get("versions", {}) != _versions():
             manifest.note_versions(_versions())
         yield run
@@ -82,7 +87,10 @@ def open_run(root: Path) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def handle_signals(stop: Stop) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop; asked twice, the work is cut off where it is. Only a main thread can listen."""
+    """Ctrl-C, SIGTERM and a closed terminal ask for a stop; asked twice, the work is cut off where it is.
+
+    Only a main thread can listen. A hang-up that is ignored (`nohup`) stays ignored.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -92,7 +100,11 @@ def handle_signals(stop: Stop) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.set("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
 
-    before = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, asked) for number in numbers}
     try:
         yield
     finally:

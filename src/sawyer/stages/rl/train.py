@@ -105,7 +105,7 @@ class RlWork:
             else AdaptiveKL(coefficient=asked.kl.coefficient, target=asked.kl.target, horizon=asked.kl.horizon)
         )
         self.guards = Guards(asked.kl.budget)
-        self.best_folder = run.layout.folder(STAGE) / "best"
+        self.best_folder = run.layout.best(STAGE)
         self.best: dict[str, float] = {}
         self.start: dict[str, float] = {}
         self.evaluations = 0
