@@ -103,43 +103,58 @@ def _thing(rng: random.Random) -> str:
 
 
 def _member(rng: random.Random) -> str:
+    """What somebody calls a thing is taken up again, rightly or wrongly: the kind must be copied, not guessed."""
     member = rng.choice(list(KIND_OF))
     kind = KIND_OF[member]
     strange = rng.choice([k for k in KINDS if k != kind])
     friend = rng.choice([m for m in KINDS[kind][1] if m != member])
     a = with_article(member)
-    return _some(
-        rng,
-        [
-            f"{capital(a)} is {with_article(kind)}.",
-            f"You would call {a} {with_article(kind)}, and {with_article(friend)} is {with_article(kind)} too.",
-            f"Yes, {a} is {with_article(kind)}.",
-            f"Yes, {a} is indeed {with_article(kind)}.",
-            f"No, {a} is not {with_article(strange)}, it is {with_article(kind)}.",
-            f"No, {a} is {with_article(kind)}.",
-        ],
-        3,
-        5,
-    )
+    name = rng.choice(NAMES)
+    if rng.random() < 0.6:
+        lead = rng.choice((f"{name} called {a} {with_article(strange)}.", f"{name} took {a} for {with_article(strange)}."))
+        answer = rng.choice(
+            (
+                f"No, {a} is not {with_article(strange)}, it is {with_article(kind)}.",
+                f"No, {a} is {with_article(kind)}.",
+            )
+        )
+    else:
+        lead = rng.choice((f"{name} called {a} {with_article(kind)}.", f"{name} took {a} for {with_article(kind)}."))
+        answer = rng.choice(
+            (f"Yes, {a} is {with_article(kind)}.", f"Yes, {a} is indeed {with_article(kind)}."),
+        )
+    more = [
+        f"{capital(a)} is {with_article(kind)}.",
+        f"You would call {a} {with_article(kind)}, and {with_article(friend)} is {with_article(kind)} too.",
+    ]
+    return " ".join([lead, answer, *rng.sample(more, rng.randint(0, 2))])
 
 
 def _kind(rng: random.Random) -> str:
+    """How many of what kind is wanted is said first and said again."""
     kind = rng.choice(list(KINDS))
     plural, members = KINDS[kind]
     word = rng.choice(list(COUNTS))
     first, second = (tuple(rng.sample(members, COUNTS[word])) for _ in range(2))
-    return _some(
+    lead = rng.choice(
+        (
+            f"{rng.choice(NAMES)} wanted {word} {plural}.",
+            f"Of all {plural}, {word} were on the list.",
+            f"{capital(plural)} are many: {listed(tuple(rng.sample(members, len(members))))}.",
+        )
+    )
+    told = _some(
         rng,
         [
             f"{capital(word)} {plural} are {listed(first)}.",
-            f"You could name {listed(second)}.",
             f"Here are {word} examples of {plural}: {listed(first)}.",
-            f"{capital(plural)} are many: {listed(tuple(rng.sample(members, len(members))))}.",
             f"A list of {word} {plural} is {listed(second)}.",
         ],
+        1,
         3,
-        4,
     )
+    more = f" You could name {listed(second)}." if rng.random() < 0.4 else ""
+    return f"{lead} {told}{more}"
 
 
 def _sum(rng: random.Random) -> str:
@@ -302,5 +317,5 @@ def _copy(rng: random.Random) -> str:
 
 WRITERS: tuple[Writer, ...] = (
     _opposite, _place, _thing, _member, _kind, _sum, _order, _count, _positive, _story, _harm, _unknown,
-    _member, _sum, _order, _alphabet, _times, _sum, _copy, _talk, _order, _count,
+    _member, _sum, _order, _alphabet, _times, _sum, _copy, _talk, _order, _count, _member, _kind, _sum, _order,
 )  # fmt: skip

@@ -1,0 +1,160 @@
+"""One optimizer batch is a number of rows: split into 1, 3 or 7 parts it has the same gradient, in every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sawyer.engine import Learner, choose_place, generator
+from sawyer.models import ValueNetwork, open_speaker
+from sawyer.records import read
+from sawyer.text import Row
+
+ONE, THREE, SEVEN = 1_000_000, "three", "seven"
+ROUNDING = 2e-6  # of the largest entry; a batch's sum is taken in another order
+Fixture = Any
+
+
+def close(found: Tensor, expected: Tensor) -> float:
+    """The largest difference as a share of the largest entry."""
+    return float((found - expected).abs().max() / expected.abs().max())
+
+
+def budget(parts_at: Callable[[int], int], wanted: int) -> int:
+    """The largest token budget that splits the batch into `wanted` parts or more."""
+    return next(tokens for tokens in range(4000, 16, -8) if parts_at(tokens) >= wanted)
+
+
+def rows_of(tiny: Fixture, count: int) -> list[Row]:
+    speaker = open_speaker(tiny.sft)
+    records = read([str(tiny.instructions)], want="demonstrations").records
+    return [speaker.codec.demonstration(record) for record in records[:count]]
+
+
+def check(step: Callable[[int, Any], Any], size: Callable[[Any], float]) -> None:
+    """`step(budget, size)` gives what was captured of the same batch; the mean of the parts' means must not pass."""
+    whole = step(ONE, None)
+    assert whole.parts == [1]
+    for wanted in (3, 7):
+        tokens = budget(lambda tokens: step(tokens, None).parts[0], wanted)
+        split = step(tokens, None)
+        assert wanted <= split.parts[0] <= wanted + 3
+        assert split.counts == whole.counts
+        assert close(split.gradients[0], whole.gradients[0]) < ROUNDING
+        assert split.losses[0] == pytest.approx(whole.losses[0], rel=1e-6)
+        wrong = step(tokens, size)
+        assert close(wrong.gradients[0], whole.gradients[0]) > 1e-3
+
+
+def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
+    from sawyer.stages.base.train import BaseWork
+
+    place = choose_place("cpu", "fp32", width=16)
+    # Windows of one length, 25 of them: parts of 9, 9, 7 and of 3, 3, ..., 1.
+    rows = [Row(ids=row.ids[:16], trained=(False, *[True] * 15), prompt_length=1, cut=False) for row in rows_of(tiny, 40)]
+    base = {"text": ["t"], "batch_size": 25, "tokens": 16 * 25, "context": 16}
+
+    def step(tokens: int, size: Any) -> Any:
+        config = tiny.config(tmp_path, model=None, base=base, micro_batch_tokens=tokens)
+        work = BaseWork(config, place, open_speaker(tiny.base).model, rows)
+        found = capture(work.learner, size)
+        work.step(0)
+        return found
+
+    check(step, lambda part: float(part[1].trained.sum()))
+
+
+def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
+    from sawyer.stages.sft.train import SftWork
+
+    place = choose_place("cpu", "fp32", width=16)
+    rows = rows_of(tiny, 30)
+
+    def step(tokens: int, size: Any) -> Any:
+        config = tiny.config(tmp_path, sft={"data": ["d"], "batch_size": 25}, micro_batch_tokens=tokens)
+        work = SftWork(config, place, open_speaker(tiny.base), rows)
+        found = capture(work.learner, size)
+        work.step(0)
+        return found
+
+    check(step, lambda part: float(part[1].trained.sum()))
+
+
+@pytest.mark.parametrize("loss", ["squared", "plain", "margin", "scaled"])
+def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
+    from sawyer.models import load_reward, load_tokenizer
+    from sawyer.stages.reward.data import load
+    from sawyer.stages.reward.train import RewardWork
+
+    place = choose_place("cpu", "fp32", width=16)
+    asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "center": 0.01}
+    stages = {"sft": {"data": ["d"]}, "reward": asked}
+    speaker = open_speaker(tiny.sft)
+    with tiny.run(tmp_path) as run:
+        groups = load(tiny.config(tmp_path, **stages), run, speaker).train
+    assert len({len(group.pairs) for group in groups}) > 1, "groups of different numbers of pairs, or a mean would do"
+
+    def step(tokens: int, size: Any) -> Any:
+        config = tiny.config(tmp_path, **stages, micro_batch_tokens=tokens)
+        work = RewardWork(config, place, load_reward(tiny.reward, load_tokenizer(tiny.reward)), speaker.codec.pad_id, groups)
+        found = capture(work.learner, size)
+        work.step(0)
+        return found
+
+    check(step, lambda part: float(len(part.better)))
+
+
+@pytest.fixture(scope="module")
+def experience(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Answers of many lengths, some ended and some not, with advantages of both signs."""
+    from sawyer.models import RewardScorer
+    from sawyer.stages.rl.rollout import collect, estimate
+
+    config = tiny.rl_config(tmp_path_factory.mktemp("rl"), max_new_tokens=24)
+    place = choose_place("cpu", "fp32", width=16)
+    speaker, prompts = open_speaker(tiny.sft), read([str(tiny.prompts)], want="prompts").records[:25]
+    value = ValueNetwork.from_policy(tiny.sft)
+    torch.nn.init.normal_(value.head.weight, generator=generator(0, "head"))
+    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
+    return estimate(episodes, speaker.model, open_speaker(tiny.base).model, value, 0.1, config, place)
+
+
+def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path, tokens: int, sizes: Sequence[Any]) -> Any:
+    from sawyer.stages.rl.ppo import update
+
+    config = tiny.rl_config(out, episodes=25, batch_size=25, minibatches=1, rl__micro_batch_tokens=tokens)
+    # Away from the sampling policy, or no ratio is clipped and no value held back.
+    model, value = open_speaker(tiny.sft).model, ValueNetwork.from_policy(tiny.sft)
+    torch.nn.init.normal_(value.head.weight, generator=generator(1, "head"))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += 0.05 * torch.randn(weight.shape, generator=generator(2, "away", *weight.shape))
+    learners = [Learner(net, name="n", learning_rate=1.0, factor=lambda _: 1.0) for net in (model, value)]
+    found = [capture(learner, size) for learner, size in zip(learners, sizes, strict=True)]
+    report = update(experience, *learners, config, choose_place("cpu", "fp32", width=16), 0)
+    return *found, report
+
+
+@pytest.mark.parametrize("network", ["policy", "value"])
+def test_rl(tiny: Fixture, capture: Fixture, experience: Any, tmp_path: Path, network: str) -> None:
+    which = ("policy", "value").index(network)
+
+    def step(tokens: int, size: Any) -> Any:
+        return captured_update(tiny, capture, experience, tmp_path, tokens, (size, size))[which]
+
+    check(step, lambda part: float(part.mask.sum()))
+
+
+def test_the_report_of_an_update_does_not_depend_on_the_split(
+    tiny: Fixture, capture: Fixture, experience: Any, tmp_path: Path
+) -> None:
+    whole, split = (captured_update(tiny, capture, experience, tmp_path, t, (None, None))[2] for t in (ONE, 150))
+    assert 0.01 < whole.clip_fraction < 0.99
+    assert whole.first_ratio_error > 0.1
+    for name in whole.__slots__:
+        assert getattr(split, name) == pytest.approx(getattr(whole, name), rel=1e-5), name

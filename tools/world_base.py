@@ -1,0 +1,69 @@
+"""Train the base model that ships with the package: the world's prose, read by a small GPT-2-architecture model.
+
+    python tools/world_base.py                  # about a quarter of an hour on two cores; writes src/sawyer/worlds/base
+    python tools/world_base.py --tokens 200000  # a quick one, to see that it works: add --out
+
+The same command gives the same weights on the same machine. What is written carries the world's version: a demo refuses a base
+model of another world.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+
+import sawyer
+from sawyer.cli.screen import stdout
+from sawyer.cli.watch import Watch
+from sawyer.config import checked
+from sawyer.runs import MARKER, Layout
+from sawyer.worlds import VERSION, statements
+
+SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
+PARAGRAPHS = 208_000
+SEED = 0
+
+
+def main() -> None:
+    """Write the prose, train on it, put the model in its place."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes (default: the package)")
+    parser.add_argument("--tokens", type=int, default=10_000_000, help="tokens to train on")
+    parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        work = asked.work or Path(scratch)
+        work.mkdir(parents=True, exist_ok=True)
+        text = work / "statements.txt"
+        text.write_text("\n\n".join(statements(SEED, PARAGRAPHS)) + "\n", encoding="utf-8")
+        config = checked(
+            {
+                "out": str(work / "run"),
+                "seed": SEED,
+                "precision": "fp32",
+                "micro_batch_tokens": 4096,
+                "base": {
+                    "text": [str(text)],
+                    "vocab_size": 1024,
+                    "layers": 3,
+                    "width": 160,
+                    "heads": 4,
+                    "context": 128,
+                    "tokens": asked.tokens,
+                    "batch_size": 8,
+                    "learning_rate": 2.0e-3,
+                },
+            }
+        )
+        with Watch(stdout()) as watch:
+            sawyer.run(config, listeners=[watch])
+        shutil.rmtree(asked.out, ignore_errors=True)
+        shutil.copytree(Layout(work / "run").model("base"), asked.out, ignore=shutil.ignore_patterns(MARKER))
+        (asked.out / "world.txt").write_text(f"{VERSION}\n", encoding="utf-8")
+    print(f"{asked.out}: {sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
