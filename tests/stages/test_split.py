@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.engine import Learner, choose_place, generator
+from sawyer.engine import Learner, batch_indices, choose_place, generator
 from sawyer.models import ValueNetwork, open_speaker
 from sawyer.records import read
-from sawyer.text import Row
+from sawyer.text import Row, micro_batches
 
-ONE, THREE, SEVEN = 1_000_000, "three", "seven"
+ONE = 1_000_000  # tokens: a budget that no batch here exceeds
 ROUNDING = 2e-6  # of the largest entry; a batch's sum is taken in another order
 Fixture = Any
 
@@ -36,12 +36,17 @@ def rows_of(tiny: Fixture, count: int) -> list[Row]:
     return [speaker.codec.demonstration(record) for record in records[:count]]
 
 
-def check(step: Callable[[int, Any], Any], size: Callable[[Any], float]) -> None:
+def parts_of(rows: Sequence[Row], batch: Sequence[int]) -> Callable[[int], int]:
+    """How many parts a token budget makes of these rows."""
+    return lambda tokens: len(micro_batches([len(rows[i].ids) for i in batch], tokens))
+
+
+def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_at: Callable[[int], int]) -> None:
     """`step(budget, size)` gives what was captured of the same batch; the mean of the parts' means must not pass."""
     whole = step(ONE, None)
     assert whole.parts == [1]
     for wanted in (3, 7):
-        tokens = budget(lambda tokens: step(tokens, None).parts[0], wanted)
+        tokens = budget(parts_at, wanted)
         split = step(tokens, None)
         assert wanted <= split.parts[0] <= wanted + 3
         assert split.counts == whole.counts
@@ -66,7 +71,8 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
         work.step(0)
         return found
 
-    check(step, lambda part: float(part[1].trained.sum()))
+    chosen = batch_indices(len(rows), 25, 0, total=25, seed=0, stage="base")
+    check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
 
 
 def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
@@ -82,14 +88,15 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
         work.step(0)
         return found
 
-    check(step, lambda part: float(part[1].trained.sum()))
+    chosen = batch_indices(len(rows), 25, 0, total=30, seed=0, stage="sft")
+    check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
 
 
 @pytest.mark.parametrize("loss", ["squared", "plain", "margin", "scaled"])
 def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
     from sawyer.models import load_reward, load_tokenizer
     from sawyer.stages.reward.data import load
-    from sawyer.stages.reward.train import RewardWork
+    from sawyer.stages.reward.train import RewardWork, split_groups
 
     place = choose_place("cpu", "fp32", width=16)
     asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "center": 0.01}
@@ -106,7 +113,9 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
         work.step(0)
         return found
 
-    check(step, lambda part: float(len(part.better)))
+    chosen = batch_indices(len(groups), 25, 0, total=len(groups), seed=0, stage="reward")
+    batch = [groups[i] for i in chosen]
+    check(step, lambda part: float(len(part.better)), lambda tokens: len(list(split_groups(batch, 0, tokens))))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +156,7 @@ def test_rl(tiny: Fixture, capture: Fixture, experience: Any, tmp_path: Path, ne
     def step(tokens: int, size: Any) -> Any:
         return captured_update(tiny, capture, experience, tmp_path, tokens, (size, size))[which]
 
-    check(step, lambda part: float(part.mask.sum()))
+    check(step, lambda part: float(part.mask.sum()), parts_of(experience.rows, range(25)))
 
 
 def test_the_report_of_an_update_does_not_depend_on_the_split(

@@ -66,7 +66,7 @@ def update(experience: Experience, policy: Learner, value: Learner, config: Conf
         clip_fraction=sums.clipped / sums.tokens,
         approx_kl=sums.kl / sums.tokens,
         ratio=sums.ratio / sums.tokens,
-        first_ratio_error=sums.first_ratio_error or 0.0,
+        first_ratio_error=sums.first_ratio_error,
         explained_variance=before,
         grad_norm=sum(n[0] for n in norms) / len(norms),
         value_grad_norm=sum(n[1] for n in norms) / len(norms),
@@ -84,7 +84,7 @@ class Sums:
     kl: float = 0.0
     ratio: float = 0.0
     tokens: float = 0.0
-    first_ratio_error: float | None = None
+    first_ratio_error: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,8 +127,9 @@ def _policy_loss(part: Part, policy: Learner, config: Config, place: Place, sums
     sums.clipped += float(loss.clip_fraction)
     sums.kl += float(loss.approx_kl)
     sums.ratio += float(loss.ratio)
-    if sums.first_ratio_error is None:
-        sums.first_ratio_error = float((new.detach() - old)[mask].exp().sub(1).abs().max())
+    if sums.tokens == 0:  # a part of the first minibatch: no step has been taken
+        error = float((new.detach() - old)[mask].exp().sub(1).abs().max())
+        sums.first_ratio_error = max(sums.first_ratio_error, error)
     return loss.total
 
 
