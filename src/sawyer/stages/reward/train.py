@@ -21,9 +21,6 @@ from sawyer.stages.reward.data import STAGE, Group, Judgements, load
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge
 from sawyer.text import Batch, pad_right
 
-WORLD_PROMPTS = 200  # held-out prompts of the world on whose SFT answers the gold accuracy is measured
-WORLD_ANSWERS = 4
-
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
@@ -41,11 +38,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 
     speaker.model.to(place.device)
     own = own_answers(config, place, speaker, [group.prompt for group in judgements.train][: asked.calibration_prompts])
-    raw = RewardScorer(model=model, codec=speaker.codec)(*own)
+    scorer = RewardScorer(model=model, codec=speaker.codec)
+    raw = scorer(*own)
     extra = {"reward_shift": statistics.fmean(raw), "reward_scale": statistics.pstdev(raw) or 1.0}
     with replace_folder(run.layout.model(STAGE)) as folder:
         save_model(folder, model, speaker.tokenizer, {**extra, "loss": asked.loss})
-    scorer = RewardScorer(model=model, codec=speaker.codec, shift=extra["reward_shift"], scale=extra["reward_scale"])
 
     stop_if_asked(run, STAGE)
     figures = examine(scorer, judgements, asked.loss, seed=config.seed)
