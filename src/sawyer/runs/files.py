@@ -106,15 +106,17 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
         raise damaged(path, error) from error
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], 1):
+        if not line:
+            continue
         try:
-            row = json.loads(line.decode("utf-8")) if line else None
+            row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
             raise damaged(path, ValueError(f"line {number}: {error}")) from error
-        if line and not isinstance(row, dict):
+        if not isinstance(row, dict):
             raise damaged(path, ValueError(f"line {number} is no JSON object"))
-        rows += [row] if line else []
+        rows.append(row)
     return rows
 
 

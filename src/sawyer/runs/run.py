@@ -58,7 +58,7 @@ class Run:
     def adopt(self, config: Mapping[str, Any]) -> None:
         """Write the config that is now at work, every default filled in."""
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-        if not self.layout.config.exists() or self.layout.config.read_text(encoding="utf-8") != text:
+        if not self.layout.config.exists() or self.layout.config.read_bytes() != text.encode():
             write_text(self.layout.config, text)
         self.manifest.note_seed(int(config.get("seed", 0)))
 
