@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -69,7 +73,7 @@ def test_micro_batches(lengths: list[int], budget: int) -> None:
         assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
     # Of similar length: no group reaches below the longest row of the one before it.
     ends = [(min(lengths[i] for i in group), max(lengths[i] for i in group)) for group in groups]
-    assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(ends))
 
 
 def test_micro_batches_are_filled() -> None:
