@@ -5,13 +5,15 @@ The best model so far is kept, so a stop costs the rest of the run and nothing t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 STREAK = 3  # updates in a row: one bad batch is chance
 EOS_COLLAPSE = 0.5  # of the first update's share
 DISTINCT_COLLAPSE = 0.35  # of the first update's distinct-2
 SAME_ANSWER = 0.25  # share of different prompts that get one and the same answer
+SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
 LENGTH_COLLAPSE = 0.2  # of the first update's mean length
 
 
@@ -23,6 +25,16 @@ class Tripped:
     value: float
     threshold: float
     message: str
+
+
+def same_answer(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
+    """The share of the different prompts that get one and the same response; 0 where fewer than four share one.
+
+    A prompt that comes again in the batch counts once: its answer may well be the same.
+    """
+    given = Counter(response for _, response in set(zip(prompts, responses, strict=True)))
+    most = max(given.values(), default=0)
+    return most / len(set(prompts)) if most >= SHARED_BY else 0.0
 
 
 class Guards:

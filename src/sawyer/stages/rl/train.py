@@ -19,13 +19,12 @@ from sawyer.maths import (
     linear_schedule,
     masked_mean,
     masked_sum,
-    most_common_share,
 )
 from sawyer.models import RewardScorer, Speaker, ValueNetwork, open_speaker, save_model
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.gates import final_gates, step_zero_gates
-from sawyer.stages.rl.guards import Guards
+from sawyer.stages.rl.guards import Guards, same_answer
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
 from sawyer.worlds import gold
@@ -150,7 +149,7 @@ class RlWork:
             "length": sum(map(len, ids)) / len(ids),
             "eos_share": float(episodes.ended.float().mean()),
             "distinct_2": distinct_n(ids, 2),
-            "same_answer": most_common_share(episodes.texts),
+            "same_answer": same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts),
             "entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
         }
 

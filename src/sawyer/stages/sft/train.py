@@ -44,7 +44,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         f"{speaker.parameters / 1e6:.1f} M parameters, {place.reason}",
     )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
-    figures = _evaluate(config, run, speaker, place, held_rows or rows, held_records or train_records, steps)
+    judged = (held_rows, held_records) if held_rows else (rows, train_records)
+    figures = _evaluate(config, run, speaker, place, *judged, steps)
     losses = [row["loss"] for row in run.journal.rows(STAGE) if "loss" in row]
     figures |= {"loss_first": losses[0], "loss_last": _late(losses)}
     _judge(run, figures, held_out=bool(held_rows))
@@ -130,7 +131,8 @@ def _evaluate(
             for model in (base.model, speaker.model)
         )
     stop_if_asked(run, STAGE)
-    prompts = _distinct_prompts(records)[: asked.eval_prompts]
+    # A prompt that leaves no room for an answer, left out of the rows too, could not be answered to an end.
+    prompts = [prompt for prompt in _distinct_prompts(records) if speaker.codec.fits(prompt)][: asked.eval_prompts]
     encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
     with place.autocast():
         completions = sample(
