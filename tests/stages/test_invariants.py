@@ -64,7 +64,7 @@ def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) ->
 
 @pytest.mark.parametrize("wrong", ["temperature", "reference"])
 def test_another_temperature_or_reference_would_be_seen(tiny: Fixture, start: Any, wrong: str) -> None:
-    config, episodes, experience, _ = start
+    config, episodes = start[:2]
     other = tiny.base if wrong == "reference" else tiny.sft
     if wrong == "temperature":
         config = config.model_copy(update={"rl": config.rl.model_copy(update={"temperature": 1.0})})

@@ -66,7 +66,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_trained_tokens(tiny: Fixture, tmp_p
 
 
 def test_epochs_and_batch_size_give_the_steps_and_the_rates(tiny: Fixture, done: Any) -> None:
-    config, _, out, _ = done
+    out = done[2]
     rows = [row for row in read_rows(out / "metrics.jsonl") if "loss" in row]
     records = read([str(tiny.instructions)], want="demonstrations").records
     count = round(1.5 * len(split(records, 0.1)[0]))
