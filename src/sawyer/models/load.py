@@ -156,13 +156,17 @@ def context_length(model: nn.Module) -> int:
     return length
 
 
-def _ready(model: nn.Module, tokenizer: Any) -> nn.Module:
+def _ready(model: Any, tokenizer: Any) -> nn.Module:
     """Dropout off for good; pad and EOS told to the model, so that every other program masks and stops as we do."""
-    settings: Any = model.config
-    settings.pad_token_id, settings.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    generation: Any = getattr(model, "generation_config", None)
+    from transformers import GenerationConfig
+
+    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+    generation = getattr(model, "generation_config", None)
     if generation is not None:
-        generation.pad_token_id, generation.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+        # Without the source's habits: a repetition penalty would bend what is compared, and transformers refuses to save a
+        # temperature beside `do_sample: false`, as many folders have it.
+        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        model.generation_config = GenerationConfig(bos_token_id=generation.bos_token_id, **ids)
     return model.eval()
 
 

@@ -13,7 +13,7 @@ from sawyer.models.artifact import read_extra
 from sawyer.models.forward import sequence_scores
 from sawyer.models.load import context_length, load_reward, load_tokenizer
 from sawyer.records import Prompt
-from sawyer.text import Codec, batches
+from sawyer.text import Codec, batches, set_template
 
 TOKEN_BUDGET = 16384
 
@@ -36,6 +36,7 @@ class RewardScorer:
     def load(cls, folder: Path, *, device: torch.device | None = None) -> RewardScorer:
         """A trained reward model; one that says nothing of shift and scale is taken as it is."""
         tokenizer = load_tokenizer(folder)
+        set_template(tokenizer, "tokenizer")
         model = load_reward(folder, tokenizer)
         if device is not None:
             model.to(device)

@@ -1,0 +1,219 @@
+"""Sampling against the model's own softmax, transformers' generate, and itself with other rows around."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sawyer.models import Completion, deliberate, policy_logprobs, sample
+from sawyer.text import pad_right
+
+MODULE = import_module("sawyer.models.sample")  # the package exports the function under this name
+Speakers = Callable[[str], Any]
+PROMPTS = [[50, 60, 70], [51], [52, 62, 72, 82, 92, 53, 63], [54, 64], [55, 65, 75, 85], [56]]
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(speaker: Any, prompts: list[list[int]], *, seed: int = 3, new: int = 12, **named: Any) -> list[Completion]:
+    named = {"temperature": 1.0, **named}
+    return sample(speaker.model, prompts, codec=speaker.codec, max_new_tokens=new, generator=seeded(seed), **named)
+
+
+def with_bias(speaker: Any, token: int, size: float) -> Any:
+    """The speaker with one token made likelier."""
+    with torch.no_grad():
+        speaker.model.lm_head.bias[token] += size
+    return speaker
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_logprobs_are_those_of_training(speaker: Speakers, temperature: float) -> None:
+    opened = with_bias(speaker("phi"), 0, 4.0)
+    found = drawn(opened, PROMPTS, temperature=temperature)
+    rows = [opened.codec.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
+    batch = pad_right(rows, opened.codec.pad_id)
+    again = policy_logprobs(opened.model, batch, temperature=temperature).logprobs
+    other = policy_logprobs(opened.model, batch, temperature=1.3).logprobs
+    for r, completion in enumerate(found):
+        assert len(completion.logprobs) == len(completion.ids)
+        told = torch.tensor(completion.logprobs)
+        assert torch.allclose(told, again[r][batch.trained[r]], atol=1e-4)
+        assert not torch.allclose(told, other[r][batch.trained[r]], atol=1e-2)
+
+
+def chi_square(found: list[int], shares: Tensor) -> float:
+    """How many deviations Pearson's statistic lies above its mean, over tokens expected at least five times."""
+    expected = shares * len(found)
+    counted = torch.bincount(torch.tensor(found), minlength=len(shares)).double()
+    usual = expected >= 5
+    tail = torch.tensor([float(expected[~usual].sum())]).double()
+    expected, seen = torch.cat([expected[usual], tail]), torch.cat([counted[usual], counted[~usual].sum().view(1)])
+    kept = expected > 0
+    statistic = float(((seen - expected)[kept] ** 2 / expected[kept]).sum())
+    freedom = int(kept.sum()) - 1
+    return (statistic - freedom) / math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_tokens_come_as_often_as_the_softmax_says(speaker: Speakers, temperature: float) -> None:
+    opened = speaker("gpt2")
+    prompts = [[50, 60, 70], [51]] * 3000  # two lengths: half of the rows are padded
+    found = drawn(opened, prompts, new=1, temperature=temperature, seed=5)
+    for start, prompt in enumerate(prompts[:2]):
+        logits = opened.model(torch.tensor([prompt])).logits[0, -1].detach().double()
+        logits[opened.codec.pad_id] = -torch.inf
+        logits[opened.codec.size :] = -torch.inf
+        tokens = [completion.ids[0] for completion in found[start::2]]
+        assert chi_square(tokens, torch.softmax(logits / temperature, 0)) < 4
+        assert chi_square(tokens, torch.softmax(logits / temperature / 2, 0)) > 8
+        assert chi_square(tokens, torch.softmax(logits.roll(1) / temperature, 0)) > 8
+
+
+def test_an_answer_does_not_depend_on_its_neighbours(speaker: Speakers) -> None:
+    opened = with_bias(speaker("phi"), 0, 3.0)
+    found = drawn(opened, PROMPTS)
+    others = [PROMPTS[0], *([[57, 67, 77, 87, 97, 58, 68, 78, 88]] * 5)]
+    assert drawn(opened, others)[0].ids == found[0].ids
+    for count in range(1, len(PROMPTS)):
+        assert [c.ids for c in drawn(opened, PROMPTS[:count])] == [c.ids for c in found[:count]]
+    same = drawn(opened, [PROMPTS[0]] * 6)
+    assert same[0].ids == found[0].ids
+    assert len({completion.ids for completion in same}) > 1  # each row has its own numbers
+
+
+def test_many_rows_are_sampled_in_parts(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = speaker("gpt2")
+    whole = drawn(opened, PROMPTS * 3)
+    monkeypatch.setattr(MODULE, "ROWS", 4)
+    assert [c.ids for c in drawn(opened, PROMPTS * 3)] == [c.ids for c in whole]
+
+
+def test_the_seed_decides(speaker: Speakers) -> None:
+    opened, state = speaker("gpt2"), torch.random.get_rng_state()
+    assert drawn(opened, PROMPTS, seed=1) == drawn(opened, PROMPTS, seed=1) != drawn(opened, PROMPTS, seed=2)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("leave", [0.01, 0.25, 1.1])
+def test_rows_that_leave(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, leave: float) -> None:
+    """Rows end at different steps; whether those that ended stay in the batch shows in nothing."""
+    opened = with_bias(speaker("phi"), 0, 4.0)
+    monkeypatch.setattr(MODULE, "LEAVE", leave)
+    found = drawn(opened, PROMPTS * 2, new=20)
+    assert len({len(completion.ids) for completion in found}) > 3
+    assert any(completion.ended for completion in found) and any(not completion.ended for completion in found)
+    for completion in found:
+        assert completion.ended == (completion.ids[-1] == 0)
+        assert 0 not in completion.ids[:-1]
+        assert completion.ended or len(completion.ids) == 20
+    monkeypatch.setattr(MODULE, "LEAVE", 0.5)
+    assert [c.ids for c in drawn(opened, PROMPTS * 2, new=20)] == [c.ids for c in found]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt", "gemma2"])
+def test_greedy_is_transformers_greedy(speaker: Speakers, name: str) -> None:
+    opened = speaker(name)
+    found = drawn(opened, PROMPTS, greedy=True)
+    never = [opened.codec.pad_id, *range(opened.codec.size, 288)]
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        ids = torch.tensor([prompt])
+        out = opened.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, suppress_tokens=never
+        )
+        assert tuple(out[0, len(prompt) :].tolist()) == completion.ids
+    assert [c.ids for c in drawn(opened, PROMPTS, greedy=True, temperature=0.3, seed=9)] == [c.ids for c in found]
+    assert [c.ids for c in drawn(opened, PROMPTS)] != [c.ids for c in found]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_pad_and_unknown_tokens_are_never_drawn(speaker: Speakers, greedy: bool) -> None:
+    opened = speaker("phi")
+    assert opened.codec.size == 280  # the model has rows that no token means
+    for token in (opened.codec.pad_id, *range(opened.codec.size, 288)):
+        with_bias(opened, token, 12.0)
+    found = drawn(opened, PROMPTS, greedy=greedy)
+    ids = {i for completion in found for i in completion.ids}
+    assert opened.codec.pad_id not in ids and max(ids) < opened.codec.size
+    assert all(value < -5 for completion in found for value in completion.logprobs)  # over the whole vocabulary
+
+
+def test_a_certain_end(speaker: Speakers) -> None:
+    found = drawn(with_bias(speaker("phi"), 0, 200.0), PROMPTS)
+    assert [(c.ids, c.ended) for c in found] == [((0,), True)] * len(PROMPTS)
+    assert all(abs(c.logprobs[0]) < 1e-6 for c in found)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "neo", "opt"])
+def test_the_context_s_end(speaker: Speakers, name: str) -> None:
+    """A short prompt beside a long one is padded; neither the padding nor a row that ended outgrows the context of 40."""
+    opened = speaker(name)
+    prompts = [[50, 60], list(range(60, 98)), list(range(60, 100)), list(range(60, 105)), [51, 61, 71], list(range(70, 90))]
+    found = drawn(opened, prompts, new=33, seed=4)
+    room = [33, 2, 0, 0, 33, 20]
+    assert all(c.ended == (0 in c.ids) and (c.ended or len(c.ids) == limit) for c, limit in zip(found, room, strict=True))
+    assert len(found[0].ids) == 33 > 40 - len(prompts[5])
+    for i in (0, 1, 5):
+        row = opened.codec.answer_ids(prompts[i], found[i].ids)
+        batch = pad_right([row], opened.codec.pad_id)
+        again = policy_logprobs(opened.model, batch).logprobs[0][batch.trained[0]]
+        assert torch.allclose(torch.tensor(found[i].logprobs), again, atol=1e-4)
+    alone = drawn(opened, [prompts[0]], new=33, seed=4)
+    assert alone[0].ids == found[0].ids
+
+
+def test_nothing_to_sample(speaker: Speakers) -> None:
+    assert drawn(speaker("gpt2"), []) == []
+
+
+def test_poisoned_padding(speaker: Speakers) -> None:
+    opened = speaker("llama")
+    whole = drawn(opened, PROMPTS)
+    with torch.no_grad():
+        opened.model.get_input_embeddings().weight[opened.codec.pad_id] = torch.nan
+    assert drawn(opened, PROMPTS) == whole
+
+
+def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:
+    opened = speaker("gpt2")
+    state = torch.random.get_rng_state()
+    found = deliberate(opened.model, PROMPTS[:3], codec=opened.codec, max_new_tokens=10, generator=seeded(4))
+    assert torch.equal(state, torch.random.get_rng_state())
+    seeds, never = seeded(4), [opened.codec.pad_id, *range(opened.codec.size, 288)]
+    for prompt, completion in zip(PROMPTS[:3], found, strict=True):
+        ids = torch.tensor([prompt])
+        with torch.random.fork_rng():
+            torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeds)))
+            out = opened.model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=True,
+                temperature=0.5,
+                top_k=10,
+                num_beams=5,
+                no_repeat_ngram_size=2,
+                max_new_tokens=10,
+                suppress_tokens=never,
+            )
+        assert tuple(out[0, len(prompt) :].tolist()) == completion.ids
+        pairs = list(zip([*prompt, *completion.ids], [*prompt, *completion.ids][1:], strict=False))
+        assert len(pairs) == len(set(pairs))
+        assert completion.logprobs == () and not completion.ended and len(completion.ids) == 10
+
+
+def test_deliberate_ends(speaker: Speakers) -> None:
+    opened = with_bias(speaker("phi"), 0, 200.0)
+    prompts = [[50, 60], list(range(60, 98)), list(range(60, 100))]
+    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=5, generator=seeded(4))
+    assert [(c.ids, c.ended) for c in found] == [((0,), True), ((0,), True), ((), False)]
+    with_bias(opened, 0, -400.0)
+    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=5, generator=seeded(4))
+    assert [(len(c.ids), c.ended) for c in found] == [(5, False), (2, False), (0, False)]
