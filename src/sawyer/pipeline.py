@@ -83,10 +83,10 @@ def _run(
         _check_only(config, only, wanted)
     with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
         opened.journal.listeners.extend(listeners)
-        if prepare is not None:
-            prepare(opened)
         for stage in STAGES:
             _forget_what_is_gone(opened, stage)
+        if prepare is not None:
+            prepare(opened)
         begun = [stage for stage in wanted if opened.manifest.stage(stage).status != "pending"]
         todo = wanted if only is None else [only]
         prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
@@ -104,6 +104,7 @@ def _run(
             _check_parents(opened, stage, parents)
             if _finished(opened, stage):
                 opened.journal.event(stage, "skip", message="already done")
+                _drop_state(opened, stage)  # a kill right after the stage's end leaves it
                 continue
             if opened.manifest.stage(stage).status != "waiting":
                 worked = True

@@ -1,0 +1,321 @@
+"""Whatever a user gives, the command says what was wrong and what to do, and exits 1; it never shows a traceback."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sawyer.runs import Layout, is_complete, read_manifest
+
+Ask = Callable[..., Any]
+
+
+@pytest.fixture
+def ask(tiny: Any, tmp_path: Path, command: Callable[..., Any]) -> Ask:
+    """`ask("rl", {"rl.prompts": [...]})`: the command for one stage, on a run that is done up to it."""
+
+    def asked(stage: str, changes: dict[str, Any] | None = None, *, out: Path | None = None, drop: str = "") -> Any:
+        where = out or tmp_path / "run"
+        if out is None:
+            tiny.prefix(stage, where)
+        tree = tiny.tree(where, changes)
+        tree.pop(drop, None)
+        config = tmp_path / "sawyer.yaml"
+        config.write_text(yaml.safe_dump(tree))
+        return command(stage, config)
+
+    return asked
+
+
+def rows(path: Path, *found: dict[str, Any]) -> list[str]:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return [str(path)]
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("none.json", None, "no such file"),
+        ("empty.json", b"", "the file is empty"),
+        ("empty.jsonl", b"\n\n", "empty.jsonl"),
+        ("binary.json", bytes(range(256)) * 20, "binary file"),
+        ("binary.jsonl", b"\x89PNG\r\n\x1a\n\x00\x00", "binary file"),
+        ("list.json", b"[]", "list.json"),
+        ("word.json", b'"hello"', "word.json"),
+        ("half.json", b'[{"instruction": "a", "output": "b"}, {"instr', "half.json:1"),
+    ],
+)
+def test_files_that_are_no_data(ask: Ask, tmp_path: Path, name: str, content: bytes | None, told: str) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    ask("sft", {"sft.data": [str(path)]}).explained(name, told)
+
+
+def test_broken_json_on_line_7_is_named(ask: Ask, tmp_path: Path) -> None:
+    lines = [json.dumps({"instruction": f"q {i}", "output": "a"}) for i in range(12)]
+    lines[6] = lines[6][:-2]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    ask("sft", {"sft.data": [str(tmp_path / "data.jsonl")]}).explained("data.jsonl:7:", "not JSON")
+
+
+def test_data_of_another_kind(ask: Ask, tiny: Any) -> None:
+    found = ask("sft", {"sft.data": [str(tiny.data / "comparisons.json")]})
+    found.explained("comparisons.json:", "none of the shapes that give demonstrations", "39 more problems")
+
+
+def test_text_where_rows_are_wanted_and_the_other_way_round(ask: Ask, tiny: Any, tmp_path: Path) -> None:
+    ask("sft", {"sft.data": [str(tiny.data / "statements.txt")]}).explained("statements.txt")
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "binary.txt").write_bytes(b"\0" * 100)
+    ask("base", {"base.text": [str(tmp_path / "binary.txt")]}).explained("binary.txt", "binary file")
+
+
+def test_prompts_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
+    path = rows(tmp_path / "long.jsonl", *({"prompt": "word " * 400 + str(i)} for i in range(3)))
+    for stage in ("collect", "rl"):
+        ask(stage, {f"{stage}.prompts": path}).explained(f"{stage}.prompts has no prompt", "shorter prompts")
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_judgements_that_are_all_ties(ask: Ask, tmp_path: Path) -> None:
+    tied = [{"response": "a", "score": 3}, {"response": "b", "score": 3}]
+    path = rows(tmp_path / "ties.jsonl", *({"user_input": f"q {i}", "responses_and_scores": tied} for i in range(4)))
+    ask("reward", {"reward.data": path, "collect": None}).explained("two answers with different scores")
+
+
+# Settings.
+
+
+def test_an_unknown_setting_names_the_nearest(command: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("model: gpt2\nsft: {data: [a.json], learning_rat: 1}\n")
+    found = command("run", tmp_path / "a.yaml")
+    assert found.code == 1 and "did you mean `sft.learning_rate`?" in found.err and "Traceback" not in found.err
+    found = command("run", tmp_path / "none.yaml")
+    assert found.code == 1 and "none.yaml" in found.err and "Traceback" not in found.err
+
+
+def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
+    found = ask("sft", {"sft.learning_rate": 1e30})
+    found.explained("sft: update 1 has loss", "lower the learning rate")
+    state = read_manifest(Layout(tmp_path / "run").manifest)["stages"]["sft"]
+    assert state["status"] == "failed" and "loss" in state["reason"]
+    # Nothing was saved, so the advice can be followed in the same folder.
+    assert ask("sft", out=tmp_path / "run").code == 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sft.batch_size": 100_000, "sft.epochs": 0.001},
+        {"sft.held_out": 0.0, "sft.eval_prompts": 100_000, "sft.max_new_tokens": 1000},
+        {"sft.warmup": 0.99, "sft.epochs": 0.01},
+        {"micro_batch_tokens": 16},
+    ],
+    ids=str,
+)
+def test_silly_settings_of_sft_work(ask: Ask, changes: dict[str, Any]) -> None:
+    found = ask("sft", changes)
+    assert found.code == 0, found.err
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rl.batch_size": 80, "rl.episodes": 80, "rl.minibatches": 1, "rl.epochs": 1},
+        {"rl.temperature": 1e-3},
+        {"rl.kl.budget": 1e-9},
+        {"rl.episodes": 2, "rl.batch_size": 2, "rl.minibatches": 2, "rl.max_new_tokens": 1},
+        {"rl.held_out": 0.0, "rl.eval_every": 1000},
+        {"rl.gamma": 1e-9, "rl.lam": 0.0, "rl.clip": 1e-9, "rl.value_clip": 1e9},
+    ],
+    ids=str,
+)
+def test_silly_settings_of_rl_work(ask: Ask, changes: dict[str, Any]) -> None:
+    found = ask("rl", changes)
+    assert found.code == 0, found.err
+
+
+def test_one_prompt(ask: Ask, tmp_path: Path) -> None:
+    from sawyer.worlds import tasks
+
+    path = rows(tmp_path / "one.jsonl", {"prompt": tasks("train", 1, 0)[0].prompt})
+    for stage in ("collect", "rl", "compare"):
+        found = ask(stage, {f"{stage}.prompts": path})
+        assert found.code == 0, found.err
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_an_answer_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
+    ask("rl", {"rl.max_new_tokens": 1000}).explained("rl.max_new_tokens")
+    shutil.rmtree(tmp_path / "run")
+    assert ask("collect", {"collect.max_new_tokens": 1000, "collect.limit": 4}).code == 0
+
+
+def test_a_world_that_does_not_know_the_prompt(ask: Ask, tmp_path: Path) -> None:
+    path = rows(tmp_path / "own.jsonl", {"prompt": "How do magnets smell?"}, {"prompt": "Why?"})
+    ask("rl", {"rl.prompts": path}).explained("How do magnets smell?", "remove `world:`")
+
+
+# Models.
+
+
+def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) -> None:
+    whole = tiny.straight("base") / "base" / "model"
+    found = ask("sft", {"model": str(tmp_path / "none")}, out=tmp_path / "a", drop="base")
+    found.explained("there is no model folder")
+    shutil.copytree(whole, tmp_path / "light", ignore=shutil.ignore_patterns("*.safetensors"))
+    found = ask("sft", {"model": str(tmp_path / "light")}, out=tmp_path / "b", drop="base")
+    found.explained("has no weights", "copy the whole folder")
+    shutil.copytree(whole, tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    found = ask("sft", {"model": str(tmp_path / "torn")}, out=tmp_path / "c", drop="base")
+    found.explained("torn does not load")
+    (tmp_path / "bare").mkdir()
+    found = ask("sft", {"model": str(tmp_path / "bare")}, out=tmp_path / "d", drop="base")
+    found.explained("has no config.json")
+
+
+# The run's folder.
+
+
+@pytest.mark.parametrize("where", ["/dev/null/run", "/proc/nothing/run", "file/run", "file"])
+def test_an_out_that_cannot_be(ask: Ask, tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    ask("base", out=tmp_path / where).explained("cannot be", "another `out:`")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_damaged_run_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
+    out = tiny.prefix("sft", tmp_path / "run")
+    layout = Layout(out)
+    for path, damage in (
+        (layout.manifest, b'{"stages": {"base": '),
+        (layout.manifest, b"\0" * 300),
+        (layout.metrics, b'{"stage": "base", "st\n{}\n'),
+        (layout.events, b"\xff\xfe\n"),
+    ):
+        before = path.read_bytes()
+        path.write_bytes(damage)
+        ask("sft", out=out).explained(path.name, "cannot be read", "restore the file")
+        path.write_bytes(before)
+    layout.config.write_bytes(b"\xff: [")
+    assert ask("sft", out=out).code == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:500]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(os.urandom(2000)),
+        lambda path: path.unlink(),
+    ],
+    ids=["half", "empty", "noise", "gone"],
+)
+def test_a_damaged_checkpoint_is_told_and_the_advice_works(
+    ask: Ask, tiny: Any, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    out = tiny.prefix("sft", tmp_path / "run")
+    checkpoint = cut_off(tiny, out, "sft", 3)
+    damage(checkpoint / "state.pt")
+    ask("sft", out=out).explained("state.pt cannot be read", f"delete {checkpoint}")
+    shutil.rmtree(checkpoint)
+    assert ask("sft", out=out).code == 0
+    assert tiny.result(out) == tiny.result(tiny.straight("sft"))
+
+
+def test_a_checkpoint_of_something_else_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
+    import torch
+
+    out = tiny.prefix("sft", tmp_path / "run")
+    state = cut_off(tiny, out, "sft", 3) / "state.pt"
+    good = torch.load(state, weights_only=True)
+    for wrong in ({}, {**good, "work": {"model": {}}}, {**good, "journal": {}}, {**good, "step": None}, [1]):
+        torch.save(wrong, state)
+        ask("sft", out=out).explained("checkpoint cannot be read", "to do sft again")
+
+
+def cut_off(tiny: Any, out: Path, stage: str, step: int) -> Path:
+    """A stage that was killed right after `step` steps were saved; returns its checkpoint."""
+
+    def die(kind: str, row: dict[str, Any]) -> None:
+        if kind == "event" and row["kind"] == "save" and row["step"] == step:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        tiny.run(out, {"save_every_seconds": 0}, only=stage, listeners=[die])
+    checkpoint = Layout(out).checkpoint(stage)
+    assert is_complete(checkpoint)
+    return checkpoint
+
+
+# A full disk, told by every writer in its own words.
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("what", ["torch.save", "safetensors.torch.save_file", "sawyer.engine.checkpoint.torch.save"])
+def test_a_disk_that_is_full_while_saving(
+    ask: Ask, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    out = tiny.prefix("sft", tmp_path / "run")
+    checkpoint = cut_off(tiny, out, "sft", 3)
+    before = (checkpoint / "state.pt").read_bytes()
+    with monkeypatch.context() as patched:
+        if "safetensors" in what:
+            patched.setattr("transformers.modeling_utils.safe_save_file", full)
+        else:
+            patched.setattr(what, full)
+        ask("sft", out=out).explained("the disk is full", "free some space")
+    if "safetensors" not in what:
+        assert (checkpoint / "state.pt").read_bytes() == before, "the last good checkpoint survives"
+    assert is_complete(checkpoint) and not Layout(out).model("sft").exists()
+    assert ask("sft", out=out).code == 0
+    assert tiny.result(out) == tiny.result(tiny.straight("sft"))
+
+
+def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Half a row fits, as a disk does it; then not even the manifest can be written.
+    out = tiny.prefix("sft", tmp_path / "run")
+    cut_off(tiny, out, "sft", 3)
+    real = Path.open
+
+    class Full:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, text: str) -> None:
+            self.file.write(text[: len(text) // 2])
+            self.file.flush()
+            full()
+
+    def opened(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        file = real(path, mode, *arguments, **named)
+        return Full(file) if mode == "a" and path.name == "metrics.jsonl" else file
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", opened)
+        ask("sft", out=out).explained("the disk is full", "metrics.jsonl")
+    assert ask("sft", out=out).code == 0
+    assert tiny.result(out) == tiny.result(tiny.straight("sft"))
