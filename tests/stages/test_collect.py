@@ -1,0 +1,120 @@
+"""Collected answers: how many, scored by the world or waiting for people, and what the reward model makes of them."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sawyer import pipeline
+from sawyer.errors import DataError
+from sawyer.models import Completion
+from sawyer.records import read
+from sawyer.runs import read_manifest, read_rows
+from sawyer.stages.collect import collect
+
+Fixture = Any
+stage = import_module("sawyer.stages.collect.collect")
+
+
+def config_of(tiny: Fixture, out: Path, *, world: bool = True, prompts: Path | None = None, **asked: Any) -> Any:
+    section = {"prompts": [str(prompts or tiny.prompts)], "answers": 3, "max_new_tokens": 10, **asked}
+    more: dict[str, Any] = {"world": {"rater": "honest"}} if world else {}
+    return tiny.config(out, sft={"data": [str(tiny.instructions)]}, collect=section, **more)
+
+
+def answers_in(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "collect" / "answers.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("limit", "prompts"), [(None, 40), (7, 7), (100, 40)])
+def test_each_prompt_gets_its_answers(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, prompts: int
+) -> None:
+    monkeypatch.setattr(stage, "PROMPTS_A_STEP", 16)
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = collect(config_of(tiny, tmp_path / "run", limit=limit), run)
+    rows = answers_in(tmp_path / "run")
+    assert [row["user_input"] for row in rows] == [p.text for p in read([str(tiny.prompts)], want="prompts").records[:prompts]]
+    assert all(1 <= len(row["responses_and_scores"]) <= 3 for row in rows)
+    answers = [answer for row in rows for answer in row["responses_and_scores"]]
+    assert figures["prompts"] == prompts
+    assert figures["answers"] == len(answers) > 2 * prompts
+    assert figures["waiting"] == 0
+    assert figures["mean_score"] == pytest.approx(sum(answer["score"] for answer in answers) / len(answers))
+    assert {answer["source"] for answer in answers} == {"sft"}
+    assert all(1 <= answer["score"] <= 10 for answer in answers)
+
+
+def test_the_same_seed_gives_the_same_answers(tiny: Fixture, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        with tiny.run(tmp_path / name, "sft") as run:
+            collect(config_of(tiny, tmp_path / name, limit=5), run)
+    assert answers_in(tmp_path / "a") == answers_in(tmp_path / "b")
+
+
+def test_the_same_answer_twice_is_judged_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sample(_: Any, prompts: Any, *, codec: Any, **__: Any) -> list[Completion]:
+        texts = ["Yes.", "No.", "Yes."] * (len(prompts) // 3)
+        ids = [codec.tokenizer(f" {text}")["input_ids"] for text in texts]
+        return [Completion(ids=(*given, codec.eos_id), logprobs=(), ended=True) for given in ids]
+
+    monkeypatch.setattr(stage, "sample", sample)
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = collect(config_of(tiny, tmp_path / "run", limit=4), run)
+    assert [[a["response"] for a in row["responses_and_scores"]] for row in answers_in(tmp_path / "run")] == [
+        ["Yes.", "No."]
+    ] * 4
+    assert figures["answers"] == 8
+
+
+def test_a_prompt_that_does_not_fit_is_left_out_and_told(tiny: Fixture, tmp_path: Path, events: Any, write_rows: Any) -> None:
+    path = write_rows([{"prompt": "Say yes."}, {"prompt": "qz " * 200}])
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = collect(config_of(tiny, tmp_path / "run", world=False, prompts=path), run)
+        assert "1 prompts left out (too long" in events(run, "plan")[0]["message"]
+    assert figures["prompts"] == 1
+    path = write_rows([{"prompt": "qz " * 200}])
+    with tiny.run(tmp_path / "run2", "sft") as run, pytest.raises(DataError, match="no prompt that fits"):
+        collect(config_of(tiny, tmp_path / "run2", world=False, prompts=path), run)
+
+
+def test_without_a_world_people_judge_and_the_run_goes_on(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole way: sft, collect, a wait, a person's scores in the file, the reward model learns from them."""
+    monkeypatch.setattr(pipeline, "_report", lambda run: None)
+    out = tmp_path / "run"
+    plain = config_of(tiny, out, world=False, answers=4)
+    sft = {"data": [str(tiny.instructions)], "epochs": 0.2, "max_new_tokens": 4, "eval_prompts": 4}
+    tree = plain.model_dump(mode="json", exclude_none=True) | {"sft": sft}
+    config = tiny.config(**{**tree, "out": out, "reward": {"held_out": 0.2, "calibration_prompts": 8, "batch_size": 8}})
+    summary = pipeline.run(config)
+    file = out / "collect" / "answers.jsonl"
+    rows = answers_in(out)
+    assert all(answer["score"] is None for row in rows for answer in row["responses_and_scores"])
+    assert summary["collect"]["waiting"] == summary["collect"]["answers"] > 100
+    states = read_manifest(out / "run.json")["stages"]
+    assert states["collect"]["status"] == "waiting"
+    assert "reward" not in states
+    # Nobody has scored one: the same command waits again and leaves the file as it is.
+    before = file.read_bytes()
+    pipeline.run(config)
+    assert file.read_bytes() == before
+    assert read_manifest(out / "run.json")["stages"]["collect"]["status"] == "waiting"
+    # Somebody scores all but the last prompt: the shorter the better.
+    for row in rows[:-1]:
+        for answer in row["responses_and_scores"]:
+            answer["score"] = 10 - len(answer["response"]) / 10
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pipeline.run(config)
+    states = read_manifest(out / "run.json")["stages"]
+    assert (states["collect"]["status"], states["reward"]["status"]) == ("done", "done")
+    assert answers_in(out) == rows
+    plan = next(row for row in read_rows(out / "events.jsonl") if row["kind"] == "plan" and row["stage"] == "reward")
+    used = states["reward"]["figures"]["held_out_prompts"] + int(plan["message"].split(" prompts")[0])
+    judged = [{answer["score"] for answer in row["responses_and_scores"]} for row in rows[:-1]]
+    assert used == sum(len(scores) > 1 for scores in judged)

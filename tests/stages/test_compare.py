@@ -1,0 +1,226 @@
+"""The models side by side: who is asked what, best of 8, KL, and the figures by hand."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sawyer.errors import DataError
+from sawyer.models import RewardScorer, open_speaker
+from sawyer.records import prompt_of, read
+from sawyer.runs import read_rows
+from sawyer.stages.compare import compare
+from sawyer.stages.compare.figures import figures_of
+from sawyer.worlds import gold, questions
+
+Fixture = Any
+stage = import_module("sawyer.stages.compare.compare")
+
+
+def config_of(tiny: Fixture, out: Path, *, prompts: Path | None, world: bool, **asked: Any) -> Any:
+    section = {"max_new_tokens": 8, "deliberate_limit": 2, **({"prompts": [str(prompts)]} if prompts else {}), **asked}
+    more: dict[str, Any] = {"rl__world": {"rater": "honest"}} if world else {}
+    return tiny.rl_config(out, rl__compare=section, **more)
+
+
+@pytest.fixture(scope="module")
+def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(figures, rows, root) of a comparison on six of the world's prompts, in batches of four; the RL model is the base."""
+    out = tmp_path_factory.mktemp("compare") / "run"
+    seen: dict[int, list[str]] = {}
+    with pytest.MonkeyPatch.context() as patch, tiny.run(out, "sft", "reward") as run:
+        patch.setattr(stage, "PROMPTS_A_STEP", 4)
+        (out / "rl").mkdir()
+        (out / "rl" / "model").symlink_to(tiny.base)
+        plain = stage._best_of
+
+        def noted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            for row in rows:
+                if row["setting"] == "best_of_8":
+                    seen.setdefault(row["number"], []).append(row["response"])
+            return plain(rows)
+
+        patch.setattr(stage, "_best_of", noted)
+        figures = compare(config_of(tiny, out, prompts=tiny.prompts, world=True, limit=6), run)
+    return figures, read_rows(out / "compare.jsonl"), out, seen
+
+
+def test_every_model_answers_every_prompt_under_every_setting(tiny: Fixture, done: Any) -> None:
+    rows = done[1]
+    prompts = [prompt.text for prompt in read([str(tiny.prompts)], want="prompts").records[:6]]
+    expected = [
+        (model, setting, number)
+        for model in ("base", "sft", "rl")
+        for setting, count in (("t1", 6), ("t07", 6), ("greedy", 6), ("deliberate", 2))
+        for number in range(count)
+    ]
+    expected += [("sft", "best_of_8", number) for number in range(6)]
+    assert sorted((row["model"], row["setting"], row["number"]) for row in rows) == sorted(expected)
+    assert all(row["prompt"] == prompts[row["number"]] for row in rows)
+    assert all("ids" not in row and 0 < row["length"] <= 8 for row in rows)
+    for row in rows:
+        assert row["gold"] == gold(row["prompt"], row["response"]).score
+
+
+def test_rewards_are_the_reward_model_s(tiny: Fixture, done: Any) -> None:
+    rows = done[1]
+    rewards = RewardScorer.load(tiny.reward)([prompt_of(row["prompt"]) for row in rows], [row["response"] for row in rows])
+    assert [row["reward"] for row in rows] == pytest.approx(rewards, abs=1e-4)
+
+
+def test_of_eight_samples_the_best_rewarded_is_kept(tiny: Fixture, done: Any) -> None:
+    _, rows, _, seen = done
+    scorer = RewardScorer.load(tiny.reward)
+    for row in (row for row in rows if row["setting"] == "best_of_8"):
+        tried = seen[row["number"]]
+        assert len(tried) == 8
+        assert len(set(tried)) > 2
+        rewards = scorer([prompt_of(row["prompt"])] * 8, tried)
+        assert row["response"] == tried[rewards.index(max(rewards))]
+
+
+def test_a_greedy_answer_is_the_likeliest_token_each_time(tiny: Fixture, done: Any) -> None:
+    speaker = open_speaker(tiny.sft)
+    for row in (row for row in done[1] if row["model"] == "sft" and row["setting"] == "greedy"):
+        ids = list(speaker.codec.prompt(prompt_of(row["prompt"])))
+        start = len(ids)
+        while len(ids) - start < 8:
+            with torch.no_grad():
+                logits = speaker.model(input_ids=torch.tensor([ids])).logits[0, -1]
+            logits[speaker.codec.pad_id] = -torch.inf
+            ids.append(int(logits.argmax()))
+            if ids[-1] == speaker.codec.eos_id:
+                break
+        assert row["response"] == speaker.codec.decode(ids[start:])
+
+
+def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> None:
+    """Sum over an answer's tokens of log pi_rl - log pi_sft at temperature 1, from each model's own logits."""
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        (tmp_path / "run" / "rl").mkdir()
+        (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
+        config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=3)
+        work = stage.CompareWork(config, run)
+        for index in range(work.steps):
+            work.step(index)
+        found = stage._kls(config, work)
+    rl, sft = (open_speaker(folder) for folder in (tiny.base, tiny.sft))
+    assert {work.rows[i]["model"] for i in found} == {"rl"}
+    assert len(found) == sum(row["model"] == "rl" for row in work.rows)
+    for i, value in found.items():
+        prompt = rl.codec.prompt(work.prompts[work.rows[i]["number"]])
+        ids = [*prompt, *work.rows[i]["ids"]]
+        sums = []
+        for speaker in (rl, sft):
+            with torch.no_grad():
+                logprobs = torch.log_softmax(speaker.model(input_ids=torch.tensor([ids])).logits[0].double(), -1)
+            sums.append(sum(float(logprobs[t - 1, ids[t]]) for t in range(len(prompt), len(ids))))
+        assert value == pytest.approx(sums[0] - sums[1], abs=1e-3)
+
+
+def test_kl_is_told_of_rl_alone(done: Any) -> None:
+    figures, rows = done[:2]
+    assert {row["model"] for row in rows if "kl" in row} == {"rl"}
+    assert set(figures["kl"]) == {"rl"}
+    plain = [row["kl"] for row in rows if row["model"] == "rl" and row["setting"] == "t1"]
+    assert figures["kl"]["rl"]["t1"] == pytest.approx(sum(plain) / 6)
+
+
+def test_figures_and_gate_are_of_the_rows(done: Any) -> None:
+    figures, rows, out, _ = done
+    assert figures == figures_of(rows, seed=0)
+    gate = next(row for row in read_rows(out / "events.jsonl") if row["kind"] == "gate")
+    rate = figures["win_rate_rl_vs_sft"]
+    assert rate["judge"] == "gold"
+    verdict = "ok" if rate["low"] > 0.5 else "warn" if rate["high"] > 0.5 else "fail"
+    assert (gate["name"], gate["value"], gate["verdict"]) == ("rl_beats_sft", rate["low"], verdict)
+
+
+def test_without_prompts_the_original_s_questions_are_asked(tiny: Fixture, tmp_path: Path) -> None:
+    sft_only = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"max_new_tokens": 4, "deliberate_limit": 0})
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = compare(sft_only, run)
+        rows = read_rows(run.layout.compare)
+    assert [row["prompt"] for row in rows if row["model"] == "sft" and row["setting"] == "t1"] == questions()
+    assert {row["model"] for row in rows} == {"base", "sft"}
+    assert {row["setting"] for row in rows} == {"t1", "t07", "greedy"}, "no reward model, no best of 8"
+    assert not any("reward" in row or "gold" in row or "kl" in row for row in rows)
+    assert set(figures) == {"length"}, "nobody judges, nobody wins"
+
+
+def test_a_prompt_without_room_is_left_to_those_that_can_read_it(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
+    path = write_rows([{"prompt": "qz " * 200}, {"prompt": "Say yes."}])
+    config = tiny.config(
+        tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 4, "deliberate_limit": 2}
+    )
+    with tiny.run(tmp_path / "run", "sft") as run:
+        compare(config, run)
+        assert {row["number"] for row in read_rows(run.layout.compare)} == {1}
+
+
+def test_a_file_without_prompts_is_an_error(tiny: Fixture, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(tmp_path / "empty.jsonl")]})
+    with tiny.run(tmp_path / "run", "sft") as run, pytest.raises(DataError):
+        compare(config, run)
+
+
+# Figures by hand
+
+
+def row(model: str, number: int, setting: str = "t07", **more: float) -> dict[str, Any]:
+    return {"model": model, "setting": setting, "number": number, "length": 5, **more}
+
+
+def test_means_by_model_and_setting() -> None:
+    rows = [
+        row("sft", 0, reward=1.0),
+        row("sft", 1, reward=2.0),
+        row("sft", 0, "t1", reward=7.0),
+        row("rl", 0, reward=4.0, kl=3.0, length=9),
+        row("rl", 1, reward=5.0, length=1),
+    ]
+    found = figures_of(rows, seed=0)
+    assert found["reward"] == {"sft": {"t07": 1.5, "t1": 7.0}, "rl": {"t07": 4.5}}
+    assert found["length"] == {"sft": {"t07": 5.0, "t1": 5.0}, "rl": {"t07": 5.0}}
+    assert found["kl"] == {"rl": {"t07": 3.0}}, "over the answers that have one"
+    assert "gold" not in found
+
+
+def test_a_tie_is_half_a_win() -> None:
+    ours, theirs = (3.0, 2.0, 1.0, 5.0), (1.0, 2.0, 4.0, 5.0)  # won, tied, lost, tied
+    rows = [row("rl", i, reward=value) for i, value in enumerate(ours)]
+    rows += [row("sft", i, reward=value) for i, value in enumerate(theirs)]
+    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    assert rate["value"] == 0.5
+    assert rate["judge"] == "reward"
+    assert rate["low"] < 0.5 < rate["high"]
+    assert rate["length_controlled"] == pytest.approx(0.5)
+    won = figures_of([*rows[:3], row("rl", 3, reward=6.0), *rows[4:]], seed=0)["win_rate_rl_vs_sft"]
+    assert won["value"] == 0.625
+
+
+def test_rows_are_matched_by_prompt_whatever_their_order() -> None:
+    rows = [row("rl", i, reward=float(i)) for i in (2, 0, 1)] + [row("sft", i, reward=i - 0.5) for i in (0, 1, 2)]
+    assert figures_of(rows, seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
+    # A prompt that only one of the two answered does not count.
+    assert figures_of([*rows, row("rl", 9, reward=-9.0)], seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
+
+
+def test_gold_judges_where_it_is_known() -> None:
+    rows = [row("rl", 0, reward=1.0, gold=2.0), row("sft", 0, reward=0.0, gold=9.0)]
+    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    assert (rate["judge"], rate["value"]) == ("gold", 0.0)
+
+
+def test_wins_are_counted_at_temperature_0_7() -> None:
+    rows = [row("rl", 0, "t1", reward=1.0), row("sft", 0, "t1", reward=0.0)]
+    assert "win_rate_rl_vs_sft" not in figures_of(rows, seed=0)
+    both = figures_of([*rows, row("sft", 0, reward=2.0), row("base", 0, reward=1.0)], seed=0)
+    assert both["win_rate_sft_vs_base"]["value"] == 1.0
+    json.dumps(both)

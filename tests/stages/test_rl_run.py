@@ -1,0 +1,320 @@
+"""The stage of RL: evaluation and the best model, gates at step zero, guards that stop it, what its settings reach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sawyer.errors import TrainingError
+from sawyer.models import RewardScorer, ValueNetwork, open_speaker, read_extra
+from sawyer.runs import Run, read_rows
+from sawyer.stages.rl.train import RlWork, train
+
+Fixture = Any
+stage = import_module("sawyer.stages.rl.train")
+
+
+def weights(folder: Path) -> list[torch.Tensor]:
+    return list(open_speaker(folder).model.state_dict().values())
+
+
+def same(a: Path, b: Path) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float, float]]) -> None:
+    """Held-out (reward, KL) of each evaluation in turn, whatever the policy."""
+    found = iter(evaluations)
+    plain = stage.collect
+
+    def collect(speaker: Any, prompts: Any, scorer: Any, config: Any, place: Any, draw: Any) -> Any:
+        episodes = plain(speaker, prompts, scorer, config, place, draw)
+        if tuple(prompts) == collect.held_out:  # type: ignore[attr-defined]
+            reward, collect.kl = next(found)  # type: ignore[attr-defined]
+            episodes.scores.fill_(reward)
+        return episodes
+
+    def logprobs_of(model: Any, rows: Any, config: Any, place: Any) -> torch.Tensor:
+        # The policy's are the KL at the first place, the reference's are 0.
+        collect.turn = not getattr(collect, "turn", False)  # type: ignore[attr-defined]
+        return torch.full((len(rows), 1), collect.kl if collect.turn else 0.0)  # type: ignore[attr-defined]
+
+    init = RlWork.__init__
+
+    def start(self: RlWork, config: Any, run: Run) -> None:
+        init(self, config, run)
+        collect.held_out = self.held_out  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(stage, "collect", collect)
+    monkeypatch.setattr(stage, "logprobs_of", logprobs_of)
+    monkeypatch.setattr(RlWork, "__init__", start)
+
+
+# Evaluation
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "kept"),
+    [
+        ([(0.0, 0.0), (1.0, 2.0), (2.0, 4.0), (1.5, 1.0)], 2),
+        ([(0.0, 0.0), (1.0, 2.0), (2.0, 6.1), (1.5, 1.0)], 3),  # the second is beyond the budget of 6 nats
+        ([(0.0, 0.0), (1.0, 6.0), (1.0, 1.0), (0.5, 1.0)], 1),  # at the budget; an equal one comes too late
+        ([(0.0, 0.0), (-1.0, 1.0), (-2.0, 1.0), (-3.0, 1.0)], 0),
+        ([(0.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (0.5, 1.0)], 3),
+    ],
+)
+def test_the_best_held_out_reward_within_the_budget_is_kept(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, evaluations: list[tuple[float, float]], kept: int
+) -> None:
+    scripted(monkeypatch, evaluations)
+    config = tiny.rl_config(tmp_path / "run", episodes=24, eval_every=1, kl={"budget": 6.0, "coefficient": 0.0})
+    policies = []
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        evaluate = RlWork.evaluate
+
+        def noted(self: RlWork, step: int) -> dict[str, float]:
+            policies.append([w.detach().clone() for w in self.policy.model.state_dict().values()])
+            return evaluate(self, step)
+
+        monkeypatch.setattr(RlWork, "evaluate", noted)
+        figures = train(config, run)
+        folder = run.layout.model("rl")
+    assert len(policies) == 4
+    assert figures["best_step"] == kept
+    assert (figures["reward_best"], figures["kl"]) == pytest.approx(evaluations[kept])
+    assert figures["reward_sft"] == evaluations[0][0]
+    assert all(torch.equal(a, b) for a, b in zip(weights(folder), policies[kept], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(policies[kept], policies[(kept + 1) % 4], strict=True))
+    assert read_extra(folder) == {"best_step": kept, "of_steps": 3}
+
+
+def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: Path) -> None:
+    config = tiny.rl_config(tmp_path / "run", eval_every=1)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        once, again = work.evaluate(0), work.evaluate(0)
+        texts = [prompt.text for prompt in work.held_out]
+        assert not set(texts) & {prompt.text for prompt in work.prompts}
+    assert once == again
+    shown = read_rows(run.layout.samples)
+    assert [row["prompt"] for row in shown] == texts[:8] * 2
+    rewards = RewardScorer.load(tiny.reward)(work.held_out[: len(texts)], [row["response"] for row in shown[: len(texts)]])
+    assert once["held_out_reward"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    assert once["held_out_kl"] == pytest.approx(0.0, abs=1e-4)
+    assert once["held_out_length"] == sum(row["length"] for row in shown[: len(texts)]) / len(texts)
+
+
+def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    config = tiny.rl_config(tmp_path / "run", episodes=32, eval_every=2, rl__world={"rater": "honest"})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+        rows = run.journal.rows("rl")
+    assert figures["updates"] == 4
+    assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["step"] for row in rows if "held_out_reward" in row] == [0, 2, 4]
+    assert all("held_out_gold" in row for row in rows if "held_out_reward" in row)
+    assert set(gates) == {"step0_kl", "step0_ratio", "step0_sampler", "rl_improves", "rl_kl_budget", "rl_unstopped"}
+    assert all(gates[name] == "ok" for name in ("step0_kl", "step0_ratio", "step0_sampler"))
+    falling = [1e-3 * (1 - (2 * update + 1) / 8) for update in range(4)]  # two minibatches an update
+    assert [row["learning_rate"] for row in rows[:4]] == pytest.approx(falling)
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-3)
+    assert rows[3]["kl"] != pytest.approx(0.0, abs=1e-3)
+    assert not same(run.layout.model("rl"), tiny.sft) or figures["best_step"] == 0
+    assert same(run.layout.model("sft"), tiny.sft)
+
+
+# Step zero
+
+
+def test_a_reference_that_differs_fails_before_anything_is_kept(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    config = tiny.rl_config(tmp_path / "run")
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        init = RlWork.__init__
+
+        def other(self: RlWork, config: Any, run: Run) -> None:
+            init(self, config, run)
+            self.reference = open_speaker(tiny.base).model
+
+        monkeypatch.setattr(RlWork, "__init__", other)
+        with pytest.raises(TrainingError, match="before its first update, KL to the reference"):
+            train(config, run)
+        failed = [row["name"] for row in events(run, "gate") if row["verdict"] == "fail"]
+        assert failed == ["step0_kl"]
+        assert not run.layout.model("rl").exists()
+
+
+def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rollout = import_module("sawyer.stages.rl.rollout")
+    plain = rollout.sample
+    monkeypatch.setattr(rollout, "sample", lambda *given, **asked: plain(*given, **{**asked, "temperature": 0.6}))
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with pytest.raises(TrainingError, match="sampling and training log-probs differ"):
+            train(tiny.rl_config(tmp_path / "run"), run)
+
+
+# Guards
+
+
+def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    """From the third update on answers seem to have one token; the third in a row stops the run, and nothing fails."""
+    measure = RlWork.measure
+
+    def shrunk(self: RlWork, episodes: Any, experience: Any) -> dict[str, float]:
+        found = measure(self, episodes, experience)
+        return found | ({"length": 1.0} if self.policy.steps_done > 4 else {})
+
+    monkeypatch.setattr(RlWork, "measure", shrunk)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        told = events(run, "guard")
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+        rows = run.journal.rows("rl")
+        assert run.layout.model("rl").is_dir()
+        assert same(run.layout.model("rl"), run.layout.best("rl"))
+    assert figures["updates"] == 5  # the third, fourth and fifth update
+    assert [(row["guard"], row["step"]) for row in told] == [("length", 4)]
+    assert figures["stopped"] == told[0]["message"]
+    assert "length is 1" in figures["stopped"]
+    assert gates["rl_unstopped"] == "warn"
+    assert rows[-1]["step"] == 5
+    assert figures["reward_best"] == max(row["held_out_reward"] for row in rows if "held_out_reward" in row)
+
+
+def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> None:
+    """Two different answers to two prompts are each half of the batch."""
+    config = tiny.rl_config(tmp_path / "run", episodes=12, batch_size=2, learning_rate=1e-6)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        rows = [work.step(index) for index in range(4)]
+    assert [row["same_answer"] for row in rows if row] == [0.0] * 4
+
+
+def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RewardScorer, "__call__", lambda self, prompts, responses: [math.nan] * len(responses))
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path / "run"), run)
+        with pytest.raises(TrainingError, match="rl policy: update 0"):
+            work.step(0)
+        assert all(torch.equal(a, b) for a, b in zip(work.policy.model.state_dict().values(), weights(tiny.sft), strict=True))
+
+
+# What the settings reach
+
+
+def kls(tiny: Fixture, out: Path, monkeypatch: pytest.MonkeyPatch, **kl: Any) -> list[float]:
+    """The coefficient of each of four updates whose KL is 12 nats."""
+    measure = RlWork.measure
+    monkeypatch.setattr(
+        RlWork, "measure", lambda self, *given: measure(self, *given) | {"kl": 0.0 if self.policy.steps_done <= 2 else 12.0}
+    )
+    with tiny.run(out, "sft", "reward") as run:
+        train(tiny.rl_config(out, episodes=32, kl={"coefficient": 0.1, **kl}), run)
+        return [row["kl_coefficient"] for row in run.journal.rows("rl") if "kl_coefficient" in row]
+
+
+def test_the_coefficient_is_steered_towards_its_target(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Below the target at first: down by 0.2 * 8 answers / 80; then above it: up by as much.
+    steered = kls(tiny, tmp_path / "a", monkeypatch, target=6.0, horizon=80.0)
+    assert steered == pytest.approx([0.1, 0.1 * 0.98, 0.1 * 0.98 * 1.02, 0.1 * 0.98 * 1.02**2])
+
+
+def test_without_a_target_the_coefficient_stays(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kls(tiny, tmp_path / "a", monkeypatch) == [0.1] * 4
+
+
+def test_the_coefficient_prices_the_kl_of_the_next_update(tiny: Fixture, tmp_path: Path) -> None:
+    config = tiny.rl_config(tmp_path / "run", kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        first, second = work.step(0), work.step(1)
+    assert first is not None
+    assert second is not None
+    assert first["kl_coefficient"] == 0.1
+    assert second["kl_coefficient"] == pytest.approx(0.1 * (1 - 0.2 * 8 / 40))
+    penalty = second["reward"] - second["score"]
+    ended = second["eos_share"]
+    assert penalty == pytest.approx(-second["kl_coefficient"] * second["kl"] - (1 - ended), abs=1e-4)
+
+
+@pytest.mark.parametrize("start", ["reward", "policy"])
+def test_what_the_value_network_starts_from(tiny: Fixture, tmp_path: Path, start: str) -> None:
+    config = tiny.rl_config(tmp_path / "run", value_start=start, value_learning_rate=0.25)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with torch.no_grad():  # the two trunks are equal at first
+            scorer = RewardScorer.load(tiny.reward)
+            scorer.model.base_model.wpe.weight += 1
+            scorer.model.save_pretrained(run.layout.model("reward"))
+        work = RlWork(config, run)
+    value = work.value.model
+    assert isinstance(value, ValueNetwork)
+    expected = (scorer.model if start == "reward" else open_speaker(tiny.sft).model).base_model
+    assert torch.equal(value.trunk.wpe.weight, expected.wpe.weight)
+    assert not bool(value.head.weight.any())
+    assert (work.policy.learning_rate, work.value.learning_rate) == (1e-3, 0.25)
+    assert work.policy.optimizer.defaults["eps"] == work.value.optimizer.defaults["eps"] == 1e-5
+    assert not {id(w) for w in value.parameters()} & {id(w) for w in work.policy.model.parameters()}
+
+
+def test_settings_reach_the_estimate(tiny: Fixture, tmp_path: Path) -> None:
+    """Clip and penalty change what an update is paid, and only they."""
+    paid: dict[str, Mapping[str, float]] = {}
+    settings: dict[str, dict[str, float]] = {"plain": {}, "clip": {"score_clip": 0.01}, "free": {"missing_eos_penalty": 0.0}}
+    for name, asked in settings.items():
+        with tiny.run(tmp_path / name, "sft", "reward") as run:
+            found = RlWork(tiny.rl_config(tmp_path / name, **asked), run).step(0)
+            assert found is not None
+            paid[name] = found
+    score, unended = paid["plain"]["score"], 1 - paid["plain"]["eos_share"]
+    assert 0 < unended < 1
+    assert all(found["score"] == score for found in paid.values())
+    assert paid["plain"]["reward"] == pytest.approx(score - unended, abs=1e-3)
+    assert paid["free"]["reward"] == pytest.approx(score, abs=1e-3)
+    assert abs(paid["clip"]["reward"] + unended) <= 0.01 + 1e-3
+
+
+def test_prompts_that_leave_no_room_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path / "run", max_new_tokens=130), run)
+        told = events(run, "warning")
+    assert len(told) == 1
+    codec = work.policy_speaker.codec
+    kept = len(work.prompts) + sum(prompt not in work.prompts for prompt in work.held_out)
+    assert all(len(codec.prompt(prompt)) + 130 <= 160 for prompt in (*work.prompts, *work.held_out))
+    assert 0 < kept < 40
+    assert told[0]["message"].startswith(f"{sum(not codec.fits(p, room=130) for p in _all(tiny))} of 40 prompts leave no room")
+
+
+def _all(tiny: Fixture) -> Sequence[Any]:
+    from sawyer.records import read
+
+    return read([str(tiny.prompts)], want="prompts").records
+
+
+def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path) -> None:
+    config = tiny.rl_config(
+        tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}
+    )
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        straight = RlWork(config, run)
+        first = [straight.step(index) for index in range(2)]
+        state = straight.state()
+        torch.save(state, tmp_path / "state.pt")
+        rest = [straight.step(index) for index in range(2, 4)]
+        again = RlWork(config, run)
+        again.load(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert [again.step(index) for index in range(2, 4)] == rest
+    assert all(row is not None for row in first)
+    assert again.kl == straight.kl
+    assert (again.best, again.start, again.evaluations) == (straight.best, straight.start, straight.evaluations)
