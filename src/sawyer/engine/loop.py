@@ -72,13 +72,13 @@ def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
         return 0, False
     try:
         work.load(saved["work"])
-        step, finished, position = int(saved["step"]), bool(saved["finished"]), dict(saved["journal"])
+        step, finished = int(saved["step"]), bool(saved["finished"])
+        run.journal.rewind(stage, saved["journal"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         if "out of memory" in str(error):
             raise
         folder = run.layout.checkpoint(stage)
         raise damaged(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
-    run.journal.rewind(stage, position)
     run.journal.event(stage, "resume", step=step, steps=work.steps)
     return step, finished
 

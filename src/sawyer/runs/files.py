@@ -35,8 +35,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         number = re.search(r"\(os error (\d+)\)", words)
         if number:  # safetensors and tokenizers
             raise _refused(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
-        if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in words or "file write failed" in words):
-            raise _full(path, "torch: file write failed") from error
+        if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in words or "inline_container" in words):
+            raise _full(path, "torch's writer failed") from error
         raise
 
 
