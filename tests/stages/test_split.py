@@ -26,14 +26,8 @@ def close(found: Tensor, expected: Tensor) -> float:
 
 
 def budget(parts_at: Callable[[int], int], wanted: int) -> int:
-    """The largest token budget that splits the batch into `wanted` parts or more."""
-    return next(tokens for tokens in range(4000, 16, -8) if parts_at(tokens) >= wanted)
-
-
-def rows_of(tiny: Fixture, count: int) -> list[Row]:
-    speaker = open_speaker(tiny.sft)
-    records = read([str(tiny.instructions)], want="demonstrations").records
-    return [speaker.codec.demonstration(record) for record in records[:count]]
+    """The largest of the tried token budgets that splits the batch into `wanted` parts or more."""
+    return next(tokens for tokens in (int(4000 * 0.94**i) for i in range(80)) if parts_at(tokens) >= wanted)
 
 
 def parts_of(rows: Sequence[Row], batch: Sequence[int]) -> Callable[[int], int]:
@@ -92,7 +86,7 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
 
 
-@pytest.mark.parametrize("loss", ["squared", "plain", "margin", "scaled"])
+@pytest.mark.parametrize("loss", ["squared", "margin"])
 def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
     from sawyer.models import load_reward, load_tokenizer
     from sawyer.stages.reward.data import load
