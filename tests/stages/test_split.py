@@ -35,6 +35,12 @@ def parts_of(rows: Sequence[Row], batch: Sequence[int]) -> Callable[[int], int]:
     return lambda tokens: len(micro_batches([len(rows[i].ids) for i in batch], tokens))
 
 
+def rows_of(tiny: Fixture, count: int) -> list[Row]:
+    speaker = open_speaker(tiny.sft)
+    records = read([str(tiny.instructions)], want="demonstrations").records
+    return [speaker.codec.demonstration(record) for record in records[:count]]
+
+
 def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_at: Callable[[int], int]) -> None:
     """`step(budget, size)` gives what was captured of the same batch; the mean of the parts' means must not pass."""
     whole = step(ONE, None)
