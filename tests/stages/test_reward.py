@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.engine import batch_indices, choose_place
+from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
 from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra
 from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
@@ -224,6 +224,26 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     others = scorer([prompts[0]] * 2, ["Yes.", "Something else altogether."])
     raw = RewardScorer(model=scorer.model, codec=scorer.codec)([prompts[0]] * 2, ["Yes.", "Something else altogether."])
     assert others == pytest.approx([(score - scorer.shift) / scorer.scale for score in raw])
+
+
+def test_the_unit_is_that_of_the_answers_rl_begins_from(tiny: Fixture, tmp_path: Path) -> None:
+    """Sampled as RL samples them; without RL, plainly."""
+    from sawyer.models import sample
+
+    speaker, place = open_speaker(tiny.sft), choose_place("cpu", "fp32", width=16)
+    prompts = [prompt_of(f"Say {word}.") for word in ("one", "two", "three")]
+    hot = tiny.rl_config(tmp_path, temperature=0.3, max_new_tokens=9)
+    for config, most, temperature in ((hot, 9, 0.3), (config_of(tiny, tmp_path, tiny.comparisons), 128, 1.0)):
+        expected = sample(
+            speaker.model,
+            [speaker.codec.prompt(prompt) for prompt in prompts],
+            codec=speaker.codec,
+            max_new_tokens=most,
+            temperature=temperature,
+            generator=generator(0, "reward", "own", 1),
+        )
+        found = own_answers(config, place, speaker, prompts)
+        assert found == (prompts, [speaker.codec.decode(completion.ids) for completion in expected])
 
 
 def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, done: Any) -> None:

@@ -143,8 +143,8 @@ def _part(groups: Sequence[Group], pad_id: int) -> Part:
 def own_answers(
     config: Config, place: Place, speaker: Speaker, prompts: Sequence[Any], answers: int = 1
 ) -> tuple[list[Any], list[str]]:
-    """(prompts, responses): plain samples of the SFT model, the answers that RL begins from."""
-    most = config.rl.max_new_tokens if config.rl else 128
+    """(prompts, responses): plain samples of the SFT model, the answers that RL begins from: at its temperature and length."""
+    most, temperature = (config.rl.max_new_tokens, config.rl.temperature) if config.rl else (128, 1.0)
     repeated = [prompt for prompt in prompts for _ in range(answers)]
     with place.autocast():
         completions = sample(
@@ -152,7 +152,7 @@ def own_answers(
             [speaker.codec.prompt(prompt) for prompt in repeated],
             codec=speaker.codec,
             max_new_tokens=most,
-            temperature=1.0,
+            temperature=temperature,
             generator=generator(config.seed, STAGE, "own", answers),
         )
     return repeated, [speaker.codec.decode(completion.ids) for completion in completions]
