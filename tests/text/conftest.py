@@ -40,7 +40,7 @@ def merging_tokenizer() -> Any:
     return byte_level([(":", "Ġ"), ("Ċ", "Ċ"), ("Ġ", "D")], pad_token="<|pad|>")
 
 
-@pytest.fixture
-def beginning_tokenizer() -> Any:
-    """Puts `<s>` before each text, as Llama's does."""
-    return byte_level([], bos=True, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+@pytest.fixture(params=["<s>", "</s>"])
+def beginning_tokenizer(request: pytest.FixtureRequest) -> Any:
+    """Puts `<s>` before each text, as Llama's does, or its EOS, as OPT's does."""
+    return byte_level([], bos=True, bos_token=request.param, eos_token="</s>", pad_token="<pad>")
