@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from sawyer.config import World
 from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
 from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra
@@ -17,6 +19,7 @@ from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, s
 from sawyer.runs import Run, read_rows
 from sawyer.stages.reward.data import Group, load
 from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
+from sawyer.worlds import tasks
 
 Fixture = Any
 
@@ -275,6 +278,22 @@ def test_what_is_told_of_the_stage(tiny: Fixture, done: Any) -> None:
     assert rows[-1]["accuracy"] == figures["accuracy"]
     gates = [row["name"] for row in read_rows(out / "events.jsonl") if row["kind"] == "gate"]
     assert gates == ["reward_beats_baselines", "reward_rejects_damage", "reward_learned"]
+
+
+def test_where_the_truth_is_known_it_is_asked(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SFT model's own answers to the world's held-out prompts, four each."""
+    trust = import_module("sawyer.stages.reward.trust")
+    monkeypatch.setattr(trust, "WORLD_PROMPTS", 5)
+    asked: list[str] = []
+    plain = trust.gold
+    monkeypatch.setattr(trust, "gold", lambda prompt, response: asked.append(prompt) or plain(prompt, response))
+    config = config_of(tiny, tmp_path / "run", tiny.comparisons, calibration_prompts=5, batch_size=30)
+    known = config.model_copy(update={"world": World(rater="honest")})
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = train(known, run)
+    assert asked == [task.prompt for task in tasks("held_out", 5, 0) for _ in range(4)]
+    assert {"gold_accuracy", "gold_accuracy_low", "gold_pairs", "gold_correlation"} <= set(figures)
+    assert figures["gold_pairs"] <= 5 * 6
 
 
 def test_the_sft_model_is_not_touched(tiny: Fixture, done: Any) -> None:
