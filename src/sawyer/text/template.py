@@ -53,7 +53,7 @@ def set_template(tokenizer: Any, name: str) -> None:
                 todo="use `template: question` or `template: chatml`",
             )
     elif name in TEMPLATES:
-        adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
+        adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
         tokenizer.chat_template = ("{{- bos_token -}}" if adds_bos else "") + TEMPLATES[name]
         if name == "chatml":
             missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
