@@ -1,0 +1,301 @@
+"""No setting is decoration: each field of the config tree, changed, changes something that a user can see.
+
+A new field fails here until the table says what its change changes: a row (or the plan's words, or the refusal) that is the
+same with and without it is no proof.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sawyer import pipeline
+from sawyer.config import Config, fields
+from sawyer.errors import SawyerError
+from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+
+STAGES = pipeline.STAGES
+SECTIONS = {name for name, default, _ in fields() if default == "a section"}
+
+
+@dataclass(frozen=True)
+class Change:
+    """The changed value, the stage that shows it, what must differ, and what else is set with and without the change."""
+
+    value: Any
+    differs: str  # metrics | samples | product | figures | compared | plan | saves | refused | accepted
+    stage: str = ""
+    also: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A value that is a file of the tiny data: its name, and what its columns are called instead."""
+
+    name: str
+    renamed: Mapping[str, str] = field(default_factory=dict)
+
+
+MODEL = {"base": None}
+OTHER_NAMES = {
+    "sft": Data("instructions.json", {"instruction": "order", "output": "reply"}),
+    "collect": Data("prompts.jsonl", {"prompt": "order"}),
+    "reward": Data("comparisons.json", {"user_input": "order"}),
+    "rl": Data("prompts.jsonl", {"prompt": "order"}),
+    "compare": Data("held_out.jsonl", {"prompt": "order"}),
+}
+
+# field -> its change; a list where one change does not show all that the field does.
+TABLE: dict[str, Change | list[Change]] = {
+    "out": Change("elsewhere", "product", "base"),
+    "seed": [Change(1, "metrics", stage) for stage in ("base", "sft", "reward", "rl")] + [Change(1, "compared", "compare")],
+    "model": Change("sft/model", "metrics", "sft", {**MODEL, "model": "base/model"}),
+    "template": Change("chatml", "metrics", "base"),
+    "precision": [Change("bf16", "metrics", stage) for stage in ("base", "sft", "reward", "rl")],
+    "device": Change("cuda", "refused", "base"),
+    "micro_batch_tokens": [Change(100, "metrics", stage) for stage in ("base", "sft", "reward", "rl")],
+    "save_every_seconds": Change(0.0, "saves", "sft"),
+    "world.rater": Change("flipper", "product", "collect"),
+    "base.text": Change([Data("dev.txt")], "metrics"),
+    "base.vocab_size": Change(350, "metrics"),
+    "base.layers": Change(2, "metrics"),
+    "base.width": Change(16, "metrics"),
+    "base.heads": Change(4, "metrics"),
+    "base.context": Change(64, "metrics"),
+    "base.window": Change(48, "metrics"),
+    "base.tokens": Change(96 * 40, "metrics"),
+    "base.batch_size": Change(4, "metrics"),
+    "base.learning_rate": Change(1e-3, "metrics"),
+    "sft.data": Change([Data("other.json")], "metrics"),
+    "sft.columns": Change({"order": "instruction", "reply": "output"}, "accepted"),
+    "sft.epochs": Change(0.5, "metrics"),
+    "sft.batch_size": Change(8, "metrics"),
+    "sft.learning_rate": Change(1e-3, "metrics"),
+    "sft.warmup": Change(0.5, "metrics"),
+    "sft.held_out": Change(0.3, "metrics"),
+    "sft.eval_prompts": Change(2, "samples"),
+    "sft.max_new_tokens": Change(3, "samples"),
+    "collect.prompts": Change([Data("held_out.jsonl")], "product"),
+    "collect.columns": Change({"order": "prompt"}, "accepted"),
+    "collect.limit": Change(5, "product"),
+    "collect.answers": Change(3, "product"),
+    "collect.temperature": Change(0.3, "product"),
+    "collect.max_new_tokens": Change(3, "product"),
+    "reward.data": Change([Data("other_judged.json")], "metrics"),
+    "reward.columns": Change({"order": "user_input"}, "accepted"),
+    "reward.loss": [Change(loss, "metrics") for loss in ("plain", "margin", "scaled")],
+    "reward.center": Change(0.1, "metrics"),
+    "reward.epochs": Change(0.5, "metrics"),
+    "reward.batch_size": Change(4, "metrics"),
+    "reward.learning_rate": Change(1e-4, "metrics"),
+    "reward.warmup": Change(0.5, "metrics"),
+    "reward.held_out": Change(0.4, "metrics"),
+    "reward.calibration_prompts": Change(4, "figures"),
+    "rl.prompts": Change([Data("held_out.jsonl")], "metrics"),
+    "rl.columns": Change({"order": "prompt"}, "accepted"),
+    "rl.algorithm": Change("reinforce-of-1992", "refused"),
+    "rl.episodes": Change(24, "metrics"),
+    "rl.batch_size": Change(4, "metrics"),
+    "rl.minibatches": Change(4, "metrics"),
+    "rl.epochs": Change(1, "metrics"),
+    "rl.learning_rate": Change(1e-3, "metrics"),
+    "rl.value_learning_rate": Change(1e-4, "metrics"),
+    "rl.temperature": Change(1.0, "metrics"),
+    "rl.max_new_tokens": Change(4, "metrics"),
+    "rl.kl.coefficient": Change(0.5, "metrics"),
+    "rl.kl.target": Change(3.0, "metrics"),
+    "rl.kl.horizon": Change(100.0, "metrics", "rl", {"rl.kl.target": 3.0}),
+    "rl.kl.budget": Change(1.0, "product"),
+    "rl.gamma": Change(0.5, "metrics"),
+    "rl.lam": Change(0.5, "metrics"),
+    "rl.clip": Change(0.01, "metrics"),
+    "rl.value_clip": Change(0.01, "metrics"),
+    "rl.score_clip": Change(0.5, "metrics"),
+    "rl.missing_eos_penalty": Change(0.0, "metrics"),
+    "rl.value_start": Change("policy", "metrics"),
+    "rl.eval_every": Change(1, "metrics"),
+    "rl.held_out": Change(0.1, "metrics"),
+    "rl.eval_prompts": Change(3, "metrics"),
+    "compare.prompts": Change([Data("dev.jsonl")], "compared"),
+    "compare.columns": Change({"order": "prompt"}, "accepted"),
+    "compare.limit": Change(3, "compared"),
+    "compare.deliberate_limit": Change(1, "compared"),
+    "compare.max_new_tokens": Change(3, "compared"),
+}
+CASES = [
+    pytest.param(name, change, id=f"{name}-{change.stage}-{change.value}"[:60])
+    for name, changes in TABLE.items()
+    for change in (changes if isinstance(changes, list) else [changes])
+]
+
+
+def missing(known: Mapping[str, Any]) -> set[str]:
+    """The settings that the table does not know, and what it knows that is no setting."""
+    return {name for name, _, _ in fields()} - SECTIONS ^ set(known)
+
+
+def test_the_table_knows_every_setting() -> None:
+    assert missing(TABLE) == set()
+    assert SECTIONS == {"world", "rl.kl", *STAGES}, "a new section: say below what leaving it out changes"
+
+
+def test_a_setting_without_an_entry_would_be_seen() -> None:
+    without = {name: change for name, change in TABLE.items() if name != "rl.kl.coefficient"}
+    assert missing(without) == {"rl.kl.coefficient"}
+    assert missing({**TABLE, "rl.moon": 1}) == {"rl.moon"}
+
+
+def test_every_value_is_a_change(tiny: Any, tmp_path: Path) -> None:
+    tree = tiny.tree(tmp_path)
+    for name, changes in TABLE.items():
+        now: Any = {**tree, **{"model": None}}
+        for part in name.split("."):
+            now = now.get(part) if isinstance(now, dict) else None
+        for change in changes if isinstance(changes, list) else [changes]:
+            assert change.value != now, name
+            *section, _ = name.split(".")
+            assert change.stage or section, f"{name}: name the stage that shows it"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "change"), CASES)
+def test_a_changed_setting_changes_something(tiny: Any, tmp_path: Path, name: str, change: Change) -> None:
+    stage = change.stage or name.split(".")[0]
+    also = dict(change.also)
+    if name.endswith(".columns"):
+        also[f"{stage}.{'data' if stage in ('sft', 'reward') else 'prompts'}"] = [OTHER_NAMES[stage]]
+    without = seen(tiny, tmp_path / "without", stage, also) if also else known(tiny, stage)
+    with_it = seen(tiny, tmp_path / "with", stage, {**also, name: change.value})
+    if change.differs == "refused":
+        assert with_it["refused"] and not without["refused"]
+        assert name.split(".")[-1] in with_it["refused"]
+    elif change.differs == "accepted":
+        # Read under its own names the file is the one that the straight run read.
+        assert without["refused"] and not with_it["refused"]
+        assert with_it["metrics"] == known(tiny, stage)["metrics"]
+    else:
+        assert not with_it["refused"] and not without["refused"], with_it["refused"] or without["refused"]
+        assert with_it[change.differs] != without[change.differs], f"{name} changed nothing of {change.differs}"
+
+
+@pytest.mark.slow
+def test_out_is_where_it_goes(tiny: Any, tmp_path: Path) -> None:
+    tiny.run(tmp_path / "here", only="base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
+
+
+@pytest.mark.parametrize("section", sorted(SECTIONS - {"world", "rl.kl"}))
+def test_a_stage_left_out_is_not_done(tiny: Any, tmp_path: Path, section: str) -> None:
+    with pytest.raises(SawyerError, match=rf"{section}|neither `model` nor `base`"):
+        tiny.run(tmp_path / "run", {section: None}, only=section)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_world_left_out_leaves_the_answers_to_people(tiny: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny.run(out, {"world": None, "reward": None, "rl": None, "compare": None})
+    assert read_manifest(Layout(out).manifest)["stages"]["collect"]["status"] == "waiting"
+
+
+# What there is to see.
+
+
+def known(tiny: Any, stage: str) -> dict[str, Any]:
+    """What the straight run showed of a stage."""
+    return look(tiny.straight(stage), stage)
+
+
+def seen(tiny: Any, out: Path, stage: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Do one stage with these changes on top of what was done before it, and look."""
+    changes = {name: resolved(tiny, out, value) for name, value in changes.items()}
+    out = Path(changes.pop("out", out))
+    before = STAGES[: STAGES.index(stage)]
+    if "model" in changes:
+        out.mkdir()
+        before = ()
+    else:
+        tiny.prefix(stage, out)
+        as_begun(tiny, out, changes, before)
+    try:
+        tiny.run(out, changes, only=stage)
+    except SawyerError as error:
+        return {"refused": str(error)}
+    return look(out, stage)
+
+
+def resolved(tiny: Any, out: Path, value: Any) -> Any:
+    """Files and models by their paths, files with other columns written first."""
+    if isinstance(value, list):
+        return [resolved(tiny, out, item) for item in value]
+    if isinstance(value, Data):
+        return str(written(tiny, out, value))
+    if value == "elsewhere":
+        return str(out.parent / "elsewhere")
+    if isinstance(value, str) and value.endswith("/model"):
+        return str(tiny.straight() / value)
+    return value
+
+
+def written(tiny: Any, out: Path, data: Data) -> Path:
+    """A file of the tiny data, or one made from it."""
+    path: Path = tiny.data / data.name
+    made = out.parent / f"{out.name}-{data.name}"
+    if data.name == "dev.txt":
+        made.write_text((tiny.data / "statements.txt").read_text()[5000:])
+    elif data.name.startswith("other"):
+        rows = json.loads((tiny.data / {"other.json": "instructions.json"}.get(data.name, "comparisons.json")).read_text())
+        made.write_text(json.dumps(rows[20:]))
+    elif data.renamed:
+        text = path.read_text()
+        for ours, theirs in data.renamed.items():
+            text = text.replace(f'"{ours}":', f'"{theirs}":')
+        made.write_text(text)
+    else:
+        return path
+    return made
+
+
+def as_begun(tiny: Any, out: Path, changes: Mapping[str, Any], before: tuple[str, ...]) -> None:
+    """The stages before are taken as begun with the settings of now: another stage's refusal must not hide what one shows."""
+    from sawyer.config import checked
+    from sawyer.runs import Manifest
+
+    try:
+        config = checked(tiny.tree(out, changes))
+    except SawyerError:
+        return
+    manifest = Manifest(Layout(out).manifest)
+    for stage in before:
+        manifest.update(stage, fingerprint=pipeline._fingerprint(config, stage))
+
+
+def look(out: Path, stage: str) -> dict[str, Any]:
+    layout = Layout(out)
+    product = pipeline._product(layout, stage)
+    told = [row for row in read_rows(layout.events) if row["stage"] == stage]
+    return {
+        "refused": "",
+        "metrics": [row for row in read_rows(layout.metrics) if row["stage"] == stage],
+        "samples": [row for row in read_rows(layout.samples) if row["stage"] == stage],
+        "product": (str(product) if "elsewhere" in product.parts else "", hash_folder(product)),
+        "figures": read_manifest(layout.manifest)["stages"][stage]["figures"],
+        "compared": read_rows(layout.compare) if stage == "compare" else [],
+        "plan": [row["message"] for row in told if row["kind"] in ("plan", "warning")],
+        "saves": sum(row["kind"] == "save" for row in told),
+    }
+
+
+def test_looking_twice_sees_the_same(tiny: Any, tmp_path: Path) -> None:
+    # Otherwise every change would seem to change something.
+    for stage in ("sft", "reward"):
+        assert seen(tiny, tmp_path / stage, stage, {"save_every_seconds": 3600}) == known(tiny, stage)
+
+
+def test_fields_are_the_schema_s() -> None:
+    top = {name for name, _, _ in fields() if "." not in name}
+    assert top == set(Config.model_fields)
