@@ -309,12 +309,15 @@ def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_p
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         straight = RlWork(config, run)
         first = [straight.step(index) for index in range(2)]
+        straight.guards.streaks["length"] = 1
         state = straight.state()
         torch.save(state, tmp_path / "state.pt")
         rest = [straight.step(index) for index in range(2, 4)]
         again = RlWork(config, run)
         again.load(torch.load(tmp_path / "state.pt", weights_only=True))
         assert [again.step(index) for index in range(2, 4)] == rest
-    assert all(row is not None for row in first)
+    assert first[0] is not None
     assert again.kl == straight.kl
+    assert again.guards.state() == straight.guards.state()
+    assert again.guards.first["length"] == first[0]["length"]
     assert (again.best, again.start, again.evaluations) == (straight.best, straight.start, straight.evaluations)

@@ -72,6 +72,13 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
         return found
 
     chosen = batch_indices(len(rows), 25, 0, total=25, seed=0, stage="base")
+    whole = step(ONE, None)
+    assert whole.counts == [25 * 15]
+    with torch.no_grad():
+        found = open_speaker(tiny.base).model(input_ids=torch.tensor([rows[i].ids for i in chosen])).logits[:, :-1]
+    targets = torch.tensor([rows[i].ids[1:] for i in chosen])
+    by_hand = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
+    assert whole.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
     check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
 
 
