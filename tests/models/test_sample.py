@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -76,6 +77,44 @@ def test_tokens_come_as_often_as_the_softmax_says(speaker: Speakers, temperature
         assert chi_square(tokens, torch.softmax(logits / temperature, 0)) < 4
         assert chi_square(tokens, torch.softmax(logits / temperature / 2, 0)) > 8
         assert chi_square(tokens, torch.softmax(logits.roll(1) / temperature, 0)) > 8
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
+
+
+def test_each_token_of_each_row_has_a_number_of_its_own(speaker: Speakers) -> None:
+    """Where each token lies in its distribution says nothing of the next token's place, nor of the next row's."""
+    opened = speaker("gpt2")
+    found = [c for c in drawn(opened, [[50, 60]] * 3000, new=2) if len(c.ids) == 2]
+    ids = torch.tensor([[50, 60, *completion.ids] for completion in found])
+    with torch.no_grad():
+        shares = torch.softmax(opened.model(ids[:, :3]).logits[:, 1:].double(), -1)
+    below = shares.cumsum(-1) - shares / 2
+    places = below.gather(-1, ids[:, 2:].unsqueeze(-1)).squeeze(-1)
+    bound = 4 / math.sqrt(len(found))
+    assert abs(correlation(places[:, 0], places[:, 1])) < bound
+    assert abs(correlation(places[1:, 0], places[:-1, 0])) < bound
+    assert abs(correlation(places[1:, 0], places[:-1, 1])) < bound
+    assert abs(correlation(places[:, 0], places[:, 0].square())) > bound  # the bound can be broken
+
+
+def test_which_token_a_number_means(speaker: Speakers) -> None:
+    """Shares 0 (the pad's), four times 1/4, 0: a number on a border opens the next token; no number means a share of 0."""
+    codec = replace(speaker("gpt2").codec, tokenizer=FiveTokens())
+    logits = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0, 9.0])
+    numbers = [0.0, 0.2, 0.25, 0.49, 0.5, 0.75, 0.99, 1 - 2**-53, 1.0]
+    found = MODULE._draw(logits.repeat(len(numbers), 1), torch.tensor(numbers, dtype=torch.float64), codec)
+    assert found.tolist() == [1, 1, 2, 2, 3, 4, 4, 4, 4]
+
+
+class FiveTokens:
+    """A tokenizer of five tokens, the first of which is the pad."""
+
+    pad_token_id = 0
+
+    def __len__(self) -> int:
+        return 5
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(speaker: Speakers) -> None:
