@@ -91,6 +91,7 @@ def _run(
         todo = wanted if only is None else [only]
         prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
         _check_unchanged(config, opened, prints)
+        _check_unit(config, opened)
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
         worked = False
@@ -308,6 +309,22 @@ def _again(layout: Layout, stages: Sequence[str]) -> str:
             found.append(stage)
     paths = [layout.compare if s == "compare" and layout.compare.exists() else layout.folder(s) for s in found]
     return ", ".join(str(path) for path in paths if path.exists())
+
+
+def _check_unit(config: Config, run: Run) -> None:
+    """The reward's zero and unit come from answers sampled as RL samples: if RL now samples otherwise, that is said."""
+    done = run.manifest.stage("reward").status == "done" and run.manifest.stage("rl").status == "pending"
+    if config.rl is None or run.previous_config is None or not done:
+        return
+    before, now = run.previous_config.get("rl") or {}, config.rl.model_dump(mode="json")
+    changed = [f"rl.{name}" for name in ("max_new_tokens", "temperature") if before.get(name) != now[name]]
+    if changed:
+        run.journal.event(
+            "reward",
+            "warning",
+            message=f"{' and '.join(changed)} changed since the reward's zero and unit were set: RL's answers are longer, "
+            f"shorter or wilder than those; delete {run.layout.folder('reward')} to set them anew",
+        )
 
 
 def _check_world(config: Config) -> None:

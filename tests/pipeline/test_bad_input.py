@@ -89,6 +89,11 @@ def test_prompts_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
         shutil.rmtree(tmp_path / "run")
 
 
+def test_demonstrations_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
+    path = rows(tmp_path / "long.jsonl", *({"instruction": "word " * 400 + str(i), "output": "a"} for i in range(3)))
+    ask("sft", {"sft.data": path}).explained("sft.data has no row to train on", "shorter prompts")
+
+
 def test_judgements_that_are_all_ties(ask: Ask, tmp_path: Path) -> None:
     tied = [{"response": "a", "score": 3}, {"response": "b", "score": 3}]
     path = rows(tmp_path / "ties.jsonl", *({"user_input": f"q {i}", "responses_and_scores": tied} for i in range(4)))
@@ -115,6 +120,13 @@ def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
     assert ask("sft", out=tmp_path / "run").code == 0
 
 
+@pytest.mark.xfail(reason="a model that its very last step ruins is only met when it is sampled from", strict=False)
+@pytest.mark.parametrize(("stage", "epochs"), [("sft", "sft.epochs"), ("reward", "reward.epochs")])
+def test_a_learning_rate_that_explodes_in_the_last_step(ask: Ask, stage: str, epochs: str) -> None:
+    ask(stage, {f"{stage}.learning_rate": 1e30, epochs: 0.001}).explained("learning rate")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -130,6 +142,7 @@ def test_silly_settings_of_sft_work(ask: Ask, changes: dict[str, Any]) -> None:
     assert found.code == 0, found.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -147,6 +160,7 @@ def test_silly_settings_of_rl_work(ask: Ask, changes: dict[str, Any]) -> None:
     assert found.code == 0, found.err
 
 
+@pytest.mark.slow
 def test_one_prompt(ask: Ask, tmp_path: Path) -> None:
     from sawyer.worlds import tasks
 
@@ -219,8 +233,8 @@ def test_a_damaged_run_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
     "damage",
     [
         lambda path: path.write_bytes(path.read_bytes()[:500]),
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(os.urandom(2000)),
+        pytest.param(lambda path: path.write_bytes(b""), marks=pytest.mark.slow),
+        pytest.param(lambda path: path.write_bytes(os.urandom(2000)), marks=pytest.mark.slow),
         lambda path: path.unlink(),
     ],
     ids=["half", "empty", "noise", "gone"],
@@ -269,7 +283,7 @@ def full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("what", ["torch.save", "safetensors.torch.save_file", "sawyer.engine.checkpoint.torch.save"])
+@pytest.mark.parametrize("what", ["torch.save", "safetensors.torch.save_file"])
 def test_a_disk_that_is_full_while_saving(
     ask: Ask, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
@@ -321,7 +335,9 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
-@pytest.mark.parametrize("most", [3_000, 20_000, 60_000, 150_000, 300_000])
+@pytest.mark.parametrize(
+    "most", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3_000, 20_000, 60_000, 150_000)), 300_000]
+)
 def test_files_that_may_not_grow(ask: Ask, tiny: Any, tmp_path: Path, most: int) -> None:
     # The system itself refuses, in the middle of whichever file outgrows the limit: torch's, safetensors', the tokenizer's.
     resource = pytest.importorskip("resource")

@@ -125,6 +125,15 @@ def test_what_may_change(tiny: Any, done: Path, tmp_path: Path) -> None:
     assert events(moved, "skip") == list(STAGES)
 
 
+def test_a_reward_in_another_unit_is_told(tiny: Any, tmp_path: Path) -> None:
+    out = tiny.prefix("rl", tmp_path / "run")
+    tiny.run(out, {"rl.temperature": 1.0, "rl.episodes": 8, "compare": None})
+    assert "rl.temperature changed since the reward's zero and unit were set" in messages(out, "warning")
+    out = tiny.prefix("rl", tmp_path / "other")
+    tiny.run(out, {"rl.clip": 0.1, "rl.episodes": 8, "compare": None})
+    assert "zero and unit" not in messages(out, "warning")
+
+
 def test_a_stage_of_which_nothing_was_saved_may_begin_with_other_settings(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("sft", tmp_path / "run")
 
@@ -160,7 +169,7 @@ def test_a_stage_of_which_something_was_saved_may_not(tiny: Any, tmp_path: Path)
 # What somebody deleted.
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["sft", *(pytest.param(s, marks=pytest.mark.slow) for s in STAGES if s != "sft")])
 def test_a_deleted_result_is_made_again_and_the_rest_stays(tiny: Any, done: Path, stage: str) -> None:
     shutil.rmtree(Layout(done).folder(stage))
     if stage == "compare":
@@ -177,6 +186,7 @@ def test_a_deleted_result_is_made_again_and_the_rest_stays(tiny: Any, done: Path
     assert sorted(found.metrics, key=key) == straight.metrics
 
 
+@pytest.mark.slow
 def test_later_stages_on_another_model_are_refused_until_deleted(tiny: Any, done: Path) -> None:
     layout = Layout(done)
     shutil.rmtree(layout.folder("sft"))

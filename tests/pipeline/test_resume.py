@@ -68,6 +68,7 @@ def same(tiny: Any, out: Path, stage: str | None = None) -> None:
     assert left == [], "the state of a finished stage, or half of something, is left over"
 
 
+@pytest.mark.slow
 def test_the_same_config_twice_gives_the_same_numbers(tiny: Any, tmp_path: Path) -> None:
     # The ground on which the others stand; and `run` takes the stages that the straight run took one by one.
     (tmp_path / "run").mkdir()
@@ -166,7 +167,7 @@ WORDS_AT_MOST = 75
 def test_cut_off_at_every_word(tiny: Any, tmp_path: Path, stage: str, how: str, save: float) -> None:
     words = words_of(tiny, stage, tmp_path / "count", save)
     assert 5 < words < WORDS_AT_MOST
-    step = 1 if how == "kill" and save == 0 else 3
+    step = 1 if how == "kill" and save == 0 else 5
     for at in range(1, words + 1, step):
         cut = Cut(stage, at, how)
         out = tiny.prefix(stage, tmp_path / str(at))

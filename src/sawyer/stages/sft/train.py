@@ -34,7 +34,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     train_records, held_records = split(found.records, asked.held_out)
     rows, held_rows = _rows(speaker, train_records, run), _rows(speaker, held_records, run)
     if not rows:
-        raise DataError("sft.data has no row to train on", expected="at least one demonstration that fits the model")
+        raise DataError(
+            "sft.data has no row to train on",
+            expected="at least one demonstration that fits the model",
+            todo="give shorter prompts or a model that reads more tokens, or lower sft.held_out",
+        )
     work = SftWork(config, place, speaker, rows)
     run.journal.event(
         STAGE,
