@@ -219,6 +219,8 @@ def test_poisoned_padding(speaker: Speakers) -> None:
     with torch.no_grad():
         opened.model.get_input_embeddings().weight[opened.codec.pad_id] = torch.nan
     assert drawn(opened, PROMPTS) == whole
+    ids, mask, _ = MODULE._padded([[50, 60], [51]], torch.device("cpu"))
+    assert ids.tolist() == [[50, 60], [51, 51]] and mask.tolist() == [[True, True], [False, True]]
 
 
 def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:
@@ -246,6 +248,16 @@ def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:
         pairs = list(zip([*prompt, *completion.ids], [*prompt, *completion.ids][1:], strict=False))
         assert len(pairs) == len(set(pairs))
         assert completion.logprobs == () and not completion.ended and len(completion.ids) == 10
+
+
+def test_deliberate_never_says_the_pad_or_an_unknown_token(speaker: Speakers) -> None:
+    opened = speaker("phi")
+    for token in (opened.codec.pad_id, *range(opened.codec.size, 288)):
+        with_bias(opened, token, 12.0)
+    found = deliberate(opened.model, PROMPTS[:2], codec=opened.codec, max_new_tokens=8, generator=seeded(4))
+    ids = {i for completion in found for i in completion.ids}
+    assert opened.codec.pad_id not in ids and max(ids) < opened.codec.size
+    assert all(completion.ended or len(completion.ids) == 8 for completion in found)
 
 
 def test_deliberate_ends(speaker: Speakers) -> None:
