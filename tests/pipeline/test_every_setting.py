@@ -110,7 +110,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "rl.kl.coefficient": Change(0.5, "metrics"),
     "rl.kl.target": Change(3.0, "metrics"),
     "rl.kl.horizon": Change(100.0, "metrics", "rl", {"rl.kl.target": 3.0}),
-    "rl.kl.budget": Change(1.0, "product"),
+    "rl.kl.budget": Change(1e-6, "metrics"),
     "rl.gamma": Change(0.5, "metrics"),
     "rl.lam": Change(0.5, "metrics"),
     "rl.clip": Change(0.01, "metrics"),
