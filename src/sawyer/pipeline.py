@@ -10,7 +10,7 @@ from typing import Any
 
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
-from sawyer.errors import Interrupted, ModelError, RunError, SawyerError
+from sawyer.errors import Interrupted, ModelError, RunError, SawyerError, TrainingError
 from sawyer.records import Answer, ScoredAnswers, expand, read
 from sawyer.runs import (
     Layout,
@@ -143,14 +143,23 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         close("interrupted", "interrupted twice: what came since the last save is lost")
         raise
     except Exception as error:
-        reason = error.given if isinstance(error, SawyerError) else f"{type(error).__name__}: {error}"
-        close("failed", reason)
-        raise
+        told = _named(stage, error)
+        close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
+        if told is error:
+            raise
+        raise told from error
     waiting = bool(figures.get("waiting"))
     close("waiting" if waiting else "done", "", figures=figures)
     if not waiting:
         run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
     _drop_state(run, stage)
+
+
+def _named(stage: str, error: Exception) -> Exception:
+    """The failure, with the stage's name where it does not say which one it was: a sampler serves them all."""
+    if isinstance(error, TrainingError) and not error.given.startswith(stage):
+        return TrainingError(f"{stage}: {error.given}", expected=error.expected, why=error.why, todo=error.todo)
+    return error
 
 
 def _clear(run: Run, stage: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sawyer.errors import TrainingError
 from sawyer.models import Completion, deliberate, policy_logprobs, sample
 from sawyer.text import pad_right
 
@@ -207,6 +208,15 @@ def test_the_context_s_end(speaker: Speakers, name: str) -> None:
         assert torch.allclose(torch.tensor(found[i].logprobs), again, atol=1e-4)
     alone = drawn(opened, [prompts[0]], new=33, seed=4)
     assert alone[0].ids == found[0].ids
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("greedy", [False, True])
+def test_logits_that_are_no_numbers(speaker: Speakers, bad: float, greedy: bool) -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        drawn(with_bias(speaker("phi"), 70, bad), PROMPTS, greedy=greedy)
+    # One impossible token is no fault.
+    drawn(with_bias(speaker("phi"), 70, -math.inf), PROMPTS, greedy=greedy)
 
 
 def test_nothing_to_sample(speaker: Speakers) -> None:

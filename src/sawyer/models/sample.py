@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer.errors import TrainingError
 from sawyer.models.forward import next_logits
 from sawyer.text import Codec, pad_left
 
@@ -40,6 +41,7 @@ def sample(
 
     Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch.
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
+    Raises TrainingError where the model's logits are no numbers to draw from.
     """
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
@@ -116,11 +118,14 @@ def _sample(
             model, input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache
         )
         logits /= temperature
+        whole = torch.logsumexp(logits, 1)
+        if not bool(torch.isfinite(whole).all()):
+            raise _ruined()
         chosen = _draw(logits, None if greedy else draws[alive, step], codec)
         column = torch.full((len(prompts),), codec.eos_id, device=device)
         value = torch.zeros(len(prompts), device=device)
         column[alive] = chosen
-        value[alive] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - torch.logsumexp(logits, 1)
+        value[alive] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - whole
         tokens.append(column)
         logprobs.append(value)
         running &= (column != codec.eos_id) & (left > step + 1)
@@ -142,6 +147,15 @@ def _sample(
             cache.batch_select_indices(keep)
             alive, ids, positions, mask = alive[keep], ids[keep], positions[keep], mask[keep]
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.eos_id)
+
+
+def _ruined() -> TrainingError:
+    return TrainingError(
+        "the model that was to answer gives logits that are not finite",
+        expected="finite numbers",
+        why="no token can be drawn from them: training has destroyed its weights",
+        todo="lower the learning rate of the stage that trained it, and train it again",
+    )
 
 
 def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

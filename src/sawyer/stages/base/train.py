@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, run_steps
-from sawyer.errors import ConfigError, DataError
+from sawyer.errors import ConfigError, DataError, TrainingError
 from sawyer.maths import linear_schedule
 from sawyer.models import mean_loss, new_policy, policy_logprobs, save_model, train_tokenizer
 from sawyer.records import read
@@ -64,6 +64,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     with place.autocast():
         after = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
+    if not math.isfinite(after):
+        raise TrainingError(
+            f"base: after its last update the held-out loss is {after}",
+            expected="a finite number",
+            why="training has destroyed the model's weights",
+            todo="lower base.learning_rate",
+        )
     run.journal.metrics(STAGE, steps, {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))})
     run.journal.gate(
         Gate(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.errors import TrainingError
 from sawyer.maths import PAIR_LOSSES, centering, linear_schedule
 from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
 from sawyer.runs import Run, replace_folder
@@ -40,6 +41,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     own = own_answers(config, place, speaker, [group.prompt for group in judgements.train][: asked.calibration_prompts])
     scorer = RewardScorer(model=model, codec=speaker.codec)
     raw = scorer(*own)
+    if not all(map(math.isfinite, raw)):
+        raise TrainingError(
+            "reward: after its last update the model's scores are not finite",
+            expected="finite numbers",
+            why="training has destroyed its weights; nothing can be judged by them",
+            todo="lower reward.learning_rate, or look for extreme scores in its data",
+        )
     extra = {"reward_shift": statistics.fmean(raw), "reward_scale": statistics.pstdev(raw) or 1.0}
     with replace_folder(run.layout.model(STAGE)) as folder:
         save_model(folder, model, speaker.tokenizer, {**extra, "loss": asked.loss})
