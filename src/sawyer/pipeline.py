@@ -50,6 +50,7 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 }
 # Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
 COMMON = ("seed", "model", "template", "precision", "device", "world")
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
 DATA_FIELDS = ("data", "prompts", "text")
 
 
@@ -156,9 +157,16 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
 
 
 def _named(stage: str, error: Exception) -> Exception:
-    """The failure, with the stage's name where it does not say which one it was: a sampler serves them all."""
+    """The failure in words: with the stage's name where it does not say which one it was, and what to do without memory."""
     if isinstance(error, TrainingError) and not error.given.startswith(stage):
         return TrainingError(f"{stage}: {error.given}", expected=error.expected, why=error.why, todo=error.todo)
+    if isinstance(error, RuntimeError | MemoryError) and any(words in str(error).lower() for words in NO_MEMORY):
+        return TrainingError(
+            f"{stage}: memory ran out ({str(error).strip().splitlines()[0]})",
+            why="what was saved is intact",
+            todo="lower micro_batch_tokens, which changes the memory a step takes and no result, or free memory or name a "
+            "smaller model; then run the same command again",
+        )
     return error
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from sawyer.runs import Layout, is_complete, read_manifest
@@ -131,6 +132,27 @@ def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
 )
 def test_a_learning_rate_that_explodes_in_the_last_step(ask: Ask, stage: str, once: dict[str, Any]) -> None:
     ask(stage, {f"{stage}.learning_rate": 1e30, **once}).explained(f"{stage}: ", "lower", "learning")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+    ids=["cuda", "windows", "linux"],
+)
+def test_memory_that_runs_out(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: RuntimeError) -> None:
+    from sawyer.engine import Learner
+
+    def full(*_: Any) -> None:
+        raise raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Learner, "accumulate", full)
+        ask("sft").explained("sft: memory ran out", "lower micro_batch_tokens", "allocate")
+    assert ask("sft", {"micro_batch_tokens": 512}, out=tmp_path / "run").code == 0
 
 
 @pytest.mark.slow
