@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.errors import DataError
+from sawyer.errors import DataError, WorldError
 from sawyer.models import RewardScorer, open_speaker
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
@@ -153,7 +153,7 @@ def test_without_prompts_the_original_s_questions_are_asked(tiny: Fixture, tmp_p
     assert set(figures) == {"length"}, "nobody judges, nobody wins"
 
 
-def test_a_prompt_without_room_is_left_to_those_that_can_read_it(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
+def test_a_prompt_without_room_is_left_out_and_counted(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows([{"prompt": "qz " * 200}, {"prompt": "Say yes."}])
     config = tiny.config(
         tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 4, "deliberate_limit": 2}
@@ -161,6 +161,23 @@ def test_a_prompt_without_room_is_left_to_those_that_can_read_it(tiny: Fixture, 
     with tiny.run(tmp_path / "run", "sft") as run:
         compare(config, run)
         assert {row["number"] for row in read_rows(run.layout.compare)} == {1}
+        assert [row["message"][:42] for row in events(run, "warning")] == ["1 of 2 prompts leave no room for an answer"]
+
+
+def test_no_prompt_with_room_is_an_error(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
+    path = write_rows([{"prompt": "qz " * 200}])
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)]})
+    with tiny.run(tmp_path / "run", "sft") as run, pytest.raises(DataError, match="no prompt that fits"):
+        compare(config, run)
+
+
+def test_a_prompt_from_outside_the_world_is_found_before_any_answer(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.CompareWork, "step", lambda *_: pytest.fail("something was answered"))
+    path = write_rows([{"prompt": questions()[0]}, {"prompt": "How do magnets smell?"}])
+    with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(WorldError, match="magnets"):
+        compare(config_of(tiny, tmp_path / "run", prompts=path, world=True), run)
 
 
 def test_a_file_without_prompts_is_an_error(tiny: Fixture, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import Gate, Run, write_text
 from sawyer.stages.compare.figures import figures_of
 from sawyer.text import batches
-from sawyer.worlds import gold, questions
+from sawyer.worlds import find, gold, questions
 
 STAGE = "compare"
 PROMPTS_A_STEP = 128
@@ -74,6 +74,21 @@ class CompareWork:
         self.steps = len(self.jobs)
         self.rows: list[dict[str, Any]] = []
         self.opened: tuple[str, Speaker, Place] | None = None
+        self._check_room()
+
+    def _check_room(self) -> None:
+        """Prompts that leave no room for an answer are not answered: how many is said. The models share a tokenizer."""
+        codec = self.open(next(iter(self.models)))[0].codec
+        long = sum(not codec.fits(prompt) for prompt in self.prompts)
+        if long == len(self.prompts):
+            raise DataError("compare.prompts has no prompt that fits the models", todo="give shorter prompts")
+        if long:
+            self.run.journal.event(
+                STAGE,
+                "warning",
+                message=f"{long:,} of {len(self.prompts):,} prompts leave no room for an answer in the models' "
+                f"{codec.context} tokens and are left out",
+            )
 
     def _settings(self, model: str) -> list[tuple[Setting, int]]:
         """(setting, number of prompts): beam search is slow, so at most `deliberate_limit` prompts get it."""
@@ -219,8 +234,13 @@ def _prompts(config: Config) -> list[Prompt]:
     asked = config.compare
     assert asked is not None
     if not asked.prompts:
-        return [prompt_of(question) for question in questions()][: asked.limit]
-    found = [p for p in read(asked.prompts, want="prompts", columns=asked.columns).records if isinstance(p, Prompt)]
+        found = [prompt_of(question) for question in questions()]
+    else:
+        found = [p for p in read(asked.prompts, want="prompts", columns=asked.columns).records if isinstance(p, Prompt)]
     if not found:
         raise DataError("compare.prompts has no prompt", expected="at least one")
-    return found[: asked.limit]
+    found = found[: asked.limit]
+    if config.world is not None:
+        for prompt in found:
+            find(prompt.text)  # one that the world does not know is told before anything is answered
+    return found
