@@ -104,6 +104,12 @@ def test_a_lazy_rater_teaches_nothing_and_is_told_so(
         train(config_of(tiny, tmp_path, path), run)
 
 
+def test_a_held_out_share_that_leaves_nothing_is_told(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
+    path = write_rows([scored(1, 2, prompt=str(i)) for i in range(3)])
+    with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="all 3 rows of"):
+        groups_of(tiny, tmp_path, run, path, held_out=0.99)
+
+
 def test_collected_answers_join_the_file(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     own = ScoredAnswers(prompt=prompt_of("mine"), answers=(Answer(response="x", score=1.0), Answer(response="y", score=3.0)))
     path = write_rows([scored(1, 2, prompt="theirs")])

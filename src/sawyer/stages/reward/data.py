@@ -57,6 +57,13 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
         if found.skipped:
             run.journal.event(STAGE, "warning", message=_counted([problem.kind for problem in found.skipped]))
     train, held_out = split(records, asked.held_out)
+    if held_out and not train:
+        raise DataError(
+            f"reward.held_out is {asked.held_out:g}: all {len(held_out):,} rows of reward.data are held out, "
+            "none is left to train on",
+            expected="rows on both sides",
+            todo="lower reward.held_out, or give more judged prompts",
+        )
     judgements = Judgements(
         train=_groups(train, speaker, run, "training"),
         held_out=_groups(held_out, speaker, run, "held-out"),
