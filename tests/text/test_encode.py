@@ -50,6 +50,14 @@ def test_a_row_by_hand(bytes_tokenizer: Any) -> None:
     assert marked(row, bytes_tokenizer) == f" Down.{EOS}"
 
 
+def test_a_long_text_is_ours_to_warn_of(bytes_tokenizer: Any) -> None:
+    bytes_tokenizer.model_max_length = 8
+    assert codec(bytes_tokenizer, context=25).answer(prompt_of("Up?"), "Down.").cut
+    assert not bytes_tokenizer.deprecation_warnings
+    bytes_tokenizer("a plain call warns")
+    assert bytes_tokenizer.deprecation_warnings
+
+
 def test_wrong_masks_differ(bytes_tokenizer: Any) -> None:
     row = codec(bytes_tokenizer).answer(prompt_of("Up?"), "Down.")
     start, total = length("Question: Up?\nResponse:"), len(row.ids)

@@ -130,7 +130,7 @@ class Codec:
         return text.removesuffix(end), len(text)
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else ()
+        return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
 
     def _harmless(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""

@@ -130,7 +130,7 @@ class BaseWork:
 def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
     """All texts end to end, an EOS after each, cut into windows of `length` tokens; the unfilled last one is left out."""
     stream: list[int] = []
-    for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
         stream += [*ids, tokenizer.eos_token_id]
     trained = (False, *[True] * (length - 1))
     cuts = range(0, len(stream) - length + 1, length)
