@@ -51,6 +51,8 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 # Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
 COMMON = ("seed", "model", "template", "precision", "device", "world")
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
+# The reward's zero and unit come from answers sampled as RL samples: these settings of `rl` decide the reward stage's outcome.
+UNIT = ("max_new_tokens", "temperature")
 DATA_FIELDS = ("data", "prompts", "text")
 
 
@@ -92,7 +94,6 @@ def _run(
         todo = wanted if only is None else [only]
         prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
         _check_unchanged(config, opened, prints)
-        _check_unit(config, opened)
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
         worked = False
@@ -305,7 +306,8 @@ def _check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> Non
     if not changed:
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
-    relevant = [key for key in keys if key.split(".")[0] in (*COMMON, *changed)]
+    unit = ("rl", *(f"rl.{name}" for name in UNIT)) if "reward" in changed else ()
+    relevant = [key for key in keys if key.split(".")[0] in (*COMMON, *changed) or key in unit]
     what = f"these settings: {', '.join(relevant)}" if relevant else "the content of its data files"
     if run.previous_config is None:
         what = f"its settings, or its data files ({run.layout.config}, which would tell, cannot be read)"
@@ -328,22 +330,6 @@ def _again(layout: Layout, stages: Sequence[str]) -> str:
     return ", ".join(str(path) for path in paths if path.exists())
 
 
-def _check_unit(config: Config, run: Run) -> None:
-    """The reward's zero and unit come from answers sampled as RL samples: if RL now samples otherwise, that is said."""
-    done = run.manifest.stage("reward").status == "done" and run.manifest.stage("rl").status == "pending"
-    if config.rl is None or run.previous_config is None or not done:
-        return
-    before, now = run.previous_config.get("rl") or {}, config.rl.model_dump(mode="json")
-    changed = [f"rl.{name}" for name in ("max_new_tokens", "temperature") if before.get(name) != now[name]]
-    if changed:
-        run.journal.event(
-            "reward",
-            "warning",
-            message=f"{' and '.join(changed)} changed since the reward's zero and unit were set: RL's answers are longer, "
-            f"shorter or wilder than those; delete {run.layout.folder('reward')} to set them anew",
-        )
-
-
 def _check_world(config: Config) -> None:
     """The packaged base model must come from the world as it is now."""
     if config.world is None or config.model is None:
@@ -364,7 +350,8 @@ def _fingerprint(config: Config, stage: str) -> str:
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
-    return hash_files(files, salt=repr((common, section)))
+    unit = {name: getattr(config.rl, name) for name in UNIT} if stage == "reward" and config.rl is not None else {}
+    return hash_files(files, salt=repr((common, section, unit)))
 
 
 def _report(run: Run) -> None:

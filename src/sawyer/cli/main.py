@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -47,8 +48,15 @@ def root(
     """From a base model and people's judgements of answers to a model that follows instructions, on one machine."""
 
 
+# How long a waiting thread spins before it sleeps (GNU OpenMP, read when torch loads). Its default of minutes is as fast on an
+# idle machine, and several times slower where another program wants one of the cores: LAB.md, 2026-11-24.
+SPIN = "3000"
+
+
 def main() -> None:
     """Run the command. A user's mistake is explained and exits 1; a stop that saved exits 0; nothing shows a traceback."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
         app(prog_name="sawyer")
     except Interrupted as stop:
