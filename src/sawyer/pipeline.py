@@ -52,7 +52,7 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 COMMON = ("seed", "model", "template", "precision", "device", "world")
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
 # The reward's zero and unit come from answers sampled as RL samples: these settings of `rl` decide the reward stage's outcome.
-UNIT = ("max_new_tokens", "temperature")
+UNIT = ("rl.max_new_tokens", "rl.temperature")
 DATA_FIELDS = ("data", "prompts", "text")
 
 
@@ -94,6 +94,7 @@ def _run(
         todo = wanted if only is None else [only]
         prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
         _check_unchanged(config, opened, prints)
+        _check_unit(opened, prints)
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
         worked = False
@@ -302,12 +303,11 @@ def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
 def _check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> None:
     """A stage that has begun must be asked for as it was: otherwise the folder would say what was never done."""
     begun = [stage for stage in prints if run.manifest.stage(stage).status != "pending"]
-    changed = [stage for stage in begun if run.manifest.stage(stage).fingerprint != prints[stage]]
+    changed = [stage for stage in begun if not _same(run.manifest.stage(stage).fingerprint, prints[stage])]
     if not changed:
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
-    unit = ("rl", *(f"rl.{name}" for name in UNIT)) if "reward" in changed else ()
-    relevant = [key for key in keys if key.split(".")[0] in (*COMMON, *changed) or key in unit]
+    relevant = [k for k in keys if k.split(".")[0] in (*COMMON, *changed) or ("reward" in changed and k in UNIT)]
     what = f"these settings: {', '.join(relevant)}" if relevant else "the content of its data files"
     if run.previous_config is None:
         what = f"its settings, or its data files ({run.layout.config}, which would tell, cannot be read)"
@@ -330,6 +330,19 @@ def _again(layout: Layout, stages: Sequence[str]) -> str:
     return ", ".join(str(path) for path in paths if path.exists())
 
 
+def _check_unit(run: Run, prints: Mapping[str, str]) -> None:
+    """Where `rl` was added after the reward was trained, its zero and unit are not those of RL's answers: that is said."""
+    reward, rl = run.manifest.stage("reward"), run.manifest.stage("rl")
+    added = " " in prints.get("reward", "") and " " not in reward.fingerprint
+    if added and reward.status == "done" and rl.status == "pending":
+        run.journal.event(
+            "reward",
+            "warning",
+            message="the reward's zero and unit were set before the config had `rl`: RL's answers may be longer, shorter or "
+            f"wilder than those; delete {run.layout.folder('reward')} to set them anew",
+        )
+
+
 def _check_world(config: Config) -> None:
     """The packaged base model must come from the world as it is now."""
     if config.world is None or config.model is None:
@@ -350,8 +363,16 @@ def _fingerprint(config: Config, stage: str) -> str:
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
-    unit = {name: getattr(config.rl, name) for name in UNIT} if stage == "reward" and config.rl is not None else {}
-    return hash_files(files, salt=repr((common, section, unit)))
+    found = hash_files(files, salt=repr((common, section)))
+    if stage == "reward" and config.rl is not None:
+        found += f" {config.rl.max_new_tokens}@{config.rl.temperature:g}"
+    return found
+
+
+def _same(before: str, now: str) -> bool:
+    """Whether two fingerprints agree; RL's settings in the reward's count only where both have an `rl` section."""
+    (content, _, unit), (content_now, _, unit_now) = before.partition(" "), now.partition(" ")
+    return content == content_now and (unit == unit_now or not unit or not unit_now)
 
 
 def _report(run: Run) -> None:

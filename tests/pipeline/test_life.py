@@ -125,22 +125,31 @@ def test_what_may_change(tiny: Any, done: Path, tmp_path: Path) -> None:
     assert events(moved, "skip") == list(STAGES)
 
 
-@pytest.mark.parametrize("change", [{"rl.temperature": 1.0}, {"rl.max_new_tokens": 4}, {"rl": None, "compare": None}])
+@pytest.mark.parametrize("change", [{"rl.temperature": 1.0}, {"rl.max_new_tokens": 4}])
 def test_a_reward_in_another_unit_is_refused(tiny: Any, tmp_path: Path, change: dict[str, Any]) -> None:
     """Its zero and unit are those of answers as long and as wild as RL's."""
     out = tiny.prefix("rl", tmp_path / "run")
     with pytest.raises(RunError) as caught:
-        tiny.run(out, change if "rl" in change else {**change, "rl.clip": 0.1})
+        tiny.run(out, {**change, "rl.clip": 0.1})
     assert f"reward stage was begun with another config; changed: these settings: {next(iter(change))}" in caught.value.given
     assert "rl.clip" not in caught.value.given
     shutil.rmtree(Layout(out).folder("reward"))
     tiny.run(out, change, only="reward")
 
 
+def test_rl_added_after_the_reward_is_told_of_its_unit(tiny: Any, tmp_path: Path) -> None:
+    out = tiny.prefix("reward", tmp_path / "run")
+    tiny.run(out, {"rl": None, "compare": None})
+    tiny.run(out, {"rl.episodes": 8, "compare": None})
+    assert "zero and unit were set before the config had `rl`" in messages(out, "warning")
+    assert events(out, "done")[-1] == "rl"
+
+
 def test_no_other_setting_of_rl_decides_the_reward(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("rl", tmp_path / "run")
     tiny.run(out, {"rl.clip": 0.1, "rl.episodes": 8, "compare": None})
     assert events(out, "skip") == ["base", "sft", "collect", "reward"]
+    assert "zero and unit" not in messages(out, "warning")
 
 
 def test_a_stage_of_which_nothing_was_saved_may_begin_with_other_settings(tiny: Any, tmp_path: Path) -> None:
