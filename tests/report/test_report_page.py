@@ -11,8 +11,9 @@ import pytest
 from report_run import HOSTILE, make_run
 
 from sawyer.errors import RunError
-from sawyer.runs import Layout
+from sawyer.runs import Journal, Layout
 from sawyer.stages.report import build
+from sawyer.stages.report.facts import gather
 
 VOID = {"meta", "br", "input", "img", "link", "hr"}
 
@@ -152,6 +153,21 @@ def test_a_run_that_broke_off_says_where(whole_run: Path) -> None:
     text = parsed(build(whole_run)).text
     assert "The run is not finished: reinforcement learning was interrupted (rl was interrupted at step 31 of 60)." in text
     assert "Answers side by side" not in text
+
+
+def test_gates_from_before_a_stage_began_anew_are_gone(whole_run: Path) -> None:
+    before = {check.name: check.stage for check in gather(whole_run).checks}
+    assert "reward" in before.values()
+    Journal(Layout(whole_run)).event("reward", "anew")
+    assert {check.name: check.stage for check in gather(whole_run).checks} == {k: v for k, v in before.items() if v != "reward"}
+
+
+def test_when_the_run_began(whole_run: Path) -> None:
+    manifest = json.loads((whole_run / "run.json").read_text())
+    for state in manifest["stages"].values():
+        state["started"] = 1700000000
+    (whole_run / "run.json").write_text(json.dumps(manifest))
+    assert "14 November 2023, 22:13 UTC" in parsed(build(whole_run)).text
 
 
 def test_a_journal_line_cut_by_a_crash_is_left_out(whole_run: Path) -> None:

@@ -98,11 +98,13 @@ def gather(root: Path) -> Facts:
 
 
 def _checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
-    """Each gate's last verdict, in the order of the stages: a stage done again speaks again."""
+    """Each gate's last verdict, in the order of the stages; what was said of a stage before it began anew does not count."""
     last: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in events:
         if row.get("kind") == "gate" and row.get("verdict") in SEVERITY:
             last[str(row.get("stage")), str(row.get("name"))] = row
+        elif row.get("kind") == "anew":
+            last = {key: found for key, found in last.items() if key[0] != row.get("stage")}
     order = {stage: place for place, stage in enumerate(STAGES)}
     for (stage, name), row in sorted(last.items(), key=lambda item: order.get(item[0][0], len(order))):
         yield Check(

@@ -259,4 +259,7 @@ def _seconds(facts: Facts) -> list[tuple[str, float, float]]:
 
 def _began(facts: Facts) -> str:
     starts: list[float] = [state["started"] for state in facts.states.values() if state.get("started")]
-    return datetime.fromtimestamp(min(starts), UTC).strftime("%-d %B %Y, %H:%M UTC") if starts else ""
+    if not starts:
+        return ""
+    began = datetime.fromtimestamp(min(starts), UTC)
+    return f"{began.day} {began:%B %Y, %H:%M} UTC"  # `%-d` is unknown on Windows
