@@ -172,7 +172,9 @@ FIGURES = {"eos_share": 0.95, "held_out_loss": 1.0, "base_held_out_loss": 2.0, "
         ({"held_out_loss": 1.999}, "sft_beats_base", "ok"),
         ({"held_out_loss": math.nan}, "sft_beats_base", "fail"),
         ({}, "sft_learned", "ok"),
-        ({"loss_last": 3.0}, "sft_learned", "fail"),
+        ({"loss_last": 3.0}, "sft_learned", "warn"),  # a single update
+        ({"loss_last": 3.001}, "sft_learned", "fail"),
+        ({"loss_last": math.nan}, "sft_learned", "fail"),
     ],
 )
 def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, float], gate: str, verdict: str) -> None:

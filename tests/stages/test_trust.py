@@ -239,7 +239,8 @@ FIGURES = {
         ({"damaged_wins": 0.31}, "reward_rejects_damage", "fail"),
         ({"probes": {}}, "reward_rejects_damage", "ok"),
         ({}, "reward_learned", "ok"),
-        ({"loss_last": 1.0}, "reward_learned", "fail"),
+        ({"loss_last": 1.0}, "reward_learned", "warn"),  # a single update
+        ({"loss_last": 1.001}, "reward_learned", "fail"),
     ],
 )
 def test_gates(changed: dict[str, Any], gate: str, verdict: str) -> None:

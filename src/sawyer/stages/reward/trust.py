@@ -128,6 +128,7 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
     low, bar, damaged = figures["accuracy_low"], figures["baseline_high"], figures["damaged_wins"]
     beats = figures["accuracy"] > max(figures["baseline_longer"], 0.5)
     where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
+    change = figures["loss_last"] - figures["loss_first"]
     worst = max(figures["probes"], key=figures["probes"].get, default="none")
     return [
         Gate(
@@ -153,7 +154,8 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
         Gate(
             stage="reward",
             name="reward_learned",
-            verdict="ok" if figures["loss_last"] < figures["loss_first"] else "fail",
+            # A single update's loss is first and last at once: nothing is known then.
+            verdict="ok" if change < 0 else "warn" if change == 0 else "fail",
             value=figures["loss_last"],
             threshold=figures["loss_first"],
             message=f"training loss {figures['loss_first']:.3f} -> {figures['loss_last']:.3f}",
