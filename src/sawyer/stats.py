@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
 RESAMPLES = 2000
+FEW = 20  # observations from which on a bootstrap over them can be believed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +47,18 @@ def wilson(successes: float, trials: int) -> Interval:
     return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
 
 
+def no_narrower_than_wilson(share: Interval, trials: int) -> Interval:
+    """A bootstrapped share of fewer than `FEW` trials, made at least as wide as Wilson's: if all agree it had no width."""
+    if trials >= FEW:
+        return share
+    apart = wilson(share.value * trials, trials)
+    return Interval(value=share.value, low=min(share.low, apart.low), high=max(share.high, apart.high))
+
+
 def win_rate(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> Interval:
-    """How often ours is higher, ties as half, one entry a prompt; bootstrap over prompts."""
-    return bootstrap([_win(a, b) for a, b in zip(ours, theirs, strict=True)], seed=seed)
+    """How often ours is higher, ties as half, one entry a prompt; bootstrap over prompts, for a few as wide as Wilson's."""
+    wins = [_win(a, b) for a, b in zip(ours, theirs, strict=True)]
+    return no_narrower_than_wilson(bootstrap(wins, seed=seed), len(wins))
 
 
 def length_controlled_win_rate(

@@ -235,6 +235,14 @@ def test_gold_judges_where_it_is_known() -> None:
     assert (rate["judge"], rate["value"]) == ("gold", 0.0)
 
 
+@pytest.mark.parametrize(("prompts", "low"), [(1, 0.207), (3, 0.438), (10, 0.722), (20, 1.0)])
+def test_a_few_prompts_that_agree_prove_little(prompts: int, low: float) -> None:
+    """Below 20 the interval is Wilson's (1 / (1 + 1.96^2 / n) for n wins of n): resampled, wins alone are wins alone."""
+    rows = [row("rl", i, reward=1.0) for i in range(prompts)] + [row("sft", i, reward=0.0) for i in range(prompts)]
+    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    assert (rate["low"], rate["value"], rate["high"]) == (pytest.approx(low, abs=1e-3), 1.0, 1.0)
+
+
 def test_wins_are_counted_at_temperature_0_7() -> None:
     rows = [row("rl", 0, "t1", reward=1.0), row("sft", 0, "t1", reward=0.0)]
     assert "win_rate_rl_vs_sft" not in figures_of(rows, seed=0)

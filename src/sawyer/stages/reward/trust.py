@@ -15,11 +15,10 @@ from sawyer.models import Scorer
 from sawyer.records import Prompt, prompt_of
 from sawyer.runs import Gate
 from sawyer.stages.reward.data import Group, Judgements
-from sawyer.stats import RESAMPLES, correlation, wilson
+from sawyer.stats import RESAMPLES, Interval, correlation, no_narrower_than_wilson, wilson
 from sawyer.worlds import gold, tasks
 
 DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
-FEW = 20  # prompts from which on a bootstrap over them can be believed
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
 WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
 
@@ -180,8 +179,6 @@ def _by_prompt(outcomes: Sequence[Sequence[float]], seed: int) -> tuple[float, f
         shares.append(sum(won for won, _ in drawn) / sum(tried for _, tried in drawn))
     shares.sort()
     low, high = shares[math.floor(0.025 * RESAMPLES)], shares[math.ceil(0.975 * RESAMPLES) - 1]
-    if len(cells) >= FEW:
-        return low, high
     share = sum(won for won, _ in cells) / sum(tried for _, tried in cells)
-    apart = wilson(share * len(cells), len(cells))
-    return min(low, apart.low), max(high, apart.high)
+    found = no_narrower_than_wilson(Interval(value=share, low=low, high=high), len(cells))
+    return found.low, found.high
