@@ -11,7 +11,7 @@ from sawyer.stages.rl.gates import TOLERANCE, final_gates, step_zero_gates
 from sawyer.stages.rl.guards import STREAK, Guards, same_answer
 
 GOOD = {"kl": 1.0, "eos_share": 0.8, "distinct_2": 0.6, "length": 20.0, "same_answer": 0.0}
-# name: (the metric, just beyond its threshold, exactly at it); thresholds follow GOOD, the first update's figures
+# name: (the metric, just beyond its threshold, exactly at it); thresholds follow GOOD, the first updates' figures
 LIMITS = {
     "kl_budget": ("kl", 6.01, 6.0),
     "eos_share": ("eos_share", 0.399, 0.4),
@@ -23,7 +23,7 @@ LIMITS = {
 
 def guards() -> Guards:
     found = Guards(6.0)
-    assert found.look(GOOD) is None
+    assert [found.look(GOOD) for _ in range(STREAK)] == [None] * STREAK
     return found
 
 
@@ -60,13 +60,39 @@ def test_the_threshold_itself_is_allowed(name: str) -> None:
     assert [watch.look({**GOOD, metric: at}) for _ in range(9)] == [None] * 9
 
 
-def test_the_first_update_sets_what_the_others_are_held_to() -> None:
-    watch = guards()
+def test_the_first_updates_set_what_the_others_are_held_to() -> None:
+    watch = Guards(6.0)
+    for length in (10.0, 30.0, 35.0):
+        watch.look({**GOOD, "length": length})
     watch.look({**GOOD, "eos_share": 0.1, "length": 1.0})
-    assert watch.first == {"eos_share": 0.8, "distinct_2": 0.6, "length": 20.0}
-    # Where no answer ended in the first update, none need end later.
+    assert watch.first == pytest.approx({"eos_share": 0.8, "distinct_2": 0.6, "length": 25.0})
+    # Where no answer ended in the first updates, none need end later.
     never = Guards(6.0)
     assert [never.look({**GOOD, "eos_share": 0.0}) for _ in range(9)] == [None] * 9
+
+
+def test_a_lucky_first_batch_trips_nothing() -> None:
+    """Of two answers both ended at first, then one or none: chance, that the mean of the first updates knows."""
+    watch = Guards(6.0)
+    shares = (1.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.5)
+    assert [watch.look({**GOOD, "eos_share": share}) for share in shares] == [None] * len(shares)
+
+
+def test_what_does_not_compare_trips_from_the_first_update_on() -> None:
+    watch = Guards(6.0)
+    told = [watch.look({**GOOD, "kl": 7.0}) for _ in range(STREAK)]
+    assert [one is not None for one in told] == [False, False, True]
+
+
+@pytest.mark.parametrize("seen", range(STREAK + 1))
+def test_a_state_taken_among_the_first_updates_goes_on_where_it_was(seen: int) -> None:
+    rows = [{**GOOD, "length": length} for length in (10.0, 30.0, 35.0, *[4.9] * STREAK)]
+    straight, watch, other = Guards(6.0), Guards(6.0), Guards(6.0)
+    expected = [straight.look(row) for row in rows]
+    found = [watch.look(row) for row in rows[:seen]]
+    other.load(json.loads(json.dumps(watch.state())))
+    assert found + [other.look(row) for row in rows[seen:]] == expected
+    assert expected[-1] is not None and expected[-2] is None
 
 
 def test_streaks_of_different_guards_do_not_add_up() -> None:

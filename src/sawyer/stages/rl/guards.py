@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 STREAK = 3  # updates in a row: one bad batch is chance
-EOS_COLLAPSE = 0.5  # of the first update's share
-DISTINCT_COLLAPSE = 0.35  # of the first update's distinct-2
+EOS_COLLAPSE = 0.5  # of the first updates' share
+DISTINCT_COLLAPSE = 0.35  # of the first updates' distinct-2
 SAME_ANSWER = 0.25  # share of different prompts that get one and the same answer
 SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
-LENGTH_COLLAPSE = 0.2  # of the first update's mean length
+LENGTH_COLLAPSE = 0.2  # of the first updates' mean length
+COMPARED = ("eos_share", "distinct_2", "length")  # guards whose threshold is a part of what the first updates had
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +40,28 @@ def same_answer(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
 
 
 class Guards:
-    """Counts, for each guard, the updates in a row that were beyond its threshold."""
+    """Counts, for each guard, the updates in a row that were beyond its threshold.
+
+    What must not collapse is compared with its mean over the first `STREAK` updates, and is not judged before: one small batch
+    is chance.
+    """
 
     def __init__(self, kl_budget: float) -> None:
         self.kl_budget = kl_budget
-        self.first: dict[str, float] = {}
+        self.first: dict[str, float] = {}  # means over the first updates, of which there have been `seen`
+        self.seen = 0
         self.streaks: dict[str, int] = {}
 
     def look(self, metrics: Mapping[str, float]) -> Tripped | None:
         """Take one update's metrics; the first guard whose streak is full, if any."""
-        if not self.first:
-            self.first = {name: metrics[name] for name in ("eos_share", "distinct_2", "length")}
+        early = self.seen < STREAK
+        if early:
+            self.seen += 1
+            for name in COMPARED:
+                mean = self.first.get(name, 0.0)
+                self.first[name] = mean + (metrics[name] - mean) / self.seen
         for name, value, threshold, beyond, message in self._tests(metrics):
+            beyond = beyond and not (early and name in COMPARED)
             self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
             if self.streaks[name] >= STREAK:
                 return Tripped(guard=name, value=value, threshold=threshold, message=message)
@@ -97,9 +109,9 @@ class Guards:
             ),
         )
 
-    def state(self) -> dict[str, dict[str, float] | dict[str, int]]:
-        return {"first": self.first, "streaks": self.streaks}
+    def state(self) -> dict[str, Any]:
+        return {"first": dict(self.first), "seen": self.seen, "streaks": dict(self.streaks)}
 
-    def load(self, state: Mapping[str, Mapping[str, float]]) -> None:
-        self.first = dict(state["first"])
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.first, self.seen = dict(state["first"]), int(state["seen"])
         self.streaks = {name: int(count) for name, count in state["streaks"].items()}
