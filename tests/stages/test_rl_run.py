@@ -28,16 +28,17 @@ def same(a: Path, b: Path) -> bool:
     return all(torch.equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
 
 
-def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float, float]]) -> None:
-    """Held-out (reward, KL) of each evaluation in turn, whatever the policy."""
-    found = iter(evaluations)
+def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float, float]], endless: Sequence[int] = ()) -> None:
+    """Held-out (score, KL) of each evaluation in turn, whatever the policy; in those of `endless` no answer ends."""
+    found = iter((*given, number not in endless) for number, given in enumerate(evaluations))
     plain = stage.collect
 
     def collect(speaker: Any, prompts: Any, scorer: Any, config: Any, place: Any, draw: Any) -> Any:
         episodes = plain(speaker, prompts, scorer, config, place, draw)
         if tuple(prompts) == collect.held_out:  # type: ignore[attr-defined]
-            reward, collect.kl = next(found)  # type: ignore[attr-defined]
+            reward, collect.kl, ended = next(found)  # type: ignore[attr-defined]
             episodes.scores.fill_(reward)
+            episodes.ended.fill_(ended)
         return episodes
 
     def logprobs_of(model: Any, rows: Any, config: Any, place: Any) -> torch.Tensor:
@@ -94,6 +95,20 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     assert read_extra(folder) == {"best_step": kept, "of_steps": 3}
 
 
+@pytest.mark.parametrize(("penalty", "kept", "reward"), [(1.0, 2, 1.0), (0.4, 1, 1.1), (0.0, 1, 1.5)])
+def test_answers_that_do_not_end_cost_their_penalty(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, penalty: float, kept: int, reward: float
+) -> None:
+    scripted(monkeypatch, [(0.0, 0.0), (1.5, 1.0), (1.0, 1.0)], endless=[1])
+    config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=1, missing_eos_penalty=penalty)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        rows = [row for row in run.journal.rows("rl") if "held_out_score" in row]
+    assert (figures["best_step"], figures["reward_best"]) == (kept, pytest.approx(reward))
+    assert [row["held_out_score"] for row in rows] == [0.0, 1.5, 1.0]
+    assert [row["held_out_reward"] for row in rows] == pytest.approx([0.0, 1.5 - penalty, 1.0])
+
+
 def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: Path) -> None:
     config = tiny.rl_config(tmp_path / "run", eval_every=1)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
@@ -105,7 +120,9 @@ def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: 
     shown = read_rows(run.layout.samples)
     assert [row["prompt"] for row in shown] == texts[:8] * 2
     rewards = RewardScorer.load(tiny.reward)(work.held_out[: len(texts)], [row["response"] for row in shown[: len(texts)]])
-    assert once["held_out_reward"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    assert once["held_out_score"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    unended = sum(not row["ended"] for row in shown[: len(texts)]) / len(texts)
+    assert once["held_out_reward"] == pytest.approx(once["held_out_score"] - unended, abs=1e-5)
     assert once["held_out_kl"] == pytest.approx(0.0, abs=1e-4)
     assert once["held_out_length"] == sum(row["length"] for row in shown[: len(texts)]) / len(texts)
 

@@ -121,7 +121,8 @@ def _rl(facts: Facts, rows: Rows) -> list[Panel]:
     return [
         panel(
             "Reward",
-            "what the reward model gives, in standard deviations of the SFT model's answers; held out must rise with it",
+            "what the reward model gives, in standard deviations of the SFT model's answers; held out must rise with it, and "
+            "is less the penalty of answers that do not end",
             one("score"),
             held("held_out_reward"),
             zero=True,

@@ -19,6 +19,7 @@ from sawyer.maths import (
     linear_schedule,
     masked_mean,
     masked_sum,
+    missing_eos,
 )
 from sawyer.models import RewardScorer, Speaker, ValueNetwork, open_speaker, save_model
 from sawyer.records import Prompt, read, split
@@ -156,6 +157,7 @@ class RlWork:
     def evaluate(self, step: int) -> dict[str, float]:
         """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
 
+        The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win.
         The same draws every time, so that two evaluations differ by the policy alone.
         """
         self.evaluations += 1
@@ -165,9 +167,11 @@ class RlWork:
         ref = logprobs_of(self.reference, episodes.rows, self.config, self.place)
         kls = (old - ref).sum(1)
         lengths = [len(completion.ids) for completion in episodes.completions]
-        now = {"step": float(step), "reward": float(episodes.scores.mean()), "kl": float(kls.mean())}
+        rewards = missing_eos(episodes.scores, episodes.ended, self.asked.missing_eos_penalty)
+        now = {"step": float(step), "reward": float(rewards.mean()), "kl": float(kls.mean())}
         metrics = {
             "held_out_reward": now["reward"],
+            "held_out_score": float(episodes.scores.mean()),
             "held_out_kl": now["kl"],
             "held_out_length": sum(lengths) / len(lengths),
             "held_out_eos_share": float(episodes.ended.float().mean()),
