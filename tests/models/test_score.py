@@ -88,6 +88,15 @@ def test_shift_and_scale(saved: Callable[..., Path]) -> None:
     assert read_extra(folder) == {"reward_shift": 2.0, "reward_scale": 0.5, "loss": "squared"}
 
 
+def test_answers_that_are_cut_are_counted(saved: Callable[..., Path]) -> None:
+    scorer = RewardScorer.load(saved("gpt2"))
+    scorer([prompt_of("Up?")] * 2, ["Down.", "Up."])
+    assert scorer.cut == 0
+    scorer([prompt_of("Up?")] * 3, ["Down.", "word " * 100, "word " * 200])
+    scorer([prompt_of("Up?")], ["word " * 100])
+    assert scorer.cut == 3
+
+
 def test_a_reward_model_from_elsewhere(saved: Callable[..., Path]) -> None:
     scorer = RewardScorer.load(saved("gpt2"))
     assert (scorer.shift, scorer.scale) == (0.0, 1.0)

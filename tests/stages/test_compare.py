@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,24 @@ def test_a_prompt_from_outside_the_world_is_found_before_any_answer(
     path = write_rows([{"prompt": questions()[0]}, {"prompt": "How do magnets smell?"}])
     with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(WorldError, match="magnets"):
         compare(config_of(tiny, tmp_path / "run", prompts=path, world=True), run)
+
+
+def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: Path, events: Any, monkeypatch: Any) -> None:
+    plain = RewardScorer.load
+
+    def short(folder: Path, **more: Any) -> RewardScorer:
+        scorer = plain(folder, **more)
+        scorer.codec = replace(scorer.codec, context=4)
+        return scorer
+
+    monkeypatch.setattr(RewardScorer, "load", short)
+    out = tmp_path / "run"
+    with tiny.run(out, "sft", "reward") as run:
+        shutil.copytree(tiny.base, out / "rl" / "model")
+        compare(config_of(tiny, out, prompts=tiny.prompts, world=False, limit=2, deliberate_limit=0), run)
+        assert [row["message"] for row in events(run, "warning")] == [
+            "34 of 34 answers did not fit the reward model's 4 tokens beside their prompts and were scored without their end"
+        ]
 
 
 def test_a_file_without_prompts_is_an_error(tiny: Fixture, tmp_path: Path) -> None:

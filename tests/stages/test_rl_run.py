@@ -147,6 +147,17 @@ def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) ->
     assert same(run.layout.model("sft"), tiny.sft)
 
 
+def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    config = tiny.rl_config(tmp_path / "run", eval_every=100)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(import_module("sawyer.models.score"), "context_length", lambda model: 4)
+            train(config, run)
+        told = [row["message"] for row in events(run, "warning")]
+    # Two updates of 8 answers; 6 prompts at most are answered before and after them.
+    assert len(told) == 1 and told[0].startswith("28 answers did not fit the reward model's 4 tokens")
+
+
 # Step zero
 
 

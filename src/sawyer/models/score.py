@@ -27,10 +27,14 @@ class Scorer(Protocol):
 
 
 class RewardScorer:
-    """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's answers have mean 0 and deviation 1."""
+    """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's answers have mean 0 and deviation 1.
+
+    `cut` counts the answers so far that were longer than the model's context and were scored without their end.
+    """
 
     def __init__(self, *, model: nn.Module, codec: Codec, shift: float = 0.0, scale: float = 1.0) -> None:
         self.model, self.codec, self.shift, self.scale = model, codec, shift, scale
+        self.cut = 0
 
     @classmethod
     def load(cls, folder: Path, *, device: torch.device | None = None) -> RewardScorer:
@@ -51,6 +55,7 @@ class RewardScorer:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         rows = [self.codec.answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        self.cut += sum(row.cut for row in rows)
         device = next(self.model.parameters()).device
         scores = [0.0] * len(rows)
         for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET):

@@ -168,6 +168,13 @@ def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | 
     """Reward, gold and KL beside each answer; of the best-of-8 samples the chosen one stays, with all for the record."""
     prompts = [work.prompts[row["number"]] for row in work.rows]
     rewards = scorer(prompts, [row["response"] for row in work.rows]) if scorer else None
+    if scorer and scorer.cut:
+        run.journal.event(
+            STAGE,
+            "warning",
+            message=f"{scorer.cut:,} of {len(work.rows):,} answers did not fit the reward model's {scorer.codec.context} "
+            "tokens beside their prompts and were scored without their end",
+        )
     kls = _kls(config, work)
     rows: list[dict[str, Any]] = []
     for i, row in enumerate(work.rows):

@@ -50,6 +50,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
     run.journal.metrics(STAGE, done, work.evaluate(done))
+    if work.scorer.cut:
+        run.journal.event(
+            STAGE,
+            "warning",
+            message=f"{work.scorer.cut:,} answers did not fit the reward model's {work.scorer.codec.context} tokens "
+            "beside their prompts and were scored without their end",
+        )
     best = work.best
     final = open_speaker(work.best_folder)
     with replace_folder(run.layout.model(STAGE)) as folder:
