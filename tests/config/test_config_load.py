@@ -210,6 +210,20 @@ def test_values_that_yaml_cannot_hold(asked: Any, text: str) -> None:
     assert "there is a value that YAML cannot hold" in refusal(asked, text)
 
 
+@pytest.mark.parametrize("form", ["[{0}, {0}]", "{{x: {0}, y: {0}}}", "{{<<: [{0}, {0}]}}"])
+def test_aliases_that_double_are_refused_at_once(asked: Any, form: str) -> None:
+    first = "{x: 1}" if "<<" in form else "1"
+    lines = [f"a0: &a0 {first}", *(f"a{i}: &a{i} " + form.format(f"*a{i - 1}") for i in range(1, 60))]
+    assert "stand for more than 100,000 values" in refusal(asked, "\n".join(lines))
+    override = "sft.data=[" + ", ".join([f"&b0 {first}", *(f"&b{i} " + form.format(f"*b{i - 1}") for i in range(1, 60))]) + "]"
+    assert "stand for more than 100,000 values" in refusal(asked, BASE, override)
+
+
+def test_an_alias_may_stand_for_a_value(asked: Any) -> None:
+    config = asked("model: gpt2\nsft: {data: &files [a.json]}\nreward: {data: *files}\n")
+    assert config.reward.data == config.sft.data == ["a.json"]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

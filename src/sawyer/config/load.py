@@ -16,6 +16,7 @@ from sawyer.config.schema import Config
 from sawyer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
+MOST_VALUES = 100_000  # in a config, aliases written out
 WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
 
@@ -92,7 +93,16 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_data(self) -> Any:
         node = self.get_single_node()
-        return _NOTHING if node is None else self.construct_document(node)
+        if node is None:
+            return _NOTHING
+        if _size(node, {}) > MOST_VALUES:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: its aliases (`*name`) stand for more than {MOST_VALUES:,} values",
+                expected="a config of some dozens",
+                why="aliases of aliases double with each line, and reading them would never end",
+                todo="write the values out",
+            )
+        return self.construct_document(node)
 
     def construct_text(self, node: Any) -> Any:
         return self.construct_yaml_str(node)
@@ -104,6 +114,16 @@ class _Loader(yaml.SafeLoader):
         if not isinstance(node, yaml.MappingNode):
             raise yaml.constructor.ConstructorError(None, None, "names with values are expected here", node.start_mark)
         return self.construct_mapping(node, deep=True)
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """How many values a YAML node holds with its aliases written out; what is inside itself is refused when it is built."""
+    if id(node) not in known:
+        known[id(node)] = 0
+        inside = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = [part for pair in inside for part in pair] if isinstance(node, yaml.MappingNode) else inside
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 _Loader.add_constructor("tag:yaml.org,2002:null", _Loader.construct_null)
