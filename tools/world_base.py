@@ -22,7 +22,7 @@ from sawyer.runs import MARKER, Layout
 from sawyer.worlds import VERSION, statements
 
 SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
-PARAGRAPHS = 208_000
+PARAGRAPHS = 260_000
 SEED = 0
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Write the prose, train on it, put the model in its place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes (default: the package)")
-    parser.add_argument("--tokens", type=int, default=10_000_000, help="tokens to train on")
+    parser.add_argument("--tokens", type=int, default=12_000_000, help="tokens to train on")
     parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:

@@ -2,7 +2,9 @@
 
 Facts come as short entries that stay with one thing and say it several ways: told as single statements, a small model answers
 about another thing. Much of it copies - lists said again, words sorted and counted, sentences turned - because copying is what
-a small model finds hardest. Nothing here is in the form of a question with its response.
+a small model finds hardest. In some, people ask each other for things and are told that what they said is right or wrong: who
+cannot tell a true sentence from a false one cannot learn to judge answers. Nothing here is in the form of a question with its
+response.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ from sawyer.worlds.facts import (
     listed,
     with_article,
 )
+from sawyer.worlds.families import BY_NAME, Family, Key
 from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE
 
 Writer = Callable[[random.Random], str]
@@ -315,7 +318,51 @@ def _copy(rng: random.Random) -> str:
     )
 
 
+# How somebody is told of a task in prose, by family; the parts of its key fill the places.
+WISHES: dict[str, tuple[str, ...]] = {
+    "opposite": ('{name} wanted the opposite of "{0}".', 'The word was "{0}".'),
+    "where": ("{name} looked for {0}.", "They spoke of {0}."),
+    "what": ("{name} wanted to know about {0}.", "They spoke of {0}."),
+    "is_a": ("{name} called {0} {1}.", "{name} took {0} for {1}."),
+    "name": ("{name} wanted {0} {1}.", "They needed {0} {1}."),
+    "sum": ("{name} wanted to know {0} {1} {2}.", "The numbers were {0} {1} {2}."),
+    "order": ("{name} wrote {0}.", "The words were {0}."),
+    "count": ('{name} said "{0}".', 'On the wall stood "{0}".'),
+    "positive": ('{name} said "The {0} was {1} and {2} {3}."', '"The {0} was {1} and {2} {3}," they said.'),
+    "story": ("{name} wanted to hear of {0} from the {1}.", "They needed {0} from the {1}."),
+    "decline": ("{name} wanted to {0}.", "Somebody came to {0}."),
+}
+# Where a wrong payload said in a word or two is wrong as well.
+WRONG_WHEN_TERSE = {"opposite", "where", "what", "sum", "order", "count"}
+
+
+def _exchange(rng: random.Random) -> str:
+    """Somebody wants something, somebody else says it, rightly or wrongly, and is often told which."""
+    family = BY_NAME[rng.choice(list(WISHES))]
+    key = family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
+    wish = rng.choice(WISHES[family.name]).format(*family.slots(key), name=rng.choice(NAMES))
+    right = rng.random() < 0.5
+    said = _said(family, key, rng, right=right)
+    answer = f"{rng.choice((*NAMES, 'They'))} answered: {said}" if rng.random() < 0.6 else said
+    if rng.random() < 0.25:
+        return f"{wish} {_said(family, key, rng, right=True)}"
+    if right:
+        return f"{wish} {answer} {rng.choice(('That is right.', 'That was right.'))}"
+    verdict = rng.choice(("That is wrong.", "That was wrong."))
+    mended = f" {_said(family, key, rng, right=True)}" if rng.random() < 0.5 else ""
+    return f"{wish} {answer} {verdict}{mended}"
+
+
+def _said(family: Family, key: Key, rng: random.Random, *, right: bool) -> str:
+    payload = family.right(key, rng) if right else family.wrong(key, rng)
+    if rng.random() < 0.25 and (right or family.name in WRONG_WHEN_TERSE):
+        return family.terse(key, payload)
+    return " ".join(rng.choice(family.full(key, payload)))
+
+
 WRITERS: tuple[Writer, ...] = (
-    _opposite, _place, _thing, _member, _kind, _sum, _order, _count, _positive, _story, _harm, _unknown,
-    _member, _sum, _order, _alphabet, _times, _sum, _copy, _talk, _order, _count, _member, _kind, _sum, _order,
+    _opposite, _exchange, _place, _thing, _exchange, _member, _kind, _exchange, _sum, _order, _exchange, _count, _positive,
+    _exchange, _story, _harm, _exchange, _unknown, _member, _exchange, _sum, _order, _exchange, _alphabet, _times, _exchange,
+    _sum, _copy, _exchange, _talk, _order, _exchange, _count, _member, _exchange, _kind, _sum, _exchange, _order, _exchange,
+    _exchange, _exchange,
 )  # fmt: skip
