@@ -15,7 +15,8 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.config import checked
-from sawyer.runs import Layout, Listener, hash_folder, read_manifest, read_rows
+from sawyer.errors import SawyerError
+from sawyer.runs import Layout, Listener, Manifest, hash_folder, read_manifest, read_rows
 from sawyer.worlds import write
 
 STAGES = pipeline.STAGES
@@ -129,6 +130,16 @@ class Tiny:
         """A copy of the straight run as it was when `stage` had not begun; None: the whole run."""
         shutil.copytree(self.root / "before" / str(stage), out)
         return out
+
+    def as_begun(self, out: Path, changes: Mapping[str, Any], before: Sequence[str]) -> None:
+        """The stages before are taken as begun with the settings of now: their refusal must not hide what a later one says."""
+        try:
+            config = checked(self.tree(out, changes))
+        except SawyerError:
+            return
+        manifest = Manifest(Layout(out).manifest)
+        for stage in before:
+            manifest.update(stage, fingerprint=pipeline._fingerprint(config, stage))
 
     def straight(self, stage: str | None = None) -> Path:
         """The straight run when `stage` was done; None: all of it."""

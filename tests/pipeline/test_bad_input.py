@@ -27,6 +27,8 @@ def ask(tiny: Any, tmp_path: Path, command: Callable[..., Any]) -> Ask:
         where = out or tmp_path / "run"
         if out is None:
             tiny.prefix(stage, where)
+            if stage == "rl":  # some of its settings decide the reward's unit, and another one would be refused first
+                tiny.as_begun(where, changes or {}, ["reward"])
         tree = tiny.tree(where, changes)
         tree.pop(drop, None)
         config = tmp_path / "sawyer.yaml"

@@ -220,7 +220,7 @@ def seen(tiny: Any, out: Path, stage: str, changes: Mapping[str, Any]) -> dict[s
         before = ()
     else:
         tiny.prefix(stage, out)
-        as_begun(tiny, out, changes, before)
+        tiny.as_begun(out, changes, before)
     try:
         tiny.run(out, changes, only=stage)
     except SawyerError as error:
@@ -258,20 +258,6 @@ def written(tiny: Any, out: Path, data: Data) -> Path:
     else:
         return path
     return made
-
-
-def as_begun(tiny: Any, out: Path, changes: Mapping[str, Any], before: tuple[str, ...]) -> None:
-    """The stages before are taken as begun with the settings of now: another stage's refusal must not hide what one shows."""
-    from sawyer.config import checked
-    from sawyer.runs import Manifest
-
-    try:
-        config = checked(tiny.tree(out, changes))
-    except SawyerError:
-        return
-    manifest = Manifest(Layout(out).manifest)
-    for stage in before:
-        manifest.update(stage, fingerprint=pipeline._fingerprint(config, stage))
 
 
 def look(out: Path, stage: str) -> dict[str, Any]:
