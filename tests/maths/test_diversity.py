@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from sawyer.maths import distinct_n, most_common_share
+from sawyer.maths import distinct_n
 
 ROUNDING = 1e-12  # one float64 division
 
 Distinct = Callable[[Sequence[Sequence[int]], int], float]
-Share = Callable[[Sequence[Hashable]], float]
 BATCHES = st.lists(st.lists(st.integers(0, 3), max_size=6), max_size=5)
 
 
@@ -44,28 +43,8 @@ def check_distinct(implementation: Distinct) -> None:
     compared()
 
 
-def check_share(implementation: Share) -> None:
-    close(implementation(["The", "up", "The", "The"]), 3 / 4)
-    close(implementation(["a", "b", "c", "d"]), 1 / 4)
-    close(implementation(["a", "a", "b", "b", "c"]), 2 / 5)
-    close(implementation([(1, 2), (2, 1), (1, 2)]), 2 / 3)  # tuples of ids as well as texts
-    close(implementation(["a"]), 1)
-    close(implementation([]), 0)
-
-    @settings(max_examples=60, deadline=None, database=None, derandomize=True, phases=[Phase.generate])
-    @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
-    def compared(batch: list[int]) -> None:
-        close(implementation(batch), max(sum(a == b for b in batch) for a in batch) / len(batch))
-
-    compared()
-
-
 def test_distinct_n() -> None:
     check_distinct(distinct_n)
-
-
-def test_most_common_share() -> None:
-    check_share(most_common_share)
 
 
 def test_saying_it_all_twice_halves_what_is_distinct() -> None:
@@ -108,20 +87,6 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
     ),
     "distinct, said once": (check_distinct, _once),
     "distinct, 0 of nothing": (check_distinct, lambda b, n: distinct_n(b, n) if _grams(b, n) else 0.0),
-    "share, of the rarest": (check_share, lambda b: min(Counter(b).values(), default=0) / max(1, len(b))),
-    "share, of the first": (check_share, lambda b: sum(x == b[0] for x in b) / max(1, len(b))),
-    "share, distinct": (check_share, lambda b: len(set(b)) / max(1, len(b))),
-    "share, average": (check_share, lambda b: 1 / max(1, len(set(b))) if b else 0.0),
-    "share, chance that two agree": (
-        check_share,
-        lambda b: sum(c * c for c in Counter(b).values()) / max(1, len(b)) ** 2,
-    ),
-    "share, of the distinct": (check_share, lambda b: max(Counter(b).values(), default=0) / max(1, len(set(b)))),
-    "share, order ignored": (
-        check_share,
-        lambda b: most_common_share([tuple(sorted(x)) if isinstance(x, tuple) else x for x in b]),
-    ),
-    "share, 1 of nothing": (check_share, lambda b: most_common_share(b) if b else 1.0),
 }
 
 

@@ -2,7 +2,7 @@
 
 from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
-from sawyer.maths.diversity import distinct_n, most_common_share
+from sawyer.maths.diversity import distinct_n
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.logprobs import entropy, token_logprobs
 from sawyer.maths.losses import (
@@ -43,7 +43,6 @@ __all__ = [
     "masked_sum",
     "masked_var",
     "missing_eos",
-    "most_common_share",
     "plain",
     "ppo_policy",
     "ppo_value",
