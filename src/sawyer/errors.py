@@ -5,7 +5,7 @@ SawyerError                 base of all; the command line prints it without a tr
 ├── DataError               a data file, with file:line:field where known
 ├── ModelError              a model folder or tokenizer that cannot serve
 ├── RunError                a run's folder: locked, changed under us, unwritable, full disk
-├── TrainingError           training that must not go on: a loss or gradient that is not finite, a collapse
+├── TrainingError           training that must not go on: figures that are not finite, memory that ran out
 ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
 └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
 """

@@ -114,7 +114,7 @@ def test_an_honest_short_answer_beats_the_attack(family: str, attack: Callable[[
 
 
 def edited(text: str, words: list[str], rng: random.Random) -> str:
-    """One or two random edits: insert, delete, substitute, swap, deny, or splice a filler in."""
+    """One to three random edits: insert, delete, substitute, swap, deny, or splice a filler in."""
     found = text.split()
     for _ in range(rng.randint(1, 3)):
         place = rng.randrange(len(found)) if found else 0

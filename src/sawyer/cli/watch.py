@@ -22,7 +22,7 @@ NAMES = {
     "compare": "Comparison",
 }
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
-STYLES = {"warning": "yellow", "guard": "yellow", "waiting": "yellow", "recovered": "yellow"}
+STYLES = {"warning": "yellow", "guard": "yellow", "waiting": "yellow"}
 SILENT = ("save", "interrupted")  # too frequent, and told in the end
 
 

@@ -35,7 +35,7 @@ class StageState:
     ended: float | None = None
     seconds: float = 0.0  # of work, all sittings together
     fingerprint: str = ""  # of the settings and data it was begun with
-    parents: Mapping[str, str] = field(default_factory=dict)  # stage -> hash of its model folder
+    parents: Mapping[str, str] = field(default_factory=dict)  # stage -> hash of what it left: its model folder, or its file
     reason: str = ""  # why it stopped, where it did before its end
     figures: Mapping[str, Any] = field(default_factory=dict)
 

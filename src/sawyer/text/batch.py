@@ -18,7 +18,7 @@ class Batch:
     ids: Tensor  # (B, T) int64
     mask: Tensor  # (B, T) bool, True on real tokens
     positions: Tensor  # (B, T) int64, counted from each row's first real token
-    trained: Tensor  # (B, T) bool, True on the response's tokens
+    trained: Tensor  # (B, T) bool, True on the tokens whose log-probs count
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
