@@ -68,9 +68,20 @@ def test_held_out_loss(loss: str, of: Callable[[float, float], float]) -> None:
 
 
 def test_calibration_error() -> None:
-    # sigmoid(-1) = .27, sigmoid(2) = .88, sigmoid(3) = .95, sigmoid(-.5) = .38: a bin each; the 2nd and 3rd are right.
-    expected = (sigmoid(-1) + (1 - sigmoid(2)) + (1 - sigmoid(3)) + sigmoid(-0.5)) / 4
+    # Preferred with sigmoid(1) = .73: wrongly; sigmoid(2) = .88 and sigmoid(3) = .95: rightly; sigmoid(.5) = .62: wrongly.
+    expected = (sigmoid(1) + (1 - sigmoid(2)) + (1 - sigmoid(3)) + sigmoid(0.5)) / 4
     assert examined(table(SCORES), FIRST, SECOND)["calibration_error"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("sure", [0.8, 0.95, 0.5])
+def test_a_model_that_is_right_as_often_as_it_is_sure_is_calibrated(sure: float) -> None:
+    gap, count = math.log(sure / (1 - sure)), 20
+    groups = [group(str(i), (f"good {i}", 2.0), (f"bad {i}", 1.0)) for i in range(count)]
+    scores = {f"good {i}": gap if i < sure * count else -gap for i in range(count)}
+    assert examined(table(scores, otherwise=0.0), *groups)["calibration_error"] == pytest.approx(0.0, abs=1e-6)
+    # Sure by as much and wrong each time: it errs by its whole confidence.
+    wrong = examined(table(dict.fromkeys(scores, -gap or -1e-9), otherwise=0.0), *groups)
+    assert wrong["calibration_error"] == pytest.approx(sure, abs=1e-6)
 
 
 def test_length_correlation_is_over_all_answers() -> None:

@@ -27,6 +27,9 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
     """Figures on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0 then).
 
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit.
+    Calibration is of the confidence sigmoid(|D|), D = r_better - r_worse, that the answer the model prefers is the judges'
+    too. Of the losses only `plain` trains sigmoid(D) as that probability; `squared` trains sigmoid(D * d^2), so that a model
+    trained by it may be too sure of small differences and too unsure of large ones.
     """
     groups = judgements.held_out or judgements.train
     flat = scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
@@ -50,7 +53,7 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
         "baseline_longer": sum(map(sum, longer)) / pairs,
         "baseline_high": max(baseline[1], 0.5),
         "held_out_loss": float(PAIR_LOSSES[loss](gaps, torch.zeros_like(gaps), worth).mean()),
-        "calibration_error": calibration_error(torch.sigmoid(gaps).tolist(), [x for group in right for x in group]),
+        "calibration_error": calibration_error(torch.sigmoid(gaps.abs()).tolist(), ((gaps.sign() + 1) / 2).tolist()),
         "length_correlation": correlation(lengths, [x for s in scores for x in s]),
         "damaged_wins": sum(wins for wins, _ in probes.values()) / max(1, sum(tried for _, tried in probes.values())),
         "probes": {name: wins / tried for name, (wins, tried) in probes.items() if tried},
