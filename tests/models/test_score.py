@@ -80,6 +80,12 @@ def test_scores_of_other_tokens_differ(saved: Callable[..., Path]) -> None:
     assert not torch.isclose(everywhere[rows_at, -1], right, atol=1e-2)[padded].any()
 
 
+def test_a_folder_may_be_named_by_its_path_as_text(saved: Callable[..., Path]) -> None:
+    folder = saved("gpt2", reward_shift=0.5)
+    assert RewardScorer.load(str(folder))(PROMPTS, ANSWERS) == RewardScorer.load(folder)(PROMPTS, ANSWERS)
+    assert read_extra(str(folder)) == {"reward_shift": 0.5}
+
+
 def test_shift_and_scale(saved: Callable[..., Path]) -> None:
     folder = saved("gpt2", reward_shift=2.0, reward_scale=0.5, loss="squared")
     scorer = RewardScorer.load(folder)

@@ -22,7 +22,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     tokenizer.save_pretrained(folder)
 
 
-def read_extra(folder: Path) -> dict[str, Any]:
+def read_extra(folder: str | Path) -> dict[str, Any]:
     """What `save_model` was told besides the model; empty for a folder written elsewhere."""
-    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(OURS) or {}
+    found: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get(OURS) or {}
     return found

@@ -37,7 +37,7 @@ class RewardScorer:
         self.cut = 0
 
     @classmethod
-    def load(cls, folder: Path, *, device: torch.device | None = None) -> RewardScorer:
+    def load(cls, folder: str | Path, *, device: torch.device | None = None) -> RewardScorer:
         """A trained reward model; one that says nothing of shift and scale is taken as it is."""
         tokenizer = load_tokenizer(folder)
         set_template(tokenizer, "tokenizer")
