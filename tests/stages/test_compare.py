@@ -166,6 +166,14 @@ def test_a_prompt_without_room_is_left_out_and_counted(tiny: Fixture, tmp_path: 
         assert [row["message"][:42] for row in events(run, "warning")] == ["1 of 2 prompts leave no room for an answer"]
 
 
+def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
+    path = write_rows([{"prompt": "Say yes."}, {"prompt": "Say yes."}])
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 2})
+    with tiny.run(tmp_path / "run", "sft") as run:
+        stage.CompareWork(config, run)
+        assert [row["message"] for row in events(run, "warning")] == [f"1 row: duplicate ({path}:1:row)"]
+
+
 def test_no_prompt_with_room_is_an_error(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = write_rows([{"prompt": "qz " * 200}])
     config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)]})

@@ -324,6 +324,13 @@ def test_prompts_that_leave_no_room_are_counted(tiny: Fixture, tmp_path: Path, e
     assert told[0]["message"].startswith(f"{sum(not codec.fits(p, room=130) for p in _all(tiny))} of 40 prompts leave no room")
 
 
+def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
+    path = write_rows([{"prompt": prompt.text} for prompt in (*_all(tiny), _all(tiny)[3])])
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        RlWork(tiny.rl_config(tmp_path / "run", prompts=[str(path)]), run)
+        assert [row["message"] for row in events(run, "warning")] == [f"1 row: duplicate ({path}:1:row)"]
+
+
 def _all(tiny: Fixture) -> Sequence[Any]:
     from sawyer.records import read
 

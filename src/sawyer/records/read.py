@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,16 @@ class Read:
     format: str  # the shapes' names, for the user
     skipped: tuple[Problem, ...]  # none of them fatal
     files: tuple[str, ...]
+
+    @property
+    def told_skipped(self) -> str:
+        """How many rows were left out or looked odd, by kind with the first of each; empty when none was."""
+        first = {problem.kind: problem.where for problem in reversed(self.skipped)}
+        kinds = Counter(problem.kind for problem in self.skipped)
+        return "; ".join(
+            f"{count:,} {'row' if count == 1 else 'rows'}: {kind} ({first[kind]}{', ...' if count > 1 else ''})"
+            for kind, count in kinds.items()
+        )
 
 
 @dataclass(slots=True)

@@ -27,7 +27,10 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     """Train and save the base model of `config.base`; returns its key figures."""
     asked = config.base
     assert asked is not None
-    texts = [str(text) for text in read(asked.text, want="text").records]
+    found = read(asked.text, want="text")
+    if found.skipped:
+        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    texts = [str(text) for text in found.records]
     # The template's own words recur in every later row: seen by the tokenizer, each costs few tokens.
     tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)
     set_template(tokenizer, config.template)

@@ -26,16 +26,19 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_speaker(run.layout.model("sft"))
     place = choose_place(config.device, config.precision, width=speaker.width)
     speaker.model.to(place.device)
-    found = read(asked.prompts, want="prompts", columns=asked.columns).records
-    prompts = [p for p in found if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
+    found = read(asked.prompts, want="prompts", columns=asked.columns)
+    if found.skipped:
+        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    prompts = [p for p in found.records if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
     if not prompts:
         raise DataError("collect.prompts has no prompt that fits the model", todo="give shorter prompts")
     work = CollectWork(config, place, speaker, prompts)
+    left_out = len(found.records) - len(prompts)
     run.journal.event(
         STAGE,
         "plan",
         message=f"{len(prompts):,} prompts x {asked.answers} answers of at most {asked.max_new_tokens} tokens"
-        + (f"; {len(found) - len(prompts):,} prompts left out (too long, or over the limit)" * (len(found) > len(prompts))),
+        + (f"; {left_out:,} prompts left out (too long, or over the limit)" * bool(left_out)),
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     records = _judged(config, prompts, work.responses)

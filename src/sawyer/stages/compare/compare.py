@@ -64,7 +64,7 @@ class CompareWork:
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.run, self.asked = config, run, config.compare
         self.models = _models(config, run)
-        self.prompts = _prompts(config)
+        self.prompts = _prompts(config, run)
         self.jobs = [
             (model, setting, start)
             for model in self.models
@@ -237,13 +237,16 @@ def _scorer(config: Config, run: Run) -> RewardScorer | None:
     return RewardScorer.load(run.layout.model("reward"), device=device)
 
 
-def _prompts(config: Config) -> list[Prompt]:
+def _prompts(config: Config, run: Run) -> list[Prompt]:
     asked = config.compare
     assert asked is not None
     if not asked.prompts:
         found = [prompt_of(question) for question in questions()]
     else:
-        found = [p for p in read(asked.prompts, want="prompts", columns=asked.columns).records if isinstance(p, Prompt)]
+        read_in = read(asked.prompts, want="prompts", columns=asked.columns)
+        if read_in.skipped:
+            run.journal.event(STAGE, "warning", message=read_in.told_skipped)
+        found = [prompt for prompt in read_in.records if isinstance(prompt, Prompt)]
     if not found:
         raise DataError("compare.prompts has no prompt", expected="at least one")
     found = found[: asked.limit]

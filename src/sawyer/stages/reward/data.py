@@ -55,7 +55,7 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
         formats.append(found.format)
         if found.skipped:
-            run.journal.event(STAGE, "warning", message=_counted([problem.kind for problem in found.skipped]))
+            run.journal.event(STAGE, "warning", message=found.told_skipped)
     train, held_out = split(records, asked.held_out)
     if held_out and not train:
         raise DataError(
@@ -108,7 +108,3 @@ def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run,
             f"{long:,} prompts are too long and left out",
         )
     return tuple(groups)
-
-
-def _counted(kinds: Sequence[str]) -> str:
-    return ", ".join(f"{kinds.count(kind):,} rows: {kind}" for kind in dict.fromkeys(kinds))

@@ -246,7 +246,10 @@ class RlWork:
 def _prompts(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     asked = config.rl
     assert asked is not None
-    found = read(asked.prompts, want="prompts", columns=asked.columns).records
+    read_in = read(asked.prompts, want="prompts", columns=asked.columns)
+    if read_in.skipped:
+        run.journal.event(STAGE, "warning", message=read_in.told_skipped)
+    found = read_in.records
     fitting = [p for p in found if isinstance(p, Prompt) and speaker.codec.fits(p, room=asked.max_new_tokens)]
     if len(fitting) < len(found):
         run.journal.event(

@@ -31,6 +31,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     place = choose_place(config.device, config.precision, width=speaker.width)
     speaker.model.to(place.device)
     found = read(asked.data, want="demonstrations", columns=asked.columns)
+    if found.skipped:
+        run.journal.event(STAGE, "warning", message=found.told_skipped)
     train_records, held_records = split(found.records, asked.held_out)
     rows, held_rows = _rows(speaker, train_records, run), _rows(speaker, held_records, run)
     if not rows:
