@@ -143,6 +143,25 @@ def test_no_row_that_fits_is_an_error(tiny: Fixture, tmp_path: Path, write_rows:
         train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0}), run)
 
 
+@pytest.mark.parametrize("held_out", [0.0, 0.5])
+def test_a_conversation_whose_last_prompt_does_not_fit_is_left_out(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, held_out: float
+) -> None:
+    """Its first answer would fit and be trained, and nobody could be asked its prompt."""
+    turns = ("user", "Say it."), ("assistant", "It."), ("user", "qz " * 200), ("assistant", "No.")
+    long = [{"messages": [{"role": role, "content": f"{text} {i}"} for role, text in turns]} for i in range(6)]
+    short = [{"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": "No."}]} for i in "abcd"]
+    asked = {"held_out": held_out, "max_new_tokens": 4}
+    with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="no row to train on"):
+        train(tiny.config(tmp_path / "run", sft={"data": [str(write_rows(long))], **asked}), run)
+    with tiny.run(tmp_path / "mixed") as run:
+        path = write_rows([*long, *short])
+        figures = train(tiny.config(tmp_path / "mixed", sft={"data": [str(path)], **asked}), run)
+        told = " ".join(row["message"] for row in events(run, "warning"))
+    assert 0 <= figures["eos_share"] <= 1
+    assert "leaves no room for one and are left out" in told
+
+
 def all_ended(asked: list[Any]) -> Callable[..., list[Completion]]:
     def sample(_: Any, prompts: Any, **__: Any) -> list[Completion]:
         asked.extend(prompts)

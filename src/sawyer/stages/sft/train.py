@@ -98,16 +98,18 @@ class SftWork:
 
 
 def _rows(speaker: Speaker, records: Sequence[Demonstration], run: Run) -> list[Row]:
-    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its EOS: both said."""
-    rows = [speaker.codec.demonstration(record) for record in records]
-    usable = [row for row in rows if any(row.trained)]
+    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its EOS: both said.
+
+    An earlier answer of a conversation may fit where the last prompt does not: such a row is left out as well.
+    """
+    usable = [speaker.codec.demonstration(record) for record in records if speaker.codec.fits(record.prompt)]
     cut = sum(row.cut for row in usable)
-    if cut or len(usable) < len(rows):
+    if cut or len(usable) < len(records):
         run.journal.event(
             STAGE,
             "warning",
-            message=f"{cut} of {len(rows)} rows are longer than the model's {speaker.codec.context} tokens and lose the end "
-            f"of their response; {len(rows) - len(usable)} have a prompt that leaves no room for one and are left out",
+            message=f"{cut} of {len(records)} rows are longer than the model's {speaker.codec.context} tokens and lose the end "
+            f"of their response; {len(records) - len(usable)} have a prompt that leaves no room for one and are left out",
         )
     return usable
 
