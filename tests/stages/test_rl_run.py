@@ -212,12 +212,28 @@ def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
         assert run.layout.model("rl").is_dir()
         assert same(run.layout.model("rl"), run.layout.best("rl"))
     assert figures["updates"] == 6  # the fourth, fifth and sixth update
-    assert [(row["guard"], row["step"]) for row in told] == [("length", 5)]
+    assert [(row["guard"], row["step"]) for row in told] == [("length", 6)]
     assert figures["stopped"] == told[0]["message"]
     assert "length is 1" in figures["stopped"]
     assert gates["rl_unstopped"] == "warn"
     assert rows[-1]["step"] == 6
     assert figures["reward_best"] == max(row["held_out_reward"] for row in rows if "held_out_reward" in row)
+
+
+def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    """The scores of the batches rise by 1 an update, the held-out prompts' fall: the third evaluation after the first."""
+    scripted(monkeypatch, [(5.0, 0.0), (4.0, 0.0), (3.0, 0.0), (2.0, 0.0), (1.0, 0.0)])
+    measure = RlWork.measure
+    monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
+    monkeypatch.setattr(RlWork, "_step_zero", lambda *_: None)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        told = events(run, "guard")
+    assert [(row["guard"], row["step"]) for row in told] == [("held_out_score", 3)]
+    assert (figures["updates"], figures["best_step"], figures["stopped"]) == (4, 0, told[0]["message"])
 
 
 def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> None:

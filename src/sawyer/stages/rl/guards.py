@@ -1,10 +1,12 @@
-"""Guards: looked at after every update, each with a threshold and a streak; a guard that trips stops the run.
+"""Guards: looked at after every update or evaluation, each with a threshold and a streak; one that trips stops the run.
 
 The best model so far is kept, so a stop costs the rest of the run and nothing that was won.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,16 @@ DISTINCT_COLLAPSE = 0.35  # of the first updates' distinct-2
 SAME_ANSWER = 0.25  # share of different prompts that get one and the same answer
 SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
 LENGTH_COLLAPSE = 0.2  # of the first updates' mean length
-COMPARED = ("eos_share", "distinct_2", "length")  # guards whose threshold is a part of what the first updates had
+COMPARED = ("eos_share", "distinct_2", "length")  # what the first updates had decides these guards' thresholds
+LENGTH_LIMIT = 0.9  # of the way from the first updates' mean length to the longest answer
+EVALUATIONS = 2  # in a row that find held-out answers worse while the batches' score is better
+ERRORS = 3.0  # standard errors of the mean difference on the same prompts: the best of many evaluations was lucky too
+MARGINS: Mapping[str, float] = {"score": 0.1, "gold": 0.5}  # smaller falls are none: standard deviations, points of 10
+
+GAMED = (
+    "the change since the best evaluation, while the training reward rose: the reward model is being gamed or the training "
+    "prompts are learnt by heart; raise rl.kl.coefficient, or give more prompts or judgements"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +57,14 @@ class Guards:
     is chance.
     """
 
-    def __init__(self, kl_budget: float) -> None:
-        self.kl_budget = kl_budget
+    def __init__(self, kl_budget: float, longest: int) -> None:
+        self.kl_budget, self.longest = kl_budget, longest
         self.first: dict[str, float] = {}  # means over the first updates, of which there have been `seen`
         self.seen = 0
         self.streaks: dict[str, int] = {}
+        self.scores: list[float] = []  # of the batches since the last evaluation
+        # What the best evaluation found, for each measure: its values by prompt, and the batches' mean score before it.
+        self.best: dict[str, tuple[list[float], float | None]] = {}
 
     def look(self, metrics: Mapping[str, float]) -> Tripped | None:
         """Take one update's metrics; the first guard whose streak is full, if any."""
@@ -60,17 +74,47 @@ class Guards:
             for name in COMPARED:
                 mean = self.first.get(name, 0.0)
                 self.first[name] = mean + (metrics[name] - mean) / self.seen
+        self.scores.append(metrics["score"])
         for name, value, threshold, beyond, message in self._tests(metrics):
-            beyond = beyond and not (early and name in COMPARED)
+            beyond = beyond and not (early and name in (*COMPARED, "length_limit"))
             self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
             if self.streaks[name] >= STREAK:
                 return Tripped(guard=name, value=value, threshold=threshold, message=message)
         return None
 
+    def evaluated(self, measures: Mapping[str, Sequence[float]]) -> Tripped | None:
+        """Take an evaluation: for `score` and, where it is known, `gold` the values of the same held-out prompts each time.
+
+        Beyond its threshold is a measure that fell from its best evaluation by more than its margin and `ERRORS` standard
+        errors, while the batches' mean score is higher than it was then: what is learnt pays, and is worth nothing.
+        """
+        score, self.scores = (statistics.fmean(self.scores) if self.scores else None), []
+        tripped = None
+        for name, now in measures.items():
+            if not all(map(math.isfinite, now)):
+                continue  # nothing can be compared with it; it is not kept either
+            best, score_then = self.best.get(name, (list(now), None))
+            fall = statistics.fmean(best) - statistics.fmean(now)
+            if name not in self.best or fall < 0:
+                self.best[name] = list(now), score
+            elif score_then is None:  # before the first evaluation there was no batch: those after it stand for them
+                self.best[name] = best, score
+            differences = [a - b for a, b in zip(best, now, strict=True)]
+            error = statistics.stdev(differences) / len(now) ** 0.5 if len(now) > 1 else 0.0
+            threshold = max(MARGINS[name], ERRORS * error)
+            rising = score is not None and score_then is not None and score > score_then
+            guard = f"held_out_{name}"
+            self.streaks[guard] = self.streaks.get(guard, 0) + 1 if rising and fall > threshold else 0
+            if self.streaks[guard] >= EVALUATIONS and tripped is None:
+                tripped = Tripped(guard=guard, value=-fall, threshold=-threshold, message=GAMED)
+        return tripped
+
     def _tests(self, now: Mapping[str, float]) -> Sequence[tuple[str, float, float, bool, str]]:
         """(name, value, threshold, beyond it, what it means)"""
         eos, distinct = EOS_COLLAPSE * self.first["eos_share"], DISTINCT_COLLAPSE * self.first["distinct_2"]
-        length = LENGTH_COLLAPSE * self.first["length"]
+        length, first = LENGTH_COLLAPSE * self.first["length"], self.first["length"]
+        # Where answers were long from the start, the limit is the user's choice and no drift.
+        most = first + LENGTH_LIMIT * (self.longest - first) if first <= self.longest / 2 else math.inf
         return (
             (
                 "kl_budget",
@@ -101,6 +145,13 @@ class Guards:
                 "answers have shrunk to a few tokens; the reward model may pay for saying nothing",
             ),
             (
+                "length_limit",
+                now["length"],
+                most,
+                now["length"] > most,
+                "answers have grown to the longest that is allowed; raise rl.missing_eos_penalty or rl.kl.coefficient",
+            ),
+            (
                 "same_answer",
                 now["same_answer"],
                 SAME_ANSWER,
@@ -110,8 +161,12 @@ class Guards:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"first": dict(self.first), "seen": self.seen, "streaks": dict(self.streaks)}
+        best = {name: [list(values), score] for name, (values, score) in self.best.items()}
+        lately = {"scores": list(self.scores), "best": best}
+        return {"first": dict(self.first), "seen": self.seen, "streaks": dict(self.streaks), **lately}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.first, self.seen = dict(state["first"]), int(state["seen"])
         self.streaks = {name: int(count) for name, count in state["streaks"].items()}
+        self.scores = list(state["scores"])
+        self.best = {name: (list(values), score) for name, (values, score) in state["best"].items()}

@@ -25,7 +25,7 @@ from sawyer.models import RewardScorer, Speaker, ValueNetwork, open_speaker, sav
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.gates import final_gates, step_zero_gates
-from sawyer.stages.rl.guards import Guards, same_answer
+from sawyer.stages.rl.guards import Guards, Tripped, same_answer
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
 from sawyer.worlds import gold
@@ -111,17 +111,21 @@ class RlWork:
             if asked.kl.target is None
             else AdaptiveKL(coefficient=asked.kl.coefficient, target=asked.kl.target, horizon=asked.kl.horizon)
         )
-        self.guards = Guards(asked.kl.budget)
+        self.guards = Guards(asked.kl.budget, asked.max_new_tokens)
         self.best_folder = run.layout.best(STAGE)
         self.best: dict[str, float] = {}
         self.start: dict[str, float] = {}
         self.evaluations = 0
+        self.judged: dict[str, list[float]] = {}  # what the last evaluation found, by prompt
         self.stopped: str | None = None
 
     def step(self, index: int) -> Mapping[str, float] | None:
         if self.stopped is not None:
             return None
-        measured = self.evaluate(index) if index % self.asked.eval_every == 0 else {}
+        measured = {}
+        if index % self.asked.eval_every == 0:
+            measured = self.evaluate(index)
+            self._heed(index, self.guards.evaluated(self.judged))
         chosen = batch_indices(
             len(self.prompts),
             self.asked.batch_size,
@@ -142,7 +146,7 @@ class RlWork:
         if index == 0:
             self._step_zero(episodes, experience, metrics["kl"], report.first_ratio_error)
         self.kl = self.kl.update(metrics["kl"], len(prompts))
-        self._guard(index, metrics)
+        self._heed(index + 1, self.guards.look(metrics))
         return metrics | measured
 
     def measure(self, episodes: Episodes, experience: Experience) -> dict[str, float]:
@@ -184,9 +188,11 @@ class RlWork:
             "held_out_eos_share": float(episodes.ended.float().mean()),
         }
         golds = None
+        self.judged = {"score": episodes.scores.tolist()}
         if self.config.world is not None:
             golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
             metrics["held_out_gold"] = sum(golds) / len(golds)
+            self.judged["gold"] = golds
         self.run.journal.samples(STAGE, step, _shown(episodes, kls.tolist(), golds))
         if not self.start:
             self.start = now
@@ -212,15 +218,15 @@ class RlWork:
                 todo=failed[0].advice,
             )
 
-    def _guard(self, index: int, metrics: Mapping[str, float]) -> None:
-        tripped = self.guards.look(metrics)
-        if tripped is None:
+    def _heed(self, updates: int, tripped: Tripped | None) -> None:
+        """Stop after this step if a guard says so; the first one's reason counts."""
+        if tripped is None or self.stopped is not None:
             return
         self.stopped = (
-            f"{tripped.guard} is {tripped.value:.3g} (threshold {tripped.threshold:.3g}) after update {index + 1}: "
+            f"{tripped.guard} is {tripped.value:.3g} (threshold {tripped.threshold:.3g}) after update {updates}: "
             f"{tripped.message}"
         )
-        self.run.journal.event(STAGE, "guard", guard=tripped.guard, step=index, message=self.stopped)
+        self.run.journal.event(STAGE, "guard", guard=tripped.guard, step=updates, message=self.stopped)
 
     def state(self) -> dict[str, Any]:
         return {
