@@ -236,7 +236,7 @@ def test_a_kl_below_zero_counts_as_much_as_one_above() -> None:
     assert [gate.verdict for gate in found] == ["fail", "ok", "ok"]
 
 
-FIGURES = {"reward_sft": 0.1, "reward_best": 0.5, "best_step": 4, "updates": 9, "kl": 3.0, "stopped": ""}
+FIGURES = {"reward_sft": 0.1, "reward_best": 0.5, "best_step": 4, "updates": 9, "kl": 3.0, "kl_last": 3.5, "stopped": ""}
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,9 @@ FIGURES = {"reward_sft": 0.1, "reward_best": 0.5, "best_step": 4, "updates": 9, 
     [
         ({}, ["ok", "ok", "ok"]),
         ({"reward_best": 0.1}, ["warn", "ok", "ok"]),
-        ({"kl": 6.0}, ["ok", "ok", "ok"]),
-        ({"kl": 6.1}, ["ok", "fail", "ok"]),
+        ({"kl_last": 6.0}, ["ok", "ok", "ok"]),
+        ({"kl_last": 6.1}, ["ok", "warn", "ok"]),
+        ({"kl_last": float("nan")}, ["ok", "warn", "ok"]),
         ({"stopped": "length is 1"}, ["ok", "ok", "warn"]),
     ],
 )

@@ -90,6 +90,7 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     assert figures["best_step"] == kept
     assert (figures["reward_best"], figures["kl"]) == pytest.approx(evaluations[kept])
     assert figures["reward_sft"] == evaluations[0][0]
+    assert figures["kl_last"] == pytest.approx(evaluations[-1][1])
     assert all(torch.equal(a, b) for a, b in zip(weights(folder), policies[kept], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(policies[kept], policies[(kept + 1) % 4], strict=True))
     assert read_extra(folder) == {"best_step": kept, "of_steps": 3}
@@ -145,6 +146,19 @@ def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) ->
     assert rows[3]["kl"] != pytest.approx(0.0, abs=1e-3)
     assert not same(run.layout.model("rl"), tiny.sft) or figures["best_step"] == 0
     assert same(run.layout.model("sft"), tiny.sft)
+
+
+@pytest.mark.parametrize(("last", "verdict"), [(6.0, "ok"), (6.1, "warn")])
+def test_a_run_that_ends_beyond_its_budget_says_so(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, last: float, verdict: str
+) -> None:
+    scripted(monkeypatch, [(0.0, 0.0), (1.0, last)])
+    monkeypatch.setattr(RlWork, "_step_zero", lambda *_: None)
+    config = tiny.rl_config(tmp_path / "run", episodes=8, kl={"budget": 6.0, "coefficient": 0.0})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        train(config, run)
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+    assert gates["rl_kl_budget"] == verdict
 
 
 def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:

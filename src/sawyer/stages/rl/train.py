@@ -49,7 +49,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
-    run.journal.metrics(STAGE, done, work.evaluate(done))
+    last = work.evaluate(done)
+    run.journal.metrics(STAGE, done, last)
     if work.scorer.cut:
         run.journal.event(
             STAGE,
@@ -73,6 +74,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "reward_best": best["reward"],
         "best_step": int(best["step"]),
         "kl": best["kl"],
+        "kl_last": last["held_out_kl"],
         "updates": done,
         "stopped": work.stopped or "",
     }
