@@ -102,7 +102,7 @@ def test_a_greedy_answer_is_the_likeliest_token_each_time(tiny: Fixture, done: A
 
 
 def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> None:
-    """Sum over an answer's tokens of log pi_rl - log pi_sft at temperature 1, from each model's own logits."""
+    """Sum over a sample's tokens of log pi_rl - log pi_sft at its temperature, from each model's own logits."""
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
@@ -112,15 +112,16 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
             work.step(index)
         found = stage._kls(config, work)
     rl, sft = (open_speaker(folder) for folder in (tiny.base, tiny.sft))
-    assert {work.rows[i]["model"] for i in found} == {"rl"}
-    assert len(found) == sum(row["model"] == "rl" for row in work.rows)
+    assert {(work.rows[i]["model"], work.rows[i]["setting"]) for i in found} == {("rl", "t1"), ("rl", "t07")}
+    assert len(found) == 2 * 3
     for i, value in found.items():
+        temperature = {"t1": 1.0, "t07": 0.7}[work.rows[i]["setting"]]
         prompt = rl.codec.prompt(work.prompts[work.rows[i]["number"]])
         ids = [*prompt, *work.rows[i]["ids"]]
         sums = []
         for speaker in (rl, sft):
             with torch.no_grad():
-                logprobs = torch.log_softmax(speaker.model(input_ids=torch.tensor([ids])).logits[0].double(), -1)
+                logprobs = torch.log_softmax(speaker.model(input_ids=torch.tensor([ids])).logits[0].double() / temperature, -1)
             sums.append(sum(float(logprobs[t - 1, ids[t]]) for t in range(len(prompt), len(ids))))
         assert value == pytest.approx(sums[0] - sums[1], abs=1e-3)
 
@@ -128,7 +129,7 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
 def test_kl_is_told_of_rl_alone(done: Any) -> None:
     figures, rows = done[:2]
     assert {row["model"] for row in rows if "kl" in row} == {"rl"}
-    assert set(figures["kl"]) == {"rl"}
+    assert {model: set(table) for model, table in figures["kl"].items()} == {"rl": {"t1", "t07"}}
     plain = [row["kl"] for row in rows if row["model"] == "rl" and row["setting"] == "t1"]
     assert figures["kl"]["rl"]["t1"] == pytest.approx(sum(plain) / 6)
 

@@ -24,6 +24,7 @@ PROMPTS_A_STEP = 128
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
 Setting = Literal["t1", "t07", "greedy", "deliberate", "best_of_8"]
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "best_of_8": 1.0}
+SAMPLED = ("t1", "t07")  # plain samples of the model itself: of these there is a KL
 
 
 def compare(config: Config, run: Run) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class CompareWork:
 
 
 def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | None) -> list[dict[str, Any]]:
-    """Reward, gold and KL beside each answer; of the best-of-8 samples the chosen one stays, with all for the record."""
+    """Reward, gold and KL beside each answer; of the best-of-8 samples the best rewarded one stays, the others are dropped."""
     prompts = [work.prompts[row["number"]] for row in work.rows]
     rewards = scorer(prompts, [row["response"] for row in work.rows]) if scorer else None
     if scorer and scorer.cut:
@@ -191,6 +192,7 @@ def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | 
 
 
 def _best_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row a prompt, model and setting: of several the one with the highest reward, the first of equals."""
     kept: dict[tuple[int, str, str], dict[str, Any]] = {}
     for row in rows:
         key = (row["number"], row["model"], row["setting"])
@@ -201,23 +203,23 @@ def _best_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _kls(config: Config, work: CompareWork) -> dict[int, float]:
-    """log pi_rl - log pi_sft of each answer of the RL model, at temperature 1: its mean over plain samples is the KL."""
+    """log pi_rl - log pi_sft of the RL model's plain samples, at the temperature that they were drawn at: its mean is the KL
+    of the two models under that setting. Greedy and beam answers are no samples, so that they have none."""
     if "rl" not in work.models:
         return {}
-    chosen = [i for i, row in enumerate(work.rows) if row["model"] == "rl" and row["ids"]]
-    sums: dict[str, dict[int, float]] = {}
-    for model in ("rl", "sft"):
+    sums: dict[str, dict[int, float]] = {"rl": {}, "sft": {}}
+    for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
         speaker, place = work.open(model)
+        drawn = [i for i, row in enumerate(work.rows) if (row["model"], row["setting"]) == ("rl", setting) and row["ids"]]
         rows = [
             speaker.codec.answer_ids(speaker.codec.prompt(work.prompts[work.rows[i]["number"]]), work.rows[i]["ids"])
-            for i in chosen
+            for i in drawn
         ]
-        sums[model] = {}
         for indices, batch in batches(rows, pad_id=speaker.codec.pad_id, token_budget=config.micro_batch_tokens):
             with place.autocast():
-                found = policy_logprobs(speaker.model, batch.to(place.device)).logprobs.sum(1)
-            sums[model] |= {chosen[i]: float(value) for i, value in zip(indices, found, strict=True)}
-    return {i: sums["rl"][i] - sums["sft"][i] for i in chosen}
+                found = policy_logprobs(speaker.model, batch.to(place.device), temperature=TEMPERATURES[setting])
+            sums[model] |= {drawn[i]: float(value) for i, value in zip(indices, found.logprobs.sum(1), strict=True)}
+    return {i: value - sums["sft"][i] for i, value in sums["rl"].items()}
 
 
 def _models(config: Config, run: Run) -> dict[str, str | Path]:
