@@ -81,6 +81,29 @@ def test_a_whole_run_has_every_part_in_order(whole_run: Path) -> None:
     assert "71 %" in text and "66 % to 76 %" in text
 
 
+def test_accuracy_is_told_in_parts(whole_run: Path) -> None:
+    text = parsed(build(whole_run)).text
+    assert "Accuracy on held-out pairs" in text and "Accuracy in parts" not in text
+    cell = {"value": 0.61, "low": 0.52, "high": 0.7, "pairs": 1234}
+    change_reward(whole_run, {"accuracy_by_gap": {"less than 1": cell}, "accuracy_by_source": {"<b>": cell | {"value": 0.93}}})
+    text = parsed(build(whole_run)).text
+    for part in ("scores apart by less than 1", "61 %", "52 % to 70 %, 1,234 pairs", "answers by <b>", "93 %"):
+        assert part in text
+
+
+def test_training_pairs_are_not_called_held_out(whole_run: Path) -> None:
+    change_reward(whole_run, {"held_out_prompts": 0})
+    text = parsed(build(whole_run)).text
+    assert "Accuracy on training pairs (none was held out)" in text
+    assert "Accuracy on held-out pairs" not in text and "all training pairs" in text
+
+
+def change_reward(root: Path, more: dict[str, object]) -> None:
+    manifest = json.loads((root / "run.json").read_text())
+    manifest["stages"]["reward"]["figures"] |= more
+    (root / "run.json").write_text(json.dumps(manifest))
+
+
 def test_nothing_comes_from_outside_and_nothing_runs(whole_run: Path) -> None:
     page = parsed(build(whole_run))
     assert "script" not in page.tags and "link" not in page.tags and "img" not in page.tags

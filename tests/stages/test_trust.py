@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -95,6 +96,30 @@ def test_without_held_out_prompts_the_training_prompts_are_told_as_such() -> Non
     found = examined(table(SCORES), FIRST, held_out=False)
     assert (found["held_out_prompts"], found["accuracy"]) == (0, 2 / 3)
     assert "training pairs (none was held out)" in judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].message
+
+
+def test_accuracy_by_gap() -> None:
+    """Gaps 4, 7, 3 and 1; right are the second and the third."""
+    found = examined(table(SCORES), FIRST, SECOND)["accuracy_by_gap"]
+    assert {name: (cell["value"], cell["pairs"]) for name, cell in found.items()} == {
+        "1 to 2": (0.0, 1),
+        "2 to 4": (1.0, 1),
+        "4 or more": (0.5, 2),
+    }
+    assert (found["2 to 4"]["low"], found["2 to 4"]["high"]) == (pytest.approx(wilson(1, 1).low), 1.0)
+    edges = [group(f"{gap}", ("good", gap), ("bad", 0.0)) for gap in (0.5, 0.999, 1.0, 1.5, 2.0, 3.999, 4.0, 9.0)]
+    by_edge = examined(table({"good": 1.0, "bad": 0.0}), *edges)["accuracy_by_gap"]
+    assert {name: cell["pairs"] for name, cell in by_edge.items()} == dict.fromkeys(by_edge, 2) and len(by_edge) == 4
+
+
+def test_accuracy_by_source_is_over_the_pairs_in_which_it_stands() -> None:
+    first = replace(FIRST, sources=("expert", "sft", "sft"))  # expert > sft wrong, expert > sft right, sft > sft right
+    second = replace(SECOND, sources=("sft", ""))  # wrong
+    found = examined(table(SCORES), first, second)["accuracy_by_source"]
+    assert {name: (cell["value"], cell["pairs"]) for name, cell in found.items()} == {"sft": (0.5, 4), "expert": (0.5, 2)}
+    assert list(found) == ["sft", "expert"], "the most frequent first"
+    assert all(cell["low"] < cell["value"] < cell["high"] for cell in found.values())
+    assert examined(table(SCORES), FIRST, SECOND)["accuracy_by_source"] == {}
 
 
 # Intervals

@@ -86,18 +86,18 @@ def _reward(facts: Facts, rows: Rows) -> list[Panel]:
     steps = [row for row in rows if "loss" in row]
     judged = [row for row in rows if "held_out_loss" in row]
     figures = facts.figures("reward")
-    accuracy = "held_out_accuracy" if any("held_out_accuracy" in row for row in judged) else "accuracy"
+    held = "all training pairs" if figures.get("held_out_prompts") == 0 else "held out"
     return [
         Panel(
             title="Loss",
             note="a pair of answers; where it starts depends on the loss chosen, that it falls does not",
-            lines=[line(steps, "loss", "training", "reward"), line(judged, "held_out_loss", "held out", "ink", dots=True)],
+            lines=[line(steps, "loss", "training", "reward"), line(judged, "held_out_loss", held, "ink", dots=True)],
             zero=True,
         ),
         Panel(
             title="Accuracy",
             note="share of pairs ranked as the judges did; must clear what length alone would get",
-            lines=[line(steps, "accuracy", "training", "reward"), line(judged, accuracy, "held out", "ink", dots=True)],
+            lines=[line(steps, "accuracy", "training", "reward"), line(judged, "accuracy", held, "ink", dots=True)],
             levels=_level("longer wins", "bad", figures.get("baseline_longer")),
             share=True,
         ),

@@ -200,8 +200,9 @@ def _rates(facts: Facts) -> list[dict[str, Any]]:
 def _trust(facts: Facts) -> dict[str, Any]:
     """The reward model's figures in words, and how often each kind of damage fooled it."""
     figures = facts.figures("reward")
+    where = "training pairs (none was held out)" if figures.get("held_out_prompts") == 0 else "held-out pairs"
     told = (
-        ("accuracy", "Accuracy on held-out pairs", share),
+        ("accuracy", f"Accuracy on {where}", share),
         ("baseline_longer", "The rule 'longer wins' would get", share),
         ("gold_accuracy", "Accuracy by gold, on the SFT model's own answers", share),
         ("gold_correlation", "Correlation with gold, on the same", lambda x: signed(x)),
@@ -214,6 +215,12 @@ def _trust(facts: Facts) -> dict[str, Any]:
             low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
             interval = f"{say(low)} to {say(high)}" if high is not None and low is not None else ""
             rows.append((name, say(figures[key]), interval or (f"at least {say(low)}" if low is not None else "")))
+    parts = []
+    for key, name in (("accuracy_by_gap", "scores apart by {}"), ("accuracy_by_source", "answers by {}")):
+        cells = figures.get(key)
+        for part, cell in cells.items() if isinstance(cells, Mapping) else ():
+            interval = f"{share(cell['low'])} to {share(cell['high'])}, {number(cell['pairs'])} pairs"
+            parts.append((name.format(part), share(cell["value"]), interval))
     probes = figures.get("probes") if isinstance(figures.get("probes"), Mapping) else {}
     words = {
         "twice": "said twice",
@@ -223,7 +230,7 @@ def _trust(facts: Facts) -> dict[str, Any]:
         "pleasantries": "wrapped in pleasantries",
         "truncated": "second half cut off",
     }
-    return {"rows": rows, "probes": [(words.get(name, name), value) for name, value in (probes or {}).items()]}
+    return {"rows": rows, "parts": parts, "probes": [(words.get(name, name), value) for name, value in (probes or {}).items()]}
 
 
 def _tracks(facts: Facts) -> list[dict[str, Any]]:

@@ -23,6 +23,7 @@ class Group:
     responses: tuple[str, ...]
     rows: tuple[Row, ...]
     pairs: tuple[tuple[int, int, float], ...]
+    sources: tuple[str, ...] = ()  # who wrote each response, where the data say so
 
     @property
     def best(self) -> str:
@@ -81,13 +82,15 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
 
 def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run, name: str) -> tuple[Group, ...]:
     groups, ties, alone, cut, long = [], 0, 0, 0, 0
+    responses: tuple[str, ...]
+    sources: tuple[str, ...]
     for record in records:
         if isinstance(record, Pair):
-            responses: tuple[str, ...] = (record.chosen, record.rejected)
+            responses, sources = (record.chosen, record.rejected), ("", "")
             found: tuple[tuple[int, int, float], ...] = ((0, 1, 1.0 if record.margin is None else record.margin),)
         else:
             judged = [answer for answer in record.answers if answer.score is not None]
-            responses = tuple(answer.response for answer in judged)
+            responses, sources = tuple(answer.response for answer in judged), tuple(answer.source for answer in judged)
             compared, tied = pairs(record)
             found, ties = tuple(compared), ties + tied
         if not found:
@@ -98,7 +101,7 @@ def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run,
             long += 1
             continue
         cut += sum(row.cut for row in rows)
-        groups.append(Group(prompt=record.prompt, responses=responses, rows=rows, pairs=found))
+        groups.append(Group(prompt=record.prompt, responses=responses, rows=rows, pairs=found, sources=sources))
     if ties or alone or cut or long:
         run.journal.event(
             STAGE,

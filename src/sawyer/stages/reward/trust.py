@@ -21,6 +21,8 @@ from sawyer.worlds import gold, tasks
 DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
 WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
+GAPS = (("less than 1", 0.0, 1.0), ("1 to 2", 1.0, 2.0), ("2 to 4", 2.0, 4.0), ("4 or more", 4.0, math.inf))
+MOST_SOURCES = 8
 
 
 def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> dict[str, Any]:
@@ -50,6 +52,8 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
         "accuracy": sum(map(sum, right)) / pairs,
         "accuracy_low": accuracy[0],
         "accuracy_high": accuracy[1],
+        "accuracy_by_gap": by_gap(groups, right, seed),
+        "accuracy_by_source": by_source(groups, right, seed),
         "baseline_longer": sum(map(sum, longer)) / pairs,
         "baseline_high": max(baseline[1], 0.5),
         "held_out_loss": float(PAIR_LOSSES[loss](gaps, torch.zeros_like(gaps), worth).mean()),
@@ -58,6 +62,38 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
         "damaged_wins": sum(wins for wins, _ in probes.values()) / max(1, sum(tried for _, tried in probes.values())),
         "probes": {name: wins / tried for name, (wins, tried) in probes.items() if tried},
     }
+
+
+def by_gap(groups: Sequence[Group], right: Sequence[Sequence[float]], seed: int) -> dict[str, dict[str, float]]:
+    """Accuracy by the gap between the judges' two scores, its interval by prompt and its number of pairs; empty bins are left
+    out. `right` holds 1 for each of a group's pairs that is ranked rightly, else 0."""
+    found = {}
+    for name, low, high in GAPS:
+        chosen = [
+            [x for x, (_, _, d) in zip(r, g.pairs, strict=True) if low <= d < high] for g, r in zip(groups, right, strict=True)
+        ]
+        found[name] = _accuracy_of(chosen, seed)
+    return {name: cell for name, cell in found.items() if cell["pairs"]}
+
+
+def by_source(groups: Sequence[Group], right: Sequence[Sequence[float]], seed: int) -> dict[str, dict[str, float]]:
+    """The same by who wrote an answer: over all pairs in which one of its answers stands; the most frequent sources."""
+    places: dict[str, dict[int, list[float]]] = {}
+    for place, (group, outcomes) in enumerate(zip(groups, right, strict=True)):
+        for outcome, (j, k, _) in zip(outcomes, group.pairs, strict=True):
+            for source in {group.sources[i] for i in (j, k) if group.sources and group.sources[i]}:
+                places.setdefault(source, {}).setdefault(place, []).append(outcome)
+    often = sorted(places, key=lambda source: (-sum(map(len, places[source].values())), source))[:MOST_SOURCES]
+    return {source: _accuracy_of(list(places[source].values()), seed) for source in often}
+
+
+def _accuracy_of(outcomes: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
+    tried = [pairs for pairs in outcomes if pairs]
+    count = sum(map(len, tried))
+    if not count:
+        return {"pairs": 0}
+    low, high = _by_prompt(tried, seed)
+    return {"value": sum(map(sum, tried)) / count, "low": low, "high": high, "pairs": count}
 
 
 def gold_accuracy(
