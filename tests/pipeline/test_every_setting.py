@@ -16,6 +16,7 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.config import Config, fields
+from sawyer.engine import Learner
 from sawyer.errors import SawyerError
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
@@ -28,7 +29,7 @@ class Change:
     """The changed value, the stage that shows it, what must differ, and what else is set with and without the change."""
 
     value: Any
-    differs: str  # metrics | samples | product | figures | compared | plan | saves | refused | accepted
+    differs: str  # metrics | samples | product | figures | compared | plan | saves | refused | accepted | parts
     stage: str = ""
     also: Mapping[str, Any] = field(default_factory=dict)
 
@@ -58,7 +59,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "template": Change("chatml", "metrics", "base"),
     "precision": [Change("bf16", "metrics", stage) for stage in ("base", "sft", "reward", "rl")],
     "device": Change("cuda", "refused", "base"),
-    "micro_batch_tokens": [Change(100, "metrics", stage) for stage in ("base", "sft", "reward", "rl")],
+    "micro_batch_tokens": [Change(100, "parts", stage) for stage in ("base", "sft", "reward", "rl")],
     "save_every_seconds": Change(0.0, "saves", "sft"),
     "world.rater": Change("flipper", "product", "collect"),
     "base.text": Change([Data("dev.txt")], "metrics"),
@@ -164,7 +165,13 @@ def test_every_value_is_a_change(tiny: Any, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "change"), CASES)
-def test_a_changed_setting_changes_something(tiny: Any, tmp_path: Path, name: str, change: Change) -> None:
+def test_a_changed_setting_changes_something(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Change
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # what `device: cuda` asks for is then not there
+    if change.differs == "parts":
+        check_parts(tiny, tmp_path, monkeypatch, name, change)
+        return
     stage = change.stage or name.split(".")[0]
     also = dict(change.also)
     if name.endswith(".columns"):
@@ -181,6 +188,32 @@ def test_a_changed_setting_changes_something(tiny: Any, tmp_path: Path, name: st
     else:
         assert not with_it["refused"] and not without["refused"], with_it["refused"] or without["refused"]
         assert with_it[change.differs] != without[change.differs], f"{name} changed nothing of {change.differs}"
+
+
+def check_parts(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
+    """More parts, and the same numbers up to rounding."""
+    counts: list[int] = []
+    accumulate = Learner.accumulate
+
+    def noted(self: Learner, parts: Any, *more: Any) -> Any:
+        listed = list(parts)
+        counts.append(len(listed))
+        return accumulate(self, listed, *more)
+
+    monkeypatch.setattr(Learner, "accumulate", noted)
+    found, parts = [], []
+    for folder, changes in (("without", {}), ("with", {name: change.value})):
+        found.append(seen(tiny, tmp_path / folder, change.stage, changes))
+        parts.append(list(counts))
+        counts.clear()
+    assert len(parts[0]) == len(parts[1]) > 0
+    assert all(few < many for few, many in zip(*parts, strict=True))
+    without, with_it = ([dict(row) for row in one["metrics"]] for one in found)
+    assert [row.keys() for row in with_it] == [row.keys() for row in without]
+    # The first step's figures differ by rounding alone; Adam makes more of it with every later one.
+    first, split = without[0], with_it[0]
+    assert first.pop("stage") == split.pop("stage")
+    assert split == pytest.approx(first, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.slow
