@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +179,12 @@ def _clear(run: Run, stage: str) -> None:
     _drop_state(run, stage)
     if stage == "collect" and run.layout.answers.exists():
         # Somebody's judgements may be in it, and they cannot be made again.
-        run.layout.answers.replace(run.layout.answers_before)
+        kept = next(path for path in map(run.layout.answers_before, count(1)) if not path.exists())
+        run.layout.answers.replace(kept)
         run.journal.event(
             stage,
             "warning",
-            message=f"answers are collected anew; those that were there, with their scores, are kept in "
-            f"{run.layout.answers_before}",
+            message=f"answers are collected anew; those that were there, with their scores, are kept in {kept}",
         )
 
 

@@ -264,7 +264,19 @@ def test_a_lost_manifest_means_all_anew(tiny: Any, done: Path) -> None:
     assert [row for row in tiny.result(done).metrics if row["stage"] == "rl"] == [
         row for row in tiny.result(tiny.straight()).metrics if row["stage"] == "rl"
     ]
-    assert layout.answers_before.exists(), "judgements are never overwritten"
+    assert layout.answers_before(1).exists(), "judgements are never overwritten"
+
+
+def test_answers_that_are_collected_anew_never_overwrite_earlier_ones(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run") as run:
+        layout = run.layout
+        layout.folder("collect").mkdir()
+        for judged in ("first", "second", "third"):
+            layout.answers.write_text(judged)
+            pipeline._clear(run, "collect")
+            assert not layout.answers.exists()
+    assert [layout.answers_before(number).read_text() for number in (1, 2, 3)] == ["first", "second", "third"]
+    assert str(layout.answers_before(3)) in messages(tmp_path / "run", "warning")
 
 
 # A comparison follows the models there are.

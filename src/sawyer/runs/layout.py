@@ -42,10 +42,9 @@ class Layout:
         """The SFT model's answers, scored or waiting for a score."""
         return self.root / "collect" / "answers.jsonl"
 
-    @property
-    def answers_before(self) -> Path:
-        """The answers that lay there when they were collected anew."""
-        return self.root / "collect" / "answers-before.jsonl"
+    def answers_before(self, number: int) -> Path:
+        """The answers that lay there when they were collected anew for the `number`th time, counted from 1."""
+        return self.root / "collect" / f"answers-before-{number}.jsonl"
 
     @property
     def compare(self) -> Path:
