@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,24 @@ def test_a_reference_that_differs_fails_before_anything_is_kept(
         failed = [row["name"] for row in events(run, "gate") if row["verdict"] == "fail"]
         assert failed == ["step0_kl"]
         assert not run.layout.model("rl").exists()
+
+
+@pytest.mark.parametrize("signs", [(1, -1), (-1, -1)])
+def test_differences_to_the_reference_do_not_cancel(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, signs: tuple[int, int]
+) -> None:
+    """Half of the responses seem likelier under the reference, half less likely: on average nothing differs."""
+    plain = stage.estimate
+
+    def apart(*given: Any) -> Any:
+        found = plain(*given)
+        sign = torch.tensor([signs[i % 2] for i in range(len(found.rows))], dtype=torch.float32)[:, None]
+        return replace(found, ref_logprobs=found.ref_logprobs + 0.25 * sign / found.mask.sum(1, keepdim=True) * found.mask)
+
+    monkeypatch.setattr(stage, "estimate", apart)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with pytest.raises(TrainingError, match=r"KL to the reference is up to 0\.25 nats"):
+            train(tiny.rl_config(tmp_path / "run"), run)
 
 
 def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

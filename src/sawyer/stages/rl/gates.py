@@ -7,30 +7,37 @@ from typing import Any
 
 from sawyer.runs import Gate
 
-# What rounding may do: nats for the KL and the sampler's log-probs, a share for the ratio. Under bf16 the sampler's cached
-# forward and training's whole-sequence forward round differently.
+# What rounding may do: nats for the KL and the sampler's log-probs, a share for the ratio. Under bf16 a log-prob depends on
+# the batch that its row is in, and the sampler's cached forward rounds otherwise than training's whole-sequence forward.
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.25}
+SAME_BATCHES = 1e-3  # policy and reference read the very same batches: equal weights give equal numbers in any precision
 
 
 def step_zero_gates(*, kl: float, ratio_error: float, sampler_error: float, precision: str) -> list[Gate]:
-    """Before the first update policy, reference and sampler are one model: ratio 1, KL 0, equal log-probs."""
-    tolerance = TOLERANCE[precision]
+    """Before the first update policy, reference and sampler are one model: ratio 1, KL 0, equal log-probs.
+
+    `kl` is the largest sum over a response of |log pi - log pi_ref|: a mean could be 0 by differences that cancel.
+    """
+    wide = TOLERANCE[precision]
     found = (
         (
             "step0_kl",
-            abs(kl),
-            f"KL to the reference is {kl:.2g} nats a response",
+            kl,
+            SAME_BATCHES,
+            f"KL to the reference is up to {kl:.2g} nats a response",
             "the reference is not the SFT model the policy starts from: delete the run's rl folder and run again",
         ),
         (
             "step0_ratio",
             ratio_error,
+            wide,
             f"the ratio pi/pi_old is off 1 by at most {ratio_error:.2g}",
             "the policy's forward pass is not deterministic: look for dropout or a changed model between two passes",
         ),
         (
             "step0_sampler",
             sampler_error,
+            wide,
             f"sampling and training log-probs differ by at most {sampler_error:.2g} nats a token",
             "the model handles padding or its cache wrongly: try precision: fp32, then report the model's architecture",
         ),
@@ -45,7 +52,7 @@ def step_zero_gates(*, kl: float, ratio_error: float, sampler_error: float, prec
             message=message,
             advice=advice,
         )
-        for name, value, message, advice in found
+        for name, value, tolerance, message, advice in found
     ]
 
 

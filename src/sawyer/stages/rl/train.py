@@ -146,7 +146,7 @@ class RlWork:
         metrics = self.measure(episodes, experience)
         metrics |= {name: getattr(report, name) for name in report.__slots__ if name != "first_ratio_error"}
         if index == 0:
-            self._step_zero(episodes, experience, metrics["kl"], report.first_ratio_error)
+            self._step_zero(episodes, experience, report.first_ratio_error)
         self.kl = self.kl.update(metrics["kl"], len(prompts))
         self._heed(index + 1, self.guards.look(metrics))
         return metrics | measured
@@ -204,11 +204,14 @@ class RlWork:
                 save_model(folder, self.policy_speaker.model, self.policy_speaker.tokenizer)
         return metrics
 
-    def _step_zero(self, episodes: Episodes, experience: Experience, kl: float, ratio_error: float) -> None:
+    def _step_zero(self, episodes: Episodes, experience: Experience, ratio_error: float) -> None:
         sampled = [value for completion in episodes.completions for value in completion.logprobs]
         trained = experience.old_logprobs[experience.mask]
         apart = float((torch.tensor(sampled) - trained).abs().max())
-        gates = step_zero_gates(kl=kl, ratio_error=ratio_error, sampler_error=apart, precision=self.place.precision)
+        kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), experience.mask, dim=1)
+        gates = step_zero_gates(
+            kl=float(kl.max()), ratio_error=ratio_error, sampler_error=apart, precision=self.place.precision
+        )
         for gate in gates:
             self.run.journal.gate(gate)
         failed = [gate for gate in gates if gate.verdict == "fail"]
