@@ -20,7 +20,7 @@ from sawyer.text import Batch, Row, batches, set_template, template_text
 
 STAGE = "base"
 WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
-HELD_OUT = 0.02  # share of the windows
+HELD_OUT_EVERY = 50  # one window in so many, over all of the text: its beginning need not be like the rest
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)
     set_template(tokenizer, config.template)
     windows = _windows(texts, tokenizer, asked.window or asked.context)
-    held_out = windows[: max(1, round(HELD_OUT * len(windows)))]
-    windows = windows[len(held_out) :]
+    held_out = windows[::HELD_OUT_EVERY]
+    windows = [window for place, window in enumerate(windows) if place % HELD_OUT_EVERY]
     if not windows:
         raise DataError(
             f"base.text holds too little for two windows of {asked.window or asked.context} tokens",
