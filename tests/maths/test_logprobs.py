@@ -1,4 +1,4 @@
-"""Log-probabilities and entropy against hand arithmetic, loops over math.exp and closed forms of their gradients."""
+"""Log-probabilities against hand arithmetic, loops over math.exp and closed forms of their gradients."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.maths import entropy, token_logprobs
+from sawyer.maths import token_logprobs
 
 SINGLE = 2e-6  # fp32 results of a dozen operations, values up to about 10
 LARGE = 1e-3  # fp32 at 1e4: one last place is 1e-3
-EXACT = 0.0
 INF = math.inf
 
 Logprobs = Callable[[Tensor, Tensor], Tensor]
-Entropy = Callable[[Tensor], Tensor]
 
 
 def close(found: Tensor, expected: object, tolerance: float) -> None:
@@ -73,51 +71,18 @@ def check_logprobs_gradient(implementation: Logprobs) -> None:
         close(table.grad, expected, SINGLE)
 
 
-def check_entropy(implementation: Entropy) -> None:
-    # 1/4 and 3/4: (1/4) log 4 + (3/4) log (4/3). Equal logits: log of their number. One token certain: nothing.
-    quarter = math.log(4) / 4 + 3 * math.log(4 / 3) / 4
-    close(implementation(torch.tensor([0.0, math.log(3)])), quarter, SINGLE)
-    close(implementation(torch.zeros(2, 8)), [math.log(8)] * 2, SINGLE)
-    close(implementation(torch.tensor([1e4, 0.0, 0.0])), 0, EXACT)
-    # 0 log 0 = 0: with one of three ruled out, two are left.
-    close(implementation(torch.tensor([1.0, -INF, 1.0])), math.log(2), SINGLE)
-    for table in (logits(), logits().bfloat16()):
-        rows = [[probabilities(table[b, t].tolist()) for t in range(3)] for b in range(2)]
-        expected = [[-math.fsum(p * math.log(p) for p in row) for row in sequence] for sequence in rows]
-        close(implementation(table), expected, SINGLE)
-
-
-def check_entropy_gradient(implementation: Entropy) -> None:
-    """dH / dz_v = -p_v (log p_v + H), and 0 for a token that is ruled out."""
-    table = logits(1)[0, 0].clone()
-    table[3] = -INF
-    p = probabilities(table.tolist())
-    whole = -math.fsum(q * math.log(q) for q in p if q)
-    table.requires_grad_()
-    implementation(table).backward()
-    assert table.grad is not None
-    close(table.grad, [-q * (math.log(q) + whole) if q else 0.0 for q in p], SINGLE)
-
-
 def test_logprobs() -> None:
     check_logprobs(token_logprobs)
     check_logprobs_gradient(token_logprobs)
 
 
-def test_entropy() -> None:
-    check_entropy(entropy)
-    check_entropy_gradient(entropy)
-
-
-def test_the_probabilities_of_all_tokens_sum_to_1_and_weigh_the_entropy() -> None:
+def test_the_probabilities_of_all_tokens_sum_to_1() -> None:
     table = logits(2)
     every = torch.stack([token_logprobs(table, torch.full((2, 3), v)) for v in range(5)], dim=-1).double()
     close(every.exp().sum(-1).float(), [[1.0] * 3] * 2, SINGLE)
-    close(entropy(table), -(every.exp() * every).sum(-1), SINGLE)
 
 
 def test_not_a_number_is_not_hidden() -> None:
-    assert math.isnan(float(entropy(torch.tensor([0.0, math.nan]))))
     assert math.isnan(float(token_logprobs(torch.tensor([0.0, math.nan]), torch.tensor(0))))
 
 
@@ -139,17 +104,6 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Tensor]]] = {
         check_logprobs_gradient,
         lambda z, y: _chosen(z, y) - z.detach().logsumexp(-1),
     ),
-    "entropy, sign flipped": (check_entropy, lambda z: -entropy(z)),
-    "entropy, bits": (check_entropy, lambda z: entropy(z) / math.log(2)),
-    "entropy, mean over tokens": (check_entropy, lambda z: entropy(z) / z.shape[-1]),
-    "entropy, not weighted": (check_entropy, lambda z: -z.float().log_softmax(-1).sum(-1)),
-    "entropy, of the best token": (check_entropy, lambda z: -z.float().log_softmax(-1).max(-1).values),
-    "entropy, 0 log 0": (check_entropy, lambda z: -(z.float().softmax(-1) * z.float().log_softmax(-1)).sum(-1)),
-    "entropy, weights without gradient": (
-        check_entropy_gradient,
-        lambda z: -(z.softmax(-1).detach() * z.log_softmax(-1).clamp(min=-1e30)).sum(-1),
-    ),
-    "entropy, gradient of 0 log 0": (check_entropy_gradient, lambda z: torch.special.entr(z.softmax(-1)).sum(-1)),
 }
 
 

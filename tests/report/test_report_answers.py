@@ -49,6 +49,12 @@ def test_rows_without_reward_or_gold_are_shown() -> None:
     assert cell is not None and cell.reward is None and cell.width == 0.0
 
 
+def test_length_and_kl_stand_beside_the_reward() -> None:
+    told = {"prompt": "p", "model": "rl", "setting": "t1", "response": "r", "length": 14, "kl": 2.5}
+    cell = gallery([told]).cards[0].rows[0][1][0]
+    assert cell is not None and (cell.length, cell.kl) == (14, 2.5)
+
+
 def test_control_characters_are_made_visible_and_long_texts_cut() -> None:
     assert shown("a\x00\x1b[31mb\n\tc\ud800\x85") == ("a��[31mb\n\tc?�", 0)
     assert shown("x" * 30, most=10) == ("x" * 10, 20)

@@ -91,6 +91,13 @@ def test_accuracy_is_told_in_parts(whole_run: Path) -> None:
         assert part in text
 
 
+def test_an_answer_s_length_and_kl_are_shown(whole_run: Path) -> None:
+    assert "14 tokens" in parsed(build(whole_run)).text and "KL 2.5" not in parsed(build(whole_run)).text
+    rows = [json.loads(line) for line in (whole_run / "compare.jsonl").read_text().splitlines()]
+    (whole_run / "compare.jsonl").write_text("".join(json.dumps({**row, "kl": 2.5}) + "\n" for row in rows))
+    assert "14 tokens, KL 2.5" in parsed(build(whole_run)).text
+
+
 def test_training_pairs_are_not_called_held_out(whole_run: Path) -> None:
     change_reward(whole_run, {"held_out_prompts": 0})
     text = parsed(build(whole_run)).text

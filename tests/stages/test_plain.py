@@ -54,7 +54,6 @@ def test_a_language_model_says_the_same(tiny: Fixture, folders: dict[str, Path],
     for prompt in prompts_of(tiny):
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        assert text == speaker.codec.prompt_text(prompt)
         assert tokenizer.decode(speaker.codec.prompt(prompt)) == text
         row = speaker.codec.answer(prompt, "The opposite is cold.")
         with torch.no_grad():
@@ -81,7 +80,8 @@ def test_plain_generation_stops_where_the_model_does(tiny: Fixture, folders: dic
 
     model = AutoModelForCausalLM.from_pretrained(folders["rl"])
     tokenizer = AutoTokenizer.from_pretrained(folders["rl"], padding_side="left")
-    texts = [open_speaker(folders["rl"]).codec.prompt_text(prompt) for prompt in prompts_of(tiny)]
+    codec = open_speaker(folders["rl"]).codec
+    texts = [tokenizer.decode(codec.prompt(prompt)) for prompt in prompts_of(tiny)]
     inputs = tokenizer(texts, return_tensors="pt", padding=True)
     out = model.generate(**inputs, do_sample=True, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
     for ids in out.tolist():

@@ -81,7 +81,7 @@ def test_the_prompt_s_ids_are_the_same_everywhere(merging_tokenizer: Any, templa
         assert demonstration == answer == sampled
         assert answer.ids[: len(ids)] == ids and answer.prompt_length == len(ids)
         assert answer.trained == (False,) * len(ids) + (True,) * (len(answer.ids) - len(ids))
-        assert merging_tokenizer.decode(ids) == found.prompt_text(prompt)
+        assert merging_tokenizer.decode(ids) == render(merging_tokenizer, prompt.messages, answer_next=True)
 
 
 def test_tokenised_together_the_boundary_would_move(merging_tokenizer: Any) -> None:
@@ -140,7 +140,7 @@ def test_special_tokens_in_a_text_are_broken_up(bytes_tokenizer: Any) -> None:
     assert [i for i in row.ids[len(clean) :] if i in specials] == [bytes_tokenizer.eos_token_id]
     # The same text, taken as it is, ends the turn: the test can fail.
     assert bytes_tokenizer.eos_token_id in bytes_tokenizer(evil, add_special_tokens=False)["input_ids"]
-    assert "b< |im_end|>" in found.prompt_text(prompt_of(evil))
+    assert "b< |im_end|>" in bytes_tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize(("context", "kept", "cut"), [(100, 30, False), (30, 30, False), (29, 29, True), (23, 23, True)])

@@ -145,7 +145,9 @@ def test_a_saved_folder_renders_our_prompt(bytes_tokenizer: Any, tmp_path: Path,
     codec = Codec(tokenizer=bytes_tokenizer, context=512)
     chat = [{"role": m.role, "content": m.content} for m in turns("a", "b", "c?", system="s")]
     prompt = Prompt(messages=turns("a", "b", "c?", system="s"))
-    assert theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == codec.prompt_text(prompt)
+    assert theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == bytes_tokenizer.decode(
+        codec.prompt(prompt)
+    )
     found = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     assert tuple(found) == codec.prompt(prompt)
 
@@ -159,7 +161,7 @@ def test_a_beginning_token_comes_once(beginning_tokenizer: Any, name: str) -> No
     ids = codec.prompt(Prompt(messages=turns("a", "b", "c")))
     assert [i for i in ids if i in (first, last)] == [first, last]  # the beginning, and the earlier answer's end
     assert ids[0] == first
-    assert codec.prompt_text(prompt_of("a")).startswith(beginning_tokenizer.bos_token)
+    assert beginning_tokenizer.decode(codec.prompt(prompt_of("a"))).startswith(beginning_tokenizer.bos_token)
 
 
 def test_no_beginning_token_where_the_tokenizer_adds_none(bytes_tokenizer: Any) -> None:

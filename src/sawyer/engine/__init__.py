@@ -1,6 +1,6 @@
 """The engine: place and precision, the optimizer step, the one loop, checkpoints, seeded randomness."""
 
-from sawyer.engine.checkpoint import drop_checkpoint, load_checkpoint, save_checkpoint
+from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
 from sawyer.engine.place import Place, choose_place
 from sawyer.engine.seeds import batch_indices, generator
@@ -13,7 +13,6 @@ __all__ = [
     "Work",
     "batch_indices",
     "choose_place",
-    "drop_checkpoint",
     "generator",
     "load_checkpoint",
     "run_steps",

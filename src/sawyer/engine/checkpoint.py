@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from sawyer.runs import damaged, is_complete, remove_folder, replace_folder
+from sawyer.runs import damaged, is_complete, replace_folder
 
 STATE = "state.pt"
 
@@ -27,8 +27,3 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     except Exception as error:  # torch, pickle, zip and the system each have their own classes
         raise damaged(folder / STATE, error, f"restore the file, or delete {folder} to do this stage again") from error
     return state
-
-
-def drop_checkpoint(folder: Path) -> None:
-    """Remove the state of a stage that is done: its model is what counts from then on."""
-    remove_folder(folder)

@@ -4,7 +4,7 @@ from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
 from sawyer.maths.diversity import distinct_n
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
-from sawyer.maths.logprobs import entropy, token_logprobs
+from sawyer.maths.logprobs import token_logprobs
 from sawyer.maths.losses import (
     PAIR_LOSSES,
     PolicyLoss,
@@ -30,7 +30,6 @@ __all__ = [
     "centering",
     "clip_scores",
     "distinct_n",
-    "entropy",
     "explained_variance",
     "gae",
     "keep",

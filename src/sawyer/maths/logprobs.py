@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sawyer.maths.masked import keep
-
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """log softmax(logits)[target] in fp32 whatever the logits' type.
@@ -17,9 +15,3 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     logits = logits.float()
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     return chosen - torch.logsumexp(logits, dim=-1)
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """-sum_v p_v log p_v in nats, p = softmax(logits), 0 log 0 = 0 (a logit of -inf). logits (..., V) -> (...)."""
-    logprobs = torch.log_softmax(logits.float(), dim=-1)
-    return -(logprobs.exp() * keep(logprobs, logprobs > -torch.inf)).sum(-1)

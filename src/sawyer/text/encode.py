@@ -48,10 +48,6 @@ class Codec:
         """Number of token ids the tokenizer can mean; a model may have rows beyond them."""
         return len(self.tokenizer)
 
-    def prompt_text(self, prompt: Prompt) -> str:
-        """The prompt as the model reads it, up to where its answer begins."""
-        return render(self.tokenizer, self._harmless(prompt.messages), answer_next=True)
-
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt."""
         return self._conversation(prompt.messages)[0]

@@ -22,6 +22,7 @@ class Cell:
     reward: float | None
     gold: float | None
     length: int | None  # tokens
+    kl: float | None  # nats, of RL's plain samples
     ended: bool
     left: float
     width: float
@@ -107,6 +108,7 @@ def _cell(row: Mapping[str, Any] | None, scale: float) -> Cell | None:
         reward=row.get("reward"),
         gold=row.get("gold"),
         length=row.get("length"),
+        kl=row.get("kl"),
         ended=bool(row.get("ended", True)),
         left=left,
         width=width,

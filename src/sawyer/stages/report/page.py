@@ -29,7 +29,7 @@ from sawyer.stages.report.words import (
 )
 
 HERE = Path(__file__).parent
-TOLD = ("plan", "warning", "guard", "kept", "resume", "waiting", "scored", "recovered", "interrupted")
+TOLD = ("plan", "warning", "guard", "kept", "resume", "waiting", "scored", "interrupted")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
