@@ -45,6 +45,32 @@ def test_the_smallest_file_and_its_defaults(asked: Any) -> None:
     assert config.reward is None and config.rl is None
 
 
+def test_a_tilde_is_the_home_folder_in_every_path(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("USERPROFILE", "/home/ada")
+    text = WITH_RL.replace("gpt2", "~/models/gpt2").replace("[", "[~/data/") + "out: ~/runs/a\ntemplate: ~/t.jinja\n"
+    config = asked(
+        text + "compare: {prompts: [q.jsonl, ~/q.jsonl], columns: {prompt: ~/name}}\n", "collect.prompts=[~/p.jsonl]"
+    )
+    assert (config.out, config.model) == ("/home/ada/runs/a", "/home/ada/models/gpt2")
+    assert config.template == "/home/ada/t.jinja"
+    assert config.sft and config.reward and config.rl and config.collect and config.compare
+    assert config.sft.data == ["/home/ada/data/a.json"] and config.reward.data == ["/home/ada/data/b.json"]
+    assert config.rl.prompts == ["/home/ada/data/c.jsonl"] and config.collect.prompts == ["/home/ada/p.jsonl"]
+    assert config.compare.prompts == ["q.jsonl", "/home/ada/q.jsonl"]
+    assert config.compare.columns == {"prompt": "~/name"}, "a column is no path"
+
+
+def test_a_tilde_inside_a_name_is_a_tilde(asked: Any) -> None:
+    assert asked(BASE + "out: runs/a~b\n").out == "runs/a~b"
+
+
+def test_the_example_is_a_config() -> None:
+    config = load(Path(__file__).parents[2] / "examples" / "real.yaml")
+    assert config.base and config.sft and config.reward and config.rl and config.compare
+    assert config.model is None and config.base.text == ["data/books/*.md"]
+
+
 @pytest.mark.parametrize(
     ("written", "number"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from sawyer.config.schema import Config
 from sawyer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
+PATHS = ("out", "model", "template", "data", "prompts", "text")  # settings that name files or folders
 MOST_VALUES = 100_000  # in a config, aliases written out
 WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
@@ -29,12 +31,25 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def checked(tree: Mapping[str, Any], *, where: str = "config") -> Config:
-    """A tree of plain values as a config; unknown names are refused with the nearest known one."""
+    """A tree of plain values as a config; unknown names are refused with the nearest known one, `~` in a path is the home."""
     _known(tree, Config, "", where)
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_at_home(tree))
     except ValidationError as error:
         raise ConfigError("\n".join(_told(item, where) for item in error.errors()), todo=f"mend {where}") from error
+
+
+def _at_home(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with `~` written out in the paths of the run and of its sections."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and name in Config.model_fields:
+            found[name] = _at_home(value)
+        elif name in PATHS and isinstance(value, list):
+            found[name] = [os.path.expanduser(item) if isinstance(item, str) else item for item in value]
+        else:
+            found[name] = os.path.expanduser(value) if name in PATHS and isinstance(value, str) else value
+    return found
 
 
 def demo(out: str, seed: int, rater: str = "honest") -> Config:
