@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,21 @@ def test_check_imports_nothing_heavy(tmp_path: Path) -> None:
     data.write_text('[{"instruction": "What is up?", "input": "", "output": "The sky."}]')
     code, heavy, printed = start("check", str(data))
     assert (code, heavy) == (0, []) and "Training would take the file" in printed
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check", "a.json"]])
+def test_quick_commands_are_quick(tmp_path: Path, arguments: list[str]) -> None:
+    """Less than a second of the processor, the best of three: whatever else runs on the machine does not count."""
+    (tmp_path / "a.json").write_text('[{"instruction": "What is up?", "input": "", "output": "The sky."}]')
+    script = f"import sys; sys.argv = ['sawyer', *{arguments!r}]; from sawyer.cli.main import main; main()"
+    spent = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=tmp_path)
+        after = os.times()
+        spent.append(after.children_user - before.children_user + after.children_system - before.children_system)
+    if os.name == "posix":  # elsewhere the children's time is not told
+        assert 0 < min(spent) < 1.0
 
 
 def test_import_sawyer_is_light_and_its_door_opens() -> None:
