@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sawyer.config import Config
-from sawyer.engine import Learner, Place, batch_indices, choose_place, run_steps
-from sawyer.errors import ConfigError, DataError, TrainingError
-from sawyer.maths import linear_schedule
-from sawyer.models import mean_loss, new_policy, policy_logprobs, save_model, train_tokenizer
+from sawyer.engine import LanguageWork, Place, choose_place, run_steps
+from sawyer.errors import DataError, TrainingError
+from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
 from sawyer.records import read
 from sawyer.runs import Gate, Run, replace_folder
-from sawyer.text import Batch, Row, batches, set_template, template_text
+from sawyer.text import Row, set_template, template_text
 
 STAGE = "base"
 WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
@@ -91,43 +89,25 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     return {"held_out_loss": after, "loss_before": before}
 
 
-class BaseWork:
+class BaseWork(LanguageWork):
     """The optimizer steps of the base model, one batch of windows each."""
 
     def __init__(self, config: Config, place: Place, model: nn.Module, windows: Sequence[Row]) -> None:
         asked = config.base
         assert asked is not None
-        self.config, self.place, self.model, self.windows = config, place, model, windows
-        self.batch_size = asked.batch_size
-        self.total = math.ceil(asked.tokens / len(windows[0].ids))
-        self.steps = math.ceil(self.total / self.batch_size)
-        if self.steps < 1:
-            raise ConfigError(f"base.tokens is {asked.tokens}", expected="at least one batch of windows")
-        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(WARMUP * self.steps))
-        self.learner = Learner(model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
-
-    def step(self, index: int) -> Mapping[str, float]:
-        chosen = batch_indices(len(self.windows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE)
-        rows = [self.windows[i] for i in chosen]
-        count = sum(sum(row.trained) for row in rows)
-        parts = batches(rows, pad_id=0, token_budget=self.config.micro_batch_tokens)
-        update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
-        return {
-            "loss": update.loss,
-            "learning_rate": update.learning_rate,
-            "grad_norm": update.grad_norm,
-            "tokens": count,
-        }
-
-    def _loss(self, batch: Batch) -> Tensor:
-        with self.place.autocast():
-            return -policy_logprobs(self.model, batch.to(self.place.device)).logprobs.sum()
-
-    def state(self) -> dict[str, Any]:
-        return self.learner.state()
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.learner.load(state)
+        super().__init__(
+            model,
+            windows,
+            place,
+            stage=STAGE,
+            total=math.ceil(asked.tokens / len(windows[0].ids)),
+            batch_size=asked.batch_size,
+            learning_rate=asked.learning_rate,
+            warmup=WARMUP,
+            pad_id=0,
+            token_budget=config.micro_batch_tokens,
+            seed=config.seed,
+        )
 
 
 def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config
-from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
 from sawyer.maths import PAIR_LOSSES, centering, linear_schedule
 from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
@@ -56,9 +56,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     figures = examine(scorer, judgements, asked.loss, seed=config.seed)
     if config.world is not None:
         figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), scorer)
-    losses = [row["loss"] for row in run.journal.rows(STAGE) if "loss" in row]
-    tail = losses[-max(1, len(losses) // 10) :]
-    figures |= {"loss_first": losses[0], "loss_last": sum(tail) / len(tail), **extra}
+    figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     for gate in judge(figures):
         run.journal.gate(gate)

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from sawyer.config import Config
+from sawyer.engine import learned_gate
 from sawyer.maths import PAIR_LOSSES, calibration_error
 from sawyer.models import Scorer
 from sawyer.records import Prompt, prompt_of
 from sawyer.runs import Gate
-from sawyer.stages.reward.data import Group, Judgements
+from sawyer.stages.reward.data import STAGE, Group, Judgements
 from sawyer.stats import RESAMPLES, Interval, correlation, no_narrower_than_wilson, wilson
 from sawyer.worlds import gold, tasks
 
@@ -166,11 +167,10 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
     low, bar, damaged = figures["accuracy_low"], figures["baseline_high"], figures["damaged_wins"]
     beats = figures["accuracy"] > max(figures["baseline_longer"], 0.5)
     where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
-    change = figures["loss_last"] - figures["loss_first"]
     worst = max(figures["probes"], key=figures["probes"].get, default="none")
     return [
         Gate(
-            stage="reward",
+            stage=STAGE,
             name="reward_beats_baselines",
             verdict="ok" if low > bar else "warn" if beats else "fail",
             value=low,
@@ -180,7 +180,7 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
             advice="judge more prompts (intervals shrink with prompts, not with answers), or check the raters agree",
         ),
         Gate(
-            stage="reward",
+            stage=STAGE,
             name="reward_rejects_damage",
             verdict="ok" if damaged < DAMAGED_WINS else "warn" if damaged < 3 * DAMAGED_WINS else "fail",
             value=damaged,
@@ -189,16 +189,7 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
             f"{figures['probes'].get(worst, 0.0):.0%})",
             advice="add judged answers of that kind; the policy will find this weakness",
         ),
-        Gate(
-            stage="reward",
-            name="reward_learned",
-            # A single update's loss is first and last at once: nothing is known then.
-            verdict="ok" if change < 0 else "warn" if change == 0 else "fail",
-            value=figures["loss_last"],
-            threshold=figures["loss_first"],
-            message=f"training loss {figures['loss_first']:.3f} -> {figures['loss_last']:.3f}",
-            advice="raise reward.learning_rate or reward.epochs",
-        ),
+        learned_gate(STAGE, figures),
     ]
 
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from torch import Tensor
-
 from sawyer.config import Config
-from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, run_steps, stop_if_asked
+from sawyer.engine import LanguageWork, Place, choose_place, generator, learned_gate, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
-from sawyer.maths import linear_schedule
-from sawyer.models import Speaker, mean_loss, open_speaker, policy_logprobs, sample, save_model
+from sawyer.models import Speaker, mean_loss, open_speaker, sample, save_model
 from sawyer.records import Demonstration, Prompt, read, split
 from sawyer.runs import Gate, Run, replace_folder
-from sawyer.text import Batch, Row, batches
+from sawyer.text import Row
 
 STAGE = "sft"
 EOS_SHARE = 0.9  # below this the model has not learnt to stop
@@ -52,49 +48,32 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     judged = (held_rows, held_records) if held_rows else (rows, train_records)
     figures = _evaluate(config, run, speaker, place, *judged, steps)
-    losses = [row["loss"] for row in run.journal.rows(STAGE) if "loss" in row]
-    figures |= {"loss_first": losses[0], "loss_last": _late(losses)}
+    figures |= losses_of(run, STAGE)
     _judge(run, figures, held_out=bool(held_rows))
     with replace_folder(run.layout.model(STAGE)) as folder:
         save_model(folder, speaker.model, speaker.tokenizer)
     return figures
 
 
-class SftWork:
+class SftWork(LanguageWork):
     """The optimizer steps of SFT, one batch of rows each."""
 
     def __init__(self, config: Config, place: Place, speaker: Speaker, rows: Sequence[Row]) -> None:
         asked = config.sft
         assert asked is not None
-        self.config, self.place, self.speaker, self.rows = config, place, speaker, rows
-        self.batch_size = asked.batch_size
-        self.total = max(1, round(asked.epochs * len(rows)))
-        self.steps = math.ceil(self.total / self.batch_size)
-        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
-        self.learner = Learner(speaker.model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
-
-    def step(self, index: int) -> Mapping[str, float]:
-        chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE)
-        rows = [self.rows[i] for i in chosen]
-        count = sum(sum(row.trained) for row in rows)
-        parts = batches(rows, pad_id=self.speaker.codec.pad_id, token_budget=self.config.micro_batch_tokens)
-        update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
-        return {
-            "loss": update.loss,
-            "learning_rate": update.learning_rate,
-            "grad_norm": update.grad_norm,
-            "tokens": count,
-        }
-
-    def _loss(self, batch: Batch) -> Tensor:
-        with self.place.autocast():
-            return -policy_logprobs(self.speaker.model, batch.to(self.place.device)).logprobs.sum()
-
-    def state(self) -> dict[str, Any]:
-        return self.learner.state()
-
-    def load(self, state: Mapping[str, Any]) -> None:
-        self.learner.load(state)
+        super().__init__(
+            speaker.model,
+            rows,
+            place,
+            stage=STAGE,
+            total=max(1, round(asked.epochs * len(rows))),
+            batch_size=asked.batch_size,
+            learning_rate=asked.learning_rate,
+            warmup=asked.warmup,
+            pad_id=speaker.codec.pad_id,
+            token_budget=config.micro_batch_tokens,
+            seed=config.seed,
+        )
 
 
 def _rows(speaker: Speaker, records: Sequence[Demonstration], run: Run) -> list[Row]:
@@ -175,7 +154,6 @@ def _evaluate(
 
 def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
     """The gates of SFT (method section 2)."""
-    change = figures["loss_last"] - figures["loss_first"]
     where = "held-out" if held_out else "training (no row was held out)"
     gates = (
         Gate(
@@ -196,16 +174,7 @@ def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
             message=f"{where} loss {figures['base_held_out_loss']:.3f} -> {figures['held_out_loss']:.3f} nats a token",
             advice="the learning rate is too high or the epochs too many, if the training loss fell and this did not",
         ),
-        Gate(
-            stage=STAGE,
-            name="sft_learned",
-            # A single update's loss is first and last at once: nothing is known then.
-            verdict="ok" if change < 0 else "warn" if change == 0 else "fail",
-            value=figures["loss_last"],
-            threshold=figures["loss_first"],
-            message=f"training loss {figures['loss_first']:.3f} -> {figures['loss_last']:.3f}",
-            advice="raise sft.learning_rate or sft.epochs",
-        ),
+        learned_gate(STAGE, figures),
     )
     for gate in gates:
         run.journal.gate(gate)
@@ -213,9 +182,3 @@ def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
 
 def _distinct_prompts(records: Sequence[Demonstration]) -> list[Prompt]:
     return list({record.prompt.messages: record.prompt for record in records}.values())
-
-
-def _late(losses: Sequence[float]) -> float:
-    """The mean of the last tenth of the steps: one batch alone is noise."""
-    tail = losses[-max(1, len(losses) // 10) :]
-    return sum(tail) / len(tail)
