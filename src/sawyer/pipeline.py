@@ -21,6 +21,7 @@ from sawyer.runs import (
     handle_signals,
     hash_files,
     is_complete,
+    last_gates,
     open_run,
     read_manifest,
     read_rows,
@@ -409,20 +410,9 @@ def _summarise(run: Run) -> dict[str, Any]:
     if rates:
         summary["compare"] = rates
     events = read_rows(run.layout.events)
-    summary["gates"] = _verdicts(events)
+    summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(events)}
     waiting = [stage for stage, state in states.items() if state.status == "waiting"]
     if waiting:
         summary["waiting"] = str(run.layout.answers)
     write_json(run.layout.summary, summary)
     return summary
-
-
-def _verdicts(events: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Each gate's last word; what was said of a stage before it began anew does not count."""
-    said: dict[str, tuple[str, str]] = {}
-    for row in events:
-        if row.get("kind") == "gate":
-            said[str(row["name"])] = str(row["stage"]), str(row["verdict"])
-        elif row.get("kind") == "anew":
-            said = {name: found for name, found in said.items() if found[0] != row["stage"]}
-    return {name: verdict for name, (_, verdict) in said.items()}

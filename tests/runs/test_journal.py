@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import Gate, Journal, Layout, read_rows
+from sawyer.runs import Gate, Journal, Layout, last_gates, read_rows
 
 
 def journal(root: Path) -> Journal:
@@ -146,3 +146,14 @@ def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     book.samples("sft", 0, [{"prompt": "a"}])
     book.sync()
     assert len(synced) == 2
+
+
+def test_of_each_gate_the_last_word_counts_and_none_from_before_a_stage_began_anew() -> None:
+    def gate(stage: str, name: str, verdict: str) -> dict[str, str]:
+        return {"kind": "gate", "stage": stage, "name": name, "verdict": verdict}
+
+    rows = [gate("sft", "a", "fail"), gate("reward", "b", "warn"), {"kind": "plan", "stage": "sft"}, gate("sft", "a", "ok")]
+    assert [(row["name"], row["verdict"]) for row in last_gates(rows)] == [("a", "ok"), ("b", "warn")]
+    rows += [{"kind": "anew", "stage": "sft"}, gate("rl", "c", "ok")]
+    assert [row["name"] for row in last_gates(rows)] == ["b", "c"]
+    assert last_gates([]) == []

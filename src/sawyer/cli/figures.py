@@ -10,17 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sawyer.cli.screen import CHIPS, say
+from sawyer.runs import SETTINGS, clock
 
 MODELS = {"base": "base", "sft": "SFT", "rl": "RL"}
-SETTINGS = {"t1": "temperature 1", "t07": "temperature 0.7", "greedy": "greedy"}
-
-
-def clock(seconds: float) -> str:
-    """7322 -> 2 h 2 min; 59.7 -> 60 s."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+SHOWN = ("t1", "t07", "greedy")  # the settings in a table's columns
 
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
@@ -60,16 +53,16 @@ def scores(table: Mapping[str, Any], title: str, *, signed: bool) -> Table:
     """Rows base, SFT, RL and, under temperature 1, the best of 8 SFT samples."""
     drawn = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     drawn.add_column("")
-    for words in SETTINGS.values():
-        drawn.add_column(words, justify="right", header_style="dim")
+    for setting in SHOWN:
+        drawn.add_column(SETTINGS[setting], justify="right", header_style="dim")
 
     def told(value: Any, best: bool = False) -> Text:
         return Text("–" if value is None else f"{value:{'+' if signed else ''}.2f}", style="bold green" if best else "")
 
     rows = {model: table[model] for model in MODELS if isinstance(table.get(model), Mapping)}
-    highest = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in SETTINGS}
+    highest = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in SHOWN}
     for model, row in rows.items():
-        cells = [told(row.get(s), best=row.get(s) is not None and row.get(s) == highest[s]) for s in SETTINGS]
+        cells = [told(row.get(s), best=row.get(s) is not None and row.get(s) == highest[s]) for s in SHOWN]
         drawn.add_row(MODELS[model], *cells)
     if table.get("best_of_8") is not None:
         drawn.add_row("best of 8", told(table["best_of_8"]), "", "", style="dim")

@@ -12,16 +12,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from sawyer.cli.figures import clock, counted
+from sawyer.cli.figures import counted
 from sawyer.cli.screen import say, stderr, stdout
 from sawyer.errors import RunError, SawyerError
+from sawyer.runs import STAGES, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sawyer.chat import Chat, Reply
 
-STAGES = ("base", "sft", "collect", "reward", "rl", "compare")
 MARKS = {
     "done": ("✓", "green"),
     "running": ("…", "blue"),

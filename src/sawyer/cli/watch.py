@@ -10,17 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sawyer.cli.figures import clock
 from sawyer.cli.screen import chip, say
+from sawyer.runs import STAGES, clock
 
-NAMES = {
-    "base": "Base model",
-    "sft": "Supervised fine-tuning",
-    "collect": "Collecting answers",
-    "reward": "Reward model",
-    "rl": "Reinforcement learning",
-    "compare": "Comparison",
-}
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 STYLES = {"warning": "yellow", "guard": "yellow", "waiting": "yellow"}
 SILENT = ("save", "interrupted")  # too frequent, and told in the end
@@ -58,14 +50,14 @@ class Watch:
         if kind == "start":
             self._end()
             self.console.print()
-            say(self.console, (NAMES.get(stage, stage), "bold"))
+            say(self.console, (STAGES.get(stage, stage), "bold"))
         elif kind == "gate":
             self._gate(row)
         elif kind == "done":
             self._end()
             say(self.console, ("  done   ", "green"), f"in {clock(float(row.get('seconds', 0.0)))}")
         elif kind == "skip":
-            say(self.console, (NAMES.get(stage, stage), "bold"), (": already done", "dim"))
+            say(self.console, (STAGES.get(stage, stage), "bold"), (": already done", "dim"))
         elif kind == "resume":
             say(self.console, ("  goes on at ", "dim"), f"step {row.get('step')} of {row.get('steps')}")
         else:

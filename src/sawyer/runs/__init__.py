@@ -13,13 +13,17 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.journal import Gate, Journal, Listener
+from sawyer.runs.journal import Gate, Journal, Listener, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
 from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
+from sawyer.runs.words import SETTINGS, SHORT, STAGES, clock
 
 __all__ = [
     "MARKER",
+    "SETTINGS",
+    "SHORT",
+    "STAGES",
     "Gate",
     "Journal",
     "Layout",
@@ -29,12 +33,14 @@ __all__ = [
     "StageState",
     "Stop",
     "changed_keys",
+    "clock",
     "damaged",
     "disk_errors",
     "handle_signals",
     "hash_files",
     "hash_folder",
     "is_complete",
+    "last_gates",
     "open_run",
     "read_manifest",
     "read_rows",

@@ -134,6 +134,17 @@ class Journal:
             listener(kind, row)
 
 
+def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of a journal's events, each gate's last word; what was said of a stage before it began anew does not count."""
+    said: dict[tuple[Any, Any], Mapping[str, Any]] = {}
+    for row in events:
+        if row.get("kind") == "gate":
+            said[row.get("stage"), row.get("name")] = row
+        elif row.get("kind") == "anew":
+            said = {key: found for key, found in said.items() if key[0] != row.get("stage")}
+    return list(said.values())
+
+
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
 

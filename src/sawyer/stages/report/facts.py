@@ -11,10 +11,9 @@ from typing import Any, Literal
 import yaml
 
 from sawyer.errors import RunError
-from sawyer.runs import Layout, read_manifest, read_rows
+from sawyer.runs import STAGES, Layout, last_gates, read_manifest, read_rows
 
 Verdict = Literal["ok", "warn", "fail"]
-STAGES = ("base", "sft", "collect", "reward", "rl", "compare")
 SEVERITY: Mapping[str, int] = {"ok": 0, "warn": 1, "fail": 2}
 
 
@@ -99,17 +98,12 @@ def gather(root: Path) -> Facts:
 
 def _checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
     """Each gate's last verdict, in the order of the stages; what was said of a stage before it began anew does not count."""
-    last: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for row in events:
-        if row.get("kind") == "gate" and row.get("verdict") in SEVERITY:
-            last[str(row.get("stage")), str(row.get("name"))] = row
-        elif row.get("kind") == "anew":
-            last = {key: found for key, found in last.items() if key[0] != row.get("stage")}
+    said = [row for row in last_gates(events) if row.get("verdict") in SEVERITY]
     order = {stage: place for place, stage in enumerate(STAGES)}
-    for (stage, name), row in sorted(last.items(), key=lambda item: order.get(item[0][0], len(order))):
+    for row in sorted(said, key=lambda row: order.get(str(row.get("stage")), len(order))):
         yield Check(
-            stage=stage,
-            name=name,
+            stage=str(row.get("stage")),
+            name=str(row.get("name")),
             verdict=row["verdict"],
             value=row.get("value", ""),
             threshold=row.get("threshold", ""),

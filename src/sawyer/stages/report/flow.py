@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sawyer.runs import SHORT
 from sawyer.stages.report.facts import Facts
-from sawyer.stages.report.words import SHORT, key_figure
+from sawyer.stages.report.words import key_figure
 
 # Whose model or data each stage takes; the arrow is drawn from the nearest of them that the run has.
 TAKES: Mapping[str, Sequence[tuple[str, ...]]] = {

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sawyer.runs import Layout, write_text
+from sawyer.runs import SHORT, Layout, clock, write_text
 from sawyer.stages.report.answers import bar, gallery, shown
 from sawyer.stages.report.curves import panels
 from sawyer.stages.report.facts import Facts, gather
@@ -16,9 +16,7 @@ from sawyer.stages.report.flow import flow
 from sawyer.stages.report.plots import Panel, draw
 from sawyer.stages.report.words import (
     NAMES,
-    SHORT,
     VERDICTS,
-    clock,
     headline,
     number,
     setting_name,

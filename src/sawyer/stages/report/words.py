@@ -6,33 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sawyer.runs import SETTINGS, STAGES
 from sawyer.stages.report.facts import Check, Facts
 
-NAMES: Mapping[str, str] = {
-    "base": "Base model",
-    "sft": "Supervised fine-tuning",
-    "collect": "Collected answers",
-    "reward": "Reward model",
-    "rl": "Reinforcement learning",
-    "compare": "Comparison",
-    "report": "Report",
-}
-SHORT: Mapping[str, str] = {
-    "base": "Base",
-    "sft": "SFT",
-    "collect": "Collect",
-    "reward": "Reward",
-    "rl": "RL",
-    "compare": "Compare",
-}
-SETTINGS: Mapping[str, str] = {
-    "greedy": "greedy",
-    "t07": "temperature 0.7",
-    "t1": "temperature 1",
-    "deliberate": "beam search",
-    "best_of_8": "best of 8",
-    "sample": "sampled",
-}
+NAMES: Mapping[str, str] = {**STAGES, "report": "Report"}
 VERDICTS: Mapping[str, str] = {"ok": "ok", "warn": "warn", "fail": "fail"}
 
 
@@ -65,14 +42,6 @@ def signed(value: float) -> str:
 def share(value: float) -> str:
     """0.934 -> 93 %."""
     return f"{100 * value:.0f} %"
-
-
-def clock(seconds: float) -> str:
-    """7322 -> 2 h 2 min; 59.7 -> 60 s."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def key_figure(facts: Facts, stage: str) -> str:
