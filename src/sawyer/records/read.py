@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from sawyer.errors import DataError
@@ -27,7 +28,7 @@ class Read:
     @property
     def told_skipped(self) -> str:
         """How many rows were left out or looked odd, by kind with the first of each; empty when none was."""
-        first = {problem.kind: problem.where for problem in reversed(self.skipped)}
+        first = {problem.kind: Path(problem.where).name for problem in reversed(self.skipped)}
         kinds = Counter(problem.kind for problem in self.skipped)
         return "; ".join(
             f"{count:,} {'row' if count == 1 else 'rows'}: {kind} ({first[kind]}{', ...' if count > 1 else ''})"
