@@ -406,7 +406,7 @@ def _summarise(run: Run) -> dict[str, Any]:
             best = summary[measure].get("sft", {}).pop("best_of_8", None)
             if best is not None:
                 summary[measure]["best_of_8"] = best
-    rates = {name: value for name, value in compared.items() if name.startswith("win_rate")}
+    rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
     if rates:
         summary["compare"] = rates
     events = read_rows(run.layout.events)

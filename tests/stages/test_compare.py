@@ -278,3 +278,12 @@ def test_wins_are_counted_at_temperature_0_7() -> None:
     both = figures_of([*rows, row("sft", 0, reward=2.0), row("base", 0, reward=1.0)], seed=0)
     assert both["win_rate_sft_vs_base"]["value"] == 1.0
     json.dumps(both)
+
+
+def test_greedy_answers_are_compared_prompt_by_prompt() -> None:
+    rows = [row("sft", i, "greedy", reward=0.0, gold=value) for i, value in enumerate((9.0, 5.0, 3.0))]
+    rows += [row("rl", i, "greedy", reward=9.0, gold=value) for i, value in enumerate((8.0, 5.0, 1.0))]
+    rows += [row("rl", 7, "greedy", reward=9.0, gold=0.0), row("rl", 0, "t1", reward=9.0, gold=0.0)]  # no counterpart
+    change = figures_of(rows, seed=0)["greedy_change_rl_vs_sft"]
+    assert change["value"] == -1.0  # (-1 + 0 - 2) / 3
+    assert (change["low"], change["high"], change["judge"]) == (-2.0, 0.0, "gold")

@@ -277,6 +277,9 @@ FIGURES = {
         ({}, "reward_learned", "ok"),
         ({"loss_last": 1.0}, "reward_learned", "warn"),  # a single update
         ({"loss_last": 1.001}, "reward_learned", "fail"),
+        ({"gold_accuracy": 0.85, "gold_accuracy_low": 0.8, "gold_pairs": 90}, "reward_knows_gold", "ok"),
+        ({"gold_accuracy": 0.84, "gold_accuracy_low": 0.8, "gold_pairs": 90}, "reward_knows_gold", "warn"),
+        ({"gold_accuracy": 0.55, "gold_accuracy_low": 0.5, "gold_pairs": 90}, "reward_knows_gold", "fail"),
     ],
 )
 def test_gates(changed: dict[str, Any], gate: str, verdict: str) -> None:

@@ -56,6 +56,20 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
                 advice="look at the answers side by side; more prompts narrow the interval",
             )
         )
+    change = figures.get("greedy_change_rl_vs_sft")
+    if change is not None:
+        run.journal.gate(
+            Gate(
+                stage=STAGE,
+                name="rl_keeps_greedy",
+                verdict="ok" if change["high"] >= 0 else "warn",
+                value=change["value"],
+                threshold=0.0,
+                message=f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({change['low']:+.2f} to "
+                f"{change['high']:+.2f}) from SFT to RL",
+                advice="RL has learnt the reward model's mistakes: look at the reward stage's gates, or raise rl.kl.coefficient",
+            )
+        )
     return figures
 
 

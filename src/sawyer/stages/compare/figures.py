@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sawyer.stats import length_controlled_win_rate, win_rate
+from sawyer.stats import bootstrap, length_controlled_win_rate, win_rate
 
 
 def figures_of(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any]:
@@ -28,19 +28,39 @@ def figures_of(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any
         rate = _rate(rows, better, worse, seed)
         if rate is not None:
             figures[f"win_rate_{better}_vs_{worse}"] = rate
+    change = _greedy_change(rows, seed)
+    if change is not None:
+        figures["greedy_change_rl_vs_sft"] = change
     return figures
 
 
-def _rate(rows: Sequence[Mapping[str, Any]], better: str, worse: str, seed: int) -> dict[str, Any] | None:
-    ours = {row["number"]: row for row in rows if row["model"] == better and row["setting"] == "t07"}
-    theirs = {row["number"]: row for row in rows if row["model"] == worse and row["setting"] == "t07"}
-    both = sorted(ours.keys() & theirs.keys())
-    judge = next((name for name in ("gold", "reward") if both and name in ours[both[0]]), None)
+def _greedy_change(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+    """Mean of RL's less SFT's judgement of greedy answers, prompt by prompt: sharper sampling cannot show in it."""
+    ours, theirs, judge = _paired(rows, "rl", "sft", "greedy")
     if judge is None:
         return None
-    a, b = [ours[i][judge] for i in both], [theirs[i][judge] for i in both]
+    found = bootstrap([a[judge] - b[judge] for a, b in zip(ours, theirs, strict=True)], seed=seed)
+    return {"value": found.value, "low": found.low, "high": found.high, "judge": judge}
+
+
+def _paired(
+    rows: Sequence[Mapping[str, Any]], better: str, worse: str, setting: str
+) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]], str | None]:
+    """Both models' rows of the prompts that both answered, and what judges them: gold where the truth is known, else reward."""
+    ours = {row["number"]: row for row in rows if row["model"] == better and row["setting"] == setting}
+    theirs = {row["number"]: row for row in rows if row["model"] == worse and row["setting"] == setting}
+    both = sorted(ours.keys() & theirs.keys())
+    judge = next((name for name in ("gold", "reward") if both and name in ours[both[0]]), None)
+    return [ours[i] for i in both], [theirs[i] for i in both], judge
+
+
+def _rate(rows: Sequence[Mapping[str, Any]], better: str, worse: str, seed: int) -> dict[str, Any] | None:
+    ours, theirs, judge = _paired(rows, better, worse, "t07")
+    if judge is None:
+        return None
+    a, b = [row[judge] for row in ours], [row[judge] for row in theirs]
     plain = win_rate(a, b, seed=seed)
-    lengths = [float(ours[i]["length"]) for i in both], [float(theirs[i]["length"]) for i in both]
+    lengths = [float(row["length"]) for row in ours], [float(row["length"]) for row in theirs]
     controlled = length_controlled_win_rate(a, b, *lengths)
     return {
         "value": plain.value,

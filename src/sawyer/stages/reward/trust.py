@@ -20,6 +20,7 @@ from sawyer.stats import RESAMPLES, Interval, correlation, no_narrower_than_wils
 from sawyer.worlds import gold, tasks
 
 DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
+KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: LAB.md, "What limits the reward model?"
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
 WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
 GAPS = (("less than 1", 0.0, 1.0), ("1 to 2", 1.0, 2.0), ("2 to 4", 2.0, 4.0), ("4 or more", 4.0, math.inf))
@@ -168,7 +169,7 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
     beats = figures["accuracy"] > max(figures["baseline_longer"], 0.5)
     where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
     worst = max(figures["probes"], key=figures["probes"].get, default="none")
-    return [
+    gates = [
         Gate(
             stage=STAGE,
             name="reward_beats_baselines",
@@ -191,6 +192,24 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
         ),
         learned_gate(STAGE, figures),
     ]
+    if "gold_accuracy" in figures:
+        gates.append(_gold_gate(figures))
+    return gates
+
+
+def _gold_gate(figures: Mapping[str, Any]) -> Gate:
+    """Where the truth is known: on the SFT model's own answers, which RL will see, better must be told from worse."""
+    share, low = figures["gold_accuracy"], figures["gold_accuracy_low"]
+    return Gate(
+        stage=STAGE,
+        name="reward_knows_gold",
+        verdict="ok" if share >= KNOWS_GOLD else "warn" if low > 0.5 else "fail",
+        value=share,
+        threshold=KNOWS_GOLD,
+        message=f"of {figures['gold_pairs']:,} pairs of the SFT model's own answers with clearly different gold {share:.1%} are ranked "
+        "rightly",
+        advice="RL learns what is ranked wrongly: have more of the SFT model's own answers judged, and watch greedy answers",
+    )
 
 
 def _longer_wins(better: str, worse: str) -> float:
