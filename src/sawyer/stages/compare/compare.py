@@ -67,7 +67,7 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
                 threshold=0.0,
                 message=f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({change['low']:+.2f} to "
                 f"{change['high']:+.2f}) from SFT to RL",
-                advice="RL has learnt the reward model's mistakes: look at the reward stage's gates, or raise rl.kl.coefficient",
+                advice="RL has learnt the reward model's mistakes: see the reward stage's gates, or raise rl.kl.coefficient",
             )
         )
     return figures
