@@ -206,8 +206,8 @@ def _gold_gate(figures: Mapping[str, Any]) -> Gate:
         verdict="ok" if share >= KNOWS_GOLD else "warn" if low > 0.5 else "fail",
         value=share,
         threshold=KNOWS_GOLD,
-        message=f"{share:.1%} of {figures['gold_pairs']:,} pairs of the SFT model's own answers that differ clearly in gold are "
-        "ranked rightly",
+        message=f"{share:.1%} of {figures['gold_pairs']:,} pairs of the SFT model's own answers that differ clearly in gold "
+        "are ranked rightly",
         advice="RL learns what is ranked wrongly: have more of the SFT model's own answers judged, and watch greedy answers",
     )
 
