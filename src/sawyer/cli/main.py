@@ -48,7 +48,7 @@ def root(
     """From a base model and people's judgements of answers to a model that follows instructions, on one machine."""
 
 
-# How long a waiting thread spins before it sleeps (GNU OpenMP, read when torch loads). Its default of minutes is as fast on an
+# How often a waiting thread looks before it sleeps (GNU OpenMP, read when torch loads). Its own default is as fast on an
 # idle machine, and several times slower where another program wants one of the cores: LAB.md, 2026-11-24.
 SPIN = "3000"
 

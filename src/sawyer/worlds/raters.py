@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import Literal
 
 from sawyer.errors import WorldError
 from sawyer.worlds.gold import gold
 
 RATERS: tuple[str, ...] = ("honest", "length_lover", "lazy", "flipper")
-Rater = Literal["honest", "length_lover", "lazy", "flipper"]
 NOISE = 0.5  # standard deviation of an honest rater's judgement, in points
 FLIPPED = 0.4  # share of the flipper's judgements that are turned round
 
