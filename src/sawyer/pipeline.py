@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, own_file, own_names
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, ModelError, RunError, SawyerError, TrainingError
 from sawyer.records import Answer, ScoredAnswers, expand, read
@@ -99,6 +99,7 @@ def _run(
         _check_unit(opened, prints)
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
+        _check_loss(config, opened, todo)
         worked = False
         for stage in todo:
             if opened.stop.is_set():
@@ -359,12 +360,24 @@ def _check_world(config: Config) -> None:
         )
 
 
+def _check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """A user's own loss is tried before the stages that come before it: hours of training may lie between."""
+    if config.reward is None or own_names(config.reward.loss) is None:
+        return
+    if "reward" in todo and run.manifest.stage("reward").status != "done":
+        from sawyer.stages.reward.loss import checked_loss
+
+        checked_loss(config.reward.loss)
+
+
 def _fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
+    own = own_file(section.get("loss", ""))
+    files += [str(own)] if own is not None else []
     found = hash_files(files, salt=repr((common, section)))
     if stage == "reward" and config.rl is not None:
         found += f" {config.rl.max_new_tokens}@{config.rl.temperature:g}"

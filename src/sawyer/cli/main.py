@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sawyer.cli import data, look, train
+from sawyer.cli import data, look, loss, train
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.version import __version__
@@ -33,6 +33,7 @@ app.command("world", rich_help_panel=PANELS["data"])(data.world)
 app.command("report", rich_help_panel=PANELS["look"])(look.report)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
+app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
 
 
 def _version(asked: bool) -> None:

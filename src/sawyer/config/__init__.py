@@ -1,9 +1,11 @@
 """What was asked: the typed tree, and reading it."""
 
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
-from sawyer.config.schema import Base, Collect, Compare, Config, Kl, Reward, Rl, Sft, World
+from sawyer.config.own import own_file, own_names
+from sawyer.config.schema import LOSSES, Base, Collect, Compare, Config, Kl, Reward, Rl, Sft, World
 
 __all__ = [
+    "LOSSES",
     "WORLD_BASE",
     "Base",
     "Collect",
@@ -18,5 +20,7 @@ __all__ = [
     "demo",
     "fields",
     "load",
+    "own_file",
+    "own_names",
     "template_file",
 ]

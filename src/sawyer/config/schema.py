@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from sawyer.config.own import own_names
+
+LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
 
 
 class Section(BaseModel):
@@ -74,7 +78,10 @@ class Reward(Section):
 
     data: list[str] = Field(default_factory=list, description="files or patterns of scored answers or pairs")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
-    loss: Literal["squared", "plain", "margin", "scaled"] = Field("squared", description="of a pair of answers")
+    loss: str = Field("squared", description=f"{' | '.join(LOSSES)}, or your own function as module:function")
+    by: Literal["pair", "prompt"] = Field(
+        "pair", description="what counts once: each pair (regression: each answer), or each prompt (as listwise always does)"
+    )
     center: float = Field(0.0, ge=0, description="weight of (r_j + r_k)^2, which keeps rewards near zero")
     epochs: float = Field(1.0, gt=0, description="passes over the prompts; reward models overfit in the second")
     batch_size: int = Field(16, ge=1, description="prompts an optimizer step, each with all its answers")
@@ -82,6 +89,13 @@ class Reward(Section):
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
     calibration_prompts: int = Field(128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit")
+
+    @field_validator("loss")
+    @classmethod
+    def _is_a_loss(cls, name: str) -> str:
+        if name not in LOSSES and own_names(name) is None:
+            raise ValueError(f"`reward.loss` is {name!r}; expected: {' or '.join(LOSSES)}, or your own as module:function")
+        return name
 
 
 class Kl(Section):

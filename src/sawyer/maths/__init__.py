@@ -5,14 +5,26 @@ from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_
 from sawyer.maths.diversity import distinct_n
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.logprobs import token_logprobs
-from sawyer.maths.losses import (
+from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
+from sawyer.maths.loss_curves import Example, LossCurve, LossCurves, loss_curves, worked_example
+from sawyer.maths.losses import PolicyLoss, ppo_policy, ppo_value
+from sawyer.maths.losses_reward import (
     PAIR_LOSSES,
-    PolicyLoss,
+    REWARD_LOSSES,
+    WEIGHTS,
+    Judged,
+    Objective,
+    OfPairs,
+    RewardLoss,
+    Standard,
+    Weights,
+    by_item,
+    by_prompt,
     centering,
+    listwise,
     margin,
     plain,
-    ppo_policy,
-    ppo_value,
+    regression,
     scaled,
     squared,
 )
@@ -21,13 +33,31 @@ from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
 
 __all__ = [
     "PAIR_LOSSES",
+    "REWARD_LOSSES",
+    "WEIGHTS",
     "AdaptiveKL",
     "Advantages",
+    "Example",
+    "Finding",
     "FixedKL",
+    "Judged",
+    "LossCheck",
+    "LossCurve",
+    "LossCurves",
+    "Objective",
+    "OfPairs",
+    "Point",
     "PolicyLoss",
+    "RewardLoss",
+    "Standard",
+    "Weights",
     "best_of_n_kl",
+    "by_item",
+    "by_prompt",
     "calibration_error",
     "centering",
+    "check_loss",
+    "check_pair",
     "clip_scores",
     "distinct_n",
     "explained_variance",
@@ -37,6 +67,8 @@ __all__ = [
     "kl_k2",
     "kl_k3",
     "linear_schedule",
+    "listwise",
+    "loss_curves",
     "margin",
     "masked_mean",
     "masked_sum",
@@ -45,9 +77,11 @@ __all__ = [
     "plain",
     "ppo_policy",
     "ppo_value",
+    "regression",
     "scaled",
     "squared",
     "token_logprobs",
     "token_rewards",
     "whiten",
+    "worked_example",
 ]

@@ -1,50 +1,14 @@
-"""Losses. All return sums over what they count; the caller divides once by the count of the whole optimizer batch."""
+"""Losses of PPO. All return sums over what they count; the caller divides once by the count of the whole optimizer batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from sawyer.maths.kl import kl_k3
 from sawyer.maths.masked import keep, masked_sum
-
-PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-
-def plain(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-    """-log sigmoid(r_j - r_k), (P,) each (Bradley-Terry; InstructGPT, arXiv 2203.02155, eq. 1); `difference` unused."""
-    return -logsigmoid(better - worse)
-
-
-def squared(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-    """-log sigmoid((r_j - r_k) * (s_j - s_k)^2), (P,) each: SAWYER's loss, "to learn more from less data".
-
-    The product reaches hundreds; log-sigmoid as one function neither overflows nor loses its gradient there.
-    """
-    return -logsigmoid((better - worse) * difference**2)
-
-
-def margin(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-    """-log sigmoid(r_j - r_k - (s_j - s_k)), (P,) each (Llama 2, arXiv 2307.09288, eq. 2)."""
-    return -logsigmoid(better - worse - difference)
-
-
-def scaled(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-    """-(s_j - s_k) * log sigmoid(r_j - r_k), (P,) each (HelpSteer2-Preference, arXiv 2410.01257)."""
-    return -difference * logsigmoid(better - worse)
-
-
-# r_j, r_k (P,) rewards of the preferred and the other answer, d = s_j - s_k > 0 (P,) -> losses (P,)
-PAIR_LOSSES: Mapping[str, PairLoss] = {"squared": squared, "plain": plain, "margin": margin, "scaled": scaled}
-
-
-def centering(better: Tensor, worse: Tensor) -> Tensor:
-    """(r_j + r_k)^2, (P,): keeps rewards near zero (Eisenstein et al. 2023, arXiv 2312.09244)."""
-    return (better + worse) ** 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

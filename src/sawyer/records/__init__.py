@@ -3,7 +3,7 @@
 from sawyer.records.check import FileReport, check
 from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
-from sawyer.records.read import Read, read
+from sawyer.records.read import Read, named, read
 from sawyer.records.rows import expand
 from sawyer.records.split import bucket, split
 from sawyer.records.types import (
@@ -37,6 +37,7 @@ __all__ = [
     "check",
     "expand",
     "json_lines",
+    "named",
     "pairs",
     "prompt_of",
     "read",

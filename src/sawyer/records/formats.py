@@ -229,7 +229,12 @@ def _scored(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
         with _inside(name):
             response = text_of(item, "response", may_be_empty=True)
             source = text_of(item, "source", may_be_empty=True) if isinstance(item.get("source"), str) else ""
-            answers.append(Answer(response=response, score=number_of(item, "score"), source=source))
+            try:
+                score = number_of(item, "score")
+            except Unfit as unfit:  # as "N/A" among a hundred thousand: the answer waits for a score, the others teach
+                yield Unfit(f"{name}.score", "score", f"{unfit.message}; the answer has no score", unfit.todo)
+                score = None
+            answers.append(Answer(response=response, score=score, source=source))
         if not response:  # somebody gave it, and it was judged
             yield Unfit(f"{name}.response", "empty", "the answer is empty; it is kept as one", "remove it if it is a mistake")
     yield ScoredAnswers(prompt=prompt, answers=tuple(answers))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,13 +26,18 @@ class Read:
 
     @property
     def told_skipped(self) -> str:
-        """How many rows were left out or looked odd, by kind with the first of each; empty when none was."""
-        first = {problem.kind: Path(problem.where).name for problem in reversed(self.skipped)}
-        kinds = Counter(problem.kind for problem in self.skipped)
+        """How many rows were left out or looked odd, by kind with the first few of each; empty when none was."""
+        kinds: dict[str, list[str]] = {}
+        for problem in self.skipped:
+            kinds.setdefault(problem.kind, []).append(Path(problem.where).name)
         return "; ".join(
-            f"{count:,} {'row' if count == 1 else 'rows'}: {kind} ({first[kind]}{', ...' if count > 1 else ''})"
-            for kind, count in kinds.items()
+            f"{len(found):,} {'row' if len(found) == 1 else 'rows'}: {kind} ({named(found)})" for kind, found in kinds.items()
         )
+
+
+def named(places: Sequence[str], most: int = 3) -> str:
+    """The first few of the places, and that there are more."""
+    return ", ".join(places[:most]) + (", ..." if len(places) > most else "")
 
 
 @dataclass(slots=True)

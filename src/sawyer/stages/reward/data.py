@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import torch
 
 from sawyer.config import Config
 from sawyer.errors import DataError
+from sawyer.maths import Judged, RewardLoss, Standard
 from sawyer.models import Speaker
-from sawyer.records import Pair, Prompt, ScoredAnswers, pairs, read, split
+from sawyer.records import Pair, Prompt, ScoredAnswers, named, pairs, read, split
 from sawyer.runs import Run
 from sawyer.text import Row
 
 STAGE = "reward"
+AS_THEY_ARE = Standard(mean=0.0, scale=1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +26,9 @@ class Group:
     prompt: Prompt
     responses: tuple[str, ...]
     rows: tuple[Row, ...]
-    pairs: tuple[tuple[int, int, float], ...]
+    pairs: tuple[tuple[int, int, float], ...]  # none where all scores are equal, which teaches `regression` alone
     sources: tuple[str, ...] = ()  # who wrote each response, where the data say so
+    scores: tuple[float, ...] = ()  # of each response, on the judges' scale; of a ready-made pair (d, 0)
 
     @property
     def best(self) -> str:
@@ -37,12 +42,34 @@ class Judgements:
     """What the reward model learns from and is checked on; no prompt is in both."""
 
     train: tuple[Group, ...]
-    held_out: tuple[Group, ...]
+    held_out: tuple[Group, ...]  # each with a pair at least
     format: str
+    standard: Standard = AS_THEY_ARE  # of the training scores
+
+    @property
+    def examined(self) -> tuple[Group, ...]:
+        """What the trained model is examined on: the held-out prompts, or else the training prompts with a pair."""
+        return self.held_out or tuple(group for group in self.train if group.pairs)
 
 
-def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
-    """Read the config's files and, where there are any, the collected answers that somebody has scored."""
+def judged(groups: Sequence[Group], standard: Standard) -> Judged:
+    """The groups as losses see them, all their answers in one row."""
+    starts = [sum(len(g.responses) for g in groups[:i]) for i in range(len(groups))]
+    found = [(s + j, s + k, d) for s, group in zip(starts, groups, strict=True) for j, k, d in group.pairs]
+    return Judged(
+        prompts=torch.tensor([i for i, group in enumerate(groups) for _ in group.responses], dtype=torch.int64),
+        scores=torch.tensor([standard(score) for group in groups for score in group.scores], dtype=torch.float64),
+        better=torch.tensor([j for j, _, _ in found], dtype=torch.int64),
+        worse=torch.tensor([k for _, k, _ in found], dtype=torch.int64),
+        difference=torch.tensor([d for _, _, d in found], dtype=torch.float32),
+    )
+
+
+def load(config: Config, run: Run, speaker: Speaker, loss: RewardLoss) -> Judgements:
+    """Read the config's files and, where there are any, the collected answers that somebody has scored.
+
+    `loss` decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
+    """
     asked = config.reward
     assert asked is not None
     records: list[ScoredAnswers | Pair] = []
@@ -65,12 +92,14 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
             expected="rows on both sides",
             todo="lower reward.held_out, or give more judged prompts",
         )
+    learnt = _groups(train, speaker, run, "training", loss)
     judgements = Judgements(
-        train=_groups(train, speaker, run, "training"),
-        held_out=_groups(held_out, speaker, run, "held-out"),
+        train=learnt,
+        held_out=tuple(group for group in _groups(held_out, speaker, run, "held-out", loss) if group.pairs),
         format=" + ".join(formats),
+        standard=Standard.of([score for group in learnt for score in group.scores]) if learnt else AS_THEY_ARE,
     )
-    if not judgements.train:
+    if not any(group.pairs for group in judgements.train):
         raise DataError(
             "no prompt of reward.data has two answers with different scores",
             expected="at least one pair of answers of which one is better",
@@ -80,34 +109,79 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
     return judgements
 
 
-def _groups(records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run, name: str) -> tuple[Group, ...]:
-    groups, ties, alone, cut, long = [], 0, 0, 0, 0
+@dataclass(slots=True)
+class _Left:
+    """What cannot teach, by reason: where it stands in the files. `ties` and `cut` are counted, inside prompts that can."""
+
+    places: dict[str, list[str]] = field(default_factory=dict)
+    ties: int = 0
+    cut: int = 0
+
+    def add(self, reason: str, record: ScoredAnswers | Pair) -> None:
+        self.places.setdefault(reason, []).append(str(record.where))
+
+    def told(self, context: int) -> list[str]:
+        said = []
+        for reason, places in self.places.items():
+            prompts = "1 prompt is" if len(places) == 1 else f"{len(places):,} prompts are"
+            said.append(f"{prompts} left out: {reason} ({named(places)})")
+        if self.ties:
+            said.append(f"{self.ties:,} tied pairs of other prompts teach nothing and are left out")
+        if self.cut:
+            said.append(f"{self.cut:,} answers are cut to the model's {context} tokens")
+        return said
+
+
+def _groups(
+    records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run, name: str, loss: RewardLoss
+) -> tuple[Group, ...]:
+    """The records that can teach, encoded; a warning counts and names the others."""
+    groups: list[Group] = []
+    left = _Left()
+    for record in records:
+        group = _group(record, speaker)
+        if reason := _unfit(record, group, loss):
+            left.add(reason, record)
+            continue
+        if isinstance(record, ScoredAnswers) and loss.counts == "pairs":
+            left.ties += pairs(record)[1]
+        left.cut += sum(row.cut for row in group.rows)
+        groups.append(group)
+    if told := left.told(speaker.codec.context):
+        run.journal.event(STAGE, "warning", message=f"{name} data: {'; '.join(told)}")
+    return tuple(groups)
+
+
+def _unfit(record: ScoredAnswers | Pair, group: Group, loss: RewardLoss) -> str:
+    """Why the loss can learn nothing from this prompt; empty where it can."""
+    if loss.counts == "answers" and isinstance(record, Pair):
+        return "a pair has no score to learn"
+    if not group.responses:
+        return "no answer has a score"
+    if not group.pairs and loss.counts != "answers":
+        return "a single scored answer has nothing to compare with" if len(group.responses) == 1 else "all scores are equal"
+    if not all(any(row.trained) for row in group.rows):
+        return "the prompt leaves no room for an answer"
+    return ""
+
+
+def _group(record: ScoredAnswers | Pair, speaker: Speaker) -> Group:
     responses: tuple[str, ...]
     sources: tuple[str, ...]
-    for record in records:
-        if isinstance(record, Pair):
-            responses, sources = (record.chosen, record.rejected), ("", "")
-            found: tuple[tuple[int, int, float], ...] = ((0, 1, 1.0 if record.margin is None else record.margin),)
-        else:
-            judged = [answer for answer in record.answers if answer.score is not None]
-            responses, sources = tuple(answer.response for answer in judged), tuple(answer.source for answer in judged)
-            compared, tied = pairs(record)
-            found, ties = tuple(compared), ties + tied
-        if not found:
-            alone += 1
-            continue
-        rows = tuple(speaker.codec.answer(record.prompt, response) for response in responses)
-        if not all(any(row.trained) for row in rows):
-            long += 1
-            continue
-        cut += sum(row.cut for row in rows)
-        groups.append(Group(prompt=record.prompt, responses=responses, rows=rows, pairs=found, sources=sources))
-    if ties or alone or cut or long:
-        run.journal.event(
-            STAGE,
-            "warning",
-            message=f"{name} data: {ties:,} tied pairs teach nothing and are left out; {alone:,} prompts have no pair at all; "
-            f"{cut:,} answers are cut to the model's {speaker.codec.context} tokens; "
-            f"{long:,} prompts are too long and left out",
-        )
-    return tuple(groups)
+    scores: tuple[float, ...]
+    if isinstance(record, Pair):
+        d = 1.0 if record.margin is None else record.margin
+        responses, scores, sources = (record.chosen, record.rejected), (d, 0.0), ("", "")
+        found: tuple[tuple[int, int, float], ...] = ((0, 1, d),)
+    else:
+        scored = [(a.response, a.score, a.source) for a in record.answers if a.score is not None]
+        responses, scores = tuple(r for r, _, _ in scored), tuple(s for _, s, _ in scored)
+        sources, found = tuple(s for _, _, s in scored), tuple(pairs(record)[0])
+    return Group(
+        prompt=record.prompt,
+        responses=responses,
+        rows=tuple(speaker.codec.answer(record.prompt, response) for response in responses),
+        pairs=found,
+        sources=sources,
+        scores=scores,
+    )

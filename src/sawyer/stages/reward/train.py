@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
-from sawyer.maths import PAIR_LOSSES, centering, linear_schedule
+from sawyer.maths import Judged, Objective, Standard, linear_schedule
 from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
 from sawyer.runs import Run, replace_folder
-from sawyer.stages.reward.data import STAGE, Group, Judgements, load
+from sawyer.stages.reward.data import STAGE, Group, Judgements, judged, load
+from sawyer.stages.reward.loss import checked_loss, objective
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge
 from sawyer.text import Batch, pad_right
 
@@ -29,10 +29,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     assert asked is not None
     speaker = open_speaker(run.layout.model("sft"))
     place = choose_place(config.device, config.precision, width=speaker.width)
-    judgements = load(config, run, speaker)
+    aim = objective(asked, checked_loss(asked.loss))
+    judgements = load(config, run, speaker, aim.loss)
     model = new_reward(run.layout.model("sft"), speaker.tokenizer, seed=config.seed)
     model.to(place.device)
-    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train)
+    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train, aim, judgements.standard)
     run.journal.event(STAGE, "plan", message=_plan(judgements, work, place))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
@@ -50,10 +51,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         )
     extra = {"reward_shift": statistics.fmean(raw), "reward_scale": statistics.pstdev(raw) or 1.0}
     with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, model, speaker.tokenizer, {**extra, "loss": asked.loss})
+        standard = {"score_mean": judgements.standard.mean, "score_scale": judgements.standard.scale}
+        save_model(folder, model, speaker.tokenizer, {**extra, **standard, "loss": asked.loss})
 
     stop_if_asked(run, STAGE)
-    figures = examine(scorer, judgements, asked.loss, seed=config.seed)
+    figures = examine(scorer, judgements, asked.loss, by=asked.by, seed=config.seed)
     if config.world is not None:
         figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), scorer)
     figures |= {**losses_of(run, STAGE), **extra}
@@ -65,22 +67,29 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """Some groups of a batch: their answers as one padded batch, their pairs as indices into its rows."""
+    """Some groups of a batch: their answers as one padded batch, and what the judges said of its rows."""
 
     batch: Batch  # (N, T), each answer once
-    better: Tensor  # (P,) int64, row of the preferred answer of each pair
-    worse: Tensor  # (P,) int64
-    difference: Tensor  # (P,) float32, d = s_better - s_worse > 0
+    judged: Judged
 
 
 class RewardWork:
     """The optimizer steps of the reward model, one batch of prompts with all their answers each."""
 
-    def __init__(self, config: Config, place: Place, model: nn.Module, pad_id: int, groups: Sequence[Group]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        place: Place,
+        model: nn.Module,
+        pad_id: int,
+        groups: Sequence[Group],
+        aim: Objective,
+        standard: Standard,
+    ) -> None:
         asked = config.reward
         assert asked is not None
         self.config, self.asked, self.place, self.model = config, asked, place, model
-        self.pad_id, self.groups = pad_id, groups
+        self.pad_id, self.groups, self.aim, self.standard = pad_id, groups, aim, standard
         self.total = max(1, round(asked.epochs * len(groups)))
         self.steps = math.ceil(self.total / asked.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
@@ -91,26 +100,26 @@ class RewardWork:
             len(self.groups), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
         groups = [self.groups[i] for i in chosen]
-        count = sum(len(group.pairs) for group in groups)
+        pairs = sum(len(group.pairs) for group in groups)
         right: list[float] = []
-        parts = split_groups(groups, self.pad_id, self.config.micro_batch_tokens)
+        parts = list(split_groups(groups, self.pad_id, self.config.micro_batch_tokens, self.standard))
+        count = sum(self.aim.count(part.judged) for part in parts)
         update = self.learner.update(parts, lambda part: self.loss(part, right), count)
         return {
             "loss": update.loss,
-            "accuracy": sum(right) / count,
+            **({"accuracy": sum(right) / pairs} if pairs else {}),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
-            "pairs": count,
+            "pairs": pairs,
         }
 
     def loss(self, part: Part, right: list[float]) -> Tensor:
-        """The sum of the part's pair losses; the number of pairs ranked rightly is appended to `right`."""
+        """The weighted sum of the part's losses; the number of pairs ranked rightly is appended to `right`."""
         with self.place.autocast():
             scores = sequence_scores(self.model, part.batch.to(self.place.device)).float()
-        better, worse = scores[part.better.to(scores.device)], scores[part.worse.to(scores.device)]
-        right.append(float((better > worse).sum()))
-        losses = PAIR_LOSSES[self.asked.loss](better, worse, part.difference.to(scores.device))
-        return losses.sum() + self.asked.center * centering(better, worse).sum()
+        said = part.judged.to(scores.device)
+        right.append(float((scores[said.better] > scores[said.worse]).sum()))
+        return self.aim.total(scores, said)
 
     def state(self) -> dict[str, Any]:
         return self.learner.state()
@@ -119,31 +128,24 @@ class RewardWork:
         self.learner.load(state)
 
 
-def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int) -> Iterator[Part]:
-    """Cut a batch between prompts, never inside one: a pair's two answers share a part. At most `token_budget` padded
+def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int, standard: Standard) -> Iterator[Part]:
+    """Cut a batch between prompts, never inside one: a prompt's answers share a part. At most `token_budget` padded
     tokens a part, unless a single prompt's answers exceed it."""
     ordered = sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows))
     taken: list[Group] = []
     for group in ordered:
         rows = sum(len(g.rows) for g in taken) + len(group.rows)
         if taken and rows * max(len(row.ids) for row in group.rows) > token_budget:
-            yield _part(taken, pad_id)
+            yield _part(taken, pad_id, standard)
             taken = []
         taken.append(group)
     if taken:
-        yield _part(taken, pad_id)
+        yield _part(taken, pad_id, standard)
 
 
-def _part(groups: Sequence[Group], pad_id: int) -> Part:
-    starts = [sum(len(g.rows) for g in groups[:i]) for i in range(len(groups))]
-    found = [(s + j, s + k, d) for s, group in zip(starts, groups, strict=True) for j, k, d in group.pairs]
-    better, worse, difference = zip(*found, strict=True)
-    return Part(
-        batch=pad_right([row for group in groups for row in group.rows], pad_id),
-        better=torch.tensor(better),
-        worse=torch.tensor(worse),
-        difference=torch.tensor(difference, dtype=torch.float32),
-    )
+def _part(groups: Sequence[Group], pad_id: int, standard: Standard) -> Part:
+    rows = [row for group in groups for row in group.rows]
+    return Part(batch=pad_right(rows, pad_id), judged=judged(groups, standard))
 
 
 def own_answers(

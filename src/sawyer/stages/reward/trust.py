@@ -11,11 +11,12 @@ import torch
 
 from sawyer.config import Config
 from sawyer.engine import learned_gate
-from sawyer.maths import PAIR_LOSSES, calibration_error
+from sawyer.maths import WEIGHTS, Objective, calibration_error
 from sawyer.models import Scorer
 from sawyer.records import Prompt, prompt_of
 from sawyer.runs import Gate
-from sawyer.stages.reward.data import STAGE, Group, Judgements
+from sawyer.stages.reward.data import STAGE, Group, Judgements, judged
+from sawyer.stages.reward.loss import open_loss
 from sawyer.stats import RESAMPLES, Interval, correlation, no_narrower_than_wilson, wilson
 from sawyer.worlds import gold, tasks
 
@@ -27,7 +28,7 @@ GAPS = (("less than 1", 0.0, 1.0), ("1 to 2", 1.0, 2.0), ("2 to 4", 2.0, 4.0), (
 MOST_SOURCES = 8
 
 
-def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> dict[str, Any]:
+def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int, by: str = "pair") -> dict[str, Any]:
     """Figures on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0 then).
 
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit.
@@ -35,8 +36,9 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
     too. Of the losses only `plain` trains sigmoid(D) as that probability; `squared` trains sigmoid(D * d^2), so that a model
     trained by it may be too sure of small differences and too unsure of large ones.
     """
-    groups = judgements.held_out or judgements.train
+    groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
     flat = scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
+    said, rewards = judged(groups, judgements.standard), torch.tensor(flat)
     scores: list[list[float]] = []
     for group in groups:
         scores.append(flat[: len(group.responses)])
@@ -44,7 +46,6 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
     right = [[float(s[j] > s[k]) for j, k, _ in g.pairs] for g, s in zip(groups, scores, strict=True)]
     longer = [[_longer_wins(g.responses[j], g.responses[k]) for j, k, _ in g.pairs] for g in groups]
     gaps = torch.tensor([s[j] - s[k] for g, s in zip(groups, scores, strict=True) for j, k, _ in g.pairs])
-    worth = torch.tensor([d for g in groups for _, _, d in g.pairs])
     pairs = sum(len(group.pairs) for group in groups)
     accuracy, baseline = _by_prompt(right, seed), _by_prompt(longer, seed)
     probes = damaged_wins(scorer, groups, seed=seed)
@@ -58,7 +59,7 @@ def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int) -> 
         "accuracy_by_source": by_source(groups, right, seed),
         "baseline_longer": sum(map(sum, longer)) / pairs,
         "baseline_high": max(baseline[1], 0.5),
-        "held_out_loss": float(PAIR_LOSSES[loss](gaps, torch.zeros_like(gaps), worth).mean()),
+        "held_out_loss": float(aim.total(rewards, said)) / aim.count(said),
         "calibration_error": calibration_error(torch.sigmoid(gaps.abs()).tolist(), ((gaps.sign() + 1) / 2).tolist()),
         "length_correlation": correlation(lengths, [x for s in scores for x in s]),
         "damaged_wins": sum(wins for wins, _ in probes.values()) / max(1, sum(tried for _, tried in probes.values())),

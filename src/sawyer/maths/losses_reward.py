@@ -1,0 +1,234 @@
+"""Losses of the reward model, what each counts (pairs, answers or whole prompts), and what a batch is divided by.
+
+A loss is a function of a few tensors; `RewardLoss` says what it counts, so that whoever trains need not know which one it is.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from sawyer.maths.masked import masked_sum
+
+PairLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+AnswerLoss = Callable[[Tensor, Tensor], Tensor]
+PromptLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Counts = Literal["pairs", "answers", "prompts"]
+
+
+def plain(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
+    """-log sigmoid(r_j - r_k), (P,) each (Bradley-Terry; InstructGPT, arXiv 2203.02155, eq. 1); `difference` unused."""
+    return -logsigmoid(better - worse)
+
+
+def squared(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
+    """-log sigmoid((r_j - r_k) * (s_j - s_k)^2), (P,) each: SAWYER's loss, "to learn more from less data".
+
+    The product reaches hundreds; log-sigmoid as one function neither overflows nor loses its gradient there.
+    """
+    return -logsigmoid((better - worse) * difference**2)
+
+
+def margin(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
+    """-log sigmoid(r_j - r_k - (s_j - s_k)), (P,) each (Llama 2, arXiv 2307.09288, eq. 2)."""
+    return -logsigmoid(better - worse - difference)
+
+
+def scaled(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
+    """-(s_j - s_k) * log sigmoid(r_j - r_k), (P,) each (HelpSteer2-Preference, arXiv 2410.01257)."""
+    return -difference * logsigmoid(better - worse)
+
+
+def listwise(rewards: Tensor, scores: Tensor, prompts: Tensor) -> Tensor:
+    """-sum_i [r_i - log sum_{k: s_k <= s_i} exp r_k] over each prompt's answers: (N,) rewards, scores, prompts -> (G,).
+
+    Without ties it is -log of Plackett and Luce's probability of the judges' ranking: the best is drawn first, in proportion to
+    exp r, then the best of what is left (Luce 1959; Plackett 1975). Tied answers are Breslow's (1974): each one's denominator
+    holds every answer not scored above it, its equals among them, so their order in the file does not matter and the loss
+    draws them together. `prompts` is the prompt of each answer, 0 to G - 1.
+    """
+    order = prompts.argsort(stable=True)
+    sizes = prompts.bincount()
+    place = torch.arange(len(prompts), device=prompts.device) - (sizes.cumsum(0) - sizes)[prompts[order]]
+    there = torch.arange(int(sizes.max()), device=prompts.device) < sizes[:, None]  # (G, K)
+    table = torch.zeros_like(there, dtype=torch.int64).index_put((prompts[order], place), order)
+    r, s = rewards[table], scores[table]
+    itself = torch.eye(r.shape[1], dtype=torch.bool, device=r.device)
+    below = there[:, None, :] & (s[:, None, :] <= s[:, :, None]) | itself  # (G, K, K): k is in i's denominator
+    denominators = torch.where(below, r[:, None, :], -torch.inf).logsumexp(2)
+    return masked_sum(denominators - r, there, dim=1)
+
+
+def regression(rewards: Tensor, targets: Tensor) -> Tensor:
+    """(r - t)^2, (N,) each, t the standardised score (HelpSteer, arXiv 2311.09528): the reward is the score itself."""
+    return (rewards - targets) ** 2
+
+
+# r_j, r_k (P,) rewards of the preferred and the other answer, d = s_j - s_k > 0 (P,) -> losses (P,)
+PAIR_LOSSES: Mapping[str, PairLoss] = {"squared": squared, "plain": plain, "margin": margin, "scaled": scaled}
+
+
+def centering(better: Tensor, worse: Tensor) -> Tensor:
+    """(r_j + r_k)^2, (P,): keeps rewards near zero (Eisenstein et al. 2023, arXiv 2312.09244)."""
+    return (better + worse) ** 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standard:
+    """The mean and the standard deviation of the training scores, on the judges' scale: `standard(s)` is (s - mean) / scale."""
+
+    mean: float
+    scale: float
+
+    @classmethod
+    def of(cls, scores: Sequence[float]) -> Standard:
+        """From all training scores, at least one; scores that are all equal keep their unit (scale 1)."""
+        return cls(mean=statistics.fmean(scores), scale=statistics.pstdev(scores) or 1.0)
+
+    def __call__(self, score: float) -> float:
+        return (score - self.mean) / self.scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the judges said of N answers to G prompts, each prompt whole, and of P pairs of them. Rewards (N,) lie beside it."""
+
+    prompts: Tensor  # (N,) int64, 0 to G - 1: whose answer it is
+    scores: Tensor  # (N,) float64, standardised; of a ready-made pair only their order means something
+    better: Tensor  # (P,) int64, place of the preferred answer of each pair
+    worse: Tensor  # (P,) int64
+    difference: Tensor  # (P,) float32, d = s_better - s_worse > 0 on the judges' scale
+
+    def to(self, device: torch.device) -> Judged:
+        """The same on another device."""
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.__slots__})
+
+
+class RewardLoss(Protocol):
+    """A loss of the reward model: I items, each a pair, an answer or a prompt."""
+
+    @property
+    def counts(self) -> Counts:
+        """What an item is."""
+
+    def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
+        """(N,) rewards -> (I,), one loss an item."""
+
+    def centres(self, rewards: Tensor, judged: Judged) -> Tensor:
+        """(I,): `centering` of each item: (2 m)^2, m the mean reward of the answers it is made of."""
+
+    def owners(self, judged: Judged) -> Tensor:
+        """(I,) int64: the prompt of each item."""
+
+
+@dataclass(frozen=True, slots=True)
+class OfPairs:
+    """A loss of the preferred and the other answer's reward and of how far their scores differ."""
+
+    function: PairLoss
+    counts: Counts = field(default="pairs", init=False)
+
+    def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
+        return self.function(rewards[judged.better], rewards[judged.worse], judged.difference)
+
+    def centres(self, rewards: Tensor, judged: Judged) -> Tensor:
+        return centering(rewards[judged.better], rewards[judged.worse])
+
+    def owners(self, judged: Judged) -> Tensor:
+        return judged.prompts[judged.better]
+
+
+@dataclass(frozen=True, slots=True)
+class OfAnswers:
+    """A loss of one answer's reward and its standardised score."""
+
+    function: AnswerLoss
+    counts: Counts = field(default="answers", init=False)
+
+    def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
+        return self.function(rewards, judged.scores.to(rewards.dtype))
+
+    def centres(self, rewards: Tensor, judged: Judged) -> Tensor:
+        return centering(rewards, rewards)
+
+    def owners(self, judged: Judged) -> Tensor:
+        return judged.prompts
+
+
+@dataclass(frozen=True, slots=True)
+class OfPrompts:
+    """A loss of all of a prompt's rewards and the order of their scores."""
+
+    function: PromptLoss
+    counts: Counts = field(default="prompts", init=False)
+
+    def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
+        return self.function(rewards, judged.scores, judged.prompts)
+
+    def centres(self, rewards: Tensor, judged: Judged) -> Tensor:
+        sizes = judged.prompts.bincount().to(rewards.dtype)
+        means = torch.zeros_like(sizes).index_add(0, judged.prompts, rewards) / sizes
+        return centering(means, means)
+
+    def owners(self, judged: Judged) -> Tensor:
+        return torch.arange(len(judged.prompts.bincount()), device=judged.prompts.device)
+
+
+REWARD_LOSSES: Mapping[str, RewardLoss] = {
+    **{name: OfPairs(function) for name, function in PAIR_LOSSES.items()},
+    "listwise": OfPrompts(listwise),
+    "regression": OfAnswers(regression),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """How much each item counts, (I,) float64, and what the weights come to in all: a whole number."""
+
+    each: Tensor
+    total: int
+
+
+Weigh = Callable[[Tensor], Weights]
+
+
+def by_item(owners: Tensor) -> Weights:
+    """Every item counts once: K answers give K(K-1)/2 pairs, so a prompt with many answers counts more. `owners` (I,)."""
+    return Weights(each=torch.ones(owners.shape, dtype=torch.float64, device=owners.device), total=len(owners))
+
+
+def by_prompt(owners: Tensor) -> Weights:
+    """Every prompt counts once: each of its n items 1/n. `owners` (I,) int64 is the prompt of each item."""
+    sizes = owners.bincount()
+    return Weights(each=1 / sizes[owners].double(), total=int((sizes > 0).sum()))
+
+
+WEIGHTS: Mapping[str, Weigh] = {"pair": by_item, "prompt": by_prompt}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """What the reward model minimises: sum of `total` over the parts of a batch / sum of `count` over them.
+
+    A part holds whole prompts, so that no split of a batch changes a weight.
+    """
+
+    loss: RewardLoss
+    weigh: Weigh
+    center: float = 0.0  # weight of `centering`
+
+    def count(self, judged: Judged) -> int:
+        """The part's share of the denominator: its items, or its prompts that have one."""
+        return self.weigh(self.loss.owners(judged)).total
+
+    def total(self, rewards: Tensor, judged: Judged) -> Tensor:
+        """(N,) rewards -> (): the weighted sum of the part's losses."""
+        weights = self.weigh(self.loss.owners(judged)).each.to(rewards.dtype)
+        losses = self.loss.losses(rewards, judged) + self.center * self.loss.centres(rewards, judged)
+        return (weights * losses).sum()
