@@ -311,7 +311,9 @@ def _check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> Non
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
     relevant = [k for k in keys if k.split(".")[0] in (*COMMON, *changed) or ("reward" in changed and k in UNIT)]
-    what = f"these settings: {', '.join(relevant)}" if relevant else "the content of its data files"
+    own = own_file(config.reward.loss) if config.reward is not None and "reward" in changed else None
+    content = "the content of its data files" + (f" or of {own}" if own is not None else "")
+    what = f"these settings: {', '.join(relevant)}" if relevant else content
     if run.previous_config is None:
         what = f"its settings, or its data files ({run.layout.config}, which would tell, cannot be read)"
     raise RunError(

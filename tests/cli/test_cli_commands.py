@@ -40,6 +40,7 @@ def test_version_and_help(sawyer: Callable[..., Any]) -> None:
         "chat",
         "runs",
         "world",
+        "loss",
     ):
         assert verb in said
 

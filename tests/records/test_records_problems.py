@@ -86,13 +86,6 @@ def test_a_sound_file_has_no_problem(put: Put, row: Any) -> None:
         (PAIR, {**PAIR, "margin": -1.5}, "margin", "score"),
         (PAIR, {**PAIR, "margin": True}, "margin", "score"),
         # Scores
-        (SCORED, scored(1, "good"), "responses_and_scores[1].score", "score"),
-        (SCORED, scored(1, float("nan")), "responses_and_scores[1].score", "score"),
-        (SCORED, scored(float("inf"), 1), "responses_and_scores[0].score", "score"),
-        (SCORED, scored(1, "nan"), "responses_and_scores[1].score", "score"),
-        (SCORED, scored(1, True), "responses_and_scores[1].score", "score"),
-        (SCORED, scored(1, [5]), "responses_and_scores[1].score", "score"),
-        (SCORED, scored(1, 10**400), "responses_and_scores[1].score", "score"),
         (SCORED, {"user_input": "x", "responses_and_scores": []}, "responses_and_scores", "empty"),
         (SCORED, {"user_input": "x", "responses_and_scores": {"a": 1}}, "responses_and_scores", "type"),
         (SCORED, {"user_input": "x"}, "responses_and_scores", "missing"),
@@ -201,6 +194,17 @@ def test_a_last_question_without_an_answer(put: Put) -> None:
     # What is left of the third conversation is the first.
     assert told(found) == [("a.jsonl:3:messages", "unanswered", False), ("a.jsonl:3:row", "duplicate", False)]
     assert report(put, [longer]).want == "prompts" and report(put, [longer]).problems == ()
+
+
+@pytest.mark.parametrize("score", ["good", float("nan"), float("inf"), "nan", True, [5], 10**400, "8/10"])
+def test_a_score_that_is_no_number_is_told_and_the_others_stay(put: Put, score: Any) -> None:
+    """One "N/A" among a hundred thousand scores refuses no file: the answer has no score, and the user knows which it is."""
+    found = report(put, [SCORED, scored(1, score, 3)])
+    assert ("a.jsonl:2:responses_and_scores[1].score", "score", False) in told(found)
+    assert any("not a finite number; the answer has no score" in problem.message for problem in found.problems)
+    assert found.counts == {"score": 1, "unscored": 1} and not found.refused
+    _, record = read("a.jsonl", want="scored").records
+    assert [answer.score for answer in record.answers] == [1, None, 3]
 
 
 def test_some_scores_tied_are_no_problem(put: Put) -> None:

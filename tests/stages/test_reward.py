@@ -59,7 +59,13 @@ def test_all_pairs_of_a_prompt_ties_left_out_and_counted(tiny: Fixture, tmp_path
     # The answer nobody scored is not there: the pair's numbers count the scored ones.
     assert groups[1].pairs == ((1, 0, 2.0),)
     assert groups[1].responses == ("word", "word word word")
-    assert any(text.startswith("training data: 2 tied pairs") and "2 prompts have no pair at all" in text for text in told)
+    # Of the first prompt's three pairs one is tied, as are the third's; each prompt that is left out is named by its line.
+    where = tmp_path / "rows.json"
+    assert told[-1] == (
+        f"training data: 1 prompt is left out: all scores are equal ({where}:1); "
+        f"1 prompt is left out: a single scored answer has nothing to compare with ({where}:1); "
+        "1 tied pair of other prompts left out: equal scores say nothing of which is better"
+    )
 
 
 def test_answers_that_are_cut_and_prompts_without_room_are_counted(
@@ -73,8 +79,8 @@ def test_answers_that_are_cut_and_prompts_without_room_are_counted(
         told = events(run, "warning")[-1]["message"]
     assert [group.prompt.text for group in groups] == ["cut", "fits"]
     assert [row.cut for row in groups[0].rows] == [True, False]
-    assert "1 answers are cut" in told
-    assert "1 prompts are too long and left out" in told
+    assert "1 answer is cut" in told
+    assert f"1 prompt is left out: the prompt leaves no room for an answer ({tmp_path / 'rows.json'}:1)" in told
 
 
 def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
@@ -191,7 +197,8 @@ def test_the_parts_of_a_batch_hold_every_answer_and_pair_once(tiny: Fixture, tmp
     found = sorted(
         (tuple(part.batch.ids[j][part.batch.mask[j]].tolist()), tuple(part.batch.ids[k][part.batch.mask[k]].tolist()), d)
         for part in parts
-        for j, k, d in zip(part.better.tolist(), part.worse.tolist(), part.difference.tolist(), strict=True)
+        for said in [part.judged]
+        for j, k, d in zip(*(pair.tolist() for pair in (said.better, said.worse, said.difference)), strict=True)
     )
     assert found == sorted((g.rows[j].ids, g.rows[k].ids, d) for g in groups for j, k, d in g.pairs)
 

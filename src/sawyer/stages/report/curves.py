@@ -90,7 +90,7 @@ def _reward(facts: Facts, rows: Rows) -> list[Panel]:
     return [
         Panel(
             title="Loss",
-            note="a pair of answers; where it starts depends on the loss chosen, that it falls does not",
+            note="where it starts depends on the loss chosen, that it falls does not",
             lines=[line(steps, "loss", "training", "reward"), line(judged, "held_out_loss", held, "ink", dots=True)],
             zero=True,
         ),

@@ -13,6 +13,7 @@ from sawyer.maths import Judged, RewardLoss, Standard
 from sawyer.models import Speaker
 from sawyer.records import Pair, Prompt, ScoredAnswers, named, pairs, read, split
 from sawyer.runs import Run
+from sawyer.stages.reward.loss import open_loss
 from sawyer.text import Row
 
 STAGE = "reward"
@@ -65,13 +66,14 @@ def judged(groups: Sequence[Group], standard: Standard) -> Judged:
     )
 
 
-def load(config: Config, run: Run, speaker: Speaker, loss: RewardLoss) -> Judgements:
+def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
     """Read the config's files and, where there are any, the collected answers that somebody has scored.
 
-    `loss` decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
+    The loss decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
     """
     asked = config.reward
     assert asked is not None
+    loss = open_loss(asked.loss)
     records: list[ScoredAnswers | Pair] = []
     formats: list[str] = []
     sources: list[Sequence[str]] = [asked.data] if asked.data else []
@@ -126,9 +128,11 @@ class _Left:
             prompts = "1 prompt is" if len(places) == 1 else f"{len(places):,} prompts are"
             said.append(f"{prompts} left out: {reason} ({named(places)})")
         if self.ties:
-            said.append(f"{self.ties:,} tied pairs of other prompts teach nothing and are left out")
+            tied = "1 tied pair" if self.ties == 1 else f"{self.ties:,} tied pairs"
+            said.append(f"{tied} of other prompts left out: equal scores say nothing of which is better")
         if self.cut:
-            said.append(f"{self.cut:,} answers are cut to the model's {context} tokens")
+            answers = "1 answer is" if self.cut == 1 else f"{self.cut:,} answers are"
+            said.append(f"{answers} cut to the model's {context} tokens")
         return said
 
 

@@ -36,9 +36,9 @@ def checked_loss(name: str) -> RewardLoss:
     )
 
 
-def objective(asked: Reward, loss: RewardLoss) -> Objective:
+def objective(asked: Reward) -> Objective:
     """What a reward section minimises."""
-    return Objective(loss=loss, weigh=WEIGHTS[asked.by], center=asked.center)
+    return Objective(loss=open_loss(asked.loss), weigh=WEIGHTS[asked.by], center=asked.center)
 
 
 def own_function(name: str) -> Callable[..., Any]:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
-from sawyer.maths import Judged, Objective, Standard, linear_schedule
+from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
 from sawyer.runs import Run, replace_folder
-from sawyer.stages.reward.data import STAGE, Group, Judgements, judged, load
+from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge
 from sawyer.text import Batch, pad_right
@@ -29,11 +29,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     assert asked is not None
     speaker = open_speaker(run.layout.model("sft"))
     place = choose_place(config.device, config.precision, width=speaker.width)
-    aim = objective(asked, checked_loss(asked.loss))
-    judgements = load(config, run, speaker, aim.loss)
+    checked_loss(asked.loss)
+    judgements = load(config, run, speaker)
     model = new_reward(run.layout.model("sft"), speaker.tokenizer, seed=config.seed)
     model.to(place.device)
-    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train, aim, judgements.standard)
+    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train, judgements.standard)
     run.journal.event(STAGE, "plan", message=_plan(judgements, work, place))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
@@ -83,13 +83,13 @@ class RewardWork:
         model: nn.Module,
         pad_id: int,
         groups: Sequence[Group],
-        aim: Objective,
-        standard: Standard,
+        standard: Standard = AS_THEY_ARE,
     ) -> None:
         asked = config.reward
         assert asked is not None
         self.config, self.asked, self.place, self.model = config, asked, place, model
-        self.pad_id, self.groups, self.aim, self.standard = pad_id, groups, aim, standard
+        self.pad_id, self.groups, self.standard = pad_id, groups, standard
+        self.aim = objective(asked)
         self.total = max(1, round(asked.epochs * len(groups)))
         self.steps = math.ceil(self.total / asked.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
@@ -128,7 +128,7 @@ class RewardWork:
         self.learner.load(state)
 
 
-def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int, standard: Standard) -> Iterator[Part]:
+def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int, standard: Standard = AS_THEY_ARE) -> Iterator[Part]:
     """Cut a batch between prompts, never inside one: a prompt's answers share a part. At most `token_budget` padded
     tokens a part, unless a single prompt's answers exceed it."""
     ordered = sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows))
