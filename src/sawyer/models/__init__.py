@@ -9,6 +9,7 @@ from sawyer.models.forward import (
     splits_exactly,
     token_values,
 )
+from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import ValueNetwork
 from sawyer.models.load import (
     context_length,
@@ -25,6 +26,7 @@ from sawyer.models.speaker import Speaker, open_speaker
 
 __all__ = [
     "Completion",
+    "Frozen",
     "RewardScorer",
     "Scorer",
     "Speaker",
@@ -32,6 +34,7 @@ __all__ = [
     "ValueNetwork",
     "context_length",
     "deliberate",
+    "freeze",
     "load_policy",
     "load_reward",
     "load_tokenizer",
