@@ -95,7 +95,7 @@ def _before(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
     outside = [module for module in trunk.modules() if id(module) not in inside]
     # One that holds the layers has begun to run before them as well, and is no leaf.
     leaves = [module for module in outside if not list(module.children())]
-    found = [module for module in outside if isinstance(module, nn.Embedding)]
+    found: list[nn.Module] = [module for module in outside if isinstance(module, nn.Embedding)]
     reached = False
 
     def arrive(*_: Any) -> None:
