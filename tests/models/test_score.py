@@ -10,7 +10,6 @@ import pytest
 import torch
 import transformers as hf
 
-from sawyer.errors import ModelError
 from sawyer.models import RewardScorer, ValueNetwork, load_tokenizer, new_reward, read_extra, save_model, sequence_scores
 from sawyer.records import prompt_of
 from sawyer.text import Codec, pad_right
@@ -127,29 +126,6 @@ def test_poisoned_padding(saved: Callable[..., Path]) -> None:
     with torch.no_grad():
         model.get_input_embeddings().weight[scorer.codec.pad_id] = torch.nan
     assert scorer(PROMPTS, ANSWERS) == whole
-
-
-def test_no_template(saved: Callable[..., Path]) -> None:
-    folder = saved("gpt2")
-    (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no chat template"):
-        RewardScorer.load(folder)
-
-
-def test_an_encoder_scores_by_its_own_head(make: Make, tmp_path: Path) -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = hf.RobertaForSequenceClassification(hf.RobertaConfig.from_pretrained(make("roberta"), num_labels=1))
-        with torch.no_grad():
-            for weight in model.parameters():
-                weight.add_(0.2 * torch.randn_like(weight))
-    save_model(tmp_path, model, load_tokenizer(make("roberta")), {})
-    scorer = RewardScorer.load(tmp_path)
-    assert scorer.codec.context == 38  # positions begin after the pad's id 1
-    found = scorer(PROMPTS, ANSWERS)
-    alone, together = transformers_scores(tmp_path, scorer)
-    assert found == pytest.approx(alone, abs=1e-5)
-    assert found == pytest.approx(together, abs=1e-5)
 
 
 def test_the_head_begins_small_and_seeded(make: Make) -> None:

@@ -3,6 +3,7 @@
 from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
 from sawyer.maths.diversity import distinct_n
+from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.logprobs import token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
@@ -32,6 +33,7 @@ from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, white
 from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
 
 __all__ = [
+    "COMBINATIONS",
     "PAIR_LOSSES",
     "REWARD_LOSSES",
     "WEIGHTS",
@@ -59,7 +61,11 @@ __all__ = [
     "check_loss",
     "check_pair",
     "clip_scores",
+    "disagreement",
     "distinct_n",
+    "ensemble_cautious",
+    "ensemble_mean",
+    "ensemble_min",
     "explained_variance",
     "gae",
     "keep",

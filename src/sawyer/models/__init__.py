@@ -1,19 +1,25 @@
 """Networks: load and save, forward, sample, score."""
 
 from sawyer.models.artifact import read_extra, save_model
+from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
+from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
 from sawyer.models.forward import (
     TokenLogprobs,
+    is_causal,
     mean_loss,
     policy_logprobs,
+    sequence_logits,
     sequence_scores,
     splits_exactly,
     token_values,
 )
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import ValueNetwork
+from sawyer.models.judge import Judge, load_judge, new_judge
 from sawyer.models.load import (
     context_length,
     load_policy,
+    load_reader,
     load_reward,
     load_tokenizer,
     new_policy,
@@ -21,24 +27,51 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.sample import Completion, deliberate, sample
-from sawyer.models.score import RewardScorer, Scorer
+from sawyer.models.score import (
+    DetailedScorer,
+    Ensemble,
+    Member,
+    RewardScorer,
+    Scored,
+    Scorer,
+    member_folder,
+    scored,
+)
 from sawyer.models.speaker import Speaker, open_speaker
 
 __all__ = [
+    "Classifier",
     "Completion",
+    "DetailedScorer",
+    "Ensemble",
     "Frozen",
+    "FunctionScorer",
+    "Judge",
+    "LabelScorer",
+    "Member",
+    "Part",
     "RewardScorer",
+    "Scored",
     "Scorer",
     "Speaker",
     "TokenLogprobs",
     "ValueNetwork",
+    "WeightedScorer",
+    "class_logits",
     "context_length",
     "deliberate",
     "freeze",
+    "is_causal",
+    "load_classifier",
+    "load_judge",
     "load_policy",
+    "load_reader",
     "load_reward",
     "load_tokenizer",
     "mean_loss",
+    "member_folder",
+    "new_classifier",
+    "new_judge",
     "new_policy",
     "new_reward",
     "open_speaker",
@@ -46,6 +79,8 @@ __all__ = [
     "read_extra",
     "sample",
     "save_model",
+    "scored",
+    "sequence_logits",
     "sequence_scores",
     "splits_exactly",
     "token_values",

@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sawyer.models.load import quiet
-
-OURS = "sawyer"  # the key in config.json under which our few extra facts lie
+from sawyer.models.load import OURS, quiet
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:

@@ -66,19 +66,35 @@ def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budge
 
 def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
     """(B,) fp32: the raw score of each row, read at its last real token (decoders) or as the architecture does."""
+    return sequence_logits(model, batch)[:, 0]
+
+
+def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, C) fp32: what the head says of each row, read at its last real token (decoders) or as the architecture does."""
     head, trunk = score_head(model), _trunk(model)
     if head is None or trunk is model:
-        return model(input_ids=batch.ids, attention_mask=batch.mask.long()).logits[:, 0].float()
+        types = {} if batch.types is None else {"token_type_ids": batch.types}
+        return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).logits.float()
     hidden = trunk(input_ids=_readable(batch), use_cache=False).last_hidden_state
     last = batch.mask.sum(1) - 1
-    picked = hidden[torch.arange(len(last), device=last.device), last]
-    return head(picked)[:, 0].float()
+    return head(hidden[torch.arange(len(last), device=last.device), last]).float()
 
 
 def score_head(model: nn.Module) -> nn.Linear | None:
     """The linear layer that reads a decoder's last hidden state as a score; None for other architectures."""
     head = getattr(model, "score", None)
     return head if isinstance(head, nn.Linear) else None
+
+
+@torch.no_grad()
+def is_causal(model: nn.Module) -> bool:
+    """Whether what a network makes of a token leaves the tokens after it out: decoders do, encoders do not. It is tried."""
+    settings: Any = model.config
+    if settings.is_encoder_decoder:
+        return False
+    ids = torch.tensor([[0, 1, 0], [0, 1, 1]], device=next(model.parameters()).device)
+    one, other = _trunk(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
+    return torch.allclose(one, other, atol=1e-5, rtol=1e-5)  # untrained weights attend weakly: little more than rounding
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:

@@ -12,17 +12,25 @@ import torch
 from torch import nn
 
 from sawyer.errors import ModelError
-from sawyer.models.forward import next_logits, score_head
+from sawyer.models.forward import next_logits
 from sawyer.text import pad_left
 
 END, PAD = "<|endoftext|>", "<|pad|>"
+OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 
 def load_tokenizer(source: str | Path) -> Any:
-    """The tokenizer of a model folder or hub id, with a pad token of its own.
+    """The tokenizer of a language model: that of `load_reader`. Raises ModelError without an EOS: then no answer could end."""
+    tokenizer = load_reader(source)
+    check_end(source, tokenizer)
+    return tokenizer
+
+
+def load_reader(source: str | Path) -> Any:
+    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own.
 
     With pad = EOS, masks made from lengths stay right but every other program that reads the folder would mask EOS away, so a
-    token is added where there is none. Raises ModelError without an EOS: then no answer could end.
+    token is added where there is none.
     """
     from transformers import AutoTokenizer
 
@@ -36,6 +44,13 @@ def load_tokenizer(source: str | Path) -> Any:
             why="every text would become nothing",
             todo="copy the tokenizer's files there too",
         )
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.add_special_tokens({"pad_token": PAD})
+    return tokenizer
+
+
+def check_end(source: str | Path, tokenizer: Any) -> None:
+    """Raise ModelError for a tokenizer without an EOS token."""
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"the tokenizer of {source} has no EOS token",
@@ -43,9 +58,6 @@ def load_tokenizer(source: str | Path) -> Any:
             why="no answer would ever end",
             todo="set `eos_token` in its tokenizer_config.json",
         )
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
-    return tokenizer
 
 
 def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
@@ -92,19 +104,24 @@ def new_policy(
         return GPT2LMHeadModel(config).eval()
 
 
-def new_reward(source: str | Path, tokenizer: Any, *, seed: int) -> nn.Module:
-    """A scalar head on the trunk of the model in `source`: weights N(0, 1/sqrt(d+1)) (Stiennon et al. 2020), bias 0."""
+def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1) -> nn.Module:
+    """Scalar heads on the trunk of the model in `source`: weights N(0, 1/sqrt(d+1)) (Stiennon et al. 2020), bias 0.
+
+    What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
+    that is a reward model already, with as many heads, keeps its own.
+    """
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(source, weights=True)
     with _explained(source, "model with a scalar head"), quiet(), _seeded(seed):
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=1, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
+            source, num_labels=heads, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
         trunk = f"{model.base_model_prefix}."
-        _check_whole(source, [key for key in told["missing_keys"] if key.startswith(trunk) and "pooler" not in key])
-        head = score_head(model)
-        if head is not None:
+        missing = list(told["missing_keys"])
+        _check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
+        name, head = _last_linear(model, heads)
+        if f"{name}.weight" in missing:
             nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
@@ -112,8 +129,27 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int) -> nn.Module:
     return _ready(model, tokenizer)
 
 
+def _last_linear(model: nn.Module, heads: int) -> tuple[str, nn.Linear]:
+    """(name, layer) of what gives the scores: outside the trunk, the last linear layer with so many outputs."""
+    trunk: Any = getattr(model, "base_model", model)
+    inside = {id(module) for module in trunk.modules()}
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == heads and id(module) not in inside
+    ]
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} has no linear layer that gives {heads} scores",
+            expected="a model whose scores are read from its trunk by a linear layer",
+            todo="name another model",
+        )
+    return found[-1]
+
+
 def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
-    """A trained reward model: any folder that `AutoModelForSequenceClassification` loads with one label."""
+    """A trained reward model: any folder that `AutoModelForSequenceClassification` loads with one label, or an ensemble of
+    heads as we write it."""
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(source, weights=True)
@@ -121,15 +157,21 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
         model, told = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
         )
-    if model.config.num_labels != 1:
+    if model.config.num_labels != int(facts(model).get("ensemble", {}).get("heads", 1)):
         raise ModelError(
             f"{source} has {model.config.num_labels} labels",
             expected="one: the reward",
-            todo="name a model trained as a reward model",
+            todo="name a model trained as a reward model; one label of a classifier can be a part of `rl.rewards`",
         )
     _check_whole(source, told["missing_keys"])
     _grow(model, len(tokenizer))
     return _ready(model, tokenizer)
+
+
+def facts(model: Any) -> dict[str, Any]:
+    """What `save_model` told the model's config besides; empty for a model from elsewhere."""
+    found: dict[str, Any] = getattr(model.config, OURS, None) or {}
+    return found
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
@@ -173,6 +215,7 @@ def _ready(model: Any, tokenizer: Any) -> nn.Module:
 
 @torch.no_grad()
 def _grow(model: Any, size: int) -> None:
+    """An embedding for each of `size` tokens; new ones are the mean of those that were there."""
     table = model.get_input_embeddings().weight
     known = table.shape[0]
     if size <= known:

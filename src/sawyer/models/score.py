@@ -1,19 +1,21 @@
-"""The scorer contract and the reward model behind it: prompts and responses as text in, floats out."""
+"""The scorer contract and the reward models behind it: prompts and responses as text in, floats out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sawyer.models.artifact import read_extra
-from sawyer.models.forward import sequence_scores
-from sawyer.models.load import context_length, load_reward, load_tokenizer
+from sawyer.maths import COMBINATIONS, disagreement
+from sawyer.models.forward import sequence_logits
+from sawyer.models.judge import load_judge
+from sawyer.models.load import facts
 from sawyer.records import Prompt
-from sawyer.text import Codec, batches, set_template
+from sawyer.text import Reader, batches
 
 TOKEN_BUDGET = 16384
 
@@ -26,40 +28,161 @@ class Scorer(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One answer's score and what it is made of.
+
+    Example: `Scored(reward=0.5, members=(0.2, 0.8), disagreement=0.3, parts={})`
+    """
+
+    reward: float
+    members: tuple[float, ...] = ()  # of an ensemble: each member's standardised score
+    disagreement: float | None = None  # their standard deviation; None without an ensemble
+    parts: Mapping[str, float] = field(default_factory=dict)  # of a composition: each part's score by name, before its weight
+
+
+@runtime_checkable
+class DetailedScorer(Scorer, Protocol):
+    """A scorer that can say what its scores are made of."""
+
+    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+        """The scores of `__call__`, each with its members or parts."""
+        ...
+
+
+def scored(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+    """What any scorer can say of its scores."""
+    if isinstance(scorer, DetailedScorer):
+        return scorer.detailed(prompts, responses)
+    return [Scored(reward=reward) for reward in scorer(prompts, responses)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One voice of an ensemble: a network's score number `head`, in its own unit."""
+
+    model: nn.Module
+    head: int = 0
+    shift: float = 0.0
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """How the members' standardised scores become one reward.
+
+    `own_disagreement` is their mean disagreement on the SFT model's own answers; None where nobody has measured it.
+    """
+
+    reward: str = "mean"  # mean | min | cautious
+    penalty: float = 0.0  # cautious: what a unit of variance costs
+    own_disagreement: float | None = None
+
+
 class RewardScorer:
     """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's answers have mean 0 and deviation 1.
 
-    `cut` counts the answers so far that were longer than the model's context and were scored without their end.
+    With several `members` each one's score is standardised so, and then they are combined as `ensemble` says. `cut` counts the
+    answers so far that were longer than the model's context and were scored without their end; `note` is what somebody who did
+    not write the model's folder should know about how it is read.
     """
 
-    def __init__(self, *, model: nn.Module, codec: Codec, shift: float = 0.0, scale: float = 1.0) -> None:
-        self.model, self.codec, self.shift, self.scale = model, codec, shift, scale
+    def __init__(
+        self,
+        *,
+        codec: Reader,
+        model: nn.Module | None = None,
+        shift: float = 0.0,
+        scale: float = 1.0,
+        members: Sequence[Member] = (),
+        ensemble: Ensemble | None = None,
+        note: str = "",
+    ) -> None:
+        if model is not None:
+            members = [Member(model=model, shift=shift, scale=scale)]
+        self.members, self.codec, self.ensemble, self.note = tuple(members), codec, ensemble or Ensemble(), note
         self.cut = 0
 
+    @property
+    def model(self) -> Any:
+        """The network, an ensemble's first."""
+        return self.members[0].model
+
+    @property
+    def shift(self) -> float:
+        """The raw score that counts as 0, of the first member."""
+        return self.members[0].shift
+
+    @property
+    def scale(self) -> float:
+        """The difference of raw scores that counts as 1, of the first member."""
+        return self.members[0].scale
+
     @classmethod
-    def load(cls, folder: str | Path, *, device: torch.device | None = None) -> RewardScorer:
-        """A trained reward model; one that says nothing of shift and scale is taken as it is."""
-        tokenizer = load_tokenizer(folder)
-        set_template(tokenizer, "tokenizer")
-        model = load_reward(folder, tokenizer)
+    def load(cls, folder: str | Path, *, device: torch.device | None = None, template: str | None = None) -> RewardScorer:
+        """A trained reward model, with the other members of its ensemble; one that says nothing of shift and scale is taken as
+        it is. `template` is for a decoder whose tokenizer brings none."""
+        judge = load_judge(folder, template=template)
+        told = facts(judge.model)
+        ensemble = told.get("ensemble")
+        models: list[nn.Module] = [judge.model]
+        if ensemble and ensemble["by"] == "seeds":
+            others = range(1, int(ensemble["members"]))
+            models += [load_judge(member_folder(folder, number), template=template).model for number in others]
         if device is not None:
-            model.to(device)
-        extra = read_extra(folder)
-        return cls(
-            model=model,
-            codec=Codec(tokenizer=tokenizer, context=context_length(model)),
-            shift=float(extra.get("reward_shift", 0.0)),
-            scale=float(extra.get("reward_scale", 1.0)),
+            models = [model.to(device) for model in models]
+        note = "" if "its own" in judge.reads or "pairs" in judge.reads else f"{folder} is read by {judge.reads}"
+        if not ensemble:
+            unit = float(told.get("reward_shift", 0.0)), float(told.get("reward_scale", 1.0))
+            return cls(model=judge.model, codec=judge.codec, shift=unit[0], scale=unit[1], note=note)
+        members = [
+            Member(
+                model=models[number if ensemble["by"] == "seeds" else 0],
+                head=0 if ensemble["by"] == "seeds" else number,
+                shift=float(shift),
+                scale=float(scale),
+            )
+            for number, (shift, scale) in enumerate(ensemble["units"])
+        ]
+        how = Ensemble(
+            reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble["own_disagreement"]
         )
+        return cls(codec=judge.codec, members=members, ensemble=how, note=note)
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        return [found.reward for found in self.detailed(prompts, responses)]
+
+    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+        """The rewards, and of an ensemble each member's standardised score and their disagreement."""
+        if not responses and not prompts:
+            return []
+        units = torch.tensor([(member.shift, member.scale) for member in self.members], dtype=torch.float64)
+        scores = (self.raw(prompts, responses) - units[:, :1]) / units[:, 1:]
+        if len(self.members) == 1:
+            return [Scored(reward=reward) for reward in scores[0].tolist()]
+        rewards = COMBINATIONS[self.ensemble.reward](scores, self.ensemble.penalty).tolist()
+        apart = disagreement(scores).tolist()
+        return [
+            Scored(reward=reward, members=tuple(members), disagreement=far)
+            for reward, members, far in zip(rewards, scores.T.tolist(), apart, strict=True)
+        ]
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    def raw(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
+        """(M, N) fp64: each member's score of each answer, before shift and scale."""
         rows = [self.codec.answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         self.cut += sum(row.cut for row in rows)
-        device = next(self.model.parameters()).device
-        scores = [0.0] * len(rows)
+        scores = torch.zeros(len(self.members), len(rows), dtype=torch.float64)
+        networks = {id(member.model): member.model for member in self.members}
         for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET):
-            found = sequence_scores(self.model, batch.to(device)).tolist()
-            for i, score in zip(indices, found, strict=True):
-                scores[i] = (score - self.shift) / self.scale
+            for key, model in networks.items():
+                found = sequence_logits(model, batch.to(next(model.parameters()).device)).double().cpu()
+                for place, member in enumerate(self.members):
+                    if id(member.model) == key:
+                        scores[place, indices] = found[:, member.head]
         return scores
+
+
+def member_folder(folder: str | Path, number: int) -> Path:
+    """Where an ensemble's member lies, counted from 1 (member 0 is the folder itself): a model folder of its own."""
+    return Path(folder) / f"member-{number}"

@@ -19,6 +19,7 @@ class Batch:
     mask: Tensor  # (B, T) bool, True on real tokens
     positions: Tensor  # (B, T) int64, counted from each row's first real token
     trained: Tensor  # (B, T) bool, True on the tokens whose log-probs count
+    types: Tensor | None = None  # (B, T) int64, which text of a pair each token is of; None where the model is not told so
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -27,6 +28,7 @@ class Batch:
             mask=self.mask.to(device),
             positions=self.positions.to(device),
             trained=self.trained.to(device),
+            types=None if self.types is None else self.types.to(device),
         )
 
 
@@ -38,7 +40,10 @@ def pad_right(rows: Sequence[Row], pad_id: int) -> Batch:
     trained = torch.tensor([[*row.trained, *[False] * (longest - len(row.ids))] for row in rows])
     places = torch.arange(longest).expand_as(ids)
     mask = places < lengths.unsqueeze(1)
-    return Batch(ids=ids, mask=mask, positions=places * mask, trained=trained)
+    types = None
+    if any(row.types for row in rows):
+        types = torch.tensor([[*row.types, *[0] * (longest - len(row.types))] for row in rows])
+    return Batch(ids=ids, mask=mask, positions=places * mask, trained=trained, types=types)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:

@@ -21,7 +21,8 @@ class Row:
     ids: tuple[int, ...]  # (T,)
     trained: tuple[bool, ...]  # (T,) True on the assistant's tokens and the EOS after them
     prompt_length: int  # tokens before the last response
-    cut: bool  # the model's context cut off the end, the EOS with it
+    cut: bool  # the model's context cut off the end, the EOS with it (of a text pair: the end of the longer text)
+    types: tuple[int, ...] = ()  # (T,) which text of a pair each token is of, for models that are told so; () for all others
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,11 +132,8 @@ class Codec:
     def _harmless(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
         if not self._specials:
-            # A tokenizer may know markers (`<|eot_id|>`) that it does not list among its named special tokens.
-            added = self.tokenizer.added_tokens_decoder.values()
-            names = {*self.tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-            self._specials.extend(sorted(names, key=lambda name: (-len(name), name)))
-        return tuple(Message(role=m.role, content=_broken(m.content, self._specials)) for m in messages)
+            self._specials.extend(special_tokens(self.tokenizer))
+        return tuple(Message(role=m.role, content=broken(m.content, self._specials)) for m in messages)
 
 
 def _grown(before: str, after: str) -> str:
@@ -150,7 +148,16 @@ def _grown(before: str, after: str) -> str:
     return after
 
 
-def _broken(text: str, specials: Sequence[str]) -> str:
+def special_tokens(tokenizer: Any) -> list[str]:
+    """What a tokenizer takes for a marker and not for text, the longest first."""
+    # A tokenizer may know markers (`<|eot_id|>`) that it does not list among its named special tokens.
+    added = tokenizer.added_tokens_decoder.values()
+    names = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    return sorted(names, key=lambda name: (-len(name), name))
+
+
+def broken(text: str, specials: Sequence[str]) -> str:
+    """The text with each special token in it broken up by a space: `<|end|>` -> `< |end|>`."""
     for special in specials:
         if special in text:
             text = text.replace(special, f"{special[:1]} {special[1:]}")

@@ -1,0 +1,85 @@
+"""A network that judges answers, ready to read: a decoder reads the templated text, an encoder the pair of texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sawyer.errors import ModelError
+from sawyer.models.forward import is_causal, sequence_logits
+from sawyer.models.load import _grow, check_end, context_length, load_reader, load_reward, new_reward
+from sawyer.text import Codec, PairCodec, Reader, Row, pad_right, set_template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """What a stage opens to train a reward model, or to ask one; `codec` is how it reads a prompt and a response."""
+
+    model: nn.Module
+    tokenizer: Any
+    codec: Reader
+    reads: str  # in words: "text pairs", or which template
+
+    @property
+    def width(self) -> int:
+        """Hidden units."""
+        config: Any = self.model.config
+        return int(config.get_text_config().hidden_size)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights, tied ones once."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+
+def new_judge(source: str | Path, *, seed: int, heads: int = 1, template: str | None = None) -> Judge:
+    """`heads` new scores on the trunk in `source`, a folder or hub id of any decoder or encoder.
+
+    `template` is for a decoder whose tokenizer brings none; None: such a decoder is read as `question`.
+    """
+    tokenizer = load_reader(source)
+    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads), template)
+
+
+def load_judge(source: str | Path, *, template: str | None = None) -> Judge:
+    """A trained reward model, ours or one that plain transformers wrote."""
+    tokenizer = load_reader(source)
+    return _judge(source, tokenizer, load_reward(source, tokenizer), template)
+
+
+def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None) -> Judge:
+    if is_causal(model):
+        check_end(source, tokenizer)
+        own = bool(tokenizer.chat_template)
+        name = "tokenizer" if own else template if template not in (None, "tokenizer") else "question"
+        set_template(tokenizer, str(name))
+        _grow(model, len(tokenizer))
+        reads = "its own chat template" if own else f"the template `{name}` (its tokenizer brings none)"
+        return Judge(
+            model=model, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(model)), reads=reads
+        )
+    context = min(context_length(model), int(tokenizer.model_max_length))
+    tokenizer.model_max_length = context  # what is saved cuts long pairs where we do
+    told = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
+    codec = PairCodec(tokenizer=tokenizer, context=context, types=told)
+    _check_padding(source, model, codec)
+    return Judge(model=model, tokenizer=tokenizer, codec=codec, reads="text pairs")
+
+
+@torch.no_grad()
+def _check_padding(source: str | Path, model: nn.Module, codec: PairCodec) -> None:
+    """A short row beside a long one must be told what it is told alone."""
+    rows = [Row(ids=ids, trained=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
+    together = sequence_logits(model, pad_right(rows, codec.pad_id))[1]
+    alone = sequence_logits(model, pad_right(rows[1:], codec.pad_id))[0]
+    if not torch.allclose(together, alone, atol=1e-3, rtol=1e-3):
+        raise ModelError(
+            f"{source} scores an answer otherwise beside a longer one than alone",
+            expected="an encoder that leaves padding out, such as BERT, RoBERTa or DeBERTa",
+            why="rewards would depend on what else is in the batch",
+            todo="name another model",
+        )
