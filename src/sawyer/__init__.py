@@ -5,6 +5,7 @@
     summary = sawyer.run("sawyer.yaml", "rl.kl.coefficient=0.1")
     for reply in sawyer.Chat(summary["out"]).ask("What is Google?"):
         print(reply.model, reply.reward, reply.response)
+    print(sawyer.Scorer(summary["out"])(["What is Google?"], ["A company."]))
 
 Everything is imported when it is first used: `import sawyer` alone is quick.
 """
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
         TrainingError,
         WorldError,
     )
-    from sawyer.models import RewardScorer, Scorer
+    from sawyer.models import RewardScorer
+    from sawyer.models import TextScorer as Scorer
     from sawyer.pipeline import demo
     from sawyer.stages.report import build as report
     from sawyer.version import __version__
@@ -47,7 +49,7 @@ _DOORS = {
     "RewardScorer": ("sawyer.models", "RewardScorer"),
     "RunError": ("sawyer.errors", "RunError"),
     "SawyerError": ("sawyer.errors", "SawyerError"),
-    "Scorer": ("sawyer.models", "Scorer"),
+    "Scorer": ("sawyer.models", "TextScorer"),
     "TrainingError": ("sawyer.errors", "TrainingError"),
     "WorldError": ("sawyer.errors", "WorldError"),
     "__version__": ("sawyer.version", "__version__"),

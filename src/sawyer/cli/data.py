@@ -68,7 +68,7 @@ def check(
 
         context = codec.context
     console = stdout()
-    reports = check_files(files, held_out=held_out or [], columns=_columns(columns or []), length=length, context=context)
+    reports = check_files(files, held_out=held_out or [], columns=column_names(columns or []), length=length, context=context)
     for report in reports:
         _show(console, report, most)
     refused = [report.file for report in reports if report.refused]
@@ -115,8 +115,8 @@ def _show(console: Console, report: FileReport, most: int) -> None:
         say(console, ("  counts: ", "dim"), counts)
 
 
-def _columns(pairs: Sequence[str]) -> dict[str, str]:
-    """["query=prompt"] -> {"query": "prompt"}"""
+def column_names(pairs: Sequence[str]) -> dict[str, str]:
+    """What `--columns` says: ["query=prompt"] -> {"query": "prompt"}"""
     found = {}
     for pair in pairs:
         theirs, equals, ours = pair.partition("=")

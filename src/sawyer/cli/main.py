@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sawyer.cli import data, look, loss, train
+from sawyer.cli import data, look, loss, score, train
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.version import __version__
@@ -30,6 +30,7 @@ for _stage in train.STAGES:
     app.command(_stage, rich_help_panel=PANELS["stages"])(train.stage_command(_stage))
 app.command("check", rich_help_panel=PANELS["data"])(data.check)
 app.command("world", rich_help_panel=PANELS["data"])(data.world)
+app.command("score", rich_help_panel=PANELS["look"])(score.score)
 app.command("report", rich_help_panel=PANELS["look"])(look.report)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)

@@ -38,6 +38,7 @@ from sawyer.models.score import (
     scored,
 )
 from sawyer.models.speaker import Speaker, open_speaker
+from sawyer.models.text_scorer import TextScorer, reward_folder
 
 __all__ = [
     "Classifier",
@@ -54,6 +55,7 @@ __all__ = [
     "Scored",
     "Scorer",
     "Speaker",
+    "TextScorer",
     "TokenLogprobs",
     "ValueNetwork",
     "WeightedScorer",
@@ -77,6 +79,7 @@ __all__ = [
     "open_speaker",
     "policy_logprobs",
     "read_extra",
+    "reward_folder",
     "sample",
     "save_model",
     "scored",

@@ -1,5 +1,6 @@
 """What a row is: types, reading, checks, splits, pairs."""
 
+from sawyer.records.answered import Answered, answered
 from sawyer.records.check import FileReport, check
 from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
@@ -22,6 +23,7 @@ from sawyer.records.write import json_lines, scored_row
 
 __all__ = [
     "Answer",
+    "Answered",
     "Demonstration",
     "FileReport",
     "Message",
@@ -33,6 +35,7 @@ __all__ = [
     "Role",
     "ScoredAnswers",
     "Where",
+    "answered",
     "bucket",
     "check",
     "expand",

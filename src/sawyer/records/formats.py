@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from sawyer.records.types import Answer, Demonstration, Message, Pair, Prompt, Record, Role, ScoredAnswers, Where
 
-Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "text"]
+Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "text"]
 
 
 class Unfit(Exception):
@@ -391,6 +391,7 @@ ACCEPTED: Mapping[Want, tuple[str, ...]] = {
     "scored": ("scored",),
     "pairs": ("pairs",),
     "comparisons": ("scored", "pairs"),
+    "answers": ("scored", "pairs", "demonstrations"),
 }
 
 

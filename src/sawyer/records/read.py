@@ -161,6 +161,7 @@ EXPECTED: Mapping[str, str] = {
     "scored": "user_input with responses_and_scores, or OpenAssistant trees",
     "pairs": "prompt chosen rejected, or Human/Assistant transcripts",
     "comparisons": "user_input with responses_and_scores, OpenAssistant trees, or prompt chosen rejected",
+    "answers": "prompt response, messages, user_input with responses_and_scores, or prompt chosen rejected",
 }
 assert EXPECTED.keys() == ACCEPTED.keys()
 

@@ -1,0 +1,118 @@
+"""`sawyer score`: a reward beside each answer of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
+
+import typer
+
+from sawyer.cli.data import column_names
+from sawyer.cli.screen import say, stderr
+from sawyer.errors import DataError
+
+if TYPE_CHECKING:
+    from sawyer.models import TextScorer
+    from sawyer.records import Answered, Problem
+
+CHUNK = 256  # rows scored together, and written at once
+
+
+def score(
+    model: Annotated[str, typer.Argument(help="A run's folder, a reward model's folder or a hub id.", metavar="MODEL")],
+    file: Annotated[str, typer.Argument(help="A file of answers, or a pattern.", metavar="FILE")],
+    out: Annotated[str | None, typer.Option(help="The JSONL file to write; without it rows go to standard output.")] = None,
+    columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
+    template: Annotated[str | None, typer.Option(help="For a decoder without a chat template of its own.")] = None,
+) -> None:
+    """Add a reward to each row of a file: `reward`, and of an ensemble `disagreement`. The rest of the row stays as it is.
+
+    A pair's is {"chosen", "rejected"}, that of several answers a list.
+    """
+    from sawyer.models import TextScorer
+    from sawyer.records import answered, expand
+
+    files = expand(file)  # a file that is not there is told before a model is loaded
+    judge = TextScorer(model, template=template)
+    console = stderr()
+    if judge.note:
+        say(console, (f"{judge.note}.", "yellow"))
+    problems: list[Problem] = []
+    rows = answered(files, problems, columns=column_names(columns or []))
+    scored = replaced = 0
+    with _output(out, files) as file_out:
+        while chunk := list(islice(rows, CHUNK)):
+            replaced += sum("reward" in row.row for row in chunk)
+            for row in with_rewards(judge, chunk):
+                file_out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
+            file_out.flush()
+            scored += len(chunk)
+        if not scored:
+            first = f": {problems[0].message}" if problems else ""
+            raise DataError(
+                f"no row can be scored{first}",
+                where=problems[0].where if problems else files[0],
+                expected="rows with a prompt and its answers",
+                todo="name other columns with --columns THEIRS=OURS, or another file",
+            )
+    _tell(console, judge, scored, replaced, problems, out)
+
+
+def with_rewards(judge: TextScorer, rows: Sequence[Answered]) -> Iterator[dict[str, Any]]:
+    """The rows as they were, each with `reward` and, where the judge is an ensemble, `disagreement`."""
+    answers = [answer for row in rows for answer in row.answers]
+    found = judge.detailed([prompt for prompt, _ in answers], [response for _, response in answers])
+    for row in rows:
+        mine, found = found[: len(row.answers)], found[len(row.answers) :]
+        told = dict(row.row) | {"reward": row.placed([score.reward for score in mine])}
+        if mine[0].disagreement is not None:
+            told["disagreement"] = row.placed([score.disagreement for score in mine])
+        yield told
+
+
+def _tell(console: Any, judge: TextScorer, scored: int, replaced: int, problems: Sequence[Problem], out: str | None) -> None:
+    """How many rows were scored, and all that was not as it should be."""
+    say(console, f"{scored:,} {'row' if scored == 1 else 'rows'} scored", f", written to {out}" if out else "")
+    if replaced:
+        say(console, (f"{replaced:,} rows had a `reward` already; it is replaced", "yellow"))
+    if judge.cut:
+        told = f"{judge.cut:,} answers did not fit the {judge.inner.codec.context:,} tokens that the model reads and were cut"
+        say(console, (told, "yellow"))
+    first = {problem.kind: problem for problem in reversed(problems)}
+    for kind, count in Counter(problem.kind for problem in problems).items():
+        told = f"{count:,} {'row' if count == 1 else 'rows'} skipped: {kind} ({first[kind].where}: {first[kind].message})"
+        say(console, (told, "yellow"))
+
+
+@contextmanager
+def _output(out: str | None, files: Sequence[str]) -> Iterator[TextIO]:
+    """Standard output, or a file that is there only once it is whole."""
+    from sawyer.runs import disk_errors
+
+    if out is None:
+        try:
+            yield sys.stdout
+        except BrokenPipeError:  # whoever read the rows has seen enough, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        return
+    path = Path(out)
+    if any(path.resolve() == Path(name).resolve() for name in files):
+        raise DataError(
+            f"{out} is the file that is read", expected="another name", why="its rows would be lost", todo="mend --out"
+        )
+    beside = path.with_name(f".{path.name}.sawyer-new")
+    try:
+        with disk_errors(path), beside.open("w", encoding="utf-8") as opened:
+            yield opened
+        with disk_errors(path):
+            beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

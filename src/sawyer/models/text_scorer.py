@@ -1,0 +1,79 @@
+"""A reward model for those who have texts: `sawyer.Scorer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from sawyer.errors import DataError, RunError
+from sawyer.models.score import RewardScorer, Scored
+from sawyer.records import Message, Prompt, prompt_of
+from sawyer.runs import Layout, is_complete
+
+Asked = str | Prompt | Sequence[Message | Mapping[str, str]]
+
+
+class TextScorer:
+    """A trained reward model: `Scorer("runs/mine")(["What is up?"], ["Not down."])` -> `[0.7]`.
+
+    `source` is a run's folder, or the folder or hub id of a reward model: ours, an ensemble, or one that plain transformers
+    wrote, decoder or encoder. Rewards of our own are in standard deviations of the SFT model's answers, others as they are.
+    `template` (question, chatml, a Jinja file) is for a decoder whose tokenizer brings none. Raises ModelError, or RunError for
+    a run without a reward model.
+    """
+
+    def __init__(self, source: str | Path, *, template: str | None = None, device: torch.device | str | None = None) -> None:
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.inner = RewardScorer.load(reward_folder(source), template=template, device=torch.device(device))
+
+    @property
+    def note(self) -> str:
+        """What to know about how the model is read; empty where there is nothing to say."""
+        return self.inner.note
+
+    @property
+    def cut(self) -> int:
+        """The answers so far that were longer than the model's context and were scored without their end."""
+        return self.inner.cut
+
+    def __call__(self, prompts: Sequence[Asked], responses: Sequence[str]) -> list[float]:
+        """One reward for each (prompt, response). A prompt is a question, or a conversation whose last turn is the user's."""
+        return [found.reward for found in self.detailed(prompts, responses)]
+
+    def detailed(self, prompts: Sequence[Asked], responses: Sequence[str]) -> list[Scored]:
+        """The same with each member's score and their disagreement, where the model is an ensemble."""
+        if len(prompts) != len(responses):
+            raise DataError(
+                f"{len(prompts):,} prompts and {len(responses):,} responses",
+                expected="as many of each",
+                todo="give the prompt again for each of its responses",
+            )
+        return self.inner.detailed([_prompt(prompt) for prompt in prompts], responses)
+
+
+def reward_folder(source: str | Path) -> str | Path:
+    """The reward model's folder of a run, or `source` itself where it is no run."""
+    layout = Layout(Path(source))
+    if not (layout.manifest.exists() or layout.config.exists()) or (Path(source) / "config.json").exists():
+        return source
+    if not is_complete(layout.model("reward")):
+        raise RunError(
+            f"{source} has no reward model yet",
+            expected="a run whose reward stage is done",
+            todo="run `sawyer reward` with its config first, or name a model's folder",
+        )
+    return layout.model("reward")
+
+
+def _prompt(asked: Asked) -> Prompt:
+    if isinstance(asked, Prompt):
+        return asked
+    if isinstance(asked, str):
+        return prompt_of(asked)
+    turns = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in asked)  # type: ignore[arg-type]
+    if not turns or turns[-1].role != "user":
+        raise DataError("a prompt does not wait for an answer", expected="messages of which the last one is the user's")
+    return Prompt(messages=turns)
