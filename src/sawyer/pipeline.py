@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, own_file, own_names
+from sawyer.config import Config, own_file, own_function, own_names
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, ModelError, RunError, SawyerError, TrainingError
 from sawyer.records import Answer, ScoredAnswers, expand, read
@@ -100,6 +100,7 @@ def _run(
         opened.adopt(config.model_dump(mode="json"))
         _check_world(config)
         _check_loss(config, opened, todo)
+        _check_rewards(config, opened, todo)
         worked = False
         for stage in todo:
             if opened.stop.is_set():
@@ -231,7 +232,20 @@ def _parents(config: Config, run: Run, stage: str) -> dict[str, str]:
                 continue
         if (parent == "base" or getattr(config, parent) is not None) and path.exists():
             found[parent] = run.manifest.content_hash(parent, path)
+    for name, given in _given_models(config, stage).items():
+        if Path(given).is_dir():
+            found[name] = run.manifest.content_hash(name, Path(given))
     return found
+
+
+def _given_models(config: Config, stage: str) -> dict[str, str]:
+    """Folders or hub ids that a stage's own section names, by the setting that names them."""
+    if stage == "reward" and config.reward is not None and config.reward.model is not None:
+        return {"reward.model": config.reward.model}
+    if stage == "rl" and config.rl is not None:
+        parts = (part for part in config.rl.rewards if part.model is not None and not part.is_stage)
+        return {f"rl.rewards.{part.name}": str(part.model) for part in parts}
+    return {}
 
 
 def _check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
@@ -372,14 +386,23 @@ def _check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
         checked_loss(config.reward.loss)
 
 
+def _check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """A user's own rewards are looked for before the stages that come before RL."""
+    if config.rl is None or "rl" not in todo or run.manifest.stage("rl").status == "done":
+        return
+    for part in config.rl.rewards:
+        if part.function is not None:
+            own_function(part.function, f"rl.rewards, {part.name}")
+
+
 def _fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
-    own = own_file(section.get("loss", ""))
-    files += [str(own)] if own is not None else []
+    functions = [section.get("loss", ""), *(part["function"] or "" for part in section.get("rewards", ()))]
+    files += [str(file) for file in map(own_file, functions) if file is not None]
     found = hash_files(files, salt=repr((common, section)))
     if stage == "reward" and config.rl is not None:
         found += f" {config.rl.max_new_tokens}@{config.rl.temperature:g}"

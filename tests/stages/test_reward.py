@@ -265,8 +265,8 @@ def test_the_unit_is_that_of_the_answers_rl_begins_from(tiny: Fixture, tmp_path:
 def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, done: Any) -> None:
     """In the unit the model was trained in: dividing by the scale first would give another loss."""
     config, figures, out = done
-    scorer = RewardScorer.load(out / "reward" / "model")
-    scorer.shift, scorer.scale = 0.0, 1.0
+    trained = RewardScorer.load(out / "reward" / "model")
+    scorer = RewardScorer(model=trained.model, codec=trained.codec)
     with tiny.run(out.parent / "again") as run:
         held_out = load(config, run, open_speaker(tiny.sft)).held_out
     losses, outcomes = [], []

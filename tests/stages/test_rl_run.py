@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sawyer.errors import TrainingError
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker, read_extra
+from sawyer.models import RewardScorer, Scored, ValueNetwork, open_speaker, read_extra
 from sawyer.runs import Run, read_rows
 from sawyer.stages.rl.train import RlWork, train
 
@@ -163,10 +163,10 @@ def test_a_run_that_ends_beyond_its_budget_says_so(
 
 
 def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:
-    config = tiny.rl_config(tmp_path / "run", eval_every=100)
+    config = tiny.rl_config(tmp_path / "run", eval_every=100, value_start="policy")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(import_module("sawyer.models.score"), "context_length", lambda model: 4)
+            patch.setattr(import_module("sawyer.models.judge"), "context_length", lambda model: 4)
             train(config, run)
         told = [row["message"] for row in events(run, "warning")]
     # Two updates of 8 answers; 6 prompts at most are answered before and after them.
@@ -279,7 +279,7 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
 
 
 def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(RewardScorer, "__call__", lambda self, prompts, responses: [math.nan] * len(responses))
+    monkeypatch.setattr(RewardScorer, "detailed", lambda self, _, responses: [Scored(reward=math.nan)] * len(responses))
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlWork(tiny.rl_config(tmp_path / "run"), run)
         with pytest.raises(TrainingError, match="rl policy: update 0"):

@@ -1,8 +1,8 @@
 """What was asked: the typed tree, and reading it."""
 
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
-from sawyer.config.own import own_file, own_names
-from sawyer.config.schema import LOSSES, Base, Collect, Compare, Config, Kl, Reward, Rl, Sft, World
+from sawyer.config.own import own_file, own_function, own_names
+from sawyer.config.schema import LOSSES, Base, Collect, Compare, Config, Ensemble, Kl, Reward, RewardPart, Rl, Sft, World
 
 __all__ = [
     "LOSSES",
@@ -11,8 +11,10 @@ __all__ = [
     "Collect",
     "Compare",
     "Config",
+    "Ensemble",
     "Kl",
     "Reward",
+    "RewardPart",
     "Rl",
     "Sft",
     "World",
@@ -21,6 +23,7 @@ __all__ = [
     "fields",
     "load",
     "own_file",
+    "own_function",
     "own_names",
     "template_file",
 ]

@@ -45,6 +45,8 @@ def _at_home(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         if isinstance(value, Mapping) and name in Config.model_fields:
             found[name] = _at_home(value)
+        elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+            found[name] = [_at_home(item) for item in value]
         elif name in PATHS and isinstance(value, list):
             found[name] = [os.path.expanduser(item) if isinstance(item, str) else item for item in value]
         else:
@@ -245,6 +247,11 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
             raise ConfigError(f"{where}: `{prefix}{name}` is {_shown(value)}; expected: {_words(annotation)}")
         if section is not None and isinstance(value, Mapping):
             _known(value, section, f"{prefix}{name}.", where)
+        item = _item(annotation)
+        if item is not None and isinstance(value, list):
+            for place, inside in enumerate(value):
+                if isinstance(inside, Mapping):
+                    _known(inside, item, f"{prefix}{name}.{place}.", where)
 
 
 def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
@@ -268,6 +275,11 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 def _section(annotation: Any) -> type[BaseModel] | None:
     return next((o for o in _options(annotation) if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _item(annotation: Any) -> type[BaseModel] | None:
+    """The section that each entry of a list is, if it is one."""
+    return next((_section(inside) for inside in get_args(annotation) if get_origin(annotation) is list), None)
 
 
 def _fields(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
@@ -319,7 +331,9 @@ def _annotation(loc: Sequence[int | str]) -> Any:
     annotation: Any = Config
     for part in loc:
         section = _section(annotation)
-        if section is not None and part in section.model_fields:
+        if isinstance(part, int) and _item(annotation) is not None:
+            annotation = _item(annotation)
+        elif section is not None and part in section.model_fields:
             annotation = section.model_fields[str(part)].annotation
         else:
             annotation = str  # lists and column names hold text

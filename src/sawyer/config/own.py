@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from sawyer.errors import ConfigError
 
 OWN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
@@ -21,3 +28,73 @@ def own_file(name: str) -> Path | None:
         return None
     path = Path(*names[0].split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def own_function(name: str, setting: str) -> Callable[..., Any]:
+    """The function that `module:function` names, of the module as its file is now. `setting` is where it was named.
+
+    Raises ConfigError where it is not spelt so, where there is no such module or function, and where the module fails.
+    """
+    names = own_names(name)
+    if names is None:
+        raise ConfigError(f"{setting}: {name!r} names no function", expected="module:function, such as my_rewards:short")
+    module = _module(name, names[0], setting)
+    function = getattr(module, names[1], None)
+    if not callable(function):
+        near = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_")) or "none"
+        raise ConfigError(
+            f"{names[0]} ({getattr(module, '__file__', 'built in')}) has no function {names[1]}",
+            expected=f"one of its functions: {near}",
+            todo="check the spelling after the colon",
+        )
+    found: Callable[..., Any] = function
+    return found
+
+
+def _module(name: str, module: str, setting: str) -> Any:
+    """Import it with the working directory first on the path; what was imported before from the same file is read again."""
+    file, here = own_file(name), os.getcwd()
+    known = sys.modules.get(module)
+    taken = getattr(known, "__file__", None)
+    if file is not None and known is not None and (taken is None or Path(taken).resolve() != file.resolve()):
+        raise ConfigError(
+            f"{file}: another module is called {module} ({taken or 'built in'})",
+            expected="a name of its own",
+            todo=f"rename the file, e.g. my_{module.split('.')[-1]}.py, and name it so in {setting}",
+        )
+    sys.path.insert(0, here)
+    try:
+        importlib.invalidate_caches()
+        return importlib.reload(known) if known is not None and file is not None else importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0] and error.name != module:
+            raise _unreadable(name, file, error) from error
+        raise ConfigError(
+            f"there is no module {module} to take {name} from",
+            expected=f"a file {module.replace('.', '/')}.py in {here}, or an installed package",
+            todo="check the spelling before the colon, or start the command in the folder that holds the file",
+        ) from error
+    except Exception as error:  # a user's module may raise anything
+        raise _unreadable(name, file, error) from error
+    finally:
+        sys.path.remove(here)
+
+
+def _unreadable(name: str, file: Path | None, error: Exception) -> ConfigError:
+    line = error.lineno if isinstance(error, SyntaxError) else _line_in(file, error)
+    where = f"{file}:{line}" if file is not None and line else str(file or name)
+    return ConfigError(
+        f"{where}: {type(error).__name__}: {error}",
+        why=f"it must be imported for {name}",
+        todo="mend the module",
+    )
+
+
+def _line_in(file: Path | None, error: Exception) -> int:
+    """The line of the user's file at which it went wrong; 0 where none of the traceback is in it."""
+    line, trace = 0, error.__traceback__
+    while trace is not None:
+        if file is not None and Path(trace.tb_frame.f_code.co_filename).resolve() == file.resolve():
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return line

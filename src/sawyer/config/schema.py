@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sawyer.config.own import own_names
 
 LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
+
+
+def _freeze(value: object) -> object:
+    if value == "trunk" or (isinstance(value, int) and value >= 0):
+        return value
+    raise ValueError(f"`freeze` is {value!r}; expected: how many layers, 0 or more, or trunk")
+
+
+Freeze = Annotated[int | Literal["trunk"], BeforeValidator(_freeze)]
 
 
 class Section(BaseModel):
@@ -60,6 +69,7 @@ class Sft(Section):
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts that are answered after training")
     max_new_tokens: int = Field(128, ge=1, description="longest answer when checking")
+    freeze: int = Field(0, ge=0, description="first layers that stay as they are, with the embeddings from 1 on")
 
 
 class Collect(Section):
@@ -73,10 +83,32 @@ class Collect(Section):
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
 
 
+class Ensemble(Section):
+    """Several reward models that judge together."""
+
+    members: int = Field(3, ge=2, description="how many")
+    by: Literal["seeds", "heads"] = Field(
+        "seeds", description="models of their own, each of another head and order of rows, or heads of one trunk"
+    )
+    reward: Literal["mean", "min", "cautious"] = Field(
+        "mean", description="of the members' standardised scores; cautious: the mean less penalty times their variance"
+    )
+    penalty: float = Field(1.0, ge=0, description="cautious: what a unit of variance costs")
+
+
 class Reward(Section):
     """The reward model."""
 
     data: list[str] = Field(default_factory=list, description="files or patterns of scored answers or pairs")
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="decoder or encoder to start from, a hub id or a folder; none given: the SFT model",
+    )
+    freeze: Freeze = Field(
+        0, description="first layers that stay as they are, with the embeddings from 1 on, or trunk: all but the head"
+    )
+    ensemble: Ensemble | None = Field(None, description="several reward models that judge together")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     loss: str = Field("squared", description=f"{' | '.join(LOSSES)}, or your own function as module:function")
     by: Literal["pair", "prompt"] = Field(
@@ -107,6 +139,35 @@ class Kl(Section):
     budget: float = Field(20.0, gt=0, description="nats an answer beyond which no model is kept and the run stops")
 
 
+class RewardPart(Section):
+    """One term of what RL pays for: a model's score, a classifier's label, or a function's number, times its weight."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="what the journal calls it")
+    weight: float = Field(1.0, description="what it is multiplied by")
+    model: str | None = Field(
+        None, min_length=1, description="stage: the reward stage's; or a reward model's or classifier's folder"
+    )
+    label: str | None = Field(None, min_length=1, description="of a classifier: the label that is wanted of a response")
+    measure: Literal["log_probability", "probability"] = Field("log_probability", description="of that label")
+    function: str | None = Field(None, description="yours, as module:function of (prompts, responses), that returns numbers")
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether it is the run's own reward model."""
+        return self.model == "stage"
+
+    @model_validator(mode="after")
+    def _one(self) -> RewardPart:
+        if (self.model is None) == (self.function is None):
+            both = "both `model` and `function`" if self.model else "neither `model` nor `function`"
+            raise ValueError(f"rl.rewards: the part `{self.name}` names {both}; one of them gives its score")
+        if self.label is not None and (self.model is None or self.is_stage):
+            raise ValueError(f"rl.rewards: the part `{self.name}` names a label, but no classifier's folder as its `model`")
+        if self.function is not None and own_names(self.function) is None:
+            raise ValueError(f"rl.rewards: the part `{self.name}` has function {self.function!r}; expected: module:function")
+        return self
+
+
 class Rl(Section):
     """Reinforcement learning against the reward model."""
 
@@ -128,10 +189,30 @@ class Rl(Section):
     value_clip: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
     score_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer that did not end")
-    value_start: Literal["reward", "policy"] = Field("reward", description="what the value network starts from")
+    value_start: Literal["reward", "policy"] | None = Field(
+        None, description="what the value network starts from; none given: the reward model if it reads the policy's tokens"
+    )
+    rewards: list[RewardPart] = Field(
+        default_factory=list, description="what is paid for, a weighted sum; none given: the run's reward model alone"
+    )
     eval_every: int = Field(10, ge=1, description="updates between evaluations on held-out prompts")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for evaluation")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts answered at each evaluation")
+
+    @property
+    def uses_stage(self) -> bool:
+        """Whether the run's own reward model is a part of what is paid for."""
+        return not self.rewards or any(part.is_stage for part in self.rewards)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Rl:
+        names = [part.name for part in self.rewards]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"rl.rewards: two parts are called `{name}`")
+        if self.value_start == "reward" and not self.uses_stage:
+            raise ValueError("rl.value_start: reward, but no part of rl.rewards is `model: stage`, the run's reward model")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Rl:
@@ -179,7 +260,8 @@ class Config(Section):
         if (self.model is None) == (self.base is None):
             both = "both `model` and `base`" if self.model else "neither `model` nor `base`"
             raise ValueError(f"model: the file names {both}; name the model to start from, or train one with `base:`")
-        needs = {"collect": ("sft",), "reward": ("sft",), "rl": ("sft", "reward")}
+        judged = ("reward",) if self.rl is None or self.rl.uses_stage else ()
+        needs = {"collect": ("sft",), "reward": ("sft",), "rl": ("sft", *judged)}
         for stage, before in needs.items():
             missing = [name for name in before if getattr(self, name) is None]
             if getattr(self, stage) is not None and missing:

@@ -10,7 +10,7 @@ import torch
 from sawyer.config import Config
 from sawyer.errors import DataError
 from sawyer.maths import Judged, RewardLoss, Standard
-from sawyer.models import Speaker
+from sawyer.models import Judge, Speaker
 from sawyer.records import Pair, Prompt, ScoredAnswers, named, pairs, read, split
 from sawyer.runs import Run
 from sawyer.stages.reward.loss import open_loss
@@ -66,7 +66,7 @@ def judged(groups: Sequence[Group], standard: Standard) -> Judged:
     )
 
 
-def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
+def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     """Read the config's files and, where there are any, the collected answers that somebody has scored.
 
     The loss decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
@@ -94,10 +94,10 @@ def load(config: Config, run: Run, speaker: Speaker) -> Judgements:
             expected="rows on both sides",
             todo="lower reward.held_out, or give more judged prompts",
         )
-    learnt = _groups(train, speaker, run, "training", loss)
+    learnt = _groups(train, reader, run, "training", loss)
     judgements = Judgements(
         train=learnt,
-        held_out=tuple(group for group in _groups(held_out, speaker, run, "held-out", loss) if group.pairs),
+        held_out=tuple(group for group in _groups(held_out, reader, run, "held-out", loss) if group.pairs),
         format=" + ".join(formats),
         standard=Standard.of([score for group in learnt for score in group.scores]) if learnt else AS_THEY_ARE,
     )
@@ -137,13 +137,13 @@ class _Left:
 
 
 def _groups(
-    records: Sequence[ScoredAnswers | Pair], speaker: Speaker, run: Run, name: str, loss: RewardLoss
+    records: Sequence[ScoredAnswers | Pair], reader: Judge | Speaker, run: Run, name: str, loss: RewardLoss
 ) -> tuple[Group, ...]:
     """The records that can teach, encoded; a warning counts and names the others."""
     groups: list[Group] = []
     left = _Left()
     for record in records:
-        group = _group(record, speaker)
+        group = _group(record, reader)
         if reason := _unfit(record, group, loss):
             left.add(reason, record)
             continue
@@ -151,7 +151,7 @@ def _groups(
             left.ties += pairs(record)[1]
         left.cut += sum(row.cut for row in group.rows)
         groups.append(group)
-    if told := left.told(speaker.codec.context):
+    if told := left.told(reader.codec.context):
         run.journal.event(STAGE, "warning", message=f"{name} data: {'; '.join(told)}")
     return tuple(groups)
 
@@ -169,7 +169,7 @@ def _unfit(record: ScoredAnswers | Pair, group: Group, loss: RewardLoss) -> str:
     return ""
 
 
-def _group(record: ScoredAnswers | Pair, speaker: Speaker) -> Group:
+def _group(record: ScoredAnswers | Pair, reader: Judge | Speaker) -> Group:
     responses: tuple[str, ...]
     sources: tuple[str, ...]
     scores: tuple[float, ...]
@@ -184,7 +184,7 @@ def _group(record: ScoredAnswers | Pair, speaker: Speaker) -> Group:
     return Group(
         prompt=record.prompt,
         responses=responses,
-        rows=tuple(speaker.codec.answer(record.prompt, response) for response in responses),
+        rows=tuple(reader.codec.answer(record.prompt, response) for response in responses),
         pairs=found,
         sources=sources,
         scores=scores,

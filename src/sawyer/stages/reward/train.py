@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
-from sawyer.errors import TrainingError
 from sawyer.maths import Judged, Standard, linear_schedule
-from sawyer.models import RewardScorer, Speaker, new_reward, open_speaker, sample, save_model, sequence_scores
+from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
+from sawyer.stages.reward.members import MembersWork, as_trained, calibrated, member_seed, save_members
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge
 from sawyer.text import Batch, pad_right
 
@@ -28,41 +28,60 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     asked = config.reward
     assert asked is not None
     speaker = open_speaker(run.layout.model("sft"))
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    reader = opened(config, run, 0)
+    place = choose_place(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
-    judgements = load(config, run, speaker)
-    model = new_reward(run.layout.model("sft"), speaker.tokenizer, seed=config.seed)
-    model.to(place.device)
-    work = RewardWork(config, place, model, speaker.codec.pad_id, judgements.train, judgements.standard)
-    run.journal.event(STAGE, "plan", message=_plan(judgements, work, place))
+    judgements = load(config, run, reader)
+    frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
+
+    def begin(number: int) -> tuple[nn.Module, RewardWork]:
+        model = reader.model if number == 0 else opened(config, run, number).model
+        if asked.freeze:
+            freeze(model, asked.freeze, setting="reward.freeze")
+        model.to(place.device)
+        seeded = config.model_copy(update={"seed": member_seed(config.seed, number)})
+        return model, RewardWork(seeded, place, model, reader.codec.pad_id, judgements.train, judgements.standard)
+
+    ensemble = asked.ensemble
+    work: MembersWork | RewardWork
+    if ensemble is not None and ensemble.by == "seeds":
+        work = MembersWork(ensemble.members, begin)
+    else:
+        _, work = begin(0)
+    run.journal.event(STAGE, "plan", message=_plan(config, judgements, work.steps, place, reader, frozen))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
     speaker.model.to(place.device)
     own = own_answers(config, place, speaker, [group.prompt for group in judgements.train][: asked.calibration_prompts])
-    scorer = RewardScorer(model=model, codec=speaker.codec)
-    raw = scorer(*own)
-    if not all(map(math.isfinite, raw)):
-        raise TrainingError(
-            "reward: after its last update the model's scores are not finite",
-            expected="finite numbers",
-            why="training has destroyed its weights; nothing can be judged by them",
-            todo="lower reward.learning_rate, or look for extreme scores in its data",
-        )
-    extra = {"reward_shift": statistics.fmean(raw), "reward_scale": statistics.pstdev(raw) or 1.0}
+    scorer = calibrated(reader, work.models, ensemble, own)
+    extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
     with replace_folder(run.layout.model(STAGE)) as folder:
         standard = {"score_mean": judgements.standard.mean, "score_scale": judgements.standard.scale}
-        save_model(folder, model, speaker.tokenizer, {**extra, **standard, "loss": asked.loss})
+        save_members(folder, reader, scorer, ensemble, {**standard, "loss": asked.loss})
+    if scorer.ensemble.own_disagreement is not None:
+        extra["own_disagreement"] = scorer.ensemble.own_disagreement
 
     stop_if_asked(run, STAGE)
-    figures = examine(scorer, judgements, asked.loss, by=asked.by, seed=config.seed)
+    raw = as_trained(scorer)
+    figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed)
     if config.world is not None:
-        figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), scorer)
+        figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), raw)
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     for gate in judge(figures):
         run.journal.gate(gate)
     return figures
+
+
+def opened(config: Config, run: Run, number: int) -> Judge:
+    """The network of an ensemble's member `number`, before training: new heads on the trunk that the config names, or on the
+    SFT model's."""
+    asked = config.reward
+    assert asked is not None
+    heads = asked.ensemble.members if asked.ensemble is not None and asked.ensemble.by == "heads" else 1
+    source = asked.model or run.layout.model("sft")
+    return new_judge(source, seed=member_seed(config.seed, number), heads=heads, template=config.template)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,12 +133,18 @@ class RewardWork:
         }
 
     def loss(self, part: Part, right: list[float]) -> Tensor:
-        """The weighted sum of the part's losses; the number of pairs ranked rightly is appended to `right`."""
+        """The weighted sum of the part's losses, averaged over the model's heads; the number of pairs that the heads' mean
+        ranks rightly is appended to `right`."""
         with self.place.autocast():
-            scores = sequence_scores(self.model, part.batch.to(self.place.device)).float()
-        said = part.judged.to(scores.device)
+            heads = sequence_logits(self.model, part.batch.to(self.place.device)).float()  # (N, H)
+        said, scores = part.judged.to(heads.device), heads.detach().mean(1)
         right.append(float((scores[said.better] > scores[said.worse]).sum()))
-        return self.aim.total(scores, said)
+        return torch.stack([self.aim.total(head, said) for head in heads.unbind(1)]).mean()
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The one that is trained."""
+        return [self.model]
 
     def state(self) -> dict[str, Any]:
         return self.learner.state()
@@ -166,9 +191,17 @@ def own_answers(
     return repeated, [speaker.codec.decode(completion.ids) for completion in completions]
 
 
-def _plan(judgements: Judgements, work: RewardWork, place: Place) -> str:
+def _plan(config: Config, judgements: Judgements, steps: int, place: Place, reader: Judge, frozen: Frozen | None) -> str:
+    asked = config.reward
+    assert asked is not None
     answers = sum(len(group.rows) for group in judgements.train)
-    return (
+    told = [
         f"{len(judgements.train):,} prompts with {answers:,} answers and {sum(len(g.pairs) for g in judgements.train):,} pairs "
-        f"({judgements.format}), {len(judgements.held_out):,} prompts held out, {work.steps:,} steps, {place.reason}"
-    )
+        f"({judgements.format}), {len(judgements.held_out):,} prompts held out, {steps:,} steps, {place.reason}"
+    ]
+    if asked.model is not None:
+        told.append(f"{asked.model} reads {reader.reads}, {reader.parameters / 1e6:.1f} M parameters")
+    if asked.ensemble is not None:
+        members = "models, one after another" if asked.ensemble.by == "seeds" else "heads of one trunk"
+        told.append(f"an ensemble of {asked.ensemble.members} {members}")
+    return "; ".join(told + ([frozen.told] if frozen is not None else []))

@@ -20,6 +20,7 @@ SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small th
 LENGTH_COLLAPSE = 0.2  # of the first updates' mean length
 COMPARED = ("eos_share", "distinct_2", "length")  # what the first updates had decides these guards' thresholds
 LENGTH_LIMIT = 0.9  # of the way from the first updates' mean length to the longest answer
+DISAGREEMENT_RISE = 2.0  # times what an ensemble's members disagree on the SFT model's own answers
 EVALUATIONS = 2  # in a row that find held-out answers worse while the batches' score is better
 ERRORS = 3.0  # standard errors of the mean difference on the same prompts: the best of many evaluations was lucky too
 MARGINS: Mapping[str, float] = {"score": 0.1, "gold": 0.5}  # smaller falls are none: standard deviations, points of 10
@@ -54,11 +55,11 @@ class Guards:
     """Counts, for each guard, the updates in a row that were beyond its threshold.
 
     What must not collapse is compared with its mean over the first `STREAK` updates, and is not judged before: one small batch
-    is chance.
+    is chance. `disagreement` is an ensemble's mean on the SFT model's own answers; None: the reward model is no ensemble.
     """
 
-    def __init__(self, kl_budget: float, longest: int) -> None:
-        self.kl_budget, self.longest = kl_budget, longest
+    def __init__(self, kl_budget: float, longest: int, *, disagreement: float | None = None) -> None:
+        self.kl_budget, self.longest, self.disagreement = kl_budget, longest, disagreement
         self.first: dict[str, float] = {}  # means over the first updates, of which there have been `seen`
         self.seen = 0
         self.streaks: dict[str, int] = {}
@@ -115,7 +116,21 @@ class Guards:
         length, first = LENGTH_COLLAPSE * self.first["length"], self.first["length"]
         # Where answers were long from the start, the limit is the user's choice and no drift.
         most = first + LENGTH_LIMIT * (self.longest - first) if first <= self.longest / 2 else math.inf
+        apart = []
+        if self.disagreement is not None:
+            most_apart = DISAGREEMENT_RISE * self.disagreement
+            apart.append(
+                (
+                    "disagreement",
+                    now["disagreement"],
+                    most_apart,
+                    now["disagreement"] > most_apart,
+                    "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward "
+                    "is a guess; raise rl.kl.coefficient, or have such answers judged",
+                )
+            )
         return (
+            *apart,
             (
                 "kl_budget",
                 now["kl"],

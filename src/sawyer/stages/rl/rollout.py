@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sawyer.config import Config
 from sawyer.engine import Place
 from sawyer.maths import clip_scores, gae, missing_eos, token_rewards, whiten
-from sawyer.models import Completion, Scorer, Speaker, policy_logprobs, sample, token_values
+from sawyer.models import Completion, Scorer, Speaker, policy_logprobs, sample, scored, token_values
 from sawyer.records import Prompt
 from sawyer.text import Batch, Row, batches, pad_right
 
@@ -26,6 +26,8 @@ class Episodes:
     rows: tuple[Row, ...]  # (B,) prompt and response ids
     scores: Tensor  # (B,) fp32, the scorer's, in its standard unit, before clip and penalty
     ended: Tensor  # (B,) bool, the response ends with EOS
+    parts: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) fp32 each: the parts of a composed score, unweighted
+    disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,15 +65,19 @@ def collect(
             generator=draw,
         )
         texts = [speaker.codec.decode(completion.ids) for completion in completions]
-        scores = scorer(prompts, texts)
+        found = scored(scorer, prompts, texts)
     rows = [speaker.codec.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
     return Episodes(
         prompts=tuple(prompts),
         completions=tuple(completions),
         texts=tuple(texts),
         rows=tuple(rows),
-        scores=torch.tensor(scores, dtype=torch.float32),
+        scores=torch.tensor([score.reward for score in found], dtype=torch.float32),
         ended=torch.tensor([completion.ended for completion in completions]),
+        parts={name: torch.tensor([score.parts[name] for score in found]) for name in found[0].parts},
+        disagreement=None
+        if found[0].disagreement is None
+        else torch.tensor([score.disagreement for score in found], dtype=torch.float32),
     )
 
 

@@ -21,13 +21,14 @@ from sawyer.maths import (
     masked_sum,
     missing_eos,
 )
-from sawyer.models import RewardScorer, Speaker, ValueNetwork, open_speaker, save_model
+from sawyer.models import Speaker, open_speaker, save_model
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.gates import final_gates, step_zero_gates
 from sawyer.stages.rl.guards import Guards, Tripped, same_answer
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
+from sawyer.stages.rl.scorers import open_scorer, open_value, own_reward_model, tell_cut
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -45,19 +46,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "plan",
         message=f"{work.steps:,} updates of {asked.batch_size} answers to {len(work.prompts):,} prompts, "
         f"{len(work.held_out):,} prompts held out, four networks of {work.policy_speaker.parameters / 1e6:.1f} M parameters, "
-        f"{work.place.reason}",
+        f"{work.place.reason}{_paid(config)}",
     )
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
     last = work.evaluate(done)
     run.journal.metrics(STAGE, done, last)
-    if work.scorer.cut:
-        run.journal.event(
-            STAGE,
-            "warning",
-            message=f"{work.scorer.cut:,} answers did not fit the reward model's {work.scorer.codec.context} tokens "
-            "beside their prompts and were scored without their end",
-        )
+    tell_cut(run, work.scorer)
     best = work.best
     final = open_speaker(work.best_folder)
     with replace_folder(run.layout.model(STAGE)) as folder:
@@ -94,12 +89,8 @@ class RlWork:
         self.place = choose_place(config.device, config.precision, width=self.policy_speaker.width)
         self.policy_speaker.model.to(self.place.device)
         self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
-        self.scorer = RewardScorer.load(run.layout.model("reward"), device=self.place.device)
-        value = (
-            ValueNetwork.from_reward(run.layout.model("reward"))
-            if asked.value_start == "reward"
-            else ValueNetwork.from_policy(run.layout.model("sft"))
-        ).to(self.place.device)
+        self.scorer = open_scorer(config, run, self.place.device)
+        value = open_value(config, run, self.scorer, self.policy_speaker).to(self.place.device)
         self.prompts, self.held_out = _prompts(config, run, self.policy_speaker)
         self.steps = asked.episodes // asked.batch_size
         factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.minibatches, warmup=0)
@@ -113,7 +104,9 @@ class RlWork:
             if asked.kl.target is None
             else AdaptiveKL(coefficient=asked.kl.coefficient, target=asked.kl.target, horizon=asked.kl.horizon)
         )
-        self.guards = Guards(asked.kl.budget, asked.max_new_tokens)
+        own = own_reward_model(config, self.scorer)
+        known = own.ensemble.own_disagreement if own is not None else None
+        self.guards = Guards(asked.kl.budget, asked.max_new_tokens, disagreement=known)
         self.best_folder = run.layout.best(STAGE)
         self.best: dict[str, float] = {}
         self.start: dict[str, float] = {}
@@ -165,6 +158,7 @@ class RlWork:
             "distinct_2": distinct_n(ids, 2),
             "same_answer": same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts),
             "entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
+            **_parts_measured(episodes),
         }
 
     def evaluate(self, step: int) -> dict[str, float]:
@@ -188,6 +182,7 @@ class RlWork:
             "held_out_kl": now["kl"],
             "held_out_length": sum(lengths) / len(lengths),
             "held_out_eos_share": float(episodes.ended.float().mean()),
+            **{f"held_out_{name}": value for name, value in _parts_measured(episodes).items()},
         }
         golds = None
         self.judged = {"score": episodes.scores.tolist()}
@@ -281,10 +276,23 @@ def _prompts(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, 
     return tuple(prompts), tuple((held_out or prompts)[: asked.eval_prompts])
 
 
+def _parts_measured(episodes: Episodes) -> dict[str, float]:
+    """Means over the answers: `score_NAME` of each part of a composed score, and an ensemble's `disagreement`."""
+    found = {f"score_{name}": float(values.mean()) for name, values in episodes.parts.items()}
+    return found | ({} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement.mean())})
+
+
+def _paid(config: Config) -> str:
+    """What is paid for, where it is not the run's reward model alone."""
+    asked = config.rl
+    assert asked is not None
+    return "".join(f"{'; paid for: ' if i == 0 else ' + '}{p.weight:g} x {p.name}" for i, p in enumerate(asked.rewards))
+
+
 def _shown(episodes: Episodes, kls: Sequence[float], golds: Sequence[float] | None) -> list[dict[str, Any]]:
     rows = []
     for i in range(min(SHOWN, len(episodes.prompts))):
-        row = {
+        row: dict[str, Any] = {
             "prompt": episodes.prompts[i].text,
             "response": episodes.texts[i],
             "reward": float(episodes.scores[i]),
@@ -292,5 +300,7 @@ def _shown(episodes: Episodes, kls: Sequence[float], golds: Sequence[float] | No
             "length": len(episodes.completions[i].ids),
             "ended": bool(episodes.ended[i]),
         }
+        row |= {"parts": {name: float(values[i]) for name, values in episodes.parts.items()}} if episodes.parts else {}
+        row |= {} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement[i])}
         rows.append(row | ({"gold": golds[i]} if golds is not None else {}))
     return rows

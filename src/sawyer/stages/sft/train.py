@@ -9,7 +9,7 @@ from typing import Any
 from sawyer.config import Config
 from sawyer.engine import LanguageWork, Place, choose_place, generator, learned_gate, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
-from sawyer.models import Speaker, mean_loss, open_speaker, sample, save_model
+from sawyer.models import Speaker, freeze, mean_loss, open_speaker, sample, save_model
 from sawyer.records import Demonstration, Prompt, read, split
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.text import Row
@@ -37,13 +37,14 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             expected="at least one demonstration that fits the model",
             todo="give shorter prompts or a model that reads more tokens, or lower sft.held_out",
         )
+    frozen = f", {freeze(speaker.model, asked.freeze, setting='sft.freeze').told}" if asked.freeze else ""
     work = SftWork(config, place, speaker, rows)
     run.journal.event(
         STAGE,
         "plan",
         message=f"{len(rows):,} rows ({found.format}), {len(held_rows):,} held out, "
         f"{sum(len(row.ids) for row in rows):,} tokens an epoch, {work.steps:,} steps, "
-        f"{speaker.parameters / 1e6:.1f} M parameters, {place.reason}",
+        f"{speaker.parameters / 1e6:.1f} M parameters{frozen}, {place.reason}",
     )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     judged = (held_rows, held_records) if held_rows else (rows, train_records)

@@ -1,0 +1,129 @@
+"""An ensemble's members trained one after another as one work, and what they have in common afterwards."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Ensemble as Asked
+from sawyer.engine import Work, generator
+from sawyer.errors import TrainingError
+from sawyer.maths import disagreement
+from sawyer.models import Ensemble, Judge, Member, RewardScorer, Scorer, member_folder, save_model
+from sawyer.records import Prompt
+from sawyer.stages.reward.data import STAGE
+
+
+def member_seed(seed: int, number: int) -> int:
+    """The seed of an ensemble's member: the run's own for the first, so that it is the model that would be trained alone."""
+    if number == 0:
+        return seed
+    return int(torch.randint(2**32, (), generator=generator(seed, STAGE, "member", number)))
+
+
+class MembersWork:
+    """Several trainings, each with all its steps, one after another; `begin` makes the training of a member."""
+
+    def __init__(self, members: int, begin: Callable[[int], tuple[nn.Module, Work]]) -> None:
+        self.begin, self.number = begin, 0
+        self.model, self.work = begin(0)
+        self.trained: list[nn.Module] = []
+        self.each = self.work.steps
+        self.steps = members * self.each
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The members so far, the one in training last."""
+        return [*self.trained, self.model]
+
+    def step(self, index: int) -> Mapping[str, float] | None:
+        number, inside = divmod(index, self.each)
+        if number != self.number:
+            self.trained.append(self.model)
+            self.number = number
+            self.model, self.work = self.begin(number)
+        found = self.work.step(inside)
+        return None if found is None else {**found, "member": number}
+
+    def state(self) -> dict[str, Any]:
+        trained = [model.state_dict() for model in self.trained]
+        return {"number": self.number, "trained": trained, "work": self.work.state()}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.trained = []
+        for number, weights in enumerate(state["trained"]):
+            model, _ = self.begin(number)
+            model.load_state_dict(weights)
+            self.trained.append(model)
+        self.number = int(state["number"])
+        self.model, self.work = self.begin(self.number)
+        self.work.load(state["work"])
+
+
+def calibrated(
+    judge: Judge, models: Sequence[nn.Module], asked: Asked | None, own: tuple[Sequence[Prompt], Sequence[str]]
+) -> RewardScorer:
+    """The trained models as one scorer, each member's score with the mean 0 and the deviation 1 on the SFT model's own answers.
+
+    Raises TrainingError for scores that are not finite.
+    """
+    heads = asked.members if asked is not None and asked.by == "heads" else 1
+    members = [Member(model=model, head=head) for model in models for head in range(heads)]
+    raw = RewardScorer(codec=judge.codec, members=members).raw(*own)
+    if not bool(raw.isfinite().all()):
+        raise TrainingError(
+            "reward: after its last update the model's scores are not finite",
+            expected="finite numbers",
+            why="training has destroyed its weights; nothing can be judged by them",
+            todo="lower reward.learning_rate, or look for extreme scores in its data",
+        )
+    units = [(statistics.fmean(row), statistics.pstdev(row) or 1.0) for row in raw.tolist()]
+    members = [
+        Member(model=member.model, head=member.head, shift=shift, scale=scale)
+        for member, (shift, scale) in zip(members, units, strict=True)
+    ]
+    if asked is None:
+        return RewardScorer(codec=judge.codec, members=members)
+    apart = float(disagreement(_standardised(raw, units)).mean())
+    how = Ensemble(reward=asked.reward, penalty=asked.penalty, own_disagreement=apart)
+    return RewardScorer(codec=judge.codec, members=members, ensemble=how)
+
+
+def _standardised(raw: Tensor, units: Sequence[tuple[float, float]]) -> Tensor:
+    shift, scale = torch.tensor(units, dtype=raw.dtype).unbind(1)
+    return (raw - shift[:, None]) / scale[:, None]
+
+
+def as_trained(scorer: RewardScorer) -> Scorer:
+    """The scorer in the unit its members were trained in: a single model's raw score; an ensemble's reward times the members'
+    mean scale, plus their mean shift."""
+    if len(scorer.members) == 1:
+        return RewardScorer(model=scorer.model, codec=scorer.codec)
+    shift = statistics.fmean(member.shift for member in scorer.members)
+    scale = statistics.fmean(member.scale for member in scorer.members)
+    return lambda prompts, responses: [shift + scale * reward for reward in scorer(prompts, responses)]
+
+
+def save_members(folder: Path, judge: Judge, scorer: RewardScorer, asked: Asked | None, extra: Mapping[str, Any]) -> None:
+    """The first member into `folder`, the other seeds' models beside it, each a model folder that loads by itself."""
+    units = [(member.shift, member.scale) for member in scorer.members]
+
+    def told(number: int) -> dict[str, Any]:
+        return {"reward_shift": units[number][0], "reward_scale": units[number][1], **extra}
+
+    if asked is None:
+        save_model(folder, judge.model, judge.tokenizer, told(0))
+        return
+    heads = asked.members if asked.by == "heads" else 1
+    ensemble = {"members": asked.members, "by": asked.by, "heads": heads, "units": units, **asdict(scorer.ensemble)}
+    save_model(folder, scorer.model, judge.tokenizer, {**told(0), "ensemble": ensemble})
+    if asked.by == "seeds":
+        for number, member in enumerate(scorer.members[1:], 1):
+            member_folder(folder, number).mkdir()
+            save_model(member_folder(folder, number), member.model, judge.tokenizer, told(number))

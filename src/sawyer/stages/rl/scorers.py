@@ -1,0 +1,122 @@
+"""What RL pays for: the run's reward model, or a weighted sum of named parts. Can the value network start from it?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from sawyer.config import Config, RewardPart, own_function
+from sawyer.errors import ConfigError
+from sawyer.models import (
+    Classifier,
+    FunctionScorer,
+    LabelScorer,
+    Part,
+    RewardScorer,
+    Scorer,
+    Speaker,
+    ValueNetwork,
+    WeightedScorer,
+    score_head,
+)
+from sawyer.runs import Run
+from sawyer.text import PairCodec
+
+STAGE = "rl"
+
+
+def open_scorer(config: Config, run: Run, device: torch.device) -> Scorer:
+    """The run's own reward model, unless `rl.rewards` names parts."""
+    asked = config.rl
+    assert asked is not None
+    if not asked.rewards:
+        return RewardScorer.load(run.layout.model("reward"), device=device)
+    return WeightedScorer(
+        [Part(name=part.name, weight=part.weight, scorer=_opened(part, config, run, device)) for part in asked.rewards]
+    )
+
+
+def _opened(part: RewardPart, config: Config, run: Run, device: torch.device) -> Scorer:
+    if part.function is not None:
+        return FunctionScorer(own_function(part.function, "rl.rewards"), part.function)
+    assert part.model is not None
+    if part.label is not None:
+        return LabelScorer(Classifier(part.model, device=device), part.label, probability=part.measure == "probability")
+    if part.is_stage:
+        return RewardScorer.load(run.layout.model("reward"), device=device)
+    scorer = RewardScorer.load(part.model, device=device, template=config.template)
+    if scorer.note:
+        run.journal.event(STAGE, "warning", message=f"rl.rewards: {scorer.note}")
+    return scorer
+
+
+def parts_of(scorer: Scorer) -> Iterator[tuple[str, Scorer]]:
+    """Every scorer that gives a score by itself, with how a message names it."""
+    if isinstance(scorer, WeightedScorer):
+        for part in scorer.parts:
+            yield f"the reward model `{part.name}`" if isinstance(part.scorer, RewardScorer) else part.name, part.scorer
+    else:
+        yield "the reward model", scorer
+
+
+def own_reward_model(config: Config, scorer: Scorer) -> RewardScorer | None:
+    """The run's own reward model among what RL pays for."""
+    asked = config.rl
+    assert asked is not None
+    if isinstance(scorer, WeightedScorer):
+        own = (part.scorer for part, told in zip(scorer.parts, asked.rewards, strict=True) if told.is_stage)
+        found: Any = next(own, None)
+        return found
+    return scorer if isinstance(scorer, RewardScorer) else None
+
+
+def tell_cut(run: Run, scorer: Scorer) -> None:
+    """A warning for each part that could not read all of an answer."""
+    for name, part in parts_of(scorer):
+        if isinstance(part, RewardScorer | LabelScorer) and part.cut:
+            context = part.codec.context if isinstance(part, RewardScorer) else part.classifier.context
+            beside = " beside their prompts" if isinstance(part, RewardScorer) else ""
+            run.journal.event(
+                STAGE,
+                "warning",
+                message=f"{part.cut:,} answers did not fit {name}'s {context} tokens{beside} and were scored without their end",
+            )
+
+
+def open_value(config: Config, run: Run, scorer: Scorer, speaker: Speaker) -> ValueNetwork:
+    """The value network on the trunk that `rl.value_start` names; where it names none, on the reward model's if that can be.
+
+    Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
+    """
+    asked = config.rl
+    assert asked is not None
+    reason = "rl.value_start asks for it" if asked.value_start == "policy" else unfit_for_values(config, scorer, speaker)
+    if not reason:
+        return ValueNetwork.from_reward(run.layout.model("reward"))
+    if asked.value_start == "reward":
+        raise ConfigError(
+            f"rl.value_start: reward, but {reason}",
+            expected="a reward model that is a decoder with the policy's own tokens",
+            why="a value is read at every token that the policy writes",
+            todo="leave rl.value_start out, or set it to policy",
+        )
+    if asked.value_start is None:
+        run.journal.event(STAGE, "warning", message=f"the value network starts from the SFT model: {reason}")
+    return ValueNetwork.from_policy(run.layout.model("sft"))
+
+
+def unfit_for_values(config: Config, scorer: Scorer, speaker: Speaker) -> str:
+    """Why the reward model cannot be valued at every token that the policy writes; empty where it can."""
+    own = own_reward_model(config, scorer)
+    if own is None:
+        return "no part of rl.rewards is the run's own reward model"
+    codec: Any = own.codec
+    if isinstance(codec, PairCodec) or score_head(own.model) is None:
+        return "the reward model is an encoder, which has no state for what is written so far"
+    if codec.tokenizer.get_vocab() != speaker.tokenizer.get_vocab():
+        return "the reward model has other tokens than the policy"
+    if codec.context < speaker.codec.context:
+        return f"the reward model reads {codec.context} tokens, the policy {speaker.codec.context}"
+    return ""
