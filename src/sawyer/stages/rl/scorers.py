@@ -72,6 +72,12 @@ def own_reward_model(config: Config, scorer: Scorer) -> RewardScorer | None:
     return scorer if isinstance(scorer, RewardScorer) else None
 
 
+def own_disagreement(scorer: Scorer) -> float | None:
+    """How far the first ensemble's members disagree on the SFT model's own answers; None where there is none."""
+    ensembles = (part for _, part in parts_of(scorer) if isinstance(part, RewardScorer) and len(part.members) > 1)
+    return next((part.ensemble.own_disagreement for part in ensembles), None)
+
+
 def tell_cut(run: Run, scorer: Scorer) -> None:
     """A warning for each part that could not read all of an answer."""
     for name, part in parts_of(scorer):

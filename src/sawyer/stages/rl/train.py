@@ -28,7 +28,7 @@ from sawyer.stages.rl.gates import final_gates, step_zero_gates
 from sawyer.stages.rl.guards import Guards, Tripped, same_answer
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
-from sawyer.stages.rl.scorers import open_scorer, open_value, own_reward_model, tell_cut
+from sawyer.stages.rl.scorers import open_scorer, open_value, own_disagreement, tell_cut
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -104,9 +104,7 @@ class RlWork:
             if asked.kl.target is None
             else AdaptiveKL(coefficient=asked.kl.coefficient, target=asked.kl.target, horizon=asked.kl.horizon)
         )
-        own = own_reward_model(config, self.scorer)
-        known = own.ensemble.own_disagreement if own is not None else None
-        self.guards = Guards(asked.kl.budget, asked.max_new_tokens, disagreement=known)
+        self.guards = Guards(asked.kl.budget, asked.max_new_tokens, disagreement=own_disagreement(self.scorer))
         self.best_folder = run.layout.best(STAGE)
         self.best: dict[str, float] = {}
         self.start: dict[str, float] = {}

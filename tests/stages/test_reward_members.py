@@ -1,0 +1,237 @@
+"""The reward stage with other networks, frozen layers and ensembles: what is trained, saved, loaded, and gone on with."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from encoders import write
+
+from sawyer.engine import choose_place
+from sawyer.errors import ConfigError, Interrupted
+from sawyer.models import RewardScorer, member_folder, new_judge, open_speaker, read_extra, sequence_logits
+from sawyer.records import prompt_of
+from sawyer.runs import hash_folder, read_rows
+from sawyer.stages.reward.data import load
+from sawyer.stages.reward.loss import checked_loss, objective
+from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
+
+Fixture = Any
+PROMPTS = [prompt_of("What is the opposite of up?"), prompt_of("Say something.")]
+ANSWERS = ["Down.", "The opposite of it is something else."]
+SMALL = {"held_out": 0.2, "batch_size": 16, "calibration_prompts": 12, "learning_rate": 3e-3, "epochs": 1}
+
+
+def config_of(tiny: Fixture, out: Path, **asked: Any) -> Any:
+    return tiny.config(out, sft={"data": ["d"]}, reward={"data": [str(tiny.comparisons)], **SMALL, **asked})
+
+
+def trained(tiny: Fixture, out: Path, **asked: Any) -> dict[str, Any]:
+    with tiny.run(out, "sft") as run:
+        return train(config_of(tiny, out, **asked), run)
+
+
+def plans(out: Path) -> list[str]:
+    return [row["message"] for row in read_rows(out / "events.jsonl") if row["kind"] == "plan"]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("alone") / "run"
+    return out, trained(tiny, out)
+
+
+@pytest.fixture(scope="module")
+def seeds(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    out = tmp_path_factory.mktemp("seeds") / "run"
+    return out, trained(tiny, out, ensemble={"members": 3, "reward": "cautious", "penalty": 0.5})
+
+
+def plain(folder: Path) -> Any:
+    return hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+
+
+def raw_of(folder: Path, scorer: RewardScorer, head: int = 0) -> list[float]:
+    """Each answer alone through the model that plain transformers loads."""
+    model = plain(folder)
+    rows = [scorer.codec.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    with torch.no_grad():
+        return [float(model(torch.tensor([row.ids])).logits[0, head]) for row in rows]
+
+
+# Ensembles
+
+
+def test_the_first_member_is_the_model_alone(alone: Any, seeds: Any) -> None:
+    one, first = plain(alone[0] / "reward" / "model"), plain(seeds[0] / "reward" / "model")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), first.parameters(), strict=True))
+    other = plain(member_folder(seeds[0] / "reward" / "model", 1))
+    assert not torch.equal(first.score.weight, other.score.weight)
+    assert not torch.equal(first.base_model.wpe.weight, other.base_model.wpe.weight)
+
+
+def test_members_are_standardised_then_combined(tiny: Fixture, seeds: Any) -> None:
+    folder = seeds[0] / "reward" / "model"
+    scorer = RewardScorer.load(folder)
+    assert len(scorer.members) == 3
+    units = [(read_extra(f)["reward_shift"], read_extra(f)["reward_scale"]) for f in folders(folder)]
+    assert [(member.shift, member.scale) for member in scorer.members] == units
+    found = scorer.detailed(PROMPTS, ANSWERS)
+    for i, one in enumerate(found):
+        z = [(raw_of(f, scorer)[i] - shift) / scale for f, (shift, scale) in zip(folders(folder), units, strict=True)]
+        assert one.members == pytest.approx(z, abs=1e-3)
+        assert one.reward == pytest.approx(statistics.fmean(z) - 0.5 * statistics.pvariance(z), abs=1e-3)
+        assert one.disagreement == pytest.approx(statistics.pstdev(z), abs=1e-3)
+    assert [one.reward for one in found] == scorer(PROMPTS, ANSWERS)
+
+
+def folders(folder: Path) -> list[Path]:
+    return [folder, member_folder(folder, 1), member_folder(folder, 2)]
+
+
+def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny: Fixture, seeds: Any) -> None:
+    out, figures = seeds
+    scorer = RewardScorer.load(out / "reward" / "model")
+    config, speaker = config_of(tiny, out), open_speaker(tiny.sft)
+    with tiny.run(out.parent / "again") as run:
+        groups = load(config, run, speaker, checked_loss("squared")).train
+    own = own_answers(config, choose_place("cpu", "fp32", width=16), speaker, [g.prompt for g in groups][:12])
+    found = scorer.detailed(*own)
+    for member in range(3):
+        values = [one.members[member] for one in found]
+        assert statistics.fmean(values) == pytest.approx(0, abs=1e-6)
+        assert statistics.pstdev(values) == pytest.approx(1, abs=1e-6)
+    apart = statistics.fmean(one.disagreement for one in found if one.disagreement is not None)
+    assert figures["own_disagreement"] == scorer.ensemble.own_disagreement == pytest.approx(apart)
+    assert 0 < apart < 1
+
+
+def test_the_journal_tells_the_members_apart(seeds: Any, alone: Any) -> None:
+    rows = [row for row in read_rows(seeds[0] / "metrics.jsonl") if "loss" in row]
+    single = [row for row in read_rows(alone[0] / "metrics.jsonl") if "loss" in row]
+    each = len(single)
+    assert [row["member"] for row in rows] == [0] * each + [1] * each + [2] * each
+    assert [{k: v for k, v in row.items() if k != "member"} for row in rows[:each]] == single
+    assert rows[each]["loss"] != rows[0]["loss"]
+    assert "an ensemble of 3 models" in plans(seeds[0])[0]
+
+
+def test_an_interruption_in_the_second_member_changes_nothing(tiny: Fixture, seeds: Any, tmp_path: Path) -> None:
+    asked = {"ensemble": {"members": 3, "reward": "cautious", "penalty": 0.5}}
+    with tiny.run(tmp_path / "run", "sft") as run:
+        seen: list[int] = []
+
+        def stop(kind: str, row: dict[str, Any]) -> None:
+            if kind == "metric" and row.get("member") == 1:
+                seen.append(row["step"])
+                if len(seen) == 2:
+                    run.stop.set("a test")
+
+        run.journal.listeners.append(stop)
+        with pytest.raises(Interrupted):
+            train(config_of(tiny, tmp_path / "run", **asked), run)
+    assert not (tmp_path / "run" / "reward" / "model").exists()
+    figures = trained(tiny, tmp_path / "run", **asked)
+    assert figures == seeds[1]
+    assert read_rows(tmp_path / "run" / "metrics.jsonl") == read_rows(seeds[0] / "metrics.jsonl")
+    assert hash_folder(tmp_path / "run" / "reward" / "model") == hash_folder(seeds[0] / "reward" / "model")
+
+
+def test_heads_of_one_trunk(tiny: Fixture, tmp_path: Path) -> None:
+    figures = trained(tiny, tmp_path / "run", ensemble={"members": 4, "by": "heads", "reward": "min"})
+    folder = tmp_path / "run" / "reward" / "model"
+    model = plain(folder)
+    assert model.config.num_labels == 4 and not member_folder(folder, 1).exists()
+    scorer = RewardScorer.load(folder)
+    found = scorer.detailed(PROMPTS, ANSWERS)
+    units = [(member.shift, member.scale) for member in scorer.members]
+    for i, one in enumerate(found):
+        z = [(raw_of(folder, scorer, head)[i] - shift) / scale for head, (shift, scale) in enumerate(units)]
+        assert one.members == pytest.approx(z, abs=1e-3) and one.reward == pytest.approx(min(z), abs=1e-3)
+    assert len({round(float(w), 6) for w in model.score.weight.detach()[:, 0]}) == 4
+    assert figures["own_disagreement"] > 0
+
+
+def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
+    config = config_of(tiny, tmp_path, center=0.1)
+    reader = new_judge(tiny.sft, seed=4, heads=3)
+    aim = objective(config.reward, checked_loss("squared"))
+    with tiny.run(tmp_path / "run") as run:
+        found = load(config, run, reader, aim.loss)
+    place = choose_place("cpu", "fp32", width=16)
+    work = RewardWork(config, place, reader.model, reader.codec.pad_id, found.train, aim, found.standard)
+    (part,) = split_groups(found.train[:6], reader.codec.pad_id, 10**6, found.standard)
+    scores = sequence_logits(reader.model, part.batch)
+    each = [float(aim.total(scores[:, head], part.judged).detach()) for head in range(3)]
+    assert float(work.loss(part, []).detach()) == pytest.approx(statistics.fmean(each), rel=1e-5)
+    assert max(each) - min(each) > 1e-3
+
+
+# Freezing
+
+
+@pytest.mark.parametrize(("what", "told"), [("trunk", "1 of 1 layers frozen, 16 of"), (1, "1 of 1 layers frozen, 48 of")])
+def test_frozen_weights_stay_bit_for_bit(tiny: Fixture, tmp_path: Path, what: Any, told: str) -> None:
+    figures = trained(tiny, tmp_path / "run", freeze=what)
+    before = open_speaker(tiny.sft).model.base_model.state_dict()  # type: ignore[union-attr, operator]
+    after = plain(tmp_path / "run" / "reward" / "model")
+    moved = {name for name, weight in after.base_model.state_dict().items() if not torch.equal(weight, before[name])}
+    # The last norm is no layer: it reads the last one's states.
+    assert moved == (set() if what == "trunk" else {"ln_f.weight", "ln_f.bias"})
+    head = new_judge(tiny.sft, seed=0).model.score.weight  # type: ignore[union-attr]
+    assert not torch.equal(after.score.weight, head)  # type: ignore[arg-type]
+    assert told in plans(tmp_path / "run")[0]
+    assert figures["loss_last"] != figures["loss_first"]
+
+
+def test_more_layers_than_there_are(tiny: Fixture, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"reward\.freeze: 2 layers, but the model has 1"):
+        trained(tiny, tmp_path / "run", freeze=2)
+
+
+def test_sft_freezes_too(tiny: Fixture, tmp_path: Path) -> None:
+    from sawyer.stages.sft import train as fine_tune
+
+    asked = {"data": [str(tiny.instructions)], "batch_size": 64, "learning_rate": 1e-2, "max_new_tokens": 4, "freeze": 1}
+    with tiny.run(tmp_path / "run") as run:
+        fine_tune(tiny.config(tmp_path / "run", sft=asked), run)
+    before, after = (open_speaker(path).model.state_dict() for path in (tiny.base, tmp_path / "run" / "sft" / "model"))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        "transformer.ln_f.weight",
+        "transformer.ln_f.bias",
+    }
+    assert "1 of 1 layers frozen, 32 of" in plans(tmp_path / "run")[0]
+
+
+# Other networks
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "deberta"])
+def test_an_encoder_as_the_reward_model(tiny: Fixture, tmp_path: Path, name: str) -> None:
+    write(tmp_path / "source", name)
+    trained(tiny, tmp_path / "run", model=str(tmp_path / "source"), freeze=1)
+    folder = tmp_path / "run" / "reward" / "model"
+    scorer = RewardScorer.load(folder)
+    model, tokenizer = plain(folder), hf.AutoTokenizer.from_pretrained(folder)
+    inputs = tokenizer([prompt.text for prompt in PROMPTS], ANSWERS, padding=True, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        raw = model(**inputs).logits[:, 0].tolist()
+    found = scorer(PROMPTS, ANSWERS)
+    assert [x * scorer.scale + scorer.shift for x in found] == pytest.approx(raw, abs=1e-4)
+    (plan,) = plans(tmp_path / "run")
+    assert "reads text pairs" in plan and "1 of 2 layers frozen" in plan
+
+
+def test_another_decoder_reads_with_its_own_tokenizer(tiny: Fixture, tmp_path: Path) -> None:
+    shutil.copytree(tiny.base, tmp_path / "other")
+    (tmp_path / "other" / "chat_template.jinja").unlink()
+    trained(tiny, tmp_path / "run", model=str(tmp_path / "other"))
+    (plan,) = plans(tmp_path / "run")
+    assert "reads the template `question` (its tokenizer brings none)" in plan
+    scorer = RewardScorer.load(tmp_path / "run" / "reward" / "model")  # its template is saved with it
+    assert scorer.note == "" and len(scorer(PROMPTS, ANSWERS)) == 2

@@ -1,0 +1,223 @@
+"""RL against any scorer: named parts that add up, an encoder, an ensemble whose members come to disagree, a user's function."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from encoders import write
+
+from sawyer import pipeline
+from sawyer.config import checked
+from sawyer.errors import ConfigError, TrainingError
+from sawyer.models import RewardScorer, ValueNetwork, open_speaker
+from sawyer.records import prompt_of
+from sawyer.runs import read_rows, replace_folder
+from sawyer.stages.rl.guards import STREAK, Guards
+from sawyer.stages.rl.train import RlWork, train
+
+Fixture = Any
+LENGTHS = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """`own("my_rewards", text)`: a module in the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def write_module(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+
+    return write_module
+
+
+def classifier(folder: Path) -> Path:
+    labels = {0: "calm", 1: "merry"}
+    return write(folder, "bert", num_labels=2, id2label=labels, label2id={v: k for k, v in labels.items()})
+
+
+def test_parts_add_up_and_are_told_by_name(tiny: Fixture, tmp_path: Path, own: Any, events: Any) -> None:
+    own("my_lengths", LENGTHS)
+    encoder, judge = write(tmp_path / "encoder", "roberta", num_labels=1), classifier(tmp_path / "classifier")
+    rewards = [
+        {"name": "judges", "model": "stage"},
+        {"name": "second", "weight": 0.5, "model": str(encoder)},
+        {"name": "merry", "weight": 0.25, "model": str(judge), "label": "merry"},
+        {"name": "short", "weight": 2.0, "function": "my_lengths:short"},
+    ]
+    config = tiny.rl_config(tmp_path / "run", rewards=rewards, eval_every=1)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        train(config, run)
+        plan = events(run, "plan")[0]["message"]
+        rows = run.journal.rows("rl")
+    assert plan.endswith("paid for: 1 x judges + 0.5 x second + 0.25 x merry + 2 x short")
+    weights = {"judges": 1.0, "second": 0.5, "merry": 0.25, "short": 2.0}
+    for prefix in ("", "held_out_"):
+        told = [row for row in rows if f"{prefix}score" in row]
+        assert len(told) >= 2
+        for row in told:
+            assert row[f"{prefix}score"] == pytest.approx(
+                sum(weight * row[f"{prefix}score_{name}"] for name, weight in weights.items()), abs=1e-5
+            )
+    sample = read_rows(run.layout.samples)[0]
+    assert sample["reward"] == pytest.approx(sum(weights[name] * value for name, value in sample["parts"].items()), abs=1e-5)
+    assert sample["parts"]["short"] == pytest.approx(-len(sample["response"]) / 10)
+    scorer = RewardScorer.load(tiny.reward)
+    assert sample["parts"]["judges"] == pytest.approx(scorer([prompt_of(sample["prompt"])], [sample["response"]])[0], abs=1e-5)
+    assert sample["parts"]["merry"] < 0
+
+
+def test_a_reward_from_plain_transformers_alone(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    """No reward stage at all: the value network starts from the policy, and that is said."""
+    encoder = write(tmp_path / "encoder", "bert", num_labels=1)
+    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "given", "model": str(encoder)}])
+    config = checked({**config.model_dump(), "reward": None})
+    with tiny.run(tmp_path / "run", "sft") as run:
+        train(config, run)
+        told = [row["message"] for row in events(run, "warning")]
+    assert told[0] == "the value network starts from the SFT model: no part of rl.rewards is the run's own reward model"
+    assert "did not fit the reward model `given`'s 24 tokens beside their prompts" in told[1]
+
+
+def use_encoder(tiny: Fixture, run: Any, tmp_path: Path) -> None:
+    source = write(tmp_path / "encoder", "bert", num_labels=1)
+    with replace_folder(run.layout.model("reward")) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("start", [None, "policy", "reward"])
+def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, events: Any, start: Any) -> None:
+    config = tiny.rl_config(tmp_path / "run", value_start=start)
+    with tiny.run(tmp_path / "run", "sft") as run:
+        use_encoder(tiny, run, tmp_path)
+        if start == "reward":
+            with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but the reward model is an encoder"):
+                RlWork(config, run)
+            return
+        value = RlWork(config, run).value.model
+        told = [row["message"] for row in events(run, "warning")]
+    assert isinstance(value, ValueNetwork)
+    sft: Any = open_speaker(tiny.sft).model
+    assert torch.equal(value.trunk.wpe.weight, sft.base_model.wpe.weight)  # type: ignore[union-attr, arg-type]
+    assert len(told) == (1 if start is None else 0)
+    assert all("the reward model is an encoder" in message for message in told)
+
+
+def test_a_reward_model_of_other_tokens(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        scorer = RewardScorer.load(tiny.reward)
+        tokenizer: Any = scorer.codec.tokenizer  # type: ignore[attr-defined]
+        tokenizer.add_tokens(["another"])
+        tokenizer.save_pretrained(run.layout.model("reward"))
+        RlWork(tiny.rl_config(tmp_path / "run"), run)
+        told = [row["message"] for row in events(run, "warning")]
+        with pytest.raises(ConfigError, match="other tokens than the policy"):
+            RlWork(tiny.rl_config(tmp_path / "run", value_start="reward"), run)
+    assert told == ["the value network starts from the SFT model: the reward model has other tokens than the policy"]
+
+
+# Ensembles
+
+
+def test_disagreement_is_journalled_and_guarded(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    from sawyer.stages.reward import train as train_reward
+
+    asked = {"data": [str(tiny.comparisons)], "held_out": 0.2, "batch_size": 16, "calibration_prompts": 12}
+    ensemble = {"members": 2, "by": "heads", "reward": "cautious"}
+    base = tiny.rl_config(tmp_path / "run", episodes=48, eval_every=3)
+    config = checked({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
+    with tiny.run(tmp_path / "run", "sft") as run:
+        apart = train_reward(config, run)["own_disagreement"]
+        work = RlWork(config, run)
+        assert work.guards.disagreement == apart > 0
+        first = work.step(0)
+        assert first is not None
+        assert first["disagreement"] > 0 and first["held_out_disagreement"] > 0
+        assert read_rows(run.layout.samples)[0]["disagreement"] >= 0
+        measure = RlWork.measure
+        monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
+        figures = train(config, run)
+        told = events(run, "guard")
+    assert figures["updates"] == STREAK
+    assert [row["guard"] for row in told] == ["disagreement"] and "no longer agree" in told[0]["message"]
+
+
+def test_the_guard_s_threshold() -> None:
+    good = {"kl": 1.0, "eos_share": 0.8, "distinct_2": 0.6, "length": 20.0, "same_answer": 0.0, "score": 0.0}
+    watch = Guards(6.0, 50, disagreement=0.3)
+    assert [watch.look({**good, "disagreement": 0.6}) for _ in range(5)] == [None] * 5  # twice as much is allowed
+    told = [watch.look({**good, "disagreement": 0.61}) for _ in range(STREAK)]
+    assert told[:-1] == [None] * (STREAK - 1)
+    assert told[-1] is not None and (told[-1].guard, told[-1].threshold) == ("disagreement", 0.6)
+    assert Guards(6.0, 50).look(good) is None  # no ensemble, no figure
+
+
+# Users' functions
+
+
+def test_a_function_that_returns_too_few_stops_the_run(tiny: Fixture, tmp_path: Path, own: Any) -> None:
+    own("my_few", "def few(prompts, responses):\n    return [0.0]\n")
+    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "few", "function": "my_few:few"}], value_start="policy")
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with pytest.raises(TrainingError, match="my_few:few returned 1 scores for 6 answers"):
+            train(config, run)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "told"),
+    [
+        ("def short(p, r): return [0] * len(r)\n", "my_checked:long", "has no function long"),
+        ("", "my_missing:short", "there is no module my_missing"),
+        ("def short(:\n", "my_broken:short", "SyntaxError"),
+    ],
+)
+def test_functions_are_looked_for_before_anything_is_trained(
+    tiny: Fixture, tmp_path: Path, own: Any, text: str, name: str, told: str
+) -> None:
+    own("my_broken" if "(:" in text else "my_checked", text)
+    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "mine", "function": name}])
+    with pytest.raises(ConfigError, match=told):
+        pipeline.run(config)
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"name": "a"}, "the part `a` names neither `model` nor `function`"),
+        ({"name": "a", "model": "stage", "function": "m:f"}, "both `model` and `function`"),
+        ({"name": "a", "function": "m:f", "label": "x"}, "names a label"),
+        ({"name": "a", "model": "stage", "label": "x"}, "names a label"),
+        ({"name": "a", "function": "m.f"}, "expected: module:function"),
+        ({"name": "A b", "model": "stage"}, "`rl.rewards.0.name` is 'A b'"),
+        (
+            {"name": "a", "model": "stage", "wieght": 2},
+            r"unknown setting `rl\.rewards\.0\.wieght`; did you mean `rl\.rewards\.0\.weight`",
+        ),
+        ({"name": "a", "model": "stage", "weight": "much"}, r"`rl\.rewards\.0\.weight` is 'much'; expected: a number"),
+        ({"model": "stage"}, r"`rl\.rewards\.0\.name` is missing"),
+    ],
+)
+def test_parts_that_cannot_be(tiny: Fixture, tmp_path: Path, part: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        tiny.rl_config(tmp_path / "run", rewards=[part])
+
+
+def test_what_the_config_refuses(tiny: Fixture, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="two parts are called `a`"):
+        tiny.rl_config(tmp_path, rewards=[{"name": "a", "model": "stage"}, {"name": "a", "function": "m:f"}])
+    with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but no part"):
+        tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_start="reward")
+    tree = tiny.rl_config(tmp_path).model_dump()
+    with pytest.raises(ConfigError, match="rl: it builds on reward"):
+        checked({**tree, "reward": None})
+    with pytest.raises(ConfigError, match=r"`freeze` is 'all'; expected: how many layers"):
+        checked({**tree, "reward": {**tree["reward"], "freeze": "all"}})
+    with pytest.raises(ConfigError, match=r"`reward\.ensemble\.members` is 1; expected: at least 2"):
+        checked({**tree, "reward": {**tree["reward"], "ensemble": {"members": 1}}})
