@@ -254,7 +254,8 @@ def _check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
     if before.status == "pending" or before.parents == parents:
         return
     changed = sorted(name for name in {*parents, *before.parents} if parents.get(name) != before.parents.get(name))
-    told = " and ".join({"collect": "collected answers", "base": "base model"}.get(name, f"{name} model") for name in changed)
+    words = {"collect": "collected answers"} | {name: name for name in changed if "." in name}
+    told = " and ".join(words.get(name, f"{name} model") for name in changed)
     if stage == "compare":
         run.manifest.forget(stage)
         run.journal.event(stage, "anew", message=f"the {told} changed since: the comparison is made again")

@@ -43,6 +43,7 @@ class Data:
 
 
 MODEL = {"base": None}
+HEADS = {"reward.ensemble.by": "heads"}
 OTHER_NAMES = {
     "sft": Data("instructions.json", {"instruction": "order", "output": "reply"}),
     "collect": Data("prompts.jsonl", {"prompt": "order"}),
@@ -81,6 +82,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "sft.held_out": Change(0.3, "metrics"),
     "sft.eval_prompts": Change(2, "samples"),
     "sft.max_new_tokens": Change(3, "samples"),
+    "sft.freeze": Change(1, "metrics"),
     "collect.prompts": Change([Data("held_out.jsonl")], "product"),
     "collect.columns": Change({"order": "prompt"}, "accepted"),
     "collect.limit": Change(5, "product"),
@@ -98,6 +100,13 @@ TABLE: dict[str, Change | list[Change]] = {
     "reward.warmup": Change(0.5, "metrics"),
     "reward.held_out": Change(0.4, "metrics"),
     "reward.calibration_prompts": Change(4, "figures"),
+    "reward.model": Change("base/model", "metrics"),
+    "reward.freeze": [Change(1, "metrics"), Change("trunk", "metrics")],
+    "reward.ensemble.members": Change(4, "metrics", "reward", HEADS),
+    "reward.ensemble.by": Change("heads", "metrics", "reward", {"reward.ensemble.members": 2}),
+    "reward.ensemble.reward": Change("min", "figures", "reward", HEADS),
+    "reward.ensemble.penalty": Change(20.0, "figures", "reward", {**HEADS, "reward.ensemble.reward": "cautious"}),
+    "rl.rewards": Change([{"name": "gold", "function": "sawyer.worlds:golds"}], "metrics"),
     "rl.prompts": Change([Data("held_out.jsonl")], "metrics"),
     "rl.columns": Change({"order": "prompt"}, "accepted"),
     "rl.algorithm": Change("reinforce-of-1992", "refused"),
@@ -143,7 +152,7 @@ def missing(known: Mapping[str, Any]) -> set[str]:
 
 def test_the_table_knows_every_setting() -> None:
     assert missing(TABLE) == set()
-    assert SECTIONS == {"world", "rl.kl", *STAGES}, "a new section: say below what leaving it out changes"
+    assert SECTIONS == {"world", "rl.kl", "reward.ensemble", *STAGES}, "a new section: say below what leaving it out changes"
 
 
 def test_a_setting_without_an_entry_would_be_seen() -> None:
@@ -223,7 +232,7 @@ def test_out_is_where_it_goes(tiny: Any, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["here"]
 
 
-@pytest.mark.parametrize("section", sorted(SECTIONS - {"world", "rl.kl"}))
+@pytest.mark.parametrize("section", sorted(SECTIONS & {*STAGES}))
 def test_a_stage_left_out_is_not_done(tiny: Any, tmp_path: Path, section: str) -> None:
     with pytest.raises(SawyerError, match=rf"{section}|neither `model` nor `base`"):
         tiny.run(tmp_path / "run", {section: None}, only=section)

@@ -2,7 +2,7 @@
 
 from sawyer.worlds.answerers import ANSWERERS, STYLES, answer
 from sawyer.worlds.files import comparisons, demonstrations, write
-from sawyer.worlds.gold import Gold, gold
+from sawyer.worlds.gold import Gold, gold, golds
 from sawyer.worlds.raters import RATERS, rate
 from sawyer.worlds.statements import statements
 from sawyer.worlds.tasks import FAMILIES, Task, find, questions, tasks
@@ -22,6 +22,7 @@ __all__ = [
     "demonstrations",
     "find",
     "gold",
+    "golds",
     "questions",
     "rate",
     "statements",

@@ -8,6 +8,7 @@ unknown - which is what a wrong claim, a contradiction, another question's answe
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sawyer.worlds.facts import NAMES
@@ -62,6 +63,11 @@ def gold(prompt: str, response: str) -> Gold:
     if not right:
         return _wrong(sentences, kinds)
     return _right(family, task.key, response, sentences, kinds)
+
+
+def golds(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
+    """The gold scores of several answers: what `rl.rewards` can pay for as `function: sawyer.worlds:golds`."""
+    return [gold(prompt, response).score for prompt, response in zip(prompts, responses, strict=True)]
 
 
 def split_sentences(text: str) -> list[str]:
