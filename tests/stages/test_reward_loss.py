@@ -258,8 +258,8 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
         statistics.pstdev(given)
     )
     # The held-out loss is the training loss on other prompts, by the standard of the training scores.
-    scorer = RewardScorer.load(model)
-    scorer.shift, scorer.scale = 0.0, 1.0
+    trained = RewardScorer.load(model)
+    scorer = RewardScorer(model=trained.model, codec=trained.codec)
     losses = []
     for group in again.held_out:
         rewards = scorer([group.prompt] * len(group.responses), group.responses)

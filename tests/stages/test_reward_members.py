@@ -18,7 +18,7 @@ from sawyer.models import RewardScorer, member_folder, new_judge, open_speaker, 
 from sawyer.records import prompt_of
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.reward.data import load
-from sawyer.stages.reward.loss import checked_loss, objective
+from sawyer.stages.reward.loss import objective
 from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
 
 Fixture = Any
@@ -99,7 +99,7 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     scorer = RewardScorer.load(out / "reward" / "model")
     config, speaker = config_of(tiny, out), open_speaker(tiny.sft)
     with tiny.run(out.parent / "again") as run:
-        groups = load(config, run, speaker, checked_loss("squared")).train
+        groups = load(config, run, speaker).train
     own = own_answers(config, choose_place("cpu", "fp32", width=16), speaker, [g.prompt for g in groups][:12])
     found = scorer.detailed(*own)
     for member in range(3):
@@ -160,11 +160,11 @@ def test_heads_of_one_trunk(tiny: Fixture, tmp_path: Path) -> None:
 def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path, center=0.1)
     reader = new_judge(tiny.sft, seed=4, heads=3)
-    aim = objective(config.reward, checked_loss("squared"))
+    aim = objective(config.reward)
     with tiny.run(tmp_path / "run") as run:
-        found = load(config, run, reader, aim.loss)
+        found = load(config, run, reader)
     place = choose_place("cpu", "fp32", width=16)
-    work = RewardWork(config, place, reader.model, reader.codec.pad_id, found.train, aim, found.standard)
+    work = RewardWork(config, place, reader.model, reader.codec.pad_id, found.train, found.standard)
     (part,) = split_groups(found.train[:6], reader.codec.pad_id, 10**6, found.standard)
     scores = sequence_logits(reader.model, part.batch)
     each = [float(aim.total(scores[:, head], part.judged).detach()) for head in range(3)]

@@ -41,10 +41,10 @@ def own_function(name: str, setting: str) -> Callable[..., Any]:
     module = _module(name, names[0], setting)
     function = getattr(module, names[1], None)
     if not callable(function):
-        near = ", ".join(key for key, value in vars(module).items() if callable(value) and not key.startswith("_")) or "none"
+        there = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == names[0] and callable(value)]
         raise ConfigError(
             f"{names[0]} ({getattr(module, '__file__', 'built in')}) has no function {names[1]}",
-            expected=f"one of its functions: {near}",
+            expected=f"one of its functions: {', '.join(there) or 'none yet'}",
             todo="check the spelling after the colon",
         )
     found: Callable[..., Any] = function
