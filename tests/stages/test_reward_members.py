@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import statistics
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 import transformers as hf
 from encoders import write
 
+from sawyer.cli.score import with_rewards
 from sawyer.engine import choose_place
 from sawyer.errors import ConfigError, Interrupted
-from sawyer.models import RewardScorer, member_folder, new_judge, open_speaker, read_extra, sequence_logits
-from sawyer.records import prompt_of
+from sawyer.models import RewardScorer, TextScorer, member_folder, new_judge, open_speaker, read_extra, sequence_logits
+from sawyer.records import answered, prompt_of
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.reward.data import load
 from sawyer.stages.reward.loss import objective
@@ -109,6 +111,21 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     apart = statistics.fmean(one.disagreement for one in found if one.disagreement is not None)
     assert figures["own_disagreement"] == scorer.ensemble.own_disagreement == pytest.approx(apart)
     assert 0 < apart < 1
+
+
+def test_scoring_a_file_tells_the_disagreement(seeds: Any) -> None:
+    out, _ = seeds
+    (out / "config.yaml").write_text("model: x\n")
+    judge, scorer = TextScorer(out), RewardScorer.load(out / "reward" / "model")
+    rows: list[dict[str, Any]] = [
+        {"prompt": PROMPTS[0].text, "response": ANSWERS[0], "more": 1},
+        {"prompt": PROMPTS[1].text, "chosen": ANSWERS[1], "rejected": ANSWERS[0]},
+    ]
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one, pair = with_rewards(judge, list(answered(str(out / "rows.jsonl"), [])))
+    expected = scorer.detailed(PROMPTS, ANSWERS)
+    assert one == {**rows[0], "reward": expected[0].reward, "disagreement": expected[0].disagreement}
+    assert pair["reward"]["chosen"] == pytest.approx(expected[1].reward) and set(pair["disagreement"]) == {"chosen", "rejected"}
 
 
 def test_the_journal_tells_the_members_apart(seeds: Any, alone: Any) -> None:

@@ -30,7 +30,7 @@ def score(
     file: Annotated[str, typer.Argument(help="A file of answers, or a pattern.", metavar="FILE")],
     out: Annotated[str | None, typer.Option(help="The JSONL file to write; without it rows go to standard output.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
-    template: Annotated[str | None, typer.Option(help="For a decoder without a chat template of its own.")] = None,
+    template: Annotated[str | None, typer.Option(help="In place of what a decoder's tokenizer brings.")] = None,
 ) -> None:
     """Add a reward to each row of a file: `reward`, and of an ensemble `disagreement`. The rest of the row stays as it is.
 

@@ -22,7 +22,8 @@ class Judge:
     model: nn.Module
     tokenizer: Any
     codec: Reader
-    reads: str  # in words: "text pairs", or which template
+    reads: str  # in words: text pairs, its own chat template, or which other and why
+    note: str = ""  # what somebody who did not write the model's folder should know of that; empty where nothing is odd
 
     @property
     def width(self) -> int:
@@ -36,38 +37,52 @@ class Judge:
         return sum(weight.numel() for weight in self.model.parameters())
 
 
-def new_judge(source: str | Path, *, seed: int, heads: int = 1, template: str | None = None) -> Judge:
+def new_judge(source: str | Path, *, seed: int, heads: int = 1, fallback: str = "question") -> Judge:
     """`heads` new scores on the trunk in `source`, a folder or hub id of any decoder or encoder.
 
-    `template` is for a decoder whose tokenizer brings none; None: such a decoder is read as `question`.
+    `fallback` is the template for a decoder whose tokenizer brings none that can be used.
     """
     tokenizer = load_reader(source)
-    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads), template)
+    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads), None, fallback)
 
 
-def load_judge(source: str | Path, *, template: str | None = None) -> Judge:
-    """A trained reward model, ours or one that plain transformers wrote."""
+def load_judge(source: str | Path, *, template: str | None = None, fallback: str = "question") -> Judge:
+    """A trained reward model, ours or one that plain transformers wrote; `template` replaces what a decoder brings."""
     tokenizer = load_reader(source)
-    return _judge(source, tokenizer, load_reward(source, tokenizer), template)
+    return _judge(source, tokenizer, load_reward(source, tokenizer), template, fallback)
 
 
-def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None) -> Judge:
+def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> Judge:
     if is_causal(model):
         check_end(source, tokenizer)
-        own = bool(tokenizer.chat_template)
-        name = "tokenizer" if own else template if template not in (None, "tokenizer") else "question"
-        set_template(tokenizer, str(name))
+        reads, note = _set_template(source, tokenizer, template, fallback)
         _grow(model, len(tokenizer))
-        reads = "its own chat template" if own else f"the template `{name}` (its tokenizer brings none)"
-        return Judge(
-            model=model, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(model)), reads=reads
-        )
+        codec = Codec(tokenizer=tokenizer, context=context_length(model))
+        return Judge(model=model, tokenizer=tokenizer, codec=codec, reads=reads, note=note)
     context = min(context_length(model), int(tokenizer.model_max_length))
     tokenizer.model_max_length = context  # what is saved cuts long pairs where we do
     told = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    codec = PairCodec(tokenizer=tokenizer, context=context, types=told)
-    _check_padding(source, model, codec)
-    return Judge(model=model, tokenizer=tokenizer, codec=codec, reads="text pairs")
+    pairs = PairCodec(tokenizer=tokenizer, context=context, types=told)
+    _check_padding(source, model, pairs)
+    return Judge(model=model, tokenizer=tokenizer, codec=pairs, reads="text pairs")
+
+
+def _set_template(source: str | Path, tokenizer: Any, template: str | None, fallback: str) -> tuple[str, str]:
+    """(in words, the note): the template that is asked for, else the tokenizer's own if it can be used, else `fallback`."""
+    if template is not None:
+        set_template(tokenizer, template)
+        return f"the template `{template}`", ""
+    why = "its tokenizer brings none"
+    if tokenizer.chat_template:
+        try:
+            set_template(tokenizer, "tokenizer")
+            return "its own chat template", ""
+        except ModelError as error:
+            why = error.given.replace("the template 'tokenizer'", "its own")
+    name = "question" if fallback == "tokenizer" else fallback
+    set_template(tokenizer, name)
+    reads = f"the template `{name}` ({why})"
+    return reads, f"{source} is read by {reads}"
 
 
 @torch.no_grad()

@@ -119,22 +119,28 @@ class RewardScorer:
         return self.members[0].scale
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: torch.device | None = None, template: str | None = None) -> RewardScorer:
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: torch.device | None = None,
+        template: str | None = None,
+        fallback: str = "question",
+    ) -> RewardScorer:
         """A trained reward model, with the other members of its ensemble; one that says nothing of shift and scale is taken as
-        it is. `template` is for a decoder whose tokenizer brings none."""
-        judge = load_judge(folder, template=template)
+        it is. A decoder is read by `template`, or by its own, or by `fallback` where it brings none."""
+        judge = load_judge(folder, template=template, fallback=fallback)
         told = facts(judge.model)
         ensemble = told.get("ensemble")
         models: list[nn.Module] = [judge.model]
         if ensemble and ensemble["by"] == "seeds":
             others = range(1, int(ensemble["members"]))
-            models += [load_judge(member_folder(folder, number), template=template).model for number in others]
+            models += [load_judge(member_folder(folder, number)).model for number in others]
         if device is not None:
             models = [model.to(device) for model in models]
-        note = "" if "its own" in judge.reads or "pairs" in judge.reads else f"{folder} is read by {judge.reads}"
         if not ensemble:
             unit = float(told.get("reward_shift", 0.0)), float(told.get("reward_scale", 1.0))
-            return cls(model=judge.model, codec=judge.codec, shift=unit[0], scale=unit[1], note=note)
+            return cls(model=judge.model, codec=judge.codec, shift=unit[0], scale=unit[1], note=judge.note)
         members = [
             Member(
                 model=models[number if ensemble["by"] == "seeds" else 0],
@@ -147,7 +153,7 @@ class RewardScorer:
         how = Ensemble(
             reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble["own_disagreement"]
         )
-        return cls(codec=judge.codec, members=members, ensemble=how, note=note)
+        return cls(codec=judge.codec, members=members, ensemble=how, note=judge.note)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         return [found.reward for found in self.detailed(prompts, responses)]

@@ -20,8 +20,8 @@ class TextScorer:
 
     `source` is a run's folder, or the folder or hub id of a reward model: ours, an ensemble, or one that plain transformers
     wrote, decoder or encoder. Rewards of our own are in standard deviations of the SFT model's answers, others as they are.
-    `template` (question, chatml, a Jinja file) is for a decoder whose tokenizer brings none. Raises ModelError, or RunError for
-    a run without a reward model.
+    `template` (question, chatml, a Jinja file) replaces what a decoder's tokenizer brings. Raises ModelError, or RunError for a
+    run without a reward model.
     """
 
     def __init__(self, source: str | Path, *, template: str | None = None, device: torch.device | str | None = None) -> None:

@@ -81,7 +81,7 @@ def opened(config: Config, run: Run, number: int) -> Judge:
     assert asked is not None
     heads = asked.ensemble.members if asked.ensemble is not None and asked.ensemble.by == "heads" else 1
     source = asked.model or run.layout.model("sft")
-    return new_judge(source, seed=member_seed(config.seed, number), heads=heads, template=config.template)
+    return new_judge(source, seed=member_seed(config.seed, number), heads=heads, fallback=config.template)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def _opened(part: RewardPart, config: Config, run: Run, device: torch.device) ->
         return LabelScorer(Classifier(part.model, device=device), part.label, probability=part.measure == "probability")
     if part.is_stage:
         return RewardScorer.load(run.layout.model("reward"), device=device)
-    scorer = RewardScorer.load(part.model, device=device, template=config.template)
+    scorer = RewardScorer.load(part.model, device=device, fallback=config.template)
     if scorer.note:
         run.journal.event(STAGE, "warning", message=f"rl.rewards: {scorer.note}")
     return scorer
