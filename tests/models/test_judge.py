@@ -201,3 +201,11 @@ def test_an_encoder_that_reads_padding_is_refused(source: Callable[[str], Path],
     monkeypatch.setattr(hf.BertForSequenceClassification, "forward", forgetful)
     with pytest.raises(ModelError, match="beside a longer one"):
         new_judge(source("bert"), seed=0)
+
+
+def test_an_encoder_whose_tokenizer_pads_otherwise_is_refused(source: Callable[[str], Path], tmp_path: Path) -> None:
+    tokenizer_of("roberta").save_pretrained(tmp_path)
+    model = hf.AutoModelForMaskedLM.from_config(hf.RobertaConfig.from_pretrained(source("roberta"), pad_token_id=3))
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="pads with the token 3, its tokenizer with 1"):
+        new_judge(tmp_path, seed=0)

@@ -87,7 +87,16 @@ def _set_template(source: str | Path, tokenizer: Any, template: str | None, fall
 
 @torch.no_grad()
 def _check_padding(source: str | Path, model: nn.Module, codec: PairCodec) -> None:
-    """A short row beside a long one must be told what it is told alone."""
+    """A short row beside a long one must be told what it is told alone, here and by whoever loads what is saved."""
+    for name, module in model.named_modules():
+        counted = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        if counted is not None and counted != codec.pad_id:  # RoBERTa and its kin count positions from that id on
+            raise ModelError(
+                f"{source} pads with the token {counted}, its tokenizer with {codec.pad_id}",
+                expected="one padding token for both",
+                why="the model counts its positions from it",
+                todo="set `pad_token` in its tokenizer_config.json to the token of that number",
+            )
     rows = [Row(ids=ids, trained=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
     together = sequence_logits(model, pad_right(rows, codec.pad_id))[1]
     alone = sequence_logits(model, pad_right(rows[1:], codec.pad_id))[0]
