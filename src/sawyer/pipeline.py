@@ -388,12 +388,21 @@ def _check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
 
 
 def _check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
-    """A user's own rewards are looked for before the stages that come before RL."""
-    if config.rl is None or "rl" not in todo or run.manifest.stage("rl").status == "done":
-        return
-    for part in config.rl.rewards:
-        if part.function is not None:
-            own_function(part.function, f"rl.rewards, {part.name}")
+    """A user's own rewards and models are looked for before the stages that come before those that need them."""
+    for stage in ("reward", "rl"):
+        if stage not in todo or getattr(config, stage) is None or run.manifest.stage(stage).status == "done":
+            continue
+        for setting, given in _given_models(config, stage).items():
+            local = Path(given).is_absolute() or given.startswith(".") or len(Path(given).parts) > 2
+            if local and not Path(given).is_dir():  # else it may be a hub id
+                raise ModelError(
+                    f"{setting}: there is no model folder {given}",
+                    expected="a folder in Hugging Face's format, or a hub id",
+                    todo="check the path; it is taken from the folder the command runs in",
+                )
+        for part in config.rl.rewards if stage == "rl" and config.rl is not None else ():
+            if part.function is not None:
+                own_function(part.function, f"rl.rewards, {part.name}")
 
 
 def _fingerprint(config: Config, stage: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.errors import RunError
+from sawyer.errors import ModelError, RunError
 from sawyer.runs import Layout, read_manifest, read_rows
 
 GOLD = [{"name": "gold", "function": "sawyer.worlds:golds"}]
@@ -32,3 +32,16 @@ def test_a_given_model_that_changes_is_seen(tiny: Any, tmp_path: Path) -> None:
     (given / "note.txt").write_text("another")
     with pytest.raises(RunError, match=r"begun with another reward\.model"):
         tiny.run(out, changes, only="reward")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"reward.model": "./nowhere"}, r"reward\.model: there is no model folder \./nowhere"),
+        ({"rl.rewards": [{"name": "far", "model": "/no/such/model"}]}, r"rl\.rewards\.far: there is no model folder"),
+    ],
+)
+def test_models_are_looked_for_before_anything_is_trained(tiny: Any, tmp_path: Path, changes: Any, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        tiny.run(tmp_path / "run", changes)
+    assert not Layout(tmp_path / "run").folder("base").exists()

@@ -45,8 +45,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         STAGE,
         "plan",
         message=f"{work.steps:,} updates of {asked.batch_size} answers to {len(work.prompts):,} prompts, "
-        f"{len(work.held_out):,} prompts held out, four networks of {work.policy_speaker.parameters / 1e6:.1f} M parameters, "
-        f"{work.place.reason}{_paid(config)}",
+        f"{len(work.held_out):,} prompts held out, policy, reference and value network of "
+        f"{work.policy_speaker.parameters / 1e6:.1f} M parameters, {work.place.reason}{_paid(config)}",
     )
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
