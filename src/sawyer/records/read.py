@@ -36,8 +36,9 @@ class Read:
 
 
 def named(places: Sequence[str], most: int = 3) -> str:
-    """The first few of the places, and that there are more."""
-    return ", ".join(places[:most]) + (", ..." if len(places) > most else "")
+    """The first few different places, and that there are more."""
+    shown = list(dict.fromkeys(places))[:most]
+    return ", ".join(shown) + (", ..." if len(places) > len(shown) else "")
 
 
 @dataclass(slots=True)

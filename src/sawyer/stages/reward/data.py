@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -120,7 +121,8 @@ class _Left:
     cut: int = 0
 
     def add(self, reason: str, record: ScoredAnswers | Pair) -> None:
-        self.places.setdefault(reason, []).append(str(record.where))
+        file, line = Path(record.where.file).name, record.where.line  # the name alone: the journal is the same wherever a run lies
+        self.places.setdefault(reason, []).append(f"{file}:{line}" if line else file)
 
     def told(self, context: int) -> list[str]:
         said = []
