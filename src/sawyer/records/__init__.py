@@ -10,6 +10,7 @@ from sawyer.records.split import bucket, split
 from sawyer.records.types import (
     Answer,
     Demonstration,
+    Labelled,
     Message,
     Pair,
     Prompt,
@@ -26,6 +27,7 @@ __all__ = [
     "Answered",
     "Demonstration",
     "FileReport",
+    "Labelled",
     "Message",
     "Pair",
     "Problem",

@@ -11,11 +11,11 @@ from sawyer.records.formats import Want, prompt_in, shape_of, waits
 from sawyer.records.problems import Problem
 from sawyer.records.read import Scan, in_order, rows_of, scan_file
 from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
-from sawyer.records.types import Demonstration, Message, Pair, Prompt, Record, ScoredAnswers
+from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers
 
 # Tokens of a prompt alone, or (given an answer) of both as training would see them.
 Length = Callable[[Prompt, str | None], int]
-WANTS: tuple[Want, ...] = ("comparisons", "demonstrations", "prompts")  # the richest first
+WANTS: tuple[Want, ...] = ("comparisons", "demonstrations", "labels", "prompts")  # the richest first
 LOOKED_AT = 100  # rows that tell what a file is for
 
 
@@ -48,7 +48,7 @@ def check(
     length: Length | None = None,
     context: int | None = None,
 ) -> list[FileReport]:
-    """Read every file as training would. A file's purpose is told by its rows: comparisons, demonstrations or prompts.
+    """Read every file as training would. A file's purpose is told by its rows: comparisons, demonstrations, labels or prompts.
 
     `held_out` files are read too, and a prompt that is also in one of `paths` is a leak. `length` counts tokens for a
     model that reads `context` of them. Raises DataError for a file that is not there.
@@ -125,7 +125,7 @@ def _answers(record: Record) -> tuple[str, ...]:
             return tuple(answer.response for answer in record.answers)
         case Pair():
             return record.chosen, record.rejected
-        case Prompt():
+        case Prompt() | Labelled():
             return ()
 
 

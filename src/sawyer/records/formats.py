@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import reprlib
@@ -10,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sawyer.records.types import Answer, Demonstration, Message, Pair, Prompt, Record, Role, ScoredAnswers, Where
+from sawyer.records.types import Answer, Demonstration, Labelled, Message, Pair, Prompt, Record, Role, ScoredAnswers, Where
 
-Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "text"]
+Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
 
 
 class Unfit(Exception):
@@ -32,7 +33,7 @@ class Format:
     """One shape: `fits` looks at an object's keys, `read` makes its records (and tells what is odd about them)."""
 
     name: str
-    gives: Literal["prompts", "demonstrations", "scored", "pairs"]
+    gives: Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
     fits: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Mapping[str, Any], Where], Iterable[Record | Unfit]]
 
@@ -44,6 +45,7 @@ ROLES: Mapping[str, Role] = {
 INSTRUCTIONS = ("instruction", "prompt", "question", "user_input", "text", "query")
 RESPONSES = ("output", "response", "completion", "answer")
 CHATS = ("messages", "conversations")
+TEXTS = ("text", "sentence")  # what is classified
 # What is wrong with one row alone, as in every large file: it is left out and counted. All else refuses the file.
 LEFT_OUT = ("tied", "order", "pair", "unanswered", "unranked")
 
@@ -329,6 +331,44 @@ def _tree(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
         raise Unfit("prompt", "unranked", "no message of the tree has two ranked replies", "rank them; the tree is left out")
 
 
+def _labelled(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
+    """A text with its one `label`, or with the list of those that apply (`labels`)."""
+    text = text_of(row, _field(row, TEXTS))
+    many = row.get("labels") is not None or "label" not in row
+    if many and row.get("label") is not None:
+        raise Unfit("labels", "type", "the row has `label` and `labels`", "keep one of the two")
+    yield Labelled(text=text, labels=_labels(row) if many else (_label(row.get("label"), "label"),), many=many, where=where)
+
+
+def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """A list of labels; a cell of a table holds it as JSON."""
+    given = row.get("labels")
+    if isinstance(given, str) and given.lstrip().startswith("["):
+        try:
+            given = json.loads(given)
+        except (ValueError, RecursionError):
+            raise Unfit("labels", "type", "`labels` is not a list in JSON", 'write it as ["one", "other"]') from None
+    if given is None:
+        raise Unfit("labels", "missing", "there is no `labels`", "give the list of labels; [] where none applies")
+    if not isinstance(given, list):
+        told = 'write ["one", "other"], or call a single label `label`'
+        raise Unfit("labels", "type", f"`labels` is {_is(given)}, not a list", told)
+    return tuple(dict.fromkeys(_label(item, f"labels[{place}]") for place, item in enumerate(given)))
+
+
+def _label(value: Any, field: str) -> str:
+    """A class by its name. A whole number is a name, and so are true and false; another number is a score, no class."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # as tables with a gap write whole numbers
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        raise Unfit(field, "type", f"`{field}` is {value!r}, which is no class", "give a name or a whole number")
+    return text_of({field: value}, field)
+
+
 def _prompt(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
     if _any(row, CHATS):
         field = _field(row, CHATS)
@@ -377,6 +417,12 @@ FORMATS: tuple[Format, ...] = (
         read=_demonstration,
     ),
     Format(
+        name="labelled texts",
+        gives="labels",
+        fits=lambda r: _any(r, TEXTS) and _any(r, ("label", "labels")),
+        read=_labelled,
+    ),
+    Format(
         name="prompts",
         gives="prompts",
         fits=lambda r: _any(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
@@ -386,12 +432,13 @@ FORMATS: tuple[Format, ...] = (
 PROMPTS = FORMATS[-1]
 # What each wish accepts: a row's shape must give one of these.
 ACCEPTED: Mapping[Want, tuple[str, ...]] = {
-    "prompts": ("prompts", "demonstrations", "scored", "pairs"),
+    "prompts": ("prompts", "demonstrations", "scored", "pairs", "labels"),
     "demonstrations": ("demonstrations",),
     "scored": ("scored",),
     "pairs": ("pairs",),
     "comparisons": ("scored", "pairs"),
     "answers": ("scored", "pairs", "demonstrations"),
+    "labels": ("labels",),
 }
 
 

@@ -12,7 +12,7 @@ from sawyer.records.formats import ACCEPTED, FORMATS, LEFT_OUT, Format, Unfit, W
 from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
 from sawyer.records.rows import RawRow, documents, expand, raw_rows
-from sawyer.records.types import Demonstration, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.types import Demonstration, Labelled, Pair, Prompt, Record, ScoredAnswers, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> l
     def is_row(value: Mapping[str, Any]) -> bool:
         return any(shape.fits(ours(value)) for shape in FORMATS)
 
-    rows = raw_rows(path, problems, is_row)
+    rows = raw_rows(path, problems, is_row, columns)
     if not columns:
         return list(rows)
     return [RawRow(line=row.line, value=ours(row.value) if isinstance(row.value, Mapping) else row.value) for row in rows]
@@ -163,6 +163,7 @@ EXPECTED: Mapping[str, str] = {
     "pairs": "prompt chosen rejected, or Human/Assistant transcripts",
     "comparisons": "user_input with responses_and_scores, OpenAssistant trees, or prompt chosen rejected",
     "answers": "prompt response, messages, user_input with responses_and_scores, or prompt chosen rejected",
+    "labels": "text label, or text labels (a list); a table without a header: `columns: {2: label, 4: text}` by number",
 }
 assert EXPECTED.keys() == ACCEPTED.keys()
 
@@ -171,14 +172,22 @@ def _keep(record: Record, scan: Scan) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
     key, where = identity(record), prompt_in(record).where
     if key in scan.seen:
-        first = scan.seen[key]
-        told = f"line {first.line}" if first.file == where.file else str(first)
-        scan.problems.append(_note(where, "row", "duplicate", f"the same as {told}; left out", "remove it"))
+        told = f"the same as {_place(scan.seen[key], where)}; left out"
+        scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
         return
     scan.seen[key] = where
     scan.records.append(record)
     if isinstance(record, ScoredAnswers):
         scan.problems += _judgeable(record)
+    if isinstance(record, Labelled) and not record.many:
+        first = scan.seen.setdefault(("labelled", record.text), where)
+        if first is not where:
+            told = f"the same text has another label in {_place(first, where)}; both are kept"
+            scan.problems.append(_note(where, "label", "contradiction", told, "keep the right one"))
+
+
+def _place(first: Where, here: Where) -> str:
+    return f"line {first.line}" if first.file == here.file else str(first)
 
 
 def _judgeable(record: ScoredAnswers) -> Iterator[Problem]:
@@ -205,6 +214,8 @@ def identity(record: Record) -> Any:
             return prompt, tuple((answer.response, answer.score) for answer in record.answers)
         case Pair():
             return prompt, record.chosen, record.rejected
+        case Labelled():
+            return prompt, frozenset(record.labels)
 
 
 def _problem(where: Where, unfit: Unfit, *, fatal: bool) -> Problem:

@@ -11,7 +11,7 @@ import os.path
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,18 +63,26 @@ def suffix_of(path: str) -> str:
     return Path(name.stem).suffix.lower() if name.suffix.lower() == ".gz" else name.suffix.lower()
 
 
-def raw_rows(path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[RawRow]:
+def raw_rows(
+    path: str,
+    problems: list[Problem],
+    is_row: Callable[[Mapping[str, Any]], bool],
+    columns: Collection[str] = (),
+) -> Iterator[RawRow]:
     """The rows of one file. What cannot be read is appended to `problems`; the rows before and (in line formats) after it
-    still come. `is_row` tells a row from an object around all rows, in a JSON file that holds one object."""
+    still come. `is_row` tells a row from an object around all rows, in a JSON file that holds one object. `columns` are the
+    names by which a table's columns are asked for: numbers alone stand for columns counted from 1, of one without a header."""
     before, rows = len(problems), 0
-    for row in _rows(path, problems, is_row):
+    for row in _rows(path, problems, is_row, columns):
         rows += 1
         yield row
     if not rows and len(problems) == before:
         problems.append(_fatal(path, "empty file", "the file has no rows", "name a file with rows"))
 
 
-def _rows(path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[RawRow]:
+def _rows(
+    path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool], columns: Collection[str]
+) -> Iterator[RawRow]:
     suffix = suffix_of(path)
     if suffix not in ROW_SUFFIXES + TEXT_SUFFIXES:
         known = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
@@ -89,7 +97,7 @@ def _rows(path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any
     if not text.strip():
         problems.append(_fatal(path, "empty file", "the file is empty", "name a file with rows"))
     elif suffix in (".csv", ".tsv"):
-        yield from _table(path, text, "\t" if suffix == ".tsv" else ",", problems)
+        yield from _table(path, text, "\t" if suffix == ".tsv" else ",", problems, columns)
     elif suffix in TEXT_SUFFIXES:
         yield from (RawRow(line=i, value=line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
     else:
@@ -262,7 +270,7 @@ def _broken(path: str, text: str, error: Exception, *, line: int | None = None, 
     return _fatal(where, "broken JSON", f"not JSON ({message})", "mend the text at or just before this line")
 
 
-def _table(path: str, text: str, separator: str, problems: list[Problem]) -> Iterator[RawRow]:
+def _table(path: str, text: str, separator: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] | None = None
     begins, lines = 1, text.count("\n") + 1
@@ -273,6 +281,10 @@ def _table(path: str, text: str, separator: str, problems: list[Problem]) -> Ite
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
+                if _by_number(columns, header):
+                    header = [str(number + 1) for number in range(len(cells))]
+                    yield RawRow(line=line, value=dict(zip(header, cells, strict=True)))
+                    continue
                 for name in (name for name, count in Counter(header).items() if name and count > 1):
                     problems.append(
                         _fatal(f"{path}:{line}:{name}", "columns", f"two columns are called `{name}`", "rename one")
@@ -289,6 +301,11 @@ def _table(path: str, text: str, separator: str, problems: list[Problem]) -> Ite
         message = "a quote that opens in this row is never closed" if cut else str(error)
         todo = "close the quote, or copy the file again" if cut else 'write a quote inside a quoted cell as ""'
         problems.append(_fatal(f"{path}:{begins}", "truncated" if cut else "broken table", message, todo))
+
+
+def _by_number(columns: Collection[str], first: Sequence[str]) -> bool:
+    """Whether the first row is data: all columns are asked for by number, and it does not hold those numbers as names."""
+    return bool(columns) and all(name.isdecimal() for name in columns) and not set(columns) <= set(first)
 
 
 def _parquet(path: str) -> Iterator[RawRow]:

@@ -96,7 +96,25 @@ class Pair:
         return self.prompt.where
 
 
-Record = Prompt | Demonstration | ScoredAnswers | Pair
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Labelled:
+    """A text and the class it belongs to; with `many`, all the classes that apply to it, which may be none.
+
+    Example: `Labelled(text="The mechanical doll wriggled itself loose.", labels=("1",), many=False)`
+    """
+
+    text: str
+    labels: tuple[str, ...]  # each once; in the file's order
+    many: bool
+    where: Where = NOWHERE
+
+    @property
+    def prompt(self) -> Prompt:
+        """The text as a prompt of one turn: splits and leaks are told by it."""
+        return prompt_of(self.text, where=self.where)
+
+
+Record = Prompt | Demonstration | ScoredAnswers | Pair | Labelled
 
 
 def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
