@@ -35,6 +35,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     # floor 4: the street; the stages meet on disk, and only the pipeline knows their order
     "stages": (set(), set()),
     "stages/base": (STREET, LEARNS),
+    "stages/classify": (STREET, LEARNS),
     "stages/sft": (STREET, LEARNS),
     "stages/collect": (STREET, LEARNS),
     "stages/reward": (STREET, LEARNS),

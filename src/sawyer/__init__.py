@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TrainingError,
         WorldError,
     )
-    from sawyer.models import RewardScorer
+    from sawyer.models import Classifier, RewardScorer
     from sawyer.models import TextScorer as Scorer
     from sawyer.pipeline import demo
     from sawyer.stages.report import build as report
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 # Our name -> (where it lives, what it is called there).
 _DOORS = {
     "Chat": ("sawyer.chat", "Chat"),
+    "Classifier": ("sawyer.models", "Classifier"),
     "Config": ("sawyer.config", "Config"),
     "ConfigError": ("sawyer.errors", "ConfigError"),
     "DataError": ("sawyer.errors", "DataError"),
@@ -60,6 +61,7 @@ _DOORS = {
 
 __all__ = [
     "Chat",
+    "Classifier",
     "Config",
     "ConfigError",
     "DataError",

@@ -34,6 +34,7 @@ from sawyer.worlds import VERSION, write
 # A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
 DOORS: Mapping[str, tuple[str, str]] = {
     "base": ("sawyer.stages.base", "train"),
+    "classify": ("sawyer.stages.classify", "train"),
     "sft": ("sawyer.stages.sft", "train"),
     "collect": ("sawyer.stages.collect", "collect"),
     "reward": ("sawyer.stages.reward", "train"),
@@ -44,6 +45,7 @@ STAGES = tuple(DOORS)
 # What each stage builds on, besides its own section and the settings in COMMON.
 PARENTS: Mapping[str, tuple[str, ...]] = {
     "base": (),
+    "classify": ("base",),
     "sft": ("base",),
     "collect": ("sft",),
     "reward": ("sft", "collect"),
@@ -226,8 +228,9 @@ def _parents(config: Config, run: Run, stage: str) -> dict[str, str]:
     found = {}
     for parent in PARENTS[stage]:
         path = _product(run.layout, parent)
-        if parent == "base" and config.model is not None:
-            path = Path(config.model)
+        given = (config.classify.model if stage == "classify" and config.classify else None) or config.model
+        if parent == "base" and given is not None:
+            path = Path(given)
             if not path.is_dir():  # a hub id
                 continue
         if (parent == "base" or getattr(config, parent) is not None) and path.exists():
@@ -443,7 +446,7 @@ def _summarise(run: Run) -> dict[str, Any]:
         "out": str(run.layout.root),
         "seconds": seconds | {"total": round(sum(state.seconds for state in states.values()), 1)},
     }
-    for stage in ("base", "sft", "collect", "reward", "rl"):
+    for stage in ("base", "classify", "sft", "collect", "reward", "rl"):
         if stage in figures:
             summary[stage] = figures[stage]
     compared = figures.get("compare", {})

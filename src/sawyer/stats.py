@@ -102,6 +102,60 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     return across / size if size > 0 else 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """How well one class is found. 0 where a share has nothing to be a share of."""
+
+    precision: float  # of the rows said to be of the class, the share that is
+    recall: float  # of the rows that are of the class, the share said to be
+    f1: float  # their harmonic mean
+    rows: int  # that are of the class
+    said: int  # that are said to be
+
+
+def class_scores(right: int, said: int, rows: int) -> Scores:
+    """From counts: `right` rows are of the class and said to be; F1 = 2 right / (said + rows)."""
+    return Scores(
+        precision=right / said if said else 0.0,
+        recall=right / rows if rows else 0.0,
+        f1=2 * right / (said + rows) if said + rows else 0.0,
+        rows=rows,
+        said=said,
+    )
+
+
+def macro_f1(scores: Sequence[Scores]) -> float:
+    """The mean F1 of the classes that some row is of or was said to be; a class that never comes up tells nothing."""
+    return mean([score.f1 for score in scores if score.rows or score.said])
+
+
+def confusion(truth: Sequence[int], said: Sequence[int], classes: int) -> list[list[int]]:
+    """table[i][j]: how many rows of class i were said to be of class j."""
+    table = [[0] * classes for _ in range(classes)]
+    for i, j in zip(truth, said, strict=True):
+        table[i][j] += 1
+    return table
+
+
+def scores_of(table: Sequence[Sequence[int]]) -> list[Scores]:
+    """Each class's scores, from a confusion table."""
+    return [class_scores(row[i], sum(other[i] for other in table), sum(row)) for i, row in enumerate(table)]
+
+
+def matthews(table: Sequence[Sequence[int]]) -> float:
+    """Matthews correlation of a confusion table, CoLA's metric; R_K for several classes (Gorodkin 2004).
+
+    (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2)): c right, s rows, t_k true and p_k said of class k. For two
+    classes (TP TN - FP FN) / sqrt(...). 0 where all rows are of one class or are said to be.
+    """
+    true = [sum(row) for row in table]
+    said = [sum(column) for column in zip(*table, strict=True)]
+    rows, right = sum(true), sum(row[i] for i, row in enumerate(table))
+    across = right * rows - sum(p * t for p, t in zip(said, true, strict=True))
+    size = (rows**2 - sum(p * p for p in said)) * (rows**2 - sum(t * t for t in true))
+    return across / math.sqrt(size) if size else 0.0
+
+
 def _win(a: float, b: float) -> float:
     return 0.5 if a == b else float(a > b)
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sawyer.cli.classify import show_classified
 from sawyer.cli.screen import CHIPS, say
 from sawyer.runs import SETTINGS, clock
 
@@ -37,6 +38,8 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
                 (f"{rate['value']:.1%}", "bold"),
                 f" ({rate['low']:.1%} to {rate['high']:.1%})",
             )
+    if summary.get("classify"):
+        show_classified(console, summary["classify"])
     gates: Mapping[str, str] = summary.get("gates") or {}
     if gates:
         say(console, ("Gates    ", "bold"), counted(gates))

@@ -174,6 +174,8 @@ def _key_figures(summary: Mapping[str, Any]) -> str:
     said += [f"RL wins {rate['value']:.0%}"] if rate else []
     accuracy = (summary.get("reward") or {}).get("accuracy")
     said += [f"reward model {accuracy:.0%}"] if accuracy is not None else []
+    found = (summary.get("classify") or {}).get("accuracy")
+    said += [f"classifier {found:.0%}"] if found is not None else []
     return ", ".join(said)
 
 

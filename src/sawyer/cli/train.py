@@ -15,6 +15,7 @@ Settings = Annotated[list[str] | None, typer.Argument(help="Settings that replac
 File = Annotated[str, typer.Argument(help="A run's file; `sawyer init` writes one.", metavar="CONFIG")]
 STAGES = {
     "base": "Train a base model from plain text.",
+    "classify": "Train a classifier of texts.",
     "sft": "Teach the base model to follow instructions.",
     "collect": "Gather the SFT model's answers, to be scored.",
     "reward": "Learn from scored answers which is better.",
@@ -73,5 +74,7 @@ def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
     console.print()
     if layout.report.exists():
         say(console, ("Report   ", "bold"), str(layout.report))
+    if layout.model("classify").exists():
+        say(console, ("Classify ", "bold"), f'sawyer.Classifier("{layout.model("classify")}")(["a text"])')
     if layout.model("sft").exists():
         say(console, ("Talk     ", "bold"), f"sawyer chat {layout.root}")

@@ -2,12 +2,27 @@
 
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
 from sawyer.config.own import own_file, own_function, own_names
-from sawyer.config.schema import LOSSES, Base, Collect, Compare, Config, Ensemble, Kl, Reward, RewardPart, Rl, Sft, World
+from sawyer.config.schema import (
+    LOSSES,
+    Base,
+    Classify,
+    Collect,
+    Compare,
+    Config,
+    Ensemble,
+    Kl,
+    Reward,
+    RewardPart,
+    Rl,
+    Sft,
+    World,
+)
 
 __all__ = [
     "LOSSES",
     "WORLD_BASE",
     "Base",
+    "Classify",
     "Collect",
     "Compare",
     "Config",

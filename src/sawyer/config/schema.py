@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -24,6 +24,12 @@ class Section(BaseModel):
     """A part of the tree: frozen, and closed to unknown names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("columns", mode="before", check_fields=False)
+    @classmethod
+    def _numbered(cls, value: Any) -> Any:
+        """Columns of a table without a header are asked for by number: `{2: label, 4: text}`."""
+        return {str(k) if type(k) is int else k: v for k, v in value.items()} if isinstance(value, dict) else value
 
 
 class World(Section):
@@ -128,6 +134,23 @@ class Reward(Section):
         if name not in LOSSES and own_names(name) is None:
             raise ValueError(f"`reward.loss` is {name!r}; expected: {' or '.join(LOSSES)}, or your own as module:function")
         return name
+
+
+class Classify(Section):
+    """A classifier of texts."""
+
+    data: list[str] = Field(min_length=1, description="files or patterns of texts with their labels")
+    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours; without a header, numbers")
+    model: str | None = Field(None, min_length=1, description="encoder or decoder to start from; none given: the run's model")
+    freeze: Freeze = Field(0, description="the first layers that stay as they are, or trunk: all but the head")
+    thin: float | None = Field(
+        None, gt=0, lt=1, description="similarity of meaning to an earlier row of the same label from which on one is left out"
+    )
+    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
+    batch_size: int = Field(32, ge=1, description="rows an optimizer step")
+    learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    held_out: float = Field(0.1, ge=0, lt=1, description="share of the texts kept for checking")
 
 
 class Kl(Section):
@@ -249,6 +272,7 @@ class Config(Section):
     save_every_seconds: float = Field(60.0, ge=0, description="between two saves of a stage's state")
     world: World | None = Field(None, description="the built-in world judges")
     base: Base | None = Field(None, description="train a base model from text")
+    classify: Classify | None = Field(None, description="a classifier of texts")
     sft: Sft | None = Field(None, description="supervised fine-tuning")
     collect: Collect | None = Field(None, description="the SFT model's answers, to be scored")
     reward: Reward | None = Field(None, description="the reward model")

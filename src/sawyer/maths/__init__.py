@@ -5,6 +5,7 @@ from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_
 from sawyer.maths.diversity import distinct_n
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
+from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
 from sawyer.maths.logprobs import token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
 from sawyer.maths.loss_curves import Example, LossCurve, LossCurves, loss_curves, worked_example
@@ -31,9 +32,11 @@ from sawyer.maths.losses_reward import (
 )
 from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
 from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
+from sawyer.maths.thin import Thinned, mean_cosine, thin
 
 __all__ = [
     "COMBINATIONS",
+    "LABEL_LOSSES",
     "PAIR_LOSSES",
     "REWARD_LOSSES",
     "WEIGHTS",
@@ -52,6 +55,7 @@ __all__ = [
     "PolicyLoss",
     "RewardLoss",
     "Standard",
+    "Thinned",
     "Weights",
     "best_of_n_kl",
     "by_item",
@@ -63,6 +67,7 @@ __all__ = [
     "clip_scores",
     "disagreement",
     "distinct_n",
+    "each_label",
     "ensemble_cautious",
     "ensemble_mean",
     "ensemble_min",
@@ -79,13 +84,16 @@ __all__ = [
     "masked_mean",
     "masked_sum",
     "masked_var",
+    "mean_cosine",
     "missing_eos",
+    "one_label",
     "plain",
     "ppo_policy",
     "ppo_value",
     "regression",
     "scaled",
     "squared",
+    "thin",
     "token_logprobs",
     "token_rewards",
     "whiten",

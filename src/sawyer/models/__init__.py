@@ -3,6 +3,7 @@
 from sawyer.models.artifact import read_extra, save_model
 from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
 from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
+from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.forward import (
     TokenLogprobs,
     is_causal,
@@ -51,6 +52,7 @@ __all__ = [
     "Judge",
     "LabelScorer",
     "Member",
+    "NearDuplicates",
     "Part",
     "RewardScorer",
     "Scored",
@@ -72,7 +74,9 @@ __all__ = [
     "load_reward",
     "load_tokenizer",
     "mean_loss",
+    "mean_pooled",
     "member_folder",
+    "near_duplicates",
     "new_classifier",
     "new_judge",
     "new_policy",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 STAGES: Mapping[str, str] = {  # in the order in which they are done
     "base": "Base model",
+    "classify": "Classifier",
     "sft": "Supervised fine-tuning",
     "collect": "Collected answers",
     "reward": "Reward model",
@@ -14,6 +15,7 @@ STAGES: Mapping[str, str] = {  # in the order in which they are done
 }
 SHORT: Mapping[str, str] = {
     "base": "Base",
+    "classify": "Classify",
     "sft": "SFT",
     "collect": "Collect",
     "reward": "Reward",

@@ -13,7 +13,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 def panels(facts: Facts, stage: str) -> list[Panel]:
     """The stage's plots, those without a single point left out."""
-    makers = {"base": _base, "sft": _sft, "reward": _reward, "rl": _rl}
+    makers = {"base": _base, "classify": _classify, "sft": _sft, "reward": _reward, "rl": _rl}
     rows = facts.metrics.get(stage, ())
     found = makers[stage](facts, rows) if stage in makers else []
     kept = []
@@ -77,6 +77,29 @@ def _sft(facts: Facts, rows: Rows) -> list[Panel]:
             note="spikes are rows unlike the others, or too high a learning rate",
             lines=[line(rows, "grad_norm", "before clipping", "sft")],
             zero=True,
+        ),
+    ]
+
+
+def _classify(facts: Facts, rows: Rows) -> list[Panel]:
+    # The last row holds the held-out figures, under the same name where the figure is the same one.
+    steps = [row for row in rows if "loss" in row]
+    judged = [row for row in rows if "held_out_loss" in row]
+    figures = facts.figures("classify")
+    held = "held out" if figures.get("held_out_rows") else "all training texts"
+    return [
+        Panel(
+            title="Loss",
+            note="nats a text; held out far above training is memorising",
+            lines=[line(steps, "loss", "training", "base"), line(judged, "held_out_loss", held, "ink", dots=True)],
+            zero=True,
+        ),
+        Panel(
+            title="Accuracy",
+            note="share of texts whose label, or labels, are named exactly; must clear what the commonest would get",
+            lines=[line(steps, "accuracy", "training", "base"), line(judged, "accuracy", held, "ink", dots=True)],
+            levels=_level("always the commonest", "bad", figures.get("baseline_majority")),
+            share=True,
         ),
     ]
 

@@ -11,6 +11,7 @@ from sawyer.stages.report.words import key_figure
 
 # Whose model or data each stage takes; the arrow is drawn from the nearest of them that the run has.
 TAKES: Mapping[str, Sequence[tuple[str, ...]]] = {
+    "classify": (("base",),),
     "sft": (("base",),),
     "collect": (("sft",),),
     "reward": (("collect", "sft"),),

@@ -10,6 +10,7 @@ from typing import Any
 
 from sawyer.runs import SHORT, Layout, clock, write_text
 from sawyer.stages.report.answers import bar, gallery, shown
+from sawyer.stages.report.classes import classified
 from sawyer.stages.report.curves import panels
 from sawyer.stages.report.facts import Facts, gather
 from sawyer.stages.report.flow import flow
@@ -27,7 +28,7 @@ from sawyer.stages.report.words import (
 )
 
 HERE = Path(__file__).parent
-TOLD = ("plan", "warning", "guard", "kept", "resume", "waiting", "scored", "interrupted")
+TOLD = ("plan", "thinned", "warning", "guard", "kept", "resume", "waiting", "scored", "interrupted")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
@@ -92,6 +93,7 @@ def page(facts: Facts) -> str:
         svg=Markup,
         tables=_tables(facts),
         rates=_rates(facts),
+        classified=classified(facts),
         trust=_trust(facts),
         gallery=gallery(facts.compared),
         tracks=_tracks(facts),

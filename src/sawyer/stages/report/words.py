@@ -50,6 +50,7 @@ def key_figure(facts: Facts, stage: str) -> str:
     rate = found.get("win_rate_rl_vs_sft") or facts.summary.get("compare", {}).get("win_rate_rl_vs_sft")
     told: dict[str, tuple[str, Callable[[], str]]] = {
         "base": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
+        "classify": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
         "sft": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
         "collect": ("answers", lambda: f"{number(found['answers'])} answers"),
         "reward": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),

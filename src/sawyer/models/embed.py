@@ -1,0 +1,92 @@
+"""What a text means to a model, as a vector; and rows that mean the same, of which the first is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.maths import mean_cosine, thin
+from sawyer.text import Row, batches
+
+MOST_LETTERS = 60  # of a text in the journal's sentence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearDuplicates:
+    """What thinning leaves of N rows, in their order, and the pair it was least sure of."""
+
+    kept: tuple[int, ...]  # indices of the rows kept
+    of: int  # N
+    usual: float  # the mean cosine of two rows: what tells little
+    pair: tuple[int, int] | None  # (kept, left out) with the lowest similarity; None where none was left out
+    similarity: float  # of that pair
+
+    def told(self, texts: Sequence[str], threshold: float) -> str:
+        """The sentence for the journal; `texts` are those of all N rows."""
+        said = (
+            f"thin: {threshold:g} leaves out {self.of - len(self.kept):,} of {self.of:,} as near-duplicates "
+            f"(two rows have a similarity of {self.usual:.3f} on average)"
+        )
+        if self.pair is None:
+            return said
+        first, other = (_short(texts[place]) for place in self.pair)
+        return f"{said}; the least alike of them: {other!r} after {first!r} at {self.similarity:.3f}"
+
+
+def near_duplicates(
+    model: nn.Module,
+    rows: Sequence[Row],
+    threshold: float,
+    *,
+    pad_id: int,
+    token_budget: int,
+    groups: Sequence[Hashable] | None = None,
+) -> NearDuplicates:
+    """Rows whose mean-pooled states have a cosine of `threshold` or more with an earlier row that is kept are left out.
+
+    With `groups`, a name a row, only rows of one group are compared: two texts nearly alike whose labels differ are what a
+    classifier learns from.
+    """
+    vectors = mean_pooled(model, rows, pad_id=pad_id, token_budget=token_budget)
+    members: dict[Hashable, list[int]] = {}
+    for place in range(len(rows)):
+        members.setdefault(groups[place] if groups is not None else None, []).append(place)
+    kept: list[int] = []
+    out: list[tuple[float, int, int]] = []
+    for places in members.values():
+        found = thin(vectors[places], threshold)
+        kept += [place for place, stays in zip(places, found.kept.tolist(), strict=True) if stays]
+        pairs = zip(places, found.kept.tolist(), found.twin.tolist(), found.similarity.tolist(), strict=True)
+        out += [(similarity, places[twin], place) for place, stays, twin, similarity in pairs if not stays]
+    least = min(out, default=None)
+    return NearDuplicates(
+        kept=tuple(sorted(kept)),
+        of=len(rows),
+        usual=mean_cosine(vectors),
+        pair=(least[1], least[2]) if least else None,
+        similarity=least[0] if least else 0.0,
+    )
+
+
+@torch.no_grad()
+def mean_pooled(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int) -> Tensor:
+    """(N, D) fp32 on the CPU: the mean of the trunk's last hidden states over each row's real tokens, in the rows' order."""
+    trunk: Any = getattr(model, "base_model", model)
+    device = next(model.parameters()).device
+    found: dict[int, Tensor] = {}
+    for indices, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
+        placed = batch.to(device)
+        states = trunk(input_ids=placed.ids, attention_mask=placed.mask.long()).last_hidden_state.float()
+        mask = placed.mask.unsqueeze(2)
+        pooled = states.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+        found |= dict(zip(indices, pooled.cpu(), strict=True))
+    return torch.stack([found[place] for place in range(len(rows))])
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"

@@ -1,0 +1,155 @@
+"""Train a classifier on labelled texts, then judge it on those held out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config
+from sawyer.engine import Learner, Place, batch_indices, choose_place, losses_of, run_steps, stop_if_asked
+from sawyer.errors import TrainingError
+from sawyer.maths import LABEL_LOSSES, linear_schedule
+from sawyer.models import (
+    class_logits,
+    context_length,
+    freeze,
+    load_reader,
+    near_duplicates,
+    new_classifier,
+    save_model,
+    sequence_logits,
+)
+from sawyer.runs import Run, replace_folder
+from sawyer.stages.classify.data import STAGE, Example, Texts, encoded, load
+from sawyer.stages.classify.judge import examine, judge, samples, truths, usual_of
+from sawyer.text import batches
+
+
+def train(config: Config, run: Run) -> dict[str, Any]:
+    """Train on `config.classify.data`, save the classifier, judge it; returns its key figures."""
+    asked = config.classify
+    assert asked is not None
+    texts = load(config, run)
+    source = asked.model or config.model or run.layout.model("base")
+    tokenizer = load_reader(source)
+    model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed)
+    place = choose_place(config.device, config.precision, width=model.config.get_text_config().hidden_size)
+    model.to(place.device)
+    context = context_length(model)
+    examples, held_out = (encoded(texts, records, tokenizer, context) for records in (texts.train, texts.held_out))
+    _tell_cut([*examples, *held_out], context, run)
+    frozen = freeze(model, asked.freeze, setting="classify.freeze")
+    pad_id = int(tokenizer.pad_token_id)
+    kept = _thinned(config, run, model, place, examples, pad_id)
+    work = ClassifyWork(config, place, model, pad_id, kept, texts)
+    told = f"{_plan(texts, kept)}, {work.steps:,} steps, {frozen.told}, {place.reason}"
+    run.journal.event(STAGE, "plan", message=told)
+    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    stop_if_asked(run, STAGE)
+
+    judged = held_out or examples
+    with place.autocast():
+        logits = class_logits(model, [e.row for e in judged], pad_id=pad_id, token_budget=config.micro_batch_tokens)
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError(
+            "classify: after its last update the model's logits are not finite",
+            expected="finite numbers",
+            why="training has destroyed its weights; nothing can be told by them",
+            todo="lower classify.learning_rate",
+        )
+    figures = {"rows": len(kept), **examine(texts, judged, logits, usual_of(kept)), **losses_of(run, STAGE)}
+    run.journal.samples(STAGE, steps, samples(texts, judged, logits))
+    run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
+    for gate in judge(figures):
+        run.journal.gate(gate)
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, model, tokenizer)
+    return figures
+
+
+class ClassifyWork:
+    """The optimizer steps of the classifier, one batch of rows each."""
+
+    def __init__(
+        self, config: Config, place: Place, model: nn.Module, pad_id: int, examples: Sequence[Example], texts: Texts
+    ) -> None:
+        asked = config.classify
+        assert asked is not None
+        self.config, self.asked, self.place, self.model = config, asked, place, model
+        self.pad_id, self.examples, self.many = pad_id, examples, texts.many
+        self.truth = truths(examples, len(texts.labels))
+        self.total = max(1, round(asked.epochs * len(examples)))
+        self.steps = math.ceil(self.total / asked.batch_size)
+        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(asked.warmup * self.steps))
+        self.learner = Learner(model, name=STAGE, learning_rate=asked.learning_rate, factor=factor)
+
+    def step(self, index: int) -> Mapping[str, float]:
+        chosen = batch_indices(
+            len(self.examples), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+        )
+        rows, truth = [self.examples[i].row for i in chosen], self.truth[chosen]
+        right: list[float] = []
+        parts = batches(rows, pad_id=self.pad_id, token_budget=self.config.micro_batch_tokens)
+        update = self.learner.update(parts, lambda part: self._loss(part, truth[part[0]], right), len(rows))
+        return {
+            "loss": update.loss,
+            "accuracy": sum(right) / len(rows),
+            "learning_rate": update.learning_rate,
+            "grad_norm": update.grad_norm,
+            "rows": len(rows),
+        }
+
+    def _loss(self, part: Any, truth: Tensor, right: list[float]) -> Tensor:
+        """The sum of the part's losses; the number of rows named exactly is appended to `right`."""
+        with self.place.autocast():
+            logits = sequence_logits(self.model, part[1].to(self.place.device)).float()
+        truth = truth.to(logits.device)
+        named = logits > 0 if self.many else logits == logits.max(1, keepdim=True).values
+        right.append(float((named == (truth > 0)).all(1).sum()))
+        return LABEL_LOSSES[self.many](logits, truth).sum()
+
+    def state(self) -> dict[str, Any]:
+        return self.learner.state()
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.learner.load(state)
+
+
+def _thinned(
+    config: Config, run: Run, model: nn.Module, place: Place, examples: Sequence[Example], pad_id: int
+) -> list[Example]:
+    """The training rows without near-duplicates of the same labels, where the config asks for that; what it did is said."""
+    asked = config.classify
+    if asked is None or asked.thin is None:
+        return list(examples)
+    with place.autocast():
+        found = near_duplicates(
+            model,
+            [example.row for example in examples],
+            asked.thin,
+            pad_id=pad_id,
+            token_budget=config.micro_batch_tokens,
+            groups=[example.truth for example in examples],
+        )
+    run.journal.event(STAGE, "thinned", message=found.told([example.record.text for example in examples], asked.thin))
+    return [examples[i] for i in found.kept]
+
+
+def _tell_cut(examples: Sequence[Example], context: int, run: Run) -> None:
+    cut = sum(example.row.cut for example in examples)
+    if cut:
+        message = f"{cut:,} of {len(examples):,} texts are longer than the model's {context:,} tokens and lose their end"
+        run.journal.event(STAGE, "warning", message=message)
+
+
+def _plan(texts: Texts, kept: Sequence[Example]) -> str:
+    counts = Counter(place for example in kept for place in example.truth)
+    classes = ", ".join(f"{label} {counts[place]:,}" for place, label in enumerate(texts.labels))
+    kind = "labels, any number a row" if texts.many else "classes"
+    return f"{len(kept):,} rows ({texts.format}), {len(texts.held_out):,} held out, {len(texts.labels)} {kind} ({classes})"
