@@ -44,6 +44,14 @@ def tiny_tree(data: Path, out: Path) -> dict[str, Any]:
             "batch_size": 8,
             "learning_rate": 3e-3,
         },
+        "classify": {
+            "data": [str(data / "labelled.tsv")],
+            "columns": {2: "label", 4: "text"},
+            "epochs": 1,
+            "batch_size": 12,
+            "learning_rate": 3e-3,
+            "held_out": 0.2,
+        },
         "sft": {
             "data": [str(data / "instructions.json")],
             "batch_size": 16,
@@ -78,6 +86,13 @@ def tiny_tree(data: Path, out: Path) -> dict[str, Any]:
             "max_new_tokens": 8,
         },
     }
+
+
+def write_labelled(data: Path) -> None:
+    """A table without a header: source, label, mark, text. The world's questions and wishes, told apart by their last letter."""
+    texts = [row["instruction"] for row in json.loads((data / "instructions.json").read_text())]
+    rows = [f"world\t{'question' if text.endswith('?') else 'wish'}\t\t{' '.join(text.split())}\n" for text in texts[:72]]
+    (data / "labelled.tsv").write_text("".join(rows))
 
 
 def put(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -187,6 +202,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     torch.set_num_threads(1)
     found = Tiny(tmp_path_factory.mktemp("tiny"))
     write(found.data, seed=0, instructions=120, judged=40, prompts=40, held_out=12, dev=4, paragraphs=150)
+    write_labelled(found.data)
     (found.root / "before").mkdir()
     (found.root / "before" / "base").mkdir()
     run = found.root / "run"

@@ -45,6 +45,7 @@ class Data:
 MODEL = {"base": None}
 HEADS = {"reward.ensemble.by": "heads"}
 OTHER_NAMES = {
+    "classify": Data("moved.tsv"),
     "sft": Data("instructions.json", {"instruction": "order", "output": "reply"}),
     "collect": Data("prompts.jsonl", {"prompt": "order"}),
     "reward": Data("comparisons.json", {"user_input": "order"}),
@@ -55,12 +56,13 @@ OTHER_NAMES = {
 # field -> its change; a list where one change does not show all that the field does.
 TABLE: dict[str, Change | list[Change]] = {
     "out": Change("elsewhere", "product", "base"),
-    "seed": [Change(1, "metrics", stage) for stage in ("base", "sft", "reward", "rl")] + [Change(1, "compared", "compare")],
+    "seed": [Change(1, "metrics", stage) for stage in ("base", "classify", "sft", "reward", "rl")]
+    + [Change(1, "compared", "compare")],
     "model": Change("sft/model", "metrics", "sft", {**MODEL, "model": "base/model"}),
     "template": Change("chatml", "metrics", "base"),
-    "precision": [Change("bf16", "metrics", stage) for stage in ("base", "sft", "reward", "rl")],
+    "precision": [Change("bf16", "metrics", stage) for stage in ("base", "classify", "sft", "reward", "rl")],
     "device": Change("cuda", "refused", "base"),
-    "micro_batch_tokens": [Change(100, "parts", stage) for stage in ("base", "sft", "reward", "rl")],
+    "micro_batch_tokens": [Change(100, "parts", stage) for stage in ("base", "classify", "sft", "reward", "rl")],
     "save_every_seconds": Change(0.0, "saves", "sft"),
     "world.rater": Change("flipper", "product", "collect"),
     "base.text": Change([Data("dev.txt")], "metrics"),
@@ -73,6 +75,16 @@ TABLE: dict[str, Change | list[Change]] = {
     "base.tokens": Change(96 * 40, "metrics"),
     "base.batch_size": Change(4, "metrics"),
     "base.learning_rate": Change(1e-3, "metrics"),
+    "classify.data": Change([Data("half.tsv")], "metrics"),
+    "classify.columns": Change({"1": "label", "3": "text"}, "accepted"),
+    "classify.model": Change("sft/model", "product"),
+    "classify.freeze": [Change(1, "product"), Change("trunk", "product")],
+    "classify.thin": Change(0.9, "metrics"),
+    "classify.epochs": Change(0.5, "metrics"),
+    "classify.batch_size": Change(6, "metrics"),
+    "classify.learning_rate": Change(1e-3, "metrics"),
+    "classify.warmup": Change(0.7, "metrics"),
+    "classify.held_out": Change(0.4, "metrics"),
     "sft.data": Change([Data("other.json")], "metrics"),
     "sft.columns": Change({"order": "instruction", "reply": "output"}, "accepted"),
     "sft.epochs": Change(0.5, "metrics"),
@@ -99,6 +111,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "reward.learning_rate": Change(1e-4, "metrics"),
     "reward.warmup": Change(0.5, "metrics"),
     "reward.held_out": Change(0.4, "metrics"),
+    "reward.thin": Change(0.8, "metrics"),
     "reward.calibration_prompts": Change(4, "figures"),
     "reward.model": Change("base/model", "metrics"),
     "reward.freeze": [Change(1, "metrics"), Change("trunk", "metrics")],
@@ -185,7 +198,7 @@ def test_a_changed_setting_changes_something(
     stage = change.stage or name.split(".")[0]
     also = dict(change.also)
     if name.endswith(".columns"):
-        also[f"{stage}.{'data' if stage in ('sft', 'reward') else 'prompts'}"] = [OTHER_NAMES[stage]]
+        also[f"{stage}.{'data' if stage in ('classify', 'sft', 'reward') else 'prompts'}"] = [OTHER_NAMES[stage]]
     without = seen(tiny, tmp_path / "without", stage, also) if also else known(tiny, stage)
     with_it = seen(tiny, tmp_path / "with", stage, {**also, name: change.value})
     if change.differs == "refused":
@@ -290,6 +303,9 @@ def written(tiny: Any, out: Path, data: Data) -> Path:
     made = out.parent / f"{out.name}-{data.name}"
     if data.name == "dev.txt":
         made.write_text((tiny.data / "statements.txt").read_text()[5000:])
+    elif data.name in ("half.tsv", "moved.tsv"):
+        lines = (tiny.data / "labelled.tsv").read_text().splitlines(keepends=True)
+        made.write_text("".join(lines[:40] if data.name == "half.tsv" else [line.partition("\t")[2] for line in lines]))
     elif data.name.startswith("other"):
         rows = json.loads((tiny.data / {"other.json": "instructions.json"}.get(data.name, "comparisons.json")).read_text())
         made.write_text(json.dumps(rows[20:]))

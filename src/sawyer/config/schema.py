@@ -126,6 +126,9 @@ class Reward(Section):
     learning_rate: float = Field(1e-5, gt=0, description="peak rate of AdamW")
     warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
+    thin: float | None = Field(
+        None, gt=0, lt=1, description="similarity of meaning to an earlier training prompt from which on one is left out"
+    )
     calibration_prompts: int = Field(128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit")
 
     @field_validator("loss")

@@ -19,6 +19,7 @@ from sawyer.runs import Run, replace_folder
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
 from sawyer.stages.reward.members import MembersWork, as_trained, calibrated, member_seed, save_members
+from sawyer.stages.reward.thin import thinned
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge
 from sawyer.text import Batch, pad_right
 
@@ -31,7 +32,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     reader = opened(config, run, 0)
     place = choose_place(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
-    judgements = load(config, run, reader)
+    judgements = thinned(config, run, speaker, place, load(config, run, reader))
     frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
 
     def begin(number: int) -> tuple[nn.Module, RewardWork]:

@@ -1,0 +1,43 @@
+"""Prompts that ask nearly the same: of judgements about them the first prompt's are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from sawyer.config import Config
+from sawyer.engine import Place
+from sawyer.models import Speaker, near_duplicates
+from sawyer.records import Message
+from sawyer.runs import Run
+from sawyer.stages.reward.data import STAGE, Judgements
+from sawyer.text import plain_row
+
+
+def thinned(config: Config, run: Run, speaker: Speaker, place: Place, judgements: Judgements) -> Judgements:
+    """The training prompts without near-duplicates by the SFT model's states, where `reward.thin` is given; it is said.
+
+    A prompt that is judged several times, word for word, keeps all its judgements: it is the prompts that are thinned.
+    """
+    asked = config.reward
+    if asked is None or asked.thin is None:
+        return judgements
+    prompts = list(dict.fromkeys(group.prompt.messages for group in judgements.train))
+    texts = [_text(messages) for messages in prompts]
+    speaker.model.to(place.device)
+    with place.autocast():
+        found = near_duplicates(
+            speaker.model,
+            [plain_row(speaker.tokenizer, text, speaker.codec.context) for text in texts],
+            asked.thin,
+            pad_id=speaker.codec.pad_id,
+            token_budget=config.micro_batch_tokens,
+        )
+    kept = {prompts[place] for place in found.kept}
+    run.journal.event(STAGE, "thinned", message=f"prompts: {found.told(texts, asked.thin)}")
+    return replace(judgements, train=tuple(group for group in judgements.train if group.prompt.messages in kept))
+
+
+def _text(messages: Sequence[Message]) -> str:
+    """A conversation without its template, which all have alike."""
+    return "\n".join(message.content for message in messages)
