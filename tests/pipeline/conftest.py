@@ -89,7 +89,7 @@ def tiny_tree(data: Path, out: Path) -> dict[str, Any]:
 
 
 def write_labelled(data: Path) -> None:
-    """A table without a header: source, label, mark, text. The world's questions and wishes, told apart by their last letter."""
+    """A table without a header: source, label, mark, text. The world's questions and wishes."""
     texts = [row["instruction"] for row in json.loads((data / "instructions.json").read_text())]
     rows = [f"world\t{'question' if text.endswith('?') else 'wish'}\t\t{' '.join(text.split())}\n" for text in texts[:72]]
     (data / "labelled.tsv").write_text("".join(rows))
