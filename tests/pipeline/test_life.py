@@ -107,7 +107,7 @@ def test_a_changed_base_model_is_told(tiny: Any, tmp_path: Path) -> None:
     tiny.run(tmp_path / "run", {**changes, "compare": None})
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "_note": "touched"}))
-    with pytest.raises(RunError, match="sft was begun with another base model"):
+    with pytest.raises(RunError, match="classify was begun with another base model"):
         tiny.run(tmp_path / "run", changes)
 
 
@@ -148,7 +148,7 @@ def test_rl_added_after_the_reward_is_told_of_its_unit(tiny: Any, tmp_path: Path
 def test_no_other_setting_of_rl_decides_the_reward(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("rl", tmp_path / "run")
     tiny.run(out, {"rl.clip": 0.1, "rl.episodes": 8, "compare": None})
-    assert events(out, "skip") == ["base", "sft", "collect", "reward"]
+    assert events(out, "skip") == ["base", "classify", "sft", "collect", "reward"]
     assert "zero and unit" not in messages(out, "warning")
 
 
@@ -303,7 +303,7 @@ def test_answers_wait_for_people(tiny: Any, tmp_path: Path, monkeypatch: pytest.
     shutil.rmtree(out / "base")
     summary = tiny.run(out, changes)
     layout = Layout(out)
-    assert summary["waiting"] == str(layout.answers) and events(out, "done") == ["base", "base", "sft"]
+    assert summary["waiting"] == str(layout.answers) and events(out, "done") == ["base", "base", "classify", "sft"]
     assert "48 answers" in messages(out, "waiting")
     # Asked again with nothing scored: it waits on, and nothing is loaded or overwritten.
     before = layout.answers.read_bytes()

@@ -113,7 +113,7 @@ def test_a_finished_run_says_so_at_once(tiny: Any, tmp_path: Path) -> None:
         command("run", config_of(tiny, out), program=FINISHED), capture_output=True, text=True, env=environment(), check=False
     )
     assert done.returncode == 0 and done.stderr == "", done.stderr
-    assert done.stdout.count("already done") == 6
+    assert done.stdout.count("already done") == 7
     told = done.stdout.strip().split("\n")[-1]
     assert "heavy: []" in told
     # Of the processor, not of the clock: other programs may be at work beside this test.
