@@ -225,24 +225,27 @@ def _forget_what_is_gone(run: Run, stage: str) -> None:
 
 def _parents(config: Config, run: Run, stage: str) -> dict[str, str]:
     """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder."""
-    found = {}
+    found, given = {}, _given_models(config, stage)
     for parent in PARENTS[stage]:
         path = _product(run.layout, parent)
-        given = (config.classify.model if stage == "classify" and config.classify else None) or config.model
-        if parent == "base" and given is not None:
-            path = Path(given)
+        if stage == "classify" and given:  # it starts from a model of its own
+            continue
+        if parent == "base" and config.model is not None:
+            path = Path(config.model)
             if not path.is_dir():  # a hub id
                 continue
         if (parent == "base" or getattr(config, parent) is not None) and path.exists():
             found[parent] = run.manifest.content_hash(parent, path)
-    for name, given in _given_models(config, stage).items():
-        if Path(given).is_dir():
-            found[name] = run.manifest.content_hash(name, Path(given))
+    for name, source in given.items():
+        if Path(source).is_dir():
+            found[name] = run.manifest.content_hash(name, Path(source))
     return found
 
 
 def _given_models(config: Config, stage: str) -> dict[str, str]:
     """Folders or hub ids that a stage's own section names, by the setting that names them."""
+    if stage == "classify" and config.classify is not None and config.classify.model is not None:
+        return {"classify.model": config.classify.model}
     if stage == "reward" and config.reward is not None and config.reward.model is not None:
         return {"reward.model": config.reward.model}
     if stage == "rl" and config.rl is not None:

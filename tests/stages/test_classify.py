@@ -261,7 +261,7 @@ def test_a_model_of_its_own(sources: dict[str, Path], put: Any, tmp_path: Path) 
     pipeline.run(config)
     assert json.loads((tmp_path / "run/classify/model/config.json").read_text())["model_type"] == "bert"
     parents = read_manifest(Layout(tmp_path / "run").manifest)["stages"]["classify"]["parents"]
-    assert parents == {"base": hash_folder(sources["bert"])}
+    assert parents == {"classify.model": hash_folder(sources["bert"])}
 
 
 # Thinning.

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sawyer.engine import choose_place
-from sawyer.models import open_speaker
+import pytest
+
 from sawyer.runs import read_rows
 from sawyer.stages.reward import train
-from sawyer.stages.reward.data import load
-from sawyer.stages.reward.thin import thinned
 
 Fixture = Any
-PLACE = choose_place("cpu", "fp32", width=16)
 
 
 def rows() -> list[dict[str, Any]]:
@@ -30,23 +28,36 @@ def config_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Any:
     return tiny.config(out, sft={"data": [str(tiny.instructions)]}, reward=section)
 
 
-def test_near_twins_go_and_repetitions_stay(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
-    data = write_rows(rows())
-    speaker = open_speaker(tiny.sft)
-    with tiny.run(tmp_path / "run", "sft") as run:
-        whole = load(config_of(tiny, tmp_path / "run", data), run, speaker)
-        assert len(whole.train) == 18
-        assert thinned(config_of(tiny, tmp_path / "run", data), run, speaker, PLACE, whole) is whole
-        assert events(run, "thinned") == []
-        few = thinned(config_of(tiny, tmp_path / "run", data, thin=0.9999), run, speaker, PLACE, whole)
-        assert few == whole, "nothing is as alike as that"
-        found = thinned(config_of(tiny, tmp_path / "run", data, thin=0.97), run, speaker, PLACE, whole)
-        told = events(run, "thinned")[-1]["message"]
+@pytest.fixture
+def thinnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """(judgements before, after) of every thinning that the stage does."""
+    module = import_module("sawyer.stages.reward.train")
+    real, found = module.thinned, list[tuple[Any, Any]]()
+
+    def noted(config: Any, run: Any, speaker: Any, place: Any, judgements: Any) -> Any:
+        found.append((judgements, real(config, run, speaker, place, judgements)))
+        return found[-1][1]
+
+    monkeypatch.setattr(module, "thinned", noted)
+    return found
+
+
+def test_near_twins_go_and_repetitions_stay(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, thinnings: list[tuple[Any, Any]]
+) -> None:
+    data, told = write_rows(rows()), []
+    for name, asked in (("whole", {}), ("few", {"thin": 0.9999}), ("thin", {"thin": 0.97})):
+        with tiny.run(tmp_path / name, "sft") as run:
+            train(config_of(tiny, tmp_path / name, data, calibration_prompts=2, **asked), run)
+            told.append([row["message"] for row in events(run, "thinned")])
+    (whole, same), (_, few), (_, found) = thinnings
+    assert len(whole.train) == 18 and same is whole and told[0] == []
+    assert [group.prompt for group in few.train] == [group.prompt for group in whole.train], "nothing is as alike as that"
     asked = [group.prompt.text for group in found.train]
     assert asked.count("Tell me about the river of music") == 3, "the same prompt's judgements are no duplicates"
     assert 3 <= len(asked) < 18 - 4
     assert asked == [group.prompt.text for group in whole.train if group.prompt.text in set(asked)], "in their order"
-    assert told.startswith(f"prompts: thin: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
+    assert told[2][0].startswith(f"prompts: thin: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
     assert found.held_out == whole.held_out
 
 

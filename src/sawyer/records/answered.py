@@ -10,7 +10,7 @@ from sawyer.records.formats import FORMATS, Unfit, prompt_in, shape_of
 from sawyer.records.problems import Problem
 from sawyer.records.read import EXPECTED
 from sawyer.records.rows import expand, raw_rows
-from sawyer.records.types import Demonstration, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.types import Demonstration, Labelled, Pair, Prompt, Record, ScoredAnswers, Where
 
 Value = TypeVar("Value")
 
@@ -52,7 +52,7 @@ def answered(
         return any(shape.fits(ours(value)) for shape in FORMATS)
 
     for path in expand(paths):
-        for row in raw_rows(path, problems, is_row):
+        for row in raw_rows(path, problems, is_row, names):
             where = Where(file=path, line=row.line)
             try:
                 yield Answered(row=row.value, records=_records(row.value, ours, where))
@@ -86,7 +86,7 @@ def _responses(record: Record) -> tuple[str, ...]:
             return tuple(answer.response for answer in record.answers)
         case Pair():
             return record.chosen, record.rejected
-        case Prompt():
+        case Prompt() | Labelled():
             return ()
 
 
