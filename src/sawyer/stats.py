@@ -55,6 +55,18 @@ def no_narrower_than_wilson(share: Interval, trials: int) -> Interval:
     return Interval(value=share.value, low=min(share.low, apart.low), high=max(share.high, apart.high))
 
 
+def correlation_interval(found: Interval, trials: int) -> Interval:
+    """A bootstrapped correlation of fewer than `FEW` trials, made at least as wide as Fisher's z interval (Fisher 1915)."""
+    if trials >= FEW:
+        return found
+    if trials <= 3:
+        return Interval(value=found.value, low=-1.0, high=1.0)
+    centre = math.atanh(min(max(found.value, -1 + 1e-9), 1 - 1e-9))
+    half = Z / math.sqrt(trials - 3)
+    low, high = math.tanh(centre - half), math.tanh(centre + half)
+    return Interval(value=found.value, low=min(found.low, low), high=max(found.high, high))
+
+
 def win_rate(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> Interval:
     """How often ours is higher, ties as half, one entry a prompt; bootstrap over prompts, for a few as wide as Wilson's."""
     wins = [_win(a, b) for a, b in zip(ours, theirs, strict=True)]

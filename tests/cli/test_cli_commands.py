@@ -41,6 +41,7 @@ def test_version_and_help(sawyer: Callable[..., Any]) -> None:
         "runs",
         "world",
         "loss",
+        "trust",
     ):
         assert verb in said
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import yaml
 
+from sawyer.records import Answer, Prompt, ScoredAnswers, prompt_of
 from sawyer.runs import Gate, Journal, Layout, Manifest, write_json
+from sawyer.trust import Trust, as_json, told, trust
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & \x00\x1b[31m \ud800 {{ 7 * 7 }} </style>'
 QUESTIONS = (
@@ -80,6 +84,7 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
         "rl": {"reward_sft": 0.02, "reward_best": 0.91, "best_step": 50, "kl": 3.1, "updates": 60, "stopped": ""},
         "compare": {"win_rate_rl_vs_sft": rate},
     }
+    write_json(layout.trust, as_json(examined(), told(examined())))
     seconds = {"sft": 71.0, "collect": 24.0, "reward": 58.0, "rl": 121.0, "compare": 29.0}
     start = 1_790_000_000.0
     for stage, spent in seconds.items():
@@ -109,6 +114,27 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
         },
     )
     return root
+
+
+@cache
+def examined(prompts: int = 60) -> Trust:
+    """The report on a scorer that mostly prefers what the judges do, drawn from a fixed seed; some answers are SFT's own."""
+    rng = random.Random(8)
+    records = []
+    for number in range(prompts):
+        scores = [rng.randint(2, 18) / 2 for _ in range(4)]
+        sources = ("expert", "<b>rude</b>", "sft", "sft")
+        answers = tuple(
+            Answer(response=f"{HOSTILE if number == 7 else ''}{_text(rng)} {score:g}", score=score, source=source)
+            for score, source in zip(scores, sources, strict=True)
+        )
+        records.append(ScoredAnswers(prompt=prompt_of(f"What is {number}?"), answers=answers))
+
+    def scorer(asked: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        known = [float(text.split()[-1]) if text.split()[-1:] and text[-1].isdigit() else 3.0 for text in responses]
+        return [score / 4 + random.Random(ascii(text)).gauss(0, 0.6) for score, text in zip(known, responses, strict=True)]
+
+    return trust(scorer, records, loss="squared", held_out=True)
 
 
 def _sft(journal: Journal, rng: random.Random) -> None:

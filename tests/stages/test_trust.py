@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from sawyer.records import Prompt, prompt_of
+from sawyer.records import Prompt, ScoredAnswers, pairs, prompt_of
 from sawyer.stages.reward.data import Group, Judgements
-from sawyer.stages.reward.trust import DAMAGES, _by_prompt, damaged_wins, examine, gold_accuracy, judge
+from sawyer.stages.reward.trust import Remembered, examine, gold_accuracy, judge, own_judged, records_of
 from sawyer.stats import wilson
 from sawyer.worlds import gold, tasks
 
@@ -27,12 +27,13 @@ def table(scores: dict[str, float], otherwise: float = -9.0) -> Scorer:
 
 def group(prompt: str, *judged: tuple[str, float]) -> Group:
     found = [(i, j, a - b) for i, (_, a) in enumerate(judged) for j, (_, b) in enumerate(judged) if a > b]
-    return Group(prompt=prompt_of(prompt), responses=tuple(text for text, _ in judged), rows=(), pairs=tuple(found))
+    texts, scores = zip(*judged, strict=True)
+    return Group(prompt=prompt_of(prompt), responses=texts, rows=(), pairs=tuple(found), scores=scores)
 
 
 def examined(scorer: Scorer, *groups: Group, held_out: bool = True, loss: str = "plain") -> dict[str, Any]:
     sides = ((), groups) if held_out else (groups, ())
-    return examine(scorer, Judgements(train=sides[0], held_out=sides[1], format="test"), loss, seed=0)
+    return examine(scorer, Judgements(train=sides[0], held_out=sides[1], format="test"), loss, seed=0)[1]
 
 
 # One prompt with three pairs, one with one pair. Scores: b > a > c and e > d; judged: a > b > c and d > e.
@@ -107,6 +108,7 @@ def test_accuracy_by_gap() -> None:
         "4 or more": (0.5, 2),
     }
     assert (found["2 to 4"]["low"], found["2 to 4"]["high"]) == (pytest.approx(wilson(1, 1).low), 1.0)
+    assert found["4 or more"]["low"] < 0.5 < found["4 or more"]["high"]
     edges = [group(f"{gap}", ("good", gap), ("bad", 0.0)) for gap in (0.5, 0.999, 1.0, 1.5, 2.0, 3.999, 4.0, 9.0)]
     by_edge = examined(table({"good": 1.0, "bad": 0.0}), *edges)["accuracy_by_gap"]
     assert {name: cell["pairs"] for name, cell in by_edge.items()} == dict.fromkeys(by_edge, 2) and len(by_edge) == 4
@@ -122,86 +124,63 @@ def test_accuracy_by_source_is_over_the_pairs_in_which_it_stands() -> None:
     assert examined(table(SCORES), FIRST, SECOND)["accuracy_by_source"] == {}
 
 
-# Intervals
+def test_groups_become_judged_answers_with_the_same_pairs() -> None:
+    found = group("p", ("aaa", 9.0), ("bb", 5.0), ("dd", 5.0), ("c", 2.0))
+    (record,) = records_of([replace(found, sources=("x", "sft", "", "y"))])
+    assert isinstance(record, ScoredAnswers)
+    assert [(a.response, a.score, a.source) for a in record.answers] == [
+        ("aaa", 9.0, "x"),
+        ("bb", 5.0, "sft"),
+        ("dd", 5.0, ""),
+        ("c", 2.0, "y"),
+    ]
+    assert sorted(pairs(record)[0]) == sorted(found.pairs)
 
 
-def test_the_interval_is_of_the_accuracy_that_is_told() -> None:
-    """One prompt of 45 wrong pairs beside 29 of one right pair: the mean by prompt is 0.97, the share of pairs 0.39."""
-    outcomes = [[0.0] * 45] + [[1.0]] * 29
-    low, high = _by_prompt(outcomes, 0)
-    assert low <= 29 / 74 <= high
-    assert low < 0.3
+def test_an_answer_is_scored_once() -> None:
+    asked: list[str] = []
+    scorer = Remembered(lambda _, responses: asked.extend(responses) or [1.0] * len(responses))
+    prompt = prompt_of("p")
+    assert scorer([prompt, prompt, prompt], ["a", "b", "a"]) == [1.0, 1.0, 1.0]
+    assert scorer([prompt, prompt_of("q")], ["b", "b"]) == [1.0, 1.0]
+    assert asked == ["a", "b", "b"] and scorer.cut == 0
 
 
-def test_the_interval_is_as_wide_as_prompts_make_it() -> None:
-    """Ten pairs of a prompt that all turn out alike are one observation, not ten."""
-    rng = random.Random(1)
-    alike = [[float(rng.random() < 0.7)] * 10 for _ in range(60)]
-    low, high = _by_prompt(alike, 0)
-    share = sum(map(sum, alike)) / 600
-    right = wilson(share * 60, 60)
-    assert (low, high) == pytest.approx((right.low, right.high), abs=0.03)
-    assert high - low > 2 * (wilson(share * 600, 600).high - wilson(share * 600, 600).low)
+def test_the_truth_is_asked_only_where_all_prompts_are_the_world_s() -> None:
+    task = tasks("held_out", 1, 0)[0]
+    inside = group(task.prompt, ("aaa", 2.0), ("bb", 1.0))
+    scorer, judgements = table(SCORES), Judgements(train=(), held_out=(inside,), format="test")
+    assert examine(scorer, judgements, "plain", world=True, seed=0)[0].everything.truth is not None
+    outside = Judgements(train=(), held_out=(inside, FIRST), format="test")
+    assert examine(scorer, outside, "plain", world=True, seed=0)[0].everything.truth is None
 
 
-@pytest.mark.parametrize("prompts", [1, 3, 10])
-def test_a_few_prompts_that_agree_prove_little(prompts: int) -> None:
-    low, high = _by_prompt([[1.0]] * prompts, 0)
-    assert (low, high) == (pytest.approx(wilson(prompts, prompts).low), 1.0)
+def test_the_ceiling_is_told_where_it_is_known() -> None:
+    assert "accuracy_ceiling" not in examined(table(SCORES), FIRST)
+    twice = [group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(30) for _ in range(2)]
+    assert examined(table({"good": 1.0, "baad": 0.0}), *twice)["accuracy_ceiling"] == 1.0
+
+
+def test_the_verdict_is_told() -> None:
+    assert examined(table({}), FIRST)["verdict"] == "refuse"
+    many = [group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(40)]
+    assert examined(table({"good": 1.0, "baad": 0.0}), *many)["verdict"] == "trust"
+
+
+@pytest.mark.parametrize(("prompts", "verdict"), [(1, "warn"), (3, "warn"), (10, "warn"), (40, "ok")])
+def test_a_few_prompts_that_agree_prove_little(prompts: int, verdict: str) -> None:
     found = examined(table({"good": 1.0, "baad": 0.0}), *[group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(prompts)])
-    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].verdict == "warn"
+    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].verdict == verdict
 
 
-def test_many_prompts_that_agree_prove_it() -> None:
-    found = examined(table({"good": 1.0, "baad": 0.0}), *[group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(40)])
-    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].verdict == "ok"
-
-
-# Damage
-
-BEST = "It is the capital of France"
-
-
-def test_each_kind_of_damage_is_tried_on_the_best_answer() -> None:
-    groups = [group("p", (BEST, 9.0), ("no", 1.0)), group("q", ("Yes", 9.0), ("maybe", 1.0))]
-    seen: list[tuple[str, str]] = []
-
-    def scorer(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        seen.extend((prompt.text, response) for prompt, response in zip(prompts, responses, strict=True))
-        return [0.0] * len(responses)
-
-    found = damaged_wins(scorer, groups, seed=0)
-    of_first = [response for prompt, response in seen if prompt == "p"][1:]  # the whole answer comes first
-    assert of_first[0] == f"{BEST} {BEST}"
-    assert sorted(of_first[1].split()) == sorted(BEST.split())
-    assert of_first[1] != BEST
-    assert of_first[2:] == ["Yes", "", f"Thank you so much for this great question! {BEST} I hope this helps you!", "It is the"]
-    # An answer of one word cannot be shuffled or cut.
-    tried = {name: count for name, (_, count) in found.items()}
-    assert tried == {"twice": 2, "shuffled": 1, "other_prompt": 2, "empty": 2, "pleasantries": 2, "truncated": 1}
-    assert set(tried) == set(DAMAGES)
-    assert all(wins == 0 for wins, _ in found.values()), "equal scores are no win"
-
-
-def test_damaged_wins_are_counted_over_all_that_was_tried() -> None:
-    groups = [group("p", (BEST, 9.0), ("no", 1.0)), group("q", ("Yes", 9.0), ("maybe", 1.0))]
+def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
+    best = "It is the capital of France"
     longer_is_better: Scorer = lambda _, responses: [float(len(response)) for response in responses]  # noqa: E731
-    found = examined(longer_is_better, *groups)
+    found = examined(longer_is_better, group("p", (best, 9.0), ("no", 1.0)), group("q", ("Yes", 9.0), ("maybe", 1.0)))
     # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10.
     assert found["damaged_wins"] == 5 / 10
-    assert found["probes"] == {
-        "twice": 1.0,
-        "shuffled": 0.0,
-        "other_prompt": 0.5,
-        "empty": 0.0,
-        "pleasantries": 1.0,
-        "truncated": 0.0,
-    }
-
-
-def test_an_answer_damaged_into_itself_is_not_tried() -> None:
-    assert damaged_wins(table({}), [group("p", ("same same same same", 2.0), ("x", 1.0))], seed=0)["shuffled"] == (0, 0)
-    assert damaged_wins(table({}), [group("p", ("alone", 2.0), ("x", 1.0))], seed=0)["other_prompt"] == (0, 0)
+    wins = {"twice": 1.0, "shuffled": 0.0, "other_prompt": 0.5, "empty": 0.0, "pleasantries": 1.0, "truncated": 0.0}
+    assert found["probes"] == wins
 
 
 # Gold
@@ -217,7 +196,7 @@ def accuracy_of(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, answers: Callab
         return list(prompts), [answers(prompts[i].text)[i % 4] for i in range(24)]
 
     config = import_module("sawyer.config").checked({"model": "m", "world": {"rater": "honest"}})
-    return gold_accuracy(config, own, scorer)
+    return gold_accuracy(own_judged(config, own), scorer)
 
 
 def answers_to(prompt: str) -> list[str]:
@@ -269,6 +248,12 @@ FIGURES = {
         ({"accuracy_low": 0.5, "accuracy": 0.56}, "reward_beats_baselines", "warn"),
         ({"accuracy_low": 0.5, "accuracy": 0.55}, "reward_beats_baselines", "fail"),
         ({"accuracy_low": 0.4, "accuracy": 0.5, "baseline_longer": 0.3}, "reward_beats_baselines", "fail"),
+        # 'Shorter wins' would get 0.7: to beat 'longer wins' and chance is not enough.
+        (
+            {"accuracy_low": 0.55, "accuracy": 0.6, "baseline_longer": 0.3, "baseline_high": 0.75},
+            "reward_beats_baselines",
+            "fail",
+        ),
         ({}, "reward_rejects_damage", "ok"),
         ({"damaged_wins": 0.1}, "reward_rejects_damage", "warn"),
         ({"damaged_wins": 0.299}, "reward_rejects_damage", "warn"),

@@ -10,6 +10,7 @@ import typer
 
 from sawyer.cli import data, look, loss, score, train
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
+from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.version import __version__
 
@@ -32,6 +33,7 @@ app.command("check", rich_help_panel=PANELS["data"])(data.check)
 app.command("world", rich_help_panel=PANELS["data"])(data.world)
 app.command("score", rich_help_panel=PANELS["look"])(score.score)
 app.command("report", rich_help_panel=PANELS["look"])(look.report)
+app.command("trust", rich_help_panel=PANELS["look"])(trust)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)

@@ -47,6 +47,11 @@ class Layout:
         return self.root / "collect" / f"answers-before-{number}.jsonl"
 
     @property
+    def trust(self) -> Path:
+        """How far the reward model can be trusted: every figure of its report, and the verdict."""
+        return self.root / "reward" / "trust.json"
+
+    @property
     def compare(self) -> Path:
         """A row for each prompt, model and setting."""
         return self.root / "compare.jsonl"

@@ -5,5 +5,6 @@ or dark setting, and prints.
 """
 
 from sawyer.stages.report.page import build
+from sawyer.stages.report.trust import build_trust
 
-__all__ = ["build"]
+__all__ = ["build", "build_trust"]

@@ -44,6 +44,7 @@ class Facts:
     samples: Sequence[Mapping[str, Any]]
     compared: Sequence[Mapping[str, Any]]  # rows of compare.jsonl
     summary: Mapping[str, Any]
+    trust: Mapping[str, Any]  # the reward model's trust report; {} without one
     checks: Sequence[Check]
 
     def status(self, stage: str) -> str:
@@ -91,7 +92,8 @@ def gather(root: Path) -> Facts:
         events=events,
         samples=_rows(layout.samples),
         compared=_rows(layout.compare),
-        summary=_summary(layout.summary),
+        summary=_values(layout.summary),
+        trust=_values(layout.trust),
         checks=tuple(_checks(events)),
     )
 
@@ -127,7 +129,7 @@ def _config(text: str, path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _summary(path: Path) -> dict[str, Any]:
+def _values(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:

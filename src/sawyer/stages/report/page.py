@@ -8,26 +8,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sawyer.runs import SHORT, Layout, clock, write_text
-from sawyer.stages.report.answers import bar, gallery, shown
+from sawyer.runs import SHORT, Layout, damaged, write_text
+from sawyer.stages.report.answers import bar, gallery
 from sawyer.stages.report.classes import classified
 from sawyer.stages.report.curves import panels
 from sawyer.stages.report.facts import Facts, gather
 from sawyer.stages.report.flow import flow
+from sawyer.stages.report.paper import environment, styled
 from sawyer.stages.report.plots import Panel, draw
+from sawyer.stages.report.trust import View, view
 from sawyer.stages.report.words import (
     NAMES,
-    VERDICTS,
     headline,
     number,
-    setting_name,
-    share,
-    signed,
     state_words,
     verdict_words,
 )
 
-HERE = Path(__file__).parent
 TOLD = ("plan", "thinned", "warning", "guard", "kept", "resume", "waiting", "scored", "interrupted")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
@@ -59,45 +56,31 @@ def build(layout_root: Path) -> Path:
 
 def page(facts: Facts) -> str:
     """The whole page as text."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
-    )
-    environment.filters |= {
-        "number": number,
-        "signed": signed,
-        "share": share,
-        "clock": clock,
-        "setting": setting_name,
-        "said": lambda text: shown(str(text))[0],
-        "note": lambda text: shown(str(text))[0].replace(" -> ", " → "),
-        "said_all": lambda text: shown(str(text), len(str(text)))[0],
-    }
     sections = [_section(facts, stage) for stage in facts.stages]
-    text = environment.get_template("page.html.j2").render(
-        title=facts.root.resolve().name,
-        style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
-        facts=facts,
-        names=NAMES,
-        brief=BRIEF,
-        short=SHORT,
-        verdicts=VERDICTS,
-        unfinished=state_words(facts),
-        headline=headline(facts),
-        verdict=verdict_words(facts),
-        began=_began(facts),
-        flow=flow(facts),
-        sections=sections,
-        svg=Markup,
-        tables=_tables(facts),
-        rates=_rates(facts),
-        classified=classified(facts),
-        trust=_trust(facts),
-        gallery=gallery(facts.compared),
-        tracks=_tracks(facts),
-        seconds=_seconds(facts),
+    text = (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            title=facts.root.resolve().name,
+            **styled(),
+            facts=facts,
+            names=NAMES,
+            brief=BRIEF,
+            short=SHORT,
+            unfinished=state_words(facts),
+            headline=headline(facts),
+            verdict=verdict_words(facts),
+            began=_began(facts),
+            flow=flow(facts),
+            sections=sections,
+            tables=_tables(facts),
+            rates=_rates(facts),
+            classified=classified(facts),
+            trust=_trust(facts),
+            gallery=gallery(facts.compared),
+            tracks=_tracks(facts),
+            seconds=_seconds(facts),
+        )
     )
     return text.encode("utf-8", "replace").decode("utf-8")
 
@@ -197,40 +180,14 @@ def _rates(facts: Facts) -> list[dict[str, Any]]:
     return found
 
 
-def _trust(facts: Facts) -> dict[str, Any]:
-    """The reward model's figures in words, and how often each kind of damage fooled it."""
-    figures = facts.figures("reward")
-    where = "training pairs (none was held out)" if figures.get("held_out_prompts") == 0 else "held-out pairs"
-    told = (
-        ("accuracy", f"Accuracy on {where}", share),
-        ("baseline_longer", "The rule 'longer wins' would get", share),
-        ("gold_accuracy", "Accuracy by gold, on the SFT model's own answers", share),
-        ("gold_correlation", "Correlation with gold, on the same", lambda x: signed(x)),
-        ("calibration_error", "Calibration error", share),
-        ("length_correlation", "Correlation with length", lambda x: signed(x)),
-    )
-    rows = []
-    for key, name, say in told:
-        if isinstance(figures.get(key), int | float):
-            low, high = figures.get(f"{key}_low"), figures.get(f"{key}_high")
-            interval = f"{say(low)} to {say(high)}" if high is not None and low is not None else ""
-            rows.append((name, say(figures[key]), interval or (f"at least {say(low)}" if low is not None else "")))
-    parts = []
-    for key, name in (("accuracy_by_gap", "scores apart by {}"), ("accuracy_by_source", "answers by {}")):
-        cells = figures.get(key)
-        for part, cell in cells.items() if isinstance(cells, Mapping) else ():
-            interval = f"{share(cell['low'])} to {share(cell['high'])}, {number(cell['pairs'])} pairs"
-            parts.append((name.format(part), share(cell["value"]), interval))
-    probes = figures.get("probes") if isinstance(figures.get("probes"), Mapping) else {}
-    words = {
-        "twice": "said twice",
-        "shuffled": "words shuffled",
-        "other_prompt": "answer to another prompt",
-        "empty": "empty answer",
-        "pleasantries": "wrapped in pleasantries",
-        "truncated": "second half cut off",
-    }
-    return {"rows": rows, "parts": parts, "probes": [(words.get(name, name), value) for name, value in (probes or {}).items()]}
+def _trust(facts: Facts) -> View | None:
+    """The reward model's trust report; None where the run has none. Raises RunError for one that is not as it was written."""
+    if not facts.trust:
+        return None
+    try:
+        return view(facts.trust)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise damaged(Layout(facts.root).trust, error) from error
 
 
 def _tracks(facts: Facts) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import html
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -38,6 +38,9 @@ class Line:
     ys: Sequence[float]
     dots: bool = False  # few points that were measured, joined by a thin line
     smooth: bool = False  # show the running mean, the points themselves faint behind it
+    cloud: bool = False  # many points, each faint, not joined
+    lows: Sequence[float] = ()  # the ends of each point's interval, where there are any
+    highs: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,9 @@ class Panel:
     share: bool = False  # y is a share: from 0 to 1, written in per cent
     zero: bool = False  # 0 belongs to the picture
     x_name: str = "step"
-    svg: str = field(default="", compare=False)
+    x_names: Sequence[str] = ()  # what stands under x = 0, 1, 2, ... where x is no number
+    x_share: bool = False  # x is a share too
+    diagonal: bool = False  # where x and y agree
 
 
 def draw(panel: Panel, ident: str) -> str:
@@ -89,6 +94,8 @@ def draw(panel: Panel, ident: str) -> str:
             axes.axhline(level.at, color=TONES[level.tone], linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         if panel.mark is not None:
             axes.axvline(panel.mark, color=TONES["good"], linewidth=1.1, linestyle=(0, (1.5, 2)), zorder=1)
+        if panel.diagonal:
+            axes.axline((0.5, 0.5), (1.0, 1.0), color=TONES["faint"], linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
         _limits(axes, panel)
         axes.grid(axis="y", color=TONES["grid"], linewidth=0.6)
         axes.set_axisbelow(True)
@@ -97,7 +104,12 @@ def draw(panel: Panel, ident: str) -> str:
         axes.spines["bottom"].set_color(TONES["faint"])
         axes.tick_params(colors=TONES["faint"], length=2.5, width=0.6, labelsize=8)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=not panel.x_share))
+        if panel.x_share:
+            axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
+        if panel.x_names:
+            axes.set_xticks(range(len(panel.x_names)), panel.x_names)
+            axes.set_xlim(-0.5, len(panel.x_names) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if panel.share:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
@@ -130,7 +142,11 @@ def thinned(xs: Sequence[float], ys: Sequence[float], most: int = MOST_POINTS) -
 def _draw_line(axes: Any, line: Line) -> None:
     xs, ys = thinned(line.xs, line.ys)
     colour = TONES[line.tone]
-    if line.dots:
+    if line.lows:
+        axes.vlines(xs, line.lows, line.highs, color=colour, linewidth=3.2, alpha=0.3, zorder=3)
+    if line.cloud:
+        axes.plot(xs, ys, color=colour, linewidth=0, marker="o", markersize=2.4, markeredgewidth=0, alpha=0.45, zorder=2)
+    elif line.dots:
         axes.plot(xs, ys, color=colour, linewidth=1.1, marker="o", markersize=3.4, zorder=4)
     elif line.smooth and len(xs) >= SMOOTH_FROM:
         axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.28, zorder=2)

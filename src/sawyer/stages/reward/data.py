@@ -104,7 +104,7 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     )
     if not any(group.pairs for group in judgements.train):
         raise DataError(
-            "no prompt of reward.data has two answers with different scores",
+            "there is nothing to learn: no prompt of reward.data has two answers with different scores",
             expected="at least one pair of answers of which one is better",
             why="a reward model learns from differences alone",
             todo="score the answers (collect/answers.jsonl, if they were collected), or name another file",

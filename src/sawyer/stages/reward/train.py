@@ -15,19 +15,21 @@ from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
-from sawyer.runs import Run, replace_folder
+from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
 from sawyer.stages.reward.members import MembersWork, as_trained, calibrated, member_seed, save_members
 from sawyer.stages.reward.thin import thinned
-from sawyer.stages.reward.trust import examine, gold_accuracy, judge
+from sawyer.stages.reward.trust import examine, gold_accuracy, judge, own_judged
 from sawyer.text import Batch, pad_right
+from sawyer.trust import as_json, told
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
     asked = config.reward
     assert asked is not None
+    run.layout.trust.unlink(missing_ok=True)  # an earlier model's
     speaker = open_speaker(run.layout.model("sft"))
     reader = opened(config, run, 0)
     place = choose_place(config.device, config.precision, width=reader.width)
@@ -64,10 +66,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         extra["own_disagreement"] = scorer.ensemble.own_disagreement
 
     stop_if_asked(run, STAGE)
-    raw = as_trained(scorer)
-    figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed)
-    if config.world is not None:
-        figures |= gold_accuracy(config, lambda prompts: own_answers(config, place, speaker, prompts), raw)
+    raw, known = as_trained(scorer), config.world is not None
+    true = own_judged(config, lambda prompts: own_answers(config, place, speaker, prompts)) if known else ()
+    found, figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed, world=known, own=true)
+    figures |= gold_accuracy(true, raw) if known else {}
+    write_json(run.layout.trust, as_json(found, told(found)))
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     for gate in judge(figures):

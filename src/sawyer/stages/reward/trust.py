@@ -1,9 +1,7 @@
-"""How far the reward model can be trusted: accuracy beside baselines, calibration, and answers damaged on purpose."""
+"""The reward stage's trust report: what is examined, the flat figures that a script wants, and the gates."""
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,163 +9,184 @@ import torch
 
 from sawyer.config import Config
 from sawyer.engine import learned_gate
-from sawyer.maths import WEIGHTS, Objective, calibration_error
+from sawyer.errors import WorldError
+from sawyer.maths import WEIGHTS, Objective
 from sawyer.models import Scorer
-from sawyer.records import Prompt, prompt_of
+from sawyer.records import Answer, Pair, Prompt, ScoredAnswers, prompt_of
 from sawyer.runs import Gate
 from sawyer.stages.reward.data import STAGE, Group, Judgements, judged
 from sawyer.stages.reward.loss import open_loss
-from sawyer.stats import RESAMPLES, Interval, correlation, no_narrower_than_wilson, wilson
-from sawyer.worlds import gold, tasks
+from sawyer.stats import correlation, wilson
+from sawyer.trust import DAMAGED_WINS, Figure, Trust, told, trust
+from sawyer.worlds import find, gold, tasks
 
-DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: LAB.md, "What limits the reward model?"
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
 WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
-GAPS = (("less than 1", 0.0, 1.0), ("1 to 2", 1.0, 2.0), ("2 to 4", 2.0, 4.0), ("4 or more", 4.0, math.inf))
-MOST_SOURCES = 8
 
 
-def examine(scorer: Scorer, judgements: Judgements, loss: str, *, seed: int, by: str = "pair") -> dict[str, Any]:
-    """Figures on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0 then).
+def examine(
+    scorer: Scorer,
+    judgements: Judgements,
+    loss: str,
+    *,
+    seed: int,
+    by: str = "pair",
+    world: bool = False,
+    own: Sequence[ScoredAnswers] = (),
+) -> tuple[Trust, dict[str, Any]]:
+    """The trust report on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0
+    then), and its flat figures.
 
-    `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit.
-    Calibration is of the confidence sigmoid(|D|), D = r_better - r_worse, that the answer the model prefers is the judges'
-    too. Of the losses only `plain` trains sigmoid(D) as that probability; `squared` trains sigmoid(D * d^2), so that a model
-    trained by it may be too sure of small differences and too unsure of large ones.
+    `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit. `world`
+    says that the prompts may be the built-in world's, whose gold is known; `own` are the SFT model's own answers with it.
     """
-    groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
-    flat = scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses])
-    said, rewards = judged(groups, judgements.standard), torch.tensor(flat)
-    scores: list[list[float]] = []
-    for group in groups:
-        scores.append(flat[: len(group.responses)])
-        flat = flat[len(group.responses) :]
-    right = [[float(s[j] > s[k]) for j, k, _ in g.pairs] for g, s in zip(groups, scores, strict=True)]
-    longer = [[_longer_wins(g.responses[j], g.responses[k]) for j, k, _ in g.pairs] for g in groups]
-    gaps = torch.tensor([s[j] - s[k] for g, s in zip(groups, scores, strict=True) for j, k, _ in g.pairs])
-    pairs = sum(len(group.pairs) for group in groups)
-    accuracy, baseline = _by_prompt(right, seed), _by_prompt(longer, seed)
-    probes = damaged_wins(scorer, groups, seed=seed)
-    lengths = [float(len(r.split())) for g in groups for r in g.responses]
-    return {
+    groups = judgements.examined
+    scorer = Remembered(scorer)
+    known = world and all(in_world(group.prompt) for group in groups)
+    found = trust(
+        scorer,
+        records_of(groups),
+        loss=loss,
+        truth=_truth if known else None,
+        own=own,
+        held_out=bool(judgements.held_out),
+        seed=seed,
+    )
+    return found, flat(found, judgements) | {"held_out_loss": held_out_loss(scorer, judgements, loss, by)}
+
+
+def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
+    """The figures under the names that summary.json and the gates know; calibration is of sigmoid(D), whatever the loss."""
+    side = found.everything
+    plain = side.calibration[-1].error.value if side.calibration else 0.0
+    figures = {
         "held_out_prompts": len(judgements.held_out),
-        "accuracy": sum(map(sum, right)) / pairs,
-        "accuracy_low": accuracy[0],
-        "accuracy_high": accuracy[1],
-        "accuracy_by_gap": by_gap(groups, right, seed),
-        "accuracy_by_source": by_source(groups, right, seed),
-        "baseline_longer": sum(map(sum, longer)) / pairs,
-        "baseline_high": max(baseline[1], 0.5),
-        "held_out_loss": float(aim.total(rewards, said)) / aim.count(said),
-        "calibration_error": calibration_error(torch.sigmoid(gaps.abs()).tolist(), ((gaps.sign() + 1) / 2).tolist()),
-        "length_correlation": correlation(lengths, [x for s in scores for x in s]),
-        "damaged_wins": sum(wins for wins, _ in probes.values()) / max(1, sum(tried for _, tried in probes.values())),
-        "probes": {name: wins / tried for name, (wins, tried) in probes.items() if tried},
+        "accuracy": side.accuracy.value,
+        "accuracy_low": side.accuracy.low,
+        "accuracy_high": side.accuracy.high,
+        "accuracy_by_gap": {gap.name: _cell(gap.accuracy) for gap in side.by_gap},
+        "accuracy_by_source": {source.name: _cell(source.accuracy) for source in side.by_source},
+        "baseline_longer": side.longer_wins.value,
+        "baseline_high": side.best_rule_high,
+        "calibration_error": plain,
+        "length_correlation": side.length.all.value,
+        "damaged_wins": found.damaged.value if found.damaged.cases else 0.0,
+        "probes": {probe.name: probe.wins.value for probe in found.probes if probe.wins.cases},
+        "verdict": told(found).kind,
     }
+    return figures | ({"accuracy_ceiling": found.ceiling.accuracy.value} if found.ceiling is not None else {})
 
 
-def by_gap(groups: Sequence[Group], right: Sequence[Sequence[float]], seed: int) -> dict[str, dict[str, float]]:
-    """Accuracy by the gap between the judges' two scores, its interval by prompt and its number of pairs; empty bins are left
-    out. `right` holds 1 for each of a group's pairs that is ranked rightly, else 0."""
-    found = {}
-    for name, low, high in GAPS:
-        chosen = [
-            [x for x, (_, _, d) in zip(r, g.pairs, strict=True) if low <= d < high] for g, r in zip(groups, right, strict=True)
-        ]
-        found[name] = _accuracy_of(chosen, seed)
-    return {name: cell for name, cell in found.items() if cell["pairs"]}
+def held_out_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) -> float:
+    """The training loss of what is examined, weighed as in training."""
+    groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
+    said = judged(groups, judgements.standard)
+    rewards = torch.tensor(scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
+    return float(aim.total(rewards, said)) / aim.count(said)
 
 
-def by_source(groups: Sequence[Group], right: Sequence[Sequence[float]], seed: int) -> dict[str, dict[str, float]]:
-    """The same by who wrote an answer: over all pairs in which one of its answers stands; the most frequent sources."""
-    places: dict[str, dict[int, list[float]]] = {}
-    for place, (group, outcomes) in enumerate(zip(groups, right, strict=True)):
-        for outcome, (j, k, _) in zip(outcomes, group.pairs, strict=True):
-            for source in {group.sources[i] for i in (j, k) if group.sources and group.sources[i]}:
-                places.setdefault(source, {}).setdefault(place, []).append(outcome)
-    often = sorted(places, key=lambda source: (-sum(map(len, places[source].values())), source))[:MOST_SOURCES]
-    return {source: _accuracy_of(list(places[source].values()), seed) for source in often}
+def own_judged(
+    config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]]
+) -> tuple[ScoredAnswers, ...]:
+    """The SFT model's own answers to the world's held-out prompts, with their gold as score."""
+    prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
+    asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
+    answers = [
+        Answer(response=text, score=gold(prompt.text, text).score, source="sft")
+        for prompt, text in zip(asked, responses, strict=True)
+    ]
+    return tuple(
+        ScoredAnswers(prompt=asked[at], answers=tuple(answers[at : at + WORLD_ANSWERS]))
+        for at in range(0, len(asked), WORLD_ANSWERS)
+    )
 
 
-def _accuracy_of(outcomes: Sequence[Sequence[float]], seed: int) -> dict[str, float]:
-    tried = [pairs for pairs in outcomes if pairs]
-    count = sum(map(len, tried))
-    if not count:
-        return {"pairs": 0}
-    low, high = _by_prompt(tried, seed)
-    return {"value": sum(map(sum, tried)) / count, "low": low, "high": high, "pairs": count}
-
-
-def gold_accuracy(
-    config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]], scorer: Scorer
-) -> dict[str, Any]:
+def gold_accuracy(own: Sequence[ScoredAnswers], scorer: Scorer) -> dict[str, Any]:
     """On the SFT model's own answers to the world's held-out prompts: is the truly better one preferred?
 
     Counted are pairs of one prompt whose gold differs by `GOLD_GAP` or more. The interval is Wilson's.
     """
-    prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
-    asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
-    golds = [gold(prompt.text, response).score for prompt, response in zip(asked, responses, strict=True)]
-    rewards = scorer(asked, responses)
+    golds = [[float(answer.score or 0.0) for answer in record.answers] for record in own]
+    flat_rewards = scorer(
+        [record.prompt for record in own for _ in record.answers], [a.response for record in own for a in record.answers]
+    )
+    rewards, at = [], 0
+    for row in golds:
+        rewards.append(flat_rewards[at : at + len(row)])
+        at += len(row)
     right = tried = 0
-    for start in range(0, len(asked), WORLD_ANSWERS):
-        for i in range(start, start + WORLD_ANSWERS):
-            for j in range(start, i):
-                if abs(golds[i] - golds[j]) >= GOLD_GAP:
+    for true, found in zip(golds, rewards, strict=True):
+        for i in range(len(true)):
+            for j in range(i):
+                if abs(true[i] - true[j]) >= GOLD_GAP:
                     tried += 1
-                    right += (golds[i] - golds[j]) * (rewards[i] - rewards[j]) > 0  # equal rewards prefer neither
+                    right += (true[i] - true[j]) * (found[i] - found[j]) > 0  # equal rewards prefer neither
     interval = wilson(right, tried)
     return {
         "gold_accuracy": interval.value,
         "gold_accuracy_low": interval.low,
         "gold_pairs": tried,
-        "gold_correlation": correlation(rewards, golds),
+        "gold_correlation": correlation(flat_rewards, [score for row in golds for score in row]),
     }
 
 
-def damaged_wins(scorer: Scorer, groups: Sequence[Group], *, seed: int) -> dict[str, tuple[int, int]]:
-    """For each kind of damage to a prompt's best answer: (times the damaged one scores higher, times tried)."""
-    rng = random.Random(f"{seed}/damage")
-    best = [group.best for group in groups]
-    whole = scorer([group.prompt for group in groups], best)
-    counts: dict[str, tuple[int, int]] = {}
-    others = best[1:] + best[:1]
-    for name, damage in DAMAGES.items():
-        texts = [damage(text, other, rng) for text, other in zip(best, others, strict=True)]
-        tried = [i for i, text in enumerate(texts) if text is not None and text.strip() != best[i].strip()]
-        scores = scorer([groups[i].prompt for i in tried], [str(texts[i]) for i in tried]) if tried else []
-        counts[name] = (sum(score > whole[i] for i, score in zip(tried, scores, strict=True)), len(tried))
-    return counts
+def records_of(groups: Sequence[Group]) -> list[ScoredAnswers | Pair]:
+    """Groups as judged answers again."""
+    found: list[ScoredAnswers | Pair] = []
+    for group in groups:
+        sources = group.sources or ("",) * len(group.responses)
+        answers = [
+            Answer(response=text, score=score, source=source)
+            for text, score, source in zip(group.responses, group.scores, sources, strict=True)
+        ]
+        found.append(ScoredAnswers(prompt=group.prompt, answers=tuple(answers)))
+    return found
 
 
-def _shuffled(text: str, _: str, rng: random.Random) -> str | None:
-    words = text.split()
-    if len(words) < 4:
-        return None
-    rng.shuffle(words)
-    return " ".join(words)
+class Remembered:
+    """A scorer that asks the one behind it once for each answer: loss, figures and probes meet the same ones again."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.known: dict[tuple[Prompt, str], float] = {}
+
+    @property
+    def cut(self) -> int:
+        """Answers that the scorer could not read to their end."""
+        return int(getattr(self.scorer, "cut", 0))
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        asked = list(zip(prompts, responses, strict=True))
+        new = [case for case in dict.fromkeys(asked) if case not in self.known]
+        if new:
+            scores = self.scorer([prompt for prompt, _ in new], [response for _, response in new])
+            self.known.update(zip(new, scores, strict=True))
+        return [self.known[case] for case in asked]
 
 
-def _truncated(text: str, _: str, __: random.Random) -> str | None:
-    words = text.split()
-    return " ".join(words[: len(words) // 2]) if len(words) >= 4 else None
+def in_world(prompt: Prompt) -> bool:
+    """Whether the built-in world knows the prompt, and so what an answer to it is worth."""
+    try:
+        find(prompt.text)
+    except WorldError:
+        return False
+    return True
 
 
-DAMAGES: Mapping[str, Callable[[str, str, random.Random], str | None]] = {
-    "twice": lambda text, _, __: f"{text} {text}",
-    "shuffled": _shuffled,
-    "other_prompt": lambda _, other, __: other,
-    "empty": lambda _, __, ___: "",
-    "pleasantries": lambda text, _, __: f"Thank you so much for this great question! {text} I hope this helps you!",
-    "truncated": _truncated,
-}
+def _truth(prompt: Prompt, response: str) -> float:
+    return gold(prompt.text, response).score
+
+
+def _cell(figure: Figure) -> dict[str, float]:
+    return {"value": figure.value, "low": figure.low, "high": figure.high, "pairs": figure.cases}
 
 
 def judge(figures: Mapping[str, Any]) -> list[Gate]:
     """The gates of the reward model (method section 3)."""
     low, bar, damaged = figures["accuracy_low"], figures["baseline_high"], figures["damaged_wins"]
-    beats = figures["accuracy"] > max(figures["baseline_longer"], 0.5)
+    longer = figures["baseline_longer"]
+    beats = figures["accuracy"] > max(longer, 1 - longer)
     where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
     worst = max(figures["probes"], key=figures["probes"].get, default="none")
     gates = [
@@ -177,8 +196,8 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
             verdict="ok" if low > bar else "warn" if beats else "fail",
             value=low,
             threshold=bar,
-            message=f"accuracy {figures['accuracy']:.3f} on {where}, at least {low:.3f}; the best of 'longer wins' and chance "
-            f"may reach {bar:.3f}",
+            message=f"accuracy {figures['accuracy']:.3f} on {where}, at least {low:.3f}; the best of 'longer wins', 'shorter "
+            f"wins' and chance may reach {bar:.3f}",
             advice="judge more prompts (intervals shrink with prompts, not with answers), or check the raters agree",
         ),
         Gate(
@@ -211,24 +230,3 @@ def _gold_gate(figures: Mapping[str, Any]) -> Gate:
         "are ranked rightly",
         advice="RL learns what is ranked wrongly: have more of the SFT model's own answers judged, and watch greedy answers",
     )
-
-
-def _longer_wins(better: str, worse: str) -> float:
-    return 0.5 if len(better) == len(worse) else float(len(better) > len(worse))
-
-
-def _by_prompt(outcomes: Sequence[Sequence[float]], seed: int) -> tuple[float, float]:
-    """A 95 % interval of the share of right pairs, resampled by prompt: pairs of one prompt are not independent.
-
-    A handful of prompts that agree would give an interval of no width: there it is at least as wide as Wilson's by prompts.
-    """
-    rng, cells = random.Random(seed), [(sum(pairs), len(pairs)) for pairs in outcomes]
-    shares = []
-    for _ in range(RESAMPLES):
-        drawn = rng.choices(cells, k=len(cells))
-        shares.append(sum(won for won, _ in drawn) / sum(tried for _, tried in drawn))
-    shares.sort()
-    low, high = shares[math.floor(0.025 * RESAMPLES)], shares[math.ceil(0.975 * RESAMPLES) - 1]
-    share = sum(won for won, _ in cells) / sum(tried for _, tried in cells)
-    found = no_narrower_than_wilson(Interval(value=share, low=low, high=high), len(cells))
-    return found.low, found.high

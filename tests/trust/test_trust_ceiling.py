@@ -1,0 +1,104 @@
+"""How high accuracy can get against judges who contradict themselves."""
+
+from __future__ import annotations
+
+import importlib
+import random
+
+import pytest
+from judges import gold_scorer, judged, record, truly
+
+from sawyer.records import Pair, ScoredAnswers, prompt_of
+from sawyer.trust import trust
+from sawyer.trust.judged import judged as as_judged
+
+ceiling = importlib.import_module("sawyer.trust.ceiling")
+
+
+@pytest.mark.parametrize(("agreement", "accuracy"), [(1.0, 1.0), (0.82, 0.9), (0.52, 0.6), (0.5, 0.5), (0.4, 0.5)])
+def test_from_agreement_with_oneself_to_accuracy(agreement: float, accuracy: float) -> None:
+    """0.9^2 + 0.1^2 = 0.82 and 0.6^2 + 0.4^2 = 0.52; below one half there is only chance."""
+    assert ceiling.most_accurate(agreement) == pytest.approx(accuracy)
+
+
+def agreed(*records: ScoredAnswers | Pair) -> tuple[float, int, int]:
+    found = ceiling.agreement(as_judged(records), 0)
+    return found.value, found.cases, found.prompts
+
+
+def test_agreement_by_hand() -> None:
+    first = record("p", ("a", 9.0), ("b", 5.0), ("c", 5.0))
+    second = record("p", ("c", 1.0), ("b", 7.0), ("a", 8.0))
+    # a > b and a > c again; b and c were equal at first, which decides nothing.
+    assert agreed(first, second) == (1.0, 2, 1)
+    third = record("p", ("a", 1.0), ("b", 2.0), ("d", 3.0))
+    # With the first: a > b turned round; with the second too.
+    assert agreed(first, second, third) == (0.5, 4, 1)
+    assert agreed(first, record("q", ("a", 1.0), ("b", 2.0)))[1] == 0, "another prompt"
+    turned = Pair(prompt=prompt_of("p"), chosen="b", rejected="a")
+    assert agreed(Pair(prompt=prompt_of("p"), chosen="a", rejected="b"), turned) == (0.0, 1, 1)
+
+
+def test_a_text_that_stands_twice_in_a_row_was_judged_twice() -> None:
+    assert agreed(record("p", ("a", 9.0), ("b", 5.0), ("a", 2.0), ("b", 4.0))) == (0.0, 1, 1)
+    # One judgement of b would be shared by both: they would agree too often.
+    assert agreed(record("p", ("a", 9.0), ("b", 5.0), ("a", 2.0)))[1] == 0
+
+
+@pytest.mark.parametrize("right", [0.9, 0.7])
+def test_repeats_tell_how_often_judges_are_right(right: float) -> None:
+    """Judges whose every pair is turned round with one chance: a model that knows the truth is right as often as they are."""
+    rng = random.Random(5)
+    pairs = []
+    for i in range(700):
+        for _ in range(2):
+            texts = ("good", "bad") if rng.random() < right else ("bad", "good")
+            pairs.append(Pair(prompt=prompt_of(str(i)), chosen=texts[0], rejected=texts[1]))
+    found = trust(lambda _, texts: [float(text == "good") for text in texts], pairs)
+    assert found.ceiling is not None and found.ceiling.method == "repeats"
+    assert found.ceiling.accuracy.low < right < found.ceiling.accuracy.high
+    assert found.ceiling.accuracy.value == pytest.approx(right, abs=0.03)
+    assert found.everything.accuracy.value == pytest.approx(right, abs=0.03)
+
+
+@pytest.mark.parametrize("rater", ["flipper", "honest"])
+def test_the_estimate_is_what_the_truth_gets_against_the_world_s_raters(rater: str) -> None:
+    found = trust(gold_scorer(), judged(rater, 150, twice=True), truth=truly)
+    assert found.ceiling is not None and found.truth_agrees is not None and found.ceiling.method == "repeats"
+    if rater == "flipper":
+        assert found.ceiling.accuracy.low <= found.truth_agrees.value <= found.ceiling.accuracy.high
+        assert found.ceiling.accuracy.high < 0.75 and found.truth_agrees.value < 0.65
+    else:  # easy and hard pairs are mixed: then it is an upper bound
+        assert found.truth_agrees.value < found.ceiling.accuracy.value < found.truth_agrees.value + 0.05
+
+
+def saturating(*shares: float, prompts: int = 300) -> list[ScoredAnswers]:
+    """Prompts with a pair at each of the gaps 1, 2, 3, ...; at each, the share that the judges order as the model does."""
+    rng = random.Random(6)
+    found = []
+    for i in range(prompts):
+        for gap, share in enumerate(shares, 1):
+            texts = ("good", "bad") if rng.random() < share else ("bad", "good")
+            found.append(record(f"{i}/{gap}", (texts[0], 1.0 + gap), (texts[1], 1.0)))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [((0.5, 0.62, 0.62), 0.62), ((0.5, 0.6, 0.8), None), ((0.5, 0.5, 0.38), None), ((0.7, 1.0, 1.0), 1.0)],
+)
+def test_an_accuracy_that_stops_rising(shares: tuple[float, ...], expected: float | None) -> None:
+    """Rising still: nothing is known. Below chance: neither."""
+    found = trust(lambda _, texts: [float(text == "good") for text in texts], saturating(*shares)).ceiling
+    if expected is None:
+        assert found is None
+    else:
+        assert found is not None and found.method == "saturation"
+        assert found.accuracy.value == pytest.approx(expected, abs=0.06)
+        assert "judged twice" in found.assumption
+
+
+def test_a_few_pairs_tell_nothing() -> None:
+    assert (
+        trust(lambda _, texts: [float(text == "good") for text in texts], saturating(0.5, 0.6, 0.6, prompts=20)).ceiling is None
+    )

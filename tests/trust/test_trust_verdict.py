@@ -1,0 +1,190 @@
+"""The verdict tells the truth about scorers and judges whose truth is known, and names the figure that decided."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from judges import Scorer, constant_scorer, gold_scorer, judged, length_scorer, noise_scorer, record, table, truly
+
+from sawyer.records import Prompt, ScoredAnswers
+from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, told, trust
+from sawyer.trust.verdict import holds_above
+
+
+def verdict_on(scorer: Scorer, records: list[ScoredAnswers]) -> tuple[Trust, Verdict]:
+    found = trust(scorer, records, truth=truly, held_out=True)
+    return found, told(found)
+
+
+def names(verdict: Verdict) -> list[str]:
+    return [reason.name for reason in verdict.reasons]
+
+
+def test_the_truth_is_trusted_by_honest_raters() -> None:
+    found, verdict = verdict_on(gold_scorer(), judged("honest", 150))
+    assert (verdict.kind, verdict.above, verdict.reasons) == ("trust", None, ())
+    assert verdict.words.startswith("Trust it: it ranks 9")
+    assert found.everything.accuracy.low > 0.9 and found.everything.ahead.low > 0.3
+    # What makes no difference to the scorer makes none in the figures either.
+    tied = found.everything.length_controlled
+    assert tied is not None and tied.low < 0 < tied.high
+
+
+def test_a_noisy_scorer_is_trusted_for_clear_differences() -> None:
+    found, verdict = verdict_on(gold_scorer(noise=6.0), judged("honest", 150))
+    assert verdict.kind == "trust_above" and verdict.above in (1.0, 2.0, 4.0)
+    assert verdict.words.startswith(f"Trust it for gaps of {verdict.above:g} and more")
+    assert found.everything.by_gap[0].accuracy.low < 0.5 < found.everything.by_gap[-1].accuracy.low
+
+
+@pytest.mark.parametrize("rater", ["honest", "length_lover"])
+def test_length_is_named(rater: str) -> None:
+    found, verdict = verdict_on(length_scorer, judged(rater, 150))
+    assert (verdict.kind, names(verdict)[0]) == ("refuse", "length")
+    assert "length" in verdict.words and verdict.words.startswith("Don't run RL on it, because ")
+    if rater == "length_lover":
+        assert found.everything.longer_wins.value > 0.95 and found.everything.best_rule == "longer wins"
+    else:
+        decided = verdict.reasons[0]
+        assert (decided.figure, decided.value > decided.threshold) == ("length_controlled.low", True)
+
+
+def test_a_scorer_that_learnt_length_from_length_lovers_is_no_better_than_the_rule() -> None:
+    """At equal scores hardly any length is left, so that the correlation shows nothing; the rule does."""
+
+    def scorer(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        return [len(text.split()) + 3 * x for text, x in zip(responses, noise_scorer(prompts, responses), strict=True)]
+
+    found, verdict = verdict_on(scorer, judged("length_lover", 150))
+    assert (verdict.kind, names(verdict)[0], verdict.reasons[0].figure) == ("refuse", "length", "ahead.high")
+    assert found.everything.ahead.high < 0.05 and "'longer wins' ranks 98 %" in verdict.words
+    tied = found.everything.length_controlled
+    assert tied is not None and tied.low < 0.5
+
+
+def test_lazy_raters_teach_nothing() -> None:
+    found, verdict = verdict_on(gold_scorer(), judged("lazy", 60))
+    assert (verdict.kind, names(verdict)) == ("refuse", ["nothing_to_learn"])
+    assert "there is nothing to learn: all scores are tied" in verdict.words
+    assert found.everything.pairs == 0 and found.everything.ties > 600
+    assert (verdict.reasons[0].figure, verdict.reasons[0].value) == ("pairs", 0)
+
+
+def test_a_constant_and_a_noise_are_seen_for_what_they_are() -> None:
+    honest = judged("honest", 150)
+    assert names(verdict_on(constant_scorer, honest)[1]) == ["constant"]
+    found, verdict = verdict_on(noise_scorer, honest)
+    assert names(verdict)[0] == "chance" and "no better than chance" in verdict.words
+    assert found.everything.accuracy.low < 0.5 and verdict.reasons[0].value == found.everything.accuracy.low
+    assert "damage" in names(verdict), "half of all damaged answers win"
+
+
+def test_flippers_set_a_ceiling_and_a_model_that_has_reached_it_is_not_called_bad() -> None:
+    found, verdict = verdict_on(gold_scorer(), judged("flipper", 200, twice=True))
+    assert found.ceiling is not None and found.ceiling.method == "repeats"
+    assert verdict.kind != "refuse" and verdict.reasons == ()
+    doubt = next(doubt for doubt in verdict.doubts if doubt.name == "ceiling")
+    assert "this one may have got there" in doubt.words and doubt.value == found.ceiling.accuracy.value < 0.75
+    # A bad model is still told from it.
+    assert verdict_on(noise_scorer, judged("flipper", 200))[1].kind == "refuse"
+
+
+def test_where_the_judges_allow_nothing_they_are_blamed_and_not_the_model() -> None:
+    """Every order is given and turned round: nobody can be right more often than one time in two."""
+    records = []
+    for i in range(60):
+        records += [record(str(i), ("good", 3.0), ("bad", 1.0)), record(str(i), ("good", 1.0), ("bad", 3.0))]
+    verdict = told(trust(table({"good": 1.0, "bad": 0.0}, otherwise=-1.0), records))
+    assert names(verdict)[0] == "judges" and "contradict themselves" in verdict.words
+    assert "no better than chance" not in verdict.words
+
+
+@pytest.mark.parametrize(("prompts", "kind"), [(8, "refuse"), (80, "trust")])
+def test_few_prompts_are_said_to_be_few(prompts: int, kind: str) -> None:
+    _, verdict = verdict_on(gold_scorer(), judged("honest", prompts))
+    assert verdict.kind == kind
+    assert f"{prompts} prompts say little" in verdict.words
+    if prompts == 8:
+        assert names(verdict)[0] == "too_few" and verdict.reasons[0].threshold == 20
+
+
+def test_an_interval_that_holds_chance_and_use_says_too_few_and_not_bad() -> None:
+    """26 of 40 pairs right, from 0.50 to 0.79: not surely better than chance, not surely worse than useful."""
+    records = [record(str(i), ("good", 2.0), ("poor", 1.0)) for i in range(20)]
+    records += [record(f"{i}", ("poor", 2.0), ("good", 1.0)) for i in range(100, 114)]
+    verdict = told(trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records))
+    assert names(verdict) == ["too_few"] and "34 prompts are too few to say" in verdict.words
+
+
+def test_wide_gaps_may_hold_where_all_together_do_not() -> None:
+    """Of 400 pairs one point apart the judges turn every other round, of 100 pairs five points apart one in four."""
+    records = []
+    for i in range(500):
+        wide = i >= 400
+        turned = i % 4 == 0 if wide else i % 2 == 0
+        low, high = ("good", "poor") if turned else ("poor", "good")
+        records.append(record(str(i), (high, 6.0 if wide else 2.0), (low, 1.0)))
+    found = trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records)
+    assert found.everything.accuracy.value == pytest.approx(0.55)
+    side = replace(found.everything, accuracy=replace(found.everything.accuracy, low=0.49))
+    verdict = told(replace(found, sides=(side,)))
+    assert (verdict.kind, verdict.above) == ("trust_above", 4.0)
+    assert "of those 4 or more apart 75 % of 100 pairs" in verdict.words
+    flat = replace(side, by_gap=side.by_gap[:1])
+    assert names(told(replace(found, sides=(flat,)))) == ["chance"]
+
+
+def test_damage_refuses_or_is_minded() -> None:
+    found, good = verdict_on(gold_scorer(), judged("honest", 150))
+    assert "damage" not in [doubt.name for doubt in good.doubts]
+    some = told(replace(found, damaged=Figure(value=0.15, low=0.12, high=0.18, prompts=150, cases=900)))
+    assert some.kind == "trust" and "damaged answers win 15 %" in some.words
+    much = told(replace(found, damaged=Figure(value=0.35, low=0.3, high=0.4, prompts=150, cases=900)))
+    assert names(much) == ["damage"] and "it prefers them to whole ones 35 % of the time" in much.words
+
+
+def test_the_sft_model_s_own_answers_decide_too() -> None:
+    found, _ = verdict_on(gold_scorer(), judged("honest", 150))
+    bad = replace(found.everything, name="gold", accuracy=Figure(value=0.5, low=0.45, high=0.55, prompts=150, cases=900))
+    verdict = told(replace(found, sides=(*found.sides, bad)))
+    assert names(verdict) == ["own_answers"] and "which RL will see" in verdict.words
+    few = replace(bad, accuracy=Figure(value=0.5, low=0.3, high=0.7, prompts=40, cases=90))
+    assert told(replace(found, sides=(*found.sides, few))).kind == "trust"
+    assert "own_unknown" in [doubt.name for doubt in told(found).doubts]
+
+
+def gaps(*lows_highs: tuple[float, float]) -> tuple[Gap, ...]:
+    bounds = (0.0, 1.0, 2.0, 4.0)
+    return tuple(
+        Gap(name=str(at), low=at, high=None, accuracy=Figure(value=(a + b) / 2, low=a, high=b, prompts=50, cases=200))
+        for at, (a, b) in zip(bounds, lows_highs, strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    ("cells", "above"),
+    [
+        (((0.51, 0.6), (0.6, 0.7)), 0.0),
+        (((0.45, 0.6), (0.6, 0.7)), 1.0),
+        (((0.45, 0.6), (0.49, 0.7), (0.6, 0.8), (0.9, 1.0)), 2.0),
+        (((0.6, 0.7), (0.48, 0.6), (0.6, 0.8)), 0.0),  # a class that is not sure does not spoil a finer one that is
+        (((0.6, 0.7), (0.3, 0.49), (0.6, 0.8)), 2.0),  # one that is surely wrong does
+        (((0.4, 0.6),), 0.0),
+    ],
+)
+def test_from_which_gap_on_it_holds(cells: tuple[tuple[float, float], ...], above: float) -> None:
+    side = trust(gold_scorer(), judged("honest", 5)).everything
+    assert holds_above(replace(side, by_gap=gaps(*cells))) == above
+
+
+def test_everything_goes_into_plain_values() -> None:
+    found, verdict = verdict_on(gold_scorer(), judged("honest", 30))
+    values = json.loads(json.dumps(as_json(found, verdict), allow_nan=False))
+    assert values["verdict"]["kind"] == verdict.kind
+    accuracy = values["sides"][0]["accuracy"]
+    assert set(accuracy) == {"value", "low", "high", "prompts", "cases"} and accuracy["prompts"] == 30
+    assert {"twice", "empty"} <= {probe["name"] for probe in values["probes"]}
+    assert trust(gold_scorer(), judged("honest", 30), truth=truly, held_out=True) == found, "the same twice"
