@@ -4,6 +4,7 @@ from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
 from sawyer.maths.diversity import distinct_n
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
+from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
 from sawyer.maths.logprobs import token_logprobs
@@ -31,6 +32,7 @@ from sawyer.maths.losses_reward import (
     squared,
 )
 from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
+from sawyer.maths.preference import DpoLoss, dpo_loss, response_log_ratio
 from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
 from sawyer.maths.thin import Thinned, mean_cosine, thin
 
@@ -42,6 +44,7 @@ __all__ = [
     "WEIGHTS",
     "AdaptiveKL",
     "Advantages",
+    "DpoLoss",
     "Example",
     "Finding",
     "FixedKL",
@@ -67,12 +70,15 @@ __all__ = [
     "clip_scores",
     "disagreement",
     "distinct_n",
+    "dpo_loss",
     "each_label",
     "ensemble_cautious",
     "ensemble_mean",
     "ensemble_min",
     "explained_variance",
     "gae",
+    "grpo_advantages",
+    "grpo_kl",
     "keep",
     "kl_k1",
     "kl_k2",
@@ -91,6 +97,8 @@ __all__ = [
     "ppo_policy",
     "ppo_value",
     "regression",
+    "response_log_ratio",
+    "rloo_advantages",
     "scaled",
     "squared",
     "thin",
