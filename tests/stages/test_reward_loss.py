@@ -205,9 +205,9 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
     # And as they are left out of training.
     assert learnt.startswith("training data: ")
     assert set(learnt.removeprefix("training data: ").split("; ")) == {
-        f"4 prompts are left out: all scores are equal ({path}:1, {path}:6, {path}:7, ...)",
-        f"2 prompts are left out: a single scored answer has nothing to compare with ({path}:3, {path}:4)",
-        f"1 prompt is left out: no answer has a score ({path}:5)",
+        f"4 prompts are left out: all scores are equal ({path.name}:1, {path.name}:6, {path.name}:7, ...)",
+        f"2 prompts are left out: a single scored answer has nothing to compare with ({path.name}:3, {path.name}:4)",
+        f"1 prompt is left out: no answer has a score ({path.name}:5)",
         "1 tied pair of other prompts left out: equal scores say nothing of which is better",
     }
 
@@ -218,7 +218,7 @@ def test_regression_learns_from_every_score(tiny: Fixture, tmp_path: Path, event
         found = load(config_of(tiny, tmp_path, path, loss="regression"), run, open_speaker(tiny.sft))
         learnt = events(run, "warning")[-1]["message"]
     assert [group.scores for group in found.train] == [(3, 3), (1, 2), (5,)]
-    assert learnt == f"training data: 1 prompt is left out: no answer has a score ({path}:4)"
+    assert learnt == f"training data: 1 prompt is left out: no answer has a score ({path.name}:4)"
     assert found.standard == Standard(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
     assert [group.prompt.text for group in found.examined] == ["good"], "ranking is examined where there is a pair"
     # A batch without a pair has a loss and no accuracy.
@@ -234,7 +234,7 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
         with pytest.raises(DataError, match="two answers with different scores"):
             load(config_of(tiny, tmp_path, path, loss="regression"), run, open_speaker(tiny.sft))
         told = events(run, "warning")[-1]["message"]
-        assert told == f"training data: 3 prompts are left out: a pair has no score to learn ({path}:1, {path}:2, {path}:3)"
+        assert told == f"training data: 3 prompts are left out: a pair has no score to learn ({path.name}:1, {path.name}:2, {path.name}:3)"
         ranked = load(config_of(tiny, tmp_path, path, loss="listwise"), run, open_speaker(tiny.sft))
     assert [group.scores for group in ranked.train] == [(1.0, 0.0)] * 3
 

@@ -121,7 +121,8 @@ class _Left:
     cut: int = 0
 
     def add(self, reason: str, record: ScoredAnswers | Pair) -> None:
-        file, line = Path(record.where.file).name, record.where.line  # the name alone: the journal is the same wherever a run lies
+        # The file's name alone: what is told is the same wherever a run lies.
+        file, line = Path(record.where.file).name, record.where.line
         self.places.setdefault(reason, []).append(f"{file}:{line}" if line else file)
 
     def told(self, context: int) -> list[str]:
