@@ -1,6 +1,6 @@
 """Train the base model that ships with the package: the world's prose, read by a small GPT-2-architecture model.
 
-    python tools/world_base.py                  # about a quarter of an hour on two cores; writes src/sawyer/worlds/base
+    python tools/world_base.py                  # about half an hour on two cores; writes src/sawyer/worlds/base
     python tools/world_base.py --tokens 200000  # a quick one, to see that it works: add --out
 
 The same command gives the same weights on the same machine. What is written carries the world's version: a demo refuses a base
@@ -22,7 +22,7 @@ from sawyer.runs import MARKER, Layout
 from sawyer.worlds import VERSION, statements
 
 SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
-PARAGRAPHS = 260_000
+PARAGRAPHS = 450_000
 SEED = 0
 
 
@@ -30,7 +30,7 @@ def main() -> None:
     """Write the prose, train on it, put the model in its place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes (default: the package)")
-    parser.add_argument("--tokens", type=int, default=12_000_000, help="tokens to train on")
+    parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens to train on")
     parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -42,12 +42,12 @@ def main() -> None:
             {
                 "out": str(work / "run"),
                 "seed": SEED,
-                "precision": "fp32",
+                "precision": "bf16",
                 "micro_batch_tokens": 4096,
                 "base": {
                     "text": [str(text)],
                     "vocab_size": 1024,
-                    "layers": 3,
+                    "layers": 4,
                     "width": 160,
                     "heads": 4,
                     "context": 128,

@@ -81,7 +81,7 @@ def test_answers_that_are_cut_and_prompts_without_room_are_counted(
     assert [group.prompt.text for group in groups] == ["cut", "fits"]
     assert [row.cut for row in groups[0].rows] == [True, False]
     assert "1 answer is cut" in told
-    assert f"1 prompt is left out: the prompt leaves no room for an answer (rows.json:1)" in told
+    assert "1 prompt is left out: the prompt leaves no room for an answer (rows.json:1)" in told
 
 
 def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:

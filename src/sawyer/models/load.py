@@ -105,7 +105,11 @@ def new_policy(
 
 
 def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1) -> nn.Module:
-    """Scalar heads on the trunk of the model in `source`: weights N(0, 1/sqrt(d+1)) (Stiennon et al. 2020), bias 0.
+    """Scalar heads on the trunk of the model in `source`: weights of deviation 1 / (d + 1), bias 0.
+
+    Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, which
+    the squared loss multiplies by up to 81: the first steps then go through the trunk with a gradient norm of 60 to take that
+    chance order back, and what the trunk knew of right and wrong suffers (LAB.md, "Where should the reward head begin?").
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
     that is a reward model already, with as many heads, keeps its own.
@@ -122,7 +126,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1)
         _check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
         if f"{name}.weight" in missing:
-            nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+            nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
     _grow(model, len(tokenizer))

@@ -335,6 +335,9 @@ WISHES: dict[str, tuple[str, ...]] = {
 # Where a wrong payload said in a word or two is wrong as well.
 WRONG_WHEN_TERSE = {"opposite", "where", "what", "sum", "order", "count"}
 
+# How often a family's wishes have a slip, where not once: what is hardest to tell right from wrong.
+SLIPS = {"opposite": 3, "sum": 3, "name": 2, "is_a": 2, "where": 2, "story": 2, "decline": 0}
+
 
 def _exchange(rng: random.Random) -> str:
     """Somebody wants something, somebody else says it, rightly or wrongly, and is often told which."""
@@ -353,6 +356,41 @@ def _exchange(rng: random.Random) -> str:
     return f"{wish} {answer} {verdict}{mended}"
 
 
+def _taken_back(rng: random.Random) -> str:
+    """One or two wishes are met; in half of the answers a wrong word is said and taken back at once.
+
+    A verdict behind an answer says only that something in it was wrong. One at the very word is learnt much sooner, and with
+    it the verdicts behind.
+    """
+    told = []
+    for _ in range(rng.choice((1, 1, 2))):
+        family = BY_NAME[rng.choices(list(WISHES), weights=[SLIPS.get(name, 1) for name in WISHES])[0]]
+        key = family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
+        wish = rng.choice(WISHES[family.name]).format(*family.slots(key), name=rng.choice(NAMES))
+        seed = rng.random()  # what both draw alike - a hero's name, a list's items - is no slip
+        right, wrong = (payload(key, random.Random(seed)) for payload in (family.right, family.wrong))
+        if rng.random() < 0.2 and family.name in WRONG_WHEN_TERSE:
+            said, slipped = family.terse(key, right), family.terse(key, wrong)
+        else:
+            form = rng.randrange(2)
+            said, slipped = (" ".join(forms[form % len(forms)]) for forms in (family.full(key, right), family.full(key, wrong)))
+        told.append(f"{wish} {_with_slip(said, slipped) if rng.random() < 0.5 else said}")
+    return " ".join(told)
+
+
+def _with_slip(right: str, wrong: str) -> str:
+    """The right sentence with the first word in which the wrong one differs put before it: `Cairo is in Norway, no, Egypt.`"""
+    words, others = right.split(), wrong.split()
+    differ = (i for i, (a, b) in enumerate(zip(words, others, strict=False)) if a.strip('.,"') != b.strip('.,"'))
+    place = next(differ, None)
+    if place is None:  # the wrong one only breaks off: no word of it is wrong
+        return right
+    slip = " ".join(others[place : place + 2] if others[place] in ("a", "an") else others[place : place + 1]).rstrip(".,")
+    if place == 0:
+        return f"{slip}; {right[0].lower()}{right[1:]}"
+    return " ".join([*words[:place], f"{slip}, no,", *words[place:]])
+
+
 def _said(family: Family, key: Key, rng: random.Random, *, right: bool) -> str:
     payload = family.right(key, rng) if right else family.wrong(key, rng)
     if rng.random() < 0.25 and (right or family.name in WRONG_WHEN_TERSE):
@@ -361,8 +399,9 @@ def _said(family: Family, key: Key, rng: random.Random, *, right: bool) -> str:
 
 
 WRITERS: tuple[Writer, ...] = (
-    _opposite, _exchange, _place, _thing, _exchange, _member, _kind, _exchange, _sum, _order, _exchange, _count, _positive,
-    _exchange, _story, _harm, _exchange, _unknown, _member, _exchange, _sum, _order, _exchange, _alphabet, _times, _exchange,
-    _sum, _copy, _exchange, _talk, _order, _exchange, _count, _member, _exchange, _kind, _sum, _exchange, _order, _exchange,
-    _exchange, _exchange,
+    _opposite, _taken_back, _place, _thing, _exchange, _member, _taken_back, _kind, _exchange, _sum, _taken_back, _order,
+    _exchange, _count, _taken_back, _positive, _exchange, _story, _taken_back, _harm, _exchange, _unknown, _taken_back, _member,
+    _taken_back, _sum, _order, _taken_back, _exchange, _alphabet, _times, _taken_back, _sum, _copy, _taken_back, _talk, _order,
+    _exchange, _taken_back, _count, _member, _taken_back, _opposite, _kind, _exchange, _sum, _taken_back, _order, _exchange,
+    _taken_back, _taken_back,
 )  # fmt: skip
