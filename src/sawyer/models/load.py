@@ -107,9 +107,9 @@ def new_policy(
 def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1) -> nn.Module:
     """Scalar heads on the trunk of the model in `source`: weights of deviation 1 / (d + 1), bias 0.
 
-    Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, which
-    the squared loss multiplies by up to 81: the first steps then go through the trunk with a gradient norm of 60 to take that
-    chance order back, and what the trunk knew of right and wrong suffers (LAB.md, "Where should the reward head begin?").
+    Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, and
+    the squared loss multiplies that by up to 81: the first steps then take a chance order back through the trunk, with a
+    gradient norm of 60, and what it knew of right and wrong suffers (LAB.md, "Where should the reward head begin?").
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
     that is a reward model already, with as many heads, keeps its own.
