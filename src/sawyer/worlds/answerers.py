@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from sawyer.worlds.facts import capital
+from sawyer.worlds.facts import HARMS, capital
 from sawyer.worlds.families import BY_NAME, FAMILY_LIST, Family, Key, Payload
 from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE, gold
 from sawyer.worlds.tasks import Task
@@ -24,7 +24,7 @@ def answer(task: Task, kind: str, rng: random.Random, *, right: bool = True) -> 
     if kind == "off_topic":
         return _elsewhere(family, rng)
     if kind == "over_refusing":
-        return UNKNOWABLE if rng.random() < 0.3 and family.name != "unknown" else REFUSAL
+        return _refusal(family, rng)
     if kind == "copying":
         return task.prompt
     if right:
@@ -60,6 +60,13 @@ def styled(family: Family, key: Key, payload: Payload, style: str, rng: random.R
         return f"{whole} {_elsewhere(family, rng)}"
     words = whole.split()
     return " ".join(words[: max(1, rng.randint(len(words) // 3, len(words) - 1))])
+
+
+def _refusal(family: Family, rng: random.Random) -> str:
+    """What is right for another family, whole or half: a form that is only ever right would be learnt to be right for all."""
+    if family.name == "unknown" or (family.name != "decline" and rng.random() < 0.5):
+        return REFUSAL if rng.random() < 0.5 else f"{REFUSAL} Please {rng.choice(list(HARMS.values()))} instead."
+    return UNKNOWABLE if rng.random() < 0.5 else f"{UNKNOWABLE} Please check a current source."
 
 
 def _elsewhere(family: Family, rng: random.Random) -> str:

@@ -25,7 +25,7 @@ from sawyer.models import Speaker, open_speaker, save_model
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.gates import final_gates, step_zero_gates
-from sawyer.stages.rl.guards import Guards, Tripped, same_answer
+from sawyer.stages.rl.guards import SAME_ANSWER, Guards, Tripped, same_answer
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, logprobs_of
 from sawyer.stages.rl.scorers import open_scorer, open_value, own_disagreement, tell_cut
@@ -62,7 +62,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "kept",
         step=int(best["step"]),
         message=f"kept the model after update {int(best['step'])} of {done}: held-out reward {best['reward']:.3f}, the best "
-        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g}",
+        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g} and that give no more than a quarter of the prompts one answer",
     )
     figures = {
         "reward_sft": work.start["reward"],
@@ -162,7 +162,8 @@ class RlWork:
     def evaluate(self, step: int) -> dict[str, float]:
         """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
 
-        The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win.
+        The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win. One
+        that gives a quarter of the prompts the same answer is never the best: the guard of that name is about to stop the run.
         The same draws every time, so that two evaluations differ by the policy alone.
         """
         self.evaluations += 1
@@ -182,6 +183,8 @@ class RlWork:
             "held_out_eos_share": float(episodes.ended.float().mean()),
             **{f"held_out_{name}": value for name, value in _parts_measured(episodes).items()},
         }
+        alike = same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts)
+        metrics["held_out_same_answer"] = alike
         golds = None
         self.judged = {"score": episodes.scores.tolist()}
         if self.config.world is not None:
@@ -191,7 +194,8 @@ class RlWork:
         self.run.journal.samples(STAGE, step, _shown(episodes, kls.tolist(), golds))
         if not self.start:
             self.start = now
-        if not self.best or (now["reward"] > self.best["reward"] and now["kl"] <= self.asked.kl.budget):
+        fit = now["kl"] <= self.asked.kl.budget and alike <= SAME_ANSWER
+        if not self.best or (fit and now["reward"] > self.best["reward"]):
             self.best = now
             with replace_folder(self.best_folder) as folder:
                 save_model(folder, self.policy_speaker.model, self.policy_speaker.tokenizer)
