@@ -97,6 +97,29 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     assert read_extra(folder) == {"best_step": kept, "of_steps": 3}
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0.25, 2), (0.26, 1)])
+def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, kept: int
+) -> None:
+    # The guard of that name needs three updates; the reward of what it is about to stop is the best of all.
+    scripted(monkeypatch, [(0.0, 0.0), (1.0, 1.0), (2.0, 1.0)])
+    config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=1)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        evaluate, shares = RlWork.evaluate, iter((0.0, 0.0, share))
+
+        def scripted_share(self: RlWork, step: int) -> dict[str, float]:
+            found = next(shares)
+            with monkeypatch.context() as patch:
+                patch.setattr(stage, "same_answer", lambda *_: found)
+                return evaluate(self, step)
+
+        monkeypatch.setattr(RlWork, "evaluate", scripted_share)
+        figures = train(config, run)
+        told = [row["held_out_same_answer"] for row in run.journal.rows("rl") if "held_out_score" in row]
+    assert figures["best_step"] == kept
+    assert told == [0.0, 0.0, share]
+
+
 @pytest.mark.parametrize(("penalty", "kept", "reward"), [(1.0, 2, 1.0), (0.4, 1, 1.1), (0.0, 1, 1.5)])
 def test_answers_that_do_not_end_cost_their_penalty(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, penalty: float, kept: int, reward: float

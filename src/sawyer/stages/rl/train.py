@@ -62,7 +62,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "kept",
         step=int(best["step"]),
         message=f"kept the model after update {int(best['step'])} of {done}: held-out reward {best['reward']:.3f}, the best "
-        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g} and that give no more than a quarter of the prompts one answer",
+        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g} "
+        f"and that give at most {SAME_ANSWER:.0%} of the prompts one and the same answer",
     )
     figures = {
         "reward_sft": work.start["reward"],
