@@ -70,6 +70,7 @@ UNFIT: dict[str, tuple[Pair, str, str]] = {
     "nothing": (lambda j, k, d: None, "one loss each", "it returns NoneType"),
     "whole numbers": (lambda j, k, d: (j < k).long(), "one loss each", "torch.int64"),
     "an exception": (lambda j, k, d: {}["reward"], "one loss each", "raises KeyError"),
+    "its own ValueError": (lambda j, k, d: [].index(0), "one loss each", "raises ValueError"),
     "two arguments": (lambda j, k: softplus(k - j), "one loss each", "raises TypeError"),
     "not finite near by": (lambda j, k, d: -(j - k).log(), "one loss each", "the loss is inf"),
     "its mean removed": (lambda j, k, d: softplus(k - j) - softplus(k - j).mean(), "one loss each", "among others"),

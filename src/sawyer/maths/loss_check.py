@@ -61,6 +61,10 @@ class LossCheck:
         return next((finding for finding in self.findings if not finding.ok), None)
 
 
+class _NoGradient(Exception):
+    """The loss does not depend on the rewards by differentiable steps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Line:
     """Points along which one reward rises: the loss must not rise, or (where it `rises`) not fall."""
@@ -90,13 +94,13 @@ class _Subject:
         return self.function(*points.unbind(1)).detach()
 
     def slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """((n,) values, (n, rewards) gradients by automatic differentiation). ValueError where there is none."""
+        """((n,) values, (n, rewards) gradients by automatic differentiation). `_NoGradient` where there is none."""
         columns = [column.clone() for column in points.unbind(1)]
         for column in columns[: self.rewards]:
             column.requires_grad_()
         values = self.function(*columns)
         if not values.requires_grad:
-            raise ValueError("no gradient comes back: the result does not depend on the rewards by differentiable steps")
+            raise _NoGradient("no gradient comes back: the result does not depend on the rewards by differentiable steps")
         found = torch.autograd.grad(values.sum(), columns[: self.rewards], allow_unused=True)
         grads = [torch.zeros_like(c) if g is None else g for c, g in zip(columns, found, strict=False)]
         return values.detach(), torch.stack(grads, 1)
@@ -172,7 +176,7 @@ def _checked(subject: _Subject) -> LossCheck:
         try:
             findings.append(check(subject, name))
         except Exception as error:  # a user's function may raise anything
-            words = f"it raises {type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+            words = str(error) if isinstance(error, _NoGradient) else f"it raises {type(error).__name__}: {error}"
             findings.append(Finding(name=name, ok=False, message=words, point=subject.at(subject.near[0])))
     return LossCheck(findings=tuple(findings), shift_invariant=findings[0].ok and _shift_invariant(subject))
 
