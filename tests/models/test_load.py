@@ -153,8 +153,9 @@ def test_labels(make: Make, tmp_path: Path) -> None:
     hf.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="3 labels"):
         load_reward(tmp_path, tokenizer)
-    with pytest.raises(ModelError, match="does not load as a model with a scalar head"):
-        new_reward(tmp_path, tokenizer, seed=0)
+    head = new_reward(tmp_path, tokenizer, seed=0).score.weight  # type: ignore[union-attr]
+    assert head.shape == (1, 16)  # a classifier is a trunk to start from: its three labels are not the reward
+    assert torch.equal(head, new_reward(make("gpt2"), tokenizer, seed=0).score.weight)  # type: ignore[union-attr, arg-type]
     edit(tmp_path / "config.json", id2label={"0": "LABEL_0"}, label2id={"LABEL_0": 0})
     with pytest.raises(ModelError, match="does not load as a reward model"):
         load_reward(tmp_path, tokenizer)

@@ -112,17 +112,22 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1)
     gradient norm of 60, and what it knew of right and wrong suffers (LAB.md, "Where should the reward head begin?").
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
-    that is a reward model already, with as many heads, keeps its own.
+    that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced.
     """
     from transformers import AutoModelForSequenceClassification
 
     _check_folder(source, weights=True)
     with _explained(source, "model with a scalar head"), quiet(), _seeded(seed):
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=heads, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
+            source,
+            num_labels=heads,
+            dtype=torch.float32,
+            local_files_only=_is_folder(source),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # a classifier's head is drawn anew; the trunk's weights are looked at below
         )
         trunk = f"{model.base_model_prefix}."
-        missing = list(told["missing_keys"])
+        missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
         _check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
         if f"{name}.weight" in missing:
