@@ -227,6 +227,18 @@ def test_regression_learns_from_every_score(tiny: Fixture, tmp_path: Path, event
     assert told["pairs"] == 0 and "accuracy" not in told and math.isfinite(told["loss"])
 
 
+def test_held_out_prompts_that_examine_nothing_are_told(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    rows = [row(f"ties {i}", 3, 3) for i in range(20)] + [row(f"good {i}", 1, 2) for i in range(20)]
+    path = lines(tmp_path / "rows.jsonl", *rows)
+    with tiny.run(tmp_path / "run") as run:
+        config = config_of(tiny, tmp_path, path, loss="regression", held_out=0.4)
+        found = load(config, run, open_speaker(tiny.sft))
+        told = events(run, "warning")[-1]["message"]
+    left = 40 - len(found.train) - len(found.held_out)
+    assert left > 1 and all(group.pairs for group in found.held_out)
+    assert told == f"held-out data: {left} prompts are left out: no answer is better than another"
+
+
 def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     pairs = [{"prompt": f"p{i}", "chosen": "good", "rejected": "bad"} for i in range(3)]
     path = lines(tmp_path / "pairs.jsonl", *pairs)

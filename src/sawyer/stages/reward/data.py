@@ -95,10 +95,13 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
             expected="rows on both sides",
             todo="lower reward.held_out, or give more judged prompts",
         )
-    learnt = _groups(train, reader, run, "training", loss)
+    learnt, checked = _groups(train, reader, run, "training", loss), _groups(held_out, reader, run, "held-out", loss)
+    if even := sum(not group.pairs for group in checked):  # such a prompt teaches `regression`, but examines nothing
+        prompts = "1 prompt is" if even == 1 else f"{even:,} prompts are"
+        run.journal.event(STAGE, "warning", message=f"held-out data: {prompts} left out: no answer is better than another")
     judgements = Judgements(
         train=learnt,
-        held_out=tuple(group for group in _groups(held_out, reader, run, "held-out", loss) if group.pairs),
+        held_out=tuple(group for group in checked if group.pairs),
         format=" + ".join(formats),
         standard=Standard.of([score for group in learnt for score in group.scores]) if learnt else AS_THEY_ARE,
     )
