@@ -44,11 +44,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     context = context_length(model)
     examples, held_out = (encoded(texts, records, tokenizer, context) for records in (texts.train, texts.held_out))
     _tell_cut([*examples, *held_out], context, run)
-    frozen = freeze(model, asked.freeze, setting="classify.freeze")
+    frozen = f", {freeze(model, asked.freeze, setting='classify.freeze').told}" if asked.freeze else ""
     pad_id = int(tokenizer.pad_token_id)
     kept = _thinned(config, run, model, place, examples, pad_id)
     work = ClassifyWork(config, place, model, pad_id, kept, texts)
-    told = f"{_plan(texts, kept)}, {work.steps:,} steps, {frozen.told}, {place.reason}"
+    told = f"{_plan(texts, kept)}, {work.steps:,} steps{frozen}, {place.reason}"
     run.journal.event(STAGE, "plan", message=told)
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
