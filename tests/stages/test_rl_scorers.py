@@ -196,6 +196,7 @@ def test_functions_are_looked_for_before_anything_is_trained(
         ({"name": "a", "model": "stage", "label": "x"}, "names a label"),
         ({"name": "a", "function": "m.f"}, "expected: module:function"),
         ({"name": "A b", "model": "stage"}, "`rl.rewards.0.name` is 'A b'"),
+        ({"name": "a", "model": "stage", "measure": "probability"}, "no `label` to measure it of"),
         (
             {"name": "a", "model": "stage", "wieght": 2},
             r"unknown setting `rl\.rewards\.0\.wieght`; did you mean `rl\.rewards\.0\.weight`",

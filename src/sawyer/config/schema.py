@@ -189,6 +189,8 @@ class RewardPart(Section):
             raise ValueError(f"rl.rewards: the part `{self.name}` names {both}; one of them gives its score")
         if self.label is not None and (self.model is None or self.is_stage):
             raise ValueError(f"rl.rewards: the part `{self.name}` names a label, but no classifier's folder as its `model`")
+        if self.measure == "probability" and self.label is None:
+            raise ValueError(f"rl.rewards: the part `{self.name}` has measure: probability, but no `label` to measure it of")
         if self.function is not None and own_names(self.function) is None:
             raise ValueError(f"rl.rewards: the part `{self.name}` has function {self.function!r}; expected: module:function")
         return self
