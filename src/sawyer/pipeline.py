@@ -332,8 +332,8 @@ def _check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> Non
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
     relevant = [k for k in keys if k.split(".")[0] in (*COMMON, *changed) or ("reward" in changed and k in UNIT)]
-    own = own_file(config.reward.loss) if config.reward is not None and "reward" in changed else None
-    content = "the content of its data files" + (f" or of {own}" if own is not None else "")
+    own = [str(file) for stage in changed for file in _own_files(getattr(config, stage).model_dump(mode="json"))]
+    content = "the content of its data files" + "".join(f" or of {file}" for file in dict.fromkeys(own))
     what = f"these settings: {', '.join(relevant)}" if relevant else content
     if run.previous_config is None:
         what = f"its settings, or its data files ({run.layout.config}, which would tell, cannot be read)"
@@ -395,14 +395,15 @@ def _check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
 
 def _check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
     """A user's own rewards and models are looked for before the stages that come before those that need them."""
-    for stage in ("reward", "rl"):
+    for stage in ("classify", "reward", "rl"):
         if stage not in todo or getattr(config, stage) is None or run.manifest.stage(stage).status == "done":
             continue
         for setting, given in _given_models(config, stage).items():
             local = Path(given).is_absolute() or given.startswith(".") or len(Path(given).parts) > 2
-            if local and not Path(given).is_dir():  # else it may be a hub id
+            there = Path(given).is_dir()
+            if (there and not (Path(given) / "config.json").is_file()) or (local and not there):  # else it may be a hub id
                 raise ModelError(
-                    f"{setting}: there is no model folder {given}",
+                    f"{setting}: {given} has no config.json" if there else f"{setting}: there is no model folder {given}",
                     expected="a folder in Hugging Face's format, or a hub id",
                     todo="check the path; it is taken from the folder the command runs in",
                 )
@@ -417,12 +418,17 @@ def _fingerprint(config: Config, stage: str) -> str:
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
-    functions = [section.get("loss", ""), *(part["function"] or "" for part in section.get("rewards", ()))]
-    files += [str(file) for file in map(own_file, functions) if file is not None]
+    files += [str(file) for file in _own_files(section)]
     found = hash_files(files, salt=repr((common, section)))
     if stage == "reward" and config.rl is not None:
         found += f" {config.rl.max_new_tokens}@{config.rl.temperature:g}"
     return found
+
+
+def _own_files(section: Mapping[str, Any]) -> list[Path]:
+    """The files of a user's functions that a stage's section names."""
+    functions = [section.get("loss", ""), *(part["function"] or "" for part in section.get("rewards", ()))]
+    return [file for file in map(own_file, functions) if file is not None]
 
 
 def _same(before: str, now: str) -> bool:

@@ -102,6 +102,9 @@ def test_a_file_of_rewards_is_whole_or_not_there(
     assert again.code == 0 and "5 rows had a `reward` already" in again.err
     before = out.read_text()
     assert sawyer("score", folders["bert"], out, "--out", out).code == 1 and out.read_text() == before
+    for bad, told in ((tmp_path / "no" / "x.jsonl", "there is no folder"), (folders["bert"], "is a folder")):
+        refused = sawyer("score", folders["bert"], answers, "--out", bad)
+        assert refused.code == 1 and f"--out {bad}" in refused.err and told in refused.err
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "where ?"}\n')
     none = sawyer("score", folders["bert"], tmp_path / "prompts.jsonl", "--out", tmp_path / "none.jsonl")
     assert none.code == 1 and "no row can be scored" in none.err and "holds no answer" in none.err

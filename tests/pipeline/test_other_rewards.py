@@ -39,6 +39,8 @@ def test_a_given_model_that_changes_is_seen(tiny: Any, tmp_path: Path) -> None:
     [
         ({"reward.model": "./nowhere"}, r"reward\.model: there is no model folder \./nowhere"),
         ({"rl.rewards": [{"name": "far", "model": "/no/such/model"}]}, r"rl\.rewards\.far: there is no model folder"),
+        ({"classify.model": "/no/such/model"}, r"classify\.model: there is no model folder"),
+        ({"reward.model": str(Path(__file__).parent)}, r"reward\.model: .* has no config\.json"),
     ],
 )
 def test_models_are_looked_for_before_anything_is_trained(tiny: Any, tmp_path: Path, changes: Any, told: str) -> None:

@@ -108,6 +108,9 @@ def _output(out: str | None, files: Sequence[str]) -> Iterator[TextIO]:
         raise DataError(
             f"{out} is the file that is read", expected="another name", why="its rows would be lost", todo="mend --out"
         )
+    if path.is_dir() or not path.parent.is_dir():
+        given = f"--out {out} is a folder" if path.is_dir() else f"--out {out}: there is no folder {path.parent}"
+        raise DataError(given, expected="a file in a folder that is there", todo="mend --out, or make the folder first")
     beside = path.with_name(f".{path.name}.sawyer-new")
     try:
         with disk_errors(path), beside.open("w", encoding="utf-8") as opened:

@@ -82,7 +82,7 @@ class FunctionScorer:
             f"{self.name} {what}",
             expected="a function of (prompts: list[str], responses: list[str]) that returns one finite number an answer",
             why="a policy would be trained on rewards that mean nothing",
-            todo="mend the function; the same command goes on from the last save",
+            todo="mend the function, then run the same command again",
         )
 
 
