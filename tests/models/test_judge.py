@@ -139,11 +139,11 @@ def test_special_tokens_in_a_text_end_nothing(source: Callable[[str], Path]) -> 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "gpt2"])
 def test_the_new_head_begins_small(source: Callable[[str], Path], make: Callable[[str], Path], name: str) -> None:
-    """N(0, 1/sqrt(17)) on a width of 16, for an encoder's last layer as for a decoder's."""
+    """N(0, 1/17) on a width of 16, for an encoder's last layer as for a decoder's."""
     folder = make(name) if name == "gpt2" else source(name)
     model: Any = new_judge(folder, seed=1, heads=400).model
     head = {"gpt2": lambda: model.score, "roberta": lambda: model.classifier.out_proj}.get(name, lambda: model.classifier)()
-    assert float(head.weight.detach().square().mean()) * 17 == pytest.approx(1, abs=4 * (2 / 6400) ** 0.5)
+    assert float(head.weight.detach().square().mean()) * 17**2 == pytest.approx(1, abs=4 * (2 / 6400) ** 0.5)
     assert head.bias is None or not head.bias.any()
 
 

@@ -135,8 +135,8 @@ def test_the_head_begins_small_and_seeded(make: Make) -> None:
     assert drawn.shape == (24 * 16,)
     # The mean square of n normal numbers lies within 4 sqrt(2 / n) of 1, in units of the variance.
     bound = 4 * (2 / len(drawn)) ** 0.5
-    assert float(drawn.square().mean()) * 17 == pytest.approx(1, abs=bound)
-    assert abs(0.02**2 * 17 - 1) > bound  # transformers' own standard deviation
+    assert float(drawn.square().mean()) * 17**2 == pytest.approx(1, abs=bound)
+    assert all(abs((other * 17) ** 2 - 1) > bound for other in (0.02, 17**-0.5))  # transformers' own; Stiennon et al.'s
     assert all(model.score.bias is None or not model.score.bias.any() for model in models)
     again: Any = new_reward(make("opt"), tokenizer, seed=5)
     assert torch.equal(again.score.weight, models[5].score.weight)

@@ -55,7 +55,7 @@ EVERYTHING: dict[str, Any] = SMALL | {
     "lam": 0.9,
     "clip": 0.1,
     "value_clip": 0.05,
-    "score_clip": 0.6,
+    "score_clip": 0.15,
     "missing_eos_penalty": 1.5,
     "kl": {"coefficient": 0.2, "target": 0.3, "horizon": 60.0},
 }

@@ -34,7 +34,7 @@ def test_the_truth_is_trusted_by_honest_raters() -> None:
 
 
 def test_a_noisy_scorer_is_trusted_for_clear_differences() -> None:
-    found, verdict = verdict_on(gold_scorer(noise=6.0), judged("honest", 150))
+    found, verdict = verdict_on(gold_scorer(noise=6.0), judged("honest", 80))
     assert verdict.kind == "trust_above" and verdict.above in (1.0, 2.0, 4.0)
     assert verdict.words.startswith(f"Trust it for gaps of {verdict.above:g} and more")
     assert found.everything.by_gap[0].accuracy.low < 0.5 < found.everything.by_gap[-1].accuracy.low
@@ -102,7 +102,7 @@ def test_where_the_judges_allow_nothing_they_are_blamed_and_not_the_model() -> N
     assert "no better than chance" not in verdict.words
 
 
-@pytest.mark.parametrize(("prompts", "kind"), [(8, "refuse"), (80, "trust")])
+@pytest.mark.parametrize(("prompts", "kind"), [(8, "refuse"), (80, "trust_above")])
 def test_few_prompts_are_said_to_be_few(prompts: int, kind: str) -> None:
     _, verdict = verdict_on(gold_scorer(), judged("honest", prompts))
     assert verdict.kind == kind
