@@ -208,7 +208,7 @@ exit $code
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("room", [200, 560, 850], ids="{} KB".format)
+@pytest.mark.parametrize("room", [360, 720, 1010], ids="{} KB".format)
 def test_a_disk_that_is_really_full(tiny: Any, tmp_path: Path, room: int) -> None:
     # A small file system of its own, which only this process and its children see.
     if shutil.which("unshare") is None or shutil.which("mount") is None:
@@ -217,7 +217,7 @@ def test_a_disk_that_is_really_full(tiny: Any, tmp_path: Path, room: int) -> Non
     config = config_of(tiny, tmp_path / "room" / "run", save_every_seconds=0)
     shutil.move(config, tmp_path / "sawyer.yaml")
     names = {"SIZE": f"{room}k", "ROOM": str(tmp_path / "room"), "KEPT": str(tmp_path / "kept")}
-    names["PREFIX"] = str(tiny.straight("base"))
+    names["PREFIX"] = str(tiny.straight("classify"))
     script = ["unshare", "--map-root-user", "--mount", "sh", "-c", FULL_DISK, "sh"]
     done = subprocess.run(
         [*script, *command("sft", tmp_path / "sawyer.yaml")],
@@ -230,6 +230,6 @@ def test_a_disk_that_is_really_full(tiny: Any, tmp_path: Path, room: int) -> Non
         pytest.skip(f"no file system of one's own here: {done.stderr.strip()}")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "the disk is full" in done.stderr and "Traceback" not in done.stderr and "unforeseen" not in done.stderr
-    if room > 800:
+    if room > 1000:
         assert "a checkpoint survives" in done.stdout
     assert tiny.result(tmp_path / "kept") == tiny.result(tiny.straight("sft"))

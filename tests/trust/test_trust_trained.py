@@ -73,7 +73,7 @@ def test_length_lovers_make_a_model_that_is_refused_for_length(tmp_path: Path) -
     assert everything["accuracy"]["value"] > 0.85, "against its judges it looks excellent"
     assert everything["truth"]["within"]["high"] < 0.3, "and knows next to nothing of the truth"
     longer = {probe["name"]: probe["wins"]["value"] for probe in found["probes"]}
-    assert longer["twice"] > 0.8 and longer["pleasantries"] > 0.8
+    assert longer["twice"] > 0.8 and longer["pleasantries"] > 0.4, "a model of honest raters falls for neither so often"
 
 
 @pytest.mark.slow
