@@ -96,7 +96,7 @@ def _run(
             prepare(opened)
         begun = [stage for stage in wanted if opened.manifest.stage(stage).status != "pending"]
         todo = wanted if only is None else [only]
-        prints = {stage: _fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
+        prints = {stage: fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
         _check_unchanged(config, opened, prints)
         _check_unit(opened, prints)
         opened.adopt(config.model_dump(mode="json"))
@@ -199,7 +199,7 @@ def _drop_state(run: Run, stage: str) -> None:
     remove_folder(run.layout.best(stage))
 
 
-def _product(layout: Layout, stage: str) -> Path:
+def product(layout: Layout, stage: str) -> Path:
     """What a finished stage leaves, and later stages build on: written whole or not there."""
     return {"collect": layout.answers, "compare": layout.compare}.get(stage, layout.model(stage))
 
@@ -207,13 +207,13 @@ def _product(layout: Layout, stage: str) -> Path:
 def _forget_what_is_gone(run: Run, stage: str) -> None:
     """A stage whose result somebody deleted, or of which nothing was saved, begins anew, under other settings if need be."""
     status = run.manifest.stage(stage).status
-    product = _product(run.layout, stage)
+    left = product(run.layout, stage)
     if status == "pending":
         return
     if status in ("done", "waiting"):
-        if product.exists():
+        if left.exists():
             return
-        message = f"{product} is gone: {stage} is done again"
+        message = f"{left} is gone: {stage} is done again"
     else:
         if is_complete(run.layout.checkpoint(stage)):
             return
@@ -227,7 +227,7 @@ def _parents(config: Config, run: Run, stage: str) -> dict[str, str]:
     """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder."""
     found, given = {}, _given_models(config, stage)
     for parent in PARENTS[stage]:
-        path = _product(run.layout, parent)
+        path = product(run.layout, parent)
         if stage == "classify" and given:  # it starts from a model of its own
             continue
         if parent == "base" and config.model is not None:
@@ -315,7 +315,7 @@ def _check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
     missing = [
         p
         for p in PARENTS[only]
-        if p in wanted and not (state.get(p, {}).get("status") in ("done", "waiting") and _product(layout, p).exists())
+        if p in wanted and not (state.get(p, {}).get("status") in ("done", "waiting") and product(layout, p).exists())
     ]
     if missing:
         raise RunError(
@@ -412,7 +412,7 @@ def _check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
                 own_function(part.function, f"rl.rewards, {part.name}")
 
 
-def _fingerprint(config: Config, stage: str) -> str:
+def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}

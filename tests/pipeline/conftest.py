@@ -154,7 +154,7 @@ class Tiny:
             return
         manifest = Manifest(Layout(out).manifest)
         for stage in before:
-            manifest.update(stage, fingerprint=pipeline._fingerprint(config, stage))
+            manifest.update(stage, fingerprint=pipeline.fingerprint(config, stage))
 
     def straight(self, stage: str | None = None) -> Path:
         """The straight run when `stage` was done; None: all of it."""
@@ -164,7 +164,7 @@ class Tiny:
     def result(self, out: Path) -> Result:
         layout = Layout(out)
         manifest = read_manifest(layout.manifest).get("stages", {})
-        paths = {stage: pipeline._product(layout, stage) for stage in STAGES}
+        paths = {stage: pipeline.product(layout, stage) for stage in STAGES}
         return Result(
             metrics=[{k: v for k, v in row.items() if not timed(k)} for row in read_rows(layout.metrics)],
             samples=read_rows(layout.samples),
@@ -212,6 +212,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
             found.run(run, only=stage)
             shutil.copytree(run, found.root / "before" / str(following))
     return found
+
+
+@pytest.fixture(scope="session")
+def shrinking() -> Callable[[pytest.MonkeyPatch], None]:
+    """`shrink`, for fixtures that live longer than a test."""
+    return shrink
 
 
 @pytest.fixture(autouse=True)

@@ -321,7 +321,7 @@ def written(tiny: Any, out: Path, data: Data) -> Path:
 
 def look(out: Path, stage: str) -> dict[str, Any]:
     layout = Layout(out)
-    product = pipeline._product(layout, stage)
+    product = pipeline.product(layout, stage)
     told = [row for row in read_rows(layout.events) if row["stage"] == stage]
     return {
         "refused": "",

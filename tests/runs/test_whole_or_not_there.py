@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import disk_errors, is_complete, remove_folder, replace_folder, write_json, write_text
+from sawyer.runs import disk_errors, hash_folder, is_complete, link, remove_folder, replace_folder, write_json, write_text
 from sawyer.runs.files import NEW, OLD, recover_all
 
 
@@ -247,3 +247,23 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="a file is in the way"), replace_folder(tmp_path / "file" / "model"):
         pass
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_link_shows_what_is_there_or_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", lambda *_, **__: (_ for _ in ()).throw(OSError("no right to link")))
+    there, here = tmp_path / "a" / "model", tmp_path / "b" / "c" / "model"
+    there.mkdir(parents=True)
+    (there / "weights").write_text("1")
+    (tmp_path / "a" / "file").write_text("2")
+    for _ in range(2):  # a second time changes nothing
+        link(here, there)
+        link(tmp_path / "b" / "file", tmp_path / "a" / "file")
+    assert here.is_symlink() == links
+    assert hash_folder(here) == hash_folder(there)
+    assert (tmp_path / "b" / "file").read_text() == "2"
+    tmp_path.joinpath("a").rename(tmp_path / "moved")
+    assert here.exists() != links
+    link(here, tmp_path / "moved" / "model")
+    assert (here / "weights").read_text() == "1"

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from sawyer.cli import data, look, loss, score, train
+from sawyer.cli.ablate import ablate
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, SawyerError
@@ -36,6 +37,7 @@ app.command("report", rich_help_panel=PANELS["look"])(look.report)
 app.command("trust", rich_help_panel=PANELS["look"])(trust)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
+app.command("ablate", rich_help_panel=PANELS["look"])(ablate)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
 
 

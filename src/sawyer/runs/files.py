@@ -156,6 +156,27 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             raise
 
 
+def link(here: Path, target: Path) -> None:
+    """`here` shows what lies in `target`, in no space of its own; where the system makes no links, it is a copy.
+
+    A link of before is replaced, what is no link is left. Raises RunError where it cannot be written.
+    """
+    with disk_errors(here):
+        here.parent.mkdir(parents=True, exist_ok=True)
+        if here.is_symlink():
+            here.unlink()
+        if here.exists():
+            return
+        try:
+            here.symlink_to(os.path.relpath(target.resolve(), here.parent.resolve()), target_is_directory=target.is_dir())
+        except (OSError, ValueError):  # Windows without the right to link, or another drive
+            if target.is_dir():
+                with replace_folder(here) as folder:
+                    shutil.copytree(target, folder, dirs_exist_ok=True)
+            else:
+                shutil.copy2(target, here)
+
+
 def is_complete(folder: Path) -> bool:
     """Whether `folder` was written to its end by `replace_folder`."""
     return (folder / MARKER).is_file()

@@ -67,6 +67,21 @@ class Layout:
         return self.root / "report.html"
 
     @property
+    def ablation(self) -> Path:
+        """Runs like this one that differ in one thing, a folder each, and the table of them."""
+        return self.root / "ablation"
+
+    @property
+    def table(self) -> Path:
+        """Where `root` is such a folder: the figures of all its runs."""
+        return self.root / "ablation.json"
+
+    @property
+    def table_text(self) -> Path:
+        """The same for people, in Markdown."""
+        return self.root / "ablation.md"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works on the run."""
         return self.root / ".lock"

@@ -1,0 +1,380 @@
+"""The same data and the same budget through several losses of the reward model, each over several seeds: one table.
+
+Each loss with each seed is a run of its own, begun from one run's SFT model and collected answers; the pipeline does them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from math import comb
+from pathlib import Path
+from statistics import fmean, stdev
+
+from sawyer.config import Config
+from sawyer.errors import ConfigError, RunError
+from sawyer.pipeline import fingerprint, product, run
+from sawyer.runs import Layout, Listener, Manifest, clock, damaged, link, open_run, read_rows, write_json, write_text
+
+STAGE = "reward"
+SHARED = ("sft", "collect")  # what all models are trained from
+# Figures that say which loss is better: their names, and whether more is better.
+BETTER = {"accuracy": True, "damaged_wins": False, "gold_accuracy": True}
+WORDS = {
+    "accuracy": "accuracy",
+    "calibration": "calibration error",
+    "damaged_wins": "damaged answers win",
+    "gold_accuracy": "gold accuracy",
+    "length_correlation": "reward with length",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One reward model: a loss with a seed. Figures are those of its own run, on held-out prompts where there are any."""
+
+    loss: str
+    seed: int
+    out: str  # its run's folder
+    accuracy: float
+    accuracy_low: float  # 95 % interval by prompt
+    accuracy_high: float
+    calibration: float | None  # expected calibration error, of the probability `formula`; None: no pairs
+    formula: str
+    damaged_wins: float | None  # share of damaged answers that beat the whole ones; None: nothing could be damaged
+    gold_accuracy: float | None  # None where the true score is not known
+    length_correlation: float  # of the reward with the number of words
+    held_out_prompts: int  # 0: examined on training prompts
+    pairs: int  # that accuracy is a share of
+    steps: int  # of training
+    trained_pairs: int  # those steps' pairs, all together
+    seconds: float
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spread:
+    """A figure over the seeds."""
+
+    mean: float
+    low: float  # the lowest seed's
+    high: float
+    deviation: float | None  # sample standard deviation; None with one seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A loss in the table. Accuracy's interval is by prompt: the mean of the seeds' intervals, no narrower for more seeds."""
+
+    loss: str
+    figures: Mapping[str, Spread]  # by the names of `WORDS`; what is not known is left out
+    accuracy_low: float
+    accuracy_high: float
+    seconds: float  # mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Apart:
+    """Every seed of `better` is better in `measure` than every seed of `worse`; `by` is the difference of their means."""
+
+    measure: str
+    better: str
+    worse: str
+    by: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ablation:
+    """The table, what it is made from, and what may be said of it."""
+
+    out: str
+    seeds: tuple[int, ...]
+    table: tuple[Line, ...]
+    cells: tuple[Cell, ...]
+    apart: tuple[Apart, ...]
+    notes: tuple[str, ...]
+
+
+def ablate(
+    config: Config,
+    losses: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    out: Path | None = None,
+    listeners: Sequence[Listener] = (),
+    tell: Callable[[str], None] = lambda words: None,
+) -> Ablation:
+    """Train the config's reward model with each loss and seed, and compare; `out` is the run's `ablation` folder if not given.
+
+    SFT model and collected answers are those of the config's run, made first where they are missing, and the same for all; a
+    seed decides the new head, the order of the rows, and the answers that the model is tried on. What is finished is skipped,
+    what was interrupted goes on. `tell` hears what is done next. Raises SawyerError; ConfigError where there is no such loss.
+    """
+    _check(config, losses, seeds)
+    root = out if out is not None else Layout(Path(config.out)).ablation
+    _prepare(config, listeners)
+    asked = [(loss, seed) for loss in losses for seed in seeds]
+    cells = []
+    for place, (loss, seed) in enumerate(asked, 1):
+        tell(f"{loss}, seed {seed} ({place} of {len(asked)})")
+        own = config_of(config, loss, seed, root)
+        _borrow(own, config)
+        run(own, only=STAGE, listeners=listeners)
+        cells.append(cell_of(own))
+    found = compared(cells, str(root))
+    write_json(Layout(root).table, asdict(found))
+    write_text(Layout(root).table_text, markdown(found))
+    return found
+
+
+def config_of(config: Config, loss: str, seed: int, root: Path) -> Config:
+    """The config of one loss with one seed, a run below `root`."""
+    assert config.reward is not None
+    folder = root / f"{loss.replace(':', '.')}-seed-{seed}"
+    reward = config.reward.model_copy(update={"loss": loss})
+    return config.model_copy(update={"out": str(folder), "seed": seed, "reward": reward})
+
+
+def _check(config: Config, losses: Sequence[str], seeds: Sequence[int]) -> None:
+    """What is asked for can be done, found out before anything is trained."""
+    if config.reward is None:
+        raise ConfigError(
+            "the config has no section `reward`",
+            expected="the reward model whose losses are compared",
+            todo="add `reward:` to the file",
+        )
+    for name, given in (("loss", losses), ("seed", seeds)):
+        twice = sorted({str(one) for one in given if given.count(one) > 1})
+        if twice or not given:
+            told = f"{name} {twice[0]} is named twice" if twice else f"no {name} is named"
+            raise ConfigError(told, expected="each once, at least one", todo="mend the list")
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"seed {seed}", expected="a whole number, at least 0 and less than 2^32", todo="name another")
+    from sawyer.stages.reward.loss import checked_loss, open_loss
+
+    for loss in losses:
+        open_loss(loss)
+    for loss in (loss for loss in losses if ":" in loss):
+        checked_loss(loss)
+
+
+def _prepare(config: Config, listeners: Sequence[Listener]) -> None:
+    """The config's own run has its SFT model and, where they are asked for, its collected answers."""
+    layout = Layout(Path(config.out))
+    for stage in ("base", *SHARED):
+        sft = _done(layout, "sft")
+        if getattr(config, stage) is None or _done(layout, stage) or (stage == "base" and sft):
+            continue
+        if run(config, only=stage, listeners=listeners).get("waiting"):
+            raise RunError(
+                f"the answers in {layout.answers} wait for a score",
+                expected="scored answers",
+                why="every loss learns from them",
+                todo="put a number in place of each `null`, then run the same command again",
+            )
+    manifest = Manifest(layout.manifest)
+    for stage in (stage for stage in SHARED if getattr(config, stage) is not None):
+        if manifest.stage(stage).fingerprint != fingerprint(config, stage):
+            raise RunError(
+                f"{layout.root} holds a run whose {stage} stage was done with other settings or data than the config has now",
+                expected="the settings and data it was begun with",
+                why="the losses would be compared on another model than the one that is named",
+                todo="restore them, or use another `out:`, where it is done anew",
+            )
+
+
+def _done(layout: Layout, stage: str) -> bool:
+    return Manifest(layout.manifest).stage(stage).status == "done" and product(layout, stage).exists()
+
+
+def _borrow(own: Config, config: Config) -> None:
+    """The run of `own` has SFT model and collected answers of the config's run, by links: gigabytes are not copied.
+
+    Its seed is another than theirs: its manifest says whose they are.
+    """
+    source = Layout(Path(config.out))
+    lent = Manifest(source.manifest)
+    with open_run(Path(own.out)) as opened:
+        for stage in (stage for stage in SHARED if getattr(own, stage) is not None):
+            here, there = product(opened.layout, stage), product(source, stage)
+            link(here, there)
+            if opened.manifest.content_hash(stage, here) != lent.content_hash(stage, there):
+                raise RunError(
+                    f"{here} is not what {there} is now",
+                    expected="the same for every loss and seed",
+                    why="models trained from different things say nothing of their losses",
+                    todo=f"delete {opened.layout.root}, or name another folder with --out",
+                )
+            state = lent.stage(stage)
+            opened.manifest.update(
+                stage,
+                status="done",
+                fingerprint=fingerprint(own, stage),
+                parents=state.parents,
+                figures=state.figures,
+                reason=f"taken from {source.root}, seed {config.seed}",
+            )
+
+
+def cell_of(own: Config) -> Cell:
+    """The figures of a finished run, as its manifest and trust report have them. Raises RunError where those are damaged."""
+    assert own.reward is not None
+    layout = Layout(Path(own.out))
+    state = Manifest(layout.manifest).stage(STAGE)
+    figures = state.figures
+    try:
+        trust = json.loads(layout.trust.read_text(encoding="utf-8"))
+        side, damage = trust["sides"][0], trust["damaged"]
+        first = side["calibration"][0] if side["calibration"] else None
+        steps = [int(row["pairs"]) for row in read_rows(layout.metrics) if row.get("stage") == STAGE and "pairs" in row]
+        return Cell(
+            loss=own.reward.loss,
+            seed=own.seed,
+            out=own.out,
+            accuracy=figures["accuracy"],
+            accuracy_low=figures["accuracy_low"],
+            accuracy_high=figures["accuracy_high"],
+            calibration=first["error"]["value"] if first else None,
+            formula=first["formula"] if first else "",
+            damaged_wins=damage["value"] if damage["cases"] else None,
+            gold_accuracy=figures.get("gold_accuracy"),
+            length_correlation=figures["length_correlation"],
+            held_out_prompts=figures["held_out_prompts"],
+            pairs=side["pairs"],
+            steps=len(steps),
+            trained_pairs=sum(steps),
+            seconds=state.seconds,
+            verdict=figures["verdict"],
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise damaged(layout.trust, error, f"delete {layout.folder(STAGE)}, then run the same command again") from error
+
+
+def compared(cells: Sequence[Cell], out: str) -> Ablation:
+    """The table of the cells, in the order in which their losses come, and what may be said of it."""
+    losses = list(dict.fromkeys(cell.loss for cell in cells))
+    by_loss = {loss: [cell for cell in cells if cell.loss == loss] for loss in losses}
+    seeds = tuple(dict.fromkeys(cell.seed for cell in cells))
+    apart = tuple(_apart(by_loss)) if len(seeds) > 1 else ()
+    return Ablation(
+        out=out,
+        seeds=seeds,
+        table=tuple(_line(loss, found) for loss, found in by_loss.items()),
+        cells=tuple(cells),
+        apart=apart,
+        notes=tuple(_notes(by_loss, seeds, apart)),
+    )
+
+
+def _line(loss: str, cells: Sequence[Cell]) -> Line:
+    return Line(
+        loss=loss,
+        figures={name: _spread(values) for name in WORDS if (values := _values(cells, name))},
+        accuracy_low=fmean(cell.accuracy_low for cell in cells),
+        accuracy_high=fmean(cell.accuracy_high for cell in cells),
+        seconds=fmean(cell.seconds for cell in cells),
+    )
+
+
+def _values(cells: Sequence[Cell], name: str) -> list[float]:
+    return [float(value) for cell in cells if (value := getattr(cell, name)) is not None]
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    deviation = stdev(values) if len(values) > 1 else None
+    return Spread(mean=fmean(values), low=min(values), high=max(values), deviation=deviation)
+
+
+def _apart(by_loss: Mapping[str, Sequence[Cell]]) -> list[Apart]:
+    """Pairs of losses whose seeds do not overlap, for each measure that has a better end."""
+    found = []
+    for name, more in BETTER.items():
+        for pair in combinations(by_loss, 2):
+            spreads = {loss: _spread(values) for loss in pair if (values := _values(by_loss[loss], name))}
+            if len(spreads) < 2:
+                continue
+            low, high = sorted(pair, key=lambda loss: spreads[loss].mean)
+            if spreads[high].low > spreads[low].high:
+                by = spreads[high].mean - spreads[low].mean
+                found.append(Apart(measure=name, better=high if more else low, worse=low if more else high, by=by))
+    return found
+
+
+def _notes(by_loss: Mapping[str, Sequence[Cell]], seeds: Sequence[int], apart: Sequence[Apart]) -> list[str]:
+    """What a reader of the table must know, a sentence each."""
+    cells = [cell for found in by_loss.values() for cell in found]
+    known = [name for name in BETTER if _values(cells, name)]
+    made = comb(len(by_loss), 2) * len(known)
+    measures = ", ".join(WORDS[name] for name in known)
+    notes = []
+    if made and len(seeds) < 2:
+        notes.append("One seed says nothing of what chance does: no difference between these losses is told from it.")
+    elif made:
+        for name in dict.fromkeys(one.measure for one in apart):
+            told = [f"{a.better} than {a.worse} by {100 * a.by:.1f} points" for a in apart if a.measure == name]
+            notes.append(f"More than the seeds' spread, {WORDS[name]}: better is {'; '.join(told)}.")
+        if not apart:
+            notes.append(f"No difference between these losses exceeds the spread of their seeds ({measures}).")
+        chance = comb(2 * len(seeds), len(seeds)) / 2
+        notes.append(
+            f"That means: every seed of one is better than every seed of the other. {len(seeds)} seeds say little: of two "
+            f"equal losses that happens by chance in 1 of {chance:,.0f} comparisons, and {made:,} were made."
+        )
+    prompts = sorted({cell.held_out_prompts for cell in cells})
+    if prompts == [0]:
+        notes.append("No prompt was held out: these are figures on training prompts.")
+    else:
+        notes.append(
+            "Intervals are by prompt, over the held-out prompts that all share: seeds do not narrow them, and on other prompts "
+            "a loss may fall anywhere inside."
+        )
+    for name, words in (
+        ("steps", "A loss decides which prompts teach it, so the budgets differ. Steps"),
+        ("pairs", "A loss decides which prompts examine it, so accuracies are not of the same pairs. Pairs"),
+    ):
+        counts = {loss: sorted({getattr(cell, name) for cell in found}) for loss, found in by_loss.items()}
+        if len({tuple(count) for count in counts.values()}) > 1:
+            each = ", ".join(f"{loss} {' or '.join(map(str, count))}" for loss, count in counts.items())
+            notes.append(f"{words}: {each}.")
+    formulas = {loss: found[0].formula for loss, found in by_loss.items() if found[0].formula}
+    if len(set(formulas.values())) > 1:
+        each = ", ".join(f"{loss} {formula}" for loss, formula in formulas.items())
+        notes.append(
+            f"Calibration is of the probability that belongs to the loss, and compares only where that agrees: {each}."
+        )
+    return notes
+
+
+def shown(found: Ablation) -> tuple[list[str], list[list[str]]]:
+    """The table as words: its header, and a row a loss. A figure is the mean over the seeds, with the lowest and highest."""
+    names = [name for name in WORDS if any(name in line.figures for line in found.table)]
+    header = ["loss", "accuracy", "its interval", *(WORDS[name] for name in names if name != "accuracy"), "seconds"]
+    rows = []
+    for line in found.table:
+        figures = {name: _told(line.figures.get(name), signed=name == "length_correlation") for name in names}
+        interval = f"{line.accuracy_low:.1%} to {line.accuracy_high:.1%}"
+        rest = [words for name, words in figures.items() if name != "accuracy"]
+        rows.append([line.loss, figures["accuracy"], interval, *rest, f"{line.seconds:.1f}"])
+    return header, rows
+
+
+def _told(spread: Spread | None, *, signed: bool) -> str:
+    if spread is None:
+        return "–"
+    as_words: Callable[[float], str] = (lambda x: f"{x:+.2f}") if signed else (lambda x: f"{x:.1%}")
+    apart = f" ({as_words(spread.low)} to {as_words(spread.high)})" if spread.deviation is not None else ""
+    return as_words(spread.mean) + apart
+
+
+def markdown(found: Ablation) -> str:
+    """The table and its notes as Markdown."""
+    header, rows = shown(found)
+    lines = [header, ["---"] * len(header), *rows]
+    table = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
+    seeds = ", ".join(map(str, found.seeds))
+    spent = clock(sum(cell.seconds for cell in found.cells))
+    title = f"# Losses of the reward model\n\nSeeds {seeds}; mean, and lowest to highest seed. {spent} in all."
+    return "\n".join([title, "", *table, "", *(f"- {note}" for note in found.notes), ""])

@@ -1,0 +1,81 @@
+"""The command `ablate`: the reward model's losses side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sawyer.cli.screen import say, stdout
+from sawyer.cli.train import File, Settings
+from sawyer.cli.watch import Watch
+from sawyer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sawyer.ablation import Ablation
+
+
+def ablate(
+    config: File,
+    settings: Settings = None,
+    loss: Annotated[
+        str, typer.Option(help="The losses, commas between them: ours, or your own as module:function.", metavar="NAMES")
+    ] = "plain,squared,margin,scaled,listwise,regression",
+    seeds: Annotated[str, typer.Option(help="A reward model for each loss with each of them.", metavar="NUMBERS")] = "0,1,2",
+    out: Annotated[str | None, typer.Option(help="Where runs and table go; left out: ablation in the run's folder.")] = None,
+) -> None:
+    """Train the reward model with several losses and seeds, and compare them; finished ones are skipped."""
+    from sawyer.ablation import ablate as compare
+    from sawyer.config import load
+
+    asked = load(config, settings or [])
+    console = stdout()
+    with Watch(console) as watch:
+
+        def tell(words: str) -> None:
+            console.print()
+            say(console, (words, "bold cyan"))
+
+        root = Path(out).expanduser() if out is not None else None
+        found = compare(asked, _parts(loss), _numbers(seeds), out=root, listeners=[watch], tell=tell)
+    show(console, found)
+
+
+def show(console: Console, found: Ablation) -> None:
+    """The table, what may be said of it, and where it lies."""
+    from rich.table import Table
+
+    from sawyer.ablation import shown
+    from sawyer.runs import Layout
+
+    header, rows = shown(found)
+    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for place, name in enumerate(header):
+        drawn.add_column(name, justify="left" if not place else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print()
+    many = len(found.seeds) > 1
+    mean = f"Mean of {len(found.seeds)} seeds (lowest to highest)" if many else f"Seed {found.seeds[0]}"
+    say(console, (mean, "bold"))
+    console.print(drawn)
+    console.print()
+    for note in found.notes:
+        say(console, note)
+    layout = Layout(Path(found.out))
+    console.print()
+    say(console, ("Wrote ", "dim"), f"{layout.table}, {layout.table_text}")
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _parts(text)]
+    except ValueError as error:
+        raise ConfigError(f"--seeds {text}", expected="whole numbers, such as 0,1,2", todo="mend the list") from error

@@ -1,0 +1,225 @@
+"""Several losses and seeds: the table says what the runs below it say, finished ones are not done again, chance is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sawyer.ablation import Ablation, Cell, ablate, compared, config_of, markdown
+from sawyer.config import checked
+from sawyer.engine import Learner
+from sawyer.errors import RunError
+from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+
+LOSSES, SEEDS = ("plain", "squared"), (0, 1)
+
+
+@pytest.fixture(scope="module")
+def done(
+    tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callable[[pytest.MonkeyPatch], None]
+) -> tuple[Path, Ablation]:
+    run = tiny.prefix("reward", tmp_path_factory.mktemp("ablate") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        shrinking(patch)
+        return run, ablate(checked(tiny.tree(run)), LOSSES, SEEDS)
+
+
+def test_the_table_says_what_the_runs_say(done: tuple[Path, Ablation]) -> None:
+    run, found = done
+    assert [(cell.loss, cell.seed) for cell in found.cells] == [("plain", 0), ("plain", 1), ("squared", 0), ("squared", 1)]
+    told: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
+    for cell in found.cells:
+        folder = run / "ablation" / f"{cell.loss}-seed-{cell.seed}"
+        summary = json.loads((folder / "summary.json").read_text())["reward"]
+        trust = json.loads((folder / "reward" / "trust.json").read_text())
+        for name in ("accuracy", "accuracy_low", "accuracy_high", "gold_accuracy", "length_correlation", "damaged_wins"):
+            assert getattr(cell, name) == summary[name], name
+        assert trust["loss"] == cell.loss
+        assert cell.calibration == trust["sides"][0]["calibration"][0]["error"]["value"]
+        assert cell.formula == {"plain": "sigmoid(D)", "squared": "sigmoid(D * d^2)"}[cell.loss]
+        told[cell.loss].append(summary)
+    for line in found.table:
+        first, second = told[line.loss]
+        for name in ("accuracy", "gold_accuracy", "length_correlation", "damaged_wins"):
+            x, y = first[name], second[name]
+            spread = line.figures[name]
+            assert spread.mean == pytest.approx((x + y) / 2)
+            assert (spread.low, spread.high) == (min(x, y), max(x, y))
+            assert spread.deviation == pytest.approx(abs(x - y) / 2**0.5)  # of two values, n - 1
+    written = json.loads((run / "ablation" / "ablation.json").read_text())
+    assert written == json.loads(json.dumps(asdict(found)))
+    assert (run / "ablation" / "ablation.md").read_text() == markdown(found)
+
+
+def test_only_loss_and_seed_differ(done: tuple[Path, Ablation]) -> None:
+    run, found = done
+    hashes = {stage: hash_folder(path) for stage, path in (("sft", run / "sft/model"), ("collect", Layout(run).answers))}
+    orders = {}
+    for cell in found.cells:
+        folder = Path(cell.out)
+        state = read_manifest(Layout(folder).manifest)["stages"]
+        assert state["reward"]["parents"] == hashes
+        assert "taken from" in state["sft"]["reason"]
+        asked = yaml.safe_load(Layout(folder).config.read_text())
+        assert (asked["seed"], asked["reward"]["loss"]) == (cell.seed, cell.loss)
+        rows = [row for row in read_rows(Layout(folder).metrics) if row["stage"] == "reward" and "pairs" in row]
+        assert (cell.steps, cell.trained_pairs) == (len(rows), sum(row["pairs"] for row in rows))
+        orders[cell.loss, cell.seed] = [row["pairs"] for row in rows]
+    assert orders["plain", 0] == orders["squared", 0] and orders["plain", 1] == orders["squared", 1]
+    models = {hash_folder(Layout(Path(cell.out)).model("reward")) for cell in found.cells}
+    assert len(models) == 4
+    assert (Path(found.cells[0].out) / "sft" / "model").is_symlink()  # no copy of gigabytes
+
+
+def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
+    done: tuple[Path, Ablation], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, found = done
+    run = tmp_path / "run"
+    shutil.copytree(before, run, symlinks=True)
+    config = checked(tiny.tree(run))
+    gone = run / "ablation" / "squared-seed-1"
+    shutil.rmtree(gone)
+    steps = []
+    update = Learner.update
+    monkeypatch.setattr(Learner, "update", lambda self, *more: steps.append(1) or update(self, *more))  # type: ignore[func-returns-value]
+    again = ablate(config, LOSSES, SEEDS)
+    assert len(steps) == found.cells[3].steps  # those of the run that was gone alone
+    for old, new in zip(found.cells, again.cells, strict=True):
+        assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
+    steps.clear()
+    ablate(config, LOSSES, SEEDS)
+    assert steps == []
+
+
+def test_the_sft_model_is_made_once_where_it_is_missing(tiny: Any, tmp_path: Path) -> None:
+    run = tiny.prefix("sft", tmp_path / "run")
+    config = checked(tiny.tree(run))
+    heard: list[str] = []
+
+    def listen(kind: str, row: dict[str, Any]) -> None:
+        if row.get("kind") == "start":
+            heard.append(row["stage"])
+
+    found = ablate(config, ["margin", "scaled"], [3], out=tmp_path / "out", listeners=[listen])
+    assert heard == ["sft", "collect", "reward", "reward"]
+    assert any(note.startswith("One seed says nothing") for note in found.notes) and not found.apart
+
+
+def test_another_sft_model_is_refused(done: tuple[Path, Ablation], tiny: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done[0], run, symlinks=True)
+    with pytest.raises(RunError, match="sft stage was done with other settings"):
+        ablate(checked(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
+    answers = Layout(run).answers
+    answers.write_text("\n".join(answers.read_text().splitlines()[1:]) + "\n")
+    with pytest.raises(RunError, match="begun with another collected answers"):
+        ablate(checked(tiny.tree(run)), LOSSES, SEEDS)
+
+
+def test_what_cannot_be_is_said_before_anything_is_trained(
+    command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    run = tiny.prefix("sft", tmp_path / "run")
+    tree = tiny.tree(run)
+    Path("a.yaml").write_text(yaml.safe_dump(tree))
+    Path("own_ablated.py").write_text("def bad(r_j, r_k, d):\n    return (r_j - r_k).exp()\n")
+    without = {name: value for name, value in tree.items() if name not in ("reward", "rl", "compare")}
+    Path("without.yaml").write_text(yaml.safe_dump(without))
+    unknown = command("ablate", "a.yaml", "--loss", "plain,sqared")
+    assert unknown.code == 1 and "did you mean `squared`?" in unknown.err
+    command("ablate", "a.yaml", "--loss", "plain,own_ablated:bad").explained("own_ablated:bad is refused")
+    command("ablate", "a.yaml", "--loss", "plain,plain").explained("loss plain is named twice")
+    command("ablate", "a.yaml", "--loss", ",").explained("no loss is named")
+    command("ablate", "a.yaml", "--seeds", "0,x").explained("whole numbers")
+    command("ablate", "a.yaml", "--seeds", "0,-1").explained("seed -1")
+    command("ablate", "without.yaml").explained("no section `reward`")
+    sys.modules.pop("own_ablated", None)
+
+
+def test_the_command_prints_the_table(done: tuple[Path, Ablation], command: Callable[..., Any], tiny: Any) -> None:
+    run, found = done
+    file = run.parent / "a.yaml"
+    file.write_text(yaml.safe_dump(tiny.tree(run)))
+    told = command("ablate", file, "--loss", "plain,squared", "--seeds", "0,1", "reward.loss=margin")
+    assert told.code == 0, told.err
+    words = " ".join(told.out.split())
+    assert "squared, seed 1 (4 of 4) Reward model: already done" in words
+    assert f"{found.table[0].figures['accuracy'].mean:.1%}" in words and "ablation.json" in words
+    assert all(note in words for note in found.notes)
+
+
+def test_an_own_loss_has_a_folder_that_every_system_can_name(tiny: Any, tmp_path: Path) -> None:
+    config = config_of(checked(tiny.tree(tmp_path)), "my.losses:soft", 7, tmp_path)
+    assert Path(config.out).name == "my.losses.soft-seed-7"
+
+
+def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, gold: float | None = None) -> Cell:
+    return Cell(
+        loss=loss,
+        seed=seed,
+        out="",
+        accuracy=accuracy,
+        accuracy_low=accuracy - 0.1,
+        accuracy_high=accuracy + 0.1,
+        calibration=0.1,
+        formula="sigmoid(D)",
+        damaged_wins=damaged,
+        gold_accuracy=gold,
+        length_correlation=0.0,
+        held_out_prompts=10,
+        pairs=30,
+        steps=5,
+        trained_pairs=50,
+        seconds=1.0,
+        verdict="trust",
+    )
+
+
+def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
+    cells = [
+        *(cell("plain", 0, 0.70, 0.3), cell("plain", 1, 0.72, 0.3), cell("plain", 2, 0.74, 0.3)),
+        *(
+            cell("margin", 0, 0.75, 0.1),
+            cell("margin", 1, 0.80, 0.3),
+            cell("margin", 2, 0.76, 0.2),
+        ),  # above every plain
+        *(
+            cell("scaled", 0, 0.73, 0.1),
+            cell("scaled", 1, 0.90, 0.2),
+            cell("scaled", 2, 0.90, 0.2),
+        ),  # higher, overlapping
+    ]
+    found = compared(cells, "out")
+    apart = {(one.measure, one.better, one.worse): one.by for one in found.apart}
+    # Damage: fewer is better, and scaled's worst (0.2) is below plain's best (0.3); margin's 0.3 ties with it.
+    assert set(apart) == {("accuracy", "margin", "plain"), ("damaged_wins", "scaled", "plain")}
+    assert apart["accuracy", "margin", "plain"] == pytest.approx(0.77 - 0.72)
+    assert apart["damaged_wins", "scaled", "plain"] == pytest.approx(0.3 - 0.5 / 3)
+    words = " ".join(found.notes)
+    assert "accuracy: better is margin than plain by 5.0 points." in words
+    # 20 ways to deal 6 seeds to 2 losses, 2 of them apart; 3 pairs of losses in 2 measures (gold is not known).
+    assert "in 1 of 10 comparisons, and 6 were made" in words
+
+
+def test_no_difference_is_said_too_and_other_budgets_are() -> None:
+    from dataclasses import replace
+
+    cells = [cell("plain", 0, 0.7), cell("plain", 1, 0.8), cell("regression", 0, 0.75), cell("regression", 1, 0.75)]
+    cells[2:] = [replace(one, steps=9, formula="other") for one in cells[2:]]
+    found = compared(cells, "out")
+    words = " ".join(found.notes)
+    assert not found.apart and "No difference between these losses exceeds the spread of their seeds (accuracy)." in words
+    assert "in 1 of 3 comparisons, and 1 were made" in words
+    assert "Steps: plain 5, regression 9." in words and "regression other" in words
+    assert "damaged" not in markdown(found)  # of no use where nothing could be damaged
