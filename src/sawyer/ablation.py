@@ -12,11 +12,25 @@ from itertools import combinations
 from math import comb
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 from sawyer.config import Config
-from sawyer.errors import ConfigError, RunError
+from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.pipeline import fingerprint, product, run
-from sawyer.runs import Layout, Listener, Manifest, clock, damaged, link, open_run, read_rows, write_json, write_text
+from sawyer.runs import (
+    Layout,
+    Listener,
+    Manifest,
+    Stop,
+    clock,
+    damaged,
+    handle_signals,
+    link,
+    open_run,
+    read_rows,
+    write_json,
+    write_text,
+)
 
 STAGE = "reward"
 SHARED = ("sft", "collect")  # what all models are trained from
@@ -24,10 +38,10 @@ SHARED = ("sft", "collect")  # what all models are trained from
 BETTER = {"accuracy": True, "damaged_wins": False, "gold_accuracy": True}
 WORDS = {
     "accuracy": "accuracy",
-    "calibration": "calibration error",
+    "calibration": "calibration",
     "damaged_wins": "damaged answers win",
     "gold_accuracy": "gold accuracy",
-    "length_correlation": "reward with length",
+    "length_correlation": "with length",
 }
 
 
@@ -116,13 +130,26 @@ def ablate(
     root = out if out is not None else Layout(Path(config.out)).ablation
     _prepare(config, listeners)
     asked = [(loss, seed) for loss in losses for seed in seeds]
-    cells = []
-    for place, (loss, seed) in enumerate(asked, 1):
-        tell(f"{loss}, seed {seed} ({place} of {len(asked)})")
-        own = config_of(config, loss, seed, root)
-        _borrow(own, config)
-        run(own, only=STAGE, listeners=listeners)
-        cells.append(cell_of(own))
+    cells: list[Cell] = []
+    stop = Stop()
+
+    def heard(kind: str, row: Mapping[str, Any]) -> None:
+        # A stop that comes while a run's report is written does not stop that run: it must not be lost.
+        if kind == "stopping":
+            stop.set(str(row["reason"]))
+
+    with handle_signals(stop):
+        for place, (loss, seed) in enumerate(asked, 1):
+            if stop.is_set():
+                raise Interrupted(
+                    f"{len(cells)} of {len(asked)} reward models are done ({stop.reason})",
+                    todo="run the same command again to go on",
+                )
+            tell(f"{loss}, seed {seed} ({place} of {len(asked)})")
+            own = config_of(config, loss, seed, root)
+            _borrow(own, config)
+            run(own, only=STAGE, listeners=[*listeners, heard])
+            cells.append(cell_of(own))
     found = compared(cells, str(root))
     write_json(Layout(root).table, asdict(found))
     write_text(Layout(root).table_text, markdown(found))
@@ -341,38 +368,40 @@ def _notes(by_loss: Mapping[str, Sequence[Cell]], seeds: Sequence[int], apart: S
             notes.append(f"{words}: {each}.")
     formulas = {loss: found[0].formula for loss, found in by_loss.items() if found[0].formula}
     if len(set(formulas.values())) > 1:
-        each = ", ".join(f"{loss} {formula}" for loss, formula in formulas.items())
-        notes.append(
-            f"Calibration is of the probability that belongs to the loss, and compares only where that agrees: {each}."
-        )
+        those = {f: ", ".join(loss for loss in formulas if formulas[loss] == f) for f in dict.fromkeys(formulas.values())}
+        each = "; ".join(f"{formula} for {found}" for formula, found in those.items())
+        notes.append(f"Calibration is of the probability that belongs to the loss; it compares where that agrees: {each}.")
     return notes
 
 
-def shown(found: Ablation) -> tuple[list[str], list[list[str]]]:
-    """The table as words: its header, and a row a loss. A figure is the mean over the seeds, with the lowest and highest."""
+def shown(found: Ablation) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """The table as words: its header, and a row a loss. Each cell is a mean over the seeds, and its lowest and highest seed;
+    "by prompt" is accuracy's interval. What there is not is empty."""
     names = [name for name in WORDS if any(name in line.figures for line in found.table)]
-    header = ["loss", "accuracy", "its interval", *(WORDS[name] for name in names if name != "accuracy"), "seconds"]
+    header = ["loss", "accuracy", "by prompt", *(WORDS[name] for name in names if name != "accuracy"), "s"]
     rows = []
     for line in found.table:
-        figures = {name: _told(line.figures.get(name), signed=name == "length_correlation") for name in names}
-        interval = f"{line.accuracy_low:.1%} to {line.accuracy_high:.1%}"
-        rest = [words for name, words in figures.items() if name != "accuracy"]
-        rows.append([line.loss, figures["accuracy"], interval, *rest, f"{line.seconds:.1f}"])
+        rest = [_told(line.figures.get(name), signed=name == "length_correlation") for name in names if name != "accuracy"]
+        interval = ("", f"{100 * line.accuracy_low:.1f}–{100 * line.accuracy_high:.1f}")
+        accuracy = _told(line.figures["accuracy"], signed=False)
+        rows.append([(line.loss, ""), accuracy, interval, *rest, (f"{line.seconds:.0f}", "")])
     return header, rows
 
 
-def _told(spread: Spread | None, *, signed: bool) -> str:
+def _told(spread: Spread | None, *, signed: bool) -> tuple[str, str]:
     if spread is None:
-        return "–"
-    as_words: Callable[[float], str] = (lambda x: f"{x:+.2f}") if signed else (lambda x: f"{x:.1%}")
-    apart = f" ({as_words(spread.low)} to {as_words(spread.high)})" if spread.deviation is not None else ""
-    return as_words(spread.mean) + apart
+        return "–", ""
+    mean = f"{spread.mean:+.2f}" if signed else f"{spread.mean:.1%}"
+    if spread.deviation is None:
+        return mean, ""
+    return mean, f"{spread.low:+.2f}, {spread.high:+.2f}" if signed else f"{100 * spread.low:.1f}–{100 * spread.high:.1f}"
 
 
 def markdown(found: Ablation) -> str:
     """The table and its notes as Markdown."""
     header, rows = shown(found)
-    lines = [header, ["---"] * len(header), *rows]
+    cells = [[f"{mean} ({spread})" if mean and spread else mean or spread for mean, spread in row] for row in rows]
+    lines = [header, ["---"] * len(header), *cells]
     table = [f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines]
     seeds = ", ".join(map(str, found.seeds))
     spent = clock(sum(cell.seconds for cell in found.cells))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from sawyer import pipeline
 from sawyer.ablation import Ablation, Cell, ablate, compared, config_of, markdown
 from sawyer.config import checked
 from sawyer.engine import Learner
@@ -114,6 +116,35 @@ def test_the_sft_model_is_made_once_where_it_is_missing(tiny: Any, tmp_path: Pat
     assert any(note.startswith("One seed says nothing") for note in found.notes) and not found.apart
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_stop_is_heard_also_while_a_report_is_written(
+    done: tuple[Path, Ablation], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(done[0], run, symlinks=True)
+    shutil.rmtree(run / "ablation")
+    config = checked(tiny.tree(run))
+    report = pipeline._report
+
+    def signalled(kind: str, row: dict[str, Any]) -> None:
+        if not late and kind == "progress" and row["done"] == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    def reporting(opened: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        report(opened)
+
+    with monkeypatch.context() as patch:
+        if late:
+            patch.setattr(pipeline, "_report", reporting)
+        with pytest.raises(Interrupted, match="1 of 4 reward models are done" if late else "SIGTERM"):
+            ablate(config, LOSSES, SEEDS, listeners=[signalled])
+    assert not (run / "ablation" / "ablation.json").exists()
+    again = ablate(config, LOSSES, SEEDS)
+    for old, new in zip(done[1].cells, again.cells, strict=True):
+        assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
+
+
 def test_another_sft_model_is_refused(done: tuple[Path, Ablation], tiny: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
@@ -213,13 +244,11 @@ def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
 
 
 def test_no_difference_is_said_too_and_other_budgets_are() -> None:
-    from dataclasses import replace
-
     cells = [cell("plain", 0, 0.7), cell("plain", 1, 0.8), cell("regression", 0, 0.75), cell("regression", 1, 0.75)]
     cells[2:] = [replace(one, steps=9, formula="other") for one in cells[2:]]
     found = compared(cells, "out")
     words = " ".join(found.notes)
     assert not found.apart and "No difference between these losses exceeds the spread of their seeds (accuracy)." in words
     assert "in 1 of 3 comparisons, and 1 were made" in words
-    assert "Steps: plain 5, regression 9." in words and "regression other" in words
+    assert "Steps: plain 5, regression 9." in words and "sigmoid(D) for plain; other for regression" in words
     assert "damaged" not in markdown(found)  # of no use where nothing could be damaged

@@ -47,16 +47,17 @@ def ablate(
 def show(console: Console, found: Ablation) -> None:
     """The table, what may be said of it, and where it lies."""
     from rich.table import Table
+    from rich.text import Text
 
     from sawyer.ablation import shown
     from sawyer.runs import Layout
 
     header, rows = shown(found)
-    drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for place, name in enumerate(header):
         drawn.add_column(name, justify="left" if not place else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*row)
+        drawn.add_row(*(Text.assemble(mean, "\n" if mean and spread else "", (spread, "dim")) for mean, spread in row))
     console.print()
     many = len(found.seeds) > 1
     mean = f"Mean of {len(found.seeds)} seeds (lowest to highest)" if many else f"Seed {found.seeds[0]}"
