@@ -39,7 +39,7 @@ BETTER = {"accuracy": True, "damaged_wins": False, "gold_accuracy": True}
 WORDS = {
     "accuracy": "accuracy",
     "calibration": "calibration",
-    "damaged_wins": "damaged answers win",
+    "damaged_wins": "damaged win",
     "gold_accuracy": "gold accuracy",
     "length_correlation": "with length",
 }
@@ -394,7 +394,7 @@ def _told(spread: Spread | None, *, signed: bool) -> tuple[str, str]:
     mean = f"{spread.mean:+.2f}" if signed else f"{spread.mean:.1%}"
     if spread.deviation is None:
         return mean, ""
-    return mean, f"{spread.low:+.2f}, {spread.high:+.2f}" if signed else f"{100 * spread.low:.1f}–{100 * spread.high:.1f}"
+    return mean, f"{spread.low:+.2f},{spread.high:+.2f}" if signed else f"{100 * spread.low:.1f}–{100 * spread.high:.1f}"
 
 
 def markdown(found: Ablation) -> str:

@@ -18,7 +18,7 @@ from sawyer import pipeline
 from sawyer.ablation import Ablation, Cell, ablate, compared, config_of, markdown
 from sawyer.config import checked
 from sawyer.engine import Learner
-from sawyer.errors import RunError
+from sawyer.errors import Interrupted, RunError
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
 LOSSES, SEEDS = ("plain", "squared"), (0, 1)
