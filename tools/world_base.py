@@ -1,6 +1,6 @@
 """Train the base model that ships with the package: the world's prose, read by a small GPT-2-architecture model.
 
-    python tools/world_base.py                  # about half an hour on two cores; writes src/sawyer/worlds/base
+    python tools/world_base.py                  # within an hour on two cores; writes src/sawyer/worlds/base
     python tools/world_base.py --tokens 200000  # a quick one, to see that it works: add --out
 
 The same command gives the same weights on the same machine. What is written carries the world's version: a demo refuses a base

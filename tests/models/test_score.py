@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as hf
 
-from sawyer.models import RewardScorer, ValueNetwork, load_tokenizer, new_reward, read_extra, save_model, sequence_scores
+from sawyer.models import RewardScorer, ValueNetwork, load_tokenizer, new_reward, read_extra, save_model, sequence_logits
 from sawyer.records import prompt_of
 from sawyer.text import Codec, pad_right
 
@@ -168,7 +168,7 @@ def test_sequence_scores_are_fp32_and_differentiable(saved: Callable[..., Path])
     scorer = RewardScorer.load(saved("gpt2"))
     model: Any = scorer.model
     batch = pad_right([scorer.codec.answer(PROMPTS[0], "Down."), scorer.codec.answer(PROMPTS[1], "")], scorer.codec.pad_id)
-    scores = sequence_scores(model, batch)
+    scores = sequence_logits(model, batch)[:, 0]
     assert scores.shape == (2,) and scores.dtype == torch.float32
     scores.sum().backward()
     assert float(model.get_input_embeddings().weight.grad[scorer.codec.pad_id].abs().max()) == 0.0

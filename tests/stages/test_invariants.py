@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sawyer.engine import Learner, choose_place, generator
 from sawyer.maths import gae, kl_k1, masked_sum, ppo_policy, token_rewards, whiten
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker, policy_logprobs, sequence_scores
+from sawyer.models import RewardScorer, ValueNetwork, open_speaker, policy_logprobs, sequence_logits
 from sawyer.records import read
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Experience, collect, estimate, values_before, values_of
@@ -169,7 +169,7 @@ def test_padding_changes_nothing_but_rounding(tiny: Fixture, start: Any, pad: in
         assert float(found[:, width:].abs().max()) == 0.0
         counted = torch.nn.functional.pad(short.mask, (0, 9))
         assert torch.allclose(values_before(value, long)[counted], values_before(value, short)[short.mask], atol=ROUNDING)
-        assert torch.allclose(sequence_scores(scorer.model, long), sequence_scores(scorer.model, short), atol=ROUNDING)
+        assert torch.allclose(sequence_logits(scorer.model, long), sequence_logits(scorer.model, short), atol=ROUNDING)
 
 
 def test_a_token_never_read_may_be_nan(tiny: Fixture, start: Any) -> None:
@@ -179,10 +179,10 @@ def test_a_token_never_read_may_be_nan(tiny: Fixture, start: Any) -> None:
     batch = pad_right(rows, scorer.codec.pad_id)
     assert not bool((batch.ids[batch.mask] == scorer.codec.pad_id).any())
     with torch.no_grad():
-        before = sequence_scores(scorer.model, batch), values_before(value, batch)[batch.mask]
+        before = sequence_logits(scorer.model, batch)[:, 0], values_before(value, batch)[batch.mask]
         for trunk in (scorer.model.base_model, value.trunk):
             trunk.get_input_embeddings().weight[scorer.codec.pad_id] = torch.nan
-        assert torch.equal(sequence_scores(scorer.model, batch), before[0])
+        assert torch.equal(sequence_logits(scorer.model, batch)[:, 0], before[0])
         assert torch.equal(values_before(value, batch)[batch.mask], before[1])
 
 

@@ -19,7 +19,7 @@ from sawyer.config import LOSSES
 from sawyer.engine import Learner, choose_place
 from sawyer.errors import ConfigError, DataError
 from sawyer.maths import REWARD_LOSSES, Standard
-from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_scores
+from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_logits
 from sawyer.runs import read_rows
 from sawyer.stages.reward.data import Group, Judgements, load
 from sawyer.stages.reward.loss import checked_loss, open_loss
@@ -127,7 +127,7 @@ def two_passes(tiny: Fixture, work: RewardWork, pad_id: int) -> float:
     (group,) = work.groups
     better, worse = (pad_right([group.rows[p[side]] for p in group.pairs], pad_id) for side in (0, 1))
     differences = torch.tensor([d for _, _, d in group.pairs])
-    gaps = sequence_scores(work.model, better) - sequence_scores(work.model, worse)
+    gaps = sequence_logits(work.model, better)[:, 0] - sequence_logits(work.model, worse)[:, 0]
     loss = -logsigmoid(gaps * differences**2).mean()
     loss.backward()
     return float(loss.detach())

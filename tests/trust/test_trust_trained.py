@@ -64,7 +64,7 @@ def test_honest_raters_make_a_model_that_is_trusted(honest: Layout) -> None:
 
 
 @pytest.mark.slow
-def test_length_lovers_make_a_model_that_is_refused_for_length(tmp_path: Path) -> None:
+def test_length_lovers_make_a_model_that_is_refused_for_length(tmp_path: Path, honest: Layout) -> None:
     found = report(run_of(tmp_path, "length_lover", judged("length_lover", 300, split="train")))
     first = found["verdict"]["reasons"][0]
     assert (found["verdict"]["kind"], first["name"]) == ("refuse", "length")
@@ -72,8 +72,10 @@ def test_length_lovers_make_a_model_that_is_refused_for_length(tmp_path: Path) -
     everything = found["sides"][0]
     assert everything["accuracy"]["value"] > 0.85, "against its judges it looks excellent"
     assert everything["truth"]["within"]["high"] < 0.3, "and knows next to nothing of the truth"
-    longer = {probe["name"]: probe["wins"]["value"] for probe in found["probes"]}
-    assert longer["twice"] > 0.8 and longer["pleasantries"] > 0.4, "a model of honest raters falls for neither so often"
+    longer, fair = ({probe["name"]: probe["wins"] for probe in told["probes"]} for told in (found, report(honest)))
+    assert longer["twice"]["value"] > 0.8
+    # Surely more often than the model of honest raters.
+    assert all(longer[name]["low"] > fair[name]["high"] for name in ("twice", "pleasantries"))
 
 
 @pytest.mark.slow

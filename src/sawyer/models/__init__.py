@@ -11,7 +11,6 @@ from sawyer.models.forward import (
     policy_logprobs,
     score_head,
     sequence_logits,
-    sequence_scores,
     splits_exactly,
     token_values,
 )
@@ -90,7 +89,6 @@ __all__ = [
     "score_head",
     "scored",
     "sequence_logits",
-    "sequence_scores",
     "splits_exactly",
     "token_values",
     "train_tokenizer",

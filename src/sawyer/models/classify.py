@@ -10,22 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.errors import ModelError
-from sawyer.models.forward import sequence_logits
+from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.load import (
-    _check_folder,
-    _check_whole,
-    _explained,
-    _grow,
-    _is_folder,
-    _ready,
-    _seeded,
+    check_folder,
+    check_whole,
     context_length,
+    explained,
+    grow,
+    is_folder,
     load_reader,
     quiet,
+    ready,
+    seeded,
 )
 from sawyer.text import Row, batches, plain_row
 
-TOKEN_BUDGET = 16384
 PROBLEM: Mapping[bool, str] = {False: "single_label_classification", True: "multi_label_classification"}
 
 
@@ -37,33 +36,33 @@ def new_classifier(source: str | Path, tokenizer: Any, labels: Sequence[str], *,
     """
     from transformers import AutoModelForSequenceClassification
 
-    _check_folder(source, weights=True)
-    with _explained(source, "classifier"), quiet(), _seeded(seed):
+    check_folder(source, weights=True)
+    with explained(source, "classifier"), quiet(), seeded(seed):
         model, told = AutoModelForSequenceClassification.from_pretrained(
             source,
             id2label=dict(enumerate(labels)),
             label2id={label: place for place, label in enumerate(labels)},
             dtype=torch.float32,
-            local_files_only=_is_folder(source),
+            local_files_only=is_folder(source),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a head of other labels is drawn anew; the trunk's are looked at below
         )
     trunk = f"{model.base_model_prefix}."
     odd = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
-    _check_whole(source, [key for key in odd if key.startswith(trunk) and "pooler" not in key])
+    check_whole(source, [key for key in odd if key.startswith(trunk) and "pooler" not in key])
     model.config.problem_type = PROBLEM[many]
-    _grow(model, len(tokenizer))
-    return _ready(model, tokenizer)
+    grow(model, len(tokenizer))
+    return ready(model, tokenizer)
 
 
 def load_classifier(source: str | Path, tokenizer: Any) -> nn.Module:
     """A trained classifier: any folder that `AutoModelForSequenceClassification` loads with two labels or more."""
     from transformers import AutoModelForSequenceClassification
 
-    _check_folder(source, weights=True)
-    with _explained(source, "classifier"), quiet():
+    check_folder(source, weights=True)
+    with explained(source, "classifier"), quiet():
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
+            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
         )
     if model.config.num_labels < 2:
         raise ModelError(
@@ -72,9 +71,9 @@ def load_classifier(source: str | Path, tokenizer: Any) -> nn.Module:
             why="one label is a reward model's, whose score is no probability",
             todo="name a classifier, or read it with sawyer.RewardScorer",
         )
-    _check_whole(source, told["missing_keys"])
-    _grow(model, len(tokenizer))
-    return _ready(model, tokenizer)
+    check_whole(source, told["missing_keys"])
+    grow(model, len(tokenizer))
+    return ready(model, tokenizer)
 
 
 class Classifier:

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from sawyer.maths import token_logprobs
 from sawyer.text import Batch, Row, batches
 
+TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
 CHUNK = 2**24  # logits held at once; 64 MB in fp32
 EXACT = 1e-4  # how far trunk and head may be from the model's own logits, as a share of the largest
 LARGE = 100.0  # logits at which the two are compared: caps bend only large ones
@@ -62,11 +63,6 @@ def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budge
     for _, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
         total -= float(policy_logprobs(model, batch.to(device)).logprobs.double().sum())
     return total / sum(sum(row.trained) for row in rows)
-
-
-def sequence_scores(model: nn.Module, batch: Batch) -> Tensor:
-    """(B,) fp32: the raw score of each row, read at its last real token (decoders) or as the architecture does."""
-    return sequence_logits(model, batch)[:, 0]
 
 
 def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:

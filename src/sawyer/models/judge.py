@@ -11,30 +11,18 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.forward import is_causal, sequence_logits
-from sawyer.models.load import _grow, check_end, context_length, load_reader, load_reward, new_reward
+from sawyer.models.load import check_end, context_length, grow, load_reader, load_reward, new_reward
+from sawyer.models.speaker import Opened
 from sawyer.text import Codec, PairCodec, Reader, Row, pad_right, set_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Judge:
+class Judge(Opened):
     """What a stage opens to train a reward model, or to ask one; `codec` is how it reads a prompt and a response."""
 
-    model: nn.Module
-    tokenizer: Any
     codec: Reader
     reads: str  # in words: text pairs, its own chat template, or which other and why
     note: str = ""  # what somebody who did not write the model's folder should know of that; empty where nothing is odd
-
-    @property
-    def width(self) -> int:
-        """Hidden units."""
-        config: Any = self.model.config
-        return int(config.get_text_config().hidden_size)
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights, tied ones once."""
-        return sum(weight.numel() for weight in self.model.parameters())
 
 
 def new_judge(source: str | Path, *, seed: int, heads: int = 1, fallback: str = "question") -> Judge:
@@ -56,7 +44,7 @@ def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None,
     if is_causal(model):
         check_end(source, tokenizer)
         reads, note = _set_template(source, tokenizer, template, fallback)
-        _grow(model, len(tokenizer))
+        grow(model, len(tokenizer))
         codec = Codec(tokenizer=tokenizer, context=context_length(model))
         return Judge(model=model, tokenizer=tokenizer, codec=codec, reads=reads, note=note)
     context = min(context_length(model), int(tokenizer.model_max_length))

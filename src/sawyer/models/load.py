@@ -34,9 +34,9 @@ def load_reader(source: str | Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    _check_folder(source)
-    with _explained(source, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=_is_folder(source))
+    check_folder(source)
+    with explained(source, "tokenizer"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_folder(source))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
         raise ModelError(
             f"{source} has no tokenizer",
@@ -67,17 +67,17 @@ def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
     """
     from transformers import AutoModelForCausalLM
 
-    _check_folder(source, weights=True)
-    with _explained(source, "language model"), quiet():
+    check_folder(source, weights=True)
+    with explained(source, "language model"), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
+            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
         )
         model, told = loaded
-        _check_whole(source, told["missing_keys"])
-        _grow(model, len(tokenizer))
+        check_whole(source, told["missing_keys"])
+        grow(model, len(tokenizer))
         _check_causal(source, model)
     _check_cache(source, model)
-    return _ready(model, tokenizer)
+    return ready(model, tokenizer)
 
 
 def new_policy(
@@ -100,7 +100,7 @@ def new_policy(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     )
-    with _seeded(seed):
+    with seeded(seed):
         return GPT2LMHeadModel(config).eval()
 
 
@@ -109,33 +109,34 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1)
 
     Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, and
     the squared loss multiplies that by up to 81: the first steps then take a chance order back through the trunk, with a
-    gradient norm of 60, and what it knew of right and wrong suffers (LAB.md, "Where should the reward head begin?").
+    gradient norm of 67 in the demo, and what it knew of right and wrong suffers
+    (LAB.md, "Where should the reward head begin?").
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
     that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced.
     """
     from transformers import AutoModelForSequenceClassification
 
-    _check_folder(source, weights=True)
-    with _explained(source, "model with a scalar head"), quiet(), _seeded(seed):
+    check_folder(source, weights=True)
+    with explained(source, "model with a scalar head"), quiet(), seeded(seed):
         model, told = AutoModelForSequenceClassification.from_pretrained(
             source,
             num_labels=heads,
             dtype=torch.float32,
-            local_files_only=_is_folder(source),
+            local_files_only=is_folder(source),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # a classifier's head is drawn anew; the trunk's weights are looked at below
         )
         trunk = f"{model.base_model_prefix}."
         missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
-        _check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
+        check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
         if f"{name}.weight" in missing:
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
-    _grow(model, len(tokenizer))
-    return _ready(model, tokenizer)
+    grow(model, len(tokenizer))
+    return ready(model, tokenizer)
 
 
 def _last_linear(model: nn.Module, heads: int) -> tuple[str, nn.Linear]:
@@ -161,10 +162,10 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     heads as we write it."""
     from transformers import AutoModelForSequenceClassification
 
-    _check_folder(source, weights=True)
-    with _explained(source, "reward model"), quiet():
+    check_folder(source, weights=True)
+    with explained(source, "reward model"), quiet():
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, local_files_only=_is_folder(source), output_loading_info=True
+            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
         )
     if model.config.num_labels != int(facts(model).get("ensemble", {}).get("heads", 1)):
         raise ModelError(
@@ -172,9 +173,9 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
             expected="one: the reward",
             todo="name a model trained as a reward model; one label of a classifier can be a part of `rl.rewards`",
         )
-    _check_whole(source, told["missing_keys"])
-    _grow(model, len(tokenizer))
-    return _ready(model, tokenizer)
+    check_whole(source, told["missing_keys"])
+    grow(model, len(tokenizer))
+    return ready(model, tokenizer)
 
 
 def facts(model: Any) -> dict[str, Any]:
@@ -208,7 +209,7 @@ def context_length(model: nn.Module) -> int:
     return length
 
 
-def _ready(model: Any, tokenizer: Any) -> nn.Module:
+def ready(model: Any, tokenizer: Any) -> nn.Module:
     """Dropout off for good; pad and EOS told to the model, so that every other program masks and stops as we do."""
     from transformers import GenerationConfig
 
@@ -223,7 +224,7 @@ def _ready(model: Any, tokenizer: Any) -> nn.Module:
 
 
 @torch.no_grad()
-def _grow(model: Any, size: int) -> None:
+def grow(model: Any, size: int) -> None:
     """An embedding for each of `size` tokens; new ones are the mean of those that were there."""
     table = model.get_input_embeddings().weight
     known = table.shape[0]
@@ -238,7 +239,7 @@ def _grow(model: Any, size: int) -> None:
             layer.bias[known:] = layer.bias[:known].mean()
 
 
-def _check_whole(source: str | Path, missing: Iterable[str]) -> None:
+def check_whole(source: str | Path, missing: Iterable[str]) -> None:
     names = sorted(missing)
     if names:
         raise ModelError(
@@ -290,11 +291,11 @@ def _check_cache(source: str | Path, model: Any) -> None:
         )
 
 
-def _is_folder(source: str | Path) -> bool:
+def is_folder(source: str | Path) -> bool:
     return Path(source).is_dir()
 
 
-def _check_folder(source: str | Path, *, weights: bool = False) -> None:
+def check_folder(source: str | Path, *, weights: bool = False) -> None:
     path = Path(source)
     looks_local = isinstance(source, Path) or path.is_absolute() or str(source).startswith((".", "~")) or path.exists()
     if not looks_local and len(path.parts) <= 2:  # `name` or `owner/name`: a hub id has no more parts
@@ -321,7 +322,7 @@ def _check_folder(source: str | Path, *, weights: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def _explained(source: str | Path, what: str) -> Iterator[None]:
+def explained(source: str | Path, what: str) -> Iterator[None]:
     """The many errors of loading, in one sentence and with what to do."""
     try:
         yield
@@ -329,7 +330,7 @@ def _explained(source: str | Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # transformers, safetensors and the hub each have their own classes
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        offline = "" if _is_folder(source) else "; without a network only local folders and cached hub ids load"
+        offline = "" if is_folder(source) else "; without a network only local folders and cached hub ids load"
         raise ModelError(
             f"{source} does not load as a {what}: {first}",
             expected="a folder or hub id that transformers loads",
@@ -355,7 +356,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.maths import COMBINATIONS, disagreement
-from sawyer.models.forward import sequence_logits
+from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.judge import load_judge
 from sawyer.models.load import facts
 from sawyer.records import Prompt
 from sawyer.text import Reader, batches
-
-TOKEN_BUDGET = 16384
 
 
 class Scorer(Protocol):

@@ -13,12 +13,11 @@ from sawyer.text import Codec, set_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speaker:
-    """What a stage opens to train or to ask a language model."""
+class Opened:
+    """A network with its tokenizer, whatever it is for."""
 
     model: nn.Module
     tokenizer: Any
-    codec: Codec
 
     @property
     def width(self) -> int:
@@ -30,6 +29,13 @@ class Speaker:
     def parameters(self) -> int:
         """Number of weights, tied ones once."""
         return sum(weight.numel() for weight in self.model.parameters())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker(Opened):
+    """What a stage opens to train or to ask a language model."""
+
+    codec: Codec
 
 
 def open_speaker(source: str | Path, template: str | None = None) -> Speaker:

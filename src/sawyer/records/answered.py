@@ -10,7 +10,7 @@ from sawyer.records.formats import FORMATS, Unfit, prompt_in, shape_of
 from sawyer.records.problems import Problem
 from sawyer.records.read import EXPECTED
 from sawyer.records.rows import expand, raw_rows
-from sawyer.records.types import Demonstration, Labelled, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, responses_of
 
 Value = TypeVar("Value")
 
@@ -25,14 +25,14 @@ class Answered:
     @property
     def answers(self) -> list[tuple[Prompt, str]]:
         """Every (prompt, response) of the row, in order."""
-        return [(prompt_in(record), response) for record in self.records for response in _responses(record)]
+        return [(prompt_in(record), response) for record in self.records for response in responses_of(record)]
 
     def placed(self, values: Sequence[Value]) -> Any:
         """One value for each of `answers` in the row's own form: a single answer's value as it is, a pair's as
         {"chosen", "rejected"}, several answers' as a list; of a row that is several records, a list of these."""
         rest, found = list(values), []
         for record in self.records:
-            mine, rest = rest[: len(_responses(record))], rest[len(_responses(record)) :]
+            mine, rest = rest[: len(responses_of(record))], rest[len(responses_of(record)) :]
             found.append(_shaped(record, mine))
         return found[0] if len(found) == 1 else found
 
@@ -73,21 +73,9 @@ def _records(value: Any, ours: Any, where: Where) -> tuple[Record, ...]:
         given = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
         raise Unfit("row", "shape", f"a row with {given} holds no answer", f"expected {EXPECTED['answers']}")
     found = tuple(record for record in shape.read(row, where) if not isinstance(record, Unfit))
-    if not any(_responses(record) for record in found):
+    if not any(responses_of(record) for record in found):
         raise Unfit("row", "missing", "the row holds no answer", "give it a response")
     return found
-
-
-def _responses(record: Record) -> tuple[str, ...]:
-    match record:
-        case Demonstration():
-            return (record.response,)
-        case ScoredAnswers():
-            return tuple(answer.response for answer in record.answers)
-        case Pair():
-            return record.chosen, record.rejected
-        case Prompt() | Labelled():
-            return ()
 
 
 def _shaped(record: Record, values: Sequence[Value]) -> Any:

@@ -11,7 +11,7 @@ from sawyer.records.formats import Want, prompt_in, shape_of, waits
 from sawyer.records.problems import Problem
 from sawyer.records.read import Scan, in_order, rows_of, scan_file
 from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
-from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers
+from sawyer.records.types import Message, Prompt, Record, responses_of
 
 # Tokens of a prompt alone, or (given an answer) of both as training would see them.
 Length = Callable[[Prompt, str | None], int]
@@ -108,25 +108,13 @@ def _too_long(record: Record, length: Length, context: int) -> list[Problem]:
         message = f"the prompt has {tokens:,} tokens, the model reads {context:,}"
         todo = "shorten it; training leaves it out"
         return [Problem(where=f"{prompt.where}:prompt", kind="long", message=message, todo=todo, fatal=False)]
-    cut = sum(length(prompt, answer) > context for answer in _answers(record))
+    cut = sum(length(prompt, answer) > context for answer in responses_of(record))
     if not cut:
         return []
     told = "an answer goes" if cut == 1 else f"{cut} answers go"
     message = f"{told} beyond the {context:,} tokens that the model reads"
     todo = "shorten it; training cuts its end off"
     return [Problem(where=f"{prompt.where}:response", kind="long", message=message, todo=todo, fatal=False)]
-
-
-def _answers(record: Record) -> tuple[str, ...]:
-    match record:
-        case Demonstration():
-            return (record.response,)
-        case ScoredAnswers():
-            return tuple(answer.response for answer in record.answers)
-        case Pair():
-            return record.chosen, record.rejected
-        case Prompt() | Labelled():
-            return ()
 
 
 def _purpose(path: str, columns: Mapping[str, str]) -> Want:

@@ -120,3 +120,16 @@ Record = Prompt | Demonstration | ScoredAnswers | Pair | Labelled
 def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
     """A single-turn prompt."""
     return Prompt(messages=(Message(role="user", content=text),), where=where)
+
+
+def responses_of(record: Record) -> tuple[str, ...]:
+    """The responses that a row holds, in its order; none of a prompt or a labelled text."""
+    match record:
+        case Demonstration():
+            return (record.response,)
+        case ScoredAnswers():
+            return tuple(answer.response for answer in record.answers)
+        case Pair():
+            return record.chosen, record.rejected
+        case Prompt() | Labelled():
+            return ()

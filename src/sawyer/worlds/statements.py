@@ -2,9 +2,9 @@
 
 Facts come as short entries that stay with one thing and say it several ways: told as single statements, a small model answers
 about another thing. Much of it copies - lists said again, words sorted and counted, sentences turned - because copying is what
-a small model finds hardest. In some, people ask each other for things and are told that what they said is right or wrong: who
-cannot tell a true sentence from a false one cannot learn to judge answers. Nothing here is in the form of a question with its
-response.
+a small model finds hardest. In some, people ask each other for things and are told that what they said is right or wrong, or
+take a wrong word back at once: who cannot tell a true sentence from a false one cannot learn to judge answers. Nothing here is
+in the form of a question with its response.
 """
 
 from __future__ import annotations

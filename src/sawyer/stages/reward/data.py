@@ -46,7 +46,7 @@ class Judgements:
     train: tuple[Group, ...]
     held_out: tuple[Group, ...]  # each with a pair at least
     format: str
-    standard: Standard = AS_THEY_ARE  # of the training scores
+    standard: Standard = AS_THEY_ARE  # of the training scores, before near-duplicates are left out
 
     @property
     def examined(self) -> tuple[Group, ...]:

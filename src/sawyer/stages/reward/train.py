@@ -15,6 +15,7 @@ from sawyer.config import Config
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
+from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
@@ -177,22 +178,19 @@ def _part(groups: Sequence[Group], pad_id: int, standard: Standard) -> Part:
     return Part(batch=pad_right(rows, pad_id), judged=judged(groups, standard))
 
 
-def own_answers(
-    config: Config, place: Place, speaker: Speaker, prompts: Sequence[Any], answers: int = 1
-) -> tuple[list[Any], list[str]]:
+def own_answers(config: Config, place: Place, speaker: Speaker, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
     """(prompts, responses): plain samples of the SFT model, the answers that RL begins from: at its temperature and length."""
     most, temperature = (config.rl.max_new_tokens, config.rl.temperature) if config.rl else (128, 1.0)
-    repeated = [prompt for prompt in prompts for _ in range(answers)]
     with place.autocast():
         completions = sample(
             speaker.model,
-            [speaker.codec.prompt(prompt) for prompt in repeated],
+            [speaker.codec.prompt(prompt) for prompt in prompts],
             codec=speaker.codec,
             max_new_tokens=most,
             temperature=temperature,
-            generator=generator(config.seed, STAGE, "own", answers),
+            generator=generator(config.seed, STAGE, "own", 1),
         )
-    return repeated, [speaker.codec.decode(completion.ids) for completion in completions]
+    return list(prompts), [speaker.codec.decode(completion.ids) for completion in completions]
 
 
 def _plan(config: Config, judgements: Judgements, steps: int, place: Place, reader: Judge, frozen: Frozen | None) -> str:

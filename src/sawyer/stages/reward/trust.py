@@ -79,7 +79,7 @@ def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
 
 
 def held_out_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) -> float:
-    """The training loss of what is examined, weighed as in training."""
+    """The loss of what is examined, weighed as in training, without what `reward.center` adds."""
     groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
     said = judged(groups, judgements.standard)
     rewards = torch.tensor(scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
