@@ -21,7 +21,7 @@ demo: $(READY)
 	$(BIN)/sawyer demo --out $(OUT) --seed $(SEED)
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
