@@ -16,6 +16,7 @@ import pytest
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import SawyerError
+from sawyer.pipeline import way
 from sawyer.runs import Layout, Listener, Manifest, hash_folder, read_manifest, read_rows
 from sawyer.worlds import write
 
@@ -192,7 +193,7 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sys.modules["sawyer.stages.compare.compare"], "PROMPTS_A_STEP", 4)
     patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 6)
     # The page is drawn by other tests; here it would take longer than everything else.
-    patch.setattr(pipeline, "_report", lambda run: run.layout.report.write_text("page"))
+    patch.setattr(way, "report", lambda run: run.layout.report.write_text("page"))
 
 
 @pytest.fixture(scope="session")

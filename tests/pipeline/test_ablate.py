@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from sawyer import pipeline
 from sawyer.ablation import Ablation, Cell, ablate, compared, config_of, markdown
 from sawyer.config import checked
 from sawyer.engine import Learner
 from sawyer.errors import Interrupted, RunError
+from sawyer.pipeline import way
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
 LOSSES, SEEDS = ("plain", "squared"), (0, 1)
@@ -124,7 +124,7 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
     shutil.copytree(done[0], run, symlinks=True)
     shutil.rmtree(run / "ablation")
     config = checked(tiny.tree(run))
-    report = pipeline._report
+    report = way.report
 
     def signalled(kind: str, row: dict[str, Any]) -> None:
         if not late and kind == "progress" and row["done"] == 2:
@@ -136,7 +136,7 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
 
     with monkeypatch.context() as patch:
         if late:
-            patch.setattr(pipeline, "_report", reporting)
+            patch.setattr(way, "report", reporting)
         with pytest.raises(Interrupted, match="1 of 4 reward models are done" if late else "SIGTERM"):
             ablate(config, LOSSES, SEEDS, listeners=[signalled])
     assert not (run / "ablation" / "ablation.json").exists()

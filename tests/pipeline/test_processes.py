@@ -25,7 +25,7 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 SMALL = """
 import sys
 from importlib import import_module
-from sawyer import pipeline
+from sawyer.pipeline import way
 from sawyer.cli.main import main
 
 def small(name):
@@ -39,8 +39,8 @@ def small(name):
             setattr(sys.modules[owner], size, value)
     return module
 
-real, pipeline.import_module = import_module, small
-pipeline._report = lambda run: run.layout.report.write_text("page")
+real, way.import_module = import_module, small
+way.report = lambda run: run.layout.report.write_text("page")
 main()
 """
 

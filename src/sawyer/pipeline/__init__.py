@@ -1,0 +1,7 @@
+"""The stages in their order: `way` does them, `order` knows them, `same` and `early` refuse what must not be done."""
+
+from sawyer.pipeline.order import STAGES, product
+from sawyer.pipeline.same import fingerprint
+from sawyer.pipeline.way import demo, run
+
+__all__ = ["STAGES", "demo", "fingerprint", "product", "run"]

@@ -1,0 +1,76 @@
+"""What can be found out before anything is trained: hours may lie between a mistake and the stage that trips over it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sawyer.config import Config, own_function, own_names
+from sawyer.errors import ModelError, RunError
+from sawyer.pipeline.order import PARENTS, given_models, product
+from sawyer.runs import Layout, Run, read_manifest
+from sawyer.worlds import VERSION
+
+
+def check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
+    if only not in wanted:
+        raise RunError(
+            f"the config has no section `{only}`",
+            expected=f"one of: {', '.join(wanted)}",
+            todo=f"add `{only}:` to the file, or name another stage",
+        )
+    layout = Layout(Path(config.out))
+    state = read_manifest(layout.manifest).get("stages", {})
+    missing = [
+        p
+        for p in PARENTS[only]
+        if p in wanted and not (state.get(p, {}).get("status") in ("done", "waiting") and product(layout, p).exists())
+    ]
+    if missing:
+        raise RunError(
+            f"{only} builds on {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not done in {layout.root}",
+            todo=f"run `sawyer {missing[0]}` with the same file first, or `sawyer run` for all stages",
+        )
+
+
+def check_world(config: Config) -> None:
+    """The packaged base model must come from the world as it is now."""
+    if config.world is None or config.model is None:
+        return
+    note = Path(config.model) / "world.txt"
+    if note.exists() and note.read_text().strip() != VERSION:
+        raise ModelError(
+            f"the base model in {config.model} was trained on world version {note.read_text().strip()}",
+            expected=f"version {VERSION}",
+            why="it would be asked about facts it was never told",
+            todo="train it again: `make world-base`",
+        )
+
+
+def check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """A user's own loss is tried before the stages that come before it: hours of training may lie between."""
+    if config.reward is None or own_names(config.reward.loss) is None:
+        return
+    if "reward" in todo and run.manifest.stage("reward").status != "done":
+        from sawyer.stages.reward.loss import checked_loss
+
+        checked_loss(config.reward.loss)
+
+
+def check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """A user's own rewards and models are looked for before the stages that come before those that need them."""
+    for stage in ("classify", "reward", "rl"):
+        if stage not in todo or getattr(config, stage) is None or run.manifest.stage(stage).status == "done":
+            continue
+        for setting, given in given_models(config, stage).items():
+            local = Path(given).is_absolute() or given.startswith(".") or len(Path(given).parts) > 2
+            there = Path(given).is_dir()
+            if (there and not (Path(given) / "config.json").is_file()) or (local and not there):  # else it may be a hub id
+                raise ModelError(
+                    f"{setting}: {given} has no config.json" if there else f"{setting}: there is no model folder {given}",
+                    expected="a folder in Hugging Face's format, or a hub id",
+                    todo="check the path; it is taken from the folder the command runs in",
+                )
+        for part in config.rl.rewards if stage == "rl" and config.rl is not None else ():
+            if part.function is not None:
+                own_function(part.function, f"rl.rewards, {part.name}")

@@ -1,0 +1,71 @@
+"""Which stages there are, in which order, what each builds on and what it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sawyer.config import Config
+from sawyer.runs import Layout, Run
+
+# A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
+DOORS: Mapping[str, tuple[str, str]] = {
+    "base": ("sawyer.stages.base", "train"),
+    "classify": ("sawyer.stages.classify", "train"),
+    "sft": ("sawyer.stages.sft", "train"),
+    "collect": ("sawyer.stages.collect", "collect"),
+    "reward": ("sawyer.stages.reward", "train"),
+    "rl": ("sawyer.stages.rl", "train"),
+    "compare": ("sawyer.stages.compare", "compare"),
+}
+STAGES = tuple(DOORS)
+# What each stage builds on, besides its own section and the settings in COMMON.
+PARENTS: Mapping[str, tuple[str, ...]] = {
+    "base": (),
+    "classify": ("base",),
+    "sft": ("base",),
+    "collect": ("sft",),
+    "reward": ("sft", "collect"),
+    "rl": ("sft", "reward"),
+    "compare": ("base", "sft", "reward", "rl"),
+}
+# Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
+COMMON = ("seed", "model", "template", "precision", "device", "world")
+# The reward's zero and unit come from answers sampled as RL samples: these settings of `rl` decide the reward stage's outcome.
+UNIT = ("rl.max_new_tokens", "rl.temperature")
+
+
+def product(layout: Layout, stage: str) -> Path:
+    """What a finished stage leaves, and later stages build on: written whole or not there."""
+    return {"collect": layout.answers, "compare": layout.compare}.get(stage, layout.model(stage))
+
+
+def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
+    """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder."""
+    found, given = {}, given_models(config, stage)
+    for parent in PARENTS[stage]:
+        path = product(run.layout, parent)
+        if stage == "classify" and given:  # it starts from a model of its own
+            continue
+        if parent == "base" and config.model is not None:
+            path = Path(config.model)
+            if not path.is_dir():  # a hub id
+                continue
+        if (parent == "base" or getattr(config, parent) is not None) and path.exists():
+            found[parent] = run.manifest.content_hash(parent, path)
+    for name, source in given.items():
+        if Path(source).is_dir():
+            found[name] = run.manifest.content_hash(name, Path(source))
+    return found
+
+
+def given_models(config: Config, stage: str) -> dict[str, str]:
+    """Folders or hub ids that a stage's own section names, by the setting that names them."""
+    if stage == "classify" and config.classify is not None and config.classify.model is not None:
+        return {"classify.model": config.classify.model}
+    if stage == "reward" and config.reward is not None and config.reward.model is not None:
+        return {"reward.model": config.reward.model}
+    if stage == "rl" and config.rl is not None:
+        parts = (part for part in config.rl.rewards if part.model is not None and not part.is_stage)
+        return {f"rl.rewards.{part.name}": str(part.model) for part in parts}
+    return {}

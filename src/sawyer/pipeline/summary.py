@@ -1,0 +1,50 @@
+"""What came out: the page for people, the figures for scripts."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from sawyer.pipeline.order import STAGES
+from sawyer.runs import Run, last_gates, read_rows, write_json
+
+
+def report(run: Run) -> None:
+    began = time.time()
+    summarise(run)
+    from sawyer.stages.report import build
+
+    build(run.layout.root)
+    run.manifest.update("report", status="done", seconds=time.time() - began, ended=time.time())
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """The figures a script wants (docs: README, "What a run leaves"), also written to summary.json."""
+    states = {stage: run.manifest.stage(stage) for stage in (*STAGES, "report")}
+    figures = {stage: dict(state.figures) for stage, state in states.items() if state.figures}
+    seconds = {stage: round(state.seconds, 1) for stage, state in states.items() if state.seconds}
+    summary: dict[str, Any] = {
+        "out": str(run.layout.root),
+        "seconds": seconds | {"total": round(sum(state.seconds for state in states.values()), 1)},
+    }
+    for stage in ("base", "classify", "sft", "collect", "reward", "rl"):
+        if stage in figures:
+            summary[stage] = figures[stage]
+    compared = figures.get("compare", {})
+    for measure in ("gold", "reward_mean"):
+        table = compared.get("gold" if measure == "gold" else "reward")
+        if table:
+            summary[measure] = {model: dict(settings) for model, settings in table.items()}
+            best = summary[measure].get("sft", {}).pop("best_of_8", None)
+            if best is not None:
+                summary[measure]["best_of_8"] = best
+    rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
+    if rates:
+        summary["compare"] = rates
+    events = read_rows(run.layout.events)
+    summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(events)}
+    waiting = [stage for stage, state in states.items() if state.status == "waiting"]
+    if waiting:
+        summary["waiting"] = str(run.layout.answers)
+    write_json(run.layout.summary, summary)
+    return summary

@@ -1,0 +1,218 @@
+"""The whole way from a base model to the report: which stages are wanted, which are done, and each one's state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sawyer.config import Config
+from sawyer.config import demo as demo_config
+from sawyer.errors import Interrupted, SawyerError, TrainingError
+from sawyer.pipeline.early import check_loss, check_only, check_rewards, check_world
+from sawyer.pipeline.order import DOORS, STAGES, parents_of, product
+from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fingerprint
+from sawyer.pipeline.summary import report, summarise
+from sawyer.records import Answer, ScoredAnswers, read
+from sawyer.runs import (
+    Listener,
+    Run,
+    handle_signals,
+    is_complete,
+    open_run,
+    remove_folder,
+    replace_folder,
+)
+from sawyer.worlds import write
+
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
+
+
+def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """Do what `config` asks for, skipping finished stages and continuing a broken one; returns the summary.
+
+    `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
+    from which the same call goes on.
+    """
+    return _run(config, only, listeners)
+
+
+def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
+    data = Path(out) / "data"
+
+    def prepare(run: Run) -> None:
+        begun = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
+        if not is_complete(data) or not begun:  # files of another seed or rater may lie there
+            with replace_folder(data) as folder:
+                write(folder, seed=seed, rater=rater)
+
+    return _run(demo_config(str(out), seed, rater), None, listeners, prepare)
+
+
+def _run(
+    config: Config, only: str | None, listeners: Sequence[Listener], prepare: Callable[[Run], None] | None = None
+) -> dict[str, Any]:
+    wanted = [stage for stage in STAGES if getattr(config, stage) is not None]
+    if only is not None:
+        check_only(config, only, wanted)
+    with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
+        opened.journal.listeners.extend(listeners)
+        for stage in STAGES:
+            _forget_what_is_gone(opened, stage)
+        if prepare is not None:
+            prepare(opened)
+        begun = [stage for stage in wanted if opened.manifest.stage(stage).status != "pending"]
+        todo = wanted if only is None else [only]
+        prints = {stage: fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
+        check_unchanged(config, opened, prints)
+        check_unit(opened, prints)
+        opened.adopt(config.model_dump(mode="json"))
+        check_world(config)
+        check_loss(config, opened, todo)
+        check_rewards(config, opened, todo)
+        worked = False
+        for stage in todo:
+            if opened.stop.is_set():
+                raise Interrupted(
+                    f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
+                    todo="run the same command again to go on",
+                )
+            parents = parents_of(config, opened, stage)
+            check_parents(opened, stage, parents)
+            if _finished(opened, stage):
+                opened.journal.event(stage, "skip", message="already done")
+                _drop_state(opened, stage)  # a kill right after the stage's end leaves it
+                continue
+            if opened.manifest.stage(stage).status != "waiting":
+                worked = True
+                _do(config, opened, stage, prints[stage], parents)
+            if opened.manifest.stage(stage).status == "waiting":
+                _tell_waiting(opened, stage)
+                break
+        if worked or not opened.layout.report.exists():
+            report(opened)
+        return summarise(opened)
+
+
+def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
+    """One stage: its state in the manifest tells at every moment how far it is."""
+    before = run.manifest.stage(stage)
+    if before.status == "pending":
+        _clear(run, stage)
+    began = time.time()
+    run.manifest.update(
+        stage, status="running", started=before.started or began, fingerprint=fingerprint, parents=parents, reason=""
+    )
+    run.journal.event(stage, "start")
+    module, name = DOORS[stage]
+
+    def close(status: str, reason: str, **more: Any) -> None:
+        now = time.time()
+        run.manifest.update(stage, status=status, reason=reason, ended=now, seconds=before.seconds + now - began, **more)
+
+    try:
+        figures = getattr(import_module(module), name)(config, run)
+    except Interrupted as stop:
+        close("interrupted", stop.given)
+        raise
+    except KeyboardInterrupt:
+        close("interrupted", "interrupted twice: what came since the last save is lost")
+        raise
+    except Exception as error:
+        told = _named(stage, error)
+        close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
+        if told is error:
+            raise
+        raise told from error
+    waiting = bool(figures.get("waiting"))
+    close("waiting" if waiting else "done", "", figures=figures)
+    if not waiting:
+        run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
+    _drop_state(run, stage)
+
+
+def _named(stage: str, error: Exception) -> Exception:
+    """The failure in words: with the stage's name where it does not say which one it was, and what to do without memory."""
+    if isinstance(error, TrainingError) and not error.given.startswith(stage):
+        return TrainingError(f"{stage}: {error.given}", expected=error.expected, why=error.why, todo=error.todo)
+    if isinstance(error, RuntimeError | MemoryError) and any(words in str(error).lower() for words in NO_MEMORY):
+        return TrainingError(
+            f"{stage}: memory ran out ({str(error).strip().splitlines()[0]})",
+            why="what was saved is intact",
+            todo="lower micro_batch_tokens, which changes the memory a step takes and no result, or free memory or name a "
+            "smaller model; then run the same command again",
+        )
+    return error
+
+
+def _clear(run: Run, stage: str) -> None:
+    """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
+    run.journal.clear(stage)
+    _drop_state(run, stage)
+    if stage == "collect" and run.layout.answers.exists():
+        # Somebody's judgements may be in it, and they cannot be made again.
+        kept = next(path for path in map(run.layout.answers_before, count(1)) if not path.exists())
+        run.layout.answers.replace(kept)
+        run.journal.event(
+            stage,
+            "warning",
+            message=f"answers are collected anew; those that were there, with their scores, are kept in {kept}",
+        )
+
+
+def _drop_state(run: Run, stage: str) -> None:
+    """The optimizer's state of a finished stage is of no further use and several times the model's size."""
+    remove_folder(run.layout.checkpoint(stage))
+    remove_folder(run.layout.best(stage))
+
+
+def _forget_what_is_gone(run: Run, stage: str) -> None:
+    """A stage whose result somebody deleted, or of which nothing was saved, begins anew, under other settings if need be."""
+    status = run.manifest.stage(stage).status
+    left = product(run.layout, stage)
+    if status == "pending":
+        return
+    if status in ("done", "waiting"):
+        if left.exists():
+            return
+        message = f"{left} is gone: {stage} is done again"
+    else:
+        if is_complete(run.layout.checkpoint(stage)):
+            return
+        message = f"nothing was saved when {stage} ended early: it begins anew"
+    run.manifest.forget(stage)
+    run.journal.clear(stage)
+    run.journal.event(stage, "anew", message=message)
+
+
+def _finished(run: Run, stage: str) -> bool:
+    """Done, or waiting no longer: somebody has scored collected answers."""
+    state = run.manifest.stage(stage)
+    if state.status == "waiting":
+        answers = _collected(run)
+        scored = sum(answer.score is not None for answer in answers)
+        if not scored:
+            return False
+        run.manifest.update(stage, status="done", reason="")
+        run.journal.event(stage, "scored", message=f"{scored:,} of {len(answers):,} collected answers are scored")
+        return True
+    return state.status == "done"
+
+
+def _tell_waiting(run: Run, stage: str) -> None:
+    waiting = sum(answer.score is None for answer in _collected(run))
+    run.journal.event(
+        stage,
+        "waiting",
+        message=f"{waiting:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
+        "`null`, then run the same command again",
+    )
+
+
+def _collected(run: Run) -> list[Answer]:
+    records = read([str(run.layout.answers)], want="scored").records
+    return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]
