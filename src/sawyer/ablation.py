@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.pipeline import fingerprint, product, run
 from sawyer.runs import (
@@ -158,9 +158,9 @@ def ablate(
 
 def config_of(config: Config, loss: str, seed: int, root: Path) -> Config:
     """The config of one loss with one seed, a run below `root`."""
-    assert config.reward is not None
+    asked = wanted(config.reward, STAGE)
     folder = root / f"{loss.replace(':', '.')}-seed-{seed}"
-    reward = config.reward.model_copy(update={"loss": loss})
+    reward = asked.model_copy(update={"loss": loss})
     return config.model_copy(update={"out": str(folder), "seed": seed, "reward": reward})
 
 
@@ -248,7 +248,7 @@ def _borrow(own: Config, config: Config) -> None:
 
 def cell_of(own: Config) -> Cell:
     """The figures of a finished run, as its manifest and trust report have them. Raises RunError where those are damaged."""
-    assert own.reward is not None
+    asked = wanted(own.reward, STAGE)
     layout = Layout(Path(own.out))
     state = Manifest(layout.manifest).stage(STAGE)
     figures = state.figures
@@ -258,7 +258,7 @@ def cell_of(own: Config) -> Cell:
         first = side["calibration"][0] if side["calibration"] else None
         steps = [int(row["pairs"]) for row in read_rows(layout.metrics) if row.get("stage") == STAGE and "pairs" in row]
         return Cell(
-            loss=own.reward.loss,
+            loss=asked.loss,
             seed=own.seed,
             out=own.out,
             accuracy=figures["accuracy"],

@@ -93,13 +93,20 @@ def test_overrides_and_the_stage_reach_the_pipeline(
     assert asked[1][1] == "sft"
 
 
-def test_a_stop_that_saved_is_no_failure(sawyer: Callable[..., Any], config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stop_that_saved_is_no_error_and_not_done(
+    sawyer: Callable[..., Any], config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def run(*_: Any, **__: Any) -> dict[str, Any]:
         raise Interrupted("sft was interrupted at step 3 of 9 (SIGINT); everything so far is saved", todo="run it again")
 
     monkeypatch.setattr("sawyer.pipeline.run", run)
     done = sawyer("run", config)
-    assert done.code == 0 and "Saved; run the same command to go on." in done.out and "step 3 of 9" in done.out
+    assert (
+        done.code == 130
+        and done.err == ""
+        and "Saved; run the same command to go on." in done.out
+        and "step 3 of 9" in done.out
+    )
 
 
 def test_a_failure_of_the_run_is_explained(sawyer: Callable[..., Any], config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

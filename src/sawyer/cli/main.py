@@ -59,8 +59,15 @@ def root(
 SPIN = "3000"
 
 
+STOPPED = 130  # 128 + SIGINT
+
+
 def main() -> None:
-    """Run the command. A user's mistake is explained and exits 1; a stop that saved exits 0; nothing shows a traceback."""
+    """Run the command. A user's mistake is explained and exits 1; nothing shows a traceback.
+
+    A stop that saved exits 130, as a shell says of what Ctrl-C ended: `sawyer run a.yaml && next` must not go on to the next. A
+    run that waits for scores has done all it can and exits 0.
+    """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
     try:
@@ -69,7 +76,7 @@ def main() -> None:
         console = stdout()
         console.print()
         say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
-        sys.exit(0)
+        sys.exit(STOPPED)
     except SawyerError as error:
         show_error(error)
         sys.exit(1)

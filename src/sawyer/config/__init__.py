@@ -16,6 +16,7 @@ from sawyer.config.schema import (
     Rl,
     Sft,
     World,
+    wanted,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "own_function",
     "own_names",
     "template_file",
+    "wanted",
 ]

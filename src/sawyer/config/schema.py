@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from sawyer.config.own import own_names
+from sawyer.errors import ConfigError
 
 LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
 
@@ -298,3 +299,17 @@ class Config(Section):
         if self.reward is not None and not self.reward.data and self.collect is None:
             raise ValueError("reward.data: no file is named and no `collect:` section gathers answers")
         return self
+
+
+S = TypeVar("S", bound=Section)
+
+
+def wanted(section: S | None, name: str) -> S:
+    """The section that a stage works by: `wanted(config.reward, "reward")`. Raises ConfigError where the config has none."""
+    if section is None:
+        raise ConfigError(
+            f"the config has no section `{name}`",
+            expected=f"the settings of the stage {name}",
+            todo=f"add `{name}:` to the file",
+        )
+    return section

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import LanguageWork, Place, choose_place, run_steps
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
@@ -23,8 +23,7 @@ HELD_OUT_EVERY = 50  # one window in so many, over all of the text: its beginnin
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train and save the base model of `config.base`; returns its key figures."""
-    asked = config.base
-    assert asked is not None
+    asked = wanted(config.base, "base")
     found = read(asked.text, want="text")
     if found.skipped:
         run.journal.event(STAGE, "warning", message=found.told_skipped)
@@ -93,8 +92,7 @@ class BaseWork(LanguageWork):
     """The optimizer steps of the base model, one batch of windows each."""
 
     def __init__(self, config: Config, place: Place, model: nn.Module, windows: Sequence[Row]) -> None:
-        asked = config.base
-        assert asked is not None
+        asked = wanted(config.base, "base")
         super().__init__(
             model,
             windows,

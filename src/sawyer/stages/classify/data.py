@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.errors import DataError
 from sawyer.records import Labelled, read, split
 from sawyer.runs import Run
@@ -38,8 +38,7 @@ class Example:
 
 def load(config: Config, run: Run) -> Texts:
     """Read the config's files. Raises DataError where no classifier can be learnt from them, or not be checked."""
-    asked = config.classify
-    assert asked is not None
+    asked = wanted(config.classify, "classify")
     found = read(asked.data, want="labels", columns=asked.columns)
     if found.skipped:
         run.journal.event(STAGE, "warning", message=found.told_skipped)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
 from sawyer.maths import LABEL_LOSSES, linear_schedule
@@ -33,8 +33,7 @@ from sawyer.text import batches
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train on `config.classify.data`, save the classifier, judge it; returns its key figures."""
-    asked = config.classify
-    assert asked is not None
+    asked = wanted(config.classify, "classify")
     texts = load(config, run)
     source = asked.model or config.model or run.layout.model("base")
     tokenizer = load_reader(source)
@@ -79,8 +78,7 @@ class ClassifyWork:
     def __init__(
         self, config: Config, place: Place, model: nn.Module, pad_id: int, examples: Sequence[Example], texts: Texts
     ) -> None:
-        asked = config.classify
-        assert asked is not None
+        asked = wanted(config.classify, "classify")
         self.config, self.asked, self.place, self.model = config, asked, place, model
         self.pad_id, self.examples, self.many = pad_id, examples, texts.many
         self.truth = truths(examples, len(texts.labels))
@@ -125,8 +123,8 @@ def _thinned(
     config: Config, run: Run, model: nn.Module, place: Place, examples: Sequence[Example], pad_id: int
 ) -> list[Example]:
     """The training rows without near-duplicates of the same labels, where the config asks for that; what it did is said."""
-    asked = config.classify
-    if asked is None or asked.thin is None:
+    asked = wanted(config.classify, "classify")
+    if asked.thin is None:
         return list(examples)
     with place.autocast():
         found = near_duplicates(

@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Speaker, open_speaker, sample
@@ -21,8 +21,7 @@ PROMPTS_A_STEP = 64
 
 def collect(config: Config, run: Run) -> dict[str, Any]:
     """Write `collect/answers.jsonl`; returns its key figures, `waiting` being the answers nobody has scored yet."""
-    asked = config.collect
-    assert asked is not None
+    asked = wanted(config.collect, "collect")
     speaker = open_speaker(run.layout.model("sft"))
     place = choose_place(config.device, config.precision, width=speaker.width)
     speaker.model.to(place.device)
@@ -58,8 +57,7 @@ class CollectWork:
         self.responses: list[list[str]] = []  # one list of K responses a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
-        asked = self.config.collect
-        assert asked is not None
+        asked = wanted(self.config.collect, "collect")
         prompts = self.prompts[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
         encoded = [self.speaker.codec.prompt(prompt) for prompt in prompts for _ in range(asked.answers)]
         with self.place.autocast():

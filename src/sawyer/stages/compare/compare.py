@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Completion, RewardScorer, Speaker, deliberate, open_speaker, policy_logprobs, sample
@@ -29,8 +29,6 @@ SAMPLED = ("t1", "t07")  # plain samples of the model itself: of these there is 
 
 def compare(config: Config, run: Run) -> dict[str, Any]:
     """Write `compare.jsonl`, a row for each prompt, model and setting; returns the key figures."""
-    asked = config.compare
-    assert asked is not None
     scorer = _scorer(config, run)
     work = CompareWork(config, run)
     run.journal.event(
@@ -77,7 +75,7 @@ class CompareWork:
     """Answers in steps: one model, one setting, some prompts."""
 
     def __init__(self, config: Config, run: Run) -> None:
-        self.config, self.run, self.asked = config, run, config.compare
+        self.config, self.run, self.asked = config, run, wanted(config.compare, "compare")
         self.models = _models(config, run)
         self.prompts = _prompts(config, run)
         self.jobs = [
@@ -107,7 +105,6 @@ class CompareWork:
 
     def _settings(self, model: str) -> list[tuple[Setting, int]]:
         """(setting, number of prompts): beam search is slow, so at most `deliberate_limit` prompts get it."""
-        assert self.asked is not None
         everyone = len(self.prompts)
         settings: list[tuple[Setting, int]] = [("t1", everyone), ("t07", everyone), ("greedy", everyone)]
         settings.append(("deliberate", min(everyone, self.asked.deliberate_limit)))
@@ -143,7 +140,6 @@ class CompareWork:
     def _answer(
         self, speaker: Speaker, place: Place, prompts: Sequence[Prompt], setting: Setting, draw: torch.Generator
     ) -> list[Completion]:
-        assert self.asked is not None
         encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
         if not encoded:
             return []
@@ -254,8 +250,7 @@ def _scorer(config: Config, run: Run) -> RewardScorer | None:
 
 
 def _prompts(config: Config, run: Run) -> list[Prompt]:
-    asked = config.compare
-    assert asked is not None
+    asked = wanted(config.compare, "compare")
     if not asked.prompts:
         found = [prompt_of(question) for question in questions()]
     else:

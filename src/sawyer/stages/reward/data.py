@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.errors import DataError
 from sawyer.maths import Judged, RewardLoss, Standard
 from sawyer.models import Judge, Speaker
@@ -72,8 +72,7 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
 
     The loss decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
     """
-    asked = config.reward
-    assert asked is not None
+    asked = wanted(config.reward, "reward")
     loss = open_loss(asked.loss)
     records: list[ScoredAnswers | Pair] = []
     formats: list[str] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Place
 from sawyer.models import Speaker, near_duplicates
 from sawyer.records import Message
@@ -19,8 +19,8 @@ def thinned(config: Config, run: Run, speaker: Speaker, place: Place, judgements
 
     A prompt that is judged several times, word for word, keeps all its judgements: it is the prompts that are thinned.
     """
-    asked = config.reward
-    if asked is None or asked.thin is None:
+    asked = wanted(config.reward, "reward")
+    if asked.thin is None:
         return judgements
     prompts = list(dict.fromkeys(group.prompt.messages for group in judgements.train))
     texts = [_text(messages) for messages in prompts]

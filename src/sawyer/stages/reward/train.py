@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
@@ -28,8 +28,7 @@ from sawyer.trust import as_json, told
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
-    asked = config.reward
-    assert asked is not None
+    asked = wanted(config.reward, "reward")
     run.layout.trust.unlink(missing_ok=True)  # an earlier model's
     speaker = open_speaker(run.layout.model("sft"))
     reader = opened(config, run, 0)
@@ -82,8 +81,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 def opened(config: Config, run: Run, number: int) -> Judge:
     """The network of an ensemble's member `number`, before training: new heads on the trunk that the config names, or on the
     SFT model's."""
-    asked = config.reward
-    assert asked is not None
+    asked = wanted(config.reward, "reward")
     heads = asked.ensemble.members if asked.ensemble is not None and asked.ensemble.by == "heads" else 1
     source = asked.model or run.layout.model("sft")
     return new_judge(source, seed=member_seed(config.seed, number), heads=heads, fallback=config.template)
@@ -109,8 +107,7 @@ class RewardWork:
         groups: Sequence[Group],
         standard: Standard = AS_THEY_ARE,
     ) -> None:
-        asked = config.reward
-        assert asked is not None
+        asked = wanted(config.reward, "reward")
         self.config, self.asked, self.place, self.model = config, asked, place, model
         self.pad_id, self.groups, self.standard = pad_id, groups, standard
         self.aim = objective(asked)
@@ -194,8 +191,7 @@ def own_answers(config: Config, place: Place, speaker: Speaker, prompts: Sequenc
 
 
 def _plan(config: Config, judgements: Judgements, steps: int, place: Place, reader: Judge, frozen: Frozen | None) -> str:
-    asked = config.reward
-    assert asked is not None
+    asked = wanted(config.reward, "reward")
     answers = sum(len(group.rows) for group in judgements.train)
     told = [
         f"{len(judgements.train):,} prompts with {answers:,} answers and {sum(len(g.pairs) for g in judgements.train):,} pairs "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import LanguageWork, Place, choose_place, generator, learned_gate, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.models import Speaker, freeze, mean_loss, open_speaker, sample, save_model
@@ -20,8 +20,7 @@ EOS_SHARE = 0.9  # below this the model has not learnt to stop
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Fine-tune the base model on `config.sft.data`, save it, judge it; returns its key figures."""
-    asked = config.sft
-    assert asked is not None
+    asked = wanted(config.sft, "sft")
     base = config.model or run.layout.model("base")
     speaker = open_speaker(base, config.template)
     place = choose_place(config.device, config.precision, width=speaker.width)
@@ -60,8 +59,7 @@ class SftWork(LanguageWork):
     """The optimizer steps of SFT, one batch of rows each."""
 
     def __init__(self, config: Config, place: Place, speaker: Speaker, rows: Sequence[Row]) -> None:
-        asked = config.sft
-        assert asked is not None
+        asked = wanted(config.sft, "sft")
         super().__init__(
             speaker.model,
             rows,
@@ -103,8 +101,7 @@ def _evaluate(
     records: Sequence[Demonstration],
     steps: int,
 ) -> dict[str, Any]:
-    asked = config.sft
-    assert asked is not None
+    asked = wanted(config.sft, "sft")
     base = open_speaker(config.model or run.layout.model("base"), config.template)
     base.model.to(place.device)
     with place.autocast():
