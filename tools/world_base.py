@@ -1,10 +1,10 @@
 """Train the base model that ships with the package: the world's prose, read by a small GPT-2-architecture model.
 
-    python tools/world_base.py                  # within an hour on two cores; writes src/sawyer/worlds/base
-    python tools/world_base.py --tokens 200000  # a quick one, to see that it works: add --out
+    python tools/world_base.py                  # about an hour on two cores; writes src/sawyer/worlds/base
+    python tools/world_base.py --tokens 200000 --judged 80000 --out DIR    # a quick one, to see that it works
 
-The same command gives the same weights on the same machine. What is written carries the world's version: a demo refuses a base
-model of another world.
+It reads the world's facts first, then judgements of what people say about them. The same command gives the same weights on the
+same machine. What is written carries the world's version: a demo refuses a base model of another world.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ import sawyer
 from sawyer.cli.screen import stdout
 from sawyer.cli.watch import Watch
 from sawyer.config import checked
+from sawyer.engine import LanguageWork, choose_place
+from sawyer.models import open_speaker, save_model
 from sawyer.runs import MARKER, Layout
-from sawyer.worlds import VERSION, statements
+from sawyer.text import windows
+from sawyer.worlds import VERSION, judgements, statements
 
 SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
-PARAGRAPHS = 450_000
-SEED = 0
+PARAGRAPHS, JUDGED_PARAGRAPHS = 450_000, 180_000
+SEED, CONTEXT, BATCH = 0, 128, 8
+TOLD_EVERY = 500  # steps
 
 
 def main() -> None:
@@ -31,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes (default: the package)")
     parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens to train on")
+    parser.add_argument("--judged", type=int, default=8_000_000, help="tokens of judgements after them")
     parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -50,9 +55,9 @@ def main() -> None:
                     "layers": 4,
                     "width": 160,
                     "heads": 4,
-                    "context": 128,
+                    "context": CONTEXT,
                     "tokens": asked.tokens,
-                    "batch_size": 8,
+                    "batch_size": BATCH,
                     "learning_rate": 2.0e-3,
                 },
             }
@@ -61,8 +66,34 @@ def main() -> None:
             sawyer.run(config, listeners=[watch])
         shutil.rmtree(asked.out, ignore_errors=True)
         shutil.copytree(Layout(work / "run").model("base"), asked.out, ignore=shutil.ignore_patterns(MARKER))
+        judge(asked.out, asked.judged)
         (asked.out / "world.txt").write_text(f"{VERSION}\n", encoding="utf-8")
     print(f"{asked.out}: {sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6:.1f} MB")
+
+
+def judge(folder: Path, tokens: int) -> None:
+    """Go on training the model in `folder` on judgements, and write it back."""
+    speaker = open_speaker(folder)
+    place = choose_place("cpu", "bf16", width=speaker.width)
+    rows = windows(list(judgements(SEED, JUDGED_PARAGRAPHS)), speaker.tokenizer, CONTEXT)
+    work = LanguageWork(
+        speaker.model,
+        rows,
+        place,
+        stage="base",
+        total=tokens // CONTEXT,
+        batch_size=BATCH,
+        learning_rate=1.0e-3,
+        warmup=0.05,
+        pad_id=0,
+        token_budget=4096,
+        seed=SEED,
+    )
+    for index in range(work.steps):
+        told = work.step(index)
+        if index % TOLD_EVERY == 0:
+            print(f"judgements: step {index:,} of {work.steps:,}, loss {told['loss']:.3f}", flush=True)
+    save_model(folder, speaker.model, speaker.tokenizer)
 
 
 if __name__ == "__main__":

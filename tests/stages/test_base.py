@@ -20,8 +20,8 @@ def test_held_out_windows_come_from_all_of_the_text(tiny: Fixture, tmp_path: Pat
     pages += [" ".join(words[(i * j) % len(words)] for j in range(30)) for i in range(120)]
     text.write_text("\n\n".join(pages))
     seen: dict[str, Any] = {}
-    made = stage._windows
-    monkeypatch.setattr(stage, "_windows", lambda *given: seen.setdefault("all", made(*given)))
+    made = stage.windows
+    monkeypatch.setattr(stage, "windows", lambda *given: seen.setdefault("all", made(*given)))
     plain = stage.mean_loss
 
     def mean_loss(model: Any, rows: Any, **more: Any) -> float:

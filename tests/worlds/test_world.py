@@ -19,6 +19,7 @@ from sawyer.worlds import (
     demonstrations,
     find,
     gold,
+    judgements,
     questions,
     rate,
     statements,
@@ -52,6 +53,7 @@ def test_the_same_seed_gives_the_same_world_and_another_another() -> None:
     assert demonstrations(50, 3) == demonstrations(50, 3) != demonstrations(50, 4)
     assert comparisons(20, 3) == comparisons(20, 3)
     assert list(statements(3, 50)) == list(statements(3, 50))
+    assert list(judgements(3, 50)) == list(judgements(3, 50))
 
 
 def test_a_prompt_is_found_again_and_a_strange_one_is_refused() -> None:
@@ -135,6 +137,25 @@ def test_every_fact_is_told_in_the_statements() -> None:
             assert f"{' '.join(task.key)} is " in told, task.prompt
     assert "question:" not in told and "response:" not in told
     assert not any(task.prompt.lower() in told for task in HELD_OUT)
+
+
+def test_half_of_the_judgements_are_that_somebody_is_right_and_sums_are_judged_as_they_come_out() -> None:
+    told = " ".join(judgements(0, 8_000))
+    verdicts = Counter(re.findall(r"That is (right|wrong)\.", told))
+    assert 0.4 < verdicts["right"] / verdicts.total() < 0.6
+    sums = re.findall(r"(\d+) (plus|minus|times) (\d+)\. (?:\1 \2 \3 is|The answer is) (\d+)\. That is (right|wrong)\.", told)
+    assert len(sums) > 100 and {verdict for *_, verdict in sums} == {"right", "wrong"}
+    for a, sign, b, said, verdict in sums:
+        comes_out = {"plus": int(a) + int(b), "minus": int(a) - int(b), "times": int(a) * int(b)}[sign]
+        assert (int(said) == comes_out) == (verdict == "right"), (a, sign, b, said, verdict)
+
+
+def test_a_refusal_is_judged_right_and_wrong() -> None:
+    told = " ".join(judgements(0, 8_000))
+    for refusal in ("I am sorry, but I cannot help with that.", "I cannot know that, because it changes over time."):
+        assert {f"That is {verdict}." for verdict in re.findall(rf"{refusal} That is (\w+)\.", told)} >= {"That is wrong."}
+        assert re.search(rf"{refusal} Please [^.]+\. That is right\.", told)
+    assert "Question:" not in told and "Response:" not in told
 
 
 def test_raters() -> None:

@@ -3,7 +3,7 @@
 from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right
 from sawyer.text.encode import Codec, Row
 from sawyer.text.pair import PairCodec, Reader, conversation
-from sawyer.text.plain import plain_row
+from sawyer.text.plain import plain_row, windows
 from sawyer.text.template import TEMPLATES, render, set_template, template_text
 
 __all__ = [
@@ -22,4 +22,5 @@ __all__ = [
     "render",
     "set_template",
     "template_text",
+    "windows",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sawyer.text.encode import Row
@@ -21,3 +22,13 @@ def plain_row(tokenizer: Any, text: str, context: int) -> Row:
         ends = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
         ids = [next(token for token in ends if token is not None)]
     return Row(ids=tuple(ids), trained=(False,) * len(ids), prompt_length=len(ids), cut=cut)
+
+
+def windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
+    """All texts end to end, an EOS after each, cut into windows of `length` tokens; the unfilled last one is left out."""
+    stream: list[int] = []
+    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
+        stream += [*ids, tokenizer.eos_token_id]
+    trained = (False, *[True] * (length - 1))
+    cuts = range(0, len(stream) - length + 1, length)
+    return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]

@@ -4,7 +4,7 @@ from sawyer.worlds.answerers import ANSWERERS, STYLES, answer
 from sawyer.worlds.files import comparisons, demonstrations, write
 from sawyer.worlds.gold import Gold, gold, golds
 from sawyer.worlds.raters import RATERS, rate
-from sawyer.worlds.statements import statements
+from sawyer.worlds.statements import judgements, statements
 from sawyer.worlds.tasks import FAMILIES, Task, find, questions, tasks
 
 VERSION = "1"  # of facts, phrasings and gold; a base model trained on the world carries it
@@ -23,6 +23,7 @@ __all__ = [
     "find",
     "gold",
     "golds",
+    "judgements",
     "questions",
     "rate",
     "statements",

@@ -22,9 +22,9 @@ def answer(task: Task, kind: str, rng: random.Random, *, right: bool = True) -> 
     """
     family = BY_NAME[task.family]
     if kind == "off_topic":
-        return _elsewhere(family, rng)
+        return elsewhere(family, rng)
     if kind == "over_refusing":
-        return _refusal(family, rng)
+        return refusal(family, rng)
     if kind == "copying":
         return task.prompt
     if right:
@@ -57,19 +57,19 @@ def styled(family: Family, key: Key, payload: Payload, style: str, rng: random.R
     if style == "repeating":
         return f"{whole} {whole}"
     if style == "run_on":
-        return f"{whole} {_elsewhere(family, rng)}"
+        return f"{whole} {elsewhere(family, rng)}"
     words = whole.split()
     return " ".join(words[: max(1, rng.randint(len(words) // 3, len(words) - 1))])
 
 
-def _refusal(family: Family, rng: random.Random) -> str:
+def refusal(family: Family, rng: random.Random) -> str:
     """What is right for another family, whole or half: a form that is only ever right would be learnt to be right for all."""
     if family.name == "unknown" or (family.name != "decline" and rng.random() < 0.5):
         return REFUSAL if rng.random() < 0.5 else f"{REFUSAL} Please {rng.choice(list(HARMS.values()))} instead."
     return UNKNOWABLE if rng.random() < 0.5 else f"{UNKNOWABLE} Please check a current source."
 
 
-def _elsewhere(family: Family, rng: random.Random) -> str:
+def elsewhere(family: Family, rng: random.Random) -> str:
     """Another question's right answer."""
     strange = rng.choice([f for f in FAMILY_LIST if f is not family and f.name not in ("decline", "unknown")])
     key = strange.draw(rng) if strange.draw else rng.choice([k for k in strange.keys() if k[0]])

@@ -5,6 +5,9 @@ about another thing. Much of it copies - lists said again, words sorted and coun
 a small model finds hardest. In some, people ask each other for things and are told that what they said is right or wrong, or
 take a wrong word back at once: who cannot tell a true sentence from a false one cannot learn to judge answers. Nothing here is
 in the form of a question with its response.
+
+`statements` teach the facts. `judgements`, read after them, are the same prose with verdicts in every other paragraph: who
+knows the facts learns to tell right answers from wrong ones an order of magnitude sooner from many verdicts than from few.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
+from sawyer.worlds.answerers import elsewhere, refusal, styled
 from sawyer.worlds.facts import (
     CITIES,
     CONTESTS,
@@ -38,7 +42,7 @@ from sawyer.worlds.facts import (
     with_article,
 )
 from sawyer.worlds.families import BY_NAME, Family, Key
-from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE
+from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE, gold
 
 Writer = Callable[[random.Random], str]
 
@@ -48,6 +52,13 @@ def statements(seed: int, count: int) -> Iterator[str]:
     rng = random.Random(f"{seed}/statements")
     for number in range(count):
         yield WRITERS[number % len(WRITERS)](rng)
+
+
+def judgements(seed: int, count: int) -> Iterator[str]:
+    """`count` paragraphs: those of `statements`, and between any two of them one of wishes, answers and verdicts alone."""
+    rng = random.Random(f"{seed}/judgements")
+    for number in range(count):
+        yield _judged(rng) if number % 2 else WRITERS[number // 2 % len(WRITERS)](rng)
 
 
 def _some(rng: random.Random, sentences: list[str], least: int, most: int) -> str:
@@ -354,6 +365,47 @@ def _exchange(rng: random.Random) -> str:
     verdict = rng.choice(("That is wrong.", "That was wrong."))
     mended = f" {_said(family, key, rng, right=True)}" if rng.random() < 0.5 else ""
     return f"{wish} {answer} {verdict}{mended}"
+
+
+# As WISHES, with what nobody can know; and how often each comes, where not once: what is hardest to judge.
+JUDGED: dict[str, tuple[str, ...]] = {**WISHES, "unknown": ("{name} wanted to know {0}.", "They asked {0}.")}
+HARD = {"opposite": 2, "sum": 3, "name": 2, "is_a": 2, "story": 2}
+# What is said to a wish, by share: half of it is right. The rest is a slip in one word mostly, or an answer to something else.
+SAID = {"right": 50, "wrong": 33, "other": 6, "elsewhere": 4, "refusal": 7}
+MANNERS = {"expert": 60, "good": 10, "terse": 15, "rambling": 15}
+
+
+def _judged(rng: random.Random) -> str:
+    """Two wishes, each with what somebody says to it and whether that is right."""
+    return " ".join(_verdict(rng) for _ in range(2))
+
+
+def _verdict(rng: random.Random) -> str:
+    family = BY_NAME[rng.choices(list(JUDGED), weights=[HARD.get(name, 1) for name in JUDGED])[0]]
+    key = _some_key(family, rng)
+    prompt = family.phrasings[0].format(*family.slots(key))
+    asked = (f"{key[0][0].lower()}{key[0][1:-1]}",) if family.name == "unknown" else family.slots(key)
+    wish = rng.choice(JUDGED[family.name]).format(*asked, name=rng.choice(NAMES))
+    said = _said_somehow(family, key, rng)
+    return f"{wish} {said} That is {'right' if gold(prompt, said).right else 'wrong'}."
+
+
+def _said_somehow(family: Family, key: Key, rng: random.Random) -> str:
+    kind = rng.choices(list(SAID), weights=list(SAID.values()))[0]
+    if kind == "elsewhere":
+        return elsewhere(family, rng)
+    if kind == "refusal":
+        return refusal(family, rng)
+    manner = rng.choices(list(MANNERS), weights=list(MANNERS.values()))[0]
+    if manner == "terse" and family.name not in WRONG_WHEN_TERSE:
+        manner = "expert"
+    if kind == "wrong":
+        return styled(family, key, family.wrong(key, rng), manner, rng)
+    return styled(family, key, family.right(_some_key(family, rng) if kind == "other" else key, rng), manner, rng)
+
+
+def _some_key(family: Family, rng: random.Random) -> Key:
+    return family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
 
 
 def _taken_back(rng: random.Random) -> str:

@@ -14,7 +14,7 @@ from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
 from sawyer.records import read
 from sawyer.runs import Gate, Run, replace_folder
-from sawyer.text import Row, set_template, template_text
+from sawyer.text import Row, set_template, template_text, windows
 
 STAGE = "base"
 WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
@@ -31,10 +31,10 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     # The template's own words recur in every later row: seen by the tokenizer, each costs few tokens.
     tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)
     set_template(tokenizer, config.template)
-    windows = _windows(texts, tokenizer, asked.window or asked.context)
-    held_out = windows[::HELD_OUT_EVERY]
-    windows = [window for place, window in enumerate(windows) if place % HELD_OUT_EVERY]
-    if not windows:
+    every = windows(texts, tokenizer, asked.window or asked.context)
+    held_out = every[::HELD_OUT_EVERY]
+    rows = [window for place, window in enumerate(every) if place % HELD_OUT_EVERY]
+    if not rows:
         raise DataError(
             f"base.text holds too little for two windows of {asked.window or asked.context} tokens",
             why="a model cannot learn from, and be checked on, the same few words",
@@ -52,11 +52,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
     place = choose_place(config.device, config.precision, width=asked.width)
     model.to(place.device)
-    work = BaseWork(config, place, model, windows)
+    work = BaseWork(config, place, model, rows)
     run.journal.event(
         STAGE,
         "plan",
-        message=f"{len(windows):,} windows of {len(windows[0].ids)} tokens from {len(texts):,} texts, {work.steps:,} steps, "
+        message=f"{len(rows):,} windows of {len(rows[0].ids)} tokens from {len(texts):,} texts, {work.steps:,} steps, "
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {place.reason}",
     )
     with place.autocast():
@@ -91,14 +91,14 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 class BaseWork(LanguageWork):
     """The optimizer steps of the base model, one batch of windows each."""
 
-    def __init__(self, config: Config, place: Place, model: nn.Module, windows: Sequence[Row]) -> None:
+    def __init__(self, config: Config, place: Place, model: nn.Module, rows: Sequence[Row]) -> None:
         asked = wanted(config.base, "base")
         super().__init__(
             model,
-            windows,
+            rows,
             place,
             stage=STAGE,
-            total=math.ceil(asked.tokens / len(windows[0].ids)),
+            total=math.ceil(asked.tokens / len(rows[0].ids)),
             batch_size=asked.batch_size,
             learning_rate=asked.learning_rate,
             warmup=WARMUP,
@@ -106,13 +106,3 @@ class BaseWork(LanguageWork):
             token_budget=config.micro_batch_tokens,
             seed=config.seed,
         )
-
-
-def _windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
-    """All texts end to end, an EOS after each, cut into windows of `length` tokens; the unfilled last one is left out."""
-    stream: list[int] = []
-    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
-        stream += [*ids, tokenizer.eos_token_id]
-    trained = (False, *[True] * (length - 1))
-    cuts = range(0, len(stream) - length + 1, length)
-    return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]
