@@ -44,23 +44,24 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "stages/compare": (STREET, LEARNS),
     "stages/report": ({"errors", "runs"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
     "pipeline": (STREET | {"version", "stages"}, set()),
-    "ablation": (STREET | {"stages", "pipeline"}, set()),
+    "lab": (STREET | {"stages", "pipeline"}, {"torch"}),
     # floor 5: people
     "chat": (STREET | {"stages", "pipeline"}, {"torch"}),
-    "cli": (STREET | {"version", "stages", "pipeline", "ablation", "chat"}, {"typer", "rich", "click"}),
+    "cli": (STREET | {"version", "stages", "pipeline", "lab", "chat"}, {"typer", "rich", "click"}),
     # the door, for users only: nobody inside goes through it
-    "__init__": (STREET | {"version", "stages", "pipeline", "chat", "cli"}, set()),
+    "__init__": (STREET | {"version", "stages", "pipeline", "lab", "chat", "cli"}, set()),
     "__main__": ({"cli"}, set()),
 }
 
 # Rooms that the quick commands open: nothing slow to load at the top of any of their files.
-QUICK = {"errors", "version", "stats", "records", "config", "runs", "worlds", "pipeline", "ablation", "chat", "cli", "__init__"}
+QUICK = {"errors", "version", "stats", "records", "config", "runs", "worlds", "pipeline", "lab", "chat", "cli", "__init__"}
 HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2", "tokenizers", "safetensors"}
 
 LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 NAMES_OF_THE_LAYOUT = (
     *("config.yaml", "run.json", "metrics.jsonl", "events.jsonl", "samples.jsonl", "compare.jsonl"),
-    *("summary.json", "report.html", "answers.jsonl", "trust.json", "ablation.json", "ablation.md"),
+    *("summary.json", "report.html", "answers.jsonl", "trust.json"),
+    *(f"{study}.{kind}" for study in ("ablation", "seeds", "overoptimisation", "bakeoff") for kind in ("json", "md", "html")),
 )
 
 

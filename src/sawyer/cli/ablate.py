@@ -15,7 +15,7 @@ from sawyer.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sawyer.ablation import Ablation
+    from sawyer.lab.ablation import Ablation
 
 
 def ablate(
@@ -28,8 +28,8 @@ def ablate(
     out: Annotated[str | None, typer.Option(help="Where runs and table go; left out: ablation in the run's folder.")] = None,
 ) -> None:
     """Train the reward model with several losses and seeds, and compare them; finished ones are skipped."""
-    from sawyer.ablation import ablate as compare
     from sawyer.config import load
+    from sawyer.lab.ablation import ablate as compare
 
     asked = load(config, settings or [])
     console = stdout()
@@ -49,7 +49,7 @@ def show(console: Console, found: Ablation) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sawyer.ablation import shown
+    from sawyer.lab.ablation import shown
     from sawyer.runs import Layout
 
     header, rows = shown(found)
@@ -68,7 +68,7 @@ def show(console: Console, found: Ablation) -> None:
         say(console, note)
     layout = Layout(Path(found.out))
     console.print()
-    say(console, ("Wrote ", "dim"), f"{layout.table}, {layout.table_text}")
+    say(console, ("Wrote ", "dim"), f"{layout.table('ablation')}, {layout.table_text('ablation')}")
 
 
 def _parts(text: str) -> list[str]:

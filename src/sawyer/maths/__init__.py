@@ -32,6 +32,16 @@ from sawyer.maths.losses_reward import (
     squared,
 )
 from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
+from sawyer.maths.overoptimisation import (
+    GoldFit,
+    best_of_n_gain,
+    best_of_n_mean,
+    best_of_n_turn,
+    fit_best_of_n,
+    fit_rl,
+    rl_gain,
+    rl_turn,
+)
 from sawyer.maths.preference import DpoLoss, dpo_loss, response_log_ratio
 from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
 from sawyer.maths.thin import Thinned, mean_cosine, thin
@@ -48,6 +58,7 @@ __all__ = [
     "Example",
     "Finding",
     "FixedKL",
+    "GoldFit",
     "Judged",
     "LossCheck",
     "LossCurve",
@@ -60,7 +71,10 @@ __all__ = [
     "Standard",
     "Thinned",
     "Weights",
+    "best_of_n_gain",
     "best_of_n_kl",
+    "best_of_n_mean",
+    "best_of_n_turn",
     "by_item",
     "by_prompt",
     "calibration_error",
@@ -76,6 +90,8 @@ __all__ = [
     "ensemble_mean",
     "ensemble_min",
     "explained_variance",
+    "fit_best_of_n",
+    "fit_rl",
     "gae",
     "grpo_advantages",
     "grpo_kl",
@@ -98,6 +114,8 @@ __all__ = [
     "ppo_value",
     "regression",
     "response_log_ratio",
+    "rl_gain",
+    "rl_turn",
     "rloo_advantages",
     "scaled",
     "squared",

@@ -40,8 +40,13 @@ def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener
     return _run(config, only, listeners)
 
 
-def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config."""
+def demo(
+    out: str | Path, seed: int = 0, *, rater: str = "honest", only: str | None = None, listeners: Sequence[Listener] = ()
+) -> dict[str, Any]:
+    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config.
+
+    `only` names one stage to do, as in `run`.
+    """
     data = Path(out) / "data"
 
     def prepare(run: Run) -> None:
@@ -50,7 +55,7 @@ def demo(out: str | Path, seed: int = 0, *, rater: str = "honest", listeners: Se
             with replace_folder(data) as folder:
                 write(folder, seed=seed, rater=rater)
 
-    return _run(demo_config(str(out), seed, rater), None, listeners, prepare)
+    return _run(demo_config(str(out), seed, rater), only, listeners, prepare)
 
 
 def _run(

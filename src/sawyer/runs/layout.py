@@ -66,20 +66,21 @@ class Layout:
         """The page a person wants."""
         return self.root / "report.html"
 
-    @property
-    def ablation(self) -> Path:
-        """Runs like this one that differ in one thing, a folder each, and the table of them."""
-        return self.root / "ablation"
+    def lab(self, study: str) -> Path:
+        """A laboratory's runs, begun from this one and each in its folder, and what was found: `ablation`, `bakeoff`, ..."""
+        return self.root / study
 
-    @property
-    def table(self) -> Path:
-        """Where `root` is such a folder: the figures of all its runs."""
-        return self.root / "ablation.json"
+    def table(self, study: str) -> Path:
+        """Where `root` is such a folder: all that was found."""
+        return self.root / f"{study}.json"
 
-    @property
-    def table_text(self) -> Path:
+    def table_text(self, study: str) -> Path:
         """The same for people, in Markdown."""
-        return self.root / "ablation.md"
+        return self.root / f"{study}.md"
+
+    def table_page(self, study: str) -> Path:
+        """The same as a page with its pictures."""
+        return self.root / f"{study}.html"
 
     @property
     def lock(self) -> Path:

@@ -6,31 +6,32 @@ Each loss with each seed is a run of its own, begun from one run's SFT model and
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
-from sawyer.config import Config, wanted
-from sawyer.errors import ConfigError, Interrupted, RunError
-from sawyer.pipeline import fingerprint, product, run
-from sawyer.runs import (
-    Layout,
-    Listener,
-    Manifest,
-    Stop,
-    clock,
-    damaged,
-    handle_signals,
-    link,
-    open_run,
-    read_rows,
-    write_json,
-    write_text,
+from sawyer.config import Config
+from sawyer.errors import ConfigError
+from sawyer.lab.series import (
+    Source,
+    Tell,
+    checked_names,
+    checked_seeds,
+    in_turn,
+    is_done,
+    lend,
+    make_shared,
+    seconds_of,
+    silent,
+    source_of,
+    told_cost,
+    wanted,
 )
+from sawyer.pipeline import run
+from sawyer.runs import Layout, Listener, Manifest, clock, damaged, read_rows, write_json, write_text
 
 STAGE = "reward"
 SHARED = ("sft", "collect")  # what all models are trained from
@@ -112,13 +113,13 @@ class Ablation:
 
 
 def ablate(
-    config: Config,
+    config: Config | str | Path,
     losses: Sequence[str],
     seeds: Sequence[int],
     *,
     out: Path | None = None,
     listeners: Sequence[Listener] = (),
-    tell: Callable[[str], None] = lambda words: None,
+    tell: Tell = silent,
 ) -> Ablation:
     """Train the config's reward model with each loss and seed, and compare; `out` is the run's `ablation` folder if not given.
 
@@ -126,34 +127,42 @@ def ablate(
     seed decides the new head, the order of the rows, and the answers that the model is tried on. What is finished is skipped,
     what was interrupted goes on. `tell` hears what is done next. Raises SawyerError; ConfigError where there is no such loss.
     """
-    _check(config, losses, seeds)
-    root = out if out is not None else Layout(Path(config.out)).ablation
-    _prepare(config, listeners)
-    asked = [(loss, seed) for loss in losses for seed in seeds]
-    cells: list[Cell] = []
-    stop = Stop()
+    source = source_of(config)
+    _check(source.config, losses, seeds)
+    root = out if out is not None else source.layout.lab("ablation")
+    asked = [config_of(source.config, loss, seed, root) for loss in losses for seed in seeds]
+    tell(_cost(source, losses, seeds, asked))
+    make_shared(source, _first(source), listeners)
 
-    def heard(kind: str, row: Mapping[str, Any]) -> None:
-        # A stop that comes while a run's report is written does not stop that run: it must not be lost.
-        if kind == "stopping":
-            stop.set(str(row["reason"]))
+    def do(own: Config, heard: Sequence[Listener]) -> Cell:
+        lend(own, source, SHARED)
+        run(own, only=STAGE, listeners=heard)
+        return cell_of(own)
 
-    with handle_signals(stop):
-        for place, (loss, seed) in enumerate(asked, 1):
-            if stop.is_set():
-                raise Interrupted(
-                    f"{len(cells)} of {len(asked)} reward models are done ({stop.reason})",
-                    todo="run the same command again to go on",
-                )
-            tell(f"{loss}, seed {seed} ({place} of {len(asked)})")
-            own = config_of(config, loss, seed, root)
-            _borrow(own, config)
-            run(own, only=STAGE, listeners=[*listeners, heard])
-            cells.append(cell_of(own))
+    cells = in_turn(asked, do, name=_name, what="reward models", listeners=listeners, tell=tell)
     found = compared(cells, str(root))
-    write_json(Layout(root).table, asdict(found))
-    write_text(Layout(root).table_text, markdown(found))
+    write_json(Layout(root).table("ablation"), asdict(found))
+    write_text(Layout(root).table_text("ablation"), markdown(found))
     return found
+
+
+def _name(own: Config) -> str:
+    assert own.reward is not None
+    return f"{own.reward.loss}, seed {own.seed}"
+
+
+def _first(source: Source) -> list[str]:
+    """What is made first where it is missing; a base model that the SFT model no longer needs is not missed."""
+    return [*(() if is_done(source.layout, "sft") else ("base",)), *SHARED]
+
+
+def _cost(source: Source, losses: Sequence[str], seeds: Sequence[int], asked: Sequence[Config]) -> str:
+    """Before anything is trained: how many reward models, and how long they take by those that are there."""
+    missing = [stage for stage in wanted(source.config, _first(source)) if not is_done(source.layout, stage)]
+    first = f"; before them {', '.join(missing)}" if missing else ""
+    what = f"{len(losses)} losses with {len(seeds)} seeds are {len(asked)} reward models"
+    known = seconds_of(source.layout, [STAGE])
+    return told_cost(what, [Layout(Path(own.out)) for own in asked], [STAGE], known=known) + first
 
 
 def config_of(config: Config, loss: str, seed: int, root: Path) -> Config:
@@ -172,78 +181,14 @@ def _check(config: Config, losses: Sequence[str], seeds: Sequence[int]) -> None:
             expected="the reward model whose losses are compared",
             todo="add `reward:` to the file",
         )
-    for name, given in (("loss", losses), ("seed", seeds)):
-        twice = sorted({str(one) for one in given if given.count(one) > 1})
-        if twice or not given:
-            told = f"{name} {twice[0]} is named twice" if twice else f"no {name} is named"
-            raise ConfigError(told, expected="each once, at least one", todo="mend the list")
-    for seed in seeds:
-        if not 0 <= seed < 2**32:
-            raise ConfigError(f"seed {seed}", expected="a whole number, at least 0 and less than 2^32", todo="name another")
+    checked_names("loss", losses)
+    checked_seeds(seeds)
     from sawyer.stages.reward.loss import checked_loss, open_loss
 
     for loss in losses:
         open_loss(loss)
     for loss in (loss for loss in losses if ":" in loss):
         checked_loss(loss)
-
-
-def _prepare(config: Config, listeners: Sequence[Listener]) -> None:
-    """The config's own run has its SFT model and, where they are asked for, its collected answers."""
-    layout = Layout(Path(config.out))
-    for stage in ("base", *SHARED):
-        sft = _done(layout, "sft")
-        if getattr(config, stage) is None or _done(layout, stage) or (stage == "base" and sft):
-            continue
-        if run(config, only=stage, listeners=listeners).get("waiting"):
-            raise RunError(
-                f"the answers in {layout.answers} wait for a score",
-                expected="scored answers",
-                why="every loss learns from them",
-                todo="put a number in place of each `null`, then run the same command again",
-            )
-    manifest = Manifest(layout.manifest)
-    for stage in (stage for stage in SHARED if getattr(config, stage) is not None):
-        if manifest.stage(stage).fingerprint != fingerprint(config, stage):
-            raise RunError(
-                f"{layout.root} holds a run whose {stage} stage was done with other settings or data than the config has now",
-                expected="the settings and data it was begun with",
-                why="the losses would be compared on another model than the one that is named",
-                todo="restore them, or use another `out:`, where it is done anew",
-            )
-
-
-def _done(layout: Layout, stage: str) -> bool:
-    return Manifest(layout.manifest).stage(stage).status == "done" and product(layout, stage).exists()
-
-
-def _borrow(own: Config, config: Config) -> None:
-    """The run of `own` has SFT model and collected answers of the config's run, by links: gigabytes are not copied.
-
-    Its seed is another than theirs: its manifest says whose they are.
-    """
-    source = Layout(Path(config.out))
-    lent = Manifest(source.manifest)
-    with open_run(Path(own.out)) as opened:
-        for stage in (stage for stage in SHARED if getattr(own, stage) is not None):
-            here, there = product(opened.layout, stage), product(source, stage)
-            link(here, there)
-            if opened.manifest.content_hash(stage, here) != lent.content_hash(stage, there):
-                raise RunError(
-                    f"{here} is not what {there} is now",
-                    expected="the same for every loss and seed",
-                    why="models trained from different things say nothing of their losses",
-                    todo=f"delete {opened.layout.root}, or name another folder with --out",
-                )
-            state = lent.stage(stage)
-            opened.manifest.update(
-                stage,
-                status="done",
-                fingerprint=fingerprint(own, stage),
-                parents=state.parents,
-                figures=state.figures,
-                reason=f"taken from {source.root}, seed {config.seed}",
-            )
 
 
 def cell_of(own: Config) -> Cell:
