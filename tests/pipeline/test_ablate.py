@@ -14,19 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-<<<<<<< HEAD
-from sawyer.ablation import Ablation, Cell, ablate, compared, config_of, markdown
-from sawyer.config import checked
-from sawyer.engine import Learner
-from sawyer.errors import Interrupted, RunError
-from sawyer.pipeline import way
-=======
-from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.engine import Learner
 from sawyer.errors import Interrupted, RunError
 from sawyer.lab.ablation import Ablation, Cell, ablate, compared, config_of, markdown
->>>>>>> ec96d20 (lab: the room of studies; ablation moves there, what runs share is shared code; Gao's curves)
+from sawyer.pipeline import way
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
 LOSSES, SEEDS = ("plain", "squared"), (0, 1)

@@ -38,4 +38,3 @@ def with_interval(found: Interval | None, digits: int = 2, *, sign: bool = False
 def in_all(count: int, whole: int) -> str:
     """10 of 10."""
     return f"{count} of {whole}"
-
