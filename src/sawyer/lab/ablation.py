@@ -24,11 +24,11 @@ from sawyer.lab.series import (
     is_done,
     lend,
     make_shared,
+    named,
     seconds_of,
     silent,
     source_of,
     told_cost,
-    wanted,
 )
 from sawyer.pipeline import run
 from sawyer.runs import Layout, Listener, Manifest, clock, damaged, read_rows, write_json, write_text
@@ -158,7 +158,7 @@ def _first(source: Source) -> list[str]:
 
 def _cost(source: Source, losses: Sequence[str], seeds: Sequence[int], asked: Sequence[Config]) -> str:
     """Before anything is trained: how many reward models, and how long they take by those that are there."""
-    missing = [stage for stage in wanted(source.config, _first(source)) if not is_done(source.layout, stage)]
+    missing = [stage for stage in named(source.config, _first(source)) if not is_done(source.layout, stage)]
     first = f"; before them {', '.join(missing)}" if missing else ""
     what = f"{len(losses)} losses with {len(seeds)} seeds are {len(asked)} reward models"
     known = seconds_of(source.layout, [STAGE])

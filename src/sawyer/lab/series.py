@@ -70,7 +70,7 @@ def checked_names(what: str, names: Sequence[str]) -> None:
         raise ConfigError(told, expected="each once, at least one", todo="mend the list")
 
 
-def wanted(config: Config, stages: Sequence[str]) -> list[str]:
+def named(config: Config, stages: Sequence[str]) -> list[str]:
     """Those of the stages that the config names."""
     return [stage for stage in stages if getattr(config, stage) is not None]
 
@@ -82,7 +82,7 @@ def is_done(layout: Layout, stage: str) -> bool:
 
 def make_shared(source: Source, stages: Sequence[str], listeners: Sequence[Listener]) -> None:
     """The source's run has these stages, as its config asks for them now. Raises RunError where they were done otherwise."""
-    for stage in wanted(source.config, stages):
+    for stage in named(source.config, stages):
         if is_done(source.layout, stage):
             continue
         if source.run(stage, listeners).get("waiting"):
@@ -93,7 +93,7 @@ def make_shared(source: Source, stages: Sequence[str], listeners: Sequence[Liste
                 todo="put a number in place of each `null`, then run the same command again",
             )
     manifest = Manifest(source.layout.manifest)
-    for stage in wanted(source.config, stages):
+    for stage in named(source.config, stages):
         if manifest.stage(stage).fingerprint != fingerprint(source.config, stage):
             raise RunError(
                 f"{source.layout.root} holds a run whose {stage} stage was done with other settings or data than the config "
@@ -111,7 +111,7 @@ def lend(own: Config, source: Source, stages: Sequence[str]) -> None:
     """
     lent = Manifest(source.layout.manifest)
     with open_run(Path(own.out)) as opened:
-        for stage in wanted(own, stages):
+        for stage in named(own, stages):
             here, there = product(opened.layout, stage), product(source.layout, stage)
             for path in sorted(source.layout.folder(stage).iterdir()):
                 if not path.name.startswith("."):

@@ -66,6 +66,11 @@ class Layout:
         """The page a person wants."""
         return self.root / "report.html"
 
+    @property
+    def drawn(self) -> Path:
+        """Best-of-n's answers: what each prompt's are paid, and the truth."""
+        return self.root / "drawn.jsonl"
+
     def lab(self, study: str) -> Path:
         """A laboratory's runs, begun from this one and each in its folder, and what was found: `ablation`, `bakeoff`, ..."""
         return self.root / study

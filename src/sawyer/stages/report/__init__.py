@@ -4,7 +4,8 @@ Everything is inside the file: plots as SVG, style as text. It needs no network 
 or dark setting, and prints.
 """
 
+from sawyer.stages.report.overoptimisation import build_overoptimisation
 from sawyer.stages.report.page import build
 from sawyer.stages.report.trust import build_trust
 
-__all__ = ["build", "build_trust"]
+__all__ = ["build", "build_overoptimisation", "build_trust"]

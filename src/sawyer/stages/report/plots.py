@@ -60,17 +60,19 @@ class Panel:
     note: str
     lines: Sequence[Line]
     levels: Sequence[Level] = ()
-    mark: float | None = None  # x of the kept model
+    mark: float | None = None  # x of a vertical line
+    mark_name: str = "kept model"
     share: bool = False  # y is a share: from 0 to 1, written in per cent
     zero: bool = False  # 0 belongs to the picture
     x_name: str = "step"
+    x_whole: bool = True  # x is marked at whole numbers alone
     x_names: Sequence[str] = ()  # what stands under x = 0, 1, 2, ... where x is no number
     x_share: bool = False  # x is a share too
     diagonal: bool = False  # where x and y agree
 
 
-def draw(panel: Panel, ident: str) -> str:
-    """The panel as an SVG element. `ident` is unique in the page; nothing random or dated gets in."""
+def draw(panel: Panel, ident: str, size: tuple[float, float] = (WIDTH, HEIGHT)) -> str:
+    """The panel as an SVG element. `ident` is unique in the page; nothing random or dated gets in. `size` is in inches."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -84,7 +86,7 @@ def draw(panel: Panel, ident: str) -> str:
         "path.simplify": True,
     }
     with matplotlib.rc_context(settings):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        figure = Figure(figsize=size, layout="constrained")
         figure.patch.set_visible(False)
         axes = figure.subplots()
         axes.patch.set_visible(False)
@@ -104,7 +106,7 @@ def draw(panel: Panel, ident: str) -> str:
         axes.spines["bottom"].set_color(TONES["faint"])
         axes.tick_params(colors=TONES["faint"], length=2.5, width=0.6, labelsize=8)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=not panel.x_share))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=panel.x_whole and not panel.x_share))
         if panel.x_share:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         if panel.x_names:

@@ -5,6 +5,8 @@ How this differs from the textbook: one whole response is an episode and a token
 one but the best on held-out prompts within the KL budget.
 """
 
-from sawyer.stages.rl.train import train
+from sawyer.stages.rl.rollout import collect
+from sawyer.stages.rl.scorers import open_scorer
+from sawyer.stages.rl.train import prompts_of, train
 
-__all__ = ["train"]
+__all__ = ["collect", "open_scorer", "prompts_of", "train"]

@@ -92,7 +92,7 @@ class RlWork:
         self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
         value = open_value(config, run, self.scorer, self.policy_speaker).to(self.place.device)
-        self.prompts, self.held_out = _prompts(config, run, self.policy_speaker)
+        self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
         self.steps = asked.episodes // asked.batch_size
         factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.minibatches, warmup=0)
         self.policy = Learner(
@@ -252,7 +252,8 @@ class RlWork:
         self.evaluations, self.stopped = state["evaluations"], state["stopped"]
 
 
-def _prompts(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to train on and those to evaluate on; what is left out is told. Raises DataError where none is left."""
     asked = config.rl
     assert asked is not None
     read_in = read(asked.prompts, want="prompts", columns=asked.columns)
