@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         TrainingError,
         WorldError,
     )
+    from sawyer.lab import ablate, study_overoptimisation, study_seeds
     from sawyer.models import Classifier, RewardScorer
     from sawyer.models import TextScorer as Scorer
     from sawyer.pipeline import demo
@@ -54,9 +55,12 @@ _DOORS = {
     "TrainingError": ("sawyer.errors", "TrainingError"),
     "WorldError": ("sawyer.errors", "WorldError"),
     "__version__": ("sawyer.version", "__version__"),
+    "ablate": ("sawyer.lab", "ablate"),
     "demo": ("sawyer.pipeline", "demo"),
     "load_config": ("sawyer.config", "load"),
     "report": ("sawyer.stages.report", "build"),
+    "study_overoptimisation": ("sawyer.lab", "study_overoptimisation"),
+    "study_seeds": ("sawyer.lab", "study_seeds"),
 }
 
 __all__ = [
@@ -75,10 +79,13 @@ __all__ = [
     "TrainingError",
     "WorldError",
     "__version__",
+    "ablate",
     "demo",
     "load_config",
     "report",
     "run",
+    "study_overoptimisation",
+    "study_seeds",
 ]
 
 

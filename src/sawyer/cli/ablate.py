@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sawyer.cli.screen import say, stdout
+from sawyer.cli.study import announce, folder, numbers, parts
 from sawyer.cli.train import File, Settings
 from sawyer.cli.watch import Watch
-from sawyer.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,13 +34,9 @@ def ablate(
     asked = load(config, settings or [])
     console = stdout()
     with Watch(console) as watch:
-
-        def tell(words: str) -> None:
-            console.print()
-            say(console, (words, "bold cyan"))
-
-        root = Path(out).expanduser() if out is not None else None
-        found = compare(asked, _parts(loss), _numbers(seeds), out=root, listeners=[watch], tell=tell)
+        found = compare(
+            asked, parts(loss), numbers(seeds), out=folder(out), listeners=[watch], tell=lambda words: announce(console, words)
+        )
     show(console, found)
 
 
@@ -69,14 +65,3 @@ def show(console: Console, found: Ablation) -> None:
     layout = Layout(Path(found.out))
     console.print()
     say(console, ("Wrote ", "dim"), f"{layout.table('ablation')}, {layout.table_text('ablation')}")
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in _parts(text)]
-    except ValueError as error:
-        raise ConfigError(f"--seeds {text}", expected="whole numbers, such as 0,1,2", todo="mend the list") from error

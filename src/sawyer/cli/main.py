@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sawyer.cli import data, look, loss, score, train
+from sawyer.cli import data, look, loss, score, study, train
 from sawyer.cli.ablate import ablate
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
@@ -24,7 +24,13 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-PANELS = {"whole": "The whole way", "stages": "One stage", "data": "Data", "look": "Look"}
+PANELS = {
+    "whole": "The whole way",
+    "stages": "One stage",
+    "data": "Data",
+    "look": "Look",
+    "lab": "Laboratory",
+}
 app.command("demo", rich_help_panel=PANELS["whole"])(train.demo)
 app.command("init", rich_help_panel=PANELS["whole"])(data.init)
 app.command("run", rich_help_panel=PANELS["whole"])(train.run)
@@ -37,8 +43,9 @@ app.command("report", rich_help_panel=PANELS["look"])(look.report)
 app.command("trust", rich_help_panel=PANELS["look"])(trust)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
-app.command("ablate", rich_help_panel=PANELS["look"])(ablate)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
+app.command("ablate", rich_help_panel=PANELS["lab"])(ablate)
+app.add_typer(study.app, name="study", rich_help_panel=PANELS["lab"])
 
 
 def _version(asked: bool) -> None:

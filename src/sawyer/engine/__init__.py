@@ -4,6 +4,7 @@ from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
+from sawyer.engine.memory import peak_memory_mb, reset_peak_memory
 from sawyer.engine.place import Place, choose_place
 from sawyer.engine.seeds import batch_indices, generator
 from sawyer.engine.step import Learner, Update
@@ -20,6 +21,8 @@ __all__ = [
     "learned_gate",
     "load_checkpoint",
     "losses_of",
+    "peak_memory_mb",
+    "reset_peak_memory",
     "run_steps",
     "save_checkpoint",
     "stop_if_asked",

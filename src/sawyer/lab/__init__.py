@@ -5,5 +5,7 @@ what is finished is skipped, what was interrupted goes on.
 """
 
 from sawyer.lab.ablation import ablate
+from sawyer.lab.overoptimisation import study_overoptimisation
+from sawyer.lab.spread import study_seeds
 
-__all__ = ["ablate"]
+__all__ = ["ablate", "study_overoptimisation", "study_seeds"]

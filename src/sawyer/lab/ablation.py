@@ -13,7 +13,7 @@ from math import comb
 from pathlib import Path
 from statistics import fmean, stdev
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.errors import ConfigError
 from sawyer.lab.series import (
     Source,
@@ -147,8 +147,7 @@ def ablate(
 
 
 def _name(own: Config) -> str:
-    assert own.reward is not None
-    return f"{own.reward.loss}, seed {own.seed}"
+    return f"{wanted(own.reward, STAGE).loss}, seed {own.seed}"
 
 
 def _first(source: Source) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, Kl
+from sawyer.config import Config, Kl, wanted
 from sawyer.errors import ConfigError
 from sawyer.lab.draws import Draws, draw
 from sawyer.lab.series import DEMO_SECONDS, Source, Tell, in_turn, is_done, lend, make_shared, named, silent, source_of
@@ -119,7 +119,7 @@ def study_overoptimisation(
             drawn.append(draw(mine, most, heard))
 
     parts = {"best_of_n": f"best of 1 to {most}", "rl": "RL without KL"}
-    in_turn(list(parts), do, name=lambda part: parts[part], what="parts", listeners=listeners, tell=tell)
+    in_turn(list(parts), do, name=lambda part: parts[part], what="parts", alike=False, listeners=listeners, tell=tell)
     found = found_in(Layout(Path(own.out)), drawn[0], str(root))
     layout = Layout(root)
     write_json(layout.table(STUDY), asdict(found))
@@ -132,8 +132,7 @@ def study_overoptimisation(
 
 def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
     """The config with nothing that ties RL to the SFT model, a run below `root`. Raises ConfigError for no whole batches."""
-    assert config.rl is not None
-    asked = config.rl
+    asked = wanted(config.rl, "rl")
     count = LONGER * asked.episodes if episodes is None else episodes
     if count < asked.batch_size or count % asked.batch_size:
         near = max(1, round(count / asked.batch_size)) * asked.batch_size
@@ -149,9 +148,8 @@ def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
 
 
 def _check(config: Config, most: int) -> None:
-    for stage, why in (("rl", "what is pushed"), ("reward", "what it is pushed against")):
-        if getattr(config, stage) is None:
-            raise ConfigError(f"the config has no section `{stage}`", expected=why, todo=f"add `{stage}:` to the file")
+    wanted(config.rl, "rl")
+    wanted(config.reward, "reward")
     if config.world is None:
         raise ConfigError(
             "the config names no `world`",
@@ -165,12 +163,11 @@ def _check(config: Config, most: int) -> None:
 
 def _cost(source: Source, own: Config, most: int) -> str:
     """Before anything is done: what is, and how long it takes by the demo or by the RL that the run has done."""
-    assert source.config.rl is not None and own.rl is not None
+    asked, longer = wanted(source.config.rl, "rl"), wanted(own.rl, "rl")
     layout = source.layout
     missing = [stage for stage in named(source.config, SHARED) if not is_done(layout, stage)]
     first = f"; before them {', '.join(missing)}" if missing else ""
-    asked = source.config.rl
-    what = f"{own.rl.episodes:,} episodes of RL without KL, {most} answers to each of at most {asked.eval_prompts} prompts"
+    what = f"{longer.episodes:,} episodes of RL without KL, {most} answers to each of at most {asked.eval_prompts} prompts"
     if is_done(Layout(Path(own.out)), "rl"):
         return f"{what}: RL is done{first}"
     done = Manifest(layout.manifest).stage("rl").seconds if is_done(layout, "rl") else 0.0
@@ -180,8 +177,8 @@ def _cost(source: Source, own: Config, most: int) -> str:
     # Per answer; those of the evaluations count too, and best-of-n's are sampled and judged but not learnt from.
     looks = 1 + asked.episodes // asked.batch_size // asked.eval_every
     each = took / (asked.episodes + looks * asked.eval_prompts / 2)
-    longer = own.rl.episodes + (EVALUATIONS * asked.eval_prompts + most * asked.eval_prompts) / 2
-    seconds = each * longer + sum(DEMO_SECONDS[stage] for stage in missing if source.demo)
+    answers = longer.episodes + (EVALUATIONS + most) * asked.eval_prompts / 2
+    seconds = each * answers + sum(DEMO_SECONDS[stage] for stage in missing if source.demo)
     return f"{what}{first}: about {clock(seconds)} on such a machine"
 
 

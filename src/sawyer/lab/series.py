@@ -140,13 +140,15 @@ def in_turn(
     *,
     name: Callable[[Job], str],
     what: str,
+    alike: bool = True,
     listeners: Sequence[Listener] = (),
     tell: Tell = silent,
 ) -> list[Result]:
     """What `do` finds for each job, one after another; `what` are they, in the plural.
 
-    `do` gives its second argument to the pipeline as listeners. Before each job `tell` hears its name, its place and about how
-    long the rest takes, by those that had work to do. Raises Interrupted when a stop was asked for between two.
+    `do` gives its second argument to the pipeline as listeners. Before each job `tell` hears its name, its place and, where
+    the jobs are alike, about how long the rest takes, by those that had work to do. Raises Interrupted when a stop was asked
+    for between two.
     """
     found: list[Result] = []
     spent: list[float] = []
@@ -166,7 +168,7 @@ def in_turn(
                 raise Interrupted(
                     f"{place} of {len(jobs)} {what} are done ({stop.reason})", todo="run the same command again to go on"
                 )
-            left = f", about {clock(fmean(spent) * (len(jobs) - place))} left" if spent else ""
+            left = f", about {clock(fmean(spent) * (len(jobs) - place))} left" if spent and alike else ""
             tell(f"{name(job)} ({place + 1} of {len(jobs)}{left})")
             began, worked = time.monotonic(), False
             found.append(do(job, [*listeners, heard]))

@@ -114,10 +114,15 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     )
     run.journal.event(stage, "start")
     module, name = DOORS[stage]
+    from sawyer.engine import peak_memory_mb, reset_peak_memory
+
+    reset_peak_memory()
 
     def close(status: str, reason: str, **more: Any) -> None:
-        now = time.time()
-        run.manifest.update(stage, status=status, reason=reason, ended=now, seconds=before.seconds + now - began, **more)
+        now, peak = time.time(), peak_memory_mb()
+        most = peak if before.peak_mb is None or peak is None else max(before.peak_mb, peak)
+        took = {"seconds": before.seconds + now - began, "peak_mb": most}
+        run.manifest.update(stage, status=status, reason=reason, ended=now, **took, **more)
 
     try:
         figures = getattr(import_module(module), name)(config, run)

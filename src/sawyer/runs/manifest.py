@@ -18,6 +18,7 @@ KINDS: Mapping[str, tuple[type, ...]] = {
     "started": (int, float, NoneType),
     "ended": (int, float, NoneType),
     "seconds": (int, float),
+    "peak_mb": (int, float, NoneType),
     "fingerprint": (str,),
     "parents": (dict,),
     "reason": (str,),
@@ -34,6 +35,7 @@ class StageState:
     started: float | None = None  # seconds since 1970
     ended: float | None = None
     seconds: float = 0.0  # of work, all sittings together
+    peak_mb: float | None = None  # MiB that work took at most, on the card or else in the process; None: the system tells not
     fingerprint: str = ""  # of the settings and data it was begun with
     parents: Mapping[str, str] = field(default_factory=dict)  # stage -> hash of what it left: its model folder, or its file
     reason: str = ""  # why it stopped, where it did before its end

@@ -24,6 +24,7 @@ TONES: dict[str, str] = {
     "grid": "#010009",
 }
 MOST_POINTS = 400  # of a line; more cannot be seen and make the file large
+FEW_POINTS = 120  # of a cloud: so few are drawn larger
 SMOOTH_FROM = 30  # points; a shorter line is read as it is
 WIDTH, HEIGHT = 3.7, 1.85  # inches at 72 units an inch
 
@@ -147,7 +148,8 @@ def _draw_line(axes: Any, line: Line) -> None:
     if line.lows:
         axes.vlines(xs, line.lows, line.highs, color=colour, linewidth=3.2, alpha=0.3, zorder=3)
     if line.cloud:
-        axes.plot(xs, ys, color=colour, linewidth=0, marker="o", markersize=2.4, markeredgewidth=0, alpha=0.45, zorder=2)
+        size, alpha = (4.2, 0.6) if len(xs) <= FEW_POINTS else (2.4, 0.45)
+        axes.plot(xs, ys, color=colour, linewidth=0, marker="o", markersize=size, markeredgewidth=0, alpha=alpha, zorder=2)
     elif line.dots:
         axes.plot(xs, ys, color=colour, linewidth=1.1, marker="o", markersize=3.4, zorder=4)
     elif line.smooth and len(xs) >= SMOOTH_FROM:

@@ -1,0 +1,94 @@
+"""The studies on a world so small that they take a minute: what is left, what is skipped, what was interrupted goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sawyer.config import checked
+from sawyer.engine import Learner
+from sawyer.errors import Interrupted
+from sawyer.lab import study_overoptimisation
+from sawyer.runs import Layout, read_rows
+
+
+def small(tiny: Any, run: Path) -> dict[str, Any]:
+    """Settings of a run whose base model is there."""
+    tree = tiny.tree(
+        run, {"rl.eval_prompts": 4, "compare.deliberate_limit": 0, "model": str(tiny.straight() / "base" / "model")}
+    )
+    return {name: value for name, value in tree.items() if name not in ("base", "classify")}
+
+
+@pytest.mark.slow
+def test_seeds_are_whole_runs_and_finished_ones_are_skipped(
+    command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(small(tiny, tmp_path / "run")))
+    told = command("study", "seeds", file, "--seeds", "3-4")
+    assert told.code == 0, told.err
+    root = tmp_path / "run" / "seeds"
+    found = json.loads((root / "seeds.json").read_text())
+    for seed in found["seeds"]:
+        summary = json.loads((root / f"seed-{seed['seed']}" / "summary.json").read_text())
+        assert seed["rl"]["t1"] == summary["gold"]["rl"]["t1"] and seed["best_of_8"] == summary["gold"]["best_of_8"]
+        assert seed["gates"] == summary["gates"] and seed["kl"] == summary["rl"]["kl"]
+    assert found["seeds"][0]["sft"] != found["seeds"][1]["sft"]
+    assert (root / "seeds.md").read_text() in told.out and "how long one takes is said after the first" in told.out
+    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    again = command("study", "seeds", file, "--seeds", "3,4")
+    assert again.code == 0 and "all done before" in again.out and (root / "seeds.md").read_text() in again.out
+
+
+@pytest.mark.slow
+def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
+    command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny.prefix("rl", tmp_path / "run")
+    tree = tiny.tree(run, {"rl.eval_prompts": 4})
+    config = checked(tree)
+    root = run / "overoptimisation"
+
+    def stopping(kind: str, row: dict[str, Any]) -> None:
+        if kind == "progress" and row["stage"] == "best_of_n" and row["done"] == 2:
+            import signal
+
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        study_overoptimisation(config, episodes=48, most=8, listeners=[stopping])
+    with monkeypatch.context() as patch:
+        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        found = study_overoptimisation(config, episodes=48, most=8)
+    # 48 answers are 6 updates of 8, each with an evaluation, and one at the end; the SFT model has no distance.
+    assert [p.at for p in found.rl.points] == list(range(7)) and found.rl.points[0].kl == pytest.approx(0.0, abs=1e-5)
+    assert found.rl.last.kl > 0.1
+    rows = read_rows(Layout(root / "best-of-n").drawn)
+    assert found.answers == 8 and found.prompts == len(rows) == 4
+    assert found.best_of_n.points[0].gold == pytest.approx(sum(map(sum, (row["gold"] for row in rows))) / 32)
+    best = [row["gold"][max(range(8), key=lambda i, row=row: row["proxy"][i])] for row in rows]
+    assert found.best_of_n.points[-1].gold == pytest.approx(sum(best) / 4)
+    text = (root / "overoptimisation.html").read_text()
+    assert text.count("<svg") == 4
+    assert json.loads((root / "overoptimisation.json").read_text()) == json.loads(json.dumps(asdict(found)))
+    straight = tmp_path / "straight"
+    with monkeypatch.context() as patch:
+        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        other = study_overoptimisation(config, episodes=48, most=8, out=straight)  # never interrupted
+    assert {**asdict(other), "out": 0} == {**asdict(found), "out": 0}
+    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(tree))
+    told = command("study", "overoptimisation", file, "--episodes", "48", "--most", "8")
+    assert told.code == 0, told.err
+    assert (root / "overoptimisation.md").read_text() in told.out and "overoptimisation.html" in told.out
+    shutil.rmtree(straight)
