@@ -131,7 +131,7 @@ def test_the_markdown_has_the_first_the_top_and_the_last(tmp_path: Path) -> None
 def test_the_page_stands_alone_and_shows_what_was_found(tmp_path: Path) -> None:
     found = study(tmp_path)
     text = build_overoptimisation(asdict(found), tmp_path / "page.html").read_text()
-    assert text.count("<svg") == 4 and "gold turns" in text and "d (a − b log d)" in text
+    assert text.count("<svg") == 4 and "the curve turns" in text and "d (a − b log d)" in text
     assert not re.search(r'(?:src|href)="(?!#)', text) and "<script" not in text
     assert "&lt;b&gt;2&lt;/b&gt;" in text and "<b>2</b>" not in text  # no word of a model is markup
     assert "at the highest gold, update 4" in text and "more letters" in text

@@ -73,7 +73,7 @@ def _apart(curve: Values, found: Values) -> Panel:
         note="gain over the SFT model, in standard deviations of its own answers",
         lines=[line for line in lines if len(line.xs)],
         mark=curve["turn"],
-        mark_name="gold turns",
+        mark_name="the curve turns",
         zero=True,
         x_name="d = √KL, in √nats",
         x_whole=farthest(points) > 6,
