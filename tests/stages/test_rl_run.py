@@ -18,7 +18,7 @@ from sawyer.runs import Run, read_rows
 from sawyer.stages.rl.train import RlWork, train
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.train")
+stage, watched = import_module("sawyer.stages.rl.train"), import_module("sawyer.stages.rl.work")
 
 
 def weights(folder: Path) -> list[torch.Tensor]:
@@ -53,8 +53,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float,
         init(self, config, run)
         collect.held_out = self.held_out  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(stage, "collect", collect)
-    monkeypatch.setattr(stage, "logprobs_of", logprobs_of)
+    monkeypatch.setattr(watched, "collect", collect)
+    monkeypatch.setattr(watched, "logprobs_of", logprobs_of)
     monkeypatch.setattr(RlWork, "__init__", start)
 
 
@@ -110,7 +110,7 @@ def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
         def scripted_share(self: RlWork, step: int) -> dict[str, float]:
             found = next(shares)
             with monkeypatch.context() as patch:
-                patch.setattr(stage, "same_answer", lambda *_: found)
+                patch.setattr(watched, "same_answer", lambda *_: found)
                 return evaluate(self, step)
 
         monkeypatch.setattr(RlWork, "evaluate", scripted_share)

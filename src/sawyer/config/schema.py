@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from sawyer.config.own import own_names
 from sawyer.errors import ConfigError
 
+Algorithm = Literal["ppo", "rloo", "grpo"]
 LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
 
 
@@ -197,12 +208,27 @@ class RewardPart(Section):
         return self
 
 
+# Settings of `rl` that not every algorithm knows, and which do: with another one they are refused, they would do nothing.
+KNOWN_TO: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("gamma", "lam", "value_learning_rate", "value_clip", "value_start"), ("ppo",)),
+}
+GROUPS = {"rloo": 4, "grpo": 4}  # answers a prompt where none are asked for; ppo takes one
+
+
 class Rl(Section):
-    """Reinforcement learning against the reward model."""
+    """Reinforcement learning against the reward model; `KNOWN_TO` says which algorithm knows what."""
 
     prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
-    algorithm: Literal["ppo"] = Field("ppo", description="how advantages are estimated and applied")
+    algorithm: Algorithm = Field(
+        "ppo",
+        description="how advantages are estimated: with a value network, or within the answers to one prompt (rloo, grpo)",
+    )
+    group: int = Field(
+        default_factory=lambda asked: GROUPS.get(asked.get("algorithm", "ppo"), 1),
+        ge=1,
+        description="answers a prompt, which must divide the batch size: 1 with ppo, 4 with rloo and grpo",
+    )
     episodes: int = Field(4096, ge=1, description="answers in all")
     batch_size: int = Field(64, ge=1, description="answers an update; must divide the episodes")
     minibatches: int = Field(4, ge=1, description="optimizer steps an epoch; must divide the batch size")
@@ -218,8 +244,10 @@ class Rl(Section):
     value_clip: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
     score_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer that did not end")
-    value_start: Literal["reward", "policy"] | None = Field(
-        None, description="what the value network starts from; none given: the reward model if it reads the policy's tokens"
+    value_start: Literal["reward", "policy", "shared"] | None = Field(
+        None,
+        description="what the value network starts from, or shared: a head on the policy's trunk; none given: the reward model "
+        "if it reads the policy's tokens",
     )
     rewards: list[RewardPart] = Field(
         default_factory=list, description="what is paid for, a weighted sum; none given: the run's reward model alone"
@@ -233,18 +261,50 @@ class Rl(Section):
         """Whether the run's own reward model is a part of what is paid for."""
         return not self.rewards or any(part.is_stage for part in self.rewards)
 
+    def knows(self, name: str) -> bool:
+        """Whether the algorithm has a use for this setting, such as `lam` or `kl.target`."""
+        return self.algorithm in KNOWN_TO.get(name, get_args(Algorithm))
+
+    @model_serializer(mode="wrap")
+    def _what_is_known(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the settings that the algorithm has no use for: what is written can be read again."""
+        return {name: value for name, value in plain(self).items() if self.knows(name)}
+
     @model_validator(mode="after")
-    def _named_once(self) -> Rl:
+    def _nothing_idle(self) -> Rl:
+        for name in sorted(self.model_fields_set):
+            if not self.knows(name):
+                raise ValueError(
+                    f"rl.{name}: it means nothing to {self.algorithm}, only to {', '.join(KNOWN_TO[name])}; leave it out"
+                )
+        if self.value_start == "shared" and self.value_learning_rate is not None:
+            raise ValueError(
+                "rl.value_learning_rate: with value_start: shared, policy and value have one optimizer; leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _paid(self) -> Rl:
         names = [part.name for part in self.rewards]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"rl.rewards: two parts are called `{name}`")
+        sums: dict[tuple[Any, ...], float] = {}
+        for part in self.rewards:
+            source = (part.model, part.label, part.measure, part.function)
+            sums[source] = sums.get(source, 0.0) + part.weight
+        if sums and not any(sums.values()):
+            raise ValueError("rl.rewards: the weights are all 0 or cancel; every answer would be worth the same")
         if self.value_start == "reward" and not self.uses_stage:
             raise ValueError("rl.value_start: reward, but no part of rl.rewards is `model: stage`, the run's reward model")
         return self
 
     @model_validator(mode="after")
     def _divides(self) -> Rl:
+        if self.algorithm in ("rloo", "grpo") and self.group < 2:
+            raise ValueError(f"rl.group: {self.algorithm} compares the answers to one prompt and needs 2 at least")
+        if self.batch_size % self.group:
+            raise ValueError(f"rl.group: {self.group} answers a prompt do not divide a batch of {self.batch_size} answers")
         if self.batch_size % self.minibatches:
             raise ValueError(f"rl.minibatches: {self.minibatches} do not divide a batch of {self.batch_size} answers")
         if self.episodes % self.batch_size:

@@ -13,9 +13,10 @@ from sawyer.models.forward import (
     sequence_logits,
     splits_exactly,
     token_values,
+    trunk_states,
 )
 from sawyer.models.freeze import Frozen, freeze
-from sawyer.models.heads import ValueNetwork
+from sawyer.models.heads import PolicyWithValue, ValueNetwork
 from sawyer.models.judge import Judge, load_judge, new_judge
 from sawyer.models.load import (
     context_length,
@@ -53,6 +54,7 @@ __all__ = [
     "Member",
     "NearDuplicates",
     "Part",
+    "PolicyWithValue",
     "RewardScorer",
     "Scored",
     "Scorer",
@@ -92,4 +94,5 @@ __all__ = [
     "splits_exactly",
     "token_values",
     "train_tokenizer",
+    "trunk_states",
 ]

@@ -34,11 +34,11 @@ class TokenLogprobs:
     logprobs: Tensor  # (B, T) fp32, at trained positions; 0 elsewhere
 
 
-def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> TokenLogprobs:
+def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0, states: Tensor | None = None) -> TokenLogprobs:
     """log pi(ids[t] | ids[:t]) at the trained positions of a right-padded batch, logits divided by `temperature`.
 
     A padded token comes after all real ones and the model is causal, so no attention mask is needed; the first token of a row
-    has no state before it and must not be trained.
+    has no state before it and must not be trained. `states` are the batch's `trunk_states` where somebody has them already.
     """
     rows, columns = torch.nonzero(batch.trained, as_tuple=True)
     found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
@@ -48,7 +48,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0)
         raise ValueError("the first token of a row cannot be trained: nothing comes before it")
     targets = batch.ids[rows, columns]
     if splits_exactly(model):
-        hidden = _trunk(model)(input_ids=_readable(batch), use_cache=False).last_hidden_state[rows, columns - 1]
+        hidden = (trunk_states(model, batch) if states is None else states)[rows, columns - 1]
         logprobs = _projected(model, hidden, targets, temperature)
     else:
         logits = model(input_ids=_readable(batch), use_cache=False).logits[rows, columns - 1]
@@ -91,6 +91,11 @@ def is_causal(model: nn.Module) -> bool:
     ids = torch.tensor([[0, 1, 0], [0, 1, 1]], device=next(model.parameters()).device)
     one, other = _trunk(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
     return torch.allclose(one, other, atol=1e-5, rtol=1e-5)  # untrained weights attend weakly: little more than rounding
+
+
+def trunk_states(model: nn.Module, batch: Batch) -> Tensor:
+    """(B, T, d): the last hidden state of a model's trunk at every token of a right-padded batch."""
+    return _trunk(model)(input_ids=_readable(batch), use_cache=False).last_hidden_state
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:

@@ -1,4 +1,4 @@
-"""The value network: a trunk of its own with a scalar head at every token."""
+"""The value network: a scalar head at every token, on a trunk of its own or on the policy's."""
 
 from __future__ import annotations
 
@@ -48,3 +48,25 @@ class ValueNetwork(nn.Module):
         """On a copy of the policy's trunk."""
         model: Any = load_policy(folder, load_tokenizer(folder))
         return cls(model.base_model, model.get_output_embeddings().in_features)
+
+
+class PolicyWithValue(nn.Module):
+    """A policy and a value head on its trunk, trained as one: V costs one linear layer, and its loss moves the policy's states.
+
+    As in `ValueNetwork` the head begins at zero.
+    """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy, self.head = policy, nn.Linear(policy.get_output_embeddings().in_features, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """V at every token, (B, T) ids -> (B, T)."""
+        trunk: Any = self.policy.base_model
+        return self.of_states(trunk(input_ids=ids, use_cache=False).last_hidden_state)
+
+    def of_states(self, states: Tensor) -> Tensor:
+        """(B, T, d) states of the policy's trunk -> (B, T)."""
+        return self.head(states)[..., 0].float()

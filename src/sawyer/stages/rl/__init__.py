@@ -7,6 +7,7 @@ one but the best on held-out prompts within the KL budget.
 
 from sawyer.stages.rl.rollout import collect
 from sawyer.stages.rl.scorers import open_scorer
-from sawyer.stages.rl.train import prompts_of, train
+from sawyer.stages.rl.train import train
+from sawyer.stages.rl.work import prompts_of
 
 __all__ = ["collect", "open_scorer", "prompts_of", "train"]

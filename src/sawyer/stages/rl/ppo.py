@@ -1,47 +1,63 @@
-"""PPO's update: a few epochs over the episodes in minibatches, policy and value network each with its own optimizer.
+"""One batch's update: a few epochs over the episodes in minibatches. PPO, RLOO and GRPO share it.
 
 Policy loss: mean over counted tokens of max(-A rho, -A clip(rho, 1-eps, 1+eps)), rho = pi / pi_old (arXiv 1707.06347,
-eq. 7). Value loss: 0.5 max((V - R)^2, (clip(V, V_old +- eps_v) - R)^2). The value network shares no weight with the
-policy, so its loss needs no coefficient: its learning rate is that.
+eq. 7); GRPO adds beta k3, the KL to the reference. Value loss, where there is a value network:
+0.5 max((V - R)^2, (clip(V, V_old +- eps_v) - R)^2). A value network of its own shares no weight with the policy, so its loss
+needs no coefficient: its learning rate is that. A head on the policy's trunk is trained in the same step, its loss times 0.1.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, generator
-from sawyer.maths import explained_variance, ppo_policy, ppo_value
-from sawyer.models import policy_logprobs
-from sawyer.stages.rl.rollout import Experience, values_before
+from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
+from sawyer.models import PolicyWithValue, policy_logprobs, trunk_states
+from sawyer.stages.rl.rollout import Experience, before, values_before
 from sawyer.text import Batch, batches
+
+VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PpoReport:
-    """Means over all minibatches of all epochs, weighted by their counted tokens; norms are means over minibatches."""
+class Report:
+    """Means over all minibatches of all epochs, weighted by their counted tokens; norms are means over minibatches.
+
+    None stands where the algorithm has no such thing.
+    """
 
     policy_loss: float
-    value_loss: float
+    value_loss: float | None  # before its coefficient
+    kl_loss: float | None  # grpo: mean of k3 to the reference over counted tokens, nats, before beta
     clip_fraction: float  # share of counted tokens whose ratio was clipped
     approx_kl: float  # mean of (rho - 1) - log rho over counted tokens, nats: how far this update has moved
     ratio: float  # mean of rho over counted tokens
     first_ratio_error: float  # largest |rho - 1| of the first minibatch, before any step
-    explained_variance: float  # 1 - Var(R - V) / Var(R) over counted tokens, before the update
-    grad_norm: float
-    value_grad_norm: float
+    explained_variance: float | None  # 1 - Var(R - V) / Var(R) over counted tokens, before the update
+    grad_norm: float  # with a shared trunk, of both losses
+    value_grad_norm: float | None  # of a value network of its own
     learning_rate: float
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What there is, by name, for the journal."""
+        found = {name: getattr(self, name) for name in self.__slots__ if name != "first_ratio_error"}
+        return {name: value for name, value in found.items() if value is not None}
 
-def update(experience: Experience, policy: Learner, value: Learner, config: Config, place: Place, number: int) -> PpoReport:
-    """Learn from one batch of episodes; `number` names the update (it seeds the minibatches' order)."""
-    asked = config.rl
-    assert asked is not None
-    before = explained_variance(experience.old_values, experience.returns, experience.mask)
+
+def update(experience: Experience, policy: Learner, value: Learner | None, config: Config, place: Place, number: int) -> Report:
+    """Learn from one batch of episodes; `number` names the update (it seeds the minibatches' order).
+
+    `value` is None where there is no value network of its own: with a shared trunk `policy` trains a `PolicyWithValue`.
+    """
+    asked = wanted(config.rl, "rl")
+    valued = experience.old_values is not None and experience.returns is not None
     sums = Sums()
     norms: list[tuple[float, float, float]] = []
     size = len(experience.rows) // asked.minibatches
@@ -53,25 +69,31 @@ def update(experience: Experience, policy: Learner, value: Learner, config: Conf
             policy_step = policy.update(
                 _parts(experience, minibatch, config), lambda part: _policy_loss(part, policy, config, place, sums), count
             )
-            value_step = value.update(
-                _parts(experience, minibatch, config), lambda part: _value_loss(part, value, config, place), count
-            )
-            sums.policy += policy_step.loss * count
-            sums.value += value_step.loss * count
+            apart = 0.0
+            if value is not None:
+                loss = partial(_value_loss, value=value, config=config, place=place, sums=sums)
+                apart = value.update(_parts(experience, minibatch, config), loss, count).grad_norm
             sums.tokens += count
-            norms.append((policy_step.grad_norm, value_step.grad_norm, policy_step.learning_rate))
-    return PpoReport(
+            norms.append((policy_step.grad_norm, apart, policy_step.learning_rate))
+    return Report(
         policy_loss=sums.policy / sums.tokens,
-        value_loss=sums.value / sums.tokens,
+        value_loss=sums.value / sums.tokens if valued else None,
+        kl_loss=sums.reference_kl / sums.tokens if asked.algorithm == "grpo" else None,
         clip_fraction=sums.clipped / sums.tokens,
         approx_kl=sums.kl / sums.tokens,
         ratio=sums.ratio / sums.tokens,
         first_ratio_error=sums.first_ratio_error,
-        explained_variance=before,
+        explained_variance=_explained(experience),
         grad_norm=sum(n[0] for n in norms) / len(norms),
-        value_grad_norm=sum(n[1] for n in norms) / len(norms),
+        value_grad_norm=None if value is None else sum(n[1] for n in norms) / len(norms),
         learning_rate=norms[-1][2],
     )
+
+
+def _explained(experience: Experience) -> float | None:
+    if experience.old_values is None or experience.returns is None:
+        return None
+    return explained_variance(experience.old_values, experience.returns, experience.mask)
 
 
 @dataclass(slots=True)
@@ -82,6 +104,7 @@ class Sums:
     value: float = 0.0
     clipped: float = 0.0
     kl: float = 0.0
+    reference_kl: float = 0.0
     ratio: float = 0.0
     tokens: float = 0.0
     first_ratio_error: float = 0.0
@@ -94,9 +117,11 @@ class Part:
     batch: Batch
     mask: Tensor  # (N, T) bool
     old_logprobs: Tensor  # (N, T)
-    old_values: Tensor  # (N, T)
+    ref_logprobs: Tensor  # (N, T)
     advantages: Tensor  # (N, T)
-    returns: Tensor  # (N, T)
+    old_values: Tensor | None  # (N, T)
+    returns: Tensor | None  # (N, T)
+    kl_in_loss: float
 
 
 def _parts(experience: Experience, chosen: Sequence[int], config: Config) -> list[Part]:
@@ -109,34 +134,56 @@ def _parts(experience: Experience, chosen: Sequence[int], config: Config) -> lis
                 batch=batch,
                 mask=experience.mask[here, :length],
                 old_logprobs=experience.old_logprobs[here, :length],
-                old_values=experience.old_values[here, :length],
+                ref_logprobs=experience.ref_logprobs[here, :length],
                 advantages=experience.advantages[here, :length],
-                returns=experience.returns[here, :length],
+                old_values=None if experience.old_values is None else experience.old_values[here, :length],
+                returns=None if experience.returns is None else experience.returns[here, :length],
+                kl_in_loss=experience.kl_in_loss,
             )
         )
     return parts
 
 
 def _policy_loss(part: Part, policy: Learner, config: Config, place: Place, sums: Sums) -> Tensor:
-    asked = config.rl
-    assert asked is not None
+    """The clipped loss; with GRPO its KL beside it, with a value head on the policy's trunk that one's loss."""
+    asked = wanted(config.rl, "rl")
+    model, batch = policy.model, part.batch.to(place.device)
+    values = None
     with place.autocast():
-        new = policy_logprobs(policy.model, part.batch.to(place.device), temperature=asked.temperature).logprobs
+        if isinstance(model, PolicyWithValue):
+            states = trunk_states(model.policy, batch)
+            new = policy_logprobs(model.policy, batch, temperature=asked.temperature, states=states).logprobs
+            values = before(model.of_states(states))
+        else:
+            new = policy_logprobs(model, batch, temperature=asked.temperature).logprobs
     old, mask = part.old_logprobs.to(new.device), part.mask.to(new.device)
     loss = ppo_policy(new, old, part.advantages.to(new.device), mask, asked.clip)
+    sums.policy += float(loss.total.detach())
     sums.clipped += float(loss.clip_fraction)
     sums.kl += float(loss.approx_kl)
     sums.ratio += float(loss.ratio)
     if sums.tokens == 0:  # a part of the first minibatch: no step has been taken
         error = float((new.detach() - old)[mask].exp().sub(1).abs().max())
         sums.first_ratio_error = max(sums.first_ratio_error, error)
-    return loss.total
+    total = loss.total
+    if asked.algorithm == "grpo":
+        apart = grpo_kl(new, part.ref_logprobs.to(new.device), mask)
+        sums.reference_kl += float(apart.detach())
+        total = total + part.kl_in_loss * apart
+    if values is not None:
+        total = total + VALUE_COEFFICIENT * _of_values(part, values, config, sums)
+    return total
 
 
-def _value_loss(part: Part, value: Learner, config: Config, place: Place) -> Tensor:
-    asked = config.rl
-    assert asked is not None
+def _value_loss(part: Part, value: Learner, config: Config, place: Place, sums: Sums) -> Tensor:
     with place.autocast():
         values = values_before(value.model, part.batch.to(place.device))
+    return _of_values(part, values, config, sums)
+
+
+def _of_values(part: Part, values: Tensor, config: Config, sums: Sums) -> Tensor:
+    assert part.old_values is not None and part.returns is not None
     mask, old, returns = (x.to(values.device) for x in (part.mask, part.old_values, part.returns))
-    return ppo_value(values, old, returns, mask, asked.value_clip)
+    loss = ppo_value(values, old, returns, mask, wanted(config.rl, "rl").value_clip)
+    sums.value += float(loss.detach())
+    return loss

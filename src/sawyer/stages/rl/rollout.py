@@ -1,4 +1,4 @@
-"""From prompts to what PPO learns from: sample, score, estimate. Nothing here changes a weight."""
+"""From prompts to what an update learns from: sample, score, estimate. Nothing here changes a weight."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sawyer.config import Config
+from sawyer.config import Config, wanted
 from sawyer.engine import Place
-from sawyer.maths import clip_scores, gae, missing_eos, token_rewards, whiten
+from sawyer.maths import clip_scores, missing_eos
 from sawyer.models import Completion, Scorer, Speaker, policy_logprobs, sample, scored, token_values
 from sawyer.records import Prompt
+from sawyer.stages.rl.algorithms import advantages_of
 from sawyer.text import Batch, Row, batches, pad_right
 
 
@@ -42,18 +43,18 @@ class Experience:
     mask: Tensor  # (B, T) bool, True on response tokens and their EOS
     old_logprobs: Tensor  # (B, T) fp32, log pi_old of each token, at the sampling temperature
     ref_logprobs: Tensor  # (B, T) fp32, log pi_ref likewise
-    old_values: Tensor  # (B, T) fp32, V of the state before each token, in reward units
-    advantages: Tensor  # (B, T) fp32, whitened over the counted tokens
-    returns: Tensor  # (B, T) fp32, advantages before whitening plus old_values
-    rewards: Tensor  # (B, T) fp32, the KL penalties with the final score on the last token
+    old_values: Tensor | None  # (B, T) fp32, V of the state before each token, in reward units; None without a value network
+    advantages: Tensor  # (B, T) fp32, of the algorithm
+    returns: Tensor | None  # (B, T) fp32, what the values are trained towards; None without a value network
+    rewards: Tensor  # (B, T) fp32, the final score on the last token, with the KL penalties where they are paid there
+    kl_in_loss: float = 0.0  # what a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
 
 
 def collect(
     speaker: Speaker, prompts: Sequence[Prompt], scorer: Scorer, config: Config, place: Place, draw: torch.Generator
 ) -> Episodes:
-    """Sample one response a prompt from the policy at the training temperature, and score it as text."""
-    asked = config.rl
-    assert asked is not None
+    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text."""
+    asked = wanted(config.rl, "rl")
     encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
     with place.autocast():
         completions = sample(
@@ -85,39 +86,37 @@ def estimate(
     episodes: Episodes,
     policy: nn.Module,
     reference: nn.Module,
-    value: nn.Module,
+    value: nn.Module | None,
     coefficient: float,
     config: Config,
     place: Place,
 ) -> Experience:
-    """Log-probs under policy and reference, values, per-token rewards, advantages (GAE) and returns."""
-    asked = config.rl
-    assert asked is not None
+    """Log-probs under policy and reference, values where there is a value network, rewards, advantages and returns."""
+    asked = wanted(config.rl, "rl")
     old = logprobs_of(policy, episodes.rows, config, place)
     ref = logprobs_of(reference, episodes.rows, config, place)
-    values = values_of(value, episodes.rows, config, place)
+    values = None if value is None else values_of(value, episodes.rows, config, place)
     mask = pad_right(episodes.rows, 0).trained
     scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
     scores = missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
-    rewards = token_rewards(scores, old, ref, mask, coefficient)
-    estimated = gae(rewards, values, mask, asked.gamma, asked.lam)
+    found = advantages_of(scores, old, ref, values, mask, coefficient, asked)
     return Experience(
         rows=episodes.rows,
         mask=mask,
         old_logprobs=old,
         ref_logprobs=ref,
         old_values=values,
-        advantages=whiten(estimated.advantages, mask),
-        returns=estimated.returns,
-        rewards=rewards,
+        advantages=found.advantages,
+        returns=found.returns,
+        rewards=found.rewards,
+        kl_in_loss=found.kl_in_loss,
     )
 
 
 @torch.no_grad()
 def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
     """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
-    asked = config.rl
-    assert asked is not None
+    asked = wanted(config.rl, "rl")
     found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
     for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
@@ -138,5 +137,10 @@ def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Plac
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T): the value read at token t-1 is that of the state in which token t is chosen."""
-    return nn.functional.pad(token_values(model, batch)[:, :-1].float(), (1, 0))
+    """(B, T): the value of the state in which each token is chosen."""
+    return before(token_values(model, batch))
+
+
+def before(values: Tensor) -> Tensor:
+    """(B, T) values at tokens -> (B, T): the value read at token t-1 is that of the state in which token t is chosen."""
+    return nn.functional.pad(values[:, :-1].float(), (1, 0))
