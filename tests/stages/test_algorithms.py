@@ -1,0 +1,340 @@
+"""PPO, RLOO and GRPO in one loop: each one's estimate and update against plain loops in float64, and what each leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sawyer.config import Config, checked
+from sawyer.engine import Learner, choose_place, generator
+from sawyer.errors import ConfigError
+from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_speaker
+from sawyer.records import read
+from sawyer.stages.rl.ppo import VALUE_COEFFICIENT, update
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
+from sawyer.stages.rl.train import RlWork, train
+
+Fixture = Any
+CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
+TEMPERATURE, CLIP, VALUE_CLIP, BETA, GROUP = 0.8, 0.1, 0.05, 0.3, 4
+KINDS = ("rloo", "grpo", "ppo own", "ppo shared")
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Wherever the package says fp32 it gets fp64."""
+    single = torch.float32
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
+        patch.setattr(torch, "float32", torch.float64)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(single)
+
+
+def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:
+    algorithm, _, value = kind.partition(" ")
+    asked: dict[str, Any] = {"algorithm": algorithm, "group": GROUP, "episodes": 12, "batch_size": 12, "minibatches": 1}
+    asked |= {"epochs": 1, "max_new_tokens": 18, "temperature": TEMPERATURE, "clip": CLIP, "learning_rate": 0.01}
+    asked |= {"kl": {"coefficient": BETA}, "missing_eos_penalty": 0.5}
+    if algorithm == "ppo":
+        asked |= {
+            "value_clip": VALUE_CLIP,
+            "lam": 0.9,
+            "gamma": 0.97,
+            "value_start": "shared" if value == "shared" else "policy",
+        }
+    return tiny.rl_config(out, **{**asked, **more}, rl__micro_batch_tokens=more.pop("tokens", 150))
+
+
+def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Module | None]:
+    """(policy, what estimates values), `away` from where the SFT model is."""
+    policy: Any = open_speaker(tiny.sft).model.double()
+    critic: Any = None
+    if kind == "ppo own":
+        critic = ValueNetwork.from_policy(tiny.sft)
+    elif kind == "ppo shared":
+        critic = PolicyWithValue(policy)
+    if critic is not None:
+        nn.init.normal_(critic.head.weight, std=0.5, generator=generator(0, "head"))
+        critic.double()
+    with torch.no_grad():
+        for number, weight in enumerate(policy.parameters()):
+            weight += away * torch.randn(weight.shape, generator=generator(7, "away", number), dtype=weight.dtype)
+    return policy, critic
+
+
+def experienced(tiny: Fixture, out: Path, kind: str) -> tuple[Config, Episodes, Experience]:
+    """Twelve answers, four to each of three prompts; the reference is another model."""
+    config = config_of(tiny, out, kind)
+    place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft)
+    prompts = [p for p in read([str(tiny.prompts)], want="prompts").records[:3] for _ in range(GROUP)]
+    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(1, "draw"))
+    policy, critic = networks(tiny, kind)
+    reference, doubled = open_speaker(tiny.base).model.double(), replace(episodes, scores=episodes.scores.double())
+    with double_precision():
+        found = estimate(doubled, policy, reference, critic, BETA, config, place)
+    return config, doubled, found
+
+
+def logprobs(model: Any, ids: tuple[int, ...], start: int) -> Tensor:
+    """(T,) of the response's tokens, from the model's own whole logits."""
+    logits = model(input_ids=torch.tensor([ids])).logits[0].double() / TEMPERATURE
+    return torch.stack([logits[t - 1][ids[t]] - torch.logsumexp(logits[t - 1], 0) for t in range(start, len(ids))])
+
+
+def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
+    trunk = critic.policy.base_model if isinstance(critic, PolicyWithValue) else critic.trunk
+    hidden = trunk(input_ids=torch.tensor([ids])).last_hidden_state[0]
+    return (hidden @ critic.head.weight[0] + critic.head.bias[0])[start - 1 : len(ids) - 1]
+
+
+def advantages_by_hand(tiny: Fixture, kind: str, episodes: Episodes) -> list[list[float]]:
+    """One list an answer, from the formulas as they are written."""
+    policy, critic = networks(tiny, kind)
+    reference: Any = open_speaker(tiny.base).model.double()
+    scores = [
+        float(score) - (0.0 if ended else 0.5) for score, ended in zip(episodes.scores, episodes.ended.tolist(), strict=True)
+    ]
+    with torch.no_grad():
+        kls = [
+            (logprobs(policy, row.ids, row.prompt_length) - logprobs(reference, row.ids, row.prompt_length)).tolist()
+            for row in episodes.rows
+        ]
+        known = [values(critic, r.ids, r.prompt_length).tolist() for r in episodes.rows] if critic is not None else []
+    found: list[list[float]] = []
+    for i, kl in enumerate(kls):
+        mine = range(i - i % GROUP, i - i % GROUP + GROUP)
+        if kind == "rloo":
+            whole = {j: scores[j] - BETA * sum(kls[j]) for j in mine}
+            found.append([whole[i] - sum(whole[j] for j in mine if j != i) / (GROUP - 1)] * len(kl))
+        elif kind == "grpo":
+            mean = sum(scores[j] for j in mine) / GROUP
+            deviation = math.sqrt(sum((scores[j] - mean) ** 2 for j in mine) / (GROUP - 1))
+            found.append([(scores[i] - mean) / (deviation + 1e-4)] * len(kl))
+        else:
+            rewards = [-BETA * k for k in kl]
+            rewards[-1] += scores[i]
+            after = [*known[i][1:], 0.0]
+            deltas = [r + 0.97 * b - a for r, a, b in zip(rewards, known[i], after, strict=True)]
+            found.append([sum((0.97 * 0.9) ** (u - t) * deltas[u] for u in range(t, len(kl))) for t in range(len(kl))])
+    if kind.startswith("ppo"):
+        flat = [a for one in found for a in one]
+        mean = sum(flat) / len(flat)
+        deviation = math.sqrt(sum((a - mean) ** 2 for a in flat) / len(flat) + 1e-8)
+        found = [[(a - mean) / deviation for a in one] for one in found]
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_advantages_are_the_formula_s(tiny: Fixture, tmp_path: Path, kind: str) -> None:
+    _, episodes, experience = experienced(tiny, tmp_path, kind)
+    assert set(episodes.ended.tolist()) == {True, False}
+    assert len({len(row.ids) for row in episodes.rows}) > 3
+    for i, expected in enumerate(advantages_by_hand(tiny, kind, episodes)):
+        assert experience.advantages[i][experience.mask[i]].tolist() == pytest.approx(expected, abs=CLOSE)
+    assert not bool(experience.advantages[~experience.mask].any())
+    assert (experience.old_values is None) == (experience.returns is None) == (not kind.startswith("ppo"))
+    assert experience.kl_in_loss == (BETA if kind == "grpo" else 0.0)
+    paid = [float(s) - (0.0 if e else 0.5) for s, e in zip(episodes.scores, episodes.ended, strict=True)]
+    kls = ((experience.old_logprobs - experience.ref_logprobs) * experience.mask).sum(1)
+    costs = 0.0 if kind == "grpo" else BETA * kls
+    assert experience.rewards.sum(1).tolist() == pytest.approx((torch.tensor(paid).double() - costs).tolist(), abs=CLOSE)
+
+
+Loss = Callable[[Any, nn.Module | None, Experience, int], Tensor]
+
+
+def loss_by_hand(policy: Any, critic: Any, experience: Experience, i: int, kind: str, wrong: str = "") -> Tensor:
+    """The loss of answer i, a sum over its tokens; `wrong` makes one of the known mistakes."""
+    row = experience.rows[i]
+    here = slice(row.prompt_length, len(row.ids))
+    new, old, ref = (
+        logprobs(policy, row.ids, row.prompt_length),
+        experience.old_logprobs[i, here],
+        experience.ref_logprobs[i, here],
+    )
+    advantage = experience.advantages[i, here] * (-1 if wrong == "sign" else 1)
+    rho = torch.exp(new - old)
+    held = rho if wrong == "never clipped" else rho.clamp(1 - CLIP, 1 + CLIP)
+    total = -torch.minimum(rho * advantage, held * advantage).sum()
+    if kind == "grpo" and wrong != "KL left out":
+        apart = new - ref if wrong == "KL the other way" else ref - new
+        k = apart if wrong == "k1 for k3" else torch.exp(apart) - apart - 1
+        total = total + BETA * k.sum()
+    if kind == "ppo shared":
+        v, v_old, target = (
+            values(critic, row.ids, row.prompt_length),
+            experience.old_values[i, here],
+            experience.returns[i, here],
+        )  # type: ignore[index]
+        near = v_old + (v - v_old).clamp(-VALUE_CLIP, VALUE_CLIP)
+        coefficient = 1.0 if wrong == "value not weighed" else 0.1
+        total = total + coefficient * 0.5 * torch.maximum((v - target) ** 2, (near - target) ** 2).sum()
+    return total
+
+
+def gradient(net: nn.Module) -> Tensor:
+    return torch.cat([(torch.zeros_like(w) if w.grad is None else w.grad).flatten() for w in net.parameters()])
+
+
+def both(
+    tiny: Fixture, out: Path, capture: Fixture, kind: str, wrong: str = "", tokens: int = 150, poison: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The policy's gradient by the stage, and by the formula: away from the sampling policy, so that ratios are clipped."""
+    config, _, experience = experienced(tiny, out, kind)
+    config = config.model_copy(update={"micro_batch_tokens": tokens})
+    policy, critic = networks(tiny, kind, away=0.05)
+    trained = critic if kind == "ppo shared" else policy
+    assert trained is not None
+    count = sum(len(row.ids) - row.prompt_length for row in experience.rows)
+    sum((loss_by_hand(policy, critic, experience, i, kind, wrong) for i in range(len(experience.rows))), torch.zeros(())).div(
+        count
+    ).backward()
+    by_hand = gradient(trained)
+    if poison:
+        names = ("old_logprobs", "ref_logprobs", "advantages", "old_values", "returns", "rewards")
+        there = {name: getattr(experience, name) for name in names}
+        experience = replace(
+            experience, **{n: torch.where(experience.mask, x, math.nan) for n, x in there.items() if x is not None}
+        )
+    with double_precision():
+        learner = Learner(trained, name="policy", learning_rate=1.0, factor=lambda _: 1.0)
+        found = capture(learner)
+        value = Learner(critic, name="value", learning_rate=1.0, factor=lambda _: 1.0) if kind == "ppo own" else None
+        if value is not None:
+            capture(value)
+        report = update(experience, learner, value, config, choose_place("cpu", "fp32", width=16), 0)
+    assert 0.05 < report.clip_fraction < 0.95
+    return found.gradients[0], by_hand
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_update_s_gradient_is_the_formula_s(tiny: Fixture, tmp_path: Path, capture: Fixture, kind: str) -> None:
+    ours, by_hand = both(tiny, tmp_path, capture, kind)
+    assert float(by_hand.abs().max()) > 1e-2
+    assert float((ours - by_hand).abs().max()) < CLOSE
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_split_nor_poisoned_padding_changes_the_gradient(
+    tiny: Fixture, tmp_path: Path, capture: Fixture, kind: str
+) -> None:
+    for number, more in enumerate(({"tokens": 40}, {"tokens": 10_000}, {"poison": True})):
+        ours, by_hand = both(tiny, tmp_path / str(number), capture, kind, **more)
+        assert float((ours - by_hand).abs().max()) < CLOSE
+
+
+MISTAKES = [(kind, wrong) for kind in KINDS for wrong in ("sign", "never clipped")]
+MISTAKES += [("grpo", wrong) for wrong in ("KL left out", "KL the other way", "k1 for k3")]
+MISTAKES += [("ppo shared", "value not weighed")]
+
+
+@pytest.mark.parametrize(("kind", "wrong"), MISTAKES)
+def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture, kind: str, wrong: str) -> None:
+    ours, by_hand = both(tiny, tmp_path, capture, kind, wrong)
+    assert float((ours - by_hand).abs().max()) > 1e-3
+
+
+# The stage
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) -> None:
+    config = config_of(tiny, tmp_path / "run", kind, episodes=36, minibatches=3, epochs=2, eval_every=2)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        rows = run.journal.rows("rl")
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+        plan = events(run, "plan")[0]["message"]
+    algorithm = kind.partition(" ")[0]
+    assert figures["algorithm"] == algorithm and plan.startswith(f"{algorithm}: 3 updates of 12 answers")
+    assert ", 4 to each, " in plan
+    assert all(verdict == "ok" for name, verdict in gates.items() if name.startswith("step0"))
+    told = rows[0].keys() & {"value_loss", "explained_variance", "value_grad_norm", "kl_loss"}
+    valued = {"value_loss", "explained_variance"}
+    assert (
+        told
+        == {
+            "rloo": set(),
+            "grpo": {"kl_loss"},
+            "ppo own": {*valued, "value_grad_norm"},
+            "ppo shared": valued,
+        }[kind]
+    )
+    assert rows[2]["kl"] != 0.0
+
+
+def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -> None:
+    config = config_of(tiny, tmp_path / "run", "rloo", episodes=24)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        first, second = work._asked_at(0), work._asked_at(1)
+    for asked in (first, second):
+        assert len(asked) == 12 and len({prompt.text for prompt in asked}) == 3
+        assert all(asked[i] == asked[i - i % GROUP] for i in range(12))
+    assert not {p.text for p in first} & {p.text for p in second}
+
+
+def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path: Path) -> None:
+    config = config_of(tiny, tmp_path / "run", "ppo shared")
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        assert work.value is None and isinstance(work.critic, PolicyWithValue)
+        assert work.critic.policy is work.policy_speaker.model and work.policy.model is work.critic
+        assert not bool(work.critic.head.weight.any())
+        before = [weight.clone() for weight in work.critic.parameters()]
+        work.step(0)
+    assert all(not torch.equal(a, b) for a, b in zip(before, work.critic.parameters(), strict=True))
+    assert VALUE_COEFFICIENT == 0.1
+
+
+# What makes no sense is refused
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        ({"algorithm": "rloo", "lam": 0.95}, "rl.lam: it means nothing to rloo, only to ppo"),
+        ({"algorithm": "grpo", "gamma": 1.0}, "rl.gamma: it means nothing to grpo"),
+        ({"algorithm": "grpo", "value_start": "policy"}, "rl.value_start: it means nothing to grpo"),
+        ({"algorithm": "rloo", "value_clip": 0.2}, "rl.value_clip: it means nothing"),
+        ({"algorithm": "rloo", "value_learning_rate": 1e-4}, "rl.value_learning_rate: it means nothing"),
+        ({"algorithm": "rloo", "group": 1}, "rl.group: rloo compares the answers to one prompt and needs 2 at least"),
+        ({"algorithm": "grpo", "group": 3}, "rl.group: 3 answers a prompt do not divide a batch of 8"),
+        ({"value_start": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: shared"),
+    ],
+)
+def test_what_means_nothing_is_refused(tiny: Fixture, tmp_path: Path, asked: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        tiny.rl_config(tmp_path, **asked)
+    assert told in str(refused.value)
+
+
+@pytest.mark.parametrize("weights", [(0.0,), (1.0, -1.0)], ids=["all zero", "two that cancel"])
+def test_rewards_that_add_up_to_nothing_are_refused(tiny: Fixture, tmp_path: Path, weights: tuple[float, ...]) -> None:
+    parts = [{"name": f"part_{i}", "model": "stage", "weight": weight} for i, weight in enumerate(weights)]
+    with pytest.raises(ConfigError, match="the weights are all 0 or cancel"):
+        tiny.rl_config(tmp_path, rewards=parts)
+    tiny.rl_config(tmp_path, rewards=[*parts, {"name": "other", "model": str(tiny.reward), "weight": 1.0}])
+
+
+@pytest.mark.parametrize(("algorithm", "group"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])
+def test_what_is_written_is_what_is_known_and_can_be_read_again(
+    tiny: Fixture, tmp_path: Path, algorithm: str, group: int
+) -> None:
+    config = tiny.rl_config(tmp_path, algorithm=algorithm)
+    written = config.model_dump(mode="json")
+    assert checked(written) == config
+    assert written["rl"]["group"] == group
+    assert ("lam" in written["rl"]) == (algorithm == "ppo")
