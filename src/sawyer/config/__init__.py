@@ -1,7 +1,7 @@
 """What was asked: the typed tree, and reading it."""
 
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
-from sawyer.config.own import own_file, own_function, own_names
+from sawyer.config.own import own_file, own_files, own_function, own_names
 from sawyer.config.schema import (
     LOSSES,
     Base,
@@ -39,6 +39,7 @@ __all__ = [
     "fields",
     "load",
     "own_file",
+    "own_files",
     "own_function",
     "own_names",
     "template_file",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,46 @@ def own_file(name: str) -> Path | None:
         return None
     path = Path(*names[0].split("."))
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def own_files(name: str) -> list[Path]:
+    """The function's file and all that it imports from the working directory, however deep: they decide what it returns.
+
+    Read off the files' text, without running them. What they import otherwise, or read, is not known here.
+    """
+    names = own_names(name)
+    found: list[Path] = []
+    todo = list(_files_of(tuple(names[0].split(".")))) if names is not None else []
+    while todo:
+        file = todo.pop()
+        if file not in found:
+            found.append(file)
+            todo += [path for module in _imported(file) for path in _files_of(module)]
+    return found
+
+
+def _imported(file: Path) -> Iterator[tuple[str, ...]]:
+    """The dotted names that a file's imports may mean, by the working directory. Of a file that is no Python: none."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = file.parts[: -node.level] if node.level else ()
+            base = (*package, *(node.module.split(".") if node.module else ()))
+            yield base
+            yield from ((*base, alias.name) for alias in node.names)  # a function's name, or a module's
+
+
+def _files_of(module: tuple[str, ...]) -> Iterator[Path]:
+    """The files here that importing `a.b.c` runs: those of its packages, and its own."""
+    for length in range(1, len(module) + 1):
+        path = Path(*module[:length])
+        candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+        yield from (file for file in candidates if file.is_file())
 
 
 def own_function(name: str, setting: str) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.forward import next_logits
+from sawyer.runs import is_local
 from sawyer.text import pad_left
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -296,10 +297,9 @@ def is_folder(source: str | Path) -> bool:
 
 
 def check_folder(source: str | Path, *, weights: bool = False) -> None:
-    path = Path(source)
-    looks_local = isinstance(source, Path) or path.is_absolute() or str(source).startswith((".", "~")) or path.exists()
-    if not looks_local and len(path.parts) <= 2:  # `name` or `owner/name`: a hub id has no more parts
+    if not is_local(source):
         return
+    path = Path(source)
     if not path.is_dir():
         raise ModelError(
             f"there is no model folder {source}",

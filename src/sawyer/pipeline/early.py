@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sawyer.config import Config, own_function, own_names
+from sawyer.config import Config, own_names
 from sawyer.errors import ModelError, RunError
-from sawyer.pipeline.order import PARENTS, given_models, product
+from sawyer.pipeline.order import PARENTS, product
 from sawyer.runs import Layout, Run, read_manifest
 from sawyer.worlds import VERSION
 
@@ -55,22 +55,3 @@ def check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
         from sawyer.stages.reward.loss import checked_loss
 
         checked_loss(config.reward.loss)
-
-
-def check_rewards(config: Config, run: Run, todo: Sequence[str]) -> None:
-    """A user's own rewards and models are looked for before the stages that come before those that need them."""
-    for stage in ("classify", "reward", "rl"):
-        if stage not in todo or getattr(config, stage) is None or run.manifest.stage(stage).status == "done":
-            continue
-        for setting, given in given_models(config, stage).items():
-            local = Path(given).is_absolute() or given.startswith(".") or len(Path(given).parts) > 2
-            there = Path(given).is_dir()
-            if (there and not (Path(given) / "config.json").is_file()) or (local and not there):  # else it may be a hub id
-                raise ModelError(
-                    f"{setting}: {given} has no config.json" if there else f"{setting}: there is no model folder {given}",
-                    expected="a folder in Hugging Face's format, or a hub id",
-                    todo="check the path; it is taken from the folder the command runs in",
-                )
-        for part in config.rl.rewards if stage == "rl" and config.rl is not None else ():
-            if part.function is not None:
-                own_function(part.function, f"rl.rewards, {part.name}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sawyer.config import Config
-from sawyer.runs import Layout, Run
+from sawyer.runs import Layout, Run, commit_of
 
 # A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
 DOORS: Mapping[str, tuple[str, str]] = {
@@ -34,6 +34,8 @@ COMMON = ("seed", "model", "template", "precision", "device", "world")
 # The reward's zero and unit come from answers sampled as RL samples: these settings of `rl` decide the reward stage's outcome.
 UNIT = ("rl.max_new_tokens", "rl.temperature")
 
+PIN = "commit "  # stands before a hub id's commit among a stage's parents
+
 
 def product(layout: Layout, stage: str) -> Path:
     """What a finished stage leaves, and later stages build on: written whole or not there."""
@@ -41,7 +43,10 @@ def product(layout: Layout, stage: str) -> Path:
 
 
 def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
-    """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder."""
+    """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder.
+
+    A hub id is told by its commit, as `pins_of` has it.
+    """
     found, given = {}, given_models(config, stage)
     for parent in PARENTS[stage]:
         path = product(run.layout, parent)
@@ -49,14 +54,23 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
             continue
         if parent == "base" and config.model is not None:
             path = Path(config.model)
-            if not path.is_dir():  # a hub id
+            if not path.is_dir():
                 continue
         if (parent == "base" or getattr(config, parent) is not None) and path.exists():
             found[parent] = run.manifest.content_hash(parent, path)
     for name, source in given.items():
         if Path(source).is_dir():
             found[name] = run.manifest.content_hash(name, Path(source))
-    return found
+    return found | pins_of(config, stage)
+
+
+def pins_of(config: Config, stage: str) -> dict[str, str]:
+    """The hub ids that the stage loads, each by the commit that the cache has; none for what was never loaded."""
+    named = given_models(config, stage)
+    if "base" in PARENTS[stage] and config.model is not None and not (stage == "classify" and named):
+        named = {"base": config.model, **named}
+    commits = {name: commit_of(source) for name, source in named.items() if not Path(source).is_dir()}
+    return {name: f"{PIN}{commit}" for name, commit in commits.items() if commit is not None}
 
 
 def given_models(config: Config, stage: str) -> dict[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, own_file
+from sawyer.config import Config, own_files
 from sawyer.errors import RunError
-from sawyer.pipeline.order import COMMON, PARENTS, STAGES, UNIT
+from sawyer.pipeline.order import COMMON, PARENTS, PIN, STAGES, UNIT
 from sawyer.records import expand
 from sawyer.runs import Layout, Run, changed_keys, hash_files
 
@@ -29,9 +29,9 @@ def fingerprint(config: Config, stage: str) -> str:
 
 
 def _own_files(section: Mapping[str, Any]) -> list[Path]:
-    """The files of a user's functions that a stage's section names."""
+    """The files of a user's functions that a stage's section names, with the modules beside them that they import."""
     functions = [section.get("loss", ""), *(part["function"] or "" for part in section.get("rewards", ()))]
-    return [file for file in map(own_file, functions) if file is not None]
+    return list(dict.fromkeys(file for function in functions for file in own_files(function)))
 
 
 def _same(before: str, now: str) -> bool:
@@ -78,9 +78,10 @@ def check_unit(run: Run, prints: Mapping[str, str]) -> None:
 def check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
     """A stage that has begun must find the models it was begun with; a comparison is cheap and is made again instead."""
     before = run.manifest.stage(stage)
-    if before.status == "pending" or before.parents == parents:
+    named = sorted({*parents, *before.parents})
+    changed = [name for name in named if _differ(before.parents.get(name), parents.get(name))]
+    if before.status == "pending" or not changed:
         return
-    changed = sorted(name for name in {*parents, *before.parents} if parents.get(name) != before.parents.get(name))
     words = {"collect": "collected answers"} | {name: name for name in changed if "." in name}
     told = " and ".join(words.get(name, f"{name} model") for name in changed)
     if stage == "compare":
@@ -93,6 +94,12 @@ def check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
         why="later stages on other models are neither the old run nor a new one",
         todo=f"restore what it was begun with, delete {_again(run.layout, [stage])} to do that again, or use another `out:`",
     )
+
+
+def _differ(before: str | None, now: str | None) -> bool:
+    """Whether a parent is another one. Of a hub id that was not in the cache, before or now, the commit is not known."""
+    unknown = (before is None or now is None) and (before or now or "").startswith(PIN)
+    return before != now and not unknown
 
 
 def _again(layout: Layout, stages: Sequence[str]) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
-from sawyer.pipeline.early import check_loss, check_only, check_rewards, check_world
-from sawyer.pipeline.order import DOORS, STAGES, parents_of, product
+from sawyer.pipeline.early import check_loss, check_only, check_world
+from sawyer.pipeline.given import check_given
+from sawyer.pipeline.order import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fingerprint
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, ScoredAnswers, read
@@ -78,7 +79,7 @@ def _run(
         opened.adopt(config.model_dump(mode="json"))
         check_world(config)
         check_loss(config, opened, todo)
-        check_rewards(config, opened, todo)
+        check_given(config, opened, todo)
         worked = False
         for stage in todo:
             if opened.stop.is_set():
@@ -95,6 +96,8 @@ def _run(
             if opened.manifest.stage(stage).status != "waiting":
                 worked = True
                 _do(config, opened, stage, prints[stage], parents)
+                if stage == "classify":  # its labels are known only now, and RL may be paid for one of them
+                    check_given(config, opened, todo)
             if opened.manifest.stage(stage).status == "waiting":
                 _tell_waiting(opened, stage)
                 break
@@ -122,7 +125,8 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         now, peak = time.time(), peak_memory_mb()
         most = peak if before.peak_mb is None or peak is None else max(before.peak_mb, peak)
         took = {"seconds": before.seconds + now - began, "peak_mb": most}
-        run.manifest.update(stage, status=status, reason=reason, ended=now, **took, **more)
+        begun_with = {**parents, **pins_of(config, stage)}  # what the hub gave is known only now
+        run.manifest.update(stage, status=status, reason=reason, ended=now, parents=begun_with, **took, **more)
 
     try:
         figures = getattr(import_module(module), name)(config, run)
@@ -178,6 +182,7 @@ def _drop_state(run: Run, stage: str) -> None:
     """The optimizer's state of a finished stage is of no further use and several times the model's size."""
     remove_folder(run.layout.checkpoint(stage))
     remove_folder(run.layout.best(stage))
+    remove_folder(run.layout.members(stage))
 
 
 def _forget_what_is_gone(run: Run, stage: str) -> None:

@@ -15,6 +15,7 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
+from sawyer.runs.given import commit_of, is_local, settings_of
 from sawyer.runs.journal import Gate, Journal, Listener, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
@@ -36,12 +37,14 @@ __all__ = [
     "Stop",
     "changed_keys",
     "clock",
+    "commit_of",
     "damaged",
     "disk_errors",
     "handle_signals",
     "hash_files",
     "hash_folder",
     "is_complete",
+    "is_local",
     "last_gates",
     "link",
     "open_run",
@@ -50,6 +53,7 @@ __all__ = [
     "read_rows",
     "remove_folder",
     "replace_folder",
+    "settings_of",
     "write_json",
     "write_text",
 ]

@@ -104,6 +104,10 @@ class Layout:
         """A stage's full state while it is at work."""
         return self.root / stage / "checkpoint"
 
+    def members(self, stage: str) -> Path:
+        """Of an ensemble at work: the members that are trained, a folder each, counted from 0."""
+        return self.root / stage / "members"
+
     def best(self, stage: str) -> Path:
         """The best model so far of a stage at work."""
         return self.root / stage / "best"

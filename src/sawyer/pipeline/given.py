@@ -1,0 +1,146 @@
+"""Models and functions that a config names, looked at before anything is trained: what their files tell, unloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sawyer.config import Config, RewardPart, own_function
+from sawyer.errors import ConfigError, ModelError, TrainingError
+from sawyer.pipeline.order import given_models
+from sawyer.records import Prompt, read
+from sawyer.runs import Run, is_complete, is_local, settings_of
+
+# How config.json calls the number of layers: BERT and Llama, GPT-2, DistilBERT, some others.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+# What a language model's class ends with: it loads as a reward model as well, with a head that nobody trained.
+SPEAKS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
+JUDGES = "ForSequenceClassification"
+TRIED = ("An answer in a few words.", "")  # a policy may also end at once
+
+
+def check_given(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """Raise ModelError, ConfigError or TrainingError for what a stage yet to be done would stumble over, hours later."""
+    for stage in ("classify", "sft", "reward", "rl"):
+        if stage not in todo or run.manifest.stage(stage).status == "done":
+            continue
+        given = {setting: source for setting, source in given_models(config, stage).items() if not _to_come(source, run, todo)}
+        for setting, source in given.items():
+            _check_there(setting, source)
+        _check_freeze(config, stage)
+        if stage == "rl" and config.rl is not None:
+            for part in config.rl.rewards:
+                if f"rl.rewards.{part.name}" in given:
+                    _check_judge(part, settings_of(str(part.model)))
+            _try_functions(config)
+
+
+def _to_come(source: str, run: Run, todo: Sequence[str]) -> bool:
+    """Whether it is the run's own classifier, which is trained first."""
+    folder = run.layout.model("classify")
+    return "classify" in todo and not is_complete(folder) and Path(source).resolve() == folder.resolve()
+
+
+def _check_there(setting: str, source: str) -> None:
+    there = Path(source).is_dir()
+    if (there and not (Path(source) / "config.json").is_file()) or (not there and is_local(source)):
+        raise ModelError(
+            f"{setting}: {source} has no config.json" if there else f"{setting}: there is no model folder {source}",
+            expected="a folder in Hugging Face's format, or a hub id",
+            todo="check the path; it is taken from the folder the command runs in",
+        )
+
+
+def _check_freeze(config: Config, stage: str) -> None:
+    """No more layers are to be frozen than the model has, where its config.json says how many that is."""
+    section = getattr(config, stage)
+    asked = getattr(section, "freeze", 0)
+    if not isinstance(asked, int) or not asked:
+        return
+    source = getattr(section, "model", None) or config.model
+    layers = _layers(settings_of(source)) if source is not None else config.base.layers if config.base is not None else None
+    if layers is not None and asked > layers:
+        raise ConfigError(
+            f"{stage}.freeze: {asked} layers, but the model has {layers}",
+            expected=f"0 to {layers}",
+            todo=f"give at most {layers}",
+        )
+
+
+def _layers(settings: Mapping[str, Any]) -> int | None:
+    text = settings.get("text_config")
+    places = (settings, text) if isinstance(text, Mapping) else (settings,)
+    found = (place.get(name) for place in places for name in LAYERS)
+    return next((number for number in found if isinstance(number, int)), None)
+
+
+def _check_judge(part: RewardPart, settings: Mapping[str, Any]) -> None:
+    """A part that names a label has a classifier that knows it; one that names none has a reward model."""
+    if not settings:
+        return
+    where = f"rl.rewards, {part.name}: {part.model}"
+    kinds = [str(kind) for kind in settings.get("architectures") or ()]
+    if kinds and not any(kind.endswith(JUDGES) for kind in kinds) and any(kind.endswith(SPEAKS) for kind in kinds):
+        raise ModelError(
+            f"{where} is a language model ({kinds[0]})",
+            expected="a reward model or a classifier",
+            why="it has no head that scores an answer; a random one would be paid for",
+            todo="name a reward model's folder, or train one with `sawyer reward`",
+        )
+    labels = _labels(settings)
+    ours = settings.get("sawyer") or {}
+    heads = int((ours.get("ensemble") or {}).get("heads", 1))
+    if part.label is None and len(labels) != heads:
+        raise ModelError(
+            f"{where} has {len(labels)} labels",
+            expected="one: the reward",
+            why="it is a classifier, and which of its labels is wanted is not said",
+            todo=f"add `label:` with one of them ({', '.join(labels[:12])}), or name a reward model",
+        )
+    if part.label is not None and len(labels) < 2:
+        raise ModelError(
+            f"{where} has one label",
+            expected="a classifier: two labels or more",
+            why="one label is a reward model's, whose score is no probability",
+            todo="leave `label` out to be paid its score, or name a classifier",
+        )
+    if part.label is not None and part.label not in labels:
+        raise ModelError(
+            f"{where} has no label {part.label!r}",
+            expected=f"one of: {', '.join(labels[:12])}",
+            todo="name one of its labels, as its config.json has them",
+        )
+
+
+def _labels(settings: Mapping[str, Any]) -> list[str]:
+    """The labels in the order of their numbers; transformers takes two, by number, where a config.json names none."""
+    named = settings.get("id2label")
+    if isinstance(named, Mapping) and all(str(key).isdecimal() for key in named):
+        return [str(named[key]) for key in sorted(named, key=int)]
+    return [f"LABEL_{number}" for number in range(int(settings.get("num_labels", 2)))]
+
+
+def _try_functions(config: Config) -> None:
+    """A user's own rewards are found, and asked about two prompts of RL's own: one answered in words, one with nothing."""
+    asked = config.rl
+    parts = [part for part in asked.rewards if part.function is not None] if asked is not None else []
+    if asked is None or not parts:
+        return
+    functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
+    from sawyer.models import FunctionScorer
+
+    found = read(asked.prompts, want="prompts", columns=asked.columns).records
+    prompts = [prompt for prompt in found if isinstance(prompt, Prompt)][:2]
+    if not prompts:  # what is wrong with the file the stage tells
+        return
+    for part, function in zip(parts, functions, strict=True):
+        try:
+            FunctionScorer(function, str(part.function))([prompts[0], prompts[-1]], list(TRIED))
+        except TrainingError as error:
+            raise TrainingError(
+                f"rl.rewards, {part.name}: {error.given}, tried on two prompts of rl.prompts, the second answered with nothing",
+                expected=error.expected,
+                why=error.why,
+                todo=error.todo,
+            ) from error
