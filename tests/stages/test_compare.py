@@ -18,6 +18,7 @@ from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
 from sawyer.stages.compare import compare
 from sawyer.stages.compare.figures import figures_of
+from sawyer.stages.compare.rows import Compared, Setting
 from sawyer.worlds import gold, questions
 
 Fixture = Any
@@ -41,10 +42,10 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
         (out / "rl" / "model").symlink_to(tiny.base)
         plain = stage._best_of
 
-        def noted(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        def noted(rows: list[Compared]) -> list[Compared]:
             for row in rows:
-                if row["setting"] == "best_of_8":
-                    seen.setdefault(row["number"], []).append(row["response"])
+                if row.setting == "best_of_8":
+                    seen.setdefault(row.number, []).append(row.response)
             return plain(rows)
 
         patch.setattr(stage, "_best_of", noted)
@@ -112,12 +113,12 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
             work.step(index)
         found = stage._kls(config, work)
     rl, sft = (open_speaker(folder) for folder in (tiny.base, tiny.sft))
-    assert {(work.rows[i]["model"], work.rows[i]["setting"]) for i in found} == {("rl", "t1"), ("rl", "t07")}
+    assert {(work.rows[i].model, work.rows[i].setting) for i in found} == {("rl", "t1"), ("rl", "t07")}
     assert len(found) == 2 * 3
     for i, value in found.items():
-        temperature = {"t1": 1.0, "t07": 0.7}[work.rows[i]["setting"]]
-        prompt = rl.codec.prompt(work.prompts[work.rows[i]["number"]])
-        ids = [*prompt, *work.rows[i]["ids"]]
+        temperature = {"t1": 1.0, "t07": 0.7}[work.rows[i].setting]
+        prompt = rl.codec.prompt(work.prompts[work.rows[i].number])
+        ids = [*prompt, *work.rows[i].ids]
         sums = []
         for speaker in (rl, sft):
             with torch.no_grad():
@@ -136,7 +137,7 @@ def test_kl_is_told_of_rl_alone(done: Any) -> None:
 
 def test_figures_and_gate_are_of_the_rows(done: Any) -> None:
     figures, rows, out, _ = done
-    assert figures == figures_of(rows, seed=0)
+    assert figures == figures_of([Compared(**{**row, "parts": tuple(row["parts"])}) for row in rows], seed=0)
     gate = next(row for row in read_rows(out / "events.jsonl") if row["kind"] == "gate")
     rate = figures["win_rate_rl_vs_sft"]
     assert rate["judge"] == "gold"
@@ -219,8 +220,17 @@ def test_a_file_without_prompts_is_an_error(tiny: Fixture, tmp_path: Path) -> No
 # Figures by hand
 
 
-def row(model: str, number: int, setting: str = "t07", **more: float) -> dict[str, Any]:
-    return {"model": model, "setting": setting, "number": number, "length": 5, **more}
+def row(model: str, number: int, setting: Setting = "t07", length: int = 5, **judged: float) -> Compared:
+    return Compared(
+        model=model,
+        setting=setting,
+        number=number,
+        length=length,
+        prompt="p",
+        response="r",
+        ended=True,
+        **judged,  # type: ignore[arg-type]
+    )
 
 
 def test_means_by_model_and_setting() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -16,13 +16,13 @@ from sawyer.models import Completion, RewardScorer, Speaker, deliberate, open_sp
 from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import Gate, Run, write_text
 from sawyer.stages.compare.figures import figures_of
+from sawyer.stages.compare.rows import Answered, Compared, Job, Setting
 from sawyer.text import batches
 from sawyer.worlds import find, gold, questions
 
 STAGE = "compare"
 PROMPTS_A_STEP = 128
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
-Setting = Literal["t1", "t07", "greedy", "deliberate", "best_of_8"]
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "best_of_8": 1.0}
 SAMPLED = ("t1", "t07")  # plain samples of the model itself: of these there is a KL
 
@@ -38,7 +38,7 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     rows = _judged(config, run, work, scorer)
-    write_text(run.layout.compare, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(run.layout.compare, "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows))
     figures = figures_of(rows, seed=config.seed)
     rate = figures.get("win_rate_rl_vs_sft")
     if rate is not None:
@@ -79,13 +79,13 @@ class CompareWork:
         self.models = _models(config, run)
         self.prompts = _prompts(config, run)
         self.jobs = [
-            (model, setting, start)
+            Job(model=model, setting=setting, start=start, end=min(start + PROMPTS_A_STEP, count))
             for model in self.models
             for setting, count in self._settings(model)
             for start in range(0, count, PROMPTS_A_STEP)
         ]
         self.steps = len(self.jobs)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Answered] = []
         self.opened: tuple[str, Speaker, Place] | None = None
         self._check_room()
 
@@ -113,27 +113,26 @@ class CompareWork:
         return settings
 
     def step(self, index: int) -> Mapping[str, float]:
-        model, setting, start = self.jobs[index]
-        count = dict(self._settings(model))[setting]
-        speaker, place = self.open(model)
-        prompts = [p for p in self.prompts[start : min(start + PROMPTS_A_STEP, count)]]
+        job = self.jobs[index]
+        speaker, place = self.open(job.model)
+        prompts = self.prompts[job.start : job.end]
         fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
-        if setting == "best_of_8":
+        if job.setting == "best_of_8":
             fitting = [prompt for prompt in fitting for _ in range(BEST_OF)]
-        completions = self._answer(speaker, place, fitting, setting, generator(self.config.seed, STAGE, setting, start))
-        numbers = {id(prompt): start + i for i, prompt in enumerate(prompts)}
+        draw = generator(self.config.seed, STAGE, job.setting, job.start)
+        completions = self._answer(speaker, place, fitting, job.setting, draw)
+        numbers = {id(prompt): job.start + i for i, prompt in enumerate(prompts)}
         for prompt, completion in zip(fitting, completions, strict=True):
             self.rows.append(
-                {
-                    "number": numbers[id(prompt)],
-                    "prompt": prompt.text,
-                    "model": model,
-                    "setting": setting,
-                    "response": speaker.codec.decode(completion.ids),
-                    "ids": list(completion.ids),
-                    "length": len(completion.ids),
-                    "ended": completion.ended,
-                }
+                Answered(
+                    number=numbers[id(prompt)],
+                    prompt=prompt.text,
+                    model=job.model,
+                    setting=job.setting,
+                    response=speaker.codec.decode(completion.ids),
+                    ids=tuple(completion.ids),
+                    ended=completion.ended,
+                )
             )
         return {"length": sum(len(c.ids) for c in completions) / max(1, len(completions))}
 
@@ -169,16 +168,16 @@ class CompareWork:
         return self.opened[1], self.opened[2]
 
     def state(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": [row.state() for row in self.rows]}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.rows = [dict(row) for row in state["rows"]]
+        self.rows = [Answered.load(row) for row in state["rows"]]
 
 
-def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | None) -> list[dict[str, Any]]:
+def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | None) -> list[Compared]:
     """Reward, gold and KL beside each answer; of the best-of-8 samples the best rewarded one stays, the others are dropped."""
-    prompts = [work.prompts[row["number"]] for row in work.rows]
-    rewards = scorer(prompts, [row["response"] for row in work.rows]) if scorer else None
+    prompts = [work.prompts[row.number] for row in work.rows]
+    rewards = scorer(prompts, [row.response for row in work.rows]) if scorer else None
     if scorer and scorer.cut:
         run.journal.event(
             STAGE,
@@ -187,26 +186,33 @@ def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | 
             "tokens beside their prompts and were scored without their end",
         )
     kls = _kls(config, work)
-    rows: list[dict[str, Any]] = []
+    rows: list[Compared] = []
     for i, row in enumerate(work.rows):
-        judged = {name: value for name, value in row.items() if name != "ids"}
-        if rewards is not None:
-            judged["reward"] = rewards[i]
-        if config.world is not None:
-            found = gold(row["prompt"], row["response"])
-            judged |= {"gold": found.score, "parts": list(found.reasons)}
-        if i in kls:
-            judged["kl"] = kls[i]
-        rows.append(judged)
+        true = gold(row.prompt, row.response) if config.world is not None else None
+        rows.append(
+            Compared(
+                number=row.number,
+                prompt=row.prompt,
+                model=row.model,
+                setting=row.setting,
+                response=row.response,
+                length=len(row.ids),
+                ended=row.ended,
+                reward=rewards[i] if rewards is not None else None,
+                gold=true.score if true is not None else None,
+                parts=tuple(true.reasons) if true is not None else None,
+                kl=kls.get(i),
+            )
+        )
     return _best_of(rows)
 
 
-def _best_of(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _best_of(rows: Sequence[Compared]) -> list[Compared]:
     """One row a prompt, model and setting: of several the one with the highest reward, the first of equals."""
-    kept: dict[tuple[int, str, str], dict[str, Any]] = {}
+    kept: dict[tuple[int, str, str], Compared] = {}
     for row in rows:
-        key = (row["number"], row["model"], row["setting"])
-        if key not in kept or row.get("reward", 0.0) > kept[key].get("reward", 0.0):
+        key = (row.number, row.model, row.setting)
+        if key not in kept or (row.reward or 0.0) > (kept[key].reward or 0.0):
             kept[key] = row
     return list(kept.values())
 
@@ -220,10 +226,9 @@ def _kls(config: Config, work: CompareWork) -> dict[int, float]:
     sums: dict[str, dict[int, float]] = {"rl": {}, "sft": {}}
     for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
         speaker, place = work.open(model)
-        drawn = [i for i, row in enumerate(work.rows) if (row["model"], row["setting"]) == ("rl", setting) and row["ids"]]
+        drawn = [i for i, row in enumerate(work.rows) if (row.model, row.setting) == ("rl", setting) and row.ids]
         rows = [
-            speaker.codec.answer_ids(speaker.codec.prompt(work.prompts[work.rows[i]["number"]]), work.rows[i]["ids"])
-            for i in drawn
+            speaker.codec.answer_ids(speaker.codec.prompt(work.prompts[work.rows[i].number]), work.rows[i].ids) for i in drawn
         ]
         for indices, batch in batches(rows, pad_id=speaker.codec.pad_id, token_budget=config.micro_batch_tokens):
             with place.autocast():

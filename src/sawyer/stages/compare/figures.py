@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
+from sawyer.stages.compare.rows import Compared, Measure
 from sawyer.stats import bootstrap, length_controlled_win_rate, win_rate
 
 
-def figures_of(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any]:
+def figures_of(rows: Sequence[Compared], *, seed: int) -> dict[str, Any]:
     """Mean reward, gold and length by model and setting; RL against SFT and SFT against base at temperature 0.7.
 
     A win is the higher gold where the truth is known, else the higher reward; ties count half; the interval is a bootstrap
     over prompts.
     """
     figures: dict[str, Any] = {}
-    for measure in ("gold", "reward", "length", "kl"):
+    for measure in get_args(Measure):
         table: dict[str, dict[str, float]] = {}
-        for model, setting in dict.fromkeys((row["model"], row["setting"]) for row in rows):
-            values = [row[measure] for row in rows if (row["model"], row["setting"]) == (model, setting) and measure in row]
-            if values:
+        for model, setting in dict.fromkeys((row.model, row.setting) for row in rows):
+            found = [row.measured(measure) for row in rows if (row.model, row.setting) == (model, setting)]
+            if values := [value for value in found if value is not None]:
                 table.setdefault(model, {})[setting] = statistics.fmean(values)
         if table:
             figures[measure] = table
@@ -34,39 +36,55 @@ def figures_of(rows: Sequence[Mapping[str, Any]], *, seed: int) -> dict[str, Any
     return figures
 
 
-def _greedy_change(rows: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+def _greedy_change(rows: Sequence[Compared], seed: int) -> dict[str, Any] | None:
     """Mean of RL's less SFT's judgement of greedy answers, prompt by prompt: sharper sampling cannot show in it."""
-    ours, theirs, judge = _paired(rows, "rl", "sft", "greedy")
+    both = _paired(rows, "rl", "sft", "greedy")
+    if both is None:
+        return None
+    found = bootstrap([a - b for a, b in zip(both.ours, both.theirs, strict=True)], seed=seed)
+    return {"value": found.value, "low": found.low, "high": found.high, "judge": both.judge}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """Two models' answers to the P prompts that both answered: each tuple has one entry a prompt, in the prompts' order."""
+
+    judge: Measure  # gold where the truth is known, else reward
+    ours: tuple[float, ...]  # by the judge
+    theirs: tuple[float, ...]
+    our_lengths: tuple[float, ...]  # tokens
+    their_lengths: tuple[float, ...]
+
+
+def _paired(rows: Sequence[Compared], better: str, worse: str, setting: str) -> Paired | None:
+    """None where the two share no prompt, or nobody judges."""
+    ours = {row.number: row for row in rows if row.model == better and row.setting == setting}
+    theirs = {row.number: row for row in rows if row.model == worse and row.setting == setting}
+    both = [(ours[i], theirs[i]) for i in sorted(ours.keys() & theirs.keys())]
+    judges: tuple[Measure, ...] = ("gold", "reward")
+    judge = next((name for name in judges if both and both[0][0].measured(name) is not None), None)
     if judge is None:
         return None
-    found = bootstrap([a[judge] - b[judge] for a, b in zip(ours, theirs, strict=True)], seed=seed)
-    return {"value": found.value, "low": found.low, "high": found.high, "judge": judge}
+    return Paired(
+        judge=judge,
+        ours=tuple(a.measured(judge) or 0.0 for a, _ in both),
+        theirs=tuple(b.measured(judge) or 0.0 for _, b in both),
+        our_lengths=tuple(float(a.length) for a, _ in both),
+        their_lengths=tuple(float(b.length) for _, b in both),
+    )
 
 
-def _paired(
-    rows: Sequence[Mapping[str, Any]], better: str, worse: str, setting: str
-) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]], str | None]:
-    """Both models' rows of the prompts that both answered, and what judges them: gold where the truth is known, else reward."""
-    ours = {row["number"]: row for row in rows if row["model"] == better and row["setting"] == setting}
-    theirs = {row["number"]: row for row in rows if row["model"] == worse and row["setting"] == setting}
-    both = sorted(ours.keys() & theirs.keys())
-    judge = next((name for name in ("gold", "reward") if both and name in ours[both[0]]), None)
-    return [ours[i] for i in both], [theirs[i] for i in both], judge
-
-
-def _rate(rows: Sequence[Mapping[str, Any]], better: str, worse: str, seed: int) -> dict[str, Any] | None:
-    ours, theirs, judge = _paired(rows, better, worse, "t07")
-    if judge is None:
+def _rate(rows: Sequence[Compared], better: str, worse: str, seed: int) -> dict[str, Any] | None:
+    both = _paired(rows, better, worse, "t07")
+    if both is None:
         return None
-    a, b = [row[judge] for row in ours], [row[judge] for row in theirs]
-    plain = win_rate(a, b, seed=seed)
-    lengths = [float(row["length"]) for row in ours], [float(row["length"]) for row in theirs]
-    controlled = length_controlled_win_rate(a, b, *lengths)
+    plain = win_rate(both.ours, both.theirs, seed=seed)
+    controlled = length_controlled_win_rate(both.ours, both.theirs, both.our_lengths, both.their_lengths)
     return {
         "value": plain.value,
         "low": plain.low,
         "high": plain.high,
-        "judge": judge,
+        "judge": both.judge,
         "length_controlled": controlled.value,
         "length_controlled_low": controlled.low,
         "length_controlled_high": controlled.high,
