@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import EXACT, POISONS, ROUNDING, close, double, draws
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sawyer.maths import grpo_advantages, grpo_kl, keep, kl_k3, masked_mean, masked_sum, rloo_advantages, token_rewards
 
-EXACT = 0.0
-ROUNDING = 1e-12  # float64, a few dozen operations on numbers of size 1
 CLOSE = 1e-9  # where a standard deviation that is almost 0 divides what an offset has rounded
-POISONS = (math.nan, math.inf, -math.inf)
 GROUP_EPS = 1e-4  # stands in the definition
 
 WIDTH = 5
@@ -25,20 +23,6 @@ WIDTH = 5
 Rloo = Callable[[Tensor, Tensor, int], Tensor]  # token rewards, mask, k
 Grpo = Callable[[Tensor, Tensor, int], Tensor]  # scores, mask, k
 Kl = Callable[[Tensor, Tensor, Tensor], Tensor]  # log pi, log pi_ref, mask
-
-
-def close(found: Tensor, expected: object, tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
-
-
-def double(numbers: list[Any]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def draws(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def ragged(groups: int, k: int, seed: int) -> Tensor:

@@ -8,16 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from doubles import EXACT, POISONS, ROUNDING, close, double, draws
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from sawyer.maths import DpoLoss, dpo_loss, keep, masked_mean, masked_sum, response_log_ratio
 
-EXACT = 0.0
-ROUNDING = 1e-12  # float64, a few dozen operations on numbers of size 1
 SINGLE = 2e-6  # fp32, relative
-POISONS = (math.nan, math.inf, -math.inf)
 BETA = 0.1
 WIDTH = 5
 
@@ -25,20 +23,6 @@ SPANS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, WIDTH)), min_size=1
 
 Ratio = Callable[[Tensor, Tensor, Tensor], Tensor]
 Dpo = Callable[[Tensor, Tensor, float], DpoLoss]
-
-
-def close(found: Tensor, expected: object, tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
-
-
-def double(numbers: list[Any]) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.float64)
-
-
-def draws(seed: int, *shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def mask_of(spans: list[tuple[int, int]]) -> Tensor:

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 
     from sawyer.maths import Example, LossCheck
 
-FORMULAS = {
-    "squared": "−log sigmoid((r_j − r_k) (s_j − s_k)²)",
-    "plain": "−log sigmoid(r_j − r_k)",
-    "margin": "−log sigmoid(r_j − r_k − (s_j − s_k))",
-    "scaled": "−(s_j − s_k) log sigmoid(r_j − r_k)",
-    "listwise": "−Σ_i [r_i − log Σ_{k: s_k ≤ s_i} exp r_k], over a prompt's answers",
-    "regression": "(r − t)², t the standardised score",
-}
-
 
 def loss(
     name: Annotated[str, typer.Argument(help="One of ours, or your own as module:function.", metavar="NAME")],
@@ -44,7 +35,7 @@ def loss(
     if not path.parent.is_dir():
         raise ConfigError(f"there is no folder {path.parent}", todo="make it first")
     found = open_loss(name)
-    formula = FORMULAS.get(name) or _first_line(getattr(found, "function", None))
+    formula = found.formula or _first_line(getattr(found, "function", None))
     checked = check_loss(found)
     console = stdout()
     say(console, (name, "bold"), f"   {formula}")

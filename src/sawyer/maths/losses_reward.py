@@ -117,6 +117,10 @@ class RewardLoss(Protocol):
     def counts(self) -> Counts:
         """What an item is."""
 
+    @property
+    def formula(self) -> str:
+        """The loss as people write it; empty for one that is not ours."""
+
     def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
         """(N,) rewards -> (I,), one loss an item."""
 
@@ -132,6 +136,7 @@ class OfPairs:
     """A loss of the preferred and the other answer's reward and of how far their scores differ."""
 
     function: PairLoss
+    formula: str = ""  # for people; "" of a loss that is not ours
     counts: Counts = field(default="pairs", init=False)
 
     def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
@@ -149,6 +154,7 @@ class OfAnswers:
     """A loss of one answer's reward and its standardised score."""
 
     function: AnswerLoss
+    formula: str = ""  # for people; "" of a loss that is not ours
     counts: Counts = field(default="answers", init=False)
 
     def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
@@ -166,6 +172,7 @@ class OfPrompts:
     """A loss of all of a prompt's rewards and the order of their scores."""
 
     function: PromptLoss
+    formula: str = ""  # for people; "" of a loss that is not ours
     counts: Counts = field(default="prompts", init=False)
 
     def losses(self, rewards: Tensor, judged: Judged) -> Tensor:
@@ -180,10 +187,19 @@ class OfPrompts:
         return torch.arange(len(judged.prompts.bincount()), device=judged.prompts.device)
 
 
+# As people read them; r a reward, s a score.
+FORMULAS: Mapping[str, str] = {
+    "squared": "−log sigmoid((r_j − r_k) (s_j − s_k)²)",
+    "plain": "−log sigmoid(r_j − r_k)",
+    "margin": "−log sigmoid(r_j − r_k − (s_j − s_k))",
+    "scaled": "−(s_j − s_k) log sigmoid(r_j − r_k)",
+    "listwise": "−Σ_i [r_i − log Σ_{k: s_k ≤ s_i} exp r_k], over a prompt's answers",
+    "regression": "(r − t)², t the standardised score",
+}
 REWARD_LOSSES: Mapping[str, RewardLoss] = {
-    **{name: OfPairs(function) for name, function in PAIR_LOSSES.items()},
-    "listwise": OfPrompts(listwise),
-    "regression": OfAnswers(regression),
+    **{name: OfPairs(function, FORMULAS[name]) for name, function in PAIR_LOSSES.items()},
+    "listwise": OfPrompts(listwise, FORMULAS["listwise"]),
+    "regression": OfAnswers(regression, FORMULAS["regression"]),
 }
 
 
