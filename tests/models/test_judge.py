@@ -12,7 +12,7 @@ import transformers as hf
 from encoders import BUILD, CONTEXT, noisy, tokenizer_of, write
 
 from sawyer.errors import ModelError
-from sawyer.models import RewardScorer, is_causal, load_judge, new_judge, save_model, sequence_logits
+from sawyer.models import Member, RewardScorer, is_causal, load_judge, new_judge, save_model, sequence_logits
 from sawyer.models.load import load_tokenizer
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.text import PairCodec, conversation, pad_right
@@ -174,7 +174,7 @@ def test_a_decoder_from_elsewhere_has_no_template(make: Callable[[str], Path], t
     scorer = RewardScorer.load(tmp_path)
     assert scorer.note.endswith("is read by the template `question` (its tokenizer brings none)")
     assert scorer([prompt_of("Up?")], ["Down."]) == pytest.approx(
-        RewardScorer(model=judge.model, codec=judge.codec)([prompt_of("Up?")], ["Down."])
+        RewardScorer(codec=judge.codec, members=[Member(model=judge.model)])([prompt_of("Up?")], ["Down."])
     )
     mine = judge.codec.answer(prompt_of("Up?"), "x").ids
     for other in (load_judge(tmp_path, template="chatml"), load_judge(tmp_path, fallback="chatml")):

@@ -15,7 +15,7 @@ import torch
 from sawyer.config import World
 from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
-from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra
+from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra
 from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
 from sawyer.stages.reward.data import Group, load
@@ -95,7 +95,7 @@ def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows
     assert groups[0].responses == ("good", "bad")
     work = work_of(tiny, tmp_path, groups, loss="margin", batch_size=2)
     (part,) = split_groups(groups, 0, 10_000)
-    scores = RewardScorer(model=work.model, codec=open_speaker(tiny.sft).codec)(
+    scores = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])(
         [g.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
     )
     expected = [minus_log_sigmoid(scores[0] - scores[1] - 2.5), minus_log_sigmoid(scores[2] - scores[3] - 1.0)]
@@ -158,7 +158,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
     work = work_of(tiny, tmp_path, groups, loss=loss, center=center, batch_size=9, micro=400)
     chosen = [groups[i] for i in batch_indices(len(groups), 9, 0, total=len(groups), seed=0, stage="reward")]
-    scorer = RewardScorer(model=work.model, codec=open_speaker(tiny.sft).codec)
+    scorer = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])
     total, right, count = 0.0, 0, 0
     for group in chosen:
         scores = [scorer([group.prompt], [response])[0] for response in group.responses]
@@ -239,7 +239,9 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     assert statistics.fmean(scores) == pytest.approx(0.0, abs=1e-5)
     assert statistics.pstdev(scores) == pytest.approx(1.0, abs=1e-5)
     others = scorer([prompts[0]] * 2, ["Yes.", "Something else altogether."])
-    raw = RewardScorer(model=scorer.model, codec=scorer.codec)([prompts[0]] * 2, ["Yes.", "Something else altogether."])
+    raw = RewardScorer(codec=scorer.codec, members=[Member(model=scorer.model)])(
+        [prompts[0]] * 2, ["Yes.", "Something else altogether."]
+    )
     assert others == pytest.approx([(score - scorer.shift) / scorer.scale for score in raw])
 
 
@@ -267,7 +269,7 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
     """In the unit the model was trained in: dividing by the scale first would give another loss."""
     config, figures, out = done
     trained = RewardScorer.load(out / "reward" / "model")
-    scorer = RewardScorer(model=trained.model, codec=trained.codec)
+    scorer = RewardScorer(codec=trained.codec, members=[Member(model=trained.model)])
     with tiny.run(out.parent / "again") as run:
         held_out = load(config, run, open_speaker(tiny.sft)).held_out
     losses, outcomes = [], []

@@ -19,7 +19,7 @@ from sawyer.config import LOSSES
 from sawyer.engine import Learner, choose_place
 from sawyer.errors import ConfigError, DataError
 from sawyer.maths import REWARD_LOSSES, Standard
-from sawyer.models import RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_logits
+from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_logits
 from sawyer.runs import read_rows
 from sawyer.stages.reward.data import Group, Judgements, load
 from sawyer.stages.reward.loss import checked_loss, open_loss
@@ -56,7 +56,7 @@ def work_of(tiny: Fixture, out: Path, found: Judgements, **asked: Any) -> Reward
 
 
 def scores_of(tiny: Fixture, work: RewardWork, group: Group) -> list[float]:
-    scorer = RewardScorer(model=work.model, codec=open_speaker(tiny.sft).codec)
+    scorer = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])
     return [scorer([group.prompt], [response])[0] for response in group.responses]
 
 
@@ -272,7 +272,7 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     )
     # The held-out loss is the training loss on other prompts, by the standard of the training scores.
     trained = RewardScorer.load(model)
-    scorer = RewardScorer(model=trained.model, codec=trained.codec)
+    scorer = RewardScorer(codec=trained.codec, members=[Member(model=trained.model)])
     losses = []
     for group in again.held_out:
         rewards = scorer([group.prompt] * len(group.responses), group.responses)

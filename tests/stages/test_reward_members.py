@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import statistics
 from pathlib import Path
@@ -14,7 +15,7 @@ import transformers as hf
 from encoders import write
 
 from sawyer.cli.score import with_rewards
-from sawyer.engine import choose_place
+from sawyer.engine import choose_place, load_checkpoint
 from sawyer.errors import ConfigError, Interrupted
 from sawyer.models import RewardScorer, TextScorer, member_folder, new_judge, open_speaker, read_extra, sequence_logits
 from sawyer.records import answered, prompt_of
@@ -152,6 +153,12 @@ def test_an_interruption_in_the_second_member_changes_nothing(tiny: Fixture, see
         run.journal.listeners.append(stop)
         with pytest.raises(Interrupted):
             train(config_of(tiny, tmp_path / "run", **asked), run)
+        # The first member is put by once; what is saved again and again holds the one in training alone.
+        first = load_checkpoint(run.layout.members("reward") / "0")
+        saved = load_checkpoint(run.layout.checkpoint("reward"))
+    assert first is not None and saved is not None and not (tmp_path / "run" / "reward" / "members" / "1").exists()
+    assert torch.equal(first["weights"]["score.weight"], plain(seeds[0] / "reward" / "model").score.weight)
+    assert set(saved["work"]) == {"number", "work"} and saved["work"]["number"] == 1
     assert not (tmp_path / "run" / "reward" / "model").exists()
     figures = trained(tiny, tmp_path / "run", **asked)
     assert figures == seeds[1]
@@ -252,3 +259,52 @@ def test_another_decoder_reads_with_its_own_tokenizer(tiny: Fixture, tmp_path: P
     assert "reads the template `question` (its tokenizer brings none)" in plan
     scorer = RewardScorer.load(tmp_path / "run" / "reward" / "model")  # its template is saved with it
     assert scorer.note == "" and len(scorer(PROMPTS, ANSWERS)) == 2
+
+
+# The shapes in which people publish comparisons, from a decoder and from an encoder with a tokenizer of its own
+
+
+def published(path: Path, shape: str, prompts: int) -> Path:
+    """Scored answers by several models (the mean of several reviews), or pairs with a context beside the instruction."""
+    rng = random.Random(shape)
+    rows: list[dict[str, Any]] = []
+    for i in range(prompts):
+        ask, good, bad = f"What is {i} and one?", f"It is {i + 1}.", f"No word of {i}."
+        if shape == "scored":
+            answers = [(good, "a", 9.0), (bad, "b", 2.5), (f"{good} {good}", "c", 7.75), (bad[3:], "a", 2.5)]
+            rows.append(
+                {
+                    "user_input": ask,
+                    "responses_and_scores": [
+                        {"response": text, "source": source, "score": score + rng.choice((0, 0.5))}
+                        for text, source, score in answers
+                    ],
+                }
+            )
+        else:
+            rows.append({"instruction": ask, "input": f"Text {i}", "output": good, "chosen": good, "rejected": bad})
+    path.write_text(json.dumps(rows))
+    return path
+
+
+@pytest.mark.parametrize("shape", ["scored", "pairs"])
+@pytest.mark.parametrize("network", ["decoder", "bert"])
+def test_published_comparisons_from_either_network(tiny: Fixture, tmp_path: Path, shape: str, network: str) -> None:
+    """A few prompts teach something and say little: the report's intervals and words admit it."""
+    data = published(tmp_path / "rows.json", shape, 40)
+    asked = {"data": [str(data)], "held_out": 0.3}
+    if network == "bert":
+        asked["model"] = str(write(tmp_path / "source", "bert"))
+    figures = trained(tiny, tmp_path / "run", **asked)
+    found = json.loads((tmp_path / "run" / "reward" / "trust.json").read_text())
+    side = found["sides"][0]
+    accuracy = side["accuracy"]
+    held_out = figures["held_out_prompts"]
+    assert 5 < held_out < 20 and side["prompts"] == accuracy["prompts"] == held_out
+    assert accuracy["low"] <= accuracy["value"] <= accuracy["high"] and accuracy["high"] - accuracy["low"] > 0.1
+    assert found["verdict"]["kind"] == "refuse" and "too_few" in [reason["name"] for reason in found["verdict"]["reasons"]]
+    assert f"{held_out} prompts are too few to say" in found["verdict"]["words"]
+    told = [row["message"] for row in read_rows(tmp_path / "run" / "events.jsonl") if row["kind"] == "verdict"]
+    assert told == [found["verdict"]["words"]], "and it is said on the screen"
+    if shape == "scored":
+        assert {source["name"] for source in side["by_source"]} == {"a", "b", "c"}

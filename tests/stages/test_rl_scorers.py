@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from encoders import write
 
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import ConfigError, TrainingError
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker
+from sawyer.models import RewardScorer, ValueNetwork, load_reward, load_tokenizer, open_speaker
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows, replace_folder
 from sawyer.stages.rl.guards import STREAK, Guards
@@ -81,6 +82,30 @@ def test_a_reward_from_plain_transformers_alone(tiny: Fixture, tmp_path: Path, e
         told = [row["message"] for row in events(run, "warning")]
     assert told[0] == "the value network starts from the SFT model: no part of rl.rewards is the run's own reward model"
     assert "did not fit the reward model `given`'s 24 tokens beside their prompts" in told[1]
+
+
+def test_a_decoder_from_plain_transformers_beside_the_run_s_own(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    """Without a chat template: it is read as `question`, and that is said."""
+    own: Any = load_reward(tiny.reward, load_tokenizer(tiny.reward))
+    tokenizer = load_tokenizer(tiny.reward)
+    model = hf.GPT2ForSequenceClassification(hf.GPT2Config.from_dict({**own.config.to_dict(), "num_labels": 1}))
+    del model.config.sawyer
+    model.save_pretrained(tmp_path / "given")
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "given")
+    rewards = [{"name": "own", "model": "stage"}, {"name": "given", "weight": 3.0, "model": str(tmp_path / "given")}]
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        train(tiny.rl_config(tmp_path / "run", rewards=rewards), run)
+        told = [row["message"] for row in events(run, "warning")]
+        rows = [row for row in run.journal.rows("rl") if "score_given" in row]
+    assert any("rl.rewards" in message and "is read by the template `question`" in message for message in told)
+    assert rows and all(row["score"] == pytest.approx(row["score_own"] + 3 * row["score_given"], abs=1e-5) for row in rows)
+    sample = read_rows(run.layout.samples)[0]
+    ids = [*tokenizer(f"Question: {sample['prompt']}\nResponse:").input_ids]
+    ids += [*tokenizer(f" {sample['response']}").input_ids, tokenizer.eos_token_id]
+    with torch.no_grad():
+        expected = float(model.eval()(torch.tensor([ids])).logits[0, 0])
+    assert sample["parts"]["given"] == pytest.approx(expected, abs=1e-4)
 
 
 def use_encoder(tiny: Fixture, run: Any, tmp_path: Path) -> None:

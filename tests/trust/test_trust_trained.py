@@ -83,12 +83,27 @@ def test_flippers_are_held_against_themselves_before_their_model_is_called_bad(t
     records = judged("flipper", 300, twice=True, split="train")
     found = report(run_of(tmp_path, "flipper", records, loss="plain", learning_rate=3e-4))
     ceiling, accuracy = found["ceiling"], found["sides"][0]["accuracy"]
+    most = ceiling["accuracy"]
     assert ceiling["method"] == "repeats" and "independent" in ceiling["assumption"]
-    assert ceiling["accuracy"]["high"] < 0.8 and accuracy["high"] >= ceiling["accuracy"]["low"]
-    assert found["truth_agrees"]["value"] < 0.68, "the truth itself gets no further"
+    # Four of ten are turned round: what the data alone tell (0.58, 0.50 to 0.67) holds what the truth gets (0.63).
+    assert most["low"] <= found["truth_agrees"]["value"] <= most["high"] < 0.7
+    assert accuracy["high"] < 0.6, "the model itself learns next to nothing of such judges"
+    # It is not called bad for that before the judges are: the ceiling is named, with the figure that decided.
     verdict = found["verdict"]
-    assert "chance" not in [reason["name"] for reason in verdict["reasons"]]
-    assert "no model" in " ".join(reason["words"] for reason in (*verdict["reasons"], *verdict["doubts"]))
+    reasons, doubts = ({one["name"]: one for one in verdict[part]} for part in ("reasons", "doubts"))
+    assert "chance" not in reasons
+    named = [doubts["ceiling"]] + [reasons["judges"]] * ("judges" in reasons)
+    shown = f"{most['value']:.0%} ({most['low']:.0%} to {most['high']:.0%})".replace("%", " %")
+    for one in named:
+        assert one["figure"] == "ceiling.accuracy" and one["value"] == most["value"] and shown in one["words"], one
+    # Where chance cannot be ruled out it is the reason, and the first one that is told.
+    assert ("judges" in reasons) is (accuracy["low"] <= 0.5)
+    if "judges" in reasons:
+        assert verdict["reasons"][0]["name"] == "judges"
+        assert verdict["words"].startswith(
+            "Don't run RL on it, because these judges contradict themselves: against them no model"
+        )
+        assert f"above {shown}, which this one may have reached" in verdict["words"]
 
 
 @pytest.mark.slow

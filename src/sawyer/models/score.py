@@ -89,15 +89,10 @@ class RewardScorer:
         self,
         *,
         codec: Reader,
-        model: nn.Module | None = None,
-        shift: float = 0.0,
-        scale: float = 1.0,
-        members: Sequence[Member] = (),
+        members: Sequence[Member],
         ensemble: Ensemble | None = None,
         note: str = "",
     ) -> None:
-        if model is not None:
-            members = [Member(model=model, shift=shift, scale=scale)]
         self.members, self.codec, self.ensemble, self.note = tuple(members), codec, ensemble or Ensemble(), note
         self.cut = 0
 
@@ -137,8 +132,8 @@ class RewardScorer:
         if device is not None:
             models = [model.to(device) for model in models]
         if not ensemble:
-            unit = float(told.get("reward_shift", 0.0)), float(told.get("reward_scale", 1.0))
-            return cls(model=judge.model, codec=judge.codec, shift=unit[0], scale=unit[1], note=judge.note)
+            shift, scale = float(told.get("reward_shift", 0.0)), float(told.get("reward_scale", 1.0))
+            return cls(codec=judge.codec, members=[Member(model=judge.model, shift=shift, scale=scale)], note=judge.note)
         members = [
             Member(
                 model=models[number if ensemble["by"] == "seeds" else 0],

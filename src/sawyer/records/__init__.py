@@ -2,7 +2,7 @@
 
 from sawyer.records.answered import Answered, answered
 from sawyer.records.check import FileReport, check
-from sawyer.records.pairs import pairs
+from sawyer.records.pairs import Judgement, judgement, pairs
 from sawyer.records.problems import Problem
 from sawyer.records.read import Read, named, read
 from sawyer.records.rows import expand
@@ -27,6 +27,7 @@ __all__ = [
     "Answered",
     "Demonstration",
     "FileReport",
+    "Judgement",
     "Labelled",
     "Message",
     "Pair",
@@ -42,6 +43,7 @@ __all__ = [
     "check",
     "expand",
     "json_lines",
+    "judgement",
     "named",
     "pairs",
     "prompt_of",

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from sawyer.records.types import ScoredAnswers
+from dataclasses import dataclass
+
+from sawyer.records.types import Pair, ScoredAnswers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """A prompt's K judged answers; the tuples have one entry an answer, in the record's order."""
+
+    responses: tuple[str, ...]
+    scores: tuple[float, ...]  # on the judges' scale; of a ready-made pair its margin (1 where none is given) and 0
+    sources: tuple[str, ...]  # who wrote it; "" where nobody says so
+
+
+def judgement(record: ScoredAnswers | Pair) -> Judgement:
+    """The answers that somebody has judged; those that wait for a score are left out."""
+    if isinstance(record, Pair):
+        margin = 1.0 if record.margin is None else record.margin
+        return Judgement(responses=(record.chosen, record.rejected), scores=(margin, 0.0), sources=("", ""))
+    scored = [(answer, answer.score) for answer in record.answers if answer.score is not None]
+    return Judgement(
+        responses=tuple(answer.response for answer, _ in scored),
+        scores=tuple(score for _, score in scored),
+        sources=tuple(answer.source for answer, _ in scored),
+    )
 
 
 def pairs(record: ScoredAnswers) -> tuple[list[tuple[int, int, float]], int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sawyer.models import Scorer
-from sawyer.records import Pair, Prompt, ScoredAnswers
+from sawyer.records import Pair, Prompt, ScoredAnswers, judgement
 
 OWN = "sft"  # the source that collected answers name
 
@@ -57,18 +57,12 @@ class Judged:
 
 def judged(records: Sequence[ScoredAnswers | Pair]) -> list[Judged]:
     """Records as judgings; answers that nobody has scored yet are left out, and prompts with none that is."""
-    found = []
-    for record in records:
-        if isinstance(record, Pair):
-            margin = 1.0 if record.margin is None else record.margin
-            responses, scores, sources = (record.chosen, record.rejected), (margin, 0.0), ("", "")
-            found.append(Judged(prompt=record.prompt, responses=responses, scores=scores, sources=sources))
-            continue
-        scored = [(a.response, a.score, a.source) for a in record.answers if a.score is not None]
-        if scored:
-            texts, given, names = zip(*scored, strict=True)
-            found.append(Judged(prompt=record.prompt, responses=texts, scores=given, sources=names))
-    return found
+    told = [(record.prompt, judgement(record)) for record in records]
+    return [
+        Judged(prompt=prompt, responses=found.responses, scores=found.scores, sources=found.sources)
+        for prompt, found in told
+        if found.responses
+    ]
 
 
 def scored(rows: Sequence[Judged], scorer: Scorer, truth: Callable[[Prompt, str], float] | None = None) -> tuple[Judged, ...]:

@@ -12,7 +12,7 @@ from sawyer.config import Config, wanted
 from sawyer.errors import DataError
 from sawyer.maths import Judged, RewardLoss, Standard
 from sawyer.models import Judge, Speaker
-from sawyer.records import Pair, Prompt, ScoredAnswers, named, pairs, read, split
+from sawyer.records import Pair, Prompt, ScoredAnswers, judgement, named, pairs, read, split
 from sawyer.runs import Run
 from sawyer.stages.reward.loss import open_loss
 from sawyer.text import Row
@@ -46,12 +46,17 @@ class Judgements:
     train: tuple[Group, ...]
     held_out: tuple[Group, ...]  # each with a pair at least
     format: str
-    standard: Standard = AS_THEY_ARE  # of the training scores, before near-duplicates are left out
+    standard: Standard = AS_THEY_ARE  # of the scores in `train`
 
     @property
     def examined(self) -> tuple[Group, ...]:
         """What the trained model is examined on: the held-out prompts, or else the training prompts with a pair."""
         return self.held_out or tuple(group for group in self.train if group.pairs)
+
+
+def standard_of(groups: Sequence[Group]) -> Standard:
+    """Mean and deviation of the groups' scores, which `regression` learns to give."""
+    return Standard.of([score for group in groups for score in group.scores]) if groups else AS_THEY_ARE
 
 
 def judged(groups: Sequence[Group], standard: Standard) -> Judged:
@@ -102,7 +107,7 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
         train=learnt,
         held_out=tuple(group for group in checked if group.pairs),
         format=" + ".join(formats),
-        standard=Standard.of([score for group in learnt for score in group.scores]) if learnt else AS_THEY_ARE,
+        standard=standard_of(learnt),
     )
     if not any(group.pairs for group in judgements.train):
         raise DataError(
@@ -175,22 +180,12 @@ def _unfit(record: ScoredAnswers | Pair, group: Group, loss: RewardLoss) -> str:
 
 
 def _group(record: ScoredAnswers | Pair, reader: Judge | Speaker) -> Group:
-    responses: tuple[str, ...]
-    sources: tuple[str, ...]
-    scores: tuple[float, ...]
-    if isinstance(record, Pair):
-        d = 1.0 if record.margin is None else record.margin
-        responses, scores, sources = (record.chosen, record.rejected), (d, 0.0), ("", "")
-        found: tuple[tuple[int, int, float], ...] = ((0, 1, d),)
-    else:
-        scored = [(a.response, a.score, a.source) for a in record.answers if a.score is not None]
-        responses, scores = tuple(r for r, _, _ in scored), tuple(s for _, s, _ in scored)
-        sources, found = tuple(s for _, _, s in scored), tuple(pairs(record)[0])
+    told = judgement(record)
     return Group(
         prompt=record.prompt,
-        responses=responses,
-        rows=tuple(reader.codec.answer(record.prompt, response) for response in responses),
-        pairs=found,
-        sources=sources,
-        scores=scores,
+        responses=told.responses,
+        rows=tuple(reader.codec.answer(record.prompt, response) for response in told.responses),
+        pairs=((0, 1, told.scores[0]),) if isinstance(record, Pair) else tuple(pairs(record)[0]),
+        sources=told.sources,
+        scores=told.scores,
     )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.config import Ensemble as Asked
-from sawyer.engine import Work, generator
-from sawyer.errors import TrainingError
+from sawyer.engine import Work, generator, load_checkpoint, save_checkpoint
+from sawyer.errors import RunError, TrainingError
 from sawyer.maths import disagreement
 from sawyer.models import Ensemble, Judge, Member, RewardScorer, Scorer, member_folder, save_model
 from sawyer.records import Prompt
@@ -28,42 +28,51 @@ def member_seed(seed: int, number: int) -> int:
 
 
 class MembersWork:
-    """Several trainings, each with all its steps, one after another; `begin` makes the training of a member."""
+    """Several trainings, each with all its steps, one after another; `begin` makes the training of a member.
 
-    def __init__(self, members: int, begin: Callable[[int], tuple[nn.Module, Work]]) -> None:
-        self.begin, self.number = begin, 0
+    A member that is trained is put by in `kept`, once: memory and checkpoints hold the one in training alone.
+    """
+
+    def __init__(self, members: int, begin: Callable[[int], tuple[nn.Module, Work]], kept: Path) -> None:
+        self.begin, self.number, self.kept = begin, 0, kept
         self.model, self.work = begin(0)
-        self.trained: list[nn.Module] = []
         self.each = self.work.steps
         self.steps = members * self.each
 
     @property
     def models(self) -> list[nn.Module]:
-        """The members so far, the one in training last."""
-        return [*self.trained, self.model]
+        """The members so far, the one in training last; the others as they were put by."""
+        return [*map(self._taken_out, range(self.number)), self.model]
 
     def step(self, index: int) -> Mapping[str, float] | None:
         number, inside = divmod(index, self.each)
         if number != self.number:
-            self.trained.append(self.model)
+            save_checkpoint(self.kept / str(self.number), {"weights": self.model.state_dict()})
             self.number = number
             self.model, self.work = self.begin(number)
         found = self.work.step(inside)
         return None if found is None else {**found, "member": number}
 
     def state(self) -> dict[str, Any]:
-        trained = [model.state_dict() for model in self.trained]
-        return {"number": self.number, "trained": trained, "work": self.work.state()}
+        return {"number": self.number, "work": self.work.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.trained = []
-        for number, weights in enumerate(state["trained"]):
-            model, _ = self.begin(number)
-            model.load_state_dict(weights)
-            self.trained.append(model)
         self.number = int(state["number"])
         self.model, self.work = self.begin(self.number)
         self.work.load(state["work"])
+
+    def _taken_out(self, number: int) -> nn.Module:
+        saved = load_checkpoint(self.kept / str(number))
+        if saved is None:
+            raise RunError(
+                f"{self.kept / str(number)} is gone: the ensemble's member {number + 1} was put by there",
+                expected="the members that are trained, until all of them are",
+                why="the ensemble is not whole without it",
+                todo=f"restore the folder, or delete {self.kept.parent} to train all members again",
+            )
+        model, _ = self.begin(number)
+        model.load_state_dict(saved["weights"])
+        return model
 
 
 def calibrated(
@@ -104,7 +113,7 @@ def as_trained(scorer: RewardScorer) -> Scorer:
     """The scorer in the unit its members were trained in: a single model's raw score; an ensemble's reward times the members'
     mean scale, plus their mean shift."""
     if len(scorer.members) == 1:
-        return RewardScorer(model=scorer.model, codec=scorer.codec)
+        return RewardScorer(codec=scorer.codec, members=[Member(model=scorer.model)])
     shift = statistics.fmean(member.shift for member in scorer.members)
     scale = statistics.fmean(member.scale for member in scorer.members)
     return lambda prompts, responses: [shift + scale * reward for reward in scorer(prompts, responses)]

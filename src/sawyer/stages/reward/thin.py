@@ -10,7 +10,7 @@ from sawyer.engine import Place
 from sawyer.models import Speaker, near_duplicates
 from sawyer.records import Message
 from sawyer.runs import Run
-from sawyer.stages.reward.data import STAGE, Judgements
+from sawyer.stages.reward.data import STAGE, Judgements, standard_of
 from sawyer.text import plain_row
 
 
@@ -35,7 +35,8 @@ def thinned(config: Config, run: Run, speaker: Speaker, place: Place, judgements
         )
     kept = {prompts[place] for place in found.kept}
     run.journal.event(STAGE, "thinned", message=f"prompts: {found.told(texts, asked.thin)}")
-    return replace(judgements, train=tuple(group for group in judgements.train if group.prompt.messages in kept))
+    train = tuple(group for group in judgements.train if group.prompt.messages in kept)
+    return replace(judgements, train=train, standard=standard_of(train))
 
 
 def _text(messages: Sequence[Message]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
+from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
 from sawyer.records import Prompt
@@ -35,6 +36,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     place = choose_place(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
     judgements = thinned(config, run, speaker, place, load(config, run, reader))
+    asked_first = _answerable(judgements, speaker, run)[: asked.calibration_prompts]
     frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
 
     def begin(number: int) -> tuple[nn.Module, RewardWork]:
@@ -48,7 +50,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     ensemble = asked.ensemble
     work: MembersWork | RewardWork
     if ensemble is not None and ensemble.by == "seeds":
-        work = MembersWork(ensemble.members, begin)
+        work = MembersWork(ensemble.members, begin, run.layout.members(STAGE))
     else:
         _, work = begin(0)
     run.journal.event(STAGE, "plan", message=_plan(config, judgements, work.steps, place, reader, frozen))
@@ -56,7 +58,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
 
     speaker.model.to(place.device)
-    own = own_answers(config, place, speaker, [group.prompt for group in judgements.train][: asked.calibration_prompts])
+    own = own_answers(config, place, speaker, asked_first)
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
     with replace_folder(run.layout.model(STAGE)) as folder:
@@ -70,9 +72,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     true = own_judged(config, lambda prompts: own_answers(config, place, speaker, prompts)) if known else ()
     found, figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed, world=known, own=true)
     figures |= gold_accuracy(true, raw) if known else {}
-    write_json(run.layout.trust, as_json(found, told(found)))
+    verdict = told(found)
+    write_json(run.layout.trust, as_json(found, verdict))
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
+    run.journal.event(STAGE, "verdict", message=verdict.words)
     for gate in judge(figures):
         run.journal.gate(gate)
     return figures
@@ -173,6 +177,27 @@ def split_groups(groups: Sequence[Group], pad_id: int, token_budget: int, standa
 def _part(groups: Sequence[Group], pad_id: int, standard: Standard) -> Part:
     rows = [row for group in groups for row in group.rows]
     return Part(batch=pad_right(rows, pad_id), judged=judged(groups, standard))
+
+
+def _answerable(judgements: Judgements, speaker: Speaker, run: Run) -> list[Prompt]:
+    """The training prompts that leave the SFT model room for an answer, which sets the reward's zero and unit.
+
+    Another network may read more than the SFT model does. Raises DataError where no prompt is left.
+    """
+    prompts = [group.prompt for group in judgements.train]
+    fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
+    context = speaker.codec.context
+    if not fitting:
+        raise DataError(
+            f"none of the {len(prompts):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
+            expected="prompts that it can answer",
+            why="its answers set the reward's zero and unit, and RL is trained on them",
+            todo="give shorter prompts, or an SFT model that reads more",
+        )
+    if long := len(prompts) - len(fitting):
+        message = f"{long:,} of {len(prompts):,} training prompts leave the SFT model no room for an answer in its {context:,} "
+        run.journal.event(STAGE, "warning", message=f"{message}tokens: the reward's zero and unit are set without them")
+    return fitting
 
 
 def own_answers(config: Config, place: Place, speaker: Speaker, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:
