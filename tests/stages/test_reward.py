@@ -15,7 +15,7 @@ import torch
 from sawyer.config import World
 from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
-from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra
+from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, new_policy, open_speaker, read_extra, save_model
 from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
 from sawyer.stages.reward.data import Group, load
@@ -342,3 +342,38 @@ def test_the_sft_model_is_not_touched(tiny: Fixture, done: Any) -> None:
     assert any(bool((weight != before[name]).any()) for name, weight in trained.base_model.state_dict().items())
     copied = open_speaker(done[2] / "sft" / "model").model.state_dict()
     assert all(torch.equal(weight, copied[name]) for name, weight in sft.state_dict().items())
+
+
+# The reward's zero and unit
+
+
+@pytest.mark.parametrize("longest", [False, True])
+def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, longest: bool
+) -> None:
+    """The reward model may read more than the SFT model, which has no room to answer such a prompt: it would say nothing."""
+    context = open_speaker(tiny.sft).codec.context
+    asks = [f"{'qz ' * context}{i}" if i % 3 == 0 or longest else f"Say {i}." for i in range(12)]
+    data = write_rows([{"prompt": ask, "chosen": "Yes, yes.", "rejected": "No."} for ask in asks])
+    tokenizer = load_tokenizer(tiny.sft)
+    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+    wide = new_policy(vocab_size=len(tokenizer), layers=1, width=16, heads=2, context=8 * context, seed=0, **ids)
+    (tmp_path / "wide").mkdir()
+    save_model(tmp_path / "wide", wide, tokenizer)
+    asked = {"data": [str(data)], "model": str(tmp_path / "wide"), "held_out": 0, "calibration_prompts": 6}
+    seen: list[tuple[Any, Any]] = []
+    stage = import_module("sawyer.stages.reward.train")
+    with tiny.run(tmp_path / "run", "sft") as run, pytest.MonkeyPatch.context() as patch:
+        real = stage.own_answers
+        patch.setattr(stage, "own_answers", lambda *of: seen.append(real(*of)) or seen[-1])
+        config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=asked)
+        if longest:
+            with pytest.raises(DataError, match=r"none of the 12 training prompts of reward\.data fits the SFT model's"):
+                train(config, run)
+            return
+        train(config, run)
+        told = [row["message"] for row in events(run, "warning")]
+    ((prompts, responses),) = seen
+    assert [prompt.text for prompt in prompts] == [ask for ask in asks if ask.startswith("Say")][:6]
+    assert len(responses) == 6
+    assert told[-1].startswith(f"4 of 12 training prompts leave the SFT model no room for an answer in its {context} tokens")

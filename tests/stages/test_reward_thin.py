@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import statistics
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sawyer.models import read_extra
 from sawyer.runs import read_rows
 from sawyer.stages.reward import train
 
@@ -69,3 +71,29 @@ def test_the_stage_trains_on_what_is_left(tiny: Fixture, tmp_path: Path, write_r
             train(config_of(tiny, tmp_path / name, data, calibration_prompts=2, **asked), run)
             plans.append(next(row["message"] for row in read_rows(run.layout.events) if row["kind"] == "plan"))
     assert plans[0].startswith("18 prompts with 36 answers") and not plans[1].startswith("18 prompts")
+
+
+def test_scores_are_standardised_over_the_prompts_that_are_left(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, thinnings: list[tuple[Any, Any]]
+) -> None:
+    """The twins' scores are far lower: with them mean and deviation would be other ones."""
+    scored = [
+        {
+            "user_input": row["prompt"],
+            "responses_and_scores": [
+                {"response": row["chosen"], "score": -30.0 if row["prompt"].endswith(".") else 8.0},
+                {"response": row["rejected"], "score": -50.0 if row["prompt"].endswith(".") else 2.0},
+            ],
+        }
+        for row in rows()[:16]
+    ]
+    data = write_rows(scored)
+    with tiny.run(tmp_path / "run", "sft") as run:
+        train(config_of(tiny, tmp_path / "run", data, calibration_prompts=2, thin=0.97, loss="regression"), run)
+        kept = read_extra(run.layout.model("reward"))
+    ((whole, found),) = thinnings
+    scores = [score for group in found.train for score in group.scores]
+    assert 1 <= len(found.train) < len(whole.train) == 16
+    assert found.standard.mean == pytest.approx(statistics.fmean(scores)) != pytest.approx(whole.standard.mean)
+    assert found.standard.scale == pytest.approx(statistics.pstdev(scores)) != pytest.approx(whole.standard.scale)
+    assert (kept["score_mean"], kept["score_scale"]) == (found.standard.mean, found.standard.scale)
