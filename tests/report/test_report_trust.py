@@ -31,6 +31,11 @@ def test_the_verdict_stands_first_with_the_figures_that_decided() -> None:
     bad = told(examined(8))
     refused = view(values(examined(8)))
     assert (refused.look, refused.chip) == ("fail", "✕ no RL on it") and refused.decided[0][1] == bad.reasons[0].words
+    count = bad.reasons[0]  # a number of prompts, which is no 8.00
+    assert count.figure == "accuracy.prompts" and refused.decided[0][2:] == (
+        f"accuracy.prompts {count.value}",
+        f"{count.threshold}",
+    )
 
 
 def test_the_plots_draw_what_was_measured() -> None:

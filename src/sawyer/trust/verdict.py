@@ -201,7 +201,7 @@ def _ceiling(side: Side, ceiling: Ceiling) -> Reason:
 
 
 def _reason(name: str, words: str, figure: str, value: float, threshold: float) -> Reason:
-    return Reason(name=name, words=words, figure=figure, value=float(value), threshold=float(threshold))
+    return Reason(name=name, words=words, figure=figure, value=value, threshold=threshold)  # a count stays a whole number
 
 
 def _rule(side: Side) -> str:
