@@ -100,9 +100,11 @@ def test_a_user_s_reward_is_tried_before_anything_is_trained(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, body: str, told: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / f"my_{name}.py").write_text(f"def f(prompts, responses):\n    return {body}\n")
-    with pytest.raises(TrainingError, match=rf"rl\.rewards, mine: my_{name}:f {told}.*tried on two prompts of rl\.prompts"):
-        tiny.run(tmp_path / "run", {"rl.rewards": [{"name": "mine", "function": f"my_{name}:f"}]})
+    (tmp_path / f"my_tried_{name}.py").write_text(f"def f(prompts, responses):\n    return {body}\n")
+    with pytest.raises(
+        TrainingError, match=rf"rl\.rewards, mine: my_tried_{name}:f {told}.*tried on two prompts of rl\.prompts"
+    ):
+        tiny.run(tmp_path / "run", {"rl.rewards": [{"name": "mine", "function": f"my_tried_{name}:f"}]})
     assert not Layout(tmp_path / "run").folder("base").exists()
 
 

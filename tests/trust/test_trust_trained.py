@@ -92,10 +92,11 @@ def test_flippers_are_held_against_themselves_before_their_model_is_called_bad(t
     verdict = found["verdict"]
     reasons, doubts = ({one["name"]: one for one in verdict[part]} for part in ("reasons", "doubts"))
     assert "chance" not in reasons
-    named = [doubts["ceiling"]] + [reasons["judges"]] * ("judges" in reasons)
+    named = [doubts["ceiling"], *(one for name, one in reasons.items() if name == "judges")]
     shown = f"{most['value']:.0%} ({most['low']:.0%} to {most['high']:.0%})".replace("%", " %")
     for one in named:
         assert one["figure"] == "ceiling.accuracy" and one["value"] == most["value"] and shown in one["words"], one
+    assert f"no model can rank more than {shown}" in verdict["words"]
     # Where chance cannot be ruled out it is the reason, and the first one that is told.
     assert ("judges" in reasons) is (accuracy["low"] <= 0.5)
     if "judges" in reasons:
