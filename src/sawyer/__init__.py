@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TrainingError,
         WorldError,
     )
-    from sawyer.lab import ablate, study_overoptimisation, study_seeds
+    from sawyer.lab import ablate, bakeoff, study_overoptimisation, study_seeds
     from sawyer.models import Classifier, RewardScorer
     from sawyer.models import TextScorer as Scorer
     from sawyer.pipeline import demo
@@ -56,6 +56,7 @@ _DOORS = {
     "WorldError": ("sawyer.errors", "WorldError"),
     "__version__": ("sawyer.version", "__version__"),
     "ablate": ("sawyer.lab", "ablate"),
+    "bakeoff": ("sawyer.lab", "bakeoff"),
     "demo": ("sawyer.pipeline", "demo"),
     "load_config": ("sawyer.config", "load"),
     "report": ("sawyer.stages.report", "build"),
@@ -80,6 +81,7 @@ __all__ = [
     "WorldError",
     "__version__",
     "ablate",
+    "bakeoff",
     "demo",
     "load_config",
     "report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from sawyer.config import checked
 from sawyer.engine import Learner
 from sawyer.errors import Interrupted
 from sawyer.lab import study_overoptimisation
-from sawyer.runs import Layout, read_rows
+from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
 
 def small(tiny: Any, run: Path) -> dict[str, Any]:
@@ -59,8 +59,6 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
 
     def stopping(kind: str, row: dict[str, Any]) -> None:
         if kind == "progress" and row["stage"] == "best_of_n" and row["done"] == 2:
-            import signal
-
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
@@ -91,4 +89,52 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
     told = command("study", "overoptimisation", file, "--episodes", "48", "--most", "8")
     assert told.code == 0, told.err
     assert (root / "overoptimisation.md").read_text() in told.out and "overoptimisation.html" in told.out
-    shutil.rmtree(straight)
+
+
+@pytest.mark.slow
+def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
+    command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tiny.prefix("rl", tmp_path / "run")
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(tiny.tree(run, {"rl.eval_prompts": 4})))
+    arguments = ("bakeoff", file, "--algorithms", "ppo,rloo", "--seeds", "0,1", "--episodes", "16", "--own", "rloo.group=2")
+    told = command(*arguments)
+    assert told.code == 0, told.err
+    root = run / "bakeoff"
+    found = json.loads((root / "bakeoff.json").read_text())
+    assert [(e["algorithm"], e["seed"]) for e in found["entries"]] == [("ppo", 0), ("ppo", 1), ("rloo", 0), ("rloo", 1)]
+    models = {stage: hash_folder(run / stage / "model") for stage in ("sft", "reward")}
+    for entry in found["entries"]:
+        folder = Path(entry["out"])
+        state = read_manifest(Layout(folder).manifest)["stages"]
+        assert {stage: state["rl"]["parents"][stage] for stage in models} == models
+        assert (folder / "reward" / "model").is_symlink() and entry["peak_mb"] == state["rl"]["peak_mb"]
+        asked = yaml.safe_load(Layout(folder).config.read_text())
+        assert (asked["rl"]["algorithm"], asked["rl"]["episodes"]) == (entry["algorithm"], 16)
+    lines = {line["algorithm"]: line for line in found["table"]}
+    assert list(lines) == ["sft", "best_of_8", "ppo", "rloo"]
+    compared = [row for e in found["entries"][2:] for row in read_rows(Layout(Path(e["out"])).compare)]
+    golds = [row["gold"] for row in compared if (row["model"], row["setting"]) == ("rl", "t07")]
+    assert lines["rloo"]["scores"]["t07"]["value"] == pytest.approx(sum(golds) / len(golds))
+    assert (root / "bakeoff.md").read_text() in told.out and "2 algorithms with 2 seeds are 4 runs" in told.out
+    assert "Settings of its own: rloo: group=2." in told.out
+    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    again = command(*arguments)
+    assert again.code == 0 and "all done before" in again.out and (root / "bakeoff.md").read_text() in again.out
+
+
+@pytest.mark.slow
+def test_a_bakeoff_by_the_clock_measures_each_pace_once(command: Callable[..., Any], tiny: Any, tmp_path: Path) -> None:
+    run = tiny.prefix("rl", tmp_path / "run")
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(tiny.tree(run, {"rl.eval_prompts": 4})))
+    arguments = ("bakeoff", file, "--algorithms", "ppo", "--minutes", "0.02")
+    told = command(*arguments)
+    assert told.code == 0, told.err
+    assert "a trial of 5 updates for its pace" in told.out and "each with 0.02 minutes of training" in told.out
+    paces = json.loads((run / "bakeoff" / "pace.json").read_text())
+    assert paces["ppo"]["update"] > 0 and paces["ppo"]["of"] == 5
+    assert sorted(path.name for path in (run / "bakeoff").iterdir() if path.is_dir()) == ["ppo-seed-0"]
+    again = command(*arguments)  # the pace is not measured anew: the run is the one that was asked for
+    assert again.code == 0 and "a trial" not in again.out and "all done before" in again.out

@@ -10,6 +10,7 @@ import typer
 
 from sawyer.cli import data, look, loss, score, study, train
 from sawyer.cli.ablate import ablate
+from sawyer.cli.bakeoff import bakeoff
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, SawyerError
@@ -45,6 +46,7 @@ app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
 app.command("ablate", rich_help_panel=PANELS["lab"])(ablate)
+app.command("bakeoff", rich_help_panel=PANELS["lab"])(bakeoff)
 app.add_typer(study.app, name="study", rich_help_panel=PANELS["lab"])
 
 

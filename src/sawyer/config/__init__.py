@@ -1,6 +1,6 @@
 """What was asked: the typed tree, and reading it."""
 
-from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file
+from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file, with_settings
 from sawyer.config.own import own_file, own_files, own_function, own_names
 from sawyer.config.schema import (
     LOSSES,
@@ -44,4 +44,5 @@ __all__ = [
     "own_names",
     "template_file",
     "wanted",
+    "with_settings",
 ]

@@ -66,6 +66,14 @@ def demo(out: str, seed: int, rater: str = "honest") -> Config:
     return checked(tree, where="the demo's preset")
 
 
+def with_settings(config: Config, changes: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The config with some settings or whole sections replaced, then `key.path=value` overrides, checked as a file is."""
+    tree = config.model_dump(mode="json") | dict(changes)
+    for override in overrides:
+        _override(tree, override)
+    return checked(tree)
+
+
 def template_file() -> str:
     """A commented sawyer.yaml to start from."""
     return (PRESETS / "template.yaml").read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ what is finished is skipped, what was interrupted goes on.
 """
 
 from sawyer.lab.ablation import ablate
+from sawyer.lab.contest import bakeoff
 from sawyer.lab.overoptimisation import study_overoptimisation
 from sawyer.lab.spread import study_seeds
 
-__all__ = ["ablate", "study_overoptimisation", "study_seeds"]
+__all__ = ["ablate", "bakeoff", "study_overoptimisation", "study_seeds"]

@@ -71,6 +71,11 @@ class Layout:
         """Best-of-n's answers: what each prompt's are paid, and the truth."""
         return self.root / "drawn.jsonl"
 
+    @property
+    def pace(self) -> Path:
+        """Of a bake-off by the clock: what was measured of each algorithm before its budget was set."""
+        return self.root / "pace.json"
+
     def lab(self, study: str) -> Path:
         """A laboratory's runs, begun from this one and each in its folder, and what was found: `ablation`, `bakeoff`, ..."""
         return self.root / study
