@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,10 @@ def test_the_best_of_eight_is_held_against_what_is_sampled_at_temperature_1(tmp_
     assert [line.algorithm for line in found.table] == ["sft", "best_of_8", "ppo"]
     assert found.table[1].scores["t1"].value == 8.0 and list(found.table[1].scores) == ["t1"]
     assert "At temperature 1, SFT, best of 8 is highest; behind it PPO (by 1.67 (1.00 to 3.00)), SFT" in found.notes[0]
-    assert "| SFT, best of 8 |" in markdown(found)
+    assert found.table[1].kl_bound == pytest.approx(math.log(8) - 7 / 8)
+    assert "| SFT, best of 8 |" in markdown(found) and "at most 1.20" in markdown(found)
+    chosen = judged([replace(one, kl_bound=0.64)], str(tmp_path), 0).table[2]
+    assert (chosen.kl, chosen.kl_bound) == (None, 0.64)  # its answers are the SFT model's own: no log-ratio tells the KL
 
 
 def test_guards_and_own_settings_are_said(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def pretend(own: Config, *, listeners: Sequence[Listener] = ()) -> dict[str, Any
         {"stage": "rl", "kind": "guard", "guard": "kl_budget"},
         {"stage": "rl", "kind": "anew"},
         *([{"stage": "rl", "kind": "guard", "guard": "same_answer"}] if stopped else []),
+        *([{"stage": "rl", "kind": "rollback"}] if own.seed == 2 else []),
         {"stage": "rl", "kind": "gate", "name": "rl_improves", "verdict": "ok"},
         {"stage": "reward", "kind": "gate", "name": "reward_knows_gold", "verdict": "warn"},
     ]
@@ -97,6 +98,7 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
         *("5.00 / 7.00 / 9.00", "7.50 / 8.50 / 9.25", "7.00", "1.00", "40", "none", "1 ok; reward_knows_gold", "2 min"),
     ]
     assert rows["1"][5] == "same_answer (stopped)"  # the guard before RL began anew is no longer of it
+    assert rows["2"][5] == " (1 rollback)".strip() and "Put back to its best model on the way: seed 2." in found.notes
     assert rows["mean"][:4] == ["4.83 / 6.50 / 8.50", "7.50 / 8.25 / 8.50", "7.25", "1.10"]
     assert rows["lowest"][1] == "7.00 / 8.00 / 7.50" and rows["highest"][1] == "8.00 / 8.50 / 9.25"
     assert rows["better, of 3"][1] == "3 / 3 / 2"

@@ -3,7 +3,9 @@
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file, with_settings
 from sawyer.config.own import own_file, own_files, own_function, own_names
 from sawyer.config.schema import (
+    KNOWN_TO,
     LOSSES,
+    Algorithm,
     Base,
     Classify,
     Collect,
@@ -20,8 +22,10 @@ from sawyer.config.schema import (
 )
 
 __all__ = [
+    "KNOWN_TO",
     "LOSSES",
     "WORLD_BASE",
+    "Algorithm",
     "Base",
     "Classify",
     "Collect",

@@ -66,6 +66,7 @@ class Entry:
     peak_mb: float | None
     kept: int | None  # after which update
     stopped: str  # why a guard stopped it; empty: none did
+    kl_bound: float | None = None  # of an algorithm that chooses among SFT answers: nats that its KL is at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Line:
     scores: Mapping[str, Interval]  # gold, or reward where the truth is not known, by setting
     reward: Interval | None  # at temperature 0.7, as all below
     kl: Interval | None  # nats an answer, to the SFT model
+    kl_bound: float | None  # where it chooses among SFT answers: what the KL is at most
     length: Interval | None  # tokens
     wins: Interval | None  # against SFT
     budget: str
@@ -287,6 +289,7 @@ def entry_of(own: Config) -> Entry:
         peak_mb=state.peak_mb,
         kept=state.figures.get("best_step"),
         stopped=str(state.figures.get("stopped") or ""),
+        kl_bound=state.figures.get("kl_bound"),
     )
 
 
@@ -315,12 +318,15 @@ def judged(entries: Sequence[Entry], out: str, seed: int, settings: Sequence[str
 
 def _control(runs: Sequence[Sequence[Mapping[str, Any]]], measure: str, seed: int) -> Line:
     """The best of eight: it is sampled at temperature 1, so that the rest of its line is empty."""
+    from sawyer.maths import best_of_n_kl
+
     values = list(_by_prompt(runs, "sft", CONTROL, measure).values())
     return Line(
         algorithm=CONTROL,
         scores={"t1": bootstrap(values, seed=seed)} if values else {},
         reward=None,
         kl=None,
+        kl_bound=best_of_n_kl(8),
         length=None,
         wins=None,
         budget="none; 8 an answer",
@@ -338,12 +344,14 @@ def _line(
         return bootstrap(values, seed=seed) if values else None
 
     scores = {setting: found for setting in COMPARED if (found := by_prompt(measure, setting)) is not None}
+    bounds = [entry.kl_bound for entry in entries if entry.kl_bound is not None]
     memory = [entry.peak_mb for entry in entries if entry.peak_mb is not None]
     return Line(
         algorithm=name,
         scores=scores,
         reward=by_prompt("reward"),
-        kl=by_prompt("kl"),
+        kl=None if bounds else by_prompt("kl"),
+        kl_bound=bounds[0] if bounds else None,
         length=by_prompt("length"),
         wins=_wins(runs, measure, seed) if model == "rl" else None,
         budget=entries[0].budget if entries else "",
@@ -434,7 +442,8 @@ def markdown(found: Bakeoff) -> str:
         told = [with_interval(line.scores.get(setting)) for setting in COMPARED]
         told += [with_interval(line.reward)] if found.measure != "reward" else []
         wins = None if line.wins is None else Interval(**{k: 100 * v for k, v in asdict(line.wins).items()})
-        told += [with_interval(wins, 0), with_interval(line.kl), figure(line.length.value if line.length else None, 1)]
+        kl = with_interval(line.kl) if line.kl_bound is None else f"at most {figure(line.kl_bound)}"
+        told += [with_interval(wins, 0), kl, figure(line.length.value if line.length else None, 1)]
         took = NOTHING if line.seconds is None else clock(line.seconds)
         rows.append([WORDS[line.algorithm], *told, line.budget or NOTHING, took, figure(line.peak_mb, 0)])
     seeds = ", ".join(map(str, found.seeds))

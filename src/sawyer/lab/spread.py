@@ -37,6 +37,7 @@ class Seed:
     kl: float | None  # nats an answer, of the kept model to the SFT model
     kept: int | None  # after which update
     guards: tuple[str, ...]  # that spoke during RL, the one that stopped it among them
+    rollbacks: int  # how often RL was put back to its best model
     stopped: str  # why a guard stopped RL; empty: none did
     gates: Mapping[str, str]  # name -> verdict
     seconds: float
@@ -138,7 +139,8 @@ def seed_of(own: Config, summary: Mapping[str, Any]) -> Seed:
     measure = "gold" if "gold" in summary else "reward_mean"
     scores = summary[measure]
     events = read_rows(Layout(Path(own.out)).events)
-    guards = [str(row.get("guard")) for row in since_anew(events, "rl") if row.get("kind") == "guard"]
+    lately = since_anew(events, "rl")
+    guards = [str(row.get("guard")) for row in lately if row.get("kind") == "guard"]
     return Seed(
         seed=own.seed,
         out=own.out,
@@ -149,6 +151,7 @@ def seed_of(own: Config, summary: Mapping[str, Any]) -> Seed:
         kl=summary["rl"].get("kl"),
         kept=summary["rl"].get("best_step"),
         guards=tuple(dict.fromkeys(guards)),
+        rollbacks=sum(row.get("kind") == "rollback" for row in lately),
         stopped=str(summary["rl"].get("stopped") or ""),
         gates={row["name"]: row["verdict"] for row in last_gates(events)},
         seconds=summary["seconds"]["total"],
@@ -175,6 +178,7 @@ def _failed(own: Config, why: str) -> Seed:
         kl=None,
         kept=None,
         guards=(),
+        rollbacks=0,
         stopped="",
         gates={row["name"]: row["verdict"] for row in last_gates(read_rows(Layout(Path(own.out)).events))},
         seconds=0.0,
@@ -224,6 +228,8 @@ def _notes(seeds: Sequence[Seed], whole: Sequence[Seed], changes: Sequence[Chang
             f"it is higher in {in_all(times, len(control))} seeds."
         )
     stopped = [f"seed {seed.seed} ({seed.stopped})" for seed in whole if seed.stopped]
+    rolled = [str(seed.seed) for seed in whole if seed.rollbacks]
+    notes += [f"Put back to its best model on the way: seed {', '.join(rolled)}."] if rolled else []
     notes.append(f"Stopped by a guard: {'; '.join(stopped)}." if stopped else "No run was stopped by a guard.")
     failed = [f"seed {seed.seed} ({seed.failed})" for seed in seeds if seed.failed]
     notes += [f"Did not come to the end: {'; '.join(failed)}."] if failed else []
@@ -254,7 +260,9 @@ def markdown(found: Seeds) -> str:
 def _row(seed: Seed) -> list[str]:
     if seed.failed:
         return [str(seed.seed), "failed", *[figure(None)] * 6, ""]
-    guards = ", ".join(seed.guards) + (" (stopped)" if seed.stopped else "")
+    guards = ", ".join(seed.guards)
+    guards += f" ({seed.rollbacks} rollback{'s' * (seed.rollbacks > 1)})" if seed.rollbacks else ""
+    guards += " (stopped)" if seed.stopped else ""
     verdicts = list(seed.gates.values())
     bad = [name for name, verdict in seed.gates.items() if verdict != "ok"]
     gates = f"{verdicts.count('ok')} ok" + (f"; {', '.join(bad)}" if bad else "")
