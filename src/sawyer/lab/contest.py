@@ -39,7 +39,8 @@ from sawyer.stats import FEW, Interval, bootstrap, no_narrower_than_wilson
 STUDY = "bakeoff"
 SHARED = ("base", "sft", "collect", "reward")
 OWN = ("rl", "compare")
-ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+# Best-of-n trains nothing: its answers are in every comparison, so that it stands in every table without a run of its own.
+ALGORITHMS: tuple[str, ...] = tuple(name for name in get_args(Algorithm) if name != "best_of_n")
 COMPARED = ("t1", "t07", "greedy")
 JUDGED_AT = "t07"  # the setting of win rate, reward, KL and length
 CONTROL = "best_of_8"  # trains nothing: of eight SFT samples at temperature 1 the one that the reward model likes best
@@ -50,7 +51,6 @@ WORDS: Mapping[str, str] = {
     "rloo": "RLOO",
     "grpo": "GRPO",
     "dpo": "DPO",
-    "best_of_n": "best of n",
 }
 
 
@@ -66,7 +66,6 @@ class Entry:
     peak_mb: float | None
     kept: int | None  # after which update
     stopped: str  # why a guard stopped it; empty: none did
-    kl_bound: float | None = None  # of an algorithm that chooses among SFT answers: nats that its KL is at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,22 +123,16 @@ def bakeoff(
 ) -> Bakeoff:
     """The algorithms of `rl.algorithm` at one budget, from the SFT and reward model of the config, or of the demo without one.
 
-    All of them, if none is named; each with each of the seeds, which decide RL and the sampling of the comparison alone (the
-    config's, if none is given). The budget is the config's `rl.episodes`, or `episodes`, or `minutes` of training: then each
-    algorithm's pace is measured first. `own` are settings for one of them, as `dpo.learning_rate=1e-4`. What is finished is
-    skipped, what was interrupted goes on; `out` is the run's folder `bakeoff` if not given. Raises SawyerError.
+    All that train, if none is named; beside them stand SFT and its best of eight, which need no run. Each is done with each of
+    the seeds (the config's, if none is given), which decide RL and the sampling of the comparison alone. The budget is the
+    config's `rl.episodes`, or `episodes`, or `minutes` of training: then each algorithm's pace is measured first. `own` are
+    settings for one of them, as `rloo.group=8`. What is finished is skipped, what was interrupted goes on; `out` is the run's
+    folder `bakeoff` if not given. Raises SawyerError.
     """
     source = source_of(config)
     chosen = list(ALGORITHMS if algorithms is None else algorithms)
     dealt = [source.config.seed] if seeds is None else list(seeds)
-    _check(source.config, chosen, dealt, episodes, minutes)
-    for setting in own:
-        if setting.partition(".")[0] not in chosen:
-            raise ConfigError(
-                f"{setting!r} is for none of the algorithms",
-                expected=f"the name of one before the setting, such as {chosen[0]}.learning_rate=1e-4",
-                todo="name it, or leave the setting out",
-            )
+    _check(source.config, chosen, dealt, episodes, minutes, own)
     root = out if out is not None else source.layout.lab(STUDY)
     settings = {name: _settings(name, own) for name in chosen}
     first = {name: config_of(source.config, name, dealt[0], root, episodes, settings[name]) for name in chosen}
@@ -177,7 +170,7 @@ def config_of(
         # How many answers a prompt gets and how often a batch is gone over mean something else in each algorithm.
         given = {name: value for name, value in given.items() if name != "group"}
     given |= {} if episodes is None else {"episodes": episodes}
-    if not _samples(algorithm) and _knows(algorithm, "epochs") and not same:
+    if not _samples(algorithm) and not same:
         # It reads the judged answers as the reward model did, as often: what RL's batches and passes are says nothing of that.
         reward = wanted(config.reward, "reward")
         given |= {"batch_size": reward.batch_size, "epochs": max(1, round(reward.epochs))}
@@ -196,7 +189,7 @@ def _samples(algorithm: str) -> bool:
 
 def _knows(algorithm: str, name: str) -> bool:
     """Whether a setting of `rl` means anything to the algorithm."""
-    return algorithm in KNOWN_TO.get(name, ALGORITHMS)
+    return algorithm in KNOWN_TO.get(name, (algorithm,))
 
 
 def _settings(algorithm: str, own: Sequence[str]) -> list[str]:
@@ -205,7 +198,12 @@ def _settings(algorithm: str, own: Sequence[str]) -> list[str]:
 
 
 def _check(
-    config: Config, algorithms: Sequence[str], seeds: Sequence[int], episodes: int | None, minutes: float | None
+    config: Config,
+    algorithms: Sequence[str],
+    seeds: Sequence[int],
+    episodes: int | None,
+    minutes: float | None,
+    own: Sequence[str],
 ) -> None:
     """What is asked for can be done, found out before anything is trained."""
     for stage in ("sft", "reward", "rl", "compare"):
@@ -214,9 +212,20 @@ def _check(
     checked_seeds(seeds)
     for name in algorithms:
         if name not in ALGORITHMS:
-            raise ConfigError(f"there is no algorithm {name}", expected=f"of: {', '.join(ALGORITHMS)}", todo="name another")
+            raise ConfigError(
+                f"{name} is no algorithm that trains",
+                expected=f"of: {', '.join(ALGORITHMS)}; the best of eight is in every table",
+                todo="name another, or leave it out",
+            )
     if episodes is not None and minutes is not None:
         raise ConfigError("a budget of episodes and one of minutes", expected="one of the two", todo="leave one out")
+    for setting in own:
+        if setting.partition(".")[0] not in algorithms:
+            raise ConfigError(
+                f"{setting!r} is for none of the algorithms",
+                expected=f"the name of one before the setting, such as {algorithms[0]}.learning_rate=1e-4",
+                todo="name it, or leave the setting out",
+            )
 
 
 def _paces(
@@ -227,13 +236,12 @@ def _paces(
     listeners: Sequence[Listener],
     tell: Tell,
 ) -> dict[str, Pace]:
-    """What a few updates of each algorithm that trains take; nothing where the budget is no time."""
+    """What a few updates of each algorithm take; nothing where the budget is no time."""
     if minutes is None:
         return {}
     found = {}
     for name, config in first.items():
-        if _knows(name, "epochs"):
-            found[name] = measure(name, config, root, lambda own: lend(own, source, SHARED), listeners, tell)
+        found[name] = measure(name, config, root, lambda own: lend(own, source, SHARED), listeners, tell)
     return found
 
 
@@ -276,10 +284,8 @@ def entry_of(own: Config) -> Entry:
     state = Manifest(Layout(Path(own.out)).manifest).stage("rl")
     if _samples(asked.algorithm):
         budget = f"{asked.episodes:,} answers"
-    elif _knows(asked.algorithm, "epochs"):
-        budget = f"judged pairs, {asked.epochs} time{'s' * (asked.epochs > 1)}"
     else:
-        budget = f"none; {asked.group} an answer"
+        budget = f"judged pairs, {asked.epochs} time{'s' * (asked.epochs > 1)}"
     return Entry(
         algorithm=asked.algorithm,
         seed=own.seed,
@@ -289,7 +295,6 @@ def entry_of(own: Config) -> Entry:
         peak_mb=state.peak_mb,
         kept=state.figures.get("best_step"),
         stopped=str(state.figures.get("stopped") or ""),
-        kl_bound=state.figures.get("kl_bound"),
     )
 
 
@@ -344,14 +349,13 @@ def _line(
         return bootstrap(values, seed=seed) if values else None
 
     scores = {setting: found for setting in COMPARED if (found := by_prompt(measure, setting)) is not None}
-    bounds = [entry.kl_bound for entry in entries if entry.kl_bound is not None]
     memory = [entry.peak_mb for entry in entries if entry.peak_mb is not None]
     return Line(
         algorithm=name,
         scores=scores,
         reward=by_prompt("reward"),
-        kl=None if bounds else by_prompt("kl"),
-        kl_bound=bounds[0] if bounds else None,
+        kl=by_prompt("kl"),
+        kl_bound=None,
         length=by_prompt("length"),
         wins=_wins(runs, measure, seed) if model == "rl" else None,
         budget=entries[0].budget if entries else "",
