@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import ValueNetwork, forward, mean_loss, policy_logprobs, splits_exactly, token_values
+from sawyer.models import ValueNetwork, forward, mean_loss, pack, policy_logprobs, splits_exactly, token_values
 from sawyer.models.forward import next_logits
+from sawyer.models.pack import real_states
 from sawyer.text import Batch, Row, batches, pad_left, pad_right
 
+LOGPROBS = import_module("sawyer.maths.logprobs")
 SINGLE = 2e-5  # fp32 through two layers, logits up to about 10
 Speakers = Callable[[str], Any]
 ARCHITECTURES = ["gpt2", "llama", "opt", "gemma2", "granite", "cohere"]
@@ -105,9 +108,10 @@ def test_chunks_change_nothing(speaker: Speakers, monkeypatch: pytest.MonkeyPatc
 
     whole, gradients = run()
     calls: list[int] = []
-    project = forward.token_logprobs
-    monkeypatch.setattr(forward, "CHUNK", chunk)
-    monkeypatch.setattr(forward, "token_logprobs", lambda z, y: calls.append(len(y)) or project(z, y))
+    project = LOGPROBS.linear
+    monkeypatch.setattr(LOGPROBS, "CHUNK", chunk)
+    monkeypatch.setattr(LOGPROBS, "KEPT", 0)
+    monkeypatch.setattr(LOGPROBS, "linear", lambda z, *rest: calls.append(len(z)) or project(z, *rest))
     parts, others = run()
     trained = int(batch.trained.sum())
     assert max(calls) == max(1, chunk // 288) < trained
@@ -133,8 +137,9 @@ def test_poisoned_padding(speaker: Speakers, name: str) -> None:
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
         read = pad_right([row([50, 2, 0], [0, 1, 1])], 2)
         assert bool(policy_logprobs(model, read).logprobs.isnan().any())
-    states = forward._trunk(model)(input_ids=forward._readable(pad_right(rows, 2))).last_hidden_state
-    assert bool(states.isfinite().all())
+    for trial in (True, False):
+        pack._packs[forward.trunk_of(model)] = trial and name != "gemma2"
+        assert bool(real_states(forward.trunk_of(model), pad_right(rows, 2)).isfinite().all())
 
 
 def test_more_padding_and_other_rows_change_nothing(speaker: Speakers) -> None:

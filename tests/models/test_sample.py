@@ -105,7 +105,7 @@ def test_which_token_a_number_means(speaker: Speakers) -> None:
     codec = replace(speaker("gpt2").codec, tokenizer=FiveTokens())
     logits = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0, 9.0])
     numbers = [0.0, 0.2, 0.25, 0.49, 0.5, 0.75, 0.99, 1 - 2**-53, 1.0]
-    found = MODULE._draw(logits.repeat(len(numbers), 1), torch.tensor(numbers, dtype=torch.float64), codec)
+    found = MODULE._draw(logits.repeat(len(numbers), 1), torch.tensor(numbers, dtype=torch.float64), codec)[0]
     assert found.tolist() == [1, 1, 2, 2, 3, 4, 4, 4, 4]
 
 

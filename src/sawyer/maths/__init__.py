@@ -7,7 +7,7 @@ from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious
 from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
-from sawyer.maths.logprobs import token_logprobs
+from sawyer.maths.logprobs import projected_logprobs, token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
 from sawyer.maths.loss_curves import Example, LossCurve, LossCurves, loss_curves, worked_example
 from sawyer.maths.losses import PolicyLoss, ppo_policy, ppo_value
@@ -112,6 +112,7 @@ __all__ = [
     "plain",
     "ppo_policy",
     "ppo_value",
+    "projected_logprobs",
     "regression",
     "response_log_ratio",
     "rl_gain",

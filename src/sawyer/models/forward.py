@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sawyer.maths import token_logprobs
+from sawyer.maths import projected_logprobs, token_logprobs
+from sawyer.models.pack import readable, real_states, row_starts
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
@@ -37,8 +38,8 @@ class TokenLogprobs:
 def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0, states: Tensor | None = None) -> TokenLogprobs:
     """log pi(ids[t] | ids[:t]) at the trained positions of a right-padded batch, logits divided by `temperature`.
 
-    A padded token comes after all real ones and the model is causal, so no attention mask is needed; the first token of a row
-    has no state before it and must not be trained. `states` are the batch's `trunk_states` where somebody has them already.
+    The first token of a row has no state before it and must not be trained. `states` are the batch's `trunk_states` where
+    somebody has them already.
     """
     rows, columns = torch.nonzero(batch.trained, as_tuple=True)
     found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
@@ -48,10 +49,13 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
         raise ValueError("the first token of a row cannot be trained: nothing comes before it")
     targets = batch.ids[rows, columns]
     if splits_exactly(model):
-        hidden = (trunk_states(model, batch) if states is None else states)[rows, columns - 1]
+        if states is None:
+            hidden = real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
+        else:
+            hidden = states[rows, columns - 1]
         logprobs = _projected(model, hidden, targets, temperature)
     else:
-        logits = model(input_ids=_readable(batch), use_cache=False).logits[rows, columns - 1]
+        logits = model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
         logprobs = token_logprobs(logits.float() / temperature, targets)
     return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
 
@@ -67,13 +71,12 @@ def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budge
 
 def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:
     """(B, C) fp32: what the head says of each row, read at its last real token (decoders) or as the architecture does."""
-    head, trunk = score_head(model), _trunk(model)
+    head, trunk = score_head(model), trunk_of(model)
     if head is None or trunk is model:
         types = {} if batch.types is None else {"token_type_ids": batch.types}
         return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).logits.float()
-    hidden = trunk(input_ids=_readable(batch), use_cache=False).last_hidden_state
-    last = batch.mask.sum(1) - 1
-    return head(hidden[torch.arange(len(last), device=last.device), last]).float()
+    last = row_starts(batch) + batch.mask.sum(1) - 1
+    return head(real_states(trunk, batch)[last]).float()
 
 
 def score_head(model: nn.Module) -> nn.Linear | None:
@@ -89,25 +92,28 @@ def is_causal(model: nn.Module) -> bool:
     if settings.is_encoder_decoder:
         return False
     ids = torch.tensor([[0, 1, 0], [0, 1, 1]], device=next(model.parameters()).device)
-    one, other = _trunk(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
+    one, other = trunk_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
     return torch.allclose(one, other, atol=1e-5, rtol=1e-5)  # untrained weights attend weakly: little more than rounding
 
 
 def trunk_states(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T, d): the last hidden state of a model's trunk at every token of a right-padded batch."""
-    return _trunk(model)(input_ids=_readable(batch), use_cache=False).last_hidden_state
+    """(B, T, d): the last hidden state of a model's trunk at every token of a right-padded batch, 0 at its padding."""
+    states = real_states(trunk_of(model), batch)
+    return states.new_zeros(*batch.mask.shape, states.shape[-1]).index_put((batch.mask,), states)
 
 
-def token_values(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T) fp32: the value network's output at every token of a right-padded batch."""
-    return model(_readable(batch)).float()
+def token_values(model: Any, batch: Batch) -> Tensor:
+    """(B, T) fp32: the value network's output at every token of a right-padded batch, 0 at its padding."""
+    trunk = model.trunk if hasattr(model, "trunk") else trunk_of(model.policy)
+    values = model.head(real_states(trunk, batch))[:, 0].float()
+    return values.new_zeros(batch.mask.shape).index_put((batch.mask,), values)
 
 
 def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
     """((B, V) fp32 logits after the last token of each row, the cache) of one cached forward pass."""
     if splits_exactly(model):
-        out = _trunk(model)(**inputs, use_cache=True)
-        logits = _head(model)(out.last_hidden_state[:, -1])
+        out = trunk_of(model)(**inputs, use_cache=True)
+        logits = head_of(model)(out.last_hidden_state[:, -1])
     else:
         # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
         only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -123,7 +129,7 @@ def splits_exactly(model: nn.Module) -> bool:
     trial: a fresh model's logits are so small that a cap of 30 moves them less than rounding does.
     """
     if model not in _splits:
-        trunk, head = _trunk(model), _head(model)
+        trunk, head = trunk_of(model), head_of(model)
         if trunk is model or head is None:
             _splits[model] = False
         else:
@@ -154,13 +160,11 @@ def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
     return bool((ours - theirs).abs().max() < EXACT * ours.abs().max())
 
 
-def _readable(batch: Batch) -> Tensor:
-    """The ids with each row's first token in the place of padding, which then cannot matter, not even as NaN in embeddings."""
-    return torch.where(batch.mask, batch.ids, batch.ids[:, :1])
-
-
 def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    head = _head(model)
+    head, device = head_of(model), hidden.device.type
+    if type(head) is nn.Linear:
+        precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
+        return projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
 
     def project(states: Tensor, chosen: Tensor) -> Tensor:
         return token_logprobs(head(states).float() / temperature, chosen)
@@ -176,9 +180,11 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
     return torch.cat(pieces)
 
 
-def _trunk(model: Any) -> Any:
+def trunk_of(model: Any) -> Any:
+    """The network below the head: what gives hidden states."""
     return getattr(model, "base_model", model)
 
 
-def _head(model: Any) -> Any:
+def head_of(model: Any) -> Any:
+    """The layer that makes logits of hidden states; None where there is none."""
     return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

@@ -13,6 +13,7 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.forward import next_logits
+from sawyer.models.fused import fuse_activations
 from sawyer.runs import is_local
 from sawyer.text import pad_left
 
@@ -221,6 +222,7 @@ def ready(model: Any, tokenizer: Any) -> nn.Module:
         # temperature beside `do_sample: false`, as many folders have it.
         ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
         model.generation_config = GenerationConfig(bos_token_id=generation.bos_token_id, **ids)
+    fuse_activations(model)
     return model.eval()
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.errors import TrainingError
-from sawyer.models.forward import next_logits
-from sawyer.text import Codec, pad_left
+from sawyer.models.decode import decoder
+from sawyer.text import Codec
 
 ROWS = 256  # sampled together; more gain nothing on a processor and cost cache
+BLOCK = 256  # tokens whose shares are summed before the running sum is taken
 LEAVE = 0.25  # share of a batch's rows that must have ended before they are taken out: taking out copies the cache
 
 
@@ -111,21 +112,15 @@ def _sample(
     logprobs: list[Tensor] = []
     alive = torch.arange(len(prompts), device=device)  # which prompts the batch's rows are
     running = torch.ones_like(left, dtype=torch.bool)
-    ids, mask, positions = _padded(prompts, device)
-    cache = None
+    rows = decoder(model, prompts, room=max(limits))
+    logits = rows.first()
     for step in range(max(limits)):
-        logits, cache = next_logits(
-            model, input_ids=ids, attention_mask=mask.long(), position_ids=positions, past_key_values=cache
-        )
-        logits /= temperature
-        whole = torch.logsumexp(logits, 1)
-        if not bool(torch.isfinite(whole).all()):
+        chosen, told = _draw(logits.div_(temperature), None if greedy else draws[alive, step], codec)
+        if not bool(torch.isfinite(told).all()):
             raise _ruined()
-        chosen = _draw(logits, None if greedy else draws[alive, step], codec)
         column = torch.full((len(prompts),), codec.eos_id, device=device)
         value = torch.zeros(len(prompts), device=device)
-        column[alive] = chosen
-        value[alive] = logits.gather(1, chosen.unsqueeze(1)).squeeze(1) - whole
+        column[alive], value[alive] = chosen, told
         tokens.append(column)
         logprobs.append(value)
         running &= (column != codec.eos_id) & (left > step + 1)
@@ -133,19 +128,18 @@ def _sample(
         count = int(here.sum())
         if count == 0:
             break
-        if mask.shape[1] == codec.context:
+        if rows.width == codec.context:
             # Short rows' padding fills the context before their tokens do: what goes on is read again without it.
             alive = alive[here]
             written = zip(alive.tolist(), torch.stack(tokens, 1)[alive].tolist(), strict=True)
-            ids, mask, positions = _padded([[*prompts[i], *row] for i, row in written], device)
-            cache = None
+            rows = decoder(model, [[*prompts[i], *row] for i, row in written], room=max(limits) - step - 1)
+            logits = rows.first()
             continue
-        ids, positions = chosen.unsqueeze(1), positions[:, -1:] + 1
-        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
         if count <= (1 - LEAVE) * len(alive):
-            keep = torch.nonzero(here).squeeze(1)
-            cache.batch_select_indices(keep)
-            alive, ids, positions, mask = alive[keep], ids[keep], positions[keep], mask[keep]
+            kept = torch.nonzero(here).squeeze(1)
+            rows.keep(kept)
+            alive, chosen = alive[kept], chosen[kept]
+        logits = rows.next(chosen)
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.eos_id)
 
 
@@ -158,25 +152,40 @@ def _ruined() -> TrainingError:
     )
 
 
-def _padded(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """(ids, mask, positions) padded on the left with each row's own last token: whatever a pad token's embedding is."""
-    batch = pad_left(rows, 0).to(device)
-    return torch.where(batch.mask, batch.ids, batch.ids[:, -1:]), batch.mask, batch.positions
+def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> tuple[Tensor, Tensor]:
+    """(the next token of each row, its log-prob over the whole vocabulary) by inverse distribution function: one uniform number
+    a row. None: the likeliest token. Writes into `logits`.
+
+    The running sum is taken over blocks of the vocabulary first, in float64: over 50,000 tokens the rounding of a running fp32
+    sum is as large as a rare token's share, and a running float64 sum of all takes longer than a small model's forward pass.
+    """
+    never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=logits.device)
+    left_out = torch.logsumexp(logits[:, never], 1)
+    logits[:, never] = -torch.inf
+    shares = torch.softmax(logits, 1)
+    chosen = logits.argmax(1) if uniforms is None else _inverse(shares, uniforms)
+    found = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    allowed = found - shares.gather(1, chosen.unsqueeze(1)).squeeze(1).log()  # log-sum-exp of what may be drawn
+    return chosen, found - torch.logaddexp(allowed, left_out)
 
 
-def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> Tensor:
-    """The next token of each row by inverse distribution function: one uniform number a row. None: the likeliest token."""
-    # float64: over 50,000 tokens the rounding of a running fp32 sum is as large as a rare token's share.
-    allowed = logits.clone() if uniforms is None else logits.double()
-    allowed[:, codec.pad_id] = -torch.inf
-    allowed[:, codec.size :] = -torch.inf
-    if uniforms is None:
-        return allowed.argmax(1)
-    summed = torch.softmax(allowed, dim=1).cumsum_(1)
-    whole = summed[:, -1:].contiguous()
-    # Below the whole sum even where rounding says otherwise, so that the token found always has a share of its own.
-    target = (uniforms.unsqueeze(1) * whole).minimum(torch.nextafter(whole, torch.zeros_like(whole)))
-    return torch.searchsorted(summed, target, right=True).squeeze(1)
+def _inverse(shares: Tensor, uniforms: Tensor) -> Tensor:
+    """For each row the first token at which the running sum of `shares` (B, V) exceeds `uniforms` (B,) of their whole."""
+    size = shares.shape[1]
+    blocks = size // BLOCK
+    sums = shares[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(2, dtype=torch.float64)
+    sums = torch.cat([sums, shares[:, blocks * BLOCK :].sum(1, keepdim=True, dtype=torch.float64)], 1).cumsum_(1)
+    block = torch.searchsorted(sums, _below(uniforms.unsqueeze(1) * sums[:, -1:], sums[:, -1:]), right=True)
+    before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=shares.device)
+    inside = torch.where(tokens < size, shares.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
+    target = _below((uniforms.unsqueeze(1) * sums[:, -1:] - before).clamp(min=0), inside[:, -1:])
+    return (block * BLOCK + torch.searchsorted(inside, target, right=True)).squeeze(1)
+
+
+def _below(target: Tensor, whole: Tensor) -> Tensor:
+    """The target, below the whole sum even where rounding says otherwise: the token found always has a share of its own."""
+    return target.minimum(torch.nextafter(whole, torch.zeros_like(whole)))
 
 
 def _completions(tokens: Tensor, logprobs: Tensor, limits: Sequence[int], eos_id: int) -> list[Completion]:

@@ -1,0 +1,179 @@
+"""Reading prompts and then one token at a time, with the keys and values of what was read kept.
+
+Where the architecture allows it, prompts are read without padding, equal ones once, into a cache with room for the answers;
+elsewhere padded, into transformers' own cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from sawyer.models.forward import head_of, next_logits, splits_exactly, trunk_of
+from sawyer.models.pack import packs_exactly, row_attention
+from sawyer.text import pad_left
+
+
+class Decoder:
+    """B rows being written. `width` is how many columns the rows take so far, padding on the left included."""
+
+    width: int
+
+    def first(self) -> Tensor:
+        """(B, V) fp32 logits after the prompts."""
+        raise NotImplementedError
+
+    def next(self, chosen: Tensor) -> Tensor:
+        """(B, V) fp32 logits after one more token a row, `chosen` (B,)."""
+        raise NotImplementedError
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows alone."""
+        raise NotImplementedError
+
+
+def decoder(model: nn.Module, rows: Sequence[Sequence[int]], *, room: int) -> Decoder:
+    """Ready to read `rows`, to each of which at most `room` tokens will be added."""
+    trunk = trunk_of(model)
+    if splits_exactly(model) and packs_exactly(trunk) and _caches_whole_pasts(trunk):
+        return RoomDecoder(model, rows, room)
+    return PaddedDecoder(model, rows)
+
+
+class PaddedDecoder(Decoder):
+    """Prompts padded on the left, and whatever cache the model itself makes."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]]) -> None:
+        batch = pad_left(rows, 0).to(next(model.parameters()).device)
+        self.model, self.mask, self.positions, self.cache = model, batch.mask, batch.positions, None
+        # Each row's own last token pads it: whatever a pad token's embedding is.
+        self.ids = torch.where(batch.mask, batch.ids, batch.ids[:, -1:])
+        self.width = self.mask.shape[1]
+
+    def first(self) -> Tensor:
+        logits, self.cache = next_logits(
+            self.model,
+            input_ids=self.ids,
+            attention_mask=self.mask.long(),
+            position_ids=self.positions,
+            past_key_values=self.cache,
+        )
+        return logits
+
+    def next(self, chosen: Tensor) -> Tensor:
+        self.ids, self.positions = chosen.unsqueeze(1), self.positions[:, -1:] + 1
+        self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
+        self.width += 1
+        return self.first()
+
+    def keep(self, rows: Tensor) -> None:
+        cache: Any = self.cache
+        cache.batch_select_indices(rows)
+        self.ids, self.positions, self.mask = self.ids[rows], self.positions[rows], self.mask[rows]
+
+
+class RoomDecoder(Decoder):
+    """Different prompts end to end without padding, then their keys and values laid out padded, with room for the answers."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]], room: int) -> None:
+        device = next(model.parameters()).device
+        self.model, self.trunk = model, trunk_of(model)
+        different = {tuple(row): None for row in rows}
+        numbers = {row: number for number, row in enumerate(different)}
+        self.prompts = list(different)
+        self.which = torch.tensor([numbers[tuple(row)] for row in rows], device=device)
+        self.width = max(map(len, self.prompts))
+        lengths = torch.tensor([len(row) for row in self.prompts], device=device)
+        self.positions = lengths[self.which].unsqueeze(1) - 1
+        seen = torch.arange(self.width + room, device=device) >= (self.width - lengths).unsqueeze(1)
+        self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
+        places = seen[:, : self.width].nonzero(as_tuple=True)
+        self.layers = [Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))]
+        self.cache = Cache(layers=self.layers)
+
+    def first(self) -> Tensor:
+        device = self.which.device
+        lengths = [len(row) for row in self.prompts]
+        with row_attention(self.trunk):
+            states = self.trunk(
+                input_ids=torch.tensor([[token for row in self.prompts for token in row]], device=device),
+                position_ids=torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0),
+                past_key_values=self.cache,
+                use_cache=True,
+                row_lengths=lengths,
+            ).last_hidden_state[0]
+        last = torch.tensor(lengths, device=device).cumsum(0) - 1
+        logits: Tensor = head_of(self.model)(states[last])
+        return logits.float()[self.which]
+
+    def next(self, chosen: Tensor) -> Tensor:
+        self.width, self.positions = self.width + 1, self.positions + 1
+        logits, _ = next_logits(
+            self.model,
+            input_ids=chosen.unsqueeze(1),
+            attention_mask=self.seen[..., : self.width],
+            position_ids=self.positions,
+            past_key_values=self.cache,
+        )
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.positions, self.seen = self.positions[rows], self.seen[rows]
+        self.cache.batch_select_indices(rows)
+
+
+class Room(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values, written into tensors that already have room for the whole answer.
+
+    transformers' own layer copies all of them at each token. `places` are (rows, columns) of the packed prompts' tokens among
+    `shape` (different prompts, columns); `which` says of each row of the batch which of the prompts it begins with.
+    """
+
+    def __init__(self, places: tuple[Tensor, ...], which: Tensor, shape: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.places, self.which, self.shape, self.width = places, which, tuple(shape), width
+        self.length = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """The first time packed prompts (1, H, N, D), which attention then reads as they are; later a token a row."""
+        if self.length == 0:
+            self.is_initialized, self.length = True, self.width
+            self.all_keys, self.all_values = self._laid_out(key_states), self._laid_out(value_states)
+            self._show()
+            return key_states, value_states
+        self.all_keys[:, :, self.length] = key_states[:, :, 0]
+        self.all_values[:, :, self.length] = value_states[:, :, 0]
+        self.length += 1
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
+        self._show()
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def _laid_out(self, packed: Tensor) -> Tensor:
+        rows, columns = self.shape
+        found = packed.new_zeros(rows, columns, packed.shape[1], packed.shape[3])
+        found[self.places] = packed[0].transpose(0, 1)
+        found = found.transpose(1, 2).contiguous()  # a row's tokens of one head lie together, as attention reads them
+        return found if rows == len(self.which) else found[self.which]
+
+    def _show(self) -> None:
+        self.keys, self.values = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
+
+
+def _depth(trunk: Any) -> int:
+    return len(DynamicCache(config=trunk.config).layers)
+
+
+def _caches_whole_pasts(trunk: Any) -> bool:
+    """Whether each layer keeps all keys and values, and a mask of our own making is understood."""
+    layers = DynamicCache(config=trunk.config).layers
+    return trunk.config._attn_implementation == "sdpa" and all(type(layer) is DynamicLayer for layer in layers)

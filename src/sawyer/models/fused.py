@@ -1,0 +1,16 @@
+"""Layers that compute the same in fewer kernels. What a model's config says of itself stays as it was."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """GPT-2's GELU, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in one kernel instead of six (LAB.md, "GELU in one
+    kernel")."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, nn.GELU(approximate="tanh"))
