@@ -24,8 +24,8 @@ def test_transformers_loads_what_is_saved(make: Callable[[str], Path], tmp_path:
         opened.model.get_input_embeddings().weight.mul_(1.1)
     save_model(tmp_path, opened.model, opened.tokenizer)
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
-    # Equal, but for GPT-2's activation, which we compute in one kernel.
-    assert torch.allclose(theirs.eval()(IDS).logits, opened.model(IDS).logits, atol=0 if name != "gpt2" else 1e-5, rtol=0)
+    rounding = 1e-5 if name in ("gpt2", "phi") else 0.0  # GPT-2's activation, which we compute in one kernel
+    assert torch.allclose(theirs.eval()(IDS).logits, opened.model(IDS).logits, atol=rounding, rtol=0)
     generation = theirs.generation_config
     assert (generation.pad_token_id, generation.eos_token_id) == (1, 0)
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id, len(tokenizer)) == (1, 0, 282)

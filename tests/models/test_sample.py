@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sawyer.errors import TrainingError
 from sawyer.models import Completion, deliberate, policy_logprobs, sample
+from sawyer.models.decode import PaddedDecoder, RoomDecoder, decoder
 from sawyer.text import pad_right
 
 MODULE = import_module("sawyer.models.sample")  # the package exports the function under this name
@@ -229,8 +230,42 @@ def test_poisoned_padding(speaker: Speakers) -> None:
     with torch.no_grad():
         opened.model.get_input_embeddings().weight[opened.codec.pad_id] = torch.nan
     assert drawn(opened, PROMPTS) == whole
-    ids, mask, _ = MODULE._padded([[50, 60], [51]], torch.device("cpu"))
-    assert ids.tolist() == [[50, 60], [51, 51]] and mask.tolist() == [[True, True], [False, True]]
+    padded = PaddedDecoder(opened.model, [[50, 60], [51]])
+    assert padded.ids.tolist() == [[50, 60], [51, 51]] and padded.mask.tolist() == [[True, True], [False, True]]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
+def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> None:
+    """Without padding and into room for the answers, or padded into transformers' own cache; equal prompts, rows that leave."""
+    model = speaker(name).model
+    prompts = [[50, 60, 70], [51], [50, 60, 70], [52, 62, 72, 82, 92]]
+    roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
+    assert type(roomy) is RoomDecoder and len(roomy.prompts) == 3
+    assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
+    for step, kept in enumerate(([0, 1, 2, 3], [0, 2, 3], [1, 2])):
+        rows = torch.tensor(kept)
+        roomy.keep(rows)
+        padded.keep(rows)
+        chosen = torch.arange(60 + step, 60 + step + len(kept))
+        mine, theirs = roomy.next(chosen), padded.next(chosen)
+        assert torch.allclose(mine, theirs, atol=1e-4) and not torch.allclose(mine, theirs.roll(1, 0), atol=1e-2)
+        assert roomy.width == padded.width
+
+
+@pytest.mark.parametrize("name", ["gemma2", "neo"])
+def test_what_cannot_be_packed_is_padded(speaker: Speakers, name: str) -> None:
+    assert type(decoder(speaker(name).model, PROMPTS, room=4)) is PaddedDecoder
+
+
+def test_the_running_sum_over_blocks(generator: torch.Generator) -> None:
+    """Against one float64 sum over everything, over a vocabulary of several blocks and a rest."""
+    logits = 4 * torch.randn(64, 3 * 256 + 9, generator=generator)
+    numbers = torch.rand(64, generator=generator, dtype=torch.float64)
+    shares = torch.softmax(logits, 1)
+    whole = shares.double().cumsum(1)
+    expected = torch.searchsorted(whole, numbers.unsqueeze(1) * whole[:, -1:], right=True).squeeze(1)
+    assert MODULE._inverse(shares, numbers).tolist() == expected.tolist()
+    assert MODULE._inverse(shares, 1 - numbers).tolist() != expected.tolist()
 
 
 def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:

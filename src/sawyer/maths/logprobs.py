@@ -33,7 +33,9 @@ def projected_logprobs(
     passes over them: no fp32 copy is ever whole in memory, and with a large vocabulary much of a small model's time goes into
     such passes. Its gradient is that of the softmax, (onehot - p) / temperature, through the same products as autograd's.
     """
-    found: Tensor = _Projected.apply(states, weight, bias, targets, temperature, precision)
+    found: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
+        states, weight, bias, targets, temperature, precision
+    )
     return found
 
 
@@ -61,11 +63,12 @@ class _Projected(torch.autograd.Function):
                     kept.append(logits)
         ctx.save_for_backward(states, weight, bias, targets, whole, *kept)
         ctx.temperature, ctx.precision = temperature, precision
-        return chosen - whole
+        found: Tensor = chosen - whole
+        return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, whole, *kept = ctx.saved_tensors
         inputs, table = states.to(ctx.precision), weight.to(ctx.precision)
         shift = None if bias is None else bias.to(ctx.precision)

@@ -176,11 +176,13 @@ def _inverse(shares: Tensor, uniforms: Tensor) -> Tensor:
     sums = shares[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(2, dtype=torch.float64)
     sums = torch.cat([sums, shares[:, blocks * BLOCK :].sum(1, keepdim=True, dtype=torch.float64)], 1).cumsum_(1)
     block = torch.searchsorted(sums, _below(uniforms.unsqueeze(1) * sums[:, -1:], sums[:, -1:]), right=True)
+    block = block.clamp(max=blocks)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
     tokens = block * BLOCK + torch.arange(BLOCK, device=shares.device)
     inside = torch.where(tokens < size, shares.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
     target = _below((uniforms.unsqueeze(1) * sums[:, -1:] - before).clamp(min=0), inside[:, -1:])
-    return (block * BLOCK + torch.searchsorted(inside, target, right=True)).squeeze(1)
+    found = block * BLOCK + torch.searchsorted(inside, target, right=True)
+    return found.squeeze(1).clamp(max=size - 1)  # beyond it only where shares are no numbers, which the caller finds out
 
 
 def _below(target: Tensor, whole: Tensor) -> Tensor:
