@@ -11,6 +11,7 @@ import typer
 from sawyer.cli import data, look, loss, score, study, train
 from sawyer.cli.ablate import ablate
 from sawyer.cli.bakeoff import bakeoff
+from sawyer.cli.bench import bench
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, SawyerError
@@ -47,6 +48,7 @@ app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
 app.command("ablate", rich_help_panel=PANELS["lab"])(ablate)
 app.command("bakeoff", rich_help_panel=PANELS["lab"])(bakeoff)
+app.command("bench", rich_help_panel=PANELS["lab"])(bench)
 app.add_typer(study.app, name="study", rich_help_panel=PANELS["lab"])
 
 

@@ -105,7 +105,7 @@ class RlWork(PolicyWork):
             measured = self.evaluate(index)
             self._heed(index, self.guards.evaluated(self.judged))
         draw = generator(self.config.seed, STAGE, "rollout", index)
-        episodes = collect(self.policy_speaker, self._asked_at(index), self.scorer, self.config, self.place, draw)
+        episodes = collect(self.policy_speaker, self.asked_at(index), self.scorer, self.config, self.place, draw)
         policy, coefficient = self.policy_speaker.model, self.kl.coefficient
         experience = estimate(episodes, policy, self.reference, self.critic, coefficient, self.config, self.place)
         report = update(experience, self.policy, self.value, self.config, self.place, index)
@@ -116,7 +116,7 @@ class RlWork(PolicyWork):
         self._heed(index + 1, self.guards.look(metrics))
         return metrics | measured
 
-    def _asked_at(self, index: int) -> list[Prompt]:
+    def asked_at(self, index: int) -> list[Prompt]:
         """The prompts of update `index`, each as often as it is answered, one after the other."""
         group = self.asked.group
         chosen = batch_indices(

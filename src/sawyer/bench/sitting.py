@@ -1,0 +1,137 @@
+"""A sitting: each measurement in a process of its own, then a line each, one table and one plot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from sawyer.bench.measure import GROWTH, MEASURED, Measured, Variant, measure
+from sawyer.config import Config
+from sawyer.errors import ConfigError
+from sawyer.runs import disk_errors
+
+LINES, PLOT = "bench.jsonl", "bench.png"
+HEADER = ("stage", "a second", "of the rate", "peak MB", "generate", "score", "forward", "backward", "optimizer", "else")
+FACTORS = (0.25, 0.5, 1, 2)  # of the config's batch, to see how the time grows
+LENGTHS, ANSWERS = (64, 128, 256, 512), (2, 3, 4, 6)
+
+
+def bench(
+    config: Config,
+    *,
+    stages: Sequence[str] = (),
+    grow: Sequence[str] = (),
+    steps: int = 3,
+    out: Path | None = None,
+    tell: Callable[[Measured], None] = lambda found: None,
+) -> list[Measured]:
+    """Measure `stages` (none named: all that the config speaks of) and how each grows with `grow`; write what was found.
+
+    Each measurement runs in a fresh process, so that its peak memory is its own. With `out`, a folder, a line of JSON each goes
+    to bench.jsonl there as soon as it is known, and a plot to bench.png.
+    """
+    chosen = tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
+    _check(chosen, MEASURED, "stage")
+    _check(grow, tuple(GROWTH), "growth")
+    found = []
+    with disk_errors(out or Path.cwd()):
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+        for stage, variant in planned(config, chosen, grow):
+            # A pool of one that is closed again: nothing an earlier measurement left behind is in the next one's memory.
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                measured = pool.submit(measure, config, stage, variant, steps=steps).result()
+            found.append(measured)
+            tell(measured)
+            if out is not None:
+                with (out / LINES).open("a", encoding="utf-8") as file:
+                    file.write(line(measured) + "\n")
+        if out is not None:
+            _draw(found, out / PLOT)
+    return found
+
+
+def planned(config: Config, stages: Sequence[str], grow: Sequence[str]) -> Iterator[tuple[str, Variant]]:
+    """Each stage as the config has it, then each of its growths."""
+    for stage in stages:
+        yield stage, Variant()
+        for axis in grow:
+            if stage in GROWTH[axis]:
+                for value in _values(config, stage, axis):
+                    yield stage, Variant(**{axis: value})
+
+
+def line(found: Measured) -> str:
+    """The measurement as one line of JSON, figures to four digits."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: short(inner) for key, inner in value.items()}
+        return float(f"{value:.4g}") if isinstance(value, float) else value
+
+    return json.dumps(short(dataclasses.asdict(found)))
+
+
+def table(found: Sequence[Measured]) -> list[tuple[str, ...]]:
+    """A row of words each, in `HEADER`'s order; phases in shares of the step."""
+    return [
+        (
+            f"{m.stage} {m.variant.told}".strip(),
+            f"{m.per_second:,.{0 if m.per_second >= 100 else 2}f} {m.units}",
+            f"{m.share:.0%}",
+            f"{m.peak_mb:,.0f}",
+            *(f"{seconds / sum(m.phases.values()):.0%}" for seconds in m.phases.values()),
+        )
+        for m in found
+    ]
+
+
+def _values(config: Config, stage: str, axis: str) -> list[int]:
+    if axis == "length":
+        return list(LENGTHS)
+    if axis == "answers":
+        return list(ANSWERS)
+    base = 32 if stage == "sampling" else getattr(config, stage).batch_size
+    step = math.lcm(config.rl.minibatches, config.rl.group) if stage == "rl" and config.rl else 1  # which must divide it
+    return sorted({max(1, round(base * factor / step)) * step for factor in FACTORS})
+
+
+def _check(asked: Sequence[str], known: Sequence[str], what: str) -> None:
+    if unknown := [name for name in asked if name not in known]:
+        raise ConfigError(f"no {what} is called {unknown[0]}", expected=", ".join(known), todo="name one of these")
+
+
+def _draw(found: Sequence[Measured], path: Path) -> None:
+    """Left where a step's time goes; right how it grows: seconds a step over batch, length or answers, both logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    plain = [m for m in found if not m.variant.told]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    begun = [0.0] * len(plain)
+    for phase in plain[0].phases if plain else ():
+        shares = [m.phases[phase] / sum(m.phases.values()) for m in plain]
+        left.barh([m.stage for m in plain], shares, left=begun, label=phase)
+        begun = [a + b for a, b in zip(begun, shares, strict=True)]
+    left.set_xlabel("share of a step's time")
+    left.invert_yaxis()
+    left.legend(fontsize=8)
+    for stage in dict.fromkeys(m.stage for m in found):
+        for axis in GROWTH:
+            points = [(getattr(m.variant, axis), m.seconds) for m in found if m.stage == stage and getattr(m.variant, axis)]
+            if points:
+                right.loglog(*zip(*points, strict=True), marker="o", label=f"{stage}, {axis}")
+    right.set_xlabel("batch, tokens a row, or answers a prompt")
+    right.set_ylabel("seconds a step")
+    if right.has_data():
+        right.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
