@@ -16,6 +16,7 @@ from sawyer.config import World
 from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
 from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, new_policy, open_speaker, read_extra, save_model
+from sawyer.models.pack import packs_exactly
 from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
 from sawyer.stages.reward.data import Group, load
@@ -178,7 +179,10 @@ def test_each_answer_runs_through_the_network_once(tiny: Fixture, tmp_path: Path
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
     work = work_of(tiny, tmp_path, groups, batch_size=9, micro=400)
     seen: list[int] = []
-    work.model.base_model.register_forward_hook(lambda *given: seen.append(given[2].last_hidden_state.shape[0]))
+    assert packs_exactly(work.model.base_model)  # found out by three rows of its own
+    work.model.base_model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(len(named["row_lengths"])), with_kwargs=True
+    )
     found = work.step(0)
     chosen = [groups[i] for i in batch_indices(len(groups), 9, 0, total=len(groups), seed=0, stage="reward")]
     answers = sum(len(group.rows) for group in chosen)

@@ -20,6 +20,7 @@ from sawyer.engine import Learner, choose_place
 from sawyer.errors import ConfigError, DataError
 from sawyer.maths import REWARD_LOSSES, Standard
 from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_logits
+from sawyer.models.pack import packs_exactly
 from sawyer.runs import read_rows
 from sawyer.stages.reward.data import Group, Judgements, load
 from sawyer.stages.reward.loss import checked_loss, open_loss
@@ -115,7 +116,10 @@ def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path:
     found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", SEVEN[0]), loss=loss)
     work = work_of(tiny, tmp_path, found, loss=loss, by=by, batch_size=1)
     seen: list[int] = []
-    work.model.base_model.register_forward_hook(lambda *given: seen.append(given[2].last_hidden_state.shape[0]))
+    assert packs_exactly(work.model.base_model)  # found out by three rows of its own
+    work.model.base_model.register_forward_pre_hook(
+        lambda _, __, named: seen.append(len(named["row_lengths"])), with_kwargs=True
+    )
     assert work.step(0)["pairs"] == 21
     assert sum(seen) == 7, "not the 42 of two passes a pair"
 

@@ -200,7 +200,6 @@ def _rl(config: Config, variant: Variant, run: Run, steps: int) -> Work:
     asked = asked.model_copy(update={**update, "minibatches": min(asked.minibatches, batch)})
     config = config.model_copy(update={"rl": asked})
     work = RlWork(config, run)
-    lengths = {prompt: len(speaker.codec.prompt(prompt)) for prompt in work.prompts}
 
     def step(index: int) -> Step:
         number = index + 1  # update 0 evaluates first
@@ -208,7 +207,8 @@ def _rl(config: Config, variant: Variant, run: Run, steps: int) -> Work:
         tokens = sum(len(speaker.codec.prompt(prompt)) for prompt in work.asked_at(number))
         return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
 
-    # Read by the policy (sampling, log-probs), its reference, the reward model and what values; trained in the last and the policy.
+    # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
+    # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * asked.epochs
     return Work(step=step, units="episodes", passes=passes, parameters=speaker.parameters, width=speaker.width)

@@ -92,8 +92,7 @@ class RoomDecoder(Decoder):
         seen = torch.arange(self.width + room, device=device) >= (self.width - lengths).unsqueeze(1)
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
-        self.layers = [Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))]
-        self.cache = Cache(layers=self.layers)
+        self.cache = Cache(layers=[Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))])
 
     def first(self) -> Tensor:
         device = self.which.device
@@ -126,7 +125,7 @@ class RoomDecoder(Decoder):
         self.cache.batch_select_indices(rows)
 
 
-class Room(DynamicLayer):  # type: ignore[misc]
+class Room(DynamicLayer):
     """A layer's keys and values, written into tensors that already have room for the whole answer.
 
     transformers' own layer copies all of them at each token. `places` are (rows, columns) of the packed prompts' tokens among
@@ -148,8 +147,7 @@ class Room(DynamicLayer):  # type: ignore[misc]
         self.all_keys[:, :, self.length] = key_states[:, :, 0]
         self.all_values[:, :, self.length] = value_states[:, :, 0]
         self.length += 1
-        self._show()
-        return self.keys, self.values
+        return self._show()
 
     def batch_select_indices(self, indices: Tensor) -> None:
         self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
@@ -165,8 +163,10 @@ class Room(DynamicLayer):  # type: ignore[misc]
         found = found.transpose(1, 2).contiguous()  # a row's tokens of one head lie together, as attention reads them
         return found if rows == len(self.which) else found[self.which]
 
-    def _show(self) -> None:
-        self.keys, self.values = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
+    def _show(self) -> tuple[Tensor, Tensor]:
+        found = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
+        self.keys, self.values = found
+        return found
 
 
 def _depth(trunk: Any) -> int:

@@ -19,7 +19,7 @@ from sawyer.text import Batch
 
 ROWS = "sawyer_rows"  # the name under which transformers knows our attention
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
-# What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): measured in LAB.md,
+# What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
 # "What does padding cost?"; a card does a thousand times as many in the time that a call takes.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.

@@ -1,0 +1,76 @@
+"""Log-probs made from states, against autograd through all the logits in float64, however they are cut."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor
+
+from sawyer.maths import projected_logprobs
+
+MODULE = import_module("sawyer.maths.logprobs")
+ROWS, WIDTH, VOCABULARY = 7, 5, 23
+
+
+def drawn(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(states, weight, bias, targets), numbers that bf16 holds exactly."""
+    draw = torch.Generator().manual_seed(3)
+    sizes = ((ROWS, WIDTH), (VOCABULARY, WIDTH), (VOCABULARY,))
+    parts = [torch.randn(size, generator=draw).bfloat16().to(dtype).requires_grad_() for size in sizes]
+    return parts[0], parts[1], parts[2], torch.randint(VOCABULARY, (ROWS,), generator=draw)
+
+
+def exact(temperature: float, aim: Tensor, *, sign: float = 1.0, shift: int = 0) -> list[Tensor]:
+    """(value, gradients of states, weight, bias) by autograd in float64."""
+    states, weight, bias, targets = drawn(torch.float64)
+    table = torch.log_softmax(sign * (states @ weight.T + bias) / temperature, 1)
+    found = table[torch.arange(ROWS), (targets + shift) % VOCABULARY]
+    (found * aim).sum().backward()
+    return [found.detach(), *(part.grad for part in (states, weight, bias))]  # type: ignore[list-item]
+
+
+def ours(temperature: float, aim: Tensor, precision: torch.dtype) -> list[Tensor]:
+    states, weight, bias, targets = drawn(torch.float32)
+    found = projected_logprobs(states, weight, bias, targets, temperature=temperature, precision=precision)
+    assert found.dtype == torch.float32
+    (found * aim).sum().backward()
+    assert all(part.grad.dtype == torch.float32 for part in (states, weight, bias))  # type: ignore[union-attr]
+    return [found.detach(), *(part.grad for part in (states, weight, bias))]  # type: ignore[list-item]
+
+
+def close(found: list[Tensor], expected: list[Tensor], tolerance: float) -> bool:
+    return all(torch.allclose(f.double(), e, atol=tolerance) for f, e in zip(found, expected, strict=True))
+
+
+AIM = torch.linspace(-1, 2, ROWS)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk", [1, 3 * VOCABULARY, 2**26])
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: float, chunk: int, kept: int) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+    monkeypatch.setattr(MODULE, "KEPT", kept)
+    monkeypatch.setattr(MODULE, "BLOCK", min(chunk, 2 * VOCABULARY))
+    found = ours(temperature, AIM, torch.float32)
+    assert close(found, exact(temperature, AIM.double()), 1e-5)
+    assert not close(found, exact(temperature * 1.1, AIM.double()), 1e-2)
+    assert not close(found, exact(temperature, -AIM.double()), 1e-2)
+    assert not close(found, exact(temperature, AIM.double(), sign=-1), 1e-2)
+    assert not close(found, exact(temperature, AIM.double(), shift=1), 1e-2)
+
+
+def test_bf16_products_round_no_more_than_bf16_does() -> None:
+    found = ours(1.0, AIM, torch.bfloat16)
+    assert close(found, exact(1.0, AIM.double()), 0.1)
+    assert not close(found, exact(1.0, AIM.double()), 1e-5)
+
+
+def test_without_a_gradient_nothing_is_kept() -> None:
+    states, weight, _, targets = drawn(torch.float32)
+    with torch.no_grad():
+        found = projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.float32)
+        expected = torch.log_softmax(states @ weight.T, 1)[torch.arange(ROWS), targets]
+    assert torch.allclose(found, expected, atol=1e-6) and not found.requires_grad
