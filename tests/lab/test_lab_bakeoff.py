@@ -155,6 +155,21 @@ def test_an_algorithm_s_run_has_the_settings_that_mean_something_to_it(tmp_path:
         config_of(given, "rloo", 0, tmp_path, None, ["lam=0.9"])
 
 
+def test_what_learns_from_judged_pairs_reads_them_as_the_reward_model_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if RLOO were such an algorithm.
+    monkeypatch.setattr(contest, "KNOWN_TO", {**contest.KNOWN_TO, "episodes": ("ppo", "grpo")})
+    own = config_of(config(tmp_path), "rloo", 0, tmp_path, 32).rl
+    assert own is not None and (own.batch_size, own.epochs, own.eval_every) == (8, 2, 20)  # every 10 of 16 answers: of 8, 20
+    passes = contest._within(
+        config_of(config(tmp_path), "rloo", 0, tmp_path, None), Pace(update=1.0, evaluation=0.0, of=20), 0.75
+    )
+    assert passes.rl is not None and passes.rl.epochs == 4  # 45 updates; two passes are 20
+    back = config_of(passes, "ppo", 0, tmp_path, 64).rl
+    assert back is not None and (back.batch_size, back.epochs) == (64, 4)  # the defaults: the pairs' batches are no answers'
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [

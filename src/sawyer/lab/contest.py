@@ -167,13 +167,16 @@ def config_of(
     same = algorithm == asked.algorithm
     given = asked.model_dump(mode="json", exclude_unset=True) | {"algorithm": algorithm}
     if not same:
-        # How many answers a prompt gets and how often a batch is gone over mean something else in each algorithm.
-        given = {name: value for name, value in given.items() if name != "group"}
+        # How many answers a prompt gets means something else in each algorithm; batches and passes do where one learns from
+        # answers that it samples and the other from judged pairs.
+        another = ("group",) if _samples(algorithm) == _samples(asked.algorithm) else ("group", "batch_size", "epochs")
+        given = {name: value for name, value in given.items() if name not in another}
     given |= {} if episodes is None else {"episodes": episodes}
     if not _samples(algorithm) and not same:
-        # It reads the judged answers as the reward model did, as often: what RL's batches and passes are says nothing of that.
+        # It reads the judged answers as the reward model did, as often, and is looked at as often as RL is.
         reward = wanted(config.reward, "reward")
-        given |= {"batch_size": reward.batch_size, "epochs": max(1, round(reward.epochs))}
+        looks = max(1, asked.eval_every * asked.batch_size // reward.batch_size)
+        given |= {"batch_size": reward.batch_size, "epochs": max(1, round(reward.epochs)), "eval_every": looks}
     rl = {name: value for name, value in given.items() if _knows(algorithm, name)}
     if "kl" in rl:
         rl["kl"] = {name: value for name, value in rl["kl"].items() if _knows(algorithm, f"kl.{name}")}
