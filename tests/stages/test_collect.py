@@ -12,6 +12,7 @@ import pytest
 from sawyer import pipeline
 from sawyer.errors import DataError
 from sawyer.models import Completion
+from sawyer.pipeline import way
 from sawyer.records import read
 from sawyer.runs import read_manifest, read_rows
 from sawyer.stages.collect import collect
@@ -93,7 +94,7 @@ def test_without_a_world_people_judge_and_the_run_goes_on(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way: sft, collect, a wait, a person's scores in the file, the reward model learns from them."""
-    monkeypatch.setattr(pipeline, "_report", lambda run: None)
+    monkeypatch.setattr(way, "report", lambda run: None)
     out = tmp_path / "run"
     plain = config_of(tiny, out, world=False, answers=4)
     sft = {"data": [str(tiny.instructions)], "epochs": 0.2, "max_new_tokens": 4, "eval_prompts": 4}
