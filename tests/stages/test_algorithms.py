@@ -279,7 +279,7 @@ def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -
     config = config_of(tiny, tmp_path / "run", "rloo", episodes=24)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlWork(config, run)
-        first, second = work._asked_at(0), work._asked_at(1)
+        first, second = work.asked_at(0), work.asked_at(1)
     for asked in (first, second):
         assert len(asked) == 12 and len({prompt.text for prompt in asked}) == 3
         assert all(asked[i] == asked[i - i % GROUP] for i in range(12))
