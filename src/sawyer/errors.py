@@ -5,7 +5,8 @@ SawyerError                 base of all; the command line prints it without a tr
 ├── DataError               a data file, with file:line:field where known
 ├── ModelError              a model folder or tokenizer that cannot serve
 ├── RunError                a run's folder: locked, changed under us, unwritable, full disk
-├── TrainingError           training that must not go on: figures that are not finite, memory that ran out
+├── TrainingError           training that must not go on: memory that ran out, a gate before it that failed
+│   └── NotFiniteError      a loss, gradient, score or logit that is not finite: refused before it touches a weight
 ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
 └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
 """
@@ -51,6 +52,10 @@ class RunError(SawyerError):
 
 class TrainingError(SawyerError):
     """Training stopped itself before it could do harm."""
+
+
+class NotFiniteError(TrainingError):
+    """A figure that training would have learnt from is not finite; the weights are as they were before it."""
 
 
 class WorldError(SawyerError):

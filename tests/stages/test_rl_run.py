@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.errors import TrainingError
+from sawyer.engine import Learner
+from sawyer.errors import NotFiniteError, TrainingError
 from sawyer.models import RewardScorer, Scored, ValueNetwork, open_speaker, read_extra
 from sawyer.runs import Run, read_rows
 from sawyer.stages.rl.train import RlWork, train
@@ -110,7 +111,7 @@ def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
         def scripted_share(self: RlWork, step: int) -> dict[str, float]:
             found = next(shares)
             with monkeypatch.context() as patch:
-                patch.setattr(watched, "same_answer", lambda *_: found)
+                patch.setattr(import_module("sawyer.stages.rl.measures"), "same_answer", lambda *_: found)
                 return evaluate(self, step)
 
         monkeypatch.setattr(RlWork, "evaluate", scripted_share)
@@ -162,8 +163,9 @@ def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) ->
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
     assert [row["step"] for row in rows if "held_out_reward" in row] == [0, 2, 4]
     assert all("held_out_gold" in row for row in rows if "held_out_reward" in row)
-    assert set(gates) == {"step0_kl", "step0_ratio", "step0_sampler", "rl_improves", "rl_kl_budget", "rl_unstopped"}
-    assert all(gates[name] == "ok" for name in ("step0_kl", "step0_ratio", "step0_sampler"))
+    zero = {"step0_kl", "step0_ratio", "step0_clip", "step0_sampler", "step0_score"}
+    assert set(gates) == {*zero, "rl_improves", "rl_kl_budget", "rl_unstopped"}
+    assert all(gates[name] == "ok" for name in zero)
     falling = [1e-3 * (1 - (2 * update + 1) / 8) for update in range(4)]  # two minibatches an update
     assert [row["learning_rate"] for row in rows[:4]] == pytest.approx(falling)
     assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-3)
@@ -248,18 +250,26 @@ def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, m
 # Guards
 
 
+def shrunk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    """From that many optimizer steps of the policy on, answers seem to have one token."""
+    measure = RlWork.measure
+
+    def measured(self: RlWork, episodes: Any, experience: Any) -> dict[str, float]:
+        found = measure(self, episodes, experience)
+        return found | ({"length": 1.0} if self.policy.steps_done >= after else {})
+
+    monkeypatch.setattr(RlWork, "measure", measured)
+
+
 def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
-    """From the fourth update on answers seem to have one token; the third in a row stops the run, and nothing fails."""
-    measure = RlWork.measure
+    """After three updates answers seem to have one token; the third such batch stops the run, and nothing fails.
 
-    def shrunk(self: RlWork, episodes: Any, experience: Any) -> dict[str, float]:
-        found = measure(self, episodes, experience)
-        return found | ({"length": 1.0} if self.policy.steps_done > 6 else {})
-
-    monkeypatch.setattr(RlWork, "measure", shrunk)
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6})
+    Two more updates are made in between; the batch that fills the streak is not learnt from.
+    """
+    shrunk(monkeypatch, 6)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, rollbacks=0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         told = events(run, "guard")
@@ -267,13 +277,106 @@ def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
         rows = run.journal.rows("rl")
         assert run.layout.model("rl").is_dir()
         assert same(run.layout.model("rl"), run.layout.best("rl"))
-    assert figures["updates"] == 6  # the fourth, fifth and sixth update
-    assert [(row["guard"], row["step"]) for row in told] == [("length", 6)]
+    assert figures["updates"] == 6  # batches 3, 4 and 5, counted from 0
+    assert "policy_loss" in rows[4] and "policy_loss" not in rows[5]
+    assert [(row["guard"], row["step"], row["action"]) for row in told] == [("length", 5, "stop")]
     assert figures["stopped"] == told[0]["message"]
-    assert "length is 1" in figures["stopped"]
+    assert "length is 1" in figures["stopped"] and "what to try: " in figures["stopped"]
     assert gates["rl_unstopped"] == "warn"
     assert rows[-1]["step"] == 6
     assert figures["reward_best"] == max(row["held_out_reward"] for row in rows if "held_out_reward" in row)
+
+
+def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    """After three updates answers seem to have one token. The best model is that before the first update, since no later
+    evaluation is better; each time the KL gets dearer, and the third time the run stops."""
+    scripted(monkeypatch, [(5.0, 0.0), *[(1.0, 0.0)] * 20])
+    shrunk(monkeypatch, 6)
+    states: list[tuple[Any, Any]] = []
+    back = RlWork._put_back
+
+    def put_back(self: RlWork) -> Any:
+        kept = back(self)
+        states.append(
+            ([w.clone() for w in self.policy.model.state_dict().values()], self.policy.optimizer.state_dict()["state"])
+        )
+        return kept
+
+    monkeypatch.setattr(RlWork, "_put_back", put_back)
+    config = tiny.rl_config(
+        tmp_path / "run",
+        episodes=160,
+        eval_every=4,
+        kl={"budget": 1e6, "coefficient": 0.03},
+        guards={"held_out_score": {"action": "off"}},
+    )
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        told, rolled = events(run, "guard"), events(run, "rollback")
+        gates = {row["name"]: row for row in events(run, "gate")}
+        rows = run.journal.rows("rl")
+    # Batches 3, 4 and 5 fill the first streak, and so on.
+    assert [(row["guard"], row["action"]) for row in told] == [
+        ("length", "rollback"),
+        ("length", "rollback"),
+        ("length", "stop"),
+    ]
+    assert [row["step"] for row in told] == [5, 8, 11]
+    assert [(row["step"], row["to"]) for row in rolled] == [(5, 0), (8, 0)]
+    assert "rollback 1 of 2; the KL coefficient is 0.06 from now on" in rolled[0]["message"]
+    coefficients = [row["kl_coefficient"] for row in rows if "kl_coefficient" in row]
+    assert coefficients == pytest.approx([0.03] * 6 + [0.06] * 3 + [0.12] * 3)
+    assert [row["rollbacks"] for row in rows if "rollbacks" in row] == [0.0] * 6 + [1.0] * 3 + [2.0] * 3
+    start = weights(tiny.sft)
+    assert len(states) == 2
+    for found, optimizer in states:
+        assert all(torch.equal(x, y) for x, y in zip(found, start, strict=True))
+        assert optimizer == {}, "the optimizer had made no step then"
+    assert (figures["best_step"], figures["rollbacks"], figures["updates"]) == (0, 2, 12)
+    assert "2 rollbacks, the last with a KL coefficient of 0.12, did not help" in figures["stopped"]
+    assert gates["rl_unstopped"]["verdict"] == "warn" and gates["rl_unstopped"]["value"] == 3.0
+    # The learning rate falls with the updates that were made, whatever was put back: two minibatches an update.
+    rates = [row["learning_rate"] for row in rows if "learning_rate" in row]
+    assert rates == pytest.approx([1e-3 * (1 - (2 * update + 1) / 40) for update in range(len(rates))])
+
+
+def test_after_a_rollback_the_run_is_that_of_the_best_model(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch after a rollback is the one that the best model would have drawn, seen by its value network."""
+    scripted(monkeypatch, [(0.0, 0.0), (5.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        for index in range(2):
+            work.step(index)
+        work.evaluate(2)
+        torch.save(work._learnt(), tmp_path / "best.pt")
+        for index in range(2, 4):
+            work._learn(index)
+        work._roll_back(4)
+        again, state = RlWork(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
+        again.policy.load(state["policy"])
+        again.value.load(state["value"])
+        again.policy.steps_done = again.value.steps_done = work.policy.steps_done
+        again.kl = again.kl.at(work.kl.coefficient)
+        assert work.kl.coefficient == 0.1
+        assert work._learn(4) == again._learn(4)
+
+
+def test_a_guard_that_warns_lets_the_run_go_on(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    shrunk(monkeypatch, 6)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=5, kl={"budget": 1e6}, guards="warn")
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        told = [row for row in events(run, "guard") if row["guard"] == "length"]
+    assert (figures["updates"], figures["rollbacks"], figures["stopped"]) == (10, 0, "")
+    assert [(row["step"], row["action"]) for row in told] == [(5, "warn")]
+    assert "what to try" in told[0]["message"]
 
 
 def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
@@ -284,12 +387,14 @@ def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
     measure = RlWork.measure
     monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
     monkeypatch.setattr(RlWork, "_step_zero", lambda *_: None)
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0})
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, rollbacks=0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         told = events(run, "guard")
+        rows = run.journal.rows("rl")
     assert [(row["guard"], row["step"]) for row in told] == [("held_out_score", 3)]
     assert (figures["updates"], figures["best_step"], figures["stopped"]) == (4, 0, told[0]["message"])
+    assert "score" not in rows[3], "no batch is drawn once the evaluation has stopped the run"
 
 
 def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> None:
@@ -302,12 +407,90 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
 
 
 def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the first batch the run cannot go on at all: the reward stage is at fault."""
     monkeypatch.setattr(RewardScorer, "detailed", lambda self, _, responses: [Scored(reward=math.nan)] * len(responses))
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlWork(tiny.rl_config(tmp_path / "run"), run)
-        with pytest.raises(TrainingError, match="rl policy: update 0"):
+        with pytest.raises(NotFiniteError, match=r"the score of the answer .* is nan \(8 of 8 answers\)") as told:
             work.step(0)
+        assert "stage at fault: reward" in str(told.value)
         assert all(torch.equal(a, b) for a, b in zip(work.policy.model.state_dict().values(), weights(tiny.sft), strict=True))
+
+
+def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
+    """In the batches of these numbers a score, or the loss of the second minibatch, is not finite."""
+    learn, plain, real = RlWork._learn, stage.collect, Learner.update
+    now = {"index": -1, "steps": 0}
+
+    def noted(self: RlWork, index: int) -> Any:
+        now.update(index=index, steps=0)
+        try:
+            return learn(self, index)
+        finally:
+            now["index"] = -1
+
+    def collect(*given: Any) -> Any:
+        found = plain(*given)
+        if what == "score" and now["index"] in bad:
+            found.scores[0] = math.inf
+        return found
+
+    def update(self: Learner, parts: Any, loss: Any, count: float) -> Any:
+        now["steps"] += self.name == "rl policy"
+        ruined = what == "loss" and now["index"] in bad and now["steps"] == 2
+        return real(self, parts, (lambda part: loss(part) * math.nan) if ruined else loss, count)
+
+    monkeypatch.setattr(RlWork, "_learn", noted)
+    monkeypatch.setattr(stage, "collect", collect)
+    monkeypatch.setattr(Learner, "update", update)
+
+
+@pytest.mark.parametrize("what", ["score", "loss"])
+@pytest.mark.parametrize("action", ["rollback", "stop", "warn", "off"])
+def test_what_is_not_finite_is_not_learnt_from(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, what: str, action: str
+) -> None:
+    ruins(monkeypatch, {3}, what)
+    asked = {} if action == "rollback" else {"guards": {"non_finite": {"action": action}}}
+    config = tiny.rl_config(tmp_path / "run", episodes=48, eval_every=2, kl={"budget": 1e6}, **asked)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        if action == "off":
+            with pytest.raises(NotFiniteError):
+                train(config, run)
+            return
+        figures = train(config, run)
+        told = events(run, "guard")
+        rows = run.journal.rows("rl")
+        assert all(bool(torch.isfinite(w).all()) for w in weights(run.layout.model("rl")))
+    assert [(row["guard"], row["step"], row["action"]) for row in told] == [("non_finite", 3, action)]
+    assert ("is inf" if what == "score" else "update 7 has loss nan") in told[0]["message"]
+    assert [row["step"] for row in rows if row.get("refused")] == [3]
+    assert "policy_loss" not in rows[3]
+    assert figures["rollbacks"] == (action == "rollback")
+    assert figures["updates"] == (4 if action == "stop" else 6)
+
+
+def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    evaluate = RlWork.evaluate
+
+    def ruined(self: RlWork, step: int) -> Any:
+        if step == 2 and not ruined.done:  # type: ignore[attr-defined]
+            ruined.done = True  # type: ignore[attr-defined]
+            with torch.no_grad():
+                next(self.policy.model.parameters()).fill_(math.nan)
+        return evaluate(self, step)
+
+    ruined.done = False  # type: ignore[attr-defined]
+    monkeypatch.setattr(RlWork, "evaluate", ruined)
+    config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=100)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config, run)
+        told = [row["message"] for row in events(run, "warning")]
+        assert same(run.layout.model("rl"), tiny.sft)
+    assert figures["best_step"] == 0 and figures["kl_last"] == pytest.approx(0.0, abs=1e-4)
+    assert len(told) == 1 and told[0].startswith("the last model is of no use")
 
 
 # What the settings reach
@@ -317,7 +500,7 @@ def kls(tiny: Fixture, out: Path, monkeypatch: pytest.MonkeyPatch, **kl: Any) ->
     """The coefficient of each of four updates whose KL is 12 nats."""
     measure = RlWork.measure
     monkeypatch.setattr(
-        RlWork, "measure", lambda self, *given: measure(self, *given) | {"kl": 0.0 if self.policy.steps_done <= 2 else 12.0}
+        RlWork, "measure", lambda self, *given: measure(self, *given) | {"kl": 0.0 if self.policy.steps_done < 2 else 12.0}
     )
     with tiny.run(out, "sft", "reward") as run:
         train(tiny.rl_config(out, episodes=32, kl={"coefficient": 0.1, **kl}), run)
@@ -427,4 +610,4 @@ def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_p
     assert again.kl == straight.kl
     assert again.guards.state() == straight.guards.state()
     assert again.guards.first["length"] == pytest.approx(sum(row["length"] for row in (*first, rest[0]) if row) / 3)
-    assert (again.best, again.start, again.evaluations) == (straight.best, straight.start, straight.evaluations)
+    assert again.best.state() == straight.best.state()

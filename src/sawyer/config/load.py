@@ -8,7 +8,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from sawyer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
 PATHS = ("out", "model", "template", "data", "prompts", "text")  # settings that name files or folders
+OFF = ("guards", "action")  # settings that may be `off`, which YAML reads as false
 MOST_VALUES = 100_000  # in a config, aliases written out
 WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
@@ -251,7 +252,7 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
             )
         annotation = model.model_fields[name].annotation
         section = _section(annotation)
-        if isinstance(value, bool):
+        if isinstance(value, bool) and not (value is False and name in OFF):
             raise ConfigError(f"{where}: `{prefix}{name}` is {_shown(value)}; expected: {_words(annotation)}")
         if section is not None and isinstance(value, Mapping):
             _known(value, section, f"{prefix}{name}.", where)
@@ -260,6 +261,15 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
             for place, inside in enumerate(value):
                 if isinstance(inside, Mapping):
                     _known(inside, item, f"{prefix}{name}.{place}.", where)
+        named = _named(annotation)
+        if named is not None and isinstance(value, Mapping):
+            for entry, inside in value.items():
+                if entry not in named[0]:
+                    raise ConfigError(
+                        f"{where}: unknown name `{prefix}{name}.{entry}`", expected=f"one of: {', '.join(named[0])}"
+                    )
+                if isinstance(inside, Mapping):
+                    _known(inside, named[1], f"{prefix}{name}.{entry}.", where)
 
 
 def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
@@ -288,6 +298,15 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 def _item(annotation: Any) -> type[BaseModel] | None:
     """The section that each entry of a list is, if it is one."""
     return next((_section(inside) for inside in get_args(annotation) if get_origin(annotation) is list), None)
+
+
+def _named(annotation: Any) -> tuple[tuple[str, ...], type[BaseModel]] | None:
+    """The names that a setting's entries may have, and the section that each is, where it is such a table."""
+    if get_origin(annotation) is not dict:
+        return None
+    names, inside = get_args(annotation)
+    section = _section(inside)
+    return (get_args(names), section) if get_origin(names) is Literal and section is not None else None
 
 
 def _fields(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
@@ -343,6 +362,8 @@ def _annotation(loc: Sequence[int | str]) -> Any:
             annotation = _item(annotation)
         elif section is not None and part in section.model_fields:
             annotation = section.model_fields[str(part)].annotation
+        elif _named(annotation) is not None and part in _named(annotation)[0]:  # type: ignore[index]
+            annotation = _named(annotation)[1]  # type: ignore[index]
         else:
             annotation = str  # lists and column names hold text
     return annotation
@@ -353,7 +374,9 @@ def _words(annotation: Any) -> str:
     names = []
     for option in _options(annotation):
         kind = get_origin(option) or option
-        if kind is Literal:
+        if kind is Annotated:
+            names.append(_words(get_args(option)[0]))
+        elif kind is Literal:
             names += [str(value) for value in get_args(option)]
         elif kind is not NoneType:
             names.append(_WORDS.get(kind, "a section"))

@@ -30,6 +30,23 @@ def _freeze(value: object) -> object:
 
 
 Freeze = Annotated[int | Literal["trunk"], BeforeValidator(_freeze)]
+# YAML reads a bare `off` as false.
+Action = Annotated[
+    Literal["warn", "stop", "rollback", "off"], BeforeValidator(lambda value: "off" if value is False else value)
+]
+GuardName = Literal[
+    "non_finite",
+    "kl_budget",
+    "length",
+    "length_limit",
+    "eos_share",
+    "distinct_2",
+    "same_answer",
+    "length_paid",
+    "disagreement",
+    "held_out_score",
+    "held_out_gold",
+]
 
 
 class Section(BaseModel):
@@ -215,6 +232,14 @@ KNOWN_TO: Mapping[str, tuple[str, ...]] = {
 GROUPS = {"rloo": 4, "grpo": 4}  # answers a prompt where none are asked for; ppo takes one
 
 
+class Guard(Section):
+    """What is changed of one guard of RL; docs/guards.md has each one's meaning and defaults."""
+
+    threshold: float | None = Field(None, ge=0, description="beyond which it counts")
+    streak: int | None = Field(None, ge=1, description="how often in a row before it acts")
+    action: Action | None = Field(None, description="warn, stop, rollback (to the best model, the KL dearer), or off")
+
+
 class Rl(Section):
     """Reinforcement learning against the reward model; `KNOWN_TO` says which algorithm knows what."""
 
@@ -252,6 +277,10 @@ class Rl(Section):
     rewards: list[RewardPart] = Field(
         default_factory=list, description="what is paid for, a weighted sum; none given: the run's reward model alone"
     )
+    guards: dict[GuardName, Guard] = Field(
+        default_factory=dict, description="by a guard's name its threshold, streak and action; or one action (off) for all"
+    )
+    rollbacks: int = Field(2, ge=0, description="how often guards may put the run back to its best model before they stop it")
     eval_every: int = Field(10, ge=1, description="updates between evaluations on held-out prompts")
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for evaluation")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts answered at each evaluation")
@@ -269,6 +298,13 @@ class Rl(Section):
     def _what_is_known(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the settings that the algorithm has no use for: what is written can be read again."""
         return {name: value for name, value in plain(self).items() if self.knows(name)}
+
+    @field_validator("guards", mode="before")
+    @classmethod
+    def _all_guards(cls, value: Any) -> Any:
+        """`guards: off` and the like are said of every guard."""
+        said = value is False or value in get_args(get_args(Action)[0])
+        return {name: {"action": value} for name in get_args(GuardName)} if said else value
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> Rl:

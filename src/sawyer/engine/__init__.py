@@ -1,6 +1,6 @@
 """The engine: place and precision, the optimizer step, next-token training, the one loop, checkpoints, seeded randomness."""
 
-from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
+from sawyer.engine.checkpoint import load_checkpoint, put_state, save_checkpoint
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
@@ -22,6 +22,7 @@ __all__ = [
     "load_checkpoint",
     "losses_of",
     "peak_memory_mb",
+    "put_state",
     "reset_peak_memory",
     "run_steps",
     "save_checkpoint",

@@ -15,7 +15,12 @@ STATE = "state.pt"
 def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """Replace the checkpoint in `folder` by `state` (tensors and plain values). A full disk leaves the old one."""
     with replace_folder(folder) as new:
-        torch.save(state, new / STATE)
+        put_state(new, state)
+
+
+def put_state(new: Path, state: dict[str, Any]) -> None:
+    """Write `state` into a folder that `replace_folder` has opened, beside what else lies there; `load_checkpoint` reads it."""
+    torch.save(state, new / STATE)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sawyer.errors import TrainingError
+from sawyer.errors import NotFiniteError
 
 Part = TypeVar("Part")
 
@@ -51,12 +51,12 @@ class Learner:
         """Apply the gradient of `sum(loss(part)) / count`.
 
         `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch.
-        Raises TrainingError, with the weights untouched, when the loss or its gradient is not finite.
+        Raises NotFiniteError, with the weights untouched, when the loss or its gradient is not finite.
         """
         total, norm = self.accumulate(parts, loss, count)
         if not (math.isfinite(total) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
-            raise TrainingError(
+            raise NotFiniteError(
                 f"{self.name}: update {self.steps_done} has loss {total} and gradient norm {norm}",
                 expected="finite numbers",
                 why="applying it would destroy the weights; they are unchanged",

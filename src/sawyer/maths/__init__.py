@@ -2,7 +2,7 @@
 
 from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
-from sawyer.maths.diversity import distinct_n
+from sawyer.maths.diversity import distinct_n, token_entropies
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
 from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
@@ -121,6 +121,7 @@ __all__ = [
     "scaled",
     "squared",
     "thin",
+    "token_entropies",
     "token_logprobs",
     "token_rewards",
     "whiten",

@@ -7,7 +7,7 @@ memory, would otherwise go into logits that nobody reads.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sawyer.maths import projected_logprobs, token_logprobs
+from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
 from sawyer.models.pack import readable, real_states, row_starts
 from sawyer.text import Batch, Row, batches
 
@@ -58,6 +58,26 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
         logits = model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
         logprobs = token_logprobs(logits.float() / temperature, targets)
     return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
+
+
+@torch.no_grad()
+def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
+    """(B, T) fp32: the entropy in nats of the distribution from which each trained token is drawn; 0 elsewhere.
+
+    Of the whole distribution, not of the token that was drawn; otherwise as `policy_logprobs`.
+    """
+    rows, columns = torch.nonzero(batch.trained, as_tuple=True)
+    found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
+    if len(rows) == 0:
+        return found
+    pieces: Iterator[Tensor]
+    if splits_exactly(model):
+        head = head_of(model)
+        hidden = real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
+        pieces = (head(states) for states in hidden.split(max(1, CHUNK // head.weight.shape[0])))
+    else:
+        pieces = iter([model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]])
+    return found.index_put((rows, columns), torch.cat([token_entropies(logits.float() / temperature) for logits in pieces]))
 
 
 @torch.no_grad()

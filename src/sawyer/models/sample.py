@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer.errors import TrainingError
+from sawyer.errors import NotFiniteError
 from sawyer.models.decode import decoder
 from sawyer.text import Codec
 
@@ -42,7 +42,7 @@ def sample(
 
     Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch.
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
-    Raises TrainingError where the model's logits are no numbers to draw from.
+    Raises NotFiniteError where the model's logits are no numbers to draw from.
     """
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
@@ -143,8 +143,8 @@ def _sample(
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.eos_id)
 
 
-def _ruined() -> TrainingError:
-    return TrainingError(
+def _ruined() -> NotFiniteError:
+    return NotFiniteError(
         "the model that was to answer gives logits that are not finite",
         expected="finite numbers",
         why="no token can be drawn from them: training has destroyed its weights",

@@ -1,6 +1,7 @@
-"""Guards: looked at after every update or evaluation, each with a threshold and a streak; one that trips stops the run.
+"""Guards: what must not happen to a policy that learns, and what is done when it does. docs/guards.md says it for users.
 
-The best model so far is kept, so a stop costs the rest of the run and nothing that was won.
+Each is looked at for every batch, before anything is learnt from it, or after every evaluation. It has a threshold, a streak
+(how often in a row it must be beyond) and an action: warn, stop, or put the run back to its best model with the KL dearer.
 """
 
 from __future__ import annotations
@@ -9,36 +10,125 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-STREAK = 3  # updates in a row: one bad batch is chance
-EOS_COLLAPSE = 0.5  # of the first updates' share
-DISTINCT_COLLAPSE = 0.35  # of the first updates' distinct-2
-SAME_ANSWER = 0.25  # share of different prompts that get one and the same answer
+from sawyer.config import Rl
+
+Action = Literal["warn", "stop", "rollback", "off"]
+BEGINNING = 3  # batches whose mean the collapses are held to: one small batch is chance
+COMPARED = ("eos_share", "distinct_2", "length")  # what the first batches had decides these guards' thresholds
 SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
-LENGTH_COLLAPSE = 0.2  # of the first updates' mean length
-COMPARED = ("eos_share", "distinct_2", "length")  # what the first updates had decides these guards' thresholds
-LENGTH_LIMIT = 0.9  # of the way from the first updates' mean length to the longest answer
-DISAGREEMENT_RISE = 2.0  # times what an ensemble's members disagree on the SFT model's own answers
-EVALUATIONS = 2  # in a row that find held-out answers worse while the batches' score is better
-ERRORS = 3.0  # standard errors of the mean difference on the same prompts: the best of many evaluations was lucky too
-MARGINS: Mapping[str, float] = {"score": 0.1, "gold": 0.5}  # smaller falls are none: standard deviations, points of 10
+RAISED, RAISED_LEAST = 2.0, 0.05  # a rollback doubles the KL coefficient; one of 0 becomes the default of rl.kl.coefficient
+ERRORS = 3.0  # standard errors by which chance is told from a finding: the best of many evaluations was lucky too
 
-GAMED = (
-    "the change since the best evaluation, while the training reward rose: the reward model is being gamed or the training "
-    "prompts are learnt by heart; raise rl.kl.coefficient, or give more prompts or judgements"
-)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """How one guard acts."""
+
+    threshold: float
+    streak: int
+    action: Action
+
+
+# What holds where `rl.guards` says nothing; kl_budget's threshold is rl.kl.budget then.
+DEFAULTS: Mapping[str, Rule] = {
+    "non_finite": Rule(threshold=0.0, streak=1, action="rollback"),
+    "kl_budget": Rule(threshold=math.inf, streak=3, action="rollback"),  # nats a response
+    "length": Rule(threshold=0.2, streak=3, action="rollback"),  # of the first batches' mean length
+    "length_limit": Rule(threshold=0.9, streak=3, action="rollback"),  # of the way from that to the longest answer
+    "eos_share": Rule(threshold=0.5, streak=3, action="rollback"),  # of the first batches' share
+    "distinct_2": Rule(threshold=0.35, streak=3, action="rollback"),  # of the first batches' share
+    "same_answer": Rule(threshold=0.25, streak=3, action="rollback"),  # of the different prompts
+    "length_paid": Rule(threshold=0.6, streak=2, action="stop"),  # a correlation; a dearer KL does not mend a reward model
+    "disagreement": Rule(threshold=2.0, streak=3, action="rollback"),  # times that on the SFT model's own answers
+    "held_out_score": Rule(threshold=0.1, streak=2, action="rollback"),  # standard deviations
+    "held_out_gold": Rule(threshold=0.5, streak=2, action="rollback"),  # points of 10
+}
+SAME_ANSWER = DEFAULTS["same_answer"].threshold
+
+# name -> (what it means, what to try)
+WORDS: Mapping[str, tuple[str, str]] = {
+    "non_finite": (
+        "a figure was not finite; nothing was learnt from that batch",
+        "lower rl.learning_rate, bound the scores with rl.score_clip, or look for prompts with extreme scores",
+    ),
+    "kl_budget": (
+        "the policy has moved further from the SFT model than rl.kl.budget allows",
+        "raise rl.kl.coefficient, or rl.kl.budget if the samples are still good",
+    ),
+    "length": (
+        "answers have shrunk to a few tokens; the reward model may pay for saying nothing",
+        "look at the shortest samples and have such answers judged, or raise rl.kl.coefficient",
+    ),
+    "length_limit": (
+        "answers have grown to the longest that is allowed",
+        "raise rl.missing_eos_penalty or rl.kl.coefficient",
+    ),
+    "eos_share": ("answers no longer end by themselves", "raise rl.missing_eos_penalty or rl.kl.coefficient"),
+    "distinct_2": ("answers have lost their variety", "raise rl.kl.coefficient or lower rl.learning_rate"),
+    "same_answer": (
+        "one answer is given to many different prompts; the reward model pays for it whatever the question",
+        "have that answer judged where it is wrong, or raise rl.kl.coefficient",
+    ),
+    "length_paid": (
+        "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the question",
+        "see reward/trust.json; have answers judged of which the better one is the shorter (or the longer)",
+    ),
+    "disagreement": (
+        "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward is a guess",
+        "raise rl.kl.coefficient, or have such answers judged",
+    ),
+    "held_out_score": (
+        "held-out answers got worse since the best evaluation while the training reward rose: the training prompts are learnt "
+        "by heart",
+        "raise rl.kl.coefficient, or give more prompts",
+    ),
+    "held_out_gold": (
+        "held-out answers got worse since the best evaluation while the training reward rose: the reward model is being gamed",
+        "raise rl.kl.coefficient, or give more judgements",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tripped:
-    """Why a run stops itself."""
+    """A guard whose streak is full."""
 
     guard: str
+    action: Action
     value: float
-    threshold: float
-    message: str
+    threshold: float  # in the value's unit
+
+    def told(self, updates: int) -> str:
+        """What has happened after so many updates, in words."""
+        figure = f" is {self.value:.3g} (threshold {self.threshold:.3g})" if math.isfinite(self.threshold) else ""
+        return f"{self.guard}{figure} after {updates} update{'s' * (updates != 1)}: {WORDS[self.guard][0]}"
+
+    @property
+    def advice(self) -> str:
+        """What to try."""
+        return WORDS[self.guard][1]
+
+
+def rules_of(asked: Rl) -> dict[str, Rule]:
+    """Each guard's rule: its default, and what `rl.guards` changes of it."""
+    found = {**DEFAULTS, "kl_budget": replace(DEFAULTS["kl_budget"], threshold=asked.kl.budget)}
+    for name, guard in asked.guards.items():
+        found[name] = replace(found[name], **guard.model_dump(exclude_none=True))
+    return found
+
+
+def raised(coefficient: float) -> float:
+    """What a nat of KL costs after a rollback."""
+    return max(RAISED * coefficient, RAISED_LEAST)
+
+
+def stop_words(words: str, tripped: Tripped, rollbacks: int, price: str) -> str:
+    """Why the run stops itself and what to try: `words` is what has happened, `price` what the last rollback changed."""
+    tried = f"; {rollbacks} rollback{'s' * (rollbacks > 1)}{f'{price}, ' if price else ' '}did not help"
+    return f"{words}{tried * bool(rollbacks)}; the best model so far is kept; what to try: {tripped.advice}"
 
 
 def same_answer(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
@@ -51,46 +141,69 @@ def same_answer(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
     return most / len(set(prompts)) if most >= SHARED_BY else 0.0
 
 
-class Guards:
-    """Counts, for each guard, the updates in a row that were beyond its threshold.
+def surely(correlation: float, count: int) -> float:
+    """How far from 0 a correlation of `count` cases surely is: `ERRORS` standard errors nearer, on Fisher's z scale."""
+    if count < 4:
+        return 0.0
+    z = math.atanh(min(abs(correlation), 1 - 1e-9)) - ERRORS / math.sqrt(count - 3)
+    return math.tanh(max(0.0, z))
 
-    What must not collapse is compared with its mean over the first `STREAK` updates, and is not judged before: one small batch
-    is chance. `disagreement` is an ensemble's mean on the SFT model's own answers; None: the reward model is no ensemble.
+
+class Guards:
+    """Counts, for each guard, how often in a row it was beyond its threshold.
+
+    What must not collapse is compared with its mean over the first `BEGINNING` batches, and is not judged before. `longest` is
+    the most tokens of an answer, `answers` a batch's number of answers, `disagreement` an ensemble's mean on the SFT model's
+    own answers (None: the reward model is no ensemble), `learned` whether all that is paid for was learnt from judgements: who
+    pays for length by a function of their own knows what they do.
     """
 
-    def __init__(self, kl_budget: float, longest: int, *, disagreement: float | None = None) -> None:
-        self.kl_budget, self.longest, self.disagreement = kl_budget, longest, disagreement
-        self.first: dict[str, float] = {}  # means over the first updates, of which there have been `seen`
+    def __init__(
+        self,
+        rules: Mapping[str, Rule],
+        *,
+        longest: int,
+        answers: int,
+        disagreement: float | None = None,
+        learned: bool = True,
+    ) -> None:
+        self.rules, self.longest, self.answers = rules, longest, answers
+        self.disagreement, self.learned = disagreement, learned
+        self.first: dict[str, float] = {}  # means over the first batches, of which there have been `seen`
         self.seen = 0
         self.streaks: dict[str, int] = {}
         self.scores: list[float] = []  # of the batches since the last evaluation
         # What the best evaluation found, for each measure: its values by prompt, and the batches' mean score before it.
         self.best: dict[str, tuple[list[float], float | None]] = {}
 
-    def look(self, metrics: Mapping[str, float]) -> Tripped | None:
-        """Take one update's metrics; the first guard whose streak is full, if any."""
-        early = self.seen < STREAK
+    def look(self, metrics: Mapping[str, float]) -> list[Tripped]:
+        """Take one batch's metrics; the guards whose streak is now full."""
+        early = self.seen < BEGINNING
         if early:
             self.seen += 1
             for name in COMPARED:
                 mean = self.first.get(name, 0.0)
                 self.first[name] = mean + (metrics[name] - mean) / self.seen
         self.scores.append(metrics["score"])
-        for name, value, threshold, beyond, message in self._tests(metrics):
+        self.streaks["non_finite"] = 0
+        tripped = []
+        for name, value, threshold, beyond in self._tests(metrics):
             beyond = beyond and not (early and name in (*COMPARED, "length_limit"))
-            self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
-            if self.streaks[name] >= STREAK:
-                return Tripped(guard=name, value=value, threshold=threshold, message=message)
-        return None
+            tripped += self._count(name, value, threshold, beyond)
+        return tripped
 
-    def evaluated(self, measures: Mapping[str, Sequence[float]]) -> Tripped | None:
+    def not_finite(self) -> list[Tripped]:
+        """Take a batch that had to be refused because one of its figures is not finite."""
+        return self._count("non_finite", math.nan, math.nan, True)
+
+    def evaluated(self, measures: Mapping[str, Sequence[float]]) -> list[Tripped]:
         """Take an evaluation: for `score` and, where it is known, `gold` the values of the same held-out prompts each time.
 
         Beyond its threshold is a measure that fell from its best evaluation by more than its margin and `ERRORS` standard
         errors, while the batches' mean score is higher than it was then: what is learnt pays, and is worth nothing.
         """
         score, self.scores = (statistics.fmean(self.scores) if self.scores else None), []
-        tripped = None
+        tripped = []
         for name, now in measures.items():
             if not all(map(math.isfinite, now)):
                 continue  # nothing can be compared with it; it is not kept either
@@ -102,85 +215,56 @@ class Guards:
                 self.best[name] = best, score
             differences = [a - b for a, b in zip(best, now, strict=True)]
             error = statistics.stdev(differences) / len(now) ** 0.5 if len(now) > 1 else 0.0
-            threshold = max(MARGINS[name], ERRORS * error)
-            rising = score is not None and score_then is not None and score > score_then
             guard = f"held_out_{name}"
-            self.streaks[guard] = self.streaks.get(guard, 0) + 1 if rising and fall > threshold else 0
-            if self.streaks[guard] >= EVALUATIONS and tripped is None:
-                tripped = Tripped(guard=guard, value=-fall, threshold=-threshold, message=GAMED)
+            threshold = max(self.rules[guard].threshold, ERRORS * error)
+            rising = score is not None and score_then is not None and score > score_then
+            tripped += self._count(guard, -fall, -threshold, rising and fall > threshold)
         return tripped
 
-    def _tests(self, now: Mapping[str, float]) -> Sequence[tuple[str, float, float, bool, str]]:
-        """(name, value, threshold, beyond it, what it means)"""
-        eos, distinct = EOS_COLLAPSE * self.first["eos_share"], DISTINCT_COLLAPSE * self.first["distinct_2"]
-        length, first = LENGTH_COLLAPSE * self.first["length"], self.first["length"]
+    def begin_again(self) -> None:
+        """The policy was put back: what it did since counts no more; the first batches and the best evaluation stay."""
+        self.streaks, self.scores = {}, []
+
+    def _count(self, name: str, value: float, threshold: float, beyond: bool) -> list[Tripped]:
+        """The guard, once, when its streak is full; one that only warns does so again after it has been within bounds."""
+        rule = self.rules[name]
+        self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
+        again = self.streaks[name] > rule.streak and rule.action == "warn"
+        if self.streaks[name] < rule.streak or again or rule.action == "off":
+            return []
+        return [Tripped(guard=name, action=rule.action, value=value, threshold=threshold)]
+
+    def _tests(self, now: Mapping[str, float]) -> list[tuple[str, float, float, bool]]:
+        """(name, value, threshold in the value's unit, beyond it) of every guard that looks at batches."""
+        share = {name: rule.threshold for name, rule in self.rules.items()}
+        first = self.first
+        low = {name: share[name] * first[name] for name in COMPARED}
         # Where answers were long from the start, the limit is the user's choice and no drift.
-        most = first + LENGTH_LIMIT * (self.longest - first) if first <= self.longest / 2 else math.inf
-        apart = []
+        drifts = first["length"] <= self.longest / 2
+        most = first["length"] + share["length_limit"] * (self.longest - first["length"]) if drifts else math.inf
+        paid = now["length_correlation"]
+        found = [
+            ("kl_budget", now["kl"], share["kl_budget"], now["kl"] > share["kl_budget"]),
+            *((name, now[name], low[name], now[name] < low[name]) for name in COMPARED),
+            ("length_limit", now["length"], most, now["length"] > most),
+            ("same_answer", now["same_answer"], share["same_answer"], now["same_answer"] > share["same_answer"]),
+        ]
+        if self.learned:
+            sure = surely(paid, self.answers)
+            found.append(("length_paid", paid, math.copysign(share["length_paid"], paid), sure > share["length_paid"]))
         if self.disagreement is not None:
-            most_apart = DISAGREEMENT_RISE * self.disagreement
-            apart.append(
-                (
-                    "disagreement",
-                    now["disagreement"],
-                    most_apart,
-                    now["disagreement"] > most_apart,
-                    "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward "
-                    "is a guess; raise rl.kl.coefficient, or have such answers judged",
-                )
-            )
-        return (
-            *apart,
-            (
-                "kl_budget",
-                now["kl"],
-                self.kl_budget,
-                now["kl"] > self.kl_budget,
-                "the policy has moved further from the SFT model than rl.kl.budget allows; raise rl.kl.coefficient",
-            ),
-            (
-                "eos_share",
-                now["eos_share"],
-                eos,
-                now["eos_share"] < eos,
-                "answers no longer end by themselves; raise rl.missing_eos_penalty or rl.kl.coefficient",
-            ),
-            (
-                "distinct_2",
-                now["distinct_2"],
-                distinct,
-                now["distinct_2"] < distinct,
-                "answers have lost their variety; raise rl.kl.coefficient or lower rl.learning_rate",
-            ),
-            (
-                "length",
-                now["length"],
-                length,
-                now["length"] < length,
-                "answers have shrunk to a few tokens; the reward model may pay for saying nothing",
-            ),
-            (
-                "length_limit",
-                now["length"],
-                most,
-                now["length"] > most,
-                "answers have grown to the longest that is allowed; raise rl.missing_eos_penalty or rl.kl.coefficient",
-            ),
-            (
-                "same_answer",
-                now["same_answer"],
-                SAME_ANSWER,
-                now["same_answer"] > SAME_ANSWER,
-                "one answer is given to many different prompts; the reward model pays for it whatever the question",
-            ),
-        )
+            apart = share["disagreement"] * self.disagreement
+            found.append(("disagreement", now["disagreement"], apart, now["disagreement"] > apart))
+        return found
 
     def state(self) -> dict[str, Any]:
+        """All that is counted, as plain values."""
         best = {name: [list(values), score] for name, (values, score) in self.best.items()}
         lately = {"scores": list(self.scores), "best": best}
         return {"first": dict(self.first), "seen": self.seen, "streaks": dict(self.streaks), **lately}
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
         self.first, self.seen = dict(state["first"]), int(state["seen"])
         self.streaks = {name: int(count) for name, count in state["streaks"].items()}
         self.scores = list(state["scores"])

@@ -39,6 +39,7 @@ class Report:
     approx_kl: float  # mean of (rho - 1) - log rho over counted tokens, nats: how far this update has moved
     ratio: float  # mean of rho over counted tokens
     first_ratio_error: float  # largest |rho - 1| of the first minibatch, before any step
+    first_clip_fraction: float  # share of the first minibatch's counted tokens whose ratio was clipped, before any step
     explained_variance: float | None  # 1 - Var(R - V) / Var(R) over counted tokens, before the update
     grad_norm: float  # with a shared trunk, of both losses
     value_grad_norm: float | None  # of a value network of its own
@@ -47,7 +48,7 @@ class Report:
     @property
     def metrics(self) -> dict[str, float]:
         """What there is, by name, for the journal."""
-        found = {name: getattr(self, name) for name in self.__slots__ if name != "first_ratio_error"}
+        found = {name: getattr(self, name) for name in self.__slots__ if not name.startswith("first_")}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -83,6 +84,7 @@ def update(experience: Experience, policy: Learner, value: Learner | None, confi
         approx_kl=sums.kl / sums.tokens,
         ratio=sums.ratio / sums.tokens,
         first_ratio_error=sums.first_ratio_error,
+        first_clip_fraction=sums.first_clipped / sums.first_tokens,
         explained_variance=_explained(experience),
         grad_norm=sum(n[0] for n in norms) / len(norms),
         value_grad_norm=None if value is None else sum(n[1] for n in norms) / len(norms),
@@ -108,6 +110,8 @@ class Sums:
     ratio: float = 0.0
     tokens: float = 0.0
     first_ratio_error: float = 0.0
+    first_clipped: float = 0.0
+    first_tokens: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +169,8 @@ def _policy_loss(part: Part, policy: Learner, config: Config, place: Place, sums
     if sums.tokens == 0:  # a part of the first minibatch: no step has been taken
         error = float((new.detach() - old)[mask].exp().sub(1).abs().max())
         sums.first_ratio_error = max(sums.first_ratio_error, error)
+        sums.first_clipped += float(loss.clip_fraction)
+        sums.first_tokens += float(mask.sum())
     total = loss.total
     if asked.algorithm == "grpo":
         apart = grpo_kl(new, part.ref_logprobs.to(new.device), mask)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Place
+from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
-from sawyer.models import Completion, Scorer, Speaker, policy_logprobs, sample, scored, token_values
+from sawyer.models import Completion, Scorer, Speaker, policy_entropies, policy_logprobs, sample, scored, token_values
 from sawyer.records import Prompt
 from sawyer.stages.rl.algorithms import advantages_of
 from sawyer.text import Batch, Row, batches, pad_right
@@ -123,6 +124,32 @@ def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Pl
             part = policy_logprobs(model, batch.to(place.device), temperature=asked.temperature).logprobs
         found[indices, : part.shape[1]] = part.float().cpu()
     return found
+
+
+@torch.no_grad()
+def entropies_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+    """(B, T) entropies of the distributions that the response tokens are drawn from, 0 elsewhere, on the CPU."""
+    asked = wanted(config.rl, "rl")
+    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
+    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            part = policy_entropies(model, batch.to(place.device), temperature=asked.temperature)
+        found[indices, : part.shape[1]] = part.float().cpu()
+    return found
+
+
+def finite(episodes: Episodes) -> Episodes:
+    """The same. Raises NotFiniteError for a score that is no number to learn from, before anything is learnt."""
+    wrong = torch.nonzero(~torch.isfinite(episodes.scores)).flatten().tolist()
+    if wrong:
+        raise NotFiniteError(
+            f"rl: the score of the answer {episodes.texts[wrong[0]][:60]!r} is {float(episodes.scores[wrong[0]])} "
+            f"({len(wrong)} of {len(episodes.texts)} answers)",
+            expected="finite numbers",
+            why="a policy that learns from it is destroyed; its weights are as they were",
+            todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
+        )
+    return episodes
 
 
 @torch.no_grad()

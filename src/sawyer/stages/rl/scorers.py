@@ -78,6 +78,11 @@ def own_disagreement(scorer: Scorer) -> float | None:
     return next((part.ensemble.own_disagreement for part in ensembles), None)
 
 
+def all_learned(scorer: Scorer) -> bool:
+    """Whether all that is paid for was learnt from judgements: no part is a user's function."""
+    return all(isinstance(part, RewardScorer | LabelScorer) for _, part in parts_of(scorer))
+
+
 def tell_cut(run: Run, scorer: Scorer) -> None:
     """A warning for each part that could not read all of an answer."""
     for name, part in parts_of(scorer):

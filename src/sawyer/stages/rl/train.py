@@ -10,16 +10,18 @@ from torch import nn
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, batch_indices, generator, run_steps, stop_if_asked
-from sawyer.maths import AdaptiveKL, FixedKL, distinct_n, kl_k1, linear_schedule, masked_mean, masked_sum
-from sawyer.models import PolicyWithValue, open_speaker, save_model
+from sawyer.errors import NotFiniteError
+from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
+from sawyer.models import PolicyWithValue, save_model
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.gates import final_gates
-from sawyer.stages.rl.guards import SAME_ANSWER, same_answer
+from sawyer.stages.rl.guards import raised
+from sawyer.stages.rl.measures import batch_measures
 from sawyer.stages.rl.ppo import update
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite
 from sawyer.stages.rl.scorers import open_value, tell_cut
-from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork, parts_measured
+from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -29,29 +31,24 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}")
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
-    last = work.evaluate(done)
+    last = work.close(done)
     run.journal.metrics(STAGE, done, last)
     tell_cut(run, work.scorer)
     best = work.best
-    final = open_speaker(work.best_folder)
+    final = best.open()
     with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, final.model, final.tokenizer, {"best_step": int(best["step"]), "of_steps": done})
-    run.journal.event(
-        STAGE,
-        "kept",
-        step=int(best["step"]),
-        message=f"kept the model after update {int(best['step'])} of {done}: held-out reward {best['reward']:.3f}, the best "
-        f"of {work.evaluations} evaluations whose KL ({best['kl']:.2f} nats) is within {asked.kl.budget:g} "
-        f"and that give at most {SAME_ANSWER:.0%} of the prompts one and the same answer",
-    )
+        save_model(folder, final.model, final.tokenizer, {"best_step": int(best.found["step"]), "of_steps": done})
+    run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
     figures = {
         "algorithm": asked.algorithm,
-        "reward_sft": work.start["reward"],
-        "reward_best": best["reward"],
-        "best_step": int(best["step"]),
-        "kl": best["kl"],
+        "reward_sft": best.start["reward"],
+        "reward_best": best.found["reward"],
+        "best_step": int(best.found["step"]),
+        "kl": best.found["kl"],
         "kl_last": last["held_out_kl"],
+        "kept": best.why(done),
         "updates": done,
+        "rollbacks": work.rollbacks,
         "stopped": work.stopped or "",
     }
     for gate in final_gates(figures, asked.kl.budget):
@@ -98,23 +95,34 @@ class RlWork(PolicyWork):
         )
 
     def step(self, index: int) -> Mapping[str, float] | None:
+        """Evaluate if it is time to, then learn from one batch; a batch that a guard refuses is not learnt from."""
         if self.stopped is not None:
             return None
-        measured = {}
-        if index % self.asked.eval_every == 0:
-            measured = self.evaluate(index)
-            self._heed(index, self.guards.evaluated(self.judged))
+        row = {"kl_coefficient": self.kl.coefficient, "rollbacks": float(self.rollbacks)}
+        try:
+            if index % self.asked.eval_every == 0:
+                row |= self.evaluate(index)
+                self._heed(index, self.guards.evaluated(self.judged))
+            return row if self.stopped is not None else row | self._learn(index)
+        except NotFiniteError as error:
+            if index == 0 or self.rules["non_finite"].action == "off":
+                raise
+            self._heed(index, self.guards.not_finite(), error.given)
+            return row | {"refused": 1.0}
+
+    def _learn(self, index: int) -> dict[str, float]:
         draw = generator(self.config.seed, STAGE, "rollout", index)
-        episodes = collect(self.policy_speaker, self.asked_at(index), self.scorer, self.config, self.place, draw)
+        episodes = finite(collect(self.policy_speaker, self.asked_at(index), self.scorer, self.config, self.place, draw))
         policy, coefficient = self.policy_speaker.model, self.kl.coefficient
         experience = estimate(episodes, policy, self.reference, self.critic, coefficient, self.config, self.place)
+        metrics = self.measure(episodes, experience)
+        if self._heed(index, self.guards.look(metrics)):
+            return metrics
         report = update(experience, self.policy, self.value, self.config, self.place, index)
-        metrics = self.measure(episodes, experience) | report.metrics
         if index == 0:
-            self._step_zero(episodes, experience, report.first_ratio_error)
+            self._step_zero(episodes, experience, report)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
-        self._heed(index + 1, self.guards.look(metrics))
-        return metrics | measured
+        return metrics | report.metrics
 
     def asked_at(self, index: int) -> list[Prompt]:
         """The prompts of update `index`, each as often as it is answered, one after the other."""
@@ -130,30 +138,31 @@ class RlWork(PolicyWork):
         return [self.prompts[i] for i in chosen for _ in range(group)]
 
     def measure(self, episodes: Episodes, experience: Experience) -> dict[str, float]:
-        """Figures of the batch before its update. Per response: reward, score, kl, length; per counted token: entropy."""
-        kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
-        ids = [completion.ids for completion in episodes.completions]
-        return {
-            "reward": float(experience.rewards.sum(1).mean()),
-            "score": float(episodes.scores.mean()),
-            "kl": float(kl.mean()),
-            "kl_coefficient": self.kl.coefficient,
-            "length": sum(map(len, ids)) / len(ids),
-            "eos_share": float(episodes.ended.float().mean()),
-            "distinct_2": distinct_n(ids, 2),
-            "same_answer": same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts),
-            "entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
-            **parts_measured(episodes),
-        }
+        """Figures of the batch before its update."""
+        return batch_measures(episodes, experience, self.kl.coefficient)
 
-    def state(self) -> dict[str, Any]:
-        value = {} if self.value is None else {"value": self.value.state()}
-        return {**super().state(), **value, "kl": self.kl.coefficient}
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """Who is trained."""
+        return super().learners | ({} if self.value is None else {"value": self.value})
+
+    def learnt(self) -> dict[str, Any]:
+        """What is learnt and steered."""
+        return super().learnt() | {"kl": self.kl.coefficient}
+
+    def make_dearer(self, kept: Mapping[str, Any]) -> str:
+        """A nat of KL costs twice as much as it did, or as it did when the best model was kept."""
+        self.kl = self.kl.at(raised(max(self.kl.coefficient, kept["kl"])))
+        return f"; the KL coefficient is {self.kl.coefficient:g} from now on"
+
+    @property
+    def price(self) -> str:
+        """What a nat of KL costs now, in words."""
+        return f", the last with a KL coefficient of {self.kl.coefficient:g}"
 
     def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
         super().load(state)
-        if self.value is not None:
-            self.value.load(state["value"])
         self.kl = self.kl.at(state["kl"])
 
 

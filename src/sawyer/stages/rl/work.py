@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, choose_place, generator
-from sawyer.errors import DataError, TrainingError
-from sawyer.maths import kl_k1, masked_sum, missing_eos
-from sawyer.models import Speaker, open_speaker, save_model
+from sawyer.errors import DataError, NotFiniteError
+from sawyer.models import Speaker, open_speaker
 from sawyer.records import Prompt, read, split
-from sawyer.runs import Run, replace_folder
-from sawyer.stages.rl.gates import step_zero_gates
-from sawyer.stages.rl.guards import SAME_ANSWER, Guards, Tripped, same_answer
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_of
-from sawyer.stages.rl.scorers import open_scorer, own_disagreement
+from sawyer.runs import Run
+from sawyer.stages.rl.best import Best
+from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
+from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
+from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
+from sawyer.stages.rl.ppo import Report
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
+from sawyer.stages.rl.scorers import all_learned, open_scorer, own_disagreement
+from sawyer.stages.rl.zero import measured
 from sawyer.worlds import gold
 
 STAGE = "rl"
-SHOWN = 8  # samples written to the journal at each evaluation
 ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
 
 
@@ -39,106 +39,154 @@ class PolicyWork:
         self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
         self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
-        self.guards = Guards(self.asked.kl.budget, self.asked.max_new_tokens, disagreement=own_disagreement(self.scorer))
-        self.best_folder = run.layout.best(STAGE)
-        self.best: dict[str, float] = {}
-        self.start: dict[str, float] = {}
-        self.evaluations = 0
+        self.rules = rules_of(self.asked)
+        self.guards = Guards(
+            self.rules,
+            longest=self.asked.max_new_tokens,
+            answers=self.asked.batch_size,
+            disagreement=own_disagreement(self.scorer),
+            learned=all_learned(self.scorer),
+        )
+        alike = self.rules["same_answer"]
+        self.best = Best(
+            run.layout.best(STAGE), budget=self.asked.kl.budget, alike=1.0 if alike.action == "off" else alike.threshold
+        )
         self.judged: dict[str, list[float]] = {}  # what the last evaluation found, by prompt
+        self.rollbacks = 0
         self.stopped: str | None = None
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
 
         The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win. One
-        that gives a quarter of the prompts the same answer is never the best: the guard of that name is about to stop the run.
+        that gives a quarter of the prompts the same answer is never the best: the guard of that name is about to act.
         The same draws every time, so that two evaluations differ by the policy alone.
         """
-        self.evaluations += 1
         draw = generator(self.config.seed, STAGE, "evaluate")
         episodes = collect(self.policy_speaker, self.held_out, self.scorer, self.config, self.place, draw)
-        old = logprobs_of(self.policy_speaker.model, episodes.rows, self.config, self.place)
-        ref = logprobs_of(self.reference, episodes.rows, self.config, self.place)
-        kls = (old - ref).sum(1)
-        lengths = [len(completion.ids) for completion in episodes.completions]
-        rewards = missing_eos(episodes.scores, episodes.ended, self.asked.missing_eos_penalty)
-        now = {"step": float(step), "reward": float(rewards.mean()), "kl": float(kls.mean())}
-        metrics = {
-            "held_out_reward": now["reward"],
-            "held_out_score": float(episodes.scores.mean()),
-            "held_out_kl": now["kl"],
-            "held_out_length": sum(lengths) / len(lengths),
-            "held_out_eos_share": float(episodes.ended.float().mean()),
-            **{f"held_out_{name}": value for name, value in parts_measured(episodes).items()},
-        }
-        alike = same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts)
-        metrics["held_out_same_answer"] = alike
         golds = None
         self.judged = {"score": episodes.scores.tolist()}
         if self.config.world is not None:
             golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
-            metrics["held_out_gold"] = sum(golds) / len(golds)
             self.judged["gold"] = golds
-        self.run.journal.samples(STAGE, step, _shown(episodes, kls.tolist(), golds))
-        if not self.start:
-            self.start = now
-        fit = now["kl"] <= self.asked.kl.budget and alike <= SAME_ANSWER
-        if not self.best or (fit and now["reward"] > self.best["reward"]):
-            self.best = now
-            with replace_folder(self.best_folder) as folder:
-                save_model(folder, self.policy_speaker.model, self.policy_speaker.tokenizer)
+        policy = self.policy_speaker.model
+        found = HeldOut(
+            episodes=episodes,
+            logprobs=logprobs_of(policy, episodes.rows, self.config, self.place),
+            ref_logprobs=logprobs_of(self.reference, episodes.rows, self.config, self.place),
+            entropies=entropies_of(policy, episodes.rows, self.config, self.place),
+            golds=golds,
+        )
+        metrics = held_out_measures(found, self.asked.missing_eos_penalty)
+        self.run.journal.samples(STAGE, step, shown(found))
+        if self.best.offer(step, metrics):
+            self.best.keep(self.policy_speaker, self.learnt())
         return metrics
 
-    def _step_zero(self, episodes: Episodes, experience: Experience, ratio_error: float) -> None:
-        sampled = [value for completion in episodes.completions for value in completion.logprobs]
-        trained = experience.old_logprobs[experience.mask]
-        apart = float((torch.tensor(sampled) - trained).abs().max())
-        kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), experience.mask, dim=1)
-        gates = step_zero_gates(
-            kl=float(kl.max()), ratio_error=ratio_error, sampler_error=apart, precision=self.place.precision
+    def close(self, done: int) -> dict[str, float]:
+        """The last evaluation; where the last update has ruined the policy, of the best model."""
+        try:
+            return self.evaluate(done)
+        except NotFiniteError as error:
+            self.run.journal.event(
+                STAGE, "warning", message=f"the last model is of no use: {error.given}; the best one is kept"
+            )
+            self._put_back()
+            return self.evaluate(done)
+
+    def _step_zero(self, episodes: Episodes, experience: Experience, report: Report) -> None:
+        found = measured(
+            episodes,
+            experience,
+            reference=self.reference,
+            scorer=self.scorer,
+            ratio_error=report.first_ratio_error,
+            clip_fraction=report.first_clip_fraction,
+            config=self.config,
+            run=self.run,
+            place=self.place,
         )
+        gates = step_zero_gates(found)
         for gate in gates:
             self.run.journal.gate(gate)
-        failed = [gate for gate in gates if gate.verdict == "fail"]
-        if failed:
-            raise TrainingError(
-                f"rl: before its first update, {failed[0].message}",
-                expected=f"at most {failed[0].threshold:g}",
-                why="policy, reference and sampler are the same model then; every later figure would be wrong",
-                todo=failed[0].advice,
-            )
+        stop_if_failed(gates)
 
-    def _heed(self, updates: int, tripped: Tripped | None) -> None:
-        """Stop after this step if a guard says so; the first one's reason counts."""
-        if tripped is None or self.stopped is not None:
-            return
-        self.stopped = (
-            f"{tripped.guard} is {tripped.value:.3g} (threshold {tripped.threshold:.3g}) after update {updates}: "
-            f"{tripped.message}"
+    def _heed(self, updates: int, tripped: Sequence[Tripped], detail: str = "") -> bool:
+        """Do what the guards ask for after so many updates; whether the policy must not learn from this batch."""
+        for one in sorted(tripped, key=lambda one: one.action != "stop"):  # a stop comes before what would go on
+            words = f"{one.told(updates)}{f' ({detail})' if detail else ''}"
+            action = one.action
+            if action == "rollback" and self.rollbacks >= self.asked.rollbacks:
+                action = "stop"
+            if action == "stop":
+                words = self.stopped = stop_words(words, one, self.rollbacks, self.price)
+            if action == "warn":
+                words = f"{words}; what to try: {one.advice}"
+            self.run.journal.event(STAGE, "guard", guard=one.guard, step=updates, action=action, message=words)
+            if action == "rollback":
+                self._roll_back(updates)
+            if action != "warn":
+                return True
+        return False
+
+    def _roll_back(self, updates: int) -> None:
+        """Put all that is learnt and steered back to the best model; its KL gets dearer."""
+        dearer = self.make_dearer(self._put_back())
+        self.rollbacks += 1
+        self.guards.begin_again()
+        best = int(self.best.found["step"])
+        self.run.journal.event(
+            STAGE,
+            "rollback",
+            step=updates,
+            to=best,
+            message=f"put back to the model after update {best}, rollback {self.rollbacks} of {self.asked.rollbacks}{dearer}",
         )
-        self.run.journal.event(STAGE, "guard", guard=tripped.guard, step=updates, message=self.stopped)
+
+    def _put_back(self) -> dict[str, Any]:
+        """The weights and optimizers of the best model; the learning rate goes on falling as the run does."""
+        kept = self.best.kept()
+        for name, learner in self.learners.items():
+            done = learner.steps_done
+            learner.load(kept[name])
+            learner.steps_done = done
+        return kept
+
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """Who is trained."""
+        return {"policy": self.policy}
+
+    @property
+    def price(self) -> str:
+        """What a nat of KL costs now, in words; empty where nothing is paid for it."""
+        return ""
+
+    def make_dearer(self, kept: Mapping[str, Any]) -> str:
+        """After a rollback to `kept`: what else changes, in words."""
+        return ""
+
+    def learnt(self) -> dict[str, Any]:
+        """What is learnt and steered: what a rollback brings back."""
+        return {name: learner.state() for name, learner in self.learners.items()}
 
     def state(self) -> dict[str, Any]:
+        """All that a later sitting needs, streaks and rollbacks included."""
         return {
-            "policy": self.policy.state(),
+            **self.learnt(),
             "guards": self.guards.state(),
-            "best": self.best,
-            "start": self.start,
-            "evaluations": self.evaluations,
+            "best": self.best.state(),
+            "rollbacks": self.rollbacks,
             "stopped": self.stopped,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.policy.load(state["policy"])
+        """Go on where `state` was taken."""
+        for name, learner in self.learners.items():
+            learner.load(state[name])
         self.guards.load(state["guards"])
-        self.best, self.start = dict(state["best"]), dict(state["start"])
-        self.evaluations, self.stopped = state["evaluations"], state["stopped"]
-
-
-def parts_measured(episodes: Episodes) -> dict[str, float]:
-    """Means over the answers: `score_NAME` of each part of a composed score, and an ensemble's `disagreement`."""
-    found = {f"score_{name}": float(values.mean()) for name, values in episodes.parts.items()}
-    return found | ({} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement.mean())})
+        self.best.load(state["best"])
+        self.rollbacks, self.stopped = state["rollbacks"], state["stopped"]
 
 
 def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
@@ -166,20 +214,3 @@ def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt
     if not held_out:
         run.journal.event(STAGE, "warning", message="no prompt is held out: the best model is chosen on training prompts")
     return tuple(prompts), tuple((held_out or prompts)[: asked.eval_prompts])
-
-
-def _shown(episodes: Episodes, kls: Sequence[float], golds: Sequence[float] | None) -> list[dict[str, Any]]:
-    rows = []
-    for i in range(min(SHOWN, len(episodes.prompts))):
-        row: dict[str, Any] = {
-            "prompt": episodes.prompts[i].text,
-            "response": episodes.texts[i],
-            "reward": float(episodes.scores[i]),
-            "kl": kls[i],
-            "length": len(episodes.completions[i].ids),
-            "ended": bool(episodes.ended[i]),
-        }
-        row |= {"parts": {name: float(values[i]) for name, values in episodes.parts.items()}} if episodes.parts else {}
-        row |= {} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement[i])}
-        rows.append(row | ({"gold": golds[i]} if golds is not None else {}))
-    return rows

@@ -1,0 +1,70 @@
+"""The best model so far, on disk with the whole state that it was in, so that a guard can put the run back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sawyer.engine import load_checkpoint, put_state
+from sawyer.errors import RunError
+from sawyer.models import Speaker, open_speaker, save_model
+from sawyer.runs import replace_folder
+
+
+class Best:
+    """Among the evaluations whose KL is within `budget` and that give at most `alike` of the prompts one answer, the one with
+    the highest held-out reward; the first evaluation, of the SFT model, whatever it is."""
+
+    def __init__(self, folder: Path, *, budget: float, alike: float) -> None:
+        self.folder, self.budget, self.alike = folder, budget, alike
+        self.start: dict[str, float] = {}  # step, reward and kl of the first evaluation
+        self.found: dict[str, float] = {}  # of the best one
+        self.evaluations = 0
+
+    def offer(self, step: int, held_out: Mapping[str, float]) -> bool:
+        """Take an evaluation's figures; whether it is the best so far, and so must be kept."""
+        self.evaluations += 1
+        now = {"step": float(step), "reward": held_out["held_out_reward"], "kl": held_out["held_out_kl"]}
+        if not self.start:
+            self.start = self.found = now
+            return True
+        within = now["kl"] <= self.budget and held_out["held_out_same_answer"] <= self.alike
+        if within and now["reward"] > self.found["reward"]:
+            self.found = now
+            return True
+        return False
+
+    def keep(self, speaker: Speaker, state: dict[str, Any]) -> None:
+        """Write the policy as it is now, with the state from which all of the run goes on."""
+        with replace_folder(self.folder) as new:
+            save_model(new, speaker.model, speaker.tokenizer)
+            put_state(new, state)
+
+    def kept(self) -> dict[str, Any]:
+        """The state that was kept."""
+        state = load_checkpoint(self.folder)
+        if state is None:
+            raise RunError(f"{self.folder} is gone", why="the run cannot be put back to its best model", todo="run rl again")
+        return state
+
+    def open(self) -> Speaker:
+        """The policy that was kept."""
+        return open_speaker(self.folder)
+
+    def why(self, of: int) -> str:
+        """Which step is kept and for what reason, in words; `of` is the number of steps done."""
+        return (
+            f"kept the model after update {int(self.found['step'])} of {of}: held-out reward {self.found['reward']:.3f}, the "
+            f"best of {self.evaluations} evaluations whose KL ({self.found['kl']:.2f} nats) is within {self.budget:g} "
+            f"and that give at most {self.alike:.0%} of the prompts one and the same answer"
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Its figures, as plain values."""
+        return {"start": self.start, "found": self.found, "evaluations": self.evaluations}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self.start, self.found = dict(state["start"]), dict(state["found"])
+        self.evaluations = int(state["evaluations"])
