@@ -143,6 +143,11 @@ TABLE: dict[str, Change | list[Change]] = {
     "rl.score_clip": Change(0.5, "metrics"),
     "rl.missing_eos_penalty": Change(0.0, "metrics"),
     "rl.value_start": [Change("policy", "metrics"), Change("shared", "metrics")],
+    "rl.guards": Change(
+        {"length_paid": {"action": "stop", "streak": 1, "threshold": 0.0}, "kl_budget": {"threshold": 0.0, "streak": 1}},
+        "metrics",
+    ),
+    "rl.rollbacks": Change(0, "metrics", "rl", {"rl.guards": {"kl_budget": {"threshold": 0.0, "streak": 1}}}),
     "rl.eval_every": Change(1, "metrics"),
     "rl.held_out": Change(0.1, "metrics"),
     "rl.eval_prompts": Change(3, "metrics"),

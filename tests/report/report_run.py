@@ -180,7 +180,7 @@ def _rl(journal: Journal, rng: random.Random, hostile: bool) -> None:
             "reward": 0.75 * up - 0.05 + 0.05 * rng.gauss(0, 1), "score": 0.95 * up + 0.06 * rng.gauss(0, 1),
             "kl": 3.4 * up + 0.1 * rng.random(), "kl_coefficient": 0.05, "length": 14 + 2 * up + rng.gauss(0, 0.4),
             "eos_share": min(1.0, 0.96 + 0.04 * up), "distinct_2": 0.62 - 0.1 * up, "same_answer": 0.02 + 0.01 * rng.random(),
-            "entropy": 1.6 - 0.9 * up, "policy_loss": -0.01, "value_loss": 0.4 - 0.2 * up,
+            "sampled_entropy": 1.6 - 0.9 * up, "policy_loss": -0.01, "value_loss": 0.4 - 0.2 * up,
             "clip_fraction": 0.03 + 0.02 * rng.random(),
             "approx_kl": 0.004 + 0.002 * rng.random(), "explained_variance": 0.6 * up, "grad_norm": 0.7, "value_grad_norm": 0.9,
             "learning_rate": 3e-4 * (1 - update / 60),

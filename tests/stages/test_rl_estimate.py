@@ -151,8 +151,8 @@ def test_figures_per_response_and_per_token(measured: Any) -> None:
     assert found["kl"] == pytest.approx(sum(kls) / 12, abs=1e-4)
     assert found["reward"] == pytest.approx(sum(rewards) / 12, abs=1e-4)
     assert found["score"] == pytest.approx(sum(episodes.scores.tolist()) / 12, abs=1e-5)
-    assert found["entropy"] == pytest.approx(entropy / tokens, abs=1e-5)
-    assert found["entropy"] != pytest.approx(entropy / experience.mask.numel(), abs=1e-3)
+    assert found["sampled_entropy"] == pytest.approx(entropy / tokens, abs=1e-5)
+    assert found["sampled_entropy"] != pytest.approx(entropy / experience.mask.numel(), abs=1e-3)
     assert found["length"] == tokens / 12
     assert found["eos_share"] == pytest.approx(Counter(episodes.ended.tolist())[True] / 12)
     assert found["distinct_2"] == len(set(bigrams)) / len(bigrams)

@@ -22,7 +22,7 @@ FALL = 0.5  # points of gold below the SFT model's that are too many
 NO_GOLD = {"held_out_gold": {"action": "off"}}  # as on data of one's own, where nobody knows the truth
 
 
-def asked(root: Path, guards: Any) -> Config:
+def asked(root: Path, guards: Any, eval_every: int = 1) -> Config:
     """The demo's rates, small: KL off, 12 updates of 64 answers."""
     rl = {
         "prompts": [str(root / "prompts.jsonl")],
@@ -33,7 +33,7 @@ def asked(root: Path, guards: Any) -> Config:
         "temperature": 1.0,
         "max_new_tokens": 48,
         "kl": {"coefficient": 0.0, "budget": 20.0},
-        "eval_every": 1,
+        "eval_every": eval_every,
         "eval_prompts": 96,
         "held_out": 0.3,
         "guards": guards,
@@ -61,11 +61,11 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def reinforced(root: Path, guards: Any) -> tuple[dict[str, Any], list[float]]:
+def reinforced(root: Path, guards: Any, eval_every: int = 1) -> tuple[dict[str, Any], list[float]]:
     """(figures, held-out gold at each evaluation) of a run begun anew."""
     with open_run(root / "run") as run:
         run.journal.clear("rl")
-        figures = import_module("sawyer.stages.rl").train(asked(root, guards), run)
+        figures = import_module("sawyer.stages.rl").train(asked(root, guards, eval_every), run)
         golds = [row["held_out_gold"] for row in run.journal.rows("rl") if "held_out_gold" in row]
     for folder in ("checkpoint", "best"):
         for path in sorted((root / "run" / "rl" / folder).rglob("*"), reverse=True):
@@ -81,7 +81,7 @@ def test_guards_stop_what_loves_length_before_it_costs_the_truth(root: Path) -> 
     assert "what to try: see reward/trust.json" in figures["stopped"]
     assert figures["updates"] <= 3
     assert min(golds) > golds[0] - FALL, golds
-    free, falling = reinforced(root, "off")
+    free, falling = reinforced(root, "off", eval_every=6)
     assert free["stopped"] == "" and free["updates"] == 12
     assert falling[0] == golds[0]
     assert falling[-1] < golds[0] - 2 * FALL, falling

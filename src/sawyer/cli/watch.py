@@ -14,7 +14,7 @@ from sawyer.cli.screen import chip, say
 from sawyer.runs import STAGES, clock
 
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
-STYLES = {"warning": "yellow", "guard": "yellow", "waiting": "yellow"}
+STYLES = {"warning": "yellow", "guard": "yellow", "rollback": "yellow", "waiting": "yellow"}
 SILENT = ("save", "interrupted")  # too frequent, and told in the end
 
 

@@ -25,7 +25,7 @@ from sawyer.stages.report.words import (
     verdict_words,
 )
 
-TOLD = ("plan", "thinned", "warning", "guard", "kept", "resume", "waiting", "scored", "interrupted")
+TOLD = ("plan", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored", "interrupted")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
