@@ -353,7 +353,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
         for index in range(2):
             work.step(index)
         work.evaluate(2)
-        torch.save(work._learnt(), tmp_path / "best.pt")
+        torch.save(work.learnt(), tmp_path / "best.pt")
         for index in range(2, 4):
             work._learn(index)
         work._roll_back(4)

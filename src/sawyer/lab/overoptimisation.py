@@ -10,9 +10,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from sawyer.config import Config, Kl, wanted
+from sawyer.config import Config, Guard, GuardName, Kl, wanted
 from sawyer.errors import ConfigError
 from sawyer.lab.draws import Draws, draw
 from sawyer.lab.series import DEMO_SECONDS, Source, Tell, in_turn, is_done, lend, make_shared, named, silent, source_of
@@ -143,6 +143,10 @@ def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
         "episodes": count,
         "kl": Kl(coefficient=0.0, target=None, horizon=asked.kl.horizon, budget=NO_BUDGET),
         "eval_every": max(1, count // asked.batch_size // EVALUATIONS),
+        "guards": {
+            name: Guard(threshold=None, streak=None, action="stop" if name == "non_finite" else "off")
+            for name in get_args(GuardName)
+        },
     }
     return config.model_copy(update={"out": str(root / "rl"), "rl": asked.model_copy(update=changes)})
 
