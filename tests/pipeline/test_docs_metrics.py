@@ -74,7 +74,7 @@ def unseen(names: set[str], known: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def written(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any) -> dict[str, set[str]]:
-    """What the straight run wrote, and a run with an ensemble that is paid for in parts."""
+    """What the straight run wrote, a run with an ensemble that is paid for in parts, and GRPO."""
     found = metrics(tiny.straight())
     found["summary.json"] = set(leaves(json.loads(Layout(tiny.straight()).summary.read_text(encoding="utf-8"))))
     out = tiny.prefix("reward", tmp_path_factory.mktemp("parts") / "run")
@@ -83,7 +83,9 @@ def written(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any)
         shrinking(patch)
         for stage in ("reward", "rl"):
             tiny.run(out, {"reward.ensemble": {"members": 2, "by": "heads"}, "rl.rewards": parts, "rl.episodes": 8}, only=stage)
-    for stage, names in metrics(out).items():
+        group = tiny.prefix("rl", tmp_path_factory.mktemp("grpo") / "run")
+        tiny.run(group, {"rl.algorithm": "grpo", "rl.episodes": 8}, only="rl")
+    for stage, names in (*metrics(out).items(), *metrics(group).items()):
         found[stage] |= names
     found["summary.json"] |= set(leaves(json.loads(Layout(out).summary.read_text(encoding="utf-8"))))
     return found

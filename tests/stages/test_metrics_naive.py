@@ -352,7 +352,7 @@ def test_every_figure_of_sft(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.
                 if row.trained[t]:
                     loss = loss - torch.log_softmax(logits[t - 1], 0)[row.ids[t]]
                     tokens += 1
-        losses.append(float(loss) / tokens)
+        losses.append(float(loss.detach()) / tokens)
         rate = 1e-2 * ((index + 1) / rising if index < rising else (steps - index) / (steps - rising))
         by_hand = {"loss": losses[-1], "tokens": tokens, "learning_rate": rate, "grad_norm": norm_of(loss / tokens, model)}
         assert rows[index].keys() == {"stage", "step", *by_hand}
