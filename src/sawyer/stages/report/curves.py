@@ -175,13 +175,7 @@ def _rl(facts: Facts, rows: Rows) -> list[Panel]:
             share=True,
             zero=True,
         ),
-        panel(
-            "Entropy",
-            "nats a token; falls as answers settle, near zero they are all alike",
-            one("sampled_entropy"),
-            held("held_out_entropy"),
-            zero=True,
-        ),
+        panel("Entropy", "nats a token; near zero all are alike", one("sampled_entropy"), held("held_out_entropy"), zero=True),
         panel(
             "Distinct bigrams",
             "share of a batch's word pairs that differ; a fall is collapse",
