@@ -44,6 +44,12 @@ class Data:
 
 MODEL = {"base": None}
 HEADS = {"reward.ensemble.by": "heads"}
+# An `rl` section that best_of_n and dpo know all of.
+OFFLINE = {
+    "rl": {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3, "algorithm": "best_of_n"},
+    "rl.prompts": [Data("prompts.jsonl")],
+}
+PAIRS = {**OFFLINE, "rl.algorithm": "dpo", "rl.batch_size": 16, "rl.learning_rate": 1e-3}
 OTHER_NAMES = {
     "classify": Data("moved.tsv"),
     "sft": Data("instructions.json", {"instruction": "order", "output": "reply"}),
@@ -122,8 +128,19 @@ TABLE: dict[str, Change | list[Change]] = {
     "rl.rewards": Change([{"name": "gold", "function": "sawyer.worlds:golds"}], "metrics"),
     "rl.prompts": Change([Data("held_out.jsonl")], "metrics"),
     "rl.columns": Change({"order": "prompt"}, "accepted"),
-    "rl.algorithm": [Change("rloo", "metrics"), Change("grpo", "metrics"), Change("reinforce-of-1992", "refused")],
-    "rl.group": [Change(2, "metrics"), Change(2, "metrics", "rl", {"rl.algorithm": "grpo"})],
+    "rl.algorithm": [
+        Change("rloo", "metrics"),
+        Change("grpo", "metrics"),
+        Change("dpo", "metrics", "rl", OFFLINE),
+        Change("best_of_n", "metrics", "rl", {**OFFLINE, "rl.algorithm": "dpo"}),
+        Change("reinforce-of-1992", "refused"),
+    ],
+    "rl.group": [
+        Change(2, "metrics"),
+        Change(2, "metrics", "rl", {"rl.algorithm": "grpo"}),
+        Change(3, "metrics", "rl", OFFLINE),
+    ],
+    "rl.beta": Change(1.0, "metrics", "rl", PAIRS),
     "rl.episodes": Change(24, "metrics"),
     "rl.batch_size": Change(4, "metrics"),
     "rl.minibatches": Change(4, "metrics"),
@@ -294,6 +311,8 @@ def resolved(tiny: Any, out: Path, value: Any) -> Any:
     """Files and models by their paths, files with other columns written first."""
     if isinstance(value, list):
         return [resolved(tiny, out, item) for item in value]
+    if isinstance(value, Mapping):
+        return {name: resolved(tiny, out, inside) for name, inside in value.items()}
     if isinstance(value, Data):
         return str(written(tiny, out, value))
     if value == "elsewhere":

@@ -313,6 +313,7 @@ def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path
         ({"algorithm": "rloo", "group": 1}, "rl.group: rloo compares the answers to one prompt and needs 2 at least"),
         ({"algorithm": "grpo", "group": 3}, "rl.group: 3 answers a prompt do not divide a batch of 8"),
         ({"value_start": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: shared"),
+        ({"beta": 0.1}, "rl.beta: it means nothing to ppo, only to dpo"),
     ],
 )
 def test_what_means_nothing_is_refused(tiny: Fixture, tmp_path: Path, asked: dict[str, Any], told: str) -> None:
@@ -327,6 +328,45 @@ def test_rewards_that_add_up_to_nothing_are_refused(tiny: Fixture, tmp_path: Pat
     with pytest.raises(ConfigError, match="the weights are all 0 or cancel"):
         tiny.rl_config(tmp_path, rewards=parts)
     tiny.rl_config(tmp_path, rewards=[*parts, {"name": "other", "model": str(tiny.reward), "weight": 1.0}])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "given"),
+    [
+        ("dpo", {"group": 4}),
+        ("dpo", {"episodes": 64}),
+        ("dpo", {"minibatches": 4}),
+        ("dpo", {"clip": 0.2}),
+        ("dpo", {"score_clip": 2.0}),
+        ("dpo", {"kl": {"coefficient": 0.05}}),
+        ("dpo", {"kl": {"target": 6.0}}),
+        ("dpo", {"lam": 0.95}),
+        ("best_of_n", {"batch_size": 8}),
+        ("best_of_n", {"epochs": 2}),
+        ("best_of_n", {"learning_rate": 1e-4}),
+        ("best_of_n", {"kl": {"budget": 20.0}}),
+        ("best_of_n", {"eval_every": 10}),
+        ("best_of_n", {"rollbacks": 1}),
+        ("best_of_n", {"group": 1}),
+    ],
+)
+def test_what_means_nothing_without_a_rollout_is_refused(
+    tiny: Fixture, tmp_path: Path, algorithm: str, given: dict[str, Any]
+) -> None:
+    plain = tiny.rl_config(tmp_path).model_dump()
+    asked = {"prompts": [str(tiny.prompts)], "algorithm": algorithm}
+    checked({**plain, "rl": asked})
+    with pytest.raises(ConfigError, match=rf"rl\.{next(iter(given))}.* {algorithm}"):
+        checked({**plain, "rl": {**asked, **given}})
+
+
+def test_dpo_needs_judgements(tiny: Fixture, tmp_path: Path) -> None:
+    paid = [{"name": "gold", "function": "sawyer.worlds:golds"}]
+    tree = {**tiny.rl_config(tmp_path).model_dump(), "reward": None}
+    asked = {"prompts": [str(tiny.prompts)], "rewards": paid}
+    checked({**tree, "rl": asked})
+    with pytest.raises(ConfigError, match=r"rl\.algorithm: dpo learns from the judgements"):
+        checked({**tree, "rl": {**asked, "algorithm": "dpo"}})
 
 
 @pytest.mark.parametrize(("algorithm", "group"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])

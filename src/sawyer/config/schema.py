@@ -19,7 +19,7 @@ from pydantic import (
 from sawyer.config.own import own_names
 from sawyer.errors import ConfigError
 
-Algorithm = Literal["ppo", "rloo", "grpo"]
+Algorithm = Literal["ppo", "rloo", "grpo", "dpo", "best_of_n"]
 LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
 
 
@@ -225,11 +225,18 @@ class RewardPart(Section):
         return self
 
 
+ONLINE = ("ppo", "rloo", "grpo")  # they learn from answers that they sample
+LEARNING = (*ONLINE, "dpo")
 # Settings of `rl` that not every algorithm knows, and which do: with another one they are refused, they would do nothing.
 KNOWN_TO: Mapping[str, tuple[str, ...]] = {
+    "group": (*ONLINE, "best_of_n"),
+    **dict.fromkeys(("episodes", "minibatches", "clip", "score_clip"), ONLINE),
+    **dict.fromkeys(("kl.coefficient", "kl.target", "kl.horizon"), ONLINE),
+    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "rollbacks"), LEARNING),
     **dict.fromkeys(("gamma", "lam", "value_learning_rate", "value_clip", "value_start"), ("ppo",)),
+    "beta": ("dpo",),
 }
-GROUPS = {"rloo": 4, "grpo": 4}  # answers a prompt where none are asked for; ppo takes one
+GROUPS = {"rloo": 4, "grpo": 4, "best_of_n": 8}  # answers a prompt where none are asked for; ppo takes one
 
 
 class Guard(Section):
@@ -241,23 +248,29 @@ class Guard(Section):
 
 
 class Rl(Section):
-    """Reinforcement learning against the reward model; `KNOWN_TO` says which algorithm knows what."""
+    """Reinforcement learning against the reward model, and what is compared with it. `KNOWN_TO` says who knows what."""
 
     prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     algorithm: Algorithm = Field(
-        "ppo",
-        description="how advantages are estimated: with a value network, or within the answers to one prompt (rloo, grpo)",
+        "ppo", description="with a value network, by groups of answers (rloo, grpo), on judged pairs, or without training"
     )
     group: int = Field(
         default_factory=lambda asked: GROUPS.get(asked.get("algorithm", "ppo"), 1),
         ge=1,
-        description="answers a prompt, which must divide the batch size: 1 with ppo, 4 with rloo and grpo",
+        description="answers a prompt, which must divide the batch size: 1 with ppo, 4 with rloo and grpo; n of best_of_n, 8",
     )
     episodes: int = Field(4096, ge=1, description="answers in all")
-    batch_size: int = Field(64, ge=1, description="answers an update; must divide the episodes")
+    batch_size: int = Field(
+        64, ge=1, description="answers an update, must divide the episodes; dpo: prompts, each with all its pairs"
+    )
     minibatches: int = Field(4, ge=1, description="optimizer steps an epoch; must divide the batch size")
-    epochs: int = Field(4, ge=1, description="passes over an update's answers")
+    epochs: int = Field(
+        default_factory=lambda asked: 1 if asked.get("algorithm") == "dpo" else 4,
+        ge=1,
+        description="passes over an update's answers, 4; dpo: over the prompts with pairs, 1",
+    )
+    beta: float = Field(0.1, gt=0, description="dpo: how much a nat of log-ratio to the SFT model counts")
     learning_rate: float = Field(1e-5, gt=0, description="of the policy, falling linearly")
     value_learning_rate: float | None = Field(None, gt=0, description="of the value network; none given: the policy's")
     temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-prob")
@@ -290,6 +303,11 @@ class Rl(Section):
         """Whether the run's own reward model is a part of what is paid for."""
         return not self.rewards or any(part.is_stage for part in self.rewards)
 
+    @property
+    def is_online(self) -> bool:
+        """Whether it learns from answers that it samples."""
+        return self.algorithm in ONLINE
+
     def knows(self, name: str) -> bool:
         """Whether the algorithm has a use for this setting, such as `lam` or `kl.target`."""
         return self.algorithm in KNOWN_TO.get(name, get_args(Algorithm))
@@ -297,7 +315,10 @@ class Rl(Section):
     @model_serializer(mode="wrap")
     def _what_is_known(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without the settings that the algorithm has no use for: what is written can be read again."""
-        return {name: value for name, value in plain(self).items() if self.knows(name)}
+        found = {name: value for name, value in plain(self).items() if self.knows(name)}
+        if "kl" in found:
+            found["kl"] = {name: value for name, value in found["kl"].items() if self.knows(f"kl.{name}")}
+        return found
 
     @field_validator("guards", mode="before")
     @classmethod
@@ -308,7 +329,8 @@ class Rl(Section):
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> Rl:
-        for name in sorted(self.model_fields_set):
+        given = [*self.model_fields_set, *(f"kl.{name}" for name in self.kl.model_fields_set)]
+        for name in sorted(given):
             if not self.knows(name):
                 raise ValueError(
                     f"rl.{name}: it means nothing to {self.algorithm}, only to {', '.join(KNOWN_TO[name])}; leave it out"
@@ -337,8 +359,10 @@ class Rl(Section):
 
     @model_validator(mode="after")
     def _divides(self) -> Rl:
-        if self.algorithm in ("rloo", "grpo") and self.group < 2:
+        if self.algorithm in ("rloo", "grpo", "best_of_n") and self.group < 2:
             raise ValueError(f"rl.group: {self.algorithm} compares the answers to one prompt and needs 2 at least")
+        if not self.is_online:
+            return self
         if self.batch_size % self.group:
             raise ValueError(f"rl.group: {self.group} answers a prompt do not divide a batch of {self.batch_size} answers")
         if self.batch_size % self.minibatches:
@@ -392,6 +416,10 @@ class Config(Section):
             missing = [name for name in before if getattr(self, name) is None]
             if getattr(self, stage) is not None and missing:
                 raise ValueError(f"{stage}: it builds on {' and '.join(missing)}, which the file does not name")
+        if self.rl is not None and self.rl.algorithm == "dpo" and self.reward is None:
+            raise ValueError(
+                "rl.algorithm: dpo learns from the judgements that `reward:` names, and the file has no such section"
+            )
         if self.reward is not None and not self.reward.data and self.collect is None:
             raise ValueError("reward.data: no file is named and no `collect:` section gathers answers")
         return self

@@ -48,7 +48,9 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     A hub id is told by its commit, as `pins_of` has it.
     """
     found, given = {}, given_models(config, stage)
-    for parent in PARENTS[stage]:
+    # DPO reads the collected answers itself; the other algorithms know them through the reward model.
+    pairs = ("collect",) if stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo" else ()
+    for parent in (*PARENTS[stage], *pairs):
         path = product(run.layout, parent)
         if stage == "classify" and given:  # it starts from a model of its own
             continue

@@ -15,6 +15,8 @@ from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
 from sawyer.models import PolicyWithValue, save_model
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder
+from sawyer.stages.rl.best_of_n import best_of_n
+from sawyer.stages.rl.dpo import DpoWork
 from sawyer.stages.rl.gates import final_gates
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.measures import batch_measures
@@ -25,11 +27,14 @@ from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
-    """Train the policy against the reward model; save the best one; returns the key figures."""
+    """Train the policy against the reward model, or on the pairs that it was trained on; save the best one; returns the key
+    figures. Best-of-n trains nothing and is measured alone."""
     asked = wanted(config.rl, "rl")
-    work = RlWork(config, run)
+    if asked.algorithm == "best_of_n":
+        return best_of_n(config, run)
+    work = DpoWork(config, run) if asked.algorithm == "dpo" else RlWork(config, run)
     run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}")
-    done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
+    done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show=work.shown)
     stop_if_asked(run, STAGE)
     last = work.close(done)
     run.journal.metrics(STAGE, done, last)
@@ -83,7 +88,6 @@ class RlWork(PolicyWork):
 
     @property
     def plan(self) -> str:
-        """What is about to be done, in words."""
         asked, beside = self.asked, "policy and reference"
         if asked.algorithm == "ppo":
             beside = "policy with value head, and reference" if self.value is None else "policy, reference and value network"
@@ -120,7 +124,9 @@ class RlWork(PolicyWork):
             return metrics
         report = update(experience, self.policy, self.value, self.config, self.place, index)
         if index == 0:
-            self._step_zero(episodes, experience, report)
+            self._step_zero(
+                episodes, experience, ratio_error=report.first_ratio_error, clip_fraction=report.first_clip_fraction
+            )
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
         return metrics | report.metrics
 

@@ -15,7 +15,6 @@ from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
-from sawyer.stages.rl.ppo import Report
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, open_scorer, own_disagreement
 from sawyer.stages.rl.zero import measured
@@ -30,6 +29,7 @@ class PolicyWork:
 
     policy: Learner
     steps: int
+    shown = "score"  # the figure beside the progress bar
 
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.asked, self.run = config, wanted(config.rl, "rl"), run
@@ -51,9 +51,19 @@ class PolicyWork:
         self.best = Best(
             run.layout.best(STAGE), budget=self.asked.kl.budget, alike=1.0 if alike.action == "off" else alike.threshold
         )
-        self.judged: dict[str, list[float]] = {}  # what the last evaluation found, by prompt
+        self.found: HeldOut | None = None  # the last evaluation's answers
+        self.judged: dict[str, list[float]] = {}  # and what they are worth, by prompt
         self.rollbacks = 0
         self.stopped: str | None = None
+
+    @property
+    def plan(self) -> str:
+        """What is about to be done, in words."""
+        raise NotImplementedError
+
+    def step(self, index: int) -> Mapping[str, float] | None:
+        """Evaluate if it is time to, and learn once; None once a guard has stopped the run."""
+        raise NotImplementedError
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
@@ -70,7 +80,7 @@ class PolicyWork:
             golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
             self.judged["gold"] = golds
         policy = self.policy_speaker.model
-        found = HeldOut(
+        found = self.found = HeldOut(
             episodes=episodes,
             logprobs=logprobs_of(policy, episodes.rows, self.config, self.place),
             ref_logprobs=logprobs_of(self.reference, episodes.rows, self.config, self.place),
@@ -94,14 +104,14 @@ class PolicyWork:
             self._put_back()
             return self.evaluate(done)
 
-    def _step_zero(self, episodes: Episodes, experience: Experience, report: Report) -> None:
+    def _step_zero(self, episodes: Episodes, experience: Experience, *, ratio_error: float, clip_fraction: float = 0.0) -> None:
         found = measured(
             episodes,
             experience,
             reference=self.reference,
             scorer=self.scorer,
-            ratio_error=report.first_ratio_error,
-            clip_fraction=report.first_clip_fraction,
+            ratio_error=ratio_error,
+            clip_fraction=clip_fraction,
             config=self.config,
             run=self.run,
             place=self.place,

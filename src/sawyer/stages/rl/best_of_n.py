@@ -1,0 +1,144 @@
+"""Best-of-n: the control that trains nothing. Of n answers by the SFT model, the one that is paid best is given.
+
+What `rl/model` then holds is the SFT model, whose config.json says `best_of: n`: the policy is that model together with the
+reward and n. It moves from the SFT model by at most log n - (n-1)/n nats (Stiennon et al. 2020), which is told as a bound.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sawyer.config import Config, wanted
+from sawyer.engine import choose_place, generator, run_steps, stop_if_asked
+from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
+from sawyer.models import open_speaker, save_model
+from sawyer.runs import Gate, Run, replace_folder
+from sawyer.stages.rl.guards import same_answer
+from sawyer.stages.rl.measures import SHOWN
+from sawyer.stages.rl.rollout import collect, finite
+from sawyer.stages.rl.scorers import open_scorer, tell_cut
+from sawyer.stages.rl.work import STAGE, prompts_of
+from sawyer.worlds import gold
+
+PROMPTS_A_STEP = 32
+
+
+def best_of_n(config: Config, run: Run) -> dict[str, Any]:
+    """Answer the held-out prompts n times each and keep the best; returns the key figures."""
+    n = wanted(config.rl, "rl").group
+    work = BestOfN(config, run)
+    run.journal.event(
+        STAGE,
+        "plan",
+        message=f"best_of_n: nothing is trained; {len(work.held_out):,} held-out prompts are answered {n} times each",
+    )
+    run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
+    stop_if_asked(run, STAGE)
+    last = work.figures()
+    run.journal.samples(STAGE, work.steps, work.samples())
+    run.journal.metrics(STAGE, work.steps, last)
+    tell_cut(run, work.scorer)
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, work.speaker.model, work.speaker.tokenizer, {"best_of": n})
+    figures: dict[str, Any] = {
+        "algorithm": "best_of_n",
+        "best_of": n,
+        "reward_sft": last["held_out_reward_sft"],
+        "reward_best": last["held_out_reward"],
+        "kl_bound": last["kl_bound"],
+        "stopped": "",
+    }
+    gain = figures["reward_best"] - figures["reward_sft"]
+    run.journal.gate(
+        Gate(
+            stage=STAGE,
+            name="rl_improves",
+            verdict="ok" if gain > 0 else "warn",
+            value=figures["reward_best"],
+            threshold=figures["reward_sft"],
+            message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} by choosing the best of {n}",
+            advice="the SFT model's answers to a prompt are all worth the same to the reward: raise rl.temperature or rl.group",
+        )
+    )
+    return figures
+
+
+class BestOfN:
+    """Some held-out prompts a step, n answers each; what a step draws depends on its number alone."""
+
+    def __init__(self, config: Config, run: Run) -> None:
+        self.config, self.asked = config, wanted(config.rl, "rl")
+        self.speaker = open_speaker(run.layout.model("sft"))
+        self.place = choose_place(config.device, config.precision, width=self.speaker.width)
+        self.speaker.model.to(self.place.device)
+        self.scorer = open_scorer(config, run, self.place.device)
+        _, self.held_out = prompts_of(config, run, self.speaker)
+        self.steps = math.ceil(len(self.held_out) / PROMPTS_A_STEP)
+        self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order
+
+    def step(self, index: int) -> Mapping[str, float]:
+        n = self.asked.group
+        prompts = self.held_out[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
+        draw = generator(self.config.seed, STAGE, "best_of_n", index)
+        asked = [prompt for prompt in prompts for _ in range(n)]
+        episodes = finite(collect(self.speaker, asked, self.scorer, self.config, self.place, draw))
+        rewards = missing_eos(episodes.scores, episodes.ended, self.asked.missing_eos_penalty).tolist()
+        for place, prompt in enumerate(prompts):
+            mine = range(place * n, (place + 1) * n)
+            best = max(mine, key=lambda i: rewards[i])  # the first of equals
+            self.chosen.append(
+                {
+                    "response": episodes.texts[best],
+                    "ids": list(episodes.completions[best].ids),
+                    "score": float(episodes.scores[best]),
+                    "reward": rewards[best],
+                    "reward_sft": sum(rewards[i] for i in mine) / n,
+                    "ended": bool(episodes.ended[best]),
+                    "parts": {name: float(values[best]) for name, values in episodes.parts.items()},
+                    "disagreement": None if episodes.disagreement is None else float(episodes.disagreement[best]),
+                    "gold": None if self.config.world is None else gold(prompt.text, episodes.texts[best]).score,
+                }
+            )
+        here = self.chosen[-len(prompts) :]
+        return {"score": _mean(here, "score"), "reward": _mean(here, "reward"), "reward_sft": _mean(here, "reward_sft")}
+
+    def figures(self) -> dict[str, float]:
+        """Of all chosen answers; `held_out_reward_sft` is the mean over all n of a prompt, what the SFT model gets."""
+        found, ids = self.chosen, [one["ids"] for one in self.chosen]
+        texts = [one["response"] for one in found]
+        told = {
+            "held_out_reward": _mean(found, "reward"),
+            "held_out_reward_sft": _mean(found, "reward_sft"),
+            "held_out_score": _mean(found, "score"),
+            "held_out_length": sum(map(len, ids)) / len(ids),
+            "held_out_eos_share": _mean(found, "ended"),
+            "held_out_distinct_2": distinct_n(ids, 2),
+            "held_out_same_answer": same_answer([prompt.messages for prompt in self.held_out], texts),
+            "kl_bound": best_of_n_kl(self.asked.group),
+            **{f"held_out_score_{name}": sum(one["parts"][name] for one in found) / len(found) for name in found[0]["parts"]},
+        }
+        for name in ("gold", "disagreement"):
+            told |= {} if found[0][name] is None else {f"held_out_{name}": _mean(found, name)}
+        return told
+
+    def samples(self) -> list[dict[str, Any]]:
+        """The first chosen answers as samples.jsonl shows them."""
+        rows = []
+        for prompt, one in list(zip(self.held_out, self.chosen, strict=True))[:SHOWN]:
+            row = {"prompt": prompt.text, "response": one["response"], "reward": one["score"], "length": len(one["ids"])}
+            row |= {"ended": one["ended"], "best_of": self.asked.group}
+            row |= {name: one[name] for name in ("parts", "disagreement", "gold") if one[name] not in (None, {})}
+            rows.append(row)
+        return rows
+
+    def state(self) -> dict[str, Any]:
+        return {"chosen": self.chosen}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self.chosen = [dict(one) for one in state["chosen"]]
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float:
+    return float(sum(row[name] for row in rows)) / len(rows)

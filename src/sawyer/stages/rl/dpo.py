@@ -1,0 +1,156 @@
+"""DPO: the policy learns from judged pairs, without sampling and without asking the reward model (arXiv 2305.18290).
+
+-log sigmoid(beta [(log pi/pi_ref)(y_w) - (log pi/pi_ref)(y_l)]), the mean over the pairs of the batch; log-probs at
+temperature 1, sums over the response's tokens and EOS. The reward model and the world judge the policy at its evaluations,
+which are those of the other algorithms: same prompts, same draws, same guards, same choice of the best model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sawyer.config import Config
+from sawyer.engine import Learner, batch_indices
+from sawyer.errors import NotFiniteError
+from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
+from sawyer.models import policy_logprobs
+from sawyer.runs import Run
+from sawyer.stages.rl.guards import raised
+from sawyer.stages.rl.pairs import PairedPart, load_pairs, paired_parts
+from sawyer.stages.rl.rollout import Experience
+from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
+from sawyer.text import pad_right
+
+
+@dataclass(slots=True)
+class Sums:
+    """Running sums over the pairs of one batch."""
+
+    margins: float = 0.0
+    right: float = 0.0
+    ratio_error: float = 0.0  # the largest |pi / pi_ref - 1| of a token
+
+
+class DpoWork(PolicyWork):
+    """One step is one optimizer step on a batch of prompts with all their pairs."""
+
+    shown = "loss"
+
+    def __init__(self, config: Config, run: Run) -> None:
+        super().__init__(config, run)
+        asked = self.asked
+        self.beta = asked.beta
+        self.groups = load_pairs(config, run, self.policy_speaker.codec, self.held_out)
+        self.total = asked.epochs * len(self.groups)
+        self.steps = math.ceil(self.total / asked.batch_size)
+        factor = partial(linear_schedule, steps=self.steps, warmup=0)
+        self.policy = Learner(
+            self.policy_speaker.model, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS
+        )
+
+    @property
+    def plan(self) -> str:
+        pairs = sum(len(group.pairs) for group in self.groups)
+        return (
+            f"dpo: {self.steps:,} updates on {pairs:,} pairs of answers to {len(self.groups):,} prompts, "
+            f"{len(self.held_out):,} prompts held out, policy and reference of "
+            f"{self.policy_speaker.parameters / 1e6:.1f} M parameters, {self.place.reason}"
+        )
+
+    def step(self, index: int) -> Mapping[str, float] | None:
+        if self.stopped is not None:
+            return None
+        row = {"beta": self.beta, "rollbacks": float(self.rollbacks)}
+        try:
+            if index % self.asked.eval_every == 0:
+                row |= self._evaluated(index)
+            return row if self.stopped is not None else row | self._learn(index)
+        except NotFiniteError as error:
+            if index == 0 or self.rules["non_finite"].action == "off":
+                raise
+            self._heed(index, self.guards.not_finite(), error.given)
+            return row | {"refused": 1.0}
+
+    def _learn(self, index: int) -> dict[str, float]:
+        chosen = batch_indices(
+            len(self.groups), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+        )
+        groups = [self.groups[i] for i in chosen]
+        count, sums = sum(len(group.pairs) for group in groups), Sums()
+        parts = paired_parts(groups, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens)
+        done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
+        if index == 0:
+            self._check_start(sums.ratio_error)
+        return {
+            "loss": done.loss,
+            "margin": sums.margins / count,
+            "accuracy": sums.right / count,
+            "pairs": float(count),
+            "grad_norm": done.grad_norm,
+            "learning_rate": done.learning_rate,
+        }
+
+    def _check_start(self, ratio_error: float) -> None:
+        """The gates of step zero look at the answers of the evaluation before it: others there are none."""
+        assert self.found is not None
+        episodes, old = self.found.episodes, self.found.logprobs
+        experience = Experience(
+            rows=episodes.rows,
+            mask=pad_right(episodes.rows, 0).trained,
+            old_logprobs=old,
+            ref_logprobs=self.found.ref_logprobs,
+            old_values=None,
+            advantages=torch.zeros_like(old),
+            returns=None,
+            rewards=torch.zeros_like(old),
+        )
+        self._step_zero(episodes, experience, ratio_error=ratio_error)
+
+    def loss(self, part: PairedPart, sums: Sums) -> Tensor:
+        """The sum over the part's pairs; each answer goes through each network once."""
+        batch = part.batch.to(self.place.device)
+        with self.place.autocast():
+            new = policy_logprobs(self.policy_speaker.model, batch).logprobs
+            with torch.no_grad():
+                ref = policy_logprobs(self.reference, batch).logprobs
+        ratios = response_log_ratio(new, ref, batch.trained)
+        found = dpo_loss(ratios[list(part.chosen)], ratios[list(part.rejected)], self.beta)
+        sums.margins += float(found.margins)
+        sums.right += float(found.accuracies)
+        off = (new.detach() - ref)[batch.trained].exp().sub(1).abs().max()
+        sums.ratio_error = max(sums.ratio_error, float(off))
+        return found.total
+
+    def _evaluated(self, index: int) -> dict[str, float]:
+        """Evaluate, and let the guards look at the answers: between two evaluations there are none to look at."""
+        found = self.evaluate(index)
+        batch = {name.removeprefix("held_out_"): value for name, value in found.items()}
+        self._heed(index, self.guards.look(batch))
+        self._heed(index, self.guards.evaluated(self.judged))
+        return found
+
+    def learnt(self) -> dict[str, Any]:
+        """What is learnt and steered."""
+        return super().learnt() | {"beta": self.beta}
+
+    def make_dearer(self, kept: Mapping[str, Any]) -> str:
+        """After a rollback the tie to the reference counts twice as much."""
+        self.beta = raised(max(self.beta, kept["beta"]))
+        return f"; beta is {self.beta:g} from now on"
+
+    @property
+    def price(self) -> str:
+        """How much the tie to the reference counts, in words."""
+        return f", the last with a beta of {self.beta:g}"
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        super().load(state)
+        self.beta = state["beta"]

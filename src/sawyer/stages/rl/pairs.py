@@ -1,0 +1,124 @@
+"""What DPO learns from: the judgements that the reward model learns from, as pairs of answers to one prompt."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from sawyer.config import Config, wanted
+from sawyer.errors import DataError
+from sawyer.records import Pair, Prompt, ScoredAnswers, pairs, read, split
+from sawyer.runs import Run
+from sawyer.text import Batch, Codec, Row, pad_right
+
+STAGE = "rl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paired:
+    """One prompt's answers that are part of a pair, each encoded once.
+
+    Example: of answers with scores 6, 2, 2 the pairs `((0, 1), (0, 2))`: the first is preferred to each of the others.
+    """
+
+    rows: tuple[Row, ...]
+    pairs: tuple[tuple[int, int], ...]  # (preferred, other), places in `rows`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedPart:
+    """Some prompts of a batch: N answers, each once, as one padded batch, and which of them are pairs."""
+
+    batch: Batch  # (N, T)
+    chosen: tuple[int, ...]  # (P,) rows
+    rejected: tuple[int, ...]  # (P,)
+
+
+def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt]) -> tuple[Paired, ...]:
+    """The training side of `reward.data` and of the collected answers, all pairs of a prompt with different scores.
+
+    Prompts on which the policy will be evaluated are left out. What cannot teach is counted in a warning. Raises DataError
+    where no pair is left.
+    """
+    asked, kept = wanted(config.reward, "reward"), {prompt.messages for prompt in held_out}
+    left: Counter[str] = Counter()
+    found: list[Paired] = []
+    records, _ = split(list(_records(config, run)), asked.held_out)
+    for record in records:
+        if record.prompt.messages in kept:
+            left["prompts that the policy is evaluated on"] += 1
+            continue
+        responses, better = _judged(record, left)
+        rows = [codec.answer(record.prompt, response) for response in responses]
+        if not all(any(row.trained) for row in rows):
+            left["prompts that leave no room for an answer"] += 1
+            continue
+        left["answers cut to the model's context (they are learnt from all the same)"] += sum(row.cut for row in rows)
+        if better:
+            found.append(_kept(rows, better))
+    if told := [f"{count:,} {what}" for what, count in left.items() if count]:
+        run.journal.event(STAGE, "warning", message=f"pairs: left out {', '.join(told)}")
+    if not found:
+        raise DataError(
+            "rl.algorithm: dpo has nothing to learn: no prompt of reward.data has two answers of which one is better",
+            expected="at least one pair outside reward.held_out and outside the prompts held out in rl",
+            todo="score the answers, name another file in reward.data, or take another algorithm",
+        )
+    return tuple(found)
+
+
+def _records(config: Config, run: Run) -> Iterator[ScoredAnswers | Pair]:
+    asked = wanted(config.reward, "reward")
+    sources = [(asked.data, asked.columns)] if asked.data else []
+    sources += [([str(run.layout.answers)], {})] if config.collect is not None else []
+    for source, columns in sources:
+        for record in read(source, want="comparisons", columns=columns).records:
+            if isinstance(record, ScoredAnswers | Pair):
+                yield record
+
+
+def _judged(record: ScoredAnswers | Pair, left: Counter[str]) -> tuple[list[str], list[tuple[int, int]]]:
+    """(responses, pairs of their places). Ties, and one text preferred to itself, say nothing."""
+    if isinstance(record, Pair):
+        responses, better = [record.chosen, record.rejected], [(0, 1)]
+    else:
+        scored, ties = pairs(record)
+        responses = [answer.response for answer in record.answers if answer.score is not None]
+        better = [(j, k) for j, k, _ in scored]
+        left["tied pairs"] += ties
+    apart = [(j, k) for j, k in better if responses[j] != responses[k]]
+    left["pairs of one and the same text"] += len(better) - len(apart)
+    left["prompts without a pair"] += not apart
+    return responses, apart
+
+
+def _kept(rows: Sequence[Row], better: Sequence[tuple[int, int]]) -> Paired:
+    """Without the answers that no pair speaks of."""
+    used = sorted({place for pair in better for place in pair})
+    places = {old: new for new, old in enumerate(used)}
+    return Paired(rows=tuple(rows[i] for i in used), pairs=tuple((places[j], places[k]) for j, k in better))
+
+
+def paired_parts(groups: Sequence[Paired], pad_id: int, token_budget: int) -> Iterator[PairedPart]:
+    """Cut a batch between prompts, never inside one: the two answers of a pair share a part. At most `token_budget` padded
+    tokens a part, unless a single prompt's answers exceed it."""
+    taken: list[Paired] = []
+    for group in sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows)):
+        rows = sum(len(one.rows) for one in taken) + len(group.rows)
+        if taken and rows * max(len(row.ids) for row in group.rows) > token_budget:
+            yield _part(taken, pad_id)
+            taken = []
+        taken.append(group)
+    if taken:
+        yield _part(taken, pad_id)
+
+
+def _part(groups: Sequence[Paired], pad_id: int) -> PairedPart:
+    starts = [sum(len(one.rows) for one in groups[:i]) for i in range(len(groups))]
+    found = [(start + j, start + k) for start, group in zip(starts, groups, strict=True) for j, k in group.pairs]
+    return PairedPart(
+        batch=pad_right([row for group in groups for row in group.rows], pad_id),
+        chosen=tuple(j for j, _ in found),
+        rejected=tuple(k for _, k in found),
+    )

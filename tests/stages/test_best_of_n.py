@@ -1,0 +1,88 @@
+"""Best-of-n: which answers are chosen, what is told of them, and that nothing is trained."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sawyer.config import Config
+from sawyer.models import RewardScorer, Scored, open_speaker, read_extra
+from sawyer.runs import read_rows
+from sawyer.stages.rl.train import train
+
+Fixture = Any
+stage = import_module("sawyer.stages.rl.best_of_n")
+N = 5
+
+
+def config_of(tiny: Fixture, out: Path, **rl: Any) -> Config:
+    asked = {"algorithm": "best_of_n", "group": N, "prompts": [str(tiny.prompts)], "max_new_tokens": 12, "temperature": 1.0}
+    asked |= {"eval_prompts": 6, "held_out": 0.2, "missing_eos_penalty": 0.7}
+    stages = {"sft": {"data": [str(tiny.instructions)]}, "reward": {"data": [str(tiny.comparisons)]}}
+    return tiny.config(out, **stages, rl={**asked, **rl}, world={"rater": "honest"})
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All episodes that are drawn."""
+    drawn: list[Any] = []
+    plain = stage.collect
+    monkeypatch.setattr(stage, "collect", lambda *given: drawn.append(plain(*given)) or drawn[-1])
+    return drawn
+
+
+def test_the_best_of_each_prompt_s_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any) -> None:
+    monkeypatch.setattr(stage, "PROMPTS_A_STEP", 4)
+    drawn = noted(monkeypatch)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        figures = train(config_of(tiny, tmp_path / "run"), run)
+        rows, shown = run.journal.rows("rl"), read_rows(run.layout.samples)
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+        folder = run.layout.model("rl")
+        weights, before = open_speaker(folder).model.state_dict(), open_speaker(tiny.sft).model.state_dict()
+        assert read_extra(folder) == {"best_of": N}
+    assert len(drawn) == 2
+    prompts = [prompt for one in drawn for prompt in one.prompts]
+    texts = [text for one in drawn for text in one.texts]
+    ended = [bool(end) for one in drawn for end in one.ended]
+    scores = RewardScorer.load(tiny.reward)(prompts, texts)
+    paid = [score - (0 if end else 0.7) for score, end in zip(scores, ended, strict=True)]
+    groups = [range(i, i + N) for i in range(0, len(paid), N)]
+    assert len(groups) == 6 and all(len({prompts[i] for i in group}) == 1 for group in groups)
+    best = [max(group, key=lambda i: paid[i]) for group in groups]
+    assert any(scores[i] < max(scores[j] for j in group) for i, group in zip(best, groups, strict=True)) or all(ended)
+    last = rows[-1]
+    assert last["held_out_reward"] == figures["reward_best"] == pytest.approx(sum(paid[i] for i in best) / 6, abs=1e-5)
+    assert last["held_out_reward_sft"] == figures["reward_sft"] == pytest.approx(sum(paid) / len(paid), abs=1e-5)
+    assert last["held_out_score"] == pytest.approx(sum(scores[i] for i in best) / 6, abs=1e-5)
+    assert last["held_out_eos_share"] == sum(ended[i] for i in best) / 6
+    assert figures["kl_bound"] == last["kl_bound"] == pytest.approx(math.log(N) - (N - 1) / N)
+    assert "kl" not in figures and "held_out_kl" not in last
+    assert [row["response"] for row in shown] == [texts[i] for i in best]
+    assert all(row["best_of"] == N and "gold" in row for row in shown)
+    assert figures["reward_best"] > figures["reward_sft"] and gates == {"rl_improves": "ok"}
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), before.values(), strict=True))
+
+
+def test_answers_that_are_all_worth_the_same_are_no_improvement(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    config = config_of(tiny, tmp_path / "run", max_new_tokens=1, missing_eos_penalty=0.0)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(RewardScorer, "detailed", lambda self, _, texts: [Scored(reward=0.5)] * len(texts))
+            figures = train(config, run)
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+    assert figures["reward_best"] == figures["reward_sft"] == 0.5
+    assert gates == {"rl_improves": "warn"}
+
+
+def test_each_part_of_a_reward_is_told(tiny: Fixture, tmp_path: Path) -> None:
+    parts = [{"name": "judges", "model": "stage"}, {"name": "gold", "weight": 0.5, "function": "sawyer.worlds:golds"}]
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        train(config_of(tiny, tmp_path / "run", rewards=parts), run)
+        last, shown = run.journal.rows("rl")[-1], read_rows(run.layout.samples)
+    assert last["held_out_score"] == pytest.approx(last["held_out_score_judges"] + 0.5 * last["held_out_score_gold"], abs=1e-5)
+    assert shown[0]["reward"] == pytest.approx(shown[0]["parts"]["judges"] + 0.5 * shown[0]["parts"]["gold"], abs=1e-5)
