@@ -23,6 +23,7 @@ from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.runs import Run
 from sawyer.stages.rl.guards import raised
+from sawyer.stages.rl.measures import length_correlation
 from sawyer.stages.rl.pairs import PairedPart, load_pairs, paired_parts
 from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
@@ -131,7 +132,9 @@ class DpoWork(PolicyWork):
     def _evaluated(self, index: int) -> dict[str, float]:
         """Evaluate, and let the guards look at the answers: between two evaluations there are none to look at."""
         found = self.evaluate(index)
+        assert self.found is not None
         batch = {name.removeprefix("held_out_"): value for name, value in found.items()}
+        batch["length_correlation"] = length_correlation(self.found.episodes)
         self._heed(index, self.guards.look(batch))
         self._heed(index, self.guards.evaluated(self.judged))
         return found

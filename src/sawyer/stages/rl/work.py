@@ -43,7 +43,7 @@ class PolicyWork:
         self.guards = Guards(
             self.rules,
             longest=self.asked.max_new_tokens,
-            answers=self.asked.batch_size,
+            answers=self.asked.batch_size if self.asked.is_online else len(self.held_out),
             disagreement=own_disagreement(self.scorer),
             learned=all_learned(self.scorer),
         )
