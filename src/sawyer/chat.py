@@ -9,7 +9,7 @@ from pathlib import Path
 from sawyer.config import Config, load
 from sawyer.engine import choose_place, generator
 from sawyer.errors import DataError, ModelError, RunError, WorldError
-from sawyer.models import RewardScorer, Speaker, open_speaker, sample
+from sawyer.models import Completion, RewardScorer, Speaker, open_speaker, sample
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete
 from sawyer.worlds import gold
@@ -98,15 +98,16 @@ class Chat:
                     todo="ask something shorter",
                 )
             with self.place.autocast():
-                completion = sample(
+                found = sample(
                     speaker.model,
-                    [speaker.codec.prompt(prompt)],
+                    [speaker.codec.prompt(prompt)] * (self.best_of if name == "rl" and not greedy else 1),
                     codec=speaker.codec,
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
                     generator=generator(seed, "chat", 0),
                     greedy=greedy,
-                )[0]
+                )
+            completion = self._chosen(prompt, found, speaker)
             texts.append(speaker.codec.decode(completion.ids))
             lengths.append(len(completion.ids))
             ended.append(completion.ended)
@@ -119,8 +120,26 @@ class Chat:
             )
         ]
 
+    @property
+    def best_of(self) -> int:
+        """How many answers the RL model gives to choose one of; 1 unless RL was best_of_n."""
+        asked = self.config.rl
+        return asked.group if asked is not None and asked.algorithm == "best_of_n" else 1
+
+    def _chosen(self, prompt: Prompt, found: Sequence[Completion], speaker: Speaker) -> Completion:
+        """The answer that is worth most to RL, the first of equals."""
+        if len(found) == 1 or self.scorer is None or self.config.rl is None:
+            return found[0]
+        rewards = self.scorer([prompt] * len(found), [speaker.codec.decode(one.ids) for one in found])
+        penalty = self.config.rl.missing_eos_penalty
+        worth = [r - (0.0 if one.ended else penalty) for r, one in zip(rewards, found, strict=True)]
+        return found[worth.index(max(worth))]
+
     def _open(self, name: str) -> None:
         """Load a model if the run has it. Only a given base model lies outside the run and may have gone."""
+        if name == "rl" and self.best_of > 1 and self.config.rl is not None and self.config.rl.rewards:
+            self.missing[name] = "its best of several answers are chosen by rl.rewards, which are asked in RL alone"
+            return
         given = self.config.model if name == "base" else None
         if given is None and not is_complete(self.layout.model(name)):
             return

@@ -77,6 +77,8 @@ class CompareWork:
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.run, self.asked = config, run, wanted(config.compare, "compare")
         self.models = _models(config, run)
+        # How many answers the RL model gives to choose one of: where RL trained nothing, it is the SFT model and that choice.
+        self.best_of = config.rl.group if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
         self.prompts = _prompts(config, run)
         self.jobs = [
             Job(model=model, setting=setting, start=start, end=min(start + PROMPTS_A_STEP, count))
@@ -106,6 +108,8 @@ class CompareWork:
     def _settings(self, model: str) -> list[tuple[Setting, int]]:
         """(setting, number of prompts): beam search is slow, so at most `deliberate_limit` prompts get it."""
         everyone = len(self.prompts)
+        if model == "rl" and self.best_of > 1:  # the best of several greedy answers is that answer
+            return [("t1", everyone), ("t07", everyone)]
         settings: list[tuple[Setting, int]] = [("t1", everyone), ("t07", everyone), ("greedy", everyone)]
         settings.append(("deliberate", min(everyone, self.asked.deliberate_limit)))
         if model == "sft" and self.config.reward is not None:
@@ -117,8 +121,8 @@ class CompareWork:
         speaker, place = self.open(job.model)
         prompts = self.prompts[job.start : job.end]
         fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
-        if job.setting == "best_of_8":
-            fitting = [prompt for prompt in fitting for _ in range(BEST_OF)]
+        each = BEST_OF if job.setting == "best_of_8" else self.best_of if job.model == "rl" else 1
+        fitting = [prompt for prompt in fitting for _ in range(each)]
         draw = generator(self.config.seed, STAGE, job.setting, job.start)
         completions = self._answer(speaker, place, fitting, job.setting, draw)
         numbers = {id(prompt): job.start + i for i, prompt in enumerate(prompts)}
@@ -204,24 +208,26 @@ def _judged(config: Config, run: Run, work: CompareWork, scorer: RewardScorer | 
                 kl=kls.get(i),
             )
         )
-    return _best_of(rows)
+    return _best_of(rows, config.rl.missing_eos_penalty if config.rl is not None else 0.0)
 
 
-def _best_of(rows: Sequence[Compared]) -> list[Compared]:
-    """One row a prompt, model and setting: of several the one with the highest reward, the first of equals."""
-    kept: dict[tuple[int, str, str], Compared] = {}
+def _best_of(rows: Sequence[Compared], penalty: float) -> list[Compared]:
+    """One row a prompt, model and setting: of several the one with the highest reward, the first of equals; RL's, as RL
+    chooses, less the penalty of an answer that did not end."""
+    kept: dict[tuple[int, str, str], tuple[float, Compared]] = {}
     for row in rows:
         key = (row.number, row.model, row.setting)
-        if key not in kept or (row.reward or 0.0) > (kept[key].reward or 0.0):
-            kept[key] = row
-    return list(kept.values())
+        worth = (row.reward or 0.0) - (penalty if row.model == "rl" and not row.ended else 0.0)
+        if key not in kept or worth > kept[key][0]:
+            kept[key] = worth, row
+    return [row for _, row in kept.values()]
 
 
 @torch.no_grad()
 def _kls(config: Config, work: CompareWork) -> dict[int, float]:
     """log pi_rl - log pi_sft of the RL model's plain samples, at the temperature that they were drawn at: its mean is the KL
     of the two models under that setting. Greedy and beam answers are no samples, so that they have none."""
-    if "rl" not in work.models:
+    if "rl" not in work.models or work.best_of > 1:  # the best of several answers is no sample of a model
         return {}
     sums: dict[str, dict[int, float]] = {"rl": {}, "sft": {}}
     for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
@@ -242,7 +248,13 @@ def _models(config: Config, run: Run) -> dict[str, str | Path]:
     models: dict[str, str | Path] = {"base": config.model or run.layout.model("base")}
     if config.sft is not None:
         models["sft"] = run.layout.model("sft")
-    if config.rl is not None:
+    if config.rl is not None and config.rl.algorithm == "best_of_n" and config.rl.rewards:
+        run.journal.event(
+            STAGE,
+            "warning",
+            message="RL is left out: its best of several answers are chosen by rl.rewards, which are asked in RL alone",
+        )
+    elif config.rl is not None:
         models["rl"] = run.layout.model("rl")
     return models
 
