@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.config import Config
-from sawyer.models import RewardScorer, Scored, open_speaker, read_extra
+from sawyer.chat import Chat
+from sawyer.config import Config, checked
+from sawyer.engine import generator
+from sawyer.models import RewardScorer, Scored, open_speaker, read_extra, sample
+from sawyer.records import prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.rl.train import train
 
@@ -86,3 +89,56 @@ def test_each_part_of_a_reward_is_told(tiny: Fixture, tmp_path: Path) -> None:
         last, shown = run.journal.rows("rl")[-1], read_rows(run.layout.samples)
     assert last["held_out_score"] == pytest.approx(last["held_out_score_judges"] + 0.5 * last["held_out_score_gold"], abs=1e-5)
     assert shown[0]["reward"] == pytest.approx(shown[0]["parts"]["judges"] + 0.5 * shown[0]["parts"]["gold"], abs=1e-5)
+
+
+def test_side_by_side_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = import_module("sawyer.stages.compare.compare")
+    given: list[Any] = []
+    plain = compared._best_of
+    monkeypatch.setattr(compared, "_best_of", lambda rows, penalty: given.extend(rows) or plain(rows, penalty))
+    config = config_of(tiny, tmp_path / "run")
+    asked = {"prompts": [str(tiny.prompts)], "limit": 4, "deliberate_limit": 0, "max_new_tokens": 10}
+    config = checked({**config.model_dump(), "compare": asked})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        train(config, run)
+        figures = compared.compare(config, run)
+        rows = read_rows(run.layout.compare)
+    ours = [row for row in rows if row["model"] == "rl"]
+    assert [row["setting"] for row in ours] == ["t1"] * 4 + ["t07"] * 4  # the best of several greedy answers is that answer
+    for row in ours:
+        mine = [one for one in given if (one.model, one.setting, one.number) == ("rl", row["setting"], row["number"])]
+        assert len(mine) == N
+        assert row["reward"] - (0 if row["ended"] else 0.7) == max(one.reward - (0 if one.ended else 0.7) for one in mine)
+    assert "kl" not in figures and "win_rate_rl_vs_sft" in figures
+
+
+def test_side_by_side_it_is_left_out_where_others_choose(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    paid = [{"name": "gold", "function": "sawyer.worlds:golds"}]
+    config = config_of(tiny, tmp_path / "run", rewards=paid)
+    asked = {"prompts": [str(tiny.prompts)], "limit": 2, "deliberate_limit": 0, "max_new_tokens": 4}
+    config = checked({**config.model_dump(), "compare": asked})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        import_module("sawyer.stages.compare").compare(config, run)
+        rows, told = read_rows(run.layout.compare), [row["message"] for row in events(run, "warning")]
+    assert {row["model"] for row in rows} == {"base", "sft"}
+    assert len(told) == 1 and told[0].startswith("RL is left out")
+
+
+def test_in_a_chat_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Path) -> None:
+    config = config_of(tiny, tmp_path / "run")
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        run.adopt(config.model_dump(mode="json"))
+        train(config, run)
+    chat = Chat(tmp_path / "run")
+    assert chat.best_of == N and chat.models == ("base", "sft", "rl")
+    speaker, scorer = open_speaker(tiny.sft), RewardScorer.load(tiny.reward)
+    prompt = prompt_of("What is up?")
+    ids = [speaker.codec.prompt(prompt)] * N
+    found = sample(
+        speaker.model, ids, codec=speaker.codec, max_new_tokens=8, temperature=1.0, generator=generator(3, "chat", 0)
+    )
+    texts = [speaker.codec.decode(one.ids) for one in found]
+    worth = [r - (0 if c.ended else 0.7) for r, c in zip(scorer([prompt] * N, texts), found, strict=True)]
+    reply = {one.model: one for one in chat.ask("What is up?", temperature=1.0, max_new_tokens=8, seed=3)}
+    assert reply["rl"].response == texts[worth.index(max(worth))]
+    assert len(set(texts)) > 1

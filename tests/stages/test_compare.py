@@ -42,11 +42,11 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
         (out / "rl" / "model").symlink_to(tiny.base)
         plain = stage._best_of
 
-        def noted(rows: list[Compared]) -> list[Compared]:
+        def noted(rows: list[Compared], penalty: float) -> list[Compared]:
             for row in rows:
                 if row.setting == "best_of_8":
                     seen.setdefault(row.number, []).append(row.response)
-            return plain(rows)
+            return plain(rows, penalty)
 
         patch.setattr(stage, "_best_of", noted)
         figures = compare(config_of(tiny, out, prompts=tiny.prompts, world=True, limit=6), run)
