@@ -112,7 +112,7 @@ class DpoWork(PolicyWork):
             returns=None,
             rewards=torch.zeros_like(old),
         )
-        self._step_zero(episodes, experience, ratio_error=ratio_error)
+        self._step_zero(episodes, experience, ratio_error, 0.0)  # nothing is clipped
 
     def loss(self, part: PairedPart, sums: Sums) -> Tensor:
         """The sum over the part's pairs; each answer goes through each network once."""

@@ -124,9 +124,7 @@ class RlWork(PolicyWork):
             return metrics
         report = update(experience, self.policy, self.value, self.config, self.place, index)
         if index == 0:
-            self._step_zero(
-                episodes, experience, ratio_error=report.first_ratio_error, clip_fraction=report.first_clip_fraction
-            )
+            self._step_zero(episodes, experience, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
         return metrics | report.metrics
 

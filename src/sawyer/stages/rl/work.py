@@ -104,7 +104,7 @@ class PolicyWork:
             self._put_back()
             return self.evaluate(done)
 
-    def _step_zero(self, episodes: Episodes, experience: Experience, *, ratio_error: float, clip_fraction: float = 0.0) -> None:
+    def _step_zero(self, episodes: Episodes, experience: Experience, ratio_error: float, clip_fraction: float) -> None:
         found = measured(
             episodes,
             experience,
