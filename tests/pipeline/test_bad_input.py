@@ -129,11 +129,15 @@ def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
         ("base", {"base.tokens": 96, "base.batch_size": 1}),
         ("sft", {"sft.epochs": 0.001}),
         ("reward", {"reward.epochs": 0.001}),
-        ("rl", {"rl.episodes": 8, "rl.minibatches": 1, "rl.epochs": 1}),
     ],
 )
 def test_a_learning_rate_that_explodes_in_the_last_step(ask: Ask, stage: str, once: dict[str, Any]) -> None:
     ask(stage, {f"{stage}.learning_rate": 1e30, **once}).explained(f"{stage}: ", "lower", "learning")
+
+
+def test_rl_keeps_the_best_model_where_its_last_step_ruins_the_policy(ask: Ask, tmp_path: Path) -> None:
+    found = ask("rl", {"rl.learning_rate": 1e30, "rl.episodes": 8, "rl.minibatches": 1, "rl.epochs": 1})
+    assert found.code == 0 and "the last model is of no use" in found.out and "after update 0 of 1" in found.out
 
 
 @pytest.mark.parametrize(

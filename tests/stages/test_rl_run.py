@@ -179,7 +179,7 @@ def test_a_run_that_ends_beyond_its_budget_says_so(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, last: float, verdict: str
 ) -> None:
     scripted(monkeypatch, [(0.0, 0.0), (1.0, last)])
-    monkeypatch.setattr(RlWork, "_step_zero", lambda *_: None)
+    monkeypatch.setattr(RlWork, "_step_zero", lambda *_, **__: None)
     config = tiny.rl_config(tmp_path / "run", episodes=8, kl={"budget": 6.0, "coefficient": 0.0})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         train(config, run)
@@ -386,7 +386,7 @@ def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
     scripted(monkeypatch, [(5.0, 0.0), (4.0, 0.0), (3.0, 0.0), (2.0, 0.0), (1.0, 0.0)])
     measure = RlWork.measure
     monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
-    monkeypatch.setattr(RlWork, "_step_zero", lambda *_: None)
+    monkeypatch.setattr(RlWork, "_step_zero", lambda *_, **__: None)
     config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, rollbacks=0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
