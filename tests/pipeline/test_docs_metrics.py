@@ -74,7 +74,7 @@ def unseen(names: set[str], known: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def written(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any) -> dict[str, set[str]]:
-    """What the straight run wrote, a run with an ensemble that is paid for in parts, and GRPO."""
+    """What the straight run wrote, a run with an ensemble that is paid for in parts, and the other algorithms."""
     found = metrics(tiny.straight())
     found["summary.json"] = set(leaves(json.loads(Layout(tiny.straight()).summary.read_text(encoding="utf-8"))))
     out = tiny.prefix("reward", tmp_path_factory.mktemp("parts") / "run")
@@ -85,9 +85,15 @@ def written(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any)
             tiny.run(out, {"reward.ensemble": {"members": 2, "by": "heads"}, "rl.rewards": parts, "rl.episodes": 8}, only=stage)
         group = tiny.prefix("rl", tmp_path_factory.mktemp("grpo") / "run")
         tiny.run(group, {"rl.algorithm": "grpo", "rl.episodes": 8}, only="rl")
-    for stage, names in (*metrics(out).items(), *metrics(group).items()):
-        found[stage] |= names
-    found["summary.json"] |= set(leaves(json.loads(Layout(out).summary.read_text(encoding="utf-8"))))
+    others = [out, group]
+    for name, more in (("dpo", {"batch_size": 16}), ("best_of_n", {"group": 2})):
+        others.append(tiny.prefix("rl", tmp_path_factory.mktemp(name) / "run"))
+        asked = {"algorithm": name, "prompts": [str(tiny.data / "prompts.jsonl")], "max_new_tokens": 8, "eval_prompts": 6}
+        tiny.run(others[-1], {"rl": {**asked, "held_out": 0.3, **more}, "compare": None}, only="rl")
+    for other in others:
+        for stage, names in metrics(other).items():
+            found[stage] |= names
+        found["summary.json"] |= set(leaves(json.loads(Layout(other).summary.read_text(encoding="utf-8"))))
     return found
 
 
