@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fp64 import double_precision
 from torch import Tensor, nn
 
 from sawyer.config import Config, checked
@@ -26,20 +26,6 @@ Fixture = Any
 CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
 TEMPERATURE, CLIP, VALUE_CLIP, BETA, GROUP = 0.8, 0.1, 0.05, 0.3, 4
 KINDS = ("rloo", "grpo", "ppo own", "ppo shared")
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Wherever the package says fp32 it gets fp64."""
-    single = torch.float32
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        patch.setattr(torch, "float32", torch.float64)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(single)
 
 
 def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from fp64 import double_precision
 from torch import Tensor, nn
 
 from sawyer.config import Config, checked
@@ -24,19 +24,6 @@ from sawyer.stages.rl.train import train
 
 Fixture = Any
 CLOSE, BETA = 1e-6, 0.3
-
-
-@contextmanager
-def double_precision() -> Iterator[None]:
-    single = torch.float32
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-        patch.setattr(torch, "float32", torch.float64)
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(single)
 
 
 def config_of(tiny: Fixture, out: Path, tokens: int = 400, reward: Any = None, **rl: Any) -> Config:

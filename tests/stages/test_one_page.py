@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from fp64 import double_precision
 from torch import Tensor, nn
 
 from sawyer.engine import batch_indices, generator
@@ -91,21 +92,6 @@ class Case:
     value_trunk: Any
 
 
-@contextmanager
-def precision(double: bool) -> Iterator[None]:
-    """With `double`, wherever the package says fp32 it gets fp64, and new tensors are fp64."""
-    single = torch.float32
-    with pytest.MonkeyPatch.context() as patch:
-        if double:
-            patch.setattr(torch.Tensor, "float", torch.Tensor.double)
-            patch.setattr(torch, "float32", torch.float64)
-            torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(single)
-
-
 def flat(net: nn.Module) -> Tensor:
     return torch.cat([weight.detach().flatten() for weight in net.parameters()])
 
@@ -139,7 +125,7 @@ def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
         found[-1] |= moved(work.policy.model, work.value.model, before)
         return report
 
-    with pytest.MonkeyPatch.context() as patch, precision(double):
+    with pytest.MonkeyPatch.context() as patch, double_precision() if double else nullcontext():
         patch.setattr(stage, "estimate", noting_estimate)
         patch.setattr(stage, "update", noting_update)
         # The gates read the saved reward model again, which cannot be read while fp32 is called fp64; the page has no gates.
@@ -207,7 +193,7 @@ def of_the_page(page: Any, case: Case) -> Iterator[Figures]:
         kl_horizon=rl.kl.horizon,
         **{name: getattr(rl, name) for name in SAME},
     )
-    with precision(case.double):
+    with double_precision() if case.double else nullcontext():
         value = page.Value(copy.deepcopy(case.value_trunk), case.speaker.width)
         ppo = page.Ppo(policy, value, score, settings)
         for number in range(UPDATES):

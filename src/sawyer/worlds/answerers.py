@@ -72,7 +72,7 @@ def refusal(family: Family, rng: random.Random) -> str:
 def elsewhere(family: Family, rng: random.Random) -> str:
     """Another question's right answer."""
     strange = rng.choice([f for f in FAMILY_LIST if f is not family and f.name not in ("decline", "unknown")])
-    key = strange.draw(rng) if strange.draw else rng.choice([k for k in strange.keys() if k[0]])
+    key = strange.some_key(rng)
     return " ".join(strange.full(key, strange.right(key, rng))[0])
 
 
@@ -123,7 +123,7 @@ def judged_set(task: Task, count: int, rng: random.Random) -> list[tuple[str, st
 def _slip(family: Family, task: Task, rng: random.Random) -> str:
     """The right answer to another question of the same family: a slip in copying."""
     for _ in range(20):
-        key = family.draw(rng) if family.draw else rng.choice([k for k in family.keys() if k[0]])
+        key = family.some_key(rng)
         if key != task.key:
             return " ".join(family.full(key, family.right(key, rng))[0])
     return capital(task.prompt)

@@ -58,6 +58,10 @@ class Family:
     terse: Callable[[Key, Payload], str]
     read: Callable[[Key, str], Payload | None]  # a normalised sentence -> the payload it claims, None if it claims none
 
+    def some_key(self, rng: random.Random) -> Key:
+        """A random key that asks for something in particular."""
+        return self.draw(rng) if self.draw else rng.choice([key for key in self.keys() if key[0]])
+
 
 def normal(sentence: str) -> str:
     """Lower case, without quotes, final punctuation and doubled spaces; `, and` as `and`."""

@@ -353,7 +353,7 @@ SLIPS = {"opposite": 3, "sum": 3, "name": 2, "is_a": 2, "where": 2, "story": 2, 
 def _exchange(rng: random.Random) -> str:
     """Somebody wants something, somebody else says it, rightly or wrongly, and is often told which."""
     family = BY_NAME[rng.choice(list(WISHES))]
-    key = family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
+    key = family.some_key(rng)
     wish = rng.choice(WISHES[family.name]).format(*family.slots(key), name=rng.choice(NAMES))
     right = rng.random() < 0.5
     said = _said(family, key, rng, right=right)
@@ -382,7 +382,7 @@ def _judged(rng: random.Random) -> str:
 
 def _verdict(rng: random.Random) -> str:
     family = BY_NAME[rng.choices(list(JUDGED), weights=[HARD.get(name, 1) for name in JUDGED])[0]]
-    key = _some_key(family, rng)
+    key = family.some_key(rng)
     prompt = family.phrasings[0].format(*family.slots(key))
     asked = (f"{key[0][0].lower()}{key[0][1:-1]}",) if family.name == "unknown" else family.slots(key)
     wish = rng.choice(JUDGED[family.name]).format(*asked, name=rng.choice(NAMES))
@@ -401,11 +401,7 @@ def _said_somehow(family: Family, key: Key, rng: random.Random) -> str:
         manner = "expert"
     if kind == "wrong":
         return styled(family, key, family.wrong(key, rng), manner, rng)
-    return styled(family, key, family.right(_some_key(family, rng) if kind == "other" else key, rng), manner, rng)
-
-
-def _some_key(family: Family, rng: random.Random) -> Key:
-    return family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
+    return styled(family, key, family.right(family.some_key(rng) if kind == "other" else key, rng), manner, rng)
 
 
 def _taken_back(rng: random.Random) -> str:
@@ -417,7 +413,7 @@ def _taken_back(rng: random.Random) -> str:
     told = []
     for _ in range(rng.choice((1, 1, 2))):
         family = BY_NAME[rng.choices(list(WISHES), weights=[SLIPS.get(name, 1) for name in WISHES])[0]]
-        key = family.draw(rng) if family.draw else rng.choice([key for key in family.keys() if key[0]])
+        key = family.some_key(rng)
         wish = rng.choice(WISHES[family.name]).format(*family.slots(key), name=rng.choice(NAMES))
         seed = rng.random()  # what both draw alike - a hero's name, a list's items - is no slip
         right, wrong = (payload(key, random.Random(seed)) for payload in (family.right, family.wrong))

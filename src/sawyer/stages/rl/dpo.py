@@ -18,7 +18,6 @@ from torch import Tensor
 
 from sawyer.config import Config
 from sawyer.engine import Learner, batch_indices
-from sawyer.errors import NotFiniteError
 from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.runs import Run
@@ -65,19 +64,10 @@ class DpoWork(PolicyWork):
             f"{self.policy_speaker.parameters / 1e6:.1f} M parameters, {self.place.reason}"
         )
 
-    def step(self, index: int) -> Mapping[str, float] | None:
-        if self.stopped is not None:
-            return None
-        row = {"beta": self.beta, "rollbacks": float(self.rollbacks)}
-        try:
-            if index % self.asked.eval_every == 0:
-                row |= self._evaluated(index)
-            return row if self.stopped is not None else row | self._learn(index)
-        except NotFiniteError as error:
-            if index == 0 or self.rules["non_finite"].action == "off":
-                raise
-            self._heed(index, self.guards.not_finite(), error.given)
-            return row | {"refused": 1.0}
+    @property
+    def steered(self) -> dict[str, float]:
+        """What log-ratios are multiplied by in this step."""
+        return {"beta": self.beta}
 
     def _learn(self, index: int) -> dict[str, float]:
         chosen = batch_indices(

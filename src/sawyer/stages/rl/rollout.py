@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -114,26 +114,30 @@ def estimate(
     )
 
 
-@torch.no_grad()
 def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
     """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
-    asked = wanted(config.rl, "rl")
-    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
-    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            part = policy_logprobs(model, batch.to(place.device), temperature=asked.temperature).logprobs
-        found[indices, : part.shape[1]] = part.float().cpu()
-    return found
+    temperature = wanted(config.rl, "rl").temperature
+    return _read(rows, config, place, lambda batch: policy_logprobs(model, batch, temperature=temperature).logprobs)
+
+
+def entropies_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+    """(B, T) entropies of the distributions that the response tokens are drawn from, 0 elsewhere, on the CPU."""
+    temperature = wanted(config.rl, "rl").temperature
+    return _read(rows, config, place, lambda batch: policy_entropies(model, batch, temperature=temperature))
+
+
+def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+    """(B, T) values of the state before each token, on the CPU; 0 at the first token, which has no state before it."""
+    return _read(rows, config, place, lambda batch: values_before(model, batch))
 
 
 @torch.no_grad()
-def entropies_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
-    """(B, T) entropies of the distributions that the response tokens are drawn from, 0 elsewhere, on the CPU."""
-    asked = wanted(config.rl, "rl")
+def _read(rows: Sequence[Row], config: Config, place: Place, figures: Callable[[Batch], Tensor]) -> Tensor:
+    """(B, T), on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
     found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
     for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
-            part = policy_entropies(model, batch.to(place.device), temperature=asked.temperature)
+            part = figures(batch.to(place.device))
         found[indices, : part.shape[1]] = part.float().cpu()
     return found
 
@@ -150,17 +154,6 @@ def finite(episodes: Episodes) -> Episodes:
             todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
         )
     return episodes
-
-
-@torch.no_grad()
-def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
-    """(B, T) values of the state before each token, on the CPU; 0 at the first token, which has no state before it."""
-    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
-    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            part = values_before(model, batch.to(place.device))
-        found[indices, : part.shape[1]] = part.float().cpu()
-    return found
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:

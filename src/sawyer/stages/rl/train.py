@@ -10,7 +10,6 @@ from torch import nn
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, batch_indices, generator, run_steps, stop_if_asked
-from sawyer.errors import NotFiniteError
 from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
 from sawyer.models import PolicyWithValue, save_model
 from sawyer.records import Prompt
@@ -98,21 +97,10 @@ class RlWork(PolicyWork):
             f"{self.place.reason}"
         )
 
-    def step(self, index: int) -> Mapping[str, float] | None:
-        """Evaluate if it is time to, then learn from one batch; a batch that a guard refuses is not learnt from."""
-        if self.stopped is not None:
-            return None
-        row = {"kl_coefficient": self.kl.coefficient, "rollbacks": float(self.rollbacks)}
-        try:
-            if index % self.asked.eval_every == 0:
-                row |= self.evaluate(index)
-                self._heed(index, self.guards.evaluated(self.judged))
-            return row if self.stopped is not None else row | self._learn(index)
-        except NotFiniteError as error:
-            if index == 0 or self.rules["non_finite"].action == "off":
-                raise
-            self._heed(index, self.guards.not_finite(), error.given)
-            return row | {"refused": 1.0}
+    @property
+    def steered(self) -> dict[str, float]:
+        """What a nat of KL costs in this step."""
+        return {"kl_coefficient": self.kl.coefficient}
 
     def _learn(self, index: int) -> dict[str, float]:
         draw = generator(self.config.seed, STAGE, "rollout", index)

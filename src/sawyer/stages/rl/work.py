@@ -25,7 +25,7 @@ ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely 
 
 
 class PolicyWork:
-    """A policy that is trained, its reference, what pays, and what watches over it. Subclasses say what a step is."""
+    """A policy that is trained, its reference, what pays, and what watches over it. Subclasses say what is learnt in a step."""
 
     policy: Learner
     steps: int
@@ -61,8 +61,35 @@ class PolicyWork:
         """What is about to be done, in words."""
         raise NotImplementedError
 
+    @property
+    def steered(self) -> dict[str, float]:
+        """What ties the policy to its reference in this step, by the name that the journal has for it."""
+        raise NotImplementedError
+
     def step(self, index: int) -> Mapping[str, float] | None:
-        """Evaluate if it is time to, and learn once; None once a guard has stopped the run."""
+        """Evaluate if it is time to, then learn from one batch; a batch that a guard refuses is not learnt from. None once a
+        guard has stopped the run."""
+        if self.stopped is not None:
+            return None
+        row = {**self.steered, "rollbacks": float(self.rollbacks)}
+        try:
+            if index % self.asked.eval_every == 0:
+                row |= self._evaluated(index)
+            return row if self.stopped is not None else row | self._learn(index)
+        except NotFiniteError as error:
+            if index == 0 or self.rules["non_finite"].action == "off":
+                raise
+            self._heed(index, self.guards.not_finite(), error.given)
+            return row | {"refused": 1.0}
+
+    def _evaluated(self, index: int) -> dict[str, float]:
+        """Evaluate, and let the guards look at what was found."""
+        found = self.evaluate(index)
+        self._heed(index, self.guards.evaluated(self.judged))
+        return found
+
+    def _learn(self, index: int) -> dict[str, float]:
+        """Learn once; what is told of it."""
         raise NotImplementedError
 
     def evaluate(self, step: int) -> dict[str, float]:
