@@ -1,0 +1,106 @@
+"""Ours beside a peer in one sitting: `python -m benchmarks.beside --help`.
+
+A machine's speed changes within the hour, so neither side's figure says anything alone: both are measured in turn (ours,
+theirs, ours, theirs), and what counts is the ratio of their medians. The peer is any command that ends with a line of JSON on
+the same rows; ours is what `python -m benchmarks` measures for one stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """One side's figures, a number a round."""
+
+    name: str
+    per_second: Sequence[float]
+    peak_mb: Sequence[float]
+
+
+def main() -> None:
+    """Measure in turn, then tell the medians and the ratio, last as a line of JSON."""
+    asked, ours = _arguments()
+    found: dict[str, list[Mapping[str, Any]]] = {"ours": [], "theirs": []}
+    for number in range(asked.rounds):
+        found["ours"].append(_ours(ours))
+        found["theirs"].append(_theirs(asked.peer, asked.figure))
+        told = ", ".join(f"{side} {rounds[-1]['per_second']:.4g}" for side, rounds in found.items())
+        print(f"round {number + 1} of {asked.rounds}: {told} a second", flush=True)
+    sides = [
+        Side(name=name, per_second=[r["per_second"] for r in rounds], peak_mb=[r["peak_mb"] for r in rounds])
+        for name, rounds in found.items()
+    ]
+    print(json.dumps({"peer": asked.peer, "stage": found["ours"][0]["stage"], **compared(*sides)}))
+
+
+def compared(ours: Side, theirs: Side) -> dict[str, Any]:
+    """Medians of both sides, and ours over theirs: of the speed, and of the peak memory."""
+    speeds = [statistics.median(side.per_second) for side in (ours, theirs)]
+    peaks = [statistics.median(side.peak_mb) for side in (ours, theirs)]
+    return {
+        "ours": {"per_second": speeds[0], "peak_mb": peaks[0], "rounds": list(ours.per_second)},
+        "theirs": {"per_second": speeds[1], "peak_mb": peaks[1], "rounds": list(theirs.per_second)},
+        "times_as_fast": round(speeds[0] / speeds[1], 3),
+        "share_of_memory": round(peaks[0] / peaks[1], 3),
+    }
+
+
+def last_json(text: str) -> dict[str, Any]:
+    """The last line of an output that is a JSON object."""
+    for line in reversed(text.splitlines()):
+        if line.startswith("{"):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    raise SystemExit(f"no line of JSON in what the command printed: ...{text[-500:]}")
+
+
+def _arguments() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.beside",
+        description="Ours and a peer's command in turn; every other argument goes to `python -m benchmarks`.",
+        epilog="example: python -m benchmarks.beside --peer 'python their_sft.py gpt2' --figure tokens_per_s --stages sft",
+    )
+    parser.add_argument("--peer", required=True, help="a command whose last line is JSON")
+    parser.add_argument("--figure", required=True, help="the key of its units a second; its `peak_mb` is read too")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_known_args()
+
+
+def _ours(arguments: Sequence[str]) -> Mapping[str, Any]:
+    with TemporaryDirectory() as folder:
+        _output([sys.executable, "-m", "benchmarks", *arguments, "--out", folder])
+        lines = (Path(folder) / "bench.jsonl").read_text(encoding="utf-8").splitlines()
+    if len(lines) != 1:
+        raise SystemExit(f"{len(lines)} figures of ours; name one stage: --stages sft")
+    found: Mapping[str, Any] = json.loads(lines[0])
+    return found
+
+
+def _theirs(command: str, figure: str) -> Mapping[str, Any]:
+    told = last_json(_output(shlex.split(command)))
+    if figure not in told:
+        raise SystemExit(f"the peer tells {', '.join(told)}, not {figure}")
+    return {"per_second": float(told[figure]), "peak_mb": float(told.get("peak_mb", "nan"))}
+
+
+def _output(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{shlex.join(command)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()
