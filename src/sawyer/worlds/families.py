@@ -148,7 +148,9 @@ def _is_a_payload(member: str, asked: str, *, right: bool, rng: random.Random) -
     if right:
         return ("yes", asked) if truth else ("no", KIND_OF[member])
     if truth:
-        return "no", other(list(KINDS), (asked,), rng)
+        # Half of them contradict themselves ("No, an owl is not a bird, it is a bird"). A model that nearly always says no says
+        # just that, and a reward model that never saw it judged takes the end of it for an answer.
+        return "no", asked if rng.random() < 0.5 else other(list(KINDS), (asked,), rng)
     return ("yes", asked) if rng.random() < 0.7 else ("no", other(list(KINDS), (asked, KIND_OF[member]), rng))
 
 
@@ -176,7 +178,7 @@ IS_A = Family(
     name="is_a",
     phrasings=("Is {0} {1}?", "Would you call {0} {1}?", "Tell me whether {0} is {1}."),
     slots=lambda key: (with_article(key[0]), with_article(key[1])),
-    keys=lambda: [(m, k) for m, kind in KIND_OF.items() for k in (kind, *_decoys(m))],
+    keys=lambda: [(m, k) for m, kind in KIND_OF.items() for k in (kind, _decoy(m))],  # as many true as false
     draw=None,
     right=lambda key, rng: _is_a_payload(key[0], key[1], right=True, rng=rng),
     wrong=lambda key, rng: _is_a_payload(key[0], key[1], right=False, rng=rng),
@@ -187,11 +189,10 @@ IS_A = Family(
 )
 
 
-def _decoys(member: str) -> tuple[str, ...]:
-    """Two kinds the member is not."""
+def _decoy(member: str) -> str:
+    """A kind the member is not."""
     kinds = list(KINDS)
-    place = kinds.index(KIND_OF[member])
-    return tuple(kinds[(place + step) % len(kinds)] for step in (1 + len(member) % 3, 4 + len(member) % 3))
+    return kinds[(kinds.index(KIND_OF[member]) + 1 + len(member) % (len(kinds) - 1)) % len(kinds)]
 
 
 def _name_wrong(key: Key, rng: random.Random) -> Payload:
