@@ -185,3 +185,15 @@ def test_each_comparison_holds_a_right_and_a_wrong_answer_and_no_answer_twice() 
 def test_few_enough_words_that_each_can_be_a_token() -> None:
     text = " ".join([*statements(0, 4000), *(f"{row.prompt.text} {row.response}" for row in demonstrations(3000, 0))])
     assert len(set(re.findall(r"\w+", text.lower()))) <= 1100
+
+
+def test_neither_yes_nor_no_is_the_better_guess_and_a_no_that_contradicts_itself_is_among_the_wrong_answers() -> None:
+    asked = [task for task in tasks("train", 6000, seed=0) if task.family == "is_a"]
+    rng = random.Random(0)
+    right = Counter(answer(task, "terse", rng) for task in asked)
+    assert right.keys() == {"Yes.", "No."} and 0.4 < right["Yes."] / right.total() < 0.6
+    true = [task for task in asked if answer(task, "terse", rng) == "Yes."]
+    wrong = {task.prompt: {answer(task, "expert", rng, right=False) for _ in range(40)} for task in true}
+    said = Counter(bool(re.search(r"not (an? \w+), it is \1\.$", text)) for texts in wrong.values() for text in texts)
+    assert said[True] >= len(true) // 2, "the slip that a policy makes most is one that judges see"
+    assert not any(gold(prompt, text).right for prompt, texts in wrong.items() for text in texts)
