@@ -494,8 +494,14 @@ FIGURES = {
     ],
 )
 def test_final_gates(changed: dict[str, Any], verdicts: list[str]) -> None:
-    found = final_gates({**FIGURES, **changed}, 6.0)
+    found = final_gates({**FIGURES, **changed}, 6.0, ruined=False)
     assert [gate.name for gate in found] == ["rl_improves", "rl_kl_budget", "rl_unstopped"]
     assert [gate.verdict for gate in found] == verdicts
     if changed.get("rollbacks"):
         assert "put the run back to its best model twice" in found[-1].message
+
+
+def test_a_policy_that_was_ruined_is_not_advised_a_higher_rate() -> None:
+    figures = {**FIGURES, "reward_best": 0.1}
+    assert "lower rl.learning_rate" in final_gates(figures, 6.0, ruined=True)[0].advice
+    assert "raise rl.episodes" in final_gates(figures, 6.0, ruined=False)[0].advice

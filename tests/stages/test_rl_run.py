@@ -488,7 +488,9 @@ def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         told = [row["message"] for row in events(run, "warning")]
+        improves = next(gate for gate in events(run, "gate") if gate["name"] == "rl_improves")
         assert same(run.layout.model("rl"), tiny.sft)
+    assert "lower rl.learning_rate" in improves["advice"]
     assert figures["best_step"] == 0 and figures["kl_last"] == pytest.approx(0.0, abs=1e-4)
     assert len(told) == 1 and told[0].startswith("the last model is of no use")
 

@@ -136,8 +136,9 @@ def _zero(name: str, value: float, limit: float, message: str, advice: str) -> G
     )
 
 
-def final_gates(figures: Mapping[str, Any], budget: float) -> list[Gate]:
-    """Did the reward rise on held-out prompts, within the KL budget, without a guard having to step in?"""
+def final_gates(figures: Mapping[str, Any], budget: float, *, ruined: bool) -> list[Gate]:
+    """Did the reward rise on held-out prompts, within the KL budget, without a guard having to step in? `ruined`: the last
+    model is worth less than the SFT model, or nothing."""
     gain = figures["reward_best"] - figures["reward_sft"]
     return [
         Gate(
@@ -148,7 +149,9 @@ def final_gates(figures: Mapping[str, Any], budget: float) -> list[Gate]:
             threshold=figures["reward_sft"],
             message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} "
             f"(update {figures['best_step']} of {figures['updates']})",
-            advice="raise rl.episodes or rl.learning_rate; if the reward is flat, look at the reward model's gates first",
+            advice="training made the policy worse than it began: lower rl.learning_rate or raise rl.kl.coefficient"
+            if ruined
+            else "raise rl.episodes or rl.learning_rate; if the reward is flat, look at the reward model's gates first",
         ),
         Gate(
             stage="rl",

@@ -55,7 +55,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "rollbacks": work.rollbacks,
         "stopped": work.stopped or "",
     }
-    for gate in final_gates(figures, asked.kl.budget):
+    ruined = work.ruined or last["held_out_reward"] < best.start["reward"]
+    for gate in final_gates(figures, asked.kl.budget, ruined=ruined):
         run.journal.gate(gate)
     return figures
 

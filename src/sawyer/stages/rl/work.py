@@ -55,6 +55,7 @@ class PolicyWork:
         self.judged: dict[str, list[float]] = {}  # and what they are worth, by prompt
         self.rollbacks = 0
         self.stopped: str | None = None
+        self.ruined = False  # by the last update: no answer of the policy's can be read
 
     @property
     def plan(self) -> str:
@@ -128,6 +129,7 @@ class PolicyWork:
             self.run.journal.event(
                 STAGE, "warning", message=f"the last model is of no use: {error.given}; the best one is kept"
             )
+            self.ruined = True
             self._put_back()
             return self.evaluate(done)
 
