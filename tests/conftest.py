@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+
+import pytest
 
 # A second thread gains nothing on tensors this small, and waiting for it costs a quarter of the processor's time. Read when
 # torch loads, here and in the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settled() -> Iterator[None]:
+    """What was there before a file's tests stays to the end, and the collector need not look at it again: each stage calls it,
+    and a million objects of imported libraries would take it half a second, more than the stage itself takes."""
+    gc.collect()
+    gc.freeze()
+    yield

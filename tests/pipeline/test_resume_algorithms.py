@@ -1,0 +1,65 @@
+"""Each algorithm of RL goes on as if it had never been cut off. What the tiny run's own does stands in test_resume.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cuts import Cut
+
+from sawyer.errors import Interrupted
+from sawyer.runs import Listener
+
+OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3}
+ONLINE = {**OFFLINE, "episodes": 40, "batch_size": 8, "minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "eval_every": 2}
+PAIRS = {**OFFLINE, "epochs": 2, "batch_size": 16, "learning_rate": 1e-2, "eval_every": 2}
+STEERED = {"coefficient": 0.1, "target": 2.0, "horizon": 50.0}
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared", "kl": STEERED},
+    "rloo": {**ONLINE, "algorithm": "rloo", "kl": STEERED},
+    "grpo": {**ONLINE, "algorithm": "grpo", "group": 2, "kl": STEERED},
+    "dpo": {**PAIRS, "algorithm": "dpo"},
+    "best_of_n": {**OFFLINE, "algorithm": "best_of_n", "group": 3},
+}
+
+
+def by_algorithm(tiny: Any, name: str, out: Path, save: float, listeners: Sequence[Listener] = ()) -> bool:
+    """Take the stage `rl` by one algorithm, on what the straight run had before it; whether it came to its end."""
+    if not out.exists():
+        tiny.prefix("rl", out)
+    prompts = [str(tiny.data / "prompts.jsonl")]
+    changes = {"rl": {**ALGORITHMS[name], "prompts": prompts}, "compare": None, "save_every_seconds": save}
+    try:
+        tiny.run(out, changes, only="rl", listeners=list(listeners))
+    except (Interrupted, KeyboardInterrupt, SystemExit):
+        return False
+    return True
+
+
+def check_cuts(tiny: Any, tmp_path: Path, name: str, patch: pytest.MonkeyPatch, every: int) -> None:
+    """Cut off at every so many words of the journal, killed or asked to stop, and run again: nothing differs."""
+    patch.setattr(import_module("sawyer.stages.rl.best_of_n"), "PROMPTS_A_STEP", 2)
+    straight = Cut("rl", -1, "never")
+    assert by_algorithm(tiny, name, tmp_path / "straight", 0.0, [straight])
+    expected = tiny.result(tmp_path / "straight")
+    assert straight.words > 5 and len(expected.metrics) > 3
+    for at in range(1, straight.words + 1, every):
+        out, cut = tmp_path / str(at), Cut("rl", at, ("kill", "signal")[at % 2])
+        done = by_algorithm(tiny, name, out, 0.0, [cut])
+        assert cut.happened
+        assert done or by_algorithm(tiny, name, out, 0.0)
+        assert tiny.result(out) == expected, f"{name} cut off at word {at} of {straight.words}"
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_cut_off(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    check_cuts(tiny, tmp_path, name, monkeypatch, every=9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_cut_off_at_every_word(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    check_cuts(tiny, tmp_path, name, monkeypatch, every=1)
