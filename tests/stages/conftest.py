@@ -6,12 +6,13 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sawyer.config import Config, checked
@@ -106,6 +107,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     with replace_folder(found.reward) as folder:
         save_model(folder, reward, load_tokenizer(found.sft), {"reward_shift": 0.5, "reward_scale": 2.0})
     return found
+
+
+@pytest.fixture(scope="session")
+def tiny64(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    """The same models with weights of float64, to be read inside `fp64.double_precision`."""
+    root = tmp_path_factory.mktemp("tiny64")
+    for name in ("base", "sft", "reward"):
+        shutil.copytree(getattr(tiny, name), root / name)
+        weights = root / name / "model.safetensors"
+        save_file({key: weight.double() for key, weight in load_file(weights).items()}, weights, {"format": "pt"})
+    return replace(tiny, base=root / "base", sft=root / "sft", reward=root / "reward")
 
 
 def _fine_tune(tiny: Tiny, out: Path) -> None:

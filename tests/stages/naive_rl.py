@@ -1,0 +1,348 @@
+"""The figures of the RL stage: docs/metrics.md by loops over single tokens, answers and pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from naive import alike, distinct, entropy, logits_of, mean, norm_of, of_response, pearson, tells, variance
+
+EPS = 1e-4  # beside the group's deviation, in grpo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the config says, and the algorithm."""
+
+    algorithm: str
+    temperature: float
+    penalty: float
+    bound: float
+    clip: float
+    value_clip: float = 0.0
+    gamma: float = 1.0
+    lam: float = 1.0
+    group: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """B answers with what scorers say of them."""
+
+    prompts: Sequence[Any]
+    texts: Sequence[str]
+    rows: Sequence[Any]
+    scores: Sequence[float]
+    eos: int
+
+    @property
+    def ids(self) -> list[list[int]]:
+        """The tokens of each answer."""
+        return [list(row.ids[row.prompt_length :]) for row in self.rows]
+
+    @property
+    def ended(self) -> list[bool]:
+        return [ids[-1] == self.eos for ids in self.ids]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What a batch was worth before its update: each list has one list an answer, one number a token."""
+
+    old: list[list[float]]
+    ref: list[list[float]]
+    values: list[list[float]]
+    rewards: list[list[float]]
+    advantages: list[list[float]]
+    returns: list[list[float]]
+
+
+def of_answers(answers: Answers) -> dict[str, float]:
+    """What batches and evaluations have in common."""
+    return {
+        "score": mean(answers.scores),
+        "length": sum(len(ids) for ids in answers.ids) / len(answers.ids),
+        "eos_share": sum(answers.ended) / len(answers.ended),
+        "distinct_1": distinct(answers.ids, 1),
+        "distinct_2": distinct(answers.ids, 2),
+        "same_answer": alike(answers.prompts, answers.texts),
+    }
+
+
+OF_ANSWERS = ("score", "length", "eos_share", "distinct_1", "distinct_2", "same_answer")
+
+
+def of_states(value: Any, row: Any) -> torch.Tensor:
+    """V of the state before each token of the response, with its gradient."""
+    found = value(torch.tensor([list(row.ids)]))[0]
+    return torch.stack([found[t - 1] for t in range(row.prompt_length, len(row.ids))])
+
+
+def estimated(answers: Answers, policy: Any, reference: Any, value: Any, coefficient: float, asked: Asked) -> Batch:
+    """Rewards, advantages and returns as the algorithms define them."""
+    old = [of_response(policy, row, asked.temperature) for row in answers.rows]
+    ref = [of_response(reference, row, asked.temperature) for row in answers.rows]
+    values = [] if value is None else [of_states(value, row).tolist() for row in answers.rows]
+    worth, rewards = [], []
+    for i, score in enumerate(answers.scores):
+        worth.append(min(max(score, -asked.bound), asked.bound) - (0.0 if answers.ended[i] else asked.penalty))
+        nat = 0.0 if asked.algorithm == "grpo" else coefficient
+        rewards.append([-nat * (a - b) for a, b in zip(old[i], ref[i], strict=True)])
+        rewards[-1][-1] += worth[i]
+    advantages, returns = [], []
+    for i, paid in enumerate(rewards):
+        first = i - i % asked.group
+        others = [j for j in range(first, first + asked.group) if j != i]
+        if asked.algorithm == "rloo":
+            advantages.append([sum(paid) - mean([sum(rewards[j]) for j in others])] * len(paid))
+        elif asked.algorithm == "grpo":
+            group = [worth[j] for j in range(first, first + asked.group)]
+            deviation = math.sqrt(sum((x - mean(group)) ** 2 for x in group) / (asked.group - 1))
+            advantages.append([(worth[i] - mean(group)) / (deviation + EPS)] * len(paid))
+        else:
+            after, row = 0.0, [0.0] * len(paid)
+            for t in reversed(range(len(paid))):
+                following = values[i][t + 1] if t + 1 < len(paid) else 0.0
+                after = paid[t] + asked.gamma * following - values[i][t] + asked.gamma * asked.lam * after
+                row[t] = after
+            advantages.append(row)
+            returns.append([a + v for a, v in zip(row, values[i], strict=True)])
+    if asked.algorithm == "ppo":
+        everything = [a for row in advantages for a in row]
+        spread = math.sqrt(variance(everything) + 1e-8)
+        advantages = [[(a - mean(everything)) / spread for a in row] for row in advantages]
+    return Batch(old=old, ref=ref, values=values, rewards=rewards, advantages=advantages, returns=returns)
+
+
+@tells("rl", *OF_ANSWERS, "kl_coefficient", "rollbacks", "reward", "kl", "sampled_entropy", "length_correlation")
+def batch(answers: Answers, found: Batch, coefficient: float, rollbacks: int) -> dict[str, float]:
+    return of_answers(answers) | {
+        "kl_coefficient": coefficient,
+        "rollbacks": float(rollbacks),
+        "reward": mean([math.fsum(row) for row in found.rewards]),
+        "kl": mean([math.fsum(a) - math.fsum(b) for a, b in zip(found.old, found.ref, strict=True)]),
+        "sampled_entropy": -mean([x for row in found.old for x in row]),
+        "length_correlation": pearson(answers.scores, [math.log(len(ids)) for ids in answers.ids]),
+    }
+
+
+def with_gradient(model: Any, row: Any, temperature: float) -> torch.Tensor:
+    """log pi of each token of the response."""
+    logits = model(input_ids=torch.tensor([list(row.ids)])).logits[0] / temperature
+    return torch.stack([torch.log_softmax(logits[t - 1], 0)[row.ids[t]] for t in range(row.prompt_length, len(row.ids))])
+
+
+Minibatches = Sequence[tuple[Any, Sequence[int]]]  # the network before each optimizer step, and the answers that it learns from
+
+
+def of_policy(minibatches: Minibatches, rows: Sequence[Any], found: Batch, beta: float, asked: Asked) -> dict[str, float]:
+    """Sums over all minibatches' tokens, divided by their number; `beta` is what a nat of k3 costs in the loss."""
+    sums = dict.fromkeys(("policy_loss", "clip_fraction", "approx_kl", "ratio", "kl_loss"), 0.0)
+    tokens, norms = 0, []
+    for model, chosen in minibatches:
+        loss, count = torch.zeros(()), 0
+        for i in chosen:
+            new = with_gradient(model, rows[i], asked.temperature)
+            for t in range(len(new)):
+                rho, advantage = torch.exp(new[t] - found.old[i][t]), found.advantages[i][t]
+                within = torch.clamp(rho, 1 - asked.clip, 1 + asked.clip)
+                worse = torch.maximum(-advantage * rho, -advantage * within)
+                x = new[t] - found.ref[i][t]
+                k3 = torch.exp(-x) - 1 + x
+                loss = loss + worse + beta * k3
+                sums["policy_loss"] += float(worse.detach())
+                sums["clip_fraction"] += bool(-advantage * within > -advantage * rho)
+                sums["approx_kl"] += float((rho - 1 - (new[t] - found.old[i][t])).detach())
+                sums["ratio"] += float(rho.detach())
+                sums["kl_loss"] += float(k3.detach())
+                count += 1
+        norms.append(norm_of(loss / count, model))
+        tokens += count
+    return {name: value / tokens for name, value in sums.items()} | {"grad_norm": mean(norms)}
+
+
+@tells("rl", "policy_loss", "clip_fraction", "approx_kl", "ratio", "grad_norm", "learning_rate")
+def update(of: Mapping[str, float], step: int, steps: int, highest: float) -> dict[str, float]:
+    """From `of_policy`; `step` is the last optimizer step of the update, of `steps` in all."""
+    return {name: value for name, value in of.items() if name != "kl_loss"} | {"learning_rate": highest * (1 - step / steps)}
+
+
+@tells("rl", "kl_loss")
+def update_of_grpo(of: Mapping[str, float]) -> dict[str, float]:
+    return {"kl_loss": of["kl_loss"]}
+
+
+@tells("rl", "value_loss", "value_grad_norm", "explained_variance")
+def update_of_values(minibatches: Minibatches, rows: Sequence[Any], found: Batch, asked: Asked) -> dict[str, float]:
+    total, tokens, norms = 0.0, 0, []
+    for model, chosen in minibatches:
+        loss, count = torch.zeros(()), 0
+        for i in chosen:
+            now = of_states(model, rows[i])
+            for t in range(len(now)):
+                old, aim = found.values[i][t], found.returns[i][t]
+                near = old + torch.clamp(now[t] - old, -asked.value_clip, asked.value_clip)
+                loss = loss + 0.5 * torch.maximum((now[t] - aim) ** 2, (near - aim) ** 2)
+                count += 1
+        norms.append(norm_of(loss / count, model))
+        total, tokens = total + float(loss.detach()), tokens + count
+    returns = [r for row in found.returns for r in row]
+    errors = [r - v for one, other in zip(found.returns, found.values, strict=True) for r, v in zip(one, other, strict=True)]
+    return {
+        "value_loss": total / tokens,
+        "value_grad_norm": mean(norms),
+        "explained_variance": 1 - variance(errors) / variance(returns),
+    }
+
+
+HELD_OUT = (*OF_ANSWERS, "reward", "kl", "entropy", "reference_perplexity", "gold")
+
+
+@tells("rl", *(f"held_out_{name}" for name in HELD_OUT))
+def held_out(answers: Answers, golds: Sequence[float], policy: Any, reference: Any, asked: Asked) -> dict[str, float]:
+    new, ref = ([of_response(model, row, asked.temperature) for row in answers.rows] for model in (policy, reference))
+    entropies = []
+    for row in answers.rows:
+        logits = logits_of(policy, row.ids, asked.temperature)
+        entropies += [entropy(logits[t - 1]) for t in range(row.prompt_length, len(row.ids))]
+    paid = [s - (0.0 if ended else asked.penalty) for s, ended in zip(answers.scores, answers.ended, strict=True)]
+    found = of_answers(answers) | {
+        "reward": mean(paid),
+        "kl": mean([math.fsum(a) - math.fsum(b) for a, b in zip(new, ref, strict=True)]),
+        "entropy": mean(entropies),
+        "reference_perplexity": math.exp(-mean([x for row in ref for x in row])),
+        "gold": mean(golds),
+    }
+    return {f"held_out_{name}": value for name, value in found.items()}
+
+
+@tells("rl", "score_NAME", "disagreement")
+def parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Of a composed reward's parts, and of an ensemble's standardised scores, one list a member."""
+    apart = [math.sqrt(variance(one)) for one in zip(*members, strict=True)]
+    return {f"score_{name}": mean(values) for name, values in scores.items()} | {"disagreement": mean(apart)}
+
+
+@tells("rl", "held_out_score_NAME", "held_out_disagreement")
+def held_out_parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[float]]) -> dict[str, float]:
+    return {f"held_out_{name}": value for name, value in parts(scores, members).items()}
+
+
+@tells("rl", "refused")
+def refused(scores: Sequence[float]) -> dict[str, float]:
+    return {"refused": float(any(not math.isfinite(score) for score in scores))}
+
+
+# DPO.
+
+
+@tells("rl", "loss", "margin", "accuracy", "pairs", "grad_norm", "learning_rate", "beta", "rollbacks")
+def dpo_step(
+    policy: Any, reference: Any, pairs: Sequence[tuple[Any, Any]], beta: float, step: int, steps: int, highest: float
+) -> dict[str, float]:
+    """Of pairs of rows, the preferred one first."""
+    losses, margins = [], []
+    for chosen, rejected in pairs:
+        ratios = []
+        for row in (chosen, rejected):
+            new = with_gradient(policy, row, 1.0)
+            ratios.append(new.sum() - math.fsum(of_response(reference, row, 1.0)))
+        margin = beta * (ratios[0] - ratios[1])
+        losses.append(torch.log1p(torch.exp(-margin)))
+        margins.append(float(margin.detach()))
+    loss = torch.stack(losses).sum() / len(pairs)
+    return {
+        "loss": float(loss.detach()),
+        "margin": mean(margins),
+        "accuracy": sum(margin > 1e-12 for margin in margins) / len(pairs),
+        "pairs": float(len(pairs)),
+        "grad_norm": norm_of(loss, policy),
+        "learning_rate": highest * (1 - step / steps),
+        "beta": beta,
+        "rollbacks": 0.0,
+    }
+
+
+# Best of n.
+
+
+def best_of(answers: Answers, asked: Asked) -> tuple[list[float], list[int]]:
+    """What each answer is paid, and the places of the answers that are kept: the first best one of each prompt's."""
+    paid = [s - (0.0 if ended else asked.penalty) for s, ended in zip(answers.scores, answers.ended, strict=True)]
+    kept = []
+    for first in range(0, len(paid), asked.group):
+        best = first
+        for i in range(first, first + asked.group):
+            best = i if paid[i] > paid[best] else best
+        kept.append(best)
+    return paid, kept
+
+
+@tells("rl", "score", "reward", "reward_sft")
+def best_of_step(answers: Answers, asked: Asked) -> dict[str, float]:
+    paid, kept = best_of(answers, asked)
+    return {
+        "score": mean([answers.scores[i] for i in kept]),
+        "reward": mean([paid[i] for i in kept]),
+        "reward_sft": mean(paid),
+    }
+
+
+OF_BEST = ("reward", "reward_sft", "score", "length", "eos_share", "distinct_2", "same_answer", "gold")
+
+
+@tells("rl", *(f"held_out_{name}" for name in OF_BEST), "kl_bound")
+def best_of_all(answers: Answers, golds: Sequence[float], asked: Asked) -> dict[str, float]:
+    paid, kept = best_of(answers, asked)
+    ids = [answers.ids[i] for i in kept]
+    found = {
+        "reward": mean([paid[i] for i in kept]),
+        "reward_sft": mean(paid),
+        "score": mean([answers.scores[i] for i in kept]),
+        "length": mean([len(one) for one in ids]),
+        "eos_share": mean([answers.ended[i] for i in kept]),
+        "distinct_2": distinct(ids, 2),
+        "same_answer": alike([answers.prompts[i] for i in kept], [answers.texts[i] for i in kept]),
+        "gold": mean([golds[i] for i in kept]),
+    }
+    bound = math.log(asked.group) - (asked.group - 1) / asked.group
+    return {f"held_out_{name}": value for name, value in found.items()} | {"kl_bound": bound}
+
+
+# summary.json, from the journal's rows.
+
+
+@tells(
+    "summary.json",
+    *(f"rl.{name}" for name in ("reward_sft", "reward_best", "best_step", "kl", "kl_last", "updates", "rollbacks")),
+)
+def summary(rows: Sequence[Mapping[str, Any]], budget: float) -> dict[str, float]:
+    """The kept model is the first of those with the highest reward whose KL is within the budget, and that give at most a
+    quarter of the prompts one answer; the first evaluation's, whatever it is, if none is better."""
+    evaluations = [row for row in rows if "held_out_reward" in row]
+    kept = evaluations[0]
+    for row in evaluations[1:]:
+        fit = row["held_out_kl"] <= budget and row["held_out_same_answer"] <= 0.25
+        kept = row if fit and row["held_out_reward"] > kept["held_out_reward"] else kept
+    return {
+        "rl.reward_sft": evaluations[0]["held_out_reward"],
+        "rl.reward_best": kept["held_out_reward"],
+        "rl.best_step": kept["step"],
+        "rl.kl": kept["held_out_kl"],
+        "rl.kl_last": evaluations[-1]["held_out_kl"],
+        "rl.updates": sum("pairs" in row or "score" in row for row in rows),
+        "rl.rollbacks": max(row.get("rollbacks", 0) for row in rows),
+    }
+
+
+@tells("summary.json", "rl.reward_sft", "rl.reward_best", "rl.best_of", "rl.kl_bound")
+def summary_of_best(rows: Sequence[Mapping[str, Any]], n: int) -> dict[str, float]:
+    return {
+        "rl.reward_sft": rows[-1]["held_out_reward_sft"],
+        "rl.reward_best": rows[-1]["held_out_reward"],
+        "rl.best_of": n,
+        "rl.kl_bound": sum(1 / n * math.log(n) for _ in range(n)) - (n - 1) / n,
+    }
