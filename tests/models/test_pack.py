@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import pack
+from sawyer.models import attend, pack
 from sawyer.models.forward import trunk_of
 from sawyer.models.pack import packs_exactly, real_states, row_starts
-from sawyer.text import Row, pad_right
+from sawyer.text import Batch, Row, pad_right
 
 Speakers = Callable[[str], Any]
 
@@ -82,7 +82,98 @@ def test_which_architectures_can(speaker: Speakers, name: str, can: bool) -> Non
 
 def test_when_it_pays(speaker: Speakers) -> None:
     trunk = trunk_of(speaker("gpt2").model)
-    assert not pack._pays(trunk, BATCH)  # 16 hidden units: the calls cost more than the padding
+
+    def pays(batch: Batch) -> bool:
+        return pack._pays(trunk, batch, pack._plan(batch))
+
+    assert not pays(BATCH)  # 16 hidden units: the calls cost more than the padding
     trunk.config.n_embd = 768
-    assert pack._pays(trunk, BATCH)
-    assert not pack._pays(trunk, pad_right([ROWS[0]] * 3, 1))  # no padding, nothing to save
+    assert pays(BATCH)
+    assert not pays(pad_right([ROWS[0]] * 3, 1))  # no padding, nothing to save
+    assert pays(pad_right(ANSWERS[:1] * 3, 1))  # no padding either, but one prompt instead of three
+
+
+# One prompt with several answers
+
+
+def answer(prompt: tuple[int, ...], *response: int) -> Row:
+    marks = (False,) * len(prompt) + (True,) * len(response)
+    return Row(ids=prompt + response, trained=marks, prompt_length=len(prompt), cut=False)
+
+
+LONG, SHORT = (50, 60, 70, 80, 90), (51, 61)
+ANSWERS = [
+    answer(LONG, 52, 62, 0),
+    answer(SHORT, 53, 0),
+    answer(LONG, 54, 0),
+    answer((*SHORT, 70), 53, 0),  # begins like another prompt and is none
+    answer(LONG, 55, 65, 75, 85, 0),
+    answer(SHORT, 56, 66, 0),
+    answer(LONG),  # cut before its answer: the prompt and nothing else
+    answer((57,), 0),
+]
+DEVICES = ["processor", "any"]
+
+
+@pytest.fixture(params=DEVICES)
+def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Prompts are shared whatever it costs; attention by the processor's own kernel, or as other devices have it."""
+    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)
+    if request.param == "any":
+        monkeypatch.setattr(attend._OnProcessor, "apply", lambda q, k, v, families, scale: by_rows(q, k, v, families, scale))
+    return str(request.param)
+
+
+def by_rows(query: Tensor, key: Tensor, value: Tensor, families: Sequence[attend.Family], scale: float) -> Tensor:
+    module = torch.nn.Module()
+    module.num_key_value_groups = len(query) // len(key)  # type: ignore[assignment]
+    found = attend._by_rows(module, *(x.unsqueeze(0) for x in (query, key, value)), families, 0.0, scale)
+    return found[0]
+
+
+@pytest.mark.parametrize(("name", "close"), [("gpt2", 1e-10), ("opt", 1e-10), ("llama", 1e-5)])
+def test_answers_that_share_their_prompt_are_what_each_is_alone(
+    speaker: Speakers, shared: str, name: str, close: float
+) -> None:
+    """In float64 (Llama's norms are fp32 inside) against transformers' own attention on each row by itself: states, and every
+    weight's gradient."""
+    trunk = trunk_of(speaker(name).model).double()
+    plain = deepcopy(trunk)
+    aim = torch.linspace(-1, 1, sum(len(r.ids) for r in ANSWERS) * 16, dtype=torch.float64).view(-1, 16)
+    read: list[int] = []
+    assert packs_exactly(trunk)
+    hook = trunk.register_forward_pre_hook(lambda _, __, n: read.append(n["input_ids"].shape[1]), with_kwargs=True)
+    found = real_states(trunk, pad_right(ANSWERS, 1))
+    hook.remove()
+    assert read == [5 + (3 + 2 + 5) + 2 + (2 + 3) + 5 + 5 + 2]
+    exact = torch.cat([plain(input_ids=torch.tensor([r.ids]), use_cache=False).last_hidden_state[0] for r in ANSWERS])
+    assert torch.allclose(found, exact, atol=close)
+    (found * aim).sum().backward()
+    (exact * aim).sum().backward()
+    for mine, theirs in zip(trunk.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(mine.grad, theirs.grad, atol=close, rtol=close)
+
+
+def test_an_answer_does_not_see_those_before_it(speaker: Speakers, shared: str) -> None:
+    """Answers one after another, which is what forgetting their borders would give, are something else."""
+    trunk = trunk_of(speaker("gpt2").model)
+    found = real_states(trunk, pad_right([ANSWERS[0], ANSWERS[2]], 1))
+    joined = real_states(trunk, pad_right([answer(LONG, 52, 62, 0, 54, 0)], 1))
+    assert torch.allclose(found[:8], joined[:8], atol=1e-5)
+    assert not torch.allclose(found[13:], joined[8:], atol=1e-2)
+
+
+def test_bf16_attention_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes back for bf16 is the fp32 answer rounded, gradients too: the sums are made in fp32."""
+    torch.manual_seed(0)
+    families = [attend.Family(shared=5, own=(3, 4)), attend.Family(shared=0, own=(6,)), attend.Family(shared=0, own=(6,))]
+    given = [torch.randn(2, 24, 8).bfloat16().requires_grad_() for _ in range(3)]
+    exact = [x.detach().float().requires_grad_() for x in given]
+    aim = torch.randn(24, 2, 8)
+    found, whole = (attend._OnProcessor.apply(*x, families, 0.3) for x in (given, exact))
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), whole, atol=2e-2, rtol=1e-2)
+    (found.float() * aim).sum().backward()
+    (whole * aim).sum().backward()
+    for mine, theirs in zip(given, exact, strict=True):
+        assert torch.allclose(mine.grad.float(), theirs.grad, atol=3e-2, rtol=2e-2)

@@ -117,7 +117,9 @@ def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path:
     work = work_of(tiny, tmp_path, found, loss=loss, by=by, batch_size=1)
     seen: list[int] = []
     assert packs_exactly(work.model.base_model)  # found out by three rows of its own
-    work.model.base_model.register_forward_pre_hook(lambda _, __, n: seen.append(len(n["row_lengths"])), with_kwargs=True)
+    work.model.base_model.register_forward_pre_hook(
+        lambda _, __, n: seen.append(sum(len(f.own) for f in n["families"])), with_kwargs=True
+    )
     assert work.step(0)["pairs"] == 21
     assert sum(seen) == 7, "not the 42 of two passes a pair"
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from sawyer.models.attend import Family
 from sawyer.models.forward import head_of, next_logits, splits_exactly, trunk_of
 from sawyer.models.pack import packs_exactly, row_attention
 from sawyer.text import pad_left
@@ -103,7 +104,7 @@ class RoomDecoder(Decoder):
                 position_ids=torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0),
                 past_key_values=self.cache,
                 use_cache=True,
-                row_lengths=lengths,
+                families=[Family(shared=0, own=(length,)) for length in lengths],
             ).last_hidden_state[0]
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits: Tensor = head_of(self.model)(states[last])

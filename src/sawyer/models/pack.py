@@ -1,29 +1,30 @@
-"""A padded batch through a decoder's trunk without its padding: rows end to end, each attending to itself alone.
+"""A padded batch through a decoder's trunk without its padding: rows end to end, each attending to itself alone, and a prompt
+that several rows begin with only once.
 
 All layers but attention treat tokens one by one, so a row of real tokens gives what the padded batch gives, and padding costs
-nothing. Attention is asked row by row, through the interface that transformers' architectures share.
+nothing; and in a causal network a prompt's states are the same whatever follows, so that its gradient is the sum of what all
+its answers say. Attention is asked row by row, through the interface that transformers' architectures share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from sawyer.text import Batch
+from sawyer.models.attend import Family, attend
+from sawyer.text import Batch, Row, pad_right
 
 ROWS = "sawyer_rows"  # the name under which transformers knows our attention
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
 # "What does padding cost?"; a card does a thousand times as many in the time that a call takes.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
-# What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
-UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
 
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -35,9 +36,10 @@ def real_states(trunk: Any, batch: Batch) -> Tensor:
     """
     if not packs_exactly(trunk):
         return _padded(trunk, batch.ids, batch.mask)
-    if _pays(trunk, batch):
-        return _packed(trunk, batch.ids, batch.mask)
-    return _packed(trunk, readable(batch.ids, batch.mask), torch.ones_like(batch.mask))[batch.mask.flatten()]
+    plan = _plan(batch)
+    if _pays(trunk, batch, plan):
+        return _packed(trunk, batch.ids, plan)
+    return _packed(trunk, readable(batch.ids, batch.mask), _unshared(torch.ones_like(batch.mask)))[batch.mask.flatten()]
 
 
 def row_starts(batch: Batch) -> Tensor:
@@ -57,21 +59,67 @@ def packs_exactly(trunk: Any) -> bool:
 @torch.no_grad()
 def _tried(trunk: Any) -> bool:
     device = next(trunk.parameters()).device
-    ids = torch.tensor([[0, 1, 2, 3, 1, 0], [2, 1, 3, 0, 0, 0], [1, 1, 2, 3, 0, 0]], device=device)
-    mask = torch.arange(6, device=device) < torch.tensor([[6], [3], [4]], device=device)
+    # The first and the last share `0 1`.
+    texts = ((0, 1, 2, 3, 1, 0), (2, 1, 3), (0, 1, 3, 2))
+    rows = [Row(ids=ids, trained=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False) for ids in texts]
+    batch = pad_right(rows, 0).to(device)
     try:
         with torch.autocast(device.type, enabled=False):
-            padded, packed = _padded(trunk, ids, mask), _packed(trunk, ids, mask)
+            padded = _padded(trunk, batch.ids, batch.mask)
+            packed = [_packed(trunk, batch.ids, plan) for plan in (_unshared(batch.mask), _plan(batch))]
     except Exception:  # each architecture refuses in its own way what it does not know
         return False
-    return padded.shape == packed.shape and bool((padded - packed).abs().max() <= CLOSE * padded.abs().max())
+    near = CLOSE * padded.abs().max()
+    return all(padded.shape == found.shape and bool((padded - found).abs().max() <= near) for found in packed)
 
 
-def _pays(trunk: Any, batch: Batch) -> bool:
-    rows, longest = batch.ids.shape
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """How a batch's N real tokens lie end to end. Where prompts are shared, those are n < N."""
+
+    families: tuple[Family, ...]
+    rows: Tensor  # (n,) int64, each one's place in the padded batch
+    columns: Tensor  # (n,) int64
+    found: Tensor | None  # (N,) int64, where each real token's state lies, row after row; None: as they are
+
+
+def _plan(batch: Batch) -> _Plan:
+    """Rows with the same tokens before their first trained one share them; of each row at least one token is its own."""
+    ids, mask = batch.ids, batch.mask
+    lengths = mask.sum(1).tolist()
+    began = torch.where(batch.trained & mask, torch.arange(ids.shape[1], device=ids.device), ids.shape[1]).amin(1).tolist()
+    prompts: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(ids.tolist()):
+        prompts.setdefault(tuple(row[: min(began[number], lengths[number] - 1)]), []).append(number)
+    if all(len(rows) == 1 or not prompt for prompt, rows in prompts.items()):
+        return _unshared(mask)
+    families: list[Family] = []
+    places: list[tuple[int, int]] = []
+    found: list[list[int]] = [[] for _ in lengths]
+    for prompt, numbers in prompts.items():
+        shared = len(prompt) if len(numbers) > 1 else 0
+        families.append(Family(shared=shared, own=tuple(lengths[n] - shared for n in numbers)))
+        begin = len(places)
+        places += [(numbers[0], column) for column in range(shared)]
+        for number in numbers:
+            found[number] = [*range(begin, begin + shared), *range(len(places), len(places) + lengths[number] - shared)]
+            places += [(number, column) for column in range(shared, lengths[number])]
+    rows, columns = torch.tensor(places, device=ids.device).unbind(1)
+    where = torch.tensor([place for row in found for place in row], device=ids.device)
+    return _Plan(families=tuple(families), rows=rows, columns=columns, found=where)
+
+
+def _unshared(mask: Tensor) -> _Plan:
+    rows, columns = mask.nonzero(as_tuple=True)
+    families = tuple(Family(shared=0, own=(length,)) for length in mask.sum(1).tolist())
+    return _Plan(families=families, rows=rows, columns=columns, found=None)
+
+
+def _pays(trunk: Any, batch: Batch, plan: _Plan) -> bool:
     width = trunk.config.get_text_config().hidden_size if hasattr(trunk, "config") else 0
-    saved = rows * longest - int(batch.mask.sum())
-    return saved * width**2 > CALLS.get(batch.ids.device.type, float("inf")) * rows
+    saved = batch.ids.numel() - len(plan.rows)
+    calls = sum(len(family.own) + 2 * (family.shared > 0) for family in plan.families)
+    return saved * width**2 > CALLS.get(batch.ids.device.type, float("inf")) * calls
 
 
 def readable(ids: Tensor, mask: Tensor) -> Tensor:
@@ -83,58 +131,27 @@ def _padded(trunk: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return trunk(input_ids=readable(ids, mask), use_cache=False).last_hidden_state[mask]
 
 
-def _packed(trunk: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+def _packed(trunk: Any, ids: Tensor, plan: _Plan) -> Tensor:
     with row_attention(trunk):
         out = trunk(
-            input_ids=ids[mask].unsqueeze(0),
-            position_ids=places[mask].unsqueeze(0),
+            input_ids=ids[plan.rows, plan.columns].unsqueeze(0),
+            position_ids=plan.columns.unsqueeze(0),
             use_cache=False,
-            row_lengths=mask.sum(1).tolist(),
+            families=plan.families,
         )
-    return out.last_hidden_state[0]
+    states: Tensor = out.last_hidden_state[0]
+    return states if plan.found is None else states.index_select(0, plan.found)
 
 
 @contextmanager
 def row_attention(trunk: Any) -> Iterator[None]:
-    """Within it the trunk takes rows end to end, told where they end by `row_lengths`."""
+    """Within it the trunk takes rows end to end, told where they end by `families`."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ROWS, _attend)
+    AttentionInterface.register(ROWS, attend)
     before = trunk.config._attn_implementation
     trunk.config._attn_implementation = ROWS  # a name without a mask function: transformers then makes no mask
     try:
         yield
     finally:
         trunk.config._attn_implementation = before
-
-
-def _attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    row_lengths: Sequence[int],
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    **asked: Any,
-) -> tuple[Tensor, None]:
-    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row; rows of one length go together."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
-        raise NotImplementedError(f"attention with {', '.join(refused)}")
-    given = value.dtype
-    if query.device.type == "cpu":  # whose bf16 kernel takes four times as long backward as the fp32 one (LAB.md)
-        query, key, value = query.float(), key.float(), value.float()
-    found, start = [], 0
-    for length, same in groupby(row_lengths):
-        count = len(list(same))
-        here = slice(start, start + count * length)
-        q, k, v = (x[0, :, here].unflatten(1, (count, length)).transpose(0, 1) for x in (query, key, value))
-        out, _ = sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)
-        found.append(out.flatten(0, 1))
-        start = here.stop
-    return (found[0] if len(found) == 1 else torch.cat(found)).unsqueeze(0).to(given), None

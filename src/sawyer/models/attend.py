@@ -1,0 +1,200 @@
+"""Causal attention of rows that lie end to end, each row seeing itself alone and the prompt that it shares with others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
+UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
+
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A prompt of `shared` tokens and, end to end after it, what each of its rows adds: `own` tokens each.
+
+    Example: the rows `5 6 7` and `5 6 8 9` as `5 6 | 7 | 8 9` -> shared 2, own (1, 2). A row alone has shared 0 and
+    own (its length,).
+    """
+
+    shared: int
+    own: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens lie end to end."""
+        return self.shared + sum(self.own)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    families: Sequence[Family],
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[Tensor, None]:
+    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row, in the interface of transformers."""
+    if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(refused)}")
+    if query.device.type != "cpu" or dropout or query.shape[-1] != value.shape[-1]:
+        return _by_rows(module, query, key, value, families, dropout, scaling), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)  # type: ignore[no-untyped-call]
+    return found.unsqueeze(0), None
+
+
+def _by_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    families: Sequence[Family],
+    dropout: float,
+    scaling: float | None,
+) -> Tensor:
+    """The rows whole, each with its prompt, through the attention that the device knows; rows of one length go together."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    lengths, places, kept = _spread(families)
+    shares = len(places) > query.shape[2]
+    if shares:
+        picked = torch.tensor(places, device=query.device)
+        query, key, value = (x.index_select(2, picked) for x in (query, key, value))
+    counts = [(length, len(list(same))) for length, same in groupby(lengths)]
+    pieces = zip(*(x[0].split([length * count for length, count in counts], 1) for x in (query, key, value)), strict=True)
+    found = []
+    for (length, count), piece in zip(counts, pieces, strict=True):
+        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
+        out, _ = sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)
+        found.append(out.flatten(0, 1))
+    whole = found[0] if len(found) == 1 else torch.cat(found)
+    return (whole[torch.tensor(kept, device=whole.device)] if shares else whole).unsqueeze(0)
+
+
+def _spread(families: Sequence[Family]) -> tuple[list[int], list[int], list[int]]:
+    """(each row's length, where its tokens lie end to end, row after row; where among those each token comes first)."""
+    lengths: list[int] = []
+    places: list[int] = []
+    start = 0
+    for family in families:
+        own = start + family.shared
+        for length in family.own:
+            lengths.append(family.shared + length)
+            places += [*range(start, start + family.shared), *range(own, own + length)]
+            own += length
+        start = own
+    first = {place: number for number, place in reversed(list(enumerate(places)))}
+    return lengths, places, [first[place] for place in range(start)]
+
+
+class _OnProcessor(torch.autograd.Function):
+    """By the processor's fused kernel, in fp32 even where products are bf16: its bf16 backward takes four times as long
+    (LAB.md). Nothing is saved but what is there anyway, and gradients are written in place: autograd's own would fill a
+    tensor of all tokens with zeros for each row.
+
+    A row that shares its prompt attends in two parts, to the prompt and to itself, which are joined by their log-sum-exps
+    (as in arXiv 2310.01889); given the joint one, the kernel's backward of each part is right as it stands.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, families: Sequence[Family], scale: float) -> Tensor:
+        heads, tokens, width = query.shape
+        out = query.new_empty(tokens, heads, width)
+        whole = torch.empty(tokens, heads, dtype=_exact(query.dtype), device=query.device)  # log-sum-exps
+        for part in _parts(families):
+            q, k, v = _piece(query, part.asks, part.rows), *(_piece(x, part.reads, part.rows, heads) for x in (key, value))
+            said, sums = _flash(q, k, v, 0.0, part.causal, scale=scale)
+            said, sums = said.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
+            if part.joins:
+                before = whole[part.asks]
+                joint = torch.logaddexp(before, sums)
+                said = said * (sums - joint).exp().unsqueeze(2)
+                said += out[part.asks] * (before - joint).exp().unsqueeze(2)
+                sums = joint
+            out[part.asks], whole[part.asks] = said, sums
+        ctx.save_for_backward(query, key, value, out, whole)
+        ctx.families, ctx.scale = families, scale
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, whole = ctx.saved_tensors
+        heads = query.shape[0]
+        found = [x.new_empty(x.shape[1], x.shape[0], x.shape[2]) for x in (query, key, value)]
+        for part in _parts(ctx.families):
+            q, k, v = _piece(query, part.asks, part.rows), *(_piece(x, part.reads, part.rows, heads) for x in (key, value))
+            slope, said = (_piece(x.transpose(0, 1), part.asks, part.rows) for x in (grad, out))
+            sums = whole[part.asks].unflatten(0, (part.rows, -1)).transpose(1, 2)
+            slopes = _flash_backward(slope, q, k, v, said, sums, 0.0, part.causal, scale=ctx.scale)
+            targets = ((part.asks, part.joins), (part.reads, part.again), (part.reads, part.again))
+            for mine, theirs, (place, adds) in zip(found, slopes, targets, strict=True):
+                theirs = theirs.transpose(1, 2).flatten(0, 1)  # (n, H, D)
+                if mine.shape[1] != heads:  # several heads read one
+                    theirs = theirs.unflatten(1, (mine.shape[1], -1)).sum(2)
+                if adds:
+                    mine[place] += theirs
+                else:
+                    mine[place] = theirs
+        return *(x.transpose(0, 1) for x in found), None, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """One call of the kernel: the tokens `asks` attend to the tokens `reads`."""
+
+    asks: slice
+    reads: slice
+    rows: int = 1  # of one length, end to end
+    causal: bool = True
+    joins: bool = False  # the same tokens have asked before
+    again: bool = False  # the same tokens have been read before
+
+
+def _parts(families: Sequence[Family]) -> list[_Part]:
+    found: list[_Part] = []
+    start = 0
+    for family, same in groupby(families):
+        count = len(list(same))
+        if family.shared == 0 and len(family.own) == 1:
+            here = slice(start, start + count * family.tokens)
+            found.append(_Part(asks=here, reads=here, rows=count))
+            start = here.stop
+            continue
+        for _ in range(count):
+            prompt = slice(start, start + family.shared)
+            start += family.tokens
+            if family.shared:
+                found.append(_Part(asks=prompt, reads=prompt))
+                found.append(_Part(asks=slice(prompt.stop, start), reads=prompt, causal=False, again=True))
+            place = prompt.stop
+            for length in family.own:
+                here = slice(place, place + length)
+                found.append(_Part(asks=here, reads=here, joins=family.shared > 0))
+                place = here.stop
+    return found
+
+
+def _exact(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _piece(x: Tensor, here: slice, rows: int, heads: int | None = None) -> Tensor:
+    """(H, N, D) -> (rows, `heads`, n, D): some tokens, in the precision that the kernel is asked in."""
+    piece = x[:, here].to(_exact(x.dtype))
+    if heads is not None and heads != len(piece):
+        piece = piece.repeat_interleave(heads // len(piece), 0)
+    return piece.unflatten(1, (rows, -1)).transpose(0, 1)
