@@ -52,7 +52,7 @@ def attend(
     if query.device.type != "cpu" or dropout or query.shape[-1] != value.shape[-1]:
         return _by_rows(module, query, key, value, families, dropout, scaling), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)  # type: ignore[no-untyped-call]
+    found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
     return found.unsqueeze(0), None
 
 
