@@ -137,11 +137,11 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
     with monkeypatch.context() as patch:
         if late:
             patch.setattr(way, "report", reporting)
-        with pytest.raises(Interrupted, match="1 of 4 reward models are done" if late else "SIGTERM"):
-            ablate(config, LOSSES, SEEDS, listeners=[signalled])
+        with pytest.raises(Interrupted, match="1 of 2 reward models are done" if late else "SIGTERM"):
+            ablate(config, LOSSES, SEEDS[:1], listeners=[signalled])
     assert not (run / "ablation" / "ablation.json").exists()
-    again = ablate(config, LOSSES, SEEDS)
-    for old, new in zip(done[1].cells, again.cells, strict=True):
+    again = ablate(config, LOSSES, SEEDS[:1])
+    for old, new in zip((cell for cell in done[1].cells if cell.seed == SEEDS[0]), again.cells, strict=True):
         assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
 
 
