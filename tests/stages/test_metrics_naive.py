@@ -199,7 +199,7 @@ def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
 def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, asked = (
         str(tiny64.comparisons),
-        {"algorithm": "dpo", "beta": BETA, "batch_size": 8, "epochs": 1, "learning_rate": RATE},
+        {"algorithm": "dpo", "beta": BETA, "batch_size": 4, "epochs": 1, "learning_rate": RATE},
     )
     asked |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 8, "eval_prompts": 4, "held_out": 0.2, "eval_every": 100}
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [data]}}
@@ -223,10 +223,10 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ]
         groups += [pairs] if pairs else []
     total = config.rl.epochs * len(groups)
-    steps = math.ceil(total / 8)
+    steps = math.ceil(total / 4)
     assert len(seen) == steps == len(rows) - 1
     for step in (0, 1):
-        chosen = batch_indices(len(groups), 8, step, total=total, seed=0, stage="rl")
+        chosen = batch_indices(len(groups), 4, step, total=total, seed=0, stage="rl")
         told = {name: value for name, value in rows[step].items() if not name.startswith("held_out_")}
         pairs = [pair for i in chosen for pair in groups[i]]
         same(told, naive_rl.dpo_step(seen[step], reference, pairs, BETA, step, steps, RATE))

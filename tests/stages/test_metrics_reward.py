@@ -133,7 +133,7 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             answer["source"] = ("script", "people", "sft")[(number + place) % 3]
     data = tmp_path / "judged.json"
     data.write_text(json.dumps(judged))
-    asked = {"data": [str(data)], "batch_size": 9, "epochs": 2, "learning_rate": 2e-2, "held_out": 0.35}
+    asked = {"data": [str(data)], "batch_size": 9, "epochs": 1, "learning_rate": 2e-2, "held_out": 0.35}
     asked |= {"center": CENTER, "ensemble": {"members": 2, "by": "heads"}, "calibration_prompts": 8}
     config = tiny64.rl_config(tmp_path / "run", rl__reward=asked, rl__world={"rater": "honest"}, rl__micro_batch_tokens=300)
     seen, own = stepped(monkeypatch), []
@@ -151,10 +151,10 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     codec = open_speaker(tiny64.sft).codec
     train, held = split(read([str(data)], want="comparisons").records, 0.35)
     told, checked = told_of(train, codec), told_of(held, codec)
-    steps = math.ceil(2 * len(told) / 9)
+    steps = math.ceil(len(told) / 9)
     assert len(seen) == steps == len(rows) - 1 and len(checked) >= 10
     for step, model in enumerate(seen):
-        chosen = batch_indices(len(told), 9, step, total=2 * len(told), seed=0, stage="reward")
+        chosen = batch_indices(len(told), 9, step, total=len(told), seed=0, stage="reward")
         by_hand = reward_step(
             model, [told[i] for i in chosen], lambda r, one: squared(r, one, softplus, CENTER), step, steps, 2e-2
         )
