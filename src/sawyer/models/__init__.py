@@ -29,6 +29,7 @@ from sawyer.models.load import (
     new_reward,
     train_tokenizer,
 )
+from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
 from sawyer.models.score import (
     DetailedScorer,
@@ -68,6 +69,7 @@ __all__ = [
     "context_length",
     "deliberate",
     "freeze",
+    "hold_in_bf16",
     "is_causal",
     "load_classifier",
     "load_judge",

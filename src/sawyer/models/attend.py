@@ -52,6 +52,7 @@ def attend(
     if query.device.type != "cpu" or dropout or query.shape[-1] != value.shape[-1]:
         return _by_rows(module, query, key, value, families, dropout, scaling), None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
     found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
     return found.unsqueeze(0), None
 
@@ -101,9 +102,9 @@ def _spread(families: Sequence[Family]) -> tuple[list[int], list[int], list[int]
 
 
 class _OnProcessor(torch.autograd.Function):
-    """By the processor's fused kernel, in fp32 even where products are bf16: its bf16 backward takes four times as long
-    (LAB.md). Nothing is saved but what is there anyway, and gradients are written in place: autograd's own would fill a
-    tensor of all tokens with zeros for each row.
+    """By the processor's fused kernel. Where products are bf16 it goes forward in bf16, which takes half the time, and backward
+    in fp32, since its own bf16 backward takes longer (LAB.md); its sums are fp32 either way. Nothing is saved but what is
+    there anyway, and gradients are written in place: autograd's own would fill a tensor of all tokens with zeros for each row.
 
     A row that shares its prompt attends in two parts, to the prompt and to itself, which are joined by their log-sum-exps
     (as in arXiv 2310.01889); given the joint one, the kernel's backward of each part is right as it stands.
@@ -115,7 +116,7 @@ class _OnProcessor(torch.autograd.Function):
         out = query.new_empty(tokens, heads, width)
         whole = torch.empty(tokens, heads, dtype=_exact(query.dtype), device=query.device)  # log-sum-exps
         for part in _parts(families):
-            q, k, v = _piece(query, part.asks, part.rows), *(_piece(x, part.reads, part.rows, heads) for x in (key, value))
+            q, k, v = _asked(query, key, value, part)
             said, sums = _flash(q, k, v, 0.0, part.causal, scale=scale)
             said, sums = said.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
             if part.joins:
@@ -136,8 +137,8 @@ class _OnProcessor(torch.autograd.Function):
         heads = query.shape[0]
         found = [x.new_empty(x.shape[1], x.shape[0], x.shape[2]) for x in (query, key, value)]
         for part in _parts(ctx.families):
-            q, k, v = _piece(query, part.asks, part.rows), *(_piece(x, part.reads, part.rows, heads) for x in (key, value))
-            slope, said = (_piece(x.transpose(0, 1), part.asks, part.rows) for x in (grad, out))
+            q, k, v = (x.to(whole.dtype) for x in _asked(query, key, value, part))
+            slope, said = (_piece(x.transpose(0, 1), part.asks, part.rows).to(whole.dtype) for x in (grad, out))
             sums = whole[part.asks].unflatten(0, (part.rows, -1)).transpose(1, 2)
             slopes = _flash_backward(slope, q, k, v, said, sums, 0.0, part.causal, scale=ctx.scale)
             targets = ((part.asks, part.joins), (part.reads, part.again), (part.reads, part.again))
@@ -192,9 +193,14 @@ def _exact(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
-def _piece(x: Tensor, here: slice, rows: int, heads: int | None = None) -> Tensor:
-    """(H, N, D) -> (rows, `heads`, n, D): some tokens, in the precision that the kernel is asked in."""
-    piece = x[:, here].to(_exact(x.dtype))
-    if heads is not None and heads != len(piece):
-        piece = piece.repeat_interleave(heads // len(piece), 0)
-    return piece.unflatten(1, (rows, -1)).transpose(0, 1)
+def _asked(query: Tensor, key: Tensor, value: Tensor, part: _Part) -> list[Tensor]:
+    """Query, key and value (rows, H, n, D) of a call, each key and value as often as there are heads that read it."""
+    heads = query.shape[0]
+    read = (_piece(x, part.reads, part.rows) for x in (key, value))
+    read = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in read)
+    return [_piece(query, part.asks, part.rows), *read]
+
+
+def _piece(x: Tensor, here: slice, rows: int) -> Tensor:
+    """(H, N, D) -> (rows, H, n, D): some tokens."""
+    return x[:, here].unflatten(1, (rows, -1)).transpose(0, 1)

@@ -76,9 +76,10 @@ class DpoWork(PolicyWork):
         groups = [self.groups[i] for i in chosen]
         count, sums = sum(len(group.pairs) for group in groups), Sums()
         parts = paired_parts(groups, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens)
+        exact = self._exact(self.found.episodes.rows) if index == 0 and self.found is not None else None
         done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
         if index == 0:
-            self._check_start(sums.ratio_error)
+            self._check_start(exact, sums.ratio_error)
         return {
             "loss": done.loss,
             "margin": sums.margins / count,
@@ -88,7 +89,7 @@ class DpoWork(PolicyWork):
             "learning_rate": done.learning_rate,
         }
 
-    def _check_start(self, ratio_error: float) -> None:
+    def _check_start(self, exact: Tensor | None, ratio_error: float) -> None:
         """The gates of step zero look at the answers of the evaluation before it: others there are none."""
         assert self.found is not None
         episodes, old = self.found.episodes, self.found.logprobs
@@ -102,7 +103,7 @@ class DpoWork(PolicyWork):
             returns=None,
             rewards=torch.zeros_like(old),
         )
-        self._step_zero(episodes, experience, ratio_error, 0.0)  # nothing is clipped
+        self._step_zero(episodes, experience, exact, ratio_error, 0.0)  # nothing is clipped
 
     def loss(self, part: PairedPart, sums: Sums) -> Tensor:
         """The sum over the part's pairs; each answer goes through each network once."""

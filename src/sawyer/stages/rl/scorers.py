@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 
 from sawyer.config import Config, RewardPart, own_function
 from sawyer.errors import ConfigError
@@ -81,6 +82,12 @@ def own_disagreement(scorer: Scorer) -> float | None:
 def all_learned(scorer: Scorer) -> bool:
     """Whether all that is paid for was learnt from judgements: no part is a user's function."""
     return all(isinstance(part, RewardScorer | LabelScorer) for _, part in parts_of(scorer))
+
+
+def judges_of(scorer: Scorer) -> list[nn.Module]:
+    """The reward models' networks, each once."""
+    networks = (member.model for _, part in parts_of(scorer) if isinstance(part, RewardScorer) for member in part.members)
+    return list(dict.fromkeys(networks))
 
 
 def tell_cut(run: Run, scorer: Scorer) -> None:

@@ -111,9 +111,10 @@ class RlWork(PolicyWork):
         metrics = self.measure(episodes, experience)
         if self._heed(index, self.guards.look(metrics)):
             return metrics
+        exact = self._exact(episodes.rows) if index == 0 else None
         report = update(experience, self.policy, self.value, self.config, self.place, index)
         if index == 0:
-            self._step_zero(episodes, experience, report.first_ratio_error, report.first_clip_fraction)
+            self._step_zero(episodes, experience, exact, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
         return metrics | report.metrics
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from torch import Tensor
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, choose_place, generator
 from sawyer.errors import DataError, NotFiniteError
-from sawyer.models import Speaker, open_speaker
+from sawyer.models import Speaker, hold_in_bf16, open_speaker
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
@@ -16,8 +19,9 @@ from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
-from sawyer.stages.rl.scorers import all_learned, open_scorer, own_disagreement
+from sawyer.stages.rl.scorers import all_learned, judges_of, open_scorer, own_disagreement
 from sawyer.stages.rl.zero import measured
+from sawyer.text import Row
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -38,6 +42,9 @@ class PolicyWork:
         self.policy_speaker.model.to(self.place.device)
         self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
+        if self.place.precision == "bf16":
+            for network in (self.reference, *judges_of(self.scorer)):
+                hold_in_bf16(network)
         self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
         self.rules = rules_of(self.asked)
         self.guards = Guards(
@@ -133,11 +140,19 @@ class PolicyWork:
             self._put_back()
             return self.evaluate(done)
 
-    def _step_zero(self, episodes: Episodes, experience: Experience, ratio_error: float, clip_fraction: float) -> None:
+    def _exact(self, rows: Sequence[Row]) -> Tensor | None:
+        """The rows' log-probs in fp32, by the policy before its first update; None where all are."""
+        if self.place.precision == "fp32":
+            return None
+        return logprobs_of(self.policy_speaker.model, rows, self.config, replace(self.place, precision="fp32"))
+
+    def _step_zero(
+        self, episodes: Episodes, experience: Experience, exact: Tensor | None, ratio_error: float, clip_fraction: float
+    ) -> None:
         found = measured(
             episodes,
             experience,
-            reference=self.reference,
+            exact=exact,
             scorer=self.scorer,
             ratio_error=ratio_error,
             clip_fraction=clip_fraction,

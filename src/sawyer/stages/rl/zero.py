@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Place
 from sawyer.maths import kl_k1, masked_sum
 from sawyer.models import RewardScorer, Scorer, TextScorer, WeightedScorer
+from sawyer.records import Prompt
 from sawyer.runs import Run
 from sawyer.stages.rl.gates import SCORED_ALONE, Apart, StepZero
-from sawyer.stages.rl.rollout import Episodes, Experience, logprobs_of
+from sawyer.stages.rl.rollout import Episodes, Experience
 
 
 def measured(
     episodes: Episodes,
     experience: Experience,
     *,
-    reference: nn.Module,
+    exact: Tensor | None,
     scorer: Scorer,
     ratio_error: float,
     clip_fraction: float,
@@ -29,15 +30,12 @@ def measured(
     run: Run,
     place: Place,
 ) -> StepZero:
-    """Look at the first batch; `ratio_error` and `clip_fraction` are of its first minibatch."""
+    """Look at the first batch; `ratio_error` and `clip_fraction` are of its first minibatch. `exact` are its log-probs in fp32,
+    before the update; None where all is computed so."""
     asked = wanted(config.rl, "rl")
     mask = experience.mask
     sampled = torch.tensor([value for completion in episodes.completions for value in completion.logprobs])
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), mask, dim=1)
-    exact = replace(place, precision="fp32")
-    whole = place.precision == "fp32"
-    # The reference is the SFT model still: the policy has taken a step by now.
-    rounding = None if whole else logprobs_of(reference, episodes.rows, config, exact)
     score, score_rounding = _scores_apart(episodes, scorer, config, run, place)
     return StepZero(
         kl=float(kl.max()),
@@ -45,7 +43,7 @@ def measured(
         clip_fraction=clip_fraction,
         clip=asked.clip,
         sampler=Apart.of(sampled, experience.old_logprobs[mask]),
-        rounding=Apart(mean=0.0, most=0.0) if rounding is None else Apart.of(experience.ref_logprobs[mask], rounding[mask]),
+        rounding=Apart(mean=0.0, most=0.0) if exact is None else Apart.of(experience.ref_logprobs[mask], exact[mask]),
         score=score,
         score_rounding=score_rounding,
     )
@@ -53,32 +51,37 @@ def measured(
 
 def _scores_apart(episodes: Episodes, scorer: Scorer, config: Config, run: Run, place: Place) -> tuple[Apart | None, Apart]:
     """How far the rewards of some answers are from what the saved models say of each alone, in fp32 on the CPU; and how far
-    the run's precision moves them."""
+    the run's precision moves what the saved models say."""
     prompts, texts = episodes.prompts[:SCORED_ALONE], episodes.texts[:SCORED_ALONE]
+    here = replace(place, device=torch.device("cpu"))
     inside: list[Tensor] = []
     outside: list[float] = []
-    exact: list[float] = []
-    for name, own, source in _learned(scorer, config, run):
+    rounded: list[float] = []
+    for name, source in _learned(scorer, config, run):
         saved = TextScorer(source, device="cpu") if name is None else RewardScorer.load(source, fallback=config.template)
         inside.append((episodes.scores if name is None else episodes.parts[name])[: len(texts)])
-        outside += [saved([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
-        cut = own.cut
-        exact += own(prompts, texts) if place.precision != "fp32" else []
-        own.cut = cut  # the same answers again: they are counted once
+        outside += _alone(saved, prompts, texts)
+        with here.autocast():
+            rounded += _alone(saved, prompts, texts) if here.precision != "fp32" else []
     if not inside:
         return None, Apart(mean=0.0, most=0.0)
     found = torch.cat(inside)
-    rounding = Apart.of(found, torch.tensor(exact)) if exact else Apart(mean=0.0, most=0.0)
+    rounding = Apart.of(torch.tensor(rounded), torch.tensor(outside)) if rounded else Apart(mean=0.0, most=0.0)
     return Apart.of(found, torch.tensor(outside)), rounding
 
 
-def _learned(scorer: Scorer, config: Config, run: Run) -> Iterator[tuple[str | None, RewardScorer, str]]:
-    """(name of its part, the scorer, its folder) of every reward model that is paid for; alone it has no name."""
+def _alone(saved: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    """Each answer's score, read by itself."""
+    return [saved([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
+
+
+def _learned(scorer: Scorer, config: Config, run: Run) -> Iterator[tuple[str | None, str]]:
+    """(name of its part, its folder) of every reward model that is paid for; alone it has no name."""
     asked = wanted(config.rl, "rl")
     own = str(run.layout.model("reward"))
     if isinstance(scorer, RewardScorer):
-        yield None, scorer, own
+        yield None, own
     elif isinstance(scorer, WeightedScorer):
         for part, told in zip(scorer.parts, asked.rewards, strict=True):
             if isinstance(part.scorer, RewardScorer):
-                yield part.name, part.scorer, own if told.is_stage else str(told.model)
+                yield part.name, own if told.is_stage else str(told.model)
