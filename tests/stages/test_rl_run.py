@@ -247,6 +247,25 @@ def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, m
             train(tiny.rl_config(tmp_path / "run"), run)
 
 
+def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
+) -> None:
+    config = tiny.rl_config(tmp_path / "run", episodes=8).model_copy(update={"precision": "bf16"})
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        kinds = [{weight.dtype for weight in network.parameters()} for network in (work.reference, work.scorer.model)]
+        assert kinds == [{torch.float32, torch.bfloat16}] * 2
+        assert {weight.dtype for weight in work.policy.model.parameters()} == {torch.float32}
+        told = work.step(0)
+        assert told is not None and told["kl"] == 0.0  # not even rounding lies between policy and reference
+        gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
+        assert len(gates) == 5 and set(gates.values()) == {"ok"}
+        # Embeddings and norms in bf16 as well would move the reference away from where the policy starts.
+        monkeypatch.setattr(watched, "hold_in_bf16", lambda network: network.to(torch.bfloat16))
+        with pytest.raises(TrainingError, match="before its first update, KL to the reference"):
+            RlWork(config, run).step(0)
+
+
 # Guards
 
 
@@ -594,10 +613,11 @@ def _all(tiny: Fixture) -> Sequence[Any]:
     return read([str(tiny.prompts)], want="prompts").records
 
 
-def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path, precision: str) -> None:
     config = tiny.rl_config(
         tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}
-    )
+    ).model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         straight = RlWork(config, run)
         first = [straight.step(index) for index in range(2)]
