@@ -7,6 +7,7 @@ SawyerError                 base of all; the command line prints it without a tr
 ├── RunError                a run's folder: locked, changed under us, unwritable, full disk
 ├── TrainingError           training that must not go on: memory that ran out, a gate before it that failed
 │   └── NotFiniteError      a loss, gradient, score or logit that is not finite: refused before it touches a weight
+├── ProcessError            several processes at work on one run: one does not come, or is gone
 ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
 └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
 """
@@ -56,6 +57,14 @@ class TrainingError(SawyerError):
 
 class NotFiniteError(TrainingError):
     """A figure that training would have learnt from is not finite; the weights are as they were before it."""
+
+
+class ProcessError(SawyerError):
+    """One of several processes that work on a run does not come, or is gone. `silent`: it did not say why."""
+
+    def __init__(self, given: str, *, silent: bool = True, expected: str = "", why: str = "", todo: str = "") -> None:
+        self.silent = silent
+        super().__init__(given, expected=expected, why=why, todo=todo)
 
 
 class WorldError(SawyerError):

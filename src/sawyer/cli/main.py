@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
+from sawyer import processes
 from sawyer.cli import data, look, loss, score, study, train
 from sawyer.cli.ablate import ablate
 from sawyer.cli.bakeoff import bakeoff
 from sawyer.cli.bench import bench
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
-from sawyer.errors import Interrupted, SawyerError
+from sawyer.errors import Interrupted, ProcessError, SawyerError
 from sawyer.version import __version__
 
 app = typer.Typer(
@@ -84,12 +85,15 @@ def main() -> None:
     try:
         app(prog_name="sawyer")
     except Interrupted as stop:
-        console = stdout()
-        console.print()
-        say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
+        if processes.is_first():
+            console = stdout()
+            console.print()
+            say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
         sys.exit(STOPPED)
     except SawyerError as error:
-        show_error(error)
+        # Of several processes the first one tells what they all found, or what another one left word of.
+        if processes.is_first() or (isinstance(error, ProcessError) and error.silent):
+            show_error(error)
         sys.exit(1)
     except Exception as error:
         show_unexpected(error)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
+from sawyer import processes
 from sawyer.cli.figures import show_summary
 from sawyer.cli.screen import say, stdout
 from sawyer.cli.watch import Watch
@@ -61,12 +63,12 @@ def stage_command(stage: str) -> Callable[..., None]:
 
 
 def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
-    """Do the work under a watch, then say what came out and where to look."""
+    """Do the work under a watch, then say what came out and where to look. Of several processes the first one speaks."""
     from pathlib import Path
 
     from sawyer.runs import Layout
 
-    console = stdout()
+    console = stdout() if processes.is_first() else Console(quiet=True)
     with Watch(console) as watch:
         summary = work(watch)
     show_summary(console, summary)

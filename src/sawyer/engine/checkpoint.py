@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from sawyer import processes
 from sawyer.runs import damaged, is_complete, replace_folder
 
 STATE = "state.pt"
@@ -20,7 +21,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any]) -> None:
 
 def put_state(new: Path, state: dict[str, Any]) -> None:
     """Write `state` into a folder that `replace_folder` has opened, beside what else lies there; `load_checkpoint` reads it."""
-    torch.save(state, new / STATE)
+    if not processes.looks_on():
+        torch.save(state, new / STATE)
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:

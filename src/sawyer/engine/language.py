@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.engine.place import Place
 from sawyer.engine.seeds import batch_indices
 from sawyer.engine.step import Learner
@@ -49,7 +50,8 @@ class LanguageWork:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
-        parts = batches(rows, pad_id=self.pad_id, token_budget=self.token_budget)
+        mine = processes.dealt(rows, lambda row: len(row.ids))
+        parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)
         update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
         return {
             "loss": update.loss,

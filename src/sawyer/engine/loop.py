@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from sawyer import processes
 from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
 from sawyer.errors import Interrupted
 from sawyer.runs import Run, damaged
@@ -47,10 +48,11 @@ def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, sh
             note = f"{show} {values[show]:.4g}" if show in values else ""
             index += 1
             run.journal.progress(stage, index, work.steps, note)
-        if run.stop.is_set():
+        asked, due = processes.greatest(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
+        if asked and run.stop.agreed():
             _save(run, stage, work, index, finished)
             _interrupt(run, stage, index, work.steps)
-        if time.monotonic() - saved_at >= save_every_seconds:
+        if due:
             _save(run, stage, work, index, finished)
             saved_at, saved_step = time.monotonic(), index
     if index != saved_step or finished:
@@ -61,7 +63,7 @@ def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, sh
 
 def stop_if_asked(run: Run, stage: str) -> None:
     """Between the pieces of an evaluation: raise Interrupted when the run was asked to stop (the steps are saved)."""
-    if run.stop.is_set():
+    if run.stop.agreed():
         _interrupt(run, stage, 0, 0)
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from sawyer import processes
 from sawyer.errors import ConfigError
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it.
@@ -30,7 +31,10 @@ class Place:
 
 
 def choose_place(device: str, precision: str, *, width: int) -> Place:
-    """Resolve "auto" for a model of `width` hidden units. Raises ConfigError for a device that is not there."""
+    """Resolve "auto" for a model of `width` hidden units; of several processes on a machine each has a card of its own.
+
+    Raises ConfigError for a device that is not there.
+    """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             "device: cuda, but PyTorch sees no CUDA device",
@@ -39,7 +43,23 @@ def choose_place(device: str, precision: str, *, width: int) -> Place:
         )
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     chosen, reason = _precision(name, precision, width)
-    return Place(device=torch.device(name), precision=chosen, reason=f"{name}, {chosen}: {reason}")
+    several = f"{processes.count()} processes, " if processes.count() > 1 else ""
+    return Place(device=_device(name), precision=chosen, reason=f"{several}{name}, {chosen}: {reason}")
+
+
+def _device(name: str) -> torch.device:
+    if name != "cuda" or processes.count() == 1:
+        return torch.device(name)
+    here, cards = processes.number_here(), torch.cuda.device_count()
+    if here >= cards:
+        raise ConfigError(
+            f"process {here + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",
+            expected="at most a process a card",
+            why="two on one card take turns, and share its memory",
+            todo=f"start {cards} with --nproc-per-node or --num_processes, or set `device: cpu`",
+        )
+    torch.cuda.set_device(here)
+    return torch.device("cuda", here)
 
 
 def _precision(device: str, asked: str, width: int) -> tuple[Literal["fp32", "bf16"], str]:

@@ -1,18 +1,24 @@
-"""One optimizer step: losses of the parts are summed, divided once, checked, and only then applied."""
+"""One optimizer step: losses of the parts are summed, divided once, checked, and only then applied.
+
+Of several processes each has parts of its own; their gradients are added up before anything is done with them, so that the
+weights and the optimizer's state stay the same everywhere.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.errors import NotFiniteError
 
 Part = TypeVar("Part")
+SENT = 2**24  # numbers that processes add up at once: 64 MB of fp32 beside the gradient
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +28,38 @@ class Update:
     loss: float
     grad_norm: float
     learning_rate: float
+
+
+def added_up(weights: Sequence[nn.Parameter], total: float) -> float:
+    """Put the sum of all processes' gradients on each one's weights; returns the sum of their `total`s.
+
+    Every weight is summed, also where none of this process's parts came by it.
+    """
+    if processes.count() == 1:
+        return total
+    found = torch.tensor(total)
+    for together in _sent(weights):
+        grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in together]
+        flat = torch.cat([*(grad.flatten() for grad in grads), found.to(grads[0]).unsqueeze(0)])
+        processes.add_up(flat)
+        *sums, told = flat.split([*(weight.numel() for weight in together), 1])
+        for weight, summed in zip(together, sums, strict=True):
+            weight.grad = summed.view_as(weight)
+        if together[0] is weights[0]:
+            total = float(told)
+    return total
+
+
+def _sent(weights: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """The weights in their order, as many at once as may be sent and are of one kind of number."""
+    taken: list[nn.Parameter] = []
+    for weight in weights:
+        size = sum(one.numel() for one in taken)
+        if taken and (weight.dtype != taken[0].dtype or size + weight.numel() > SENT):
+            yield taken
+            taken = []
+        taken.append(weight)
+    yield taken
 
 
 class Learner:
@@ -50,7 +88,8 @@ class Learner:
     def update(self, parts: Iterable[Part], loss: Callable[[Part], Tensor], count: float) -> Update:
         """Apply the gradient of `sum(loss(part)) / count`.
 
-        `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch.
+        `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch, whoever has
+        its parts.
         Raises NotFiniteError, with the weights untouched, when the loss or its gradient is not finite.
         """
         total, norm = self.accumulate(parts, loss, count)
@@ -77,6 +116,7 @@ class Learner:
             share = loss(part) / count
             share.backward()
             total += float(share.detach())
+        total = added_up(self.parameters, total)
         return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
 
     def state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
+from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.config import load as load_config
@@ -162,6 +163,12 @@ def in_turn(
             stop.set(str(row["reason"]))
         worked = worked or row.get("kind") == "start"
 
+    if processes.launched() > 1:
+        raise RunError(
+            f"{what} were asked of {processes.launched()} processes",
+            expected="one: a study takes its runs one after another, each on all of this process",
+            todo="start the command without torchrun or accelerate launch",
+        )
     with handle_signals(stop):
         for place, job in enumerate(jobs):
             if stop.is_set():

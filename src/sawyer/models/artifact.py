@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sawyer import processes
 from sawyer.models.load import OURS, quiet
 
 
@@ -15,6 +16,8 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
     if extra:
         setattr(model.config, OURS, dict(extra))
+    if processes.looks_on():  # another process writes the same
+        return
     with quiet():
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.errors import ModelError
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.load import (
@@ -110,7 +111,12 @@ class Classifier:
 def class_logits(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int) -> Tensor:
     """(N, C) fp32 on the CPU, in the rows' order."""
     device = next(model.parameters()).device
-    found: dict[int, Tensor] = {}
-    for indices, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
-        found |= dict(zip(indices, sequence_logits(model, batch.to(device)).cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(rows))])
+
+    def read(mine: list[int]) -> Tensor:
+        found: dict[int, Tensor] = {}
+        for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
+            found |= dict(zip(indices, sequence_logits(model, batch.to(device)).cpu(), strict=True))
+        return torch.stack([found[place] for place in range(len(mine))])
+
+    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
+    return told

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sawyer import processes
 from sawyer.errors import ModelError, TrainingError
 from sawyer.models.classify import Classifier
 from sawyer.models.score import Scored, Scorer, scored
@@ -62,6 +63,10 @@ class FunctionScorer:
         self.function, self.name = function, name
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        # Asked once, by the first of several processes: a function may say something else each time.
+        return processes.first(lambda: self._asked(prompts, responses))
+
+    def _asked(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         try:
             given = self.function([conversation(prompt) for prompt in prompts], list(responses))
         except Exception as error:  # a user's function may raise anything

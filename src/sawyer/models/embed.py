@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.maths import mean_cosine, thin
 from sawyer.text import Row, batches
 
@@ -77,14 +78,19 @@ def mean_pooled(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_bud
     """(N, D) fp32 on the CPU: the mean of the trunk's last hidden states over each row's real tokens, in the rows' order."""
     trunk: Any = getattr(model, "base_model", model)
     device = next(model.parameters()).device
-    found: dict[int, Tensor] = {}
-    for indices, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
-        placed = batch.to(device)
-        states = trunk(input_ids=placed.ids, attention_mask=placed.mask.long()).last_hidden_state.float()
-        mask = placed.mask.unsqueeze(2)
-        pooled = states.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
-        found |= dict(zip(indices, pooled.cpu(), strict=True))
-    return torch.stack([found[place] for place in range(len(rows))])
+
+    def read(mine: list[int]) -> Tensor:
+        found: dict[int, Tensor] = {}
+        for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
+            placed = batch.to(device)
+            states = trunk(input_ids=placed.ids, attention_mask=placed.mask.long()).last_hidden_state.float()
+            mask = placed.mask.unsqueeze(2)
+            pooled = states.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+            found |= dict(zip(indices, pooled.cpu(), strict=True))
+        return torch.stack([found[place] for place in range(len(mine))])
+
+    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
+    return told
 
 
 def _short(text: str) -> str:

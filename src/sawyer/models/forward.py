@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
 from sawyer.models.pack import readable, real_states, row_starts
 from sawyer.text import Batch, Row, batches
@@ -84,9 +85,10 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
 def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> float:
     """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
     total = 0.0
-    for _, batch in batches(rows, pad_id=pad_id, token_budget=token_budget):
+    mine = processes.dealt(rows, lambda row: len(row.ids))
+    for _, batch in batches(mine, pad_id=pad_id, token_budget=token_budget):
         total -= float(policy_logprobs(model, batch.to(device)).logprobs.double().sum())
-    return total / sum(sum(row.trained) for row in rows)
+    return processes.summed(total)[0] / sum(sum(row.trained) for row in rows)
 
 
 def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:

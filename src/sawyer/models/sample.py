@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.decode import decoder
 from sawyer.text import Codec
@@ -40,20 +41,25 @@ def sample(
 ) -> list[Completion]:
     """One completion a prompt, in the prompts' order. Pure sampling: no top-k, no top-p.
 
-    Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch.
+    Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch,
+    nor on how many processes share the prompts.
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
     Raises NotFiniteError where the model's logits are no numbers to draw from.
     """
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
-    order = sorted((i for i in range(len(prompts)) if room[i] > 0), key=lambda i: len(prompts[i]))
-    found = {i: Completion(ids=(), logprobs=(), ended=False) for i in range(len(prompts)) if room[i] <= 0}
-    for start in range(0, len(order), ROWS):
-        chosen = order[start : start + ROWS]
-        limits = [room[i] for i in chosen]
-        completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
-        found |= dict(zip(chosen, completions, strict=True))
-    return [found[i] for i in range(len(prompts))]
+
+    def answered(mine: list[int]) -> list[Completion]:
+        order = sorted((i for i in mine if room[i] > 0), key=lambda i: len(prompts[i]))
+        found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
+        for start in range(0, len(order), ROWS):
+            chosen = order[start : start + ROWS]
+            limits = [room[i] for i in chosen]
+            completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
+            found |= dict(zip(chosen, completions, strict=True))
+        return [found[i] for i in mine]
+
+    return processes.shared([len(ids) for ids in prompts], answered)
 
 
 @torch.no_grad()
@@ -68,14 +74,15 @@ def deliberate(
     """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told."""
     device = next(model.parameters()).device
     never = [codec.pad_id, *range(codec.size, model.get_input_embeddings().weight.shape[0])]
-    found: list[Completion] = []
-    for ids in prompts:
-        limit = min(max_new_tokens, codec.context - len(ids))
+    room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
+    seeds = [int(torch.randint(2**31, (1,), generator=generator)) if limit > 0 else 0 for limit in room]
+
+    def answered(place: int) -> Completion:
+        ids, limit = prompts[place], room[place]
         if limit <= 0:
-            found.append(Completion(ids=(), logprobs=(), ended=False))
-            continue
+            return Completion(ids=(), logprobs=(), ended=False)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
+            torch.manual_seed(seeds[place])
             inputs = torch.tensor([list(ids)], device=device)
             out = model.generate(
                 inputs,
@@ -93,8 +100,10 @@ def deliberate(
             )[0, len(ids) :].tolist()
         ended = codec.eos_id in out
         kept = out[: out.index(codec.eos_id) + 1] if ended else [i for i in out if i != codec.pad_id]
-        found.append(Completion(ids=tuple(kept), logprobs=(), ended=ended))
-    return found
+        return Completion(ids=tuple(kept), logprobs=(), ended=ended)
+
+    # A prompt's work is its beams' new tokens, whatever its own length.
+    return processes.shared(room, lambda mine: [answered(place) for place in mine])
 
 
 def _sample(

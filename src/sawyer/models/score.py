@@ -10,12 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.maths import COMBINATIONS, disagreement
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.judge import load_judge
 from sawyer.models.load import facts
 from sawyer.records import Prompt
-from sawyer.text import Reader, batches
+from sawyer.text import Reader, Row, batches
 
 
 class Scorer(Protocol):
@@ -171,6 +172,12 @@ class RewardScorer:
         """(M, N) fp64: each member's score of each answer, before shift and scale."""
         rows = [self.codec.answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         self.cut += sum(row.cut for row in rows)
+        sizes = [len(row.ids) for row in rows]
+        sizes = [len(row.ids) for row in rows]
+        found: Tensor = processes.shared_rows(sizes, lambda mine: self._read([rows[i] for i in mine]).T)
+        return found.T
+
+    def _read(self, rows: Sequence[Row]) -> Tensor:
         scores = torch.zeros(len(self.members), len(rows), dtype=torch.float64)
         networks = {id(member.model): member.model for member in self.members}
         for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sawyer import processes
 from sawyer.pipeline.order import STAGES
 from sawyer.runs import Run, last_gates, read_rows, write_json
 
@@ -14,7 +15,7 @@ def report(run: Run) -> None:
     summarise(run)
     from sawyer.stages.report import build
 
-    build(run.layout.root)
+    processes.first(lambda: build(run.layout.root))
     run.manifest.update("report", status="done", seconds=time.time() - began, ended=time.time())
 
 
@@ -41,7 +42,7 @@ def summarise(run: Run) -> dict[str, Any]:
     rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
     if rates:
         summary["compare"] = rates
-    events = read_rows(run.layout.events)
+    events = processes.first(lambda: read_rows(run.layout.events))
     summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(events)}
     waiting = [stage for stage, state in states.items() if state.status == "waiting"]
     if waiting:

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
@@ -19,6 +20,7 @@ from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fin
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, ScoredAnswers, read
 from sawyer.runs import (
+    Layout,
     Listener,
     Run,
     handle_signals,
@@ -82,7 +84,7 @@ def _run(
         check_given(config, opened, todo)
         worked = False
         for stage in todo:
-            if opened.stop.is_set():
+            if opened.stop.agreed():
                 raise Interrupted(
                     f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
                     todo="run the same command again to go on",
@@ -167,15 +169,22 @@ def _clear(run: Run, stage: str) -> None:
     """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
     run.journal.clear(stage)
     _drop_state(run, stage)
-    if stage == "collect" and run.layout.answers.exists():
-        # Somebody's judgements may be in it, and they cannot be made again.
-        kept = next(path for path in map(run.layout.answers_before, count(1)) if not path.exists())
-        run.layout.answers.replace(kept)
+    kept = processes.first(lambda: _put_by(run.layout)) if stage == "collect" else None
+    if kept is not None:
         run.journal.event(
             stage,
             "warning",
             message=f"answers are collected anew; those that were there, with their scores, are kept in {kept}",
         )
+
+
+def _put_by(layout: Layout) -> Path | None:
+    """Where the collected answers of before are now: somebody's judgements may be among them, which cannot be made again."""
+    if not layout.answers.exists():
+        return None
+    kept = next(path for path in map(layout.answers_before, count(1)) if not path.exists())
+    layout.answers.replace(kept)
+    return kept
 
 
 def _drop_state(run: Run, stage: str) -> None:

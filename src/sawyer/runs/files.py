@@ -1,4 +1,7 @@
-"""Files that are whole or not there: written beside their place and renamed into it, a folder's marker last."""
+"""Files that are whole or not there: written beside their place and renamed into it, a folder's marker last.
+
+Of several processes at work on a run the first one writes, and the others go on when it is done.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,12 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from sawyer import processes
 from sawyer.errors import RunError
 
 MARKER = ".complete"  # the last file written into a folder: without it the folder is not what it looks like
@@ -66,6 +72,10 @@ def _full(path: Path, words: str) -> RunError:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole. Raises RunError, the old one untouched, when it cannot be written."""
+    processes.first(partial(_write_text, path, text))
+
+
+def _write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}{NEW}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +146,36 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """Fill a new folder, then put it in the place of `folder`: seen from outside there is the old one or the new, whole.
 
     Raises RunError, the old folder untouched, when the disk refuses; any other error passes, the old folder untouched too.
+    Of several processes the first one's folder counts; each of the others fills one that is thrown away.
     """
+    if processes.count() == 1:
+        with _replaced(folder) as new:
+            yield new
+        return
+    processes.gather(None)  # nobody reads the old one any more
+    error: Exception | None = None
+    try:
+        with processes.apart(looking_on=not processes.is_first()):
+            with _replaced(folder) if processes.is_first() else _thrown_away() as new:
+                yield new
+    except Exception as raised:
+        error = raised
+    processes.agreed(partial(_raise, error))
+
+
+def _raise(error: Exception | None) -> None:
+    if error is not None:
+        raise error
+
+
+@contextlib.contextmanager
+def _thrown_away() -> Iterator[Path]:
+    with TemporaryDirectory(prefix="sawyer-") as folder:
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
     new, old = folder.with_name(f".{folder.name}{NEW}"), folder.with_name(f".{folder.name}{OLD}")
     with disk_errors(folder):
         try:
@@ -161,6 +200,10 @@ def link(here: Path, target: Path) -> None:
 
     A link of before is replaced, what is no link is left. Raises RunError where it cannot be written.
     """
+    processes.first(partial(_link, here, target))
+
+
+def _link(here: Path, target: Path) -> None:
     with disk_errors(here):
         here.parent.mkdir(parents=True, exist_ok=True)
         if here.is_symlink():
@@ -200,6 +243,10 @@ def recover_all(root: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder, its marker first: cut short, what is left does not look finished."""
+    processes.first(partial(_remove_folder, folder))
+
+
+def _remove_folder(folder: Path) -> None:
     for path in (folder, folder.with_name(f".{folder.name}{OLD}")):
         (path / MARKER).unlink(missing_ok=True)
         shutil.rmtree(path, ignore_errors=True)

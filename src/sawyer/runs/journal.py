@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from sawyer import processes
 from sawyer.errors import RunError
 from sawyer.runs.files import disk_errors, plain, read_rows, write_text
 from sawyer.runs.layout import Layout
@@ -36,13 +38,17 @@ class Journal:
 
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
+    Of several processes the first one writes; all count, and read what it wrote.
     """
 
     def __init__(self, layout: Layout, listeners: Sequence[Listener] = ()) -> None:
         self.layout, self.listeners = layout, list(listeners)
-        for path in (layout.metrics, layout.samples, layout.events):
+        self.counts = processes.first(self._mended)
+
+    def _mended(self) -> dict[str, dict[str, int]]:
+        for path in (self.layout.metrics, self.layout.samples, self.layout.events):
             _mend(path)
-        self.counts = {name: _counted(path) for name, path in self._cut_back.items()}
+        return {name: _counted(path) for name, path in self._cut_back.items()}
 
     @property
     def _cut_back(self) -> Mapping[str, Path]:
@@ -76,7 +82,7 @@ class Journal:
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """A stage's metrics."""
-        return [row for row in read_rows(self.layout.metrics) if row.get("stage") == stage]
+        return [row for row in processes.first(lambda: read_rows(self.layout.metrics)) if row.get("stage") == stage]
 
     def position(self, stage: str) -> dict[str, int]:
         """How many rows of a stage there are, for `rewind`."""
@@ -85,7 +91,7 @@ class Journal:
     def sync(self) -> None:
         """All rows go to the disk: a checkpoint must not outlive the rows it counts."""
         for path in self._cut_back.values():
-            if path.exists():
+            if processes.is_first() and path.exists():
                 with disk_errors(path), path.open("rb+") as file:
                     os.fsync(file.fileno())
 
@@ -105,14 +111,7 @@ class Journal:
                 )
             if there == keep:
                 continue
-            kept: list[dict[str, Any]] = []
-            seen = 0
-            for row in read_rows(path):
-                seen += row.get("stage") == stage
-                if row.get("stage") != stage or seen <= keep:
-                    kept.append(row)
-            write_text(path, "".join(map(_line, kept)))
-            self.counts[name] = _counted(path)
+            self.counts[name] = processes.first(partial(_shortened, path, stage, keep))
 
     def clear(self, stage: str) -> None:
         """Drop all rows of a stage that begins anew."""
@@ -120,10 +119,11 @@ class Journal:
 
     def _append(self, kind: str, counted: str | None, path: Path, rows: Sequence[dict[str, Any]]) -> None:
         rows = [plain(row) for row in rows]
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                file.write("".join(map(_line, rows)))
+        if processes.is_first():
+            with disk_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                    file.write("".join(map(_line, rows)))
         for row in rows:
             if counted is not None:
                 self.counts[counted][row["stage"]] = self.counts[counted].get(row["stage"], 0) + 1
@@ -147,6 +147,18 @@ def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _shortened(path: Path, stage: str, keep: int) -> dict[str, int]:
+    """Cut a file back to the first `keep` rows of a stage and all rows of others; how many there are of each now."""
+    kept: list[dict[str, Any]] = []
+    seen = 0
+    for row in read_rows(path):
+        seen += row.get("stage") == stage
+        if row.get("stage") != stage or seen <= keep:
+            kept.append(row)
+    write_text(path, "".join(map(_line, kept)))
+    return _counted(path)
 
 
 def _counted(path: Path) -> dict[str, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 
+from sawyer import processes
 from sawyer.runs.files import damaged, hash_folder, stamp_folder, write_json
 from sawyer.version import __version__
 
@@ -47,7 +48,7 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.content = read_manifest(path) or {"sawyer": __version__, "versions": {}, "stages": {}}
+        self.content = processes.first(lambda: read_manifest(path)) or {"sawyer": __version__, "versions": {}, "stages": {}}
 
     def stage(self, name: str) -> StageState:
         """A stage's state; pending where nothing is known of it."""

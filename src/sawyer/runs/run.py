@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import yaml
 
+from sawyer import processes
 from sawyer.errors import RunError
 from sawyer.runs.files import disk_errors, recover_all, write_text
 from sawyer.runs.journal import Journal
@@ -41,8 +42,13 @@ class Stop:
                 self.heard(reason)
 
     def is_set(self) -> bool:
-        """Whether somebody asked."""
+        """Whether somebody asked this process."""
         return bool(self.reason)
+
+    def agreed(self) -> bool:
+        """Whether somebody asked any of the processes: then all have heard, and are asked here at the same place."""
+        self.reason = next(filter(None, processes.gather(self.reason)), "")
+        return self.is_set()
 
 
 @dataclass(slots=True)
@@ -65,18 +71,22 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(root: Path) -> Iterator[Run]:
-    """Open a run's folder, making it if need be, for this process alone.
+    """Open a run's folder, making it if need be, for this process alone, or for those of one launcher.
 
     Raises RunError when it cannot be made or written, is at work elsewhere, or holds files that are not a run's.
     """
     layout = Layout(root)
-    with disk_errors(root):
-        root.mkdir(parents=True, exist_ok=True)
-        lock = layout.lock.open("a+")
-    with lock:
-        _hold(lock, root)
-        with disk_errors(root):
-            recover_all(root)
+    with processes.joined(), contextlib.ExitStack() as held:
+
+        def take() -> None:
+            with disk_errors(root):
+                root.mkdir(parents=True, exist_ok=True)
+                lock = held.enter_context(layout.lock.open("a+"))
+            _hold(lock, root)
+            with disk_errors(root):
+                recover_all(root)
+
+        processes.first(take)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)
         run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
@@ -91,16 +92,17 @@ class ClassifyWork:
         chosen = batch_indices(
             len(self.examples), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
-        rows, truth = [self.examples[i].row for i in chosen], self.truth[chosen]
+        mine = [chosen[i] for i in processes.deal([len(self.examples[i].row.ids) for i in chosen])]
+        rows, truth = [self.examples[i].row for i in mine], self.truth[mine]
         right: list[float] = []
         parts = batches(rows, pad_id=self.pad_id, token_budget=self.config.micro_batch_tokens)
-        update = self.learner.update(parts, lambda part: self._loss(part, truth[part[0]], right), len(rows))
+        update = self.learner.update(parts, lambda part: self._loss(part, truth[part[0]], right), len(chosen))
         return {
             "loss": update.loss,
-            "accuracy": sum(right) / len(rows),
+            "accuracy": processes.summed(sum(right))[0] / len(chosen),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
-            "rows": len(rows),
+            "rows": len(chosen),
         }
 
     def _loss(self, part: Any, truth: Tensor, right: list[float]) -> Tensor:

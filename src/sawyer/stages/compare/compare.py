@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
@@ -17,7 +19,7 @@ from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import Gate, Run, write_text
 from sawyer.stages.compare.figures import figures_of
 from sawyer.stages.compare.rows import Answered, Compared, Job, Setting
-from sawyer.text import batches
+from sawyer.text import Row, batches
 from sawyer.worlds import find, gold, questions
 
 STAGE = "compare"
@@ -236,11 +238,22 @@ def _kls(config: Config, work: CompareWork) -> dict[int, float]:
         rows = [
             speaker.codec.answer_ids(speaker.codec.prompt(work.prompts[work.rows[i].number]), work.rows[i].ids) for i in drawn
         ]
-        for indices, batch in batches(rows, pad_id=speaker.codec.pad_id, token_budget=config.micro_batch_tokens):
-            with place.autocast():
-                found = policy_logprobs(speaker.model, batch.to(place.device), temperature=TEMPERATURES[setting])
-            sums[model] |= {drawn[i]: float(value) for i, value in zip(indices, found.logprobs.sum(1), strict=True)}
+        read = partial(_logprobs, speaker, place, rows, TEMPERATURES[setting], config.micro_batch_tokens)
+        sums[model] |= dict(zip(drawn, processes.shared([len(row.ids) for row in rows], read), strict=True))
     return {i: value - sums["sft"][i] for i, value in sums["rl"].items()}
+
+
+def _logprobs(
+    speaker: Speaker, place: Place, rows: Sequence[Row], temperature: float, token_budget: int, mine: Sequence[int]
+) -> list[float]:
+    """log pi of the answer in each of the rows `mine`."""
+    found = [0.0] * len(mine)
+    for indices, batch in batches([rows[i] for i in mine], pad_id=speaker.codec.pad_id, token_budget=token_budget):
+        with place.autocast():
+            told = policy_logprobs(speaker.model, batch.to(place.device), temperature=temperature)
+        for i, value in zip(indices, told.logprobs.sum(1).tolist(), strict=True):
+            found[i] = value
+    return found
 
 
 def _models(config: Config, run: Run) -> dict[str, str | Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
@@ -127,12 +128,13 @@ class RewardWork:
         groups = [self.groups[i] for i in chosen]
         pairs = sum(len(group.pairs) for group in groups)
         right: list[float] = []
-        parts = list(split_groups(groups, self.pad_id, self.config.micro_batch_tokens, self.standard))
-        count = sum(self.aim.count(part.judged) for part in parts)
+        mine = processes.dealt(groups, lambda group: sum(len(row.ids) for row in group.rows))
+        parts = list(split_groups(mine, self.pad_id, self.config.micro_batch_tokens, self.standard))
+        (count,) = processes.summed(sum(self.aim.count(part.judged) for part in parts))
         update = self.learner.update(parts, lambda part: self.loss(part, right), count)
         return {
             "loss": update.loss,
-            **({"accuracy": sum(right) / pairs} if pairs else {}),
+            **({"accuracy": processes.summed(sum(right))[0] / pairs} if pairs else {}),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
             "pairs": pairs,

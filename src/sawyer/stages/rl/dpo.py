@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sawyer import processes
 from sawyer.config import Config
 from sawyer.engine import Learner, batch_indices
 from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
@@ -36,6 +37,11 @@ class Sums:
     margins: float = 0.0
     right: float = 0.0
     ratio_error: float = 0.0  # the largest |pi / pi_ref - 1| of a token
+
+    def of_all(self) -> Sums:
+        """Those of all processes, each of which had its share of the prompts."""
+        margins, right = processes.summed(self.margins, self.right)
+        return Sums(margins=margins, right=right, ratio_error=processes.greatest(self.ratio_error)[0])
 
 
 class DpoWork(PolicyWork):
@@ -75,9 +81,11 @@ class DpoWork(PolicyWork):
         )
         groups = [self.groups[i] for i in chosen]
         count, sums = sum(len(group.pairs) for group in groups), Sums()
-        parts = paired_parts(groups, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens)
+        mine = processes.dealt(groups, lambda group: sum(len(row.ids) for row in group.rows))
+        parts = paired_parts(mine, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens)
         exact = self._exact(self.found.episodes.rows) if index == 0 and self.found is not None else None
         done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
+        sums = sums.of_all()
         if index == 0:
             self._check_start(exact, sums.ratio_error)
         return {

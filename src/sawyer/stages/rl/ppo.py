@@ -15,6 +15,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, generator
 from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
@@ -76,6 +77,7 @@ def update(experience: Experience, policy: Learner, value: Learner | None, confi
                 apart = value.update(_parts(experience, minibatch, config), loss, count).grad_norm
             sums.tokens += count
             norms.append((policy_step.grad_norm, apart, policy_step.learning_rate))
+    sums = sums.of_all()
     return Report(
         policy_loss=sums.policy / sums.tokens,
         value_loss=sums.value / sums.tokens if valued else None,
@@ -113,6 +115,12 @@ class Sums:
     first_clipped: float = 0.0
     first_tokens: float = 0.0
 
+    def of_all(self) -> Sums:
+        """Those of all processes, each of which had its share of the rows; `tokens` were those of all before."""
+        names = ("policy", "value", "clipped", "kl", "reference_kl", "ratio", "first_clipped", "first_tokens")
+        found = dict(zip(names, processes.summed(*(getattr(self, name) for name in names)), strict=True))
+        return Sums(**found, tokens=self.tokens, first_ratio_error=processes.greatest(self.first_ratio_error)[0])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -129,6 +137,8 @@ class Part:
 
 
 def _parts(experience: Experience, chosen: Sequence[int], config: Config) -> list[Part]:
+    """This process's share of the minibatch."""
+    chosen = [chosen[i] for i in processes.deal([len(experience.rows[i].ids) for i in chosen])]
     rows = [experience.rows[i] for i in chosen]
     parts = []
     for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Place
 from sawyer.errors import NotFiniteError
@@ -134,12 +135,18 @@ def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Plac
 @torch.no_grad()
 def _read(rows: Sequence[Row], config: Config, place: Place, figures: Callable[[Batch], Tensor]) -> Tensor:
     """(B, T), on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
-    found = torch.zeros(len(rows), max(len(row.ids) for row in rows))
-    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            part = figures(batch.to(place.device))
-        found[indices, : part.shape[1]] = part.float().cpu()
-    return found
+    longest = max(len(row.ids) for row in rows)
+
+    def read(mine: list[int]) -> Tensor:
+        found = torch.zeros(len(mine), longest)
+        for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
+            with place.autocast():
+                part = figures(batch.to(place.device))
+            found[indices, : part.shape[1]] = part.float().cpu()
+        return found
+
+    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
+    return told
 
 
 def finite(episodes: Episodes) -> Episodes:
