@@ -14,9 +14,9 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from sawyer.errors import ProcessError
+from sawyer.errors import Interrupted, ProcessError
 
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
@@ -32,6 +32,7 @@ class _State:
     apart = 0  # > 0: at something that the others are not at, or not in step
     looking_on = False  # while the first one writes a folder
     met = False  # the processes have found each other
+    left = False  # this one has failed, and goes no longer in step
 
 
 _state = _State()
@@ -60,7 +61,7 @@ def is_first() -> bool:
 
 def count() -> int:
     """How many processes share the work that is done now: 1 where this one works by itself."""
-    return launched() if _state.joined and not _state.apart else 1
+    return launched() if _state.joined and not _state.apart and not _state.left else 1
 
 
 def looks_on() -> bool:
@@ -80,12 +81,22 @@ def joined() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if _state.joined == 1 and _state.met:
-            _say_why(error)
-            _part()
+        if _state.joined == 1 and not isinstance(error, Interrupted):  # for a stop all leave together
+            leave(error)
         raise
     finally:
         _state.joined -= 1
+        _state.left = _state.left and _state.joined > 0
+
+
+def leave(error: BaseException) -> None:
+    """This process has failed, perhaps it alone: from here to the end of `joined` it goes no longer in step, and writes nothing
+    unless it is the first. The others hear why from where they wait for it."""
+    if _state.met and launched() > 1:
+        with contextlib.suppress(Exception):
+            _store().set(WORDS.format(number()), _line(error))
+        _part()
+        _state.left = True
 
 
 @contextlib.contextmanager
@@ -155,7 +166,7 @@ def first(work: Callable[[], Found]) -> Found:
     What it changes on the disk no process sees too early or too late.
     """
     if count() == 1:
-        return work()
+        return work() if is_first() or not _state.left else cast(Found, None)
     gather(None)
     found: Found = agreed(work if is_first() else None)[0]
     return found
@@ -236,6 +247,8 @@ def _meet() -> None:
             todo="start it by `torchrun --nproc-per-node N -m sawyer ...`; for one process alone unset RANK and WORLD_SIZE",
         ) from error
     _state.met = True
+    with contextlib.suppress(Exception):  # of an earlier run in this process
+        _store().delete_key(WORDS.format(number()))
     atexit.register(_part)
 
 
@@ -248,12 +261,6 @@ def _part() -> None:
     _state.met = False
     with contextlib.suppress(Exception):
         others.destroy_process_group()
-
-
-def _say_why(error: BaseException) -> None:
-    """Leave this process's last words where the others look."""
-    with contextlib.suppress(Exception):
-        _store().set(WORDS.format(number()), _line(error))
 
 
 @contextlib.contextmanager

@@ -25,20 +25,20 @@ from sawyer.runs import Layout, Manifest, is_complete, read_rows
 
 pytestmark = pytest.mark.slow
 
-PATIENCE = 300.0  # seconds; only a broken program waits so long
+PATIENCE = 900.0  # seconds; only a broken program waits so long
 SOURCE = str(Path(__file__).parents[2] / "src")
 ROUNDING = 1e-3  # of figures after some updates: sums in another order in fp32, which Adam's division makes larger
 # The pairwise loss does not see a constant added to all scores: its gradient is rounding alone, and Adam makes steps of it.
 UNSEEN = ("reward_shift",)
 # Two processes take these jobs one after another: `stage:config`, or `stage@n:config` for one that is asked to stop at the
-# journal's n-th word, and only the last process is asked. The sizes that are no settings are those of the straight run (see
+# journal's n-th word, and only the last process is asked; `stage!n:config` where it fails there. The sizes that are no settings are those of the straight run (see
 # conftest); the page is left out there too.
 JOBS = """
 import os, signal, sys
 from importlib import import_module
 from sawyer import processes
 from sawyer.config import load
-from sawyer.errors import Interrupted
+from sawyer.errors import Interrupted, SawyerError
 from sawyer.pipeline import run, way
 
 def small(name):
@@ -58,12 +58,14 @@ way.report = lambda run: run.layout.report.write_text("page")
 
 for job in sys.argv[1:]:
     asked, path = job.split(":", 1)
-    stage, _, at = asked.partition("@")
+    stage, _, at = asked.replace("!", "@").partition("@")
     words = []
 
     def listen(kind, row):
         words.append(kind)
         if len(words) == int(at or -1) and processes.number() == processes.launched() - 1:
+            if "!" in asked:
+                raise MemoryError("out of memory")
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
@@ -71,6 +73,8 @@ for job in sys.argv[1:]:
         print("done", job)
     except Interrupted as stop:
         print("interrupted", job, stop)
+    except SawyerError as error:
+        print("failed", job, error)
 """
 OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3}
 ONLINE = {**OFFLINE, "episodes": 40, "batch_size": 8, "minibatches": 2, "epochs": 2, "learning_rate": 1e-3, "eval_every": 2}
@@ -218,6 +222,17 @@ def test_a_stage_goes_on_with_other_processes(tiny: Any, runs: Any, order: str, 
     assert 0 < resumed["step"] < resumed["steps"]
     for words in said:  # the last process alone was asked, and both stopped
         assert words.count(f"interrupted {stage}@") == 1
+
+
+def test_one_that_runs_out_of_memory_is_named_and_the_stage_goes_on_later(tiny: Any, tmp_path: Path) -> None:
+    out = tiny.prefix("sft", tmp_path / "run")
+    first, other = together(f"sft!6:{config_of(tiny, out, {'save_every_seconds': 0.0})}")
+    assert "failed sft!6" in other and "sft: memory ran out" in other
+    assert "process 1 ended: sft: memory ran out" in first, first
+    state = Manifest(Layout(out).manifest).stage("sft")
+    assert state.status == "failed" and "process 1 ended" in state.reason
+    tiny.run(out, {"save_every_seconds": 0.0}, only="sft")
+    same(tiny, out, tiny.straight("sft"))
 
 
 def test_torchrun_starts_it_and_one_process_speaks(tiny: Any, tmp_path: Path) -> None:

@@ -135,11 +135,13 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     except Interrupted as stop:
         close("interrupted", stop.given)
         raise
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as cut:
+        processes.leave(cut)
         close("interrupted", "interrupted twice: what came since the last save is lost")
         raise
     except Exception as error:
         told = _named(stage, error)
+        processes.leave(told)
         close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
         if told is error:
             raise
