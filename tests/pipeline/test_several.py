@@ -30,9 +30,9 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 ROUNDING = 1e-3  # of figures after some updates: sums in another order in fp32, which Adam's division makes larger
 # The pairwise loss does not see a constant added to all scores: its gradient is rounding alone, and Adam makes steps of it.
 UNSEEN = ("reward_shift",)
-# Two processes take these jobs one after another: `stage:config`, or `stage@n:config` for one that is asked to stop at the
-# journal's n-th word, and only the last process is asked; `stage!n:config` where it fails there. The sizes that are no settings are those of the straight run (see
-# conftest); the page is left out there too.
+# Two processes take these jobs one after another: `stage:config`, `stage@n:config` for one whose last process alone is asked to
+# stop at the journal's n-th word, `stage!n:config` where it fails there. The sizes that are no settings are those of the
+# straight run (see conftest); the page is left out there too.
 JOBS = """
 import os, signal, sys
 from importlib import import_module
