@@ -32,7 +32,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "text": ({"errors", "records"}, {"torch", "transformers"}),
     "models": (
         {"errors", "processes", "records", "runs", "maths", "text"},
-        {"torch", "transformers", "tokenizers", "safetensors"},
+        {"torch", "transformers", "tokenizers", "safetensors", "peft"},
     ),
     "trust": ({"errors", "stats", "records", "maths", "models"}, {"torch"}),
     # floor 3: the engine
@@ -74,7 +74,7 @@ QUICK = {
     "cli",
     "__init__",
 }
-HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2", "tokenizers", "safetensors"}
+HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2", "tokenizers", "safetensors", "peft"}
 
 LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 NAMES_OF_THE_LAYOUT = (

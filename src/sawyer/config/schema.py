@@ -69,6 +69,20 @@ class World(Section):
     )
 
 
+class Lora(Section):
+    """Low-rank adapters: the stages that learn leave the model's weights as they are and train small matrices beside them."""
+
+    rank: int = Field(16, ge=1, description="of the matrices; with it grows what can be learnt, and memory")
+    alpha: float = Field(
+        default_factory=lambda asked: 2.0 * asked.get("rank", 16),
+        gt=0,
+        description="their product is multiplied by alpha / rank; none given: twice the rank",
+    )
+    targets: list[str] | None = Field(
+        None, min_length=1, description="last names of the layers that get them; none given: every linear layer of the trunk"
+    )
+
+
 class Base(Section):
     """A tokenizer and a small GPT-2-architecture model from plain text, where no model is given."""
 
@@ -396,6 +410,9 @@ class Config(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the arithmetic happens")
     micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens that go through a network at once")
     save_every_seconds: float = Field(60.0, ge=0, description="between two saves of a stage's state")
+    lora: Lora | None = Field(
+        None, description="low-rank adapters in classify, sft, reward and rl; none given: all weights learn"
+    )
     world: World | None = Field(None, description="the built-in world judges")
     base: Base | None = Field(None, description="train a base model from text")
     classify: Classify | None = Field(None, description="a classifier of texts")
@@ -420,6 +437,10 @@ class Config(Section):
             raise ValueError(
                 "rl.algorithm: dpo learns from the judgements that `reward:` names, and the file has no such section"
             )
+        if self.lora is not None:
+            for stage in ("classify", "sft", "reward"):
+                if getattr(getattr(self, stage), "freeze", 0):
+                    raise ValueError(f"{stage}.freeze: with `lora` all weights but the adapters are frozen; leave it out")
         if self.reward is not None and not self.reward.data and self.collect is None:
             raise ValueError("reward.data: no file is named and no `collect:` section gathers answers")
         return self

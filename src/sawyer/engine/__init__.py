@@ -1,15 +1,18 @@
 """The engine: place and precision, the optimizer step, next-token training, the one loop, checkpoints, seeded randomness."""
 
-from sawyer.engine.checkpoint import load_checkpoint, put_state, save_checkpoint
+from sawyer.engine.checkpoint import STATE, load_checkpoint, put_state, save_checkpoint
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
 from sawyer.engine.memory import peak_memory_mb, reset_peak_memory
 from sawyer.engine.place import Place, choose_place
+from sawyer.engine.plan import Held, memory_plan, memory_told
 from sawyer.engine.seeds import batch_indices, generator
-from sawyer.engine.step import Learner, Update
+from sawyer.engine.step import Learner, Update, put_weights, trained_weights
 
 __all__ = [
+    "STATE",
+    "Held",
     "LanguageWork",
     "Learner",
     "Place",
@@ -21,10 +24,14 @@ __all__ = [
     "learned_gate",
     "load_checkpoint",
     "losses_of",
+    "memory_plan",
+    "memory_told",
     "peak_memory_mb",
     "put_state",
+    "put_weights",
     "reset_peak_memory",
     "run_steps",
     "save_checkpoint",
     "stop_if_asked",
+    "trained_weights",
 ]

@@ -120,11 +120,25 @@ class Learner:
         return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
 
     def state(self) -> dict[str, Any]:
-        """Everything a later sitting needs: weights, optimizer, steps done."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "steps": self.steps_done}
+        """Everything a later sitting needs: the weights that are trained, optimizer, steps done."""
+        return {"model": trained_weights(self.model), "optimizer": self.optimizer.state_dict(), "steps": self.steps_done}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on exactly where `state` was taken."""
-        self.model.load_state_dict(state["model"])
+        put_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_done = state["steps"]
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """By name the weights that are trained. The others are as they were where they came from: nobody need keep them."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def put_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put back what `trained_weights` gave. Raises KeyError or RuntimeError where it was of another network."""
+    for name, weight in trained_weights(model).items():
+        if saved[name].shape != weight.shape:
+            raise RuntimeError(f"{name} has the shape {tuple(saved[name].shape)}, not {tuple(weight.shape)}")
+        weight.copy_(saved[name])

@@ -1,6 +1,7 @@
 """Networks: load and save, forward, sample, score."""
 
-from sawyer.models.artifact import read_extra, save_model
+from sawyer.models.adapters import LowRank, lora_told, merge, read_adapter, without_adapters
+from sawyer.models.artifact import copy_model, read_extra, save_model
 from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
 from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
 from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
@@ -8,6 +9,7 @@ from sawyer.models.forward import (
     TokenLogprobs,
     is_causal,
     mean_loss,
+    network_of,
     policy_entropies,
     policy_logprobs,
     score_head,
@@ -18,7 +20,7 @@ from sawyer.models.forward import (
 )
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
-from sawyer.models.judge import Judge, load_judge, new_judge
+from sawyer.models.judge import Judge, Load, load_judge, new_judge
 from sawyer.models.load import (
     context_length,
     load_policy,
@@ -41,10 +43,13 @@ from sawyer.models.score import (
     member_folder,
     scored,
 )
+from sawyer.models.shared import Adapted, AdaptedTrunk, Shared
 from sawyer.models.speaker import Speaker, open_speaker
 from sawyer.models.text_scorer import TextScorer, reward_folder
 
 __all__ = [
+    "Adapted",
+    "AdaptedTrunk",
     "Classifier",
     "Completion",
     "DetailedScorer",
@@ -53,6 +58,8 @@ __all__ = [
     "FunctionScorer",
     "Judge",
     "LabelScorer",
+    "Load",
+    "LowRank",
     "Member",
     "NearDuplicates",
     "Part",
@@ -60,6 +67,7 @@ __all__ = [
     "RewardScorer",
     "Scored",
     "Scorer",
+    "Shared",
     "Speaker",
     "TextScorer",
     "TokenLogprobs",
@@ -67,6 +75,7 @@ __all__ = [
     "WeightedScorer",
     "class_logits",
     "context_length",
+    "copy_model",
     "deliberate",
     "freeze",
     "hold_in_bf16",
@@ -77,10 +86,13 @@ __all__ = [
     "load_reader",
     "load_reward",
     "load_tokenizer",
+    "lora_told",
     "mean_loss",
     "mean_pooled",
     "member_folder",
+    "merge",
     "near_duplicates",
+    "network_of",
     "new_classifier",
     "new_judge",
     "new_policy",
@@ -88,6 +100,7 @@ __all__ = [
     "open_speaker",
     "policy_entropies",
     "policy_logprobs",
+    "read_adapter",
     "read_extra",
     "reward_folder",
     "sample",
@@ -99,4 +112,5 @@ __all__ = [
     "token_values",
     "train_tokenizer",
     "trunk_states",
+    "without_adapters",
 ]

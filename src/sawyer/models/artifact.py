@@ -3,27 +3,68 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sawyer import processes
+from sawyer.models.adapters import write_adapter
+from sawyer.models.forward import network_of
 from sawyer.models.load import OURS, quiet
+from sawyer.runs import BESIDE, TOLD, is_adapter, settings_of, write_json
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
-    """Write weights, config and tokenizer (with its chat template) into an existing folder; `extra` goes into config.json."""
-    vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
-    if extra:
-        setattr(model.config, OURS, dict(extra))
+    """Write weights, config and tokenizer (with its chat template) into an existing folder; `extra` goes into config.json.
+
+    Of a network with adapters only these are written, and its heads: PEFT loads the folder, and so does all that reads a model
+    here.
+    """
+    attached = getattr(model, "attached", None)
+    if attached is None:
+        vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
+        if extra:
+            setattr(model.config, OURS, dict(extra))
     if processes.looks_on():  # another process writes the same
         return
-    with quiet():
-        model.save_pretrained(folder)
+    if attached is None:
+        with quiet():
+            model.save_pretrained(folder)
+    else:
+        beside = write_adapter(folder, network_of(model), attached)
+        write_json(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
     tokenizer.save_pretrained(folder)
+
+
+def _head(model: Any) -> dict[str, Any]:
+    """What config.json would say of the network's kind and its head."""
+    network = network_of(model)
+    kind = {"architectures": [type(network).__name__]}
+    if not model.attached.heads:
+        return kind
+    names = ("id2label", "label2id", "problem_type")
+    return kind | {name: getattr(network.config, name) for name in names if getattr(network.config, name)}
+
+
+def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides: tuple[str, ...] = ()) -> None:
+    """A saved model into an existing folder, told `extra` in place of what it was told; files named in `besides` stay behind.
+
+    Nothing is loaded: a model is written as often as it is kept, and memory holds it once.
+    """
+    if processes.looks_on():  # another process writes the same
+        return
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith(".") and path.name not in besides:
+            shutil.copyfile(path, folder / path.name)
+    told = folder / (TOLD if is_adapter(folder) else "config.json")
+    settings = json.loads(told.read_text(encoding="utf-8"))
+    kept = {BESIDE: settings[OURS][BESIDE]} if BESIDE in (settings.get(OURS) or {}) else {}
+    settings[OURS] = {**extra, **kept}
+    write_json(told, settings)
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """What `save_model` was told besides the model; empty for a folder written elsewhere."""
-    found: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get(OURS) or {}
-    return found
+    found: dict[str, Any] = settings_of(folder).get(OURS) or {}
+    return {name: value for name, value in found.items() if name != BESIDE}

@@ -11,60 +11,39 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.errors import ModelError
+from sawyer.models.adapters import LowRank, merge
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
-from sawyer.models.load import (
-    check_folder,
-    check_whole,
-    context_length,
-    explained,
-    grow,
-    is_folder,
-    load_reader,
-    quiet,
-    ready,
-    seeded,
-)
+from sawyer.models.load import adapt, check_whole, context_length, grow, load_reader, ready, seeded, sequence_model
+from sawyer.runs import base_of, is_adapter
 from sawyer.text import Row, batches, plain_row
 
 PROBLEM: Mapping[bool, str] = {False: "single_label_classification", True: "multi_label_classification"}
 
 
-def new_classifier(source: str | Path, tokenizer: Any, labels: Sequence[str], *, many: bool, seed: int) -> nn.Module:
+def new_classifier(
+    source: str | Path, tokenizer: Any, labels: Sequence[str], *, many: bool, seed: int, lora: LowRank | None = None
+) -> nn.Module:
     """The trunk of the model in `source` with a head of one logit a label, in fp32 without dropout.
 
     The head's weights are drawn from `seed` as the architecture draws them, unless the source is a classifier with as many
-    labels: then training goes on from its head. `many`: each label applies or not, by itself.
+    labels: then training goes on from its head. `many`: each label applies or not, by itself. With `lora` the trunk is frozen
+    but for adapters.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    check_folder(source, weights=True)
-    with explained(source, "classifier"), quiet(), seeded(seed):
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            id2label=dict(enumerate(labels)),
-            label2id={label: place for place, label in enumerate(labels)},
-            dtype=torch.float32,
-            local_files_only=is_folder(source),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a head of other labels is drawn anew; the trunk's are looked at below
-        )
+    named = {"id2label": dict(enumerate(labels)), "label2id": {label: place for place, label in enumerate(labels)}}
+    with seeded(seed):
+        model, missing = sequence_model(source, "classifier", **named)
     trunk = f"{model.base_model_prefix}."
-    odd = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
-    check_whole(source, [key for key in odd if key.startswith(trunk) and "pooler" not in key])
+    check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
     model.config.problem_type = PROBLEM[many]
     grow(model, len(tokenizer))
-    return ready(model, tokenizer)
+    ready(model, tokenizer)
+    adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
+    return model
 
 
 def load_classifier(source: str | Path, tokenizer: Any) -> nn.Module:
     """A trained classifier: any folder that `AutoModelForSequenceClassification` loads with two labels or more."""
-    from transformers import AutoModelForSequenceClassification
-
-    check_folder(source, weights=True)
-    with explained(source, "classifier"), quiet():
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
-        )
+    model, missing = sequence_model(source, "classifier")
     if model.config.num_labels < 2:
         raise ModelError(
             f"{source} has one label",
@@ -72,7 +51,8 @@ def load_classifier(source: str | Path, tokenizer: Any) -> nn.Module:
             why="one label is a reward model's, whose score is no probability",
             todo="name a classifier, or read it with sawyer.RewardScorer",
         )
-    check_whole(source, told["missing_keys"])
+    check_whole(source, missing)
+    merge(model)
     grow(model, len(tokenizer))
     return ready(model, tokenizer)
 

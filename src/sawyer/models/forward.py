@@ -138,7 +138,7 @@ def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
         logits = head_of(model)(out.last_hidden_state[:, -1])
     else:
         # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
-        only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(network_of(model).forward).parameters else {}
         out = model(**inputs, use_cache=True, **only)
         logits = out.logits[:, -1]
     return logits.float(), out.past_key_values
@@ -150,6 +150,7 @@ def splits_exactly(model: nn.Module) -> bool:
     Not so where an architecture scales or caps its logits; those models run whole. The trunk's states are blown up for the
     trial: a fresh model's logits are so small that a cap of 30 moves them less than rounding does.
     """
+    model = network_of(model)  # adapters change nothing of how a network is built
     if model not in _splits:
         trunk, head = trunk_of(model), head_of(model)
         if trunk is model or head is None:
@@ -200,6 +201,11 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
         piece = checkpoint(project, states, chosen, use_reentrant=False) if torch.is_grad_enabled() else project(states, chosen)
         pieces.append(piece)
     return torch.cat(pieces)
+
+
+def network_of(model: Any) -> Any:
+    """The whole network where `model` is one adapter's view of it (`models.shared`), else `model` itself."""
+    return getattr(model, "network", model)
 
 
 def trunk_of(model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from sawyer.errors import ModelError
+from sawyer.models.adapters import LowRank
 from sawyer.models.forward import is_causal, sequence_logits
 from sawyer.models.load import check_end, context_length, grow, load_reader, load_reward, new_reward
 from sawyer.models.speaker import Opened
@@ -25,19 +27,30 @@ class Judge(Opened):
     note: str = ""  # what somebody who did not write the model's folder should know of that; empty where nothing is odd
 
 
-def new_judge(source: str | Path, *, seed: int, heads: int = 1, fallback: str = "question") -> Judge:
+Load = Callable[[str | Path, Any], nn.Module]  # (folder or hub id, its tokenizer) -> its network
+
+
+def new_judge(
+    source: str | Path, *, seed: int, heads: int = 1, fallback: str = "question", lora: LowRank | None = None
+) -> Judge:
     """`heads` new scores on the trunk in `source`, a folder or hub id of any decoder or encoder.
 
-    `fallback` is the template for a decoder whose tokenizer brings none that can be used.
+    `fallback` is the template for a decoder whose tokenizer brings none that can be used. With `lora` the trunk learns through
+    adapters alone.
     """
     tokenizer = load_reader(source)
-    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads), None, fallback)
+    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads, lora=lora), None, fallback)
 
 
-def load_judge(source: str | Path, *, template: str | None = None, fallback: str = "question") -> Judge:
-    """A trained reward model, ours or one that plain transformers wrote; `template` replaces what a decoder brings."""
+def load_judge(
+    source: str | Path, *, template: str | None = None, fallback: str = "question", load: Load = load_reward
+) -> Judge:
+    """A trained reward model, ours or one that plain transformers wrote; `template` replaces what a decoder brings.
+
+    `load` opens the network itself, where it is not to be one of its own.
+    """
     tokenizer = load_reader(source)
-    return _judge(source, tokenizer, load_reward(source, tokenizer), template, fallback)
+    return _judge(source, tokenizer, load(source, tokenizer), template, fallback)
 
 
 def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> Judge:

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from sawyer.errors import ModelError
+from sawyer.models.adapters import LowRank, attach, merge, put, read_adapter
 from sawyer.models.forward import next_logits
 from sawyer.models.fused import fuse_activations
-from sawyer.runs import is_local
+from sawyer.runs import ADAPTER, base_of, is_adapter, is_local, settings_of
 from sawyer.text import pad_left
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -37,6 +38,8 @@ def load_reader(source: str | Path) -> Any:
     from transformers import AutoTokenizer
 
     check_folder(source)
+    if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
+        return load_reader(base_of(source))
     with explained(source, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_folder(source))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
@@ -62,24 +65,40 @@ def check_end(source: str | Path, tokenizer: Any) -> None:
         )
 
 
-def load_policy(source: str | Path, tokenizer: Any) -> nn.Module:
+def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = None, seed: int = 0) -> nn.Module:
     """A causal language model in fp32 without dropout, with an embedding for every token of `tokenizer`.
 
-    New embeddings are the mean of the known ones (Hewitt 2021): random ones start a loss far above a uniform guess.
+    New embeddings are the mean of the known ones (Hewitt 2021): random ones start a loss far above a uniform guess. A folder of
+    adapters gives the model that they make of the one they belong to, as plain weights. With `lora` only adapters are left to
+    train: a copy of those in `source`, or new ones drawn from `seed`.
     """
     from transformers import AutoModelForCausalLM
 
     check_folder(source, weights=True)
-    with explained(source, "language model"), quiet():
+    base = base_of(source) if is_adapter(source) else source
+    check_folder(base, weights=True)
+    with explained(base, "language model"), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
+            base, dtype=torch.float32, local_files_only=is_folder(base), output_loading_info=True
         )
         model, told = loaded
-        check_whole(source, told["missing_keys"])
+        check_whole(base, told["missing_keys"])
         grow(model, len(tokenizer))
-        _check_causal(source, model)
-    _check_cache(source, model)
-    return ready(model, tokenizer)
+        _check_causal(base, model)
+    _check_cache(base, model)
+    ready(model, tokenizer)
+    if is_adapter(source):
+        put(model, read_adapter(source), source)
+    adapt(model, base, lora, seed=seed)
+    return model
+
+
+def adapt(model: Any, base: str | Path, lora: LowRank | None, *, seed: int) -> None:
+    """Leave adapters in `model` where they are asked for, new ones where it has none; else make plain weights of them."""
+    if lora is None:
+        merge(model)
+    elif getattr(model, "attached", None) is None:
+        attach(model, base, lora, seed=seed)
 
 
 def new_policy(
@@ -106,7 +125,7 @@ def new_policy(
         return GPT2LMHeadModel(config).eval()
 
 
-def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1) -> nn.Module:
+def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1, lora: LowRank | None = None) -> nn.Module:
     """Scalar heads on the trunk of the model in `source`: weights of deviation 1 / (d + 1), bias 0.
 
     Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, and
@@ -115,22 +134,12 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1)
     (LAB.md, "Where should the reward head begin?").
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
-    that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced.
+    that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced. With
+    `lora` the trunk is frozen but for adapters, as in `load_policy`; heads are trained whole.
     """
-    from transformers import AutoModelForSequenceClassification
-
-    check_folder(source, weights=True)
-    with explained(source, "model with a scalar head"), quiet(), seeded(seed):
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            num_labels=heads,
-            dtype=torch.float32,
-            local_files_only=is_folder(source),
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # a classifier's head is drawn anew; the trunk's weights are looked at below
-        )
+    with seeded(seed):
+        model, missing = sequence_model(source, "model with a scalar head", num_labels=heads)
         trunk = f"{model.base_model_prefix}."
-        missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
         check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
         if f"{name}.weight" in missing:
@@ -138,7 +147,47 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1)
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
     grow(model, len(tokenizer))
-    return ready(model, tokenizer)
+    ready(model, tokenizer)
+    adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
+    return model
+
+
+def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, list[str]]:
+    """(a trunk with a head that reads whole texts, the weights that `source` lacks and that are random). `asked` are settings
+    that its config is to have; adapters that `source` holds are in it. A head of another size than `source` has is random."""
+    from transformers import AutoModelForSequenceClassification
+
+    check_folder(source, weights=True)
+    adapter = read_adapter(source) if is_adapter(source) else None
+    base = source if adapter is None else adapter.base
+    check_folder(base, weights=True)
+    if adapter is not None and not asked:
+        asked = _as_told(source, adapter.scores)
+    with explained(base, what), quiet():
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            base,
+            dtype=torch.float32,
+            local_files_only=is_folder(base),
+            output_loading_info=True,
+            ignore_mismatched_sizes=bool(asked),  # another head is drawn anew; who asks looks at the trunk's weights
+            **asked,
+        )
+    missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
+    if adapter is not None:
+        put(model, adapter, source)
+        own = dict(model.named_parameters())
+        missing = [key for key in missing if key not in adapter.heads or own[key].shape != adapter.heads[key].shape]
+        setattr(model.config, OURS, settings_of(source).get(OURS))
+    return model, missing
+
+
+def _as_told(folder: str | Path, scores: int) -> dict[str, Any]:
+    """What a folder of adapters says of its head; `scores` is how many numbers that gives."""
+    told = settings_of(folder)
+    found = {name: told[name] for name in ("id2label", "label2id", "problem_type") if told.get(name)}
+    if "id2label" in found:
+        found["id2label"] = {int(place): label for place, label in found["id2label"].items()}
+    return found if len(found.get("id2label", ())) == scores else {"num_labels": scores}
 
 
 def _last_linear(model: nn.Module, heads: int) -> tuple[str, nn.Linear]:
@@ -161,21 +210,16 @@ def _last_linear(model: nn.Module, heads: int) -> tuple[str, nn.Linear]:
 
 def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     """A trained reward model: any folder that `AutoModelForSequenceClassification` loads with one label, or an ensemble of
-    heads as we write it."""
-    from transformers import AutoModelForSequenceClassification
-
-    check_folder(source, weights=True)
-    with explained(source, "reward model"), quiet():
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, local_files_only=is_folder(source), output_loading_info=True
-        )
+    heads as we write it; adapters are added to the weights."""
+    model, missing = sequence_model(source, "reward model")
     if model.config.num_labels != int(facts(model).get("ensemble", {}).get("heads", 1)):
         raise ModelError(
             f"{source} has {model.config.num_labels} labels",
             expected="one: the reward",
             todo="name a model trained as a reward model; one label of a classifier can be a part of `rl.rewards`",
         )
-    check_whole(source, told["missing_keys"])
+    check_whole(source, missing)
+    merge(model)
     grow(model, len(tokenizer))
     return ready(model, tokenizer)
 
@@ -308,7 +352,7 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
             expected="a folder with config.json, weights and a tokenizer, or a hub id",
             todo="check the path; it is taken from the folder the command runs in",
         )
-    if not (path / "config.json").is_file():
+    if not (path / "config.json").is_file() and not (path / ADAPTER).is_file():
         raise ModelError(
             f"{source} has no config.json",
             expected="a folder in Hugging Face's format",

@@ -51,6 +51,7 @@ def row_starts(batch: Batch) -> Tensor:
 def packs_exactly(trunk: Any) -> bool:
     """Whether rows end to end give what padded rows give: tried once, on two rows. Not so where attention is not transformers'
     own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions)."""
+    trunk = getattr(trunk, "network", trunk)  # adapters change nothing of how a network is built
     if trunk not in _packs:
         _packs[trunk] = _tried(trunk)
     return _packs[trunk]

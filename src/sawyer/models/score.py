@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from sawyer import processes
 from sawyer.maths import COMBINATIONS, disagreement
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
-from sawyer.models.judge import load_judge
-from sawyer.models.load import facts
+from sawyer.models.judge import Load, load_judge
+from sawyer.models.load import facts, load_reward
 from sawyer.records import Prompt
 from sawyer.text import Reader, Row, batches
 
@@ -120,16 +120,17 @@ class RewardScorer:
         device: torch.device | None = None,
         template: str | None = None,
         fallback: str = "question",
+        load: Load = load_reward,
     ) -> RewardScorer:
         """A trained reward model, with the other members of its ensemble; one that says nothing of shift and scale is taken as
-        it is. A decoder is read by `template`, or by its own, or by `fallback` where it brings none."""
-        judge = load_judge(folder, template=template, fallback=fallback)
+        it is. A decoder is read by `template`, or by its own, or by `fallback` where it brings none; `load` opens a network."""
+        judge = load_judge(folder, template=template, fallback=fallback, load=load)
         told = facts(judge.model)
         ensemble = told.get("ensemble")
         models: list[nn.Module] = [judge.model]
         if ensemble and ensemble["by"] == "seeds":
             others = range(1, int(ensemble["members"]))
-            models += [load_judge(member_folder(folder, number)).model for number in others]
+            models += [load_judge(member_folder(folder, number), load=load).model for number in others]
         if device is not None:
             models = [model.to(device) for model in models]
         if not ensemble:

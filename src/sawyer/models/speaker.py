@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from sawyer.models.adapters import LowRank
+from sawyer.models.forward import network_of
 from sawyer.models.load import context_length, load_policy, load_tokenizer
 from sawyer.text import Codec, set_template
 
@@ -27,8 +29,10 @@ class Opened:
 
     @property
     def parameters(self) -> int:
-        """Number of weights, tied ones once."""
-        return sum(weight.numel() for weight in self.model.parameters())
+        """Number of weights, tied ones once; of an adapter's view those of the network that it shares, too."""
+        network: nn.Module = network_of(self.model)
+        shared = [weight for name, weight in network.named_parameters() if network is self.model or ".lora_" not in name]
+        return sum({id(weight): weight.numel() for weight in (*shared, *self.model.parameters())}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +42,11 @@ class Speaker(Opened):
     codec: Codec
 
 
-def open_speaker(source: str | Path, template: str | None = None) -> Speaker:
-    """Load a language model. `template` is set on its tokenizer; None keeps the one that was saved with it."""
+def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRank | None = None, seed: int = 0) -> Speaker:
+    """Load a language model. `template` is set on its tokenizer; None keeps the one that was saved with it. With `lora` it is
+    ready to train adapters alone (`load_policy`)."""
     tokenizer = load_tokenizer(source)
     if template is not None:
         set_template(tokenizer, template)
-    model = load_policy(source, tokenizer)
+    model = load_policy(source, tokenizer, lora=lora, seed=seed)
     return Speaker(model=model, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(model)))

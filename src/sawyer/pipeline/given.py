@@ -10,7 +10,7 @@ from sawyer.config import Config, RewardPart, own_function
 from sawyer.errors import ConfigError, ModelError, TrainingError
 from sawyer.pipeline.order import given_models
 from sawyer.records import Prompt, read
-from sawyer.runs import Run, is_complete, is_local, settings_of
+from sawyer.runs import Run, base_of, is_adapter, is_complete, is_local, settings_of
 
 # How config.json calls the number of layers: BERT and Llama, GPT-2, DistilBERT, some others.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -44,6 +44,9 @@ def _to_come(source: str, run: Run, todo: Sequence[str]) -> bool:
 
 def _check_there(setting: str, source: str) -> None:
     there = Path(source).is_dir()
+    if is_adapter(source):
+        base_of(source)  # says which model it needs and does not find
+        return
     if (there and not (Path(source) / "config.json").is_file()) or (not there and is_local(source)):
         raise ModelError(
             f"{setting}: {source} has no config.json" if there else f"{setting}: there is no model folder {source}",

@@ -31,6 +31,8 @@ PARENTS: Mapping[str, tuple[str, ...]] = {
 }
 # Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
 COMMON = ("seed", "model", "template", "precision", "device", "world")
+# The stages that `lora` decides: the others read what these leave, whole models or adapters.
+BY_LORA = ("classify", "sft", "reward", "rl")
 # The reward's zero and unit come from answers sampled as RL samples: these settings of `rl` decide the reward stage's outcome.
 UNIT = ("rl.max_new_tokens", "rl.temperature")
 
@@ -50,7 +52,7 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     found, given = {}, given_models(config, stage)
     # DPO reads the collected answers itself; the other algorithms know them through the reward model.
     pairs = ("collect",) if stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo" else ()
-    for parent in (*PARENTS[stage], *pairs):
+    for parent in (*_models_below(config, stage), *pairs):
         path = product(run.layout, parent)
         if stage == "classify" and given:  # it starts from a model of its own
             continue
@@ -69,10 +71,16 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
 def pins_of(config: Config, stage: str) -> dict[str, str]:
     """The hub ids that the stage loads, each by the commit that the cache has; none for what was never loaded."""
     named = given_models(config, stage)
-    if "base" in PARENTS[stage] and config.model is not None and not (stage == "classify" and named):
+    if "base" in _models_below(config, stage) and config.model is not None and not (stage == "classify" and named):
         named = {"base": config.model, **named}
     commits = {name: commit_of(source) for name, source in named.items() if not Path(source).is_dir()}
     return {name: f"{PIN}{commit}" for name, commit in commits.items() if commit is not None}
+
+
+def _models_below(config: Config, stage: str) -> tuple[str, ...]:
+    """The stages that it builds on; with adapters these are nothing without the base model, to which they belong."""
+    below = PARENTS[stage]
+    return ("base", *below) if config.lora is not None and "base" not in below and "sft" in below else below
 
 
 def given_models(config: Config, stage: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sawyer.config import Config, own_files
 from sawyer.errors import RunError
-from sawyer.pipeline.order import COMMON, PARENTS, PIN, STAGES, UNIT
+from sawyer.pipeline.order import BY_LORA, COMMON, PARENTS, PIN, STAGES, UNIT
 from sawyer.records import expand
 from sawyer.runs import Layout, Run, changed_keys, hash_files
 
@@ -19,6 +19,8 @@ def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = getattr(config, stage).model_dump(mode="json")
     common = {name: config.model_dump(mode="json")[name] for name in COMMON}
+    if stage in BY_LORA and config.lora is not None:
+        common["lora"] = config.lora.model_dump(mode="json")
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files += [config.template] if Path(config.template).is_file() else []
     files += [str(file) for file in _own_files(section)]
@@ -47,7 +49,8 @@ def check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> None
     if not changed:
         return
     keys = changed_keys(run.previous_config or {}, config.model_dump(mode="json"))
-    relevant = [k for k in keys if k.split(".")[0] in (*COMMON, *changed) or ("reward" in changed and k in UNIT)]
+    lora = ("lora",) if any(stage in BY_LORA for stage in changed) else ()
+    relevant = [k for k in keys if k.split(".")[0] in (*COMMON, *lora, *changed) or ("reward" in changed and k in UNIT)]
     own = [str(file) for stage in changed for file in _own_files(getattr(config, stage).model_dump(mode="json"))]
     content = "the content of its data files" + "".join(f" or of {file}" for file in dict.fromkeys(own))
     what = f"these settings: {', '.join(relevant)}" if relevant else content

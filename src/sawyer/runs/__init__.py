@@ -15,7 +15,7 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.given import commit_of, is_local, settings_of
+from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, is_adapter, is_local, settings_of
 from sawyer.runs.journal import Gate, Journal, Listener, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
@@ -23,10 +23,13 @@ from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
 from sawyer.runs.words import SETTINGS, SHORT, STAGES, clock
 
 __all__ = [
+    "ADAPTER",
+    "BESIDE",
     "MARKER",
     "SETTINGS",
     "SHORT",
     "STAGES",
+    "TOLD",
     "Gate",
     "Journal",
     "Layout",
@@ -35,6 +38,7 @@ __all__ = [
     "Run",
     "StageState",
     "Stop",
+    "base_of",
     "changed_keys",
     "clock",
     "commit_of",
@@ -43,6 +47,7 @@ __all__ = [
     "handle_signals",
     "hash_files",
     "hash_folder",
+    "is_adapter",
     "is_complete",
     "is_local",
     "last_gates",

@@ -7,6 +7,12 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sawyer.errors import ModelError
+
+ADAPTER = "adapter_config.json"
+# What we tell of adapters besides. It is no config.json: with one, transformers takes the folder for a whole model.
+TOLD = "sawyer.json"
+BESIDE = "base_beside"  # among our facts: the way from a folder of adapters to their model, where both lie in one run
 # What ends so is a file's name; `owner/name` of the hub may have dots in it, but never these.
 FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
 
@@ -39,11 +45,44 @@ def commit_of(source: str) -> str | None:
 
 
 def settings_of(source: str | Path) -> dict[str, Any]:
-    """The config.json of a model's folder, or of a hub id that is in the cache; empty where there is none that can be read."""
+    """The config.json of a model's folder, or of a hub id that is in the cache; empty where there is none that can be read.
+
+    Of a folder of adapters that of the model they belong to, with what we told of them in its place.
+    """
+    if is_adapter(source):
+        try:
+            return {**settings_of(base_of(source)), **_read(Path(source) / TOLD)}
+        except ModelError:
+            return _read(Path(source) / TOLD)
     commit = None if Path(source).is_dir() else commit_of(str(source))
     folder = Path(source) if commit is None else _cached(str(source)) / "snapshots" / commit
+    return _read(folder / "config.json")
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a folder holds adapters (LoRA, as PEFT writes them) instead of a whole model."""
+    return (Path(source) / ADAPTER).is_file()
+
+
+def base_of(folder: str | Path) -> str:
+    """The whole model, a folder or hub id, to which a folder's adapters belong. Raises ModelError where it is gone."""
+    base = str(_read(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
+    if base and not is_adapter(base) and (not is_local(base) or Path(base).is_dir()):
+        return base
+    ours = _read(Path(folder) / TOLD).get("sawyer")
+    moved = ours.get(BESIDE) if isinstance(ours, dict) else None
+    if isinstance(moved, str) and (Path(folder) / moved).is_dir():
+        return os.path.normpath(Path(folder).resolve() / moved)
+    raise ModelError(
+        f"{folder} holds adapters for {base or 'a model that it does not name'}, which is not there",
+        expected="the model that they were trained on: adapters are differences from its weights",
+        todo="put it back, or write its new place into base_model_name_or_path of adapter_config.json",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

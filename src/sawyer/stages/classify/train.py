@@ -21,6 +21,7 @@ from sawyer.models import (
     context_length,
     freeze,
     load_reader,
+    lora_told,
     near_duplicates,
     new_classifier,
     save_model,
@@ -38,13 +39,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     texts = load(config, run)
     source = asked.model or config.model or run.layout.model("base")
     tokenizer = load_reader(source)
-    model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed)
+    model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed, lora=config.lora)
     place = choose_place(config.device, config.precision, width=model.config.get_text_config().hidden_size)
     model.to(place.device)
     context = context_length(model)
     examples, held_out = (encoded(texts, records, tokenizer, context) for records in (texts.train, texts.held_out))
     _tell_cut([*examples, *held_out], context, run)
-    frozen = f", {freeze(model, asked.freeze, setting='classify.freeze').told}" if asked.freeze else ""
+    frozen = f", {freeze(model, asked.freeze, setting='classify.freeze').told}" if asked.freeze else lora_told(model)
     pad_id = int(tokenizer.pad_token_id)
     kept = _thinned(config, run, model, place, examples, pad_id)
     work = ClassifyWork(config, place, model, pad_id, kept, texts)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.config import Ensemble as Asked
-from sawyer.engine import Work, generator, load_checkpoint, save_checkpoint
+from sawyer.engine import Work, generator, load_checkpoint, put_weights, save_checkpoint, trained_weights
 from sawyer.errors import RunError, TrainingError
 from sawyer.maths import disagreement
 from sawyer.models import Ensemble, Judge, Member, RewardScorer, Scorer, member_folder, save_model
@@ -47,7 +47,7 @@ class MembersWork:
     def step(self, index: int) -> Mapping[str, float] | None:
         number, inside = divmod(index, self.each)
         if number != self.number:
-            save_checkpoint(self.kept / str(self.number), {"weights": self.model.state_dict()})
+            save_checkpoint(self.kept / str(self.number), {"weights": trained_weights(self.model)})
             self.number = number
             self.model, self.work = self.begin(number)
         found = self.work.step(inside)
@@ -71,7 +71,7 @@ class MembersWork:
                 todo=f"restore the folder, or delete {self.kept.parent} to train all members again",
             )
         model, _ = self.begin(number)
-        model.load_state_dict(saved["weights"])
+        put_weights(model, saved["weights"])
         return model
 
 

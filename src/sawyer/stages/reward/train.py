@@ -16,7 +16,7 @@ from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
-from sawyer.models import Frozen, Judge, Speaker, freeze, new_judge, open_speaker, sample, sequence_logits
+from sawyer.models import Frozen, Judge, Speaker, freeze, lora_told, new_judge, open_speaker, sample, sequence_logits
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
@@ -89,7 +89,8 @@ def opened(config: Config, run: Run, number: int) -> Judge:
     asked = wanted(config.reward, "reward")
     heads = asked.ensemble.members if asked.ensemble is not None and asked.ensemble.by == "heads" else 1
     source = asked.model or run.layout.model("sft")
-    return new_judge(source, seed=member_seed(config.seed, number), heads=heads, fallback=config.template)
+    seed = member_seed(config.seed, number)
+    return new_judge(source, seed=seed, heads=heads, fallback=config.template, lora=config.lora)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,4 +230,4 @@ def _plan(config: Config, judgements: Judgements, steps: int, place: Place, read
     if asked.ensemble is not None:
         members = "models, one after another" if asked.ensemble.by == "seeds" else "heads of one trunk"
         told.append(f"an ensemble of {asked.ensemble.members} {members}")
-    return "; ".join(told + ([frozen.told] if frozen is not None else []))
+    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_told(reader.model)

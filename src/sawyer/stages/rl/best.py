@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sawyer.engine import load_checkpoint, put_state
+from sawyer.engine import STATE, load_checkpoint, put_state
 from sawyer.errors import RunError
-from sawyer.models import Speaker, open_speaker, save_model
+from sawyer.models import Speaker, copy_model, save_model
 from sawyer.runs import replace_folder
 
 
@@ -48,9 +48,9 @@ class Best:
             raise RunError(f"{self.folder} is gone", why="the run cannot be put back to its best model", todo="run rl again")
         return state
 
-    def open(self) -> Speaker:
-        """The policy that was kept."""
-        return open_speaker(self.folder)
+    def give(self, folder: Path, extra: Mapping[str, Any]) -> None:
+        """The policy that was kept into an existing folder, told `extra`."""
+        copy_model(self.folder, folder, extra, besides=(STATE,))
 
     def why(self, of: int) -> str:
         """Which step is kept and for what reason, in words; `of` is the number of steps done."""

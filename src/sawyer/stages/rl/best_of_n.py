@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from sawyer.config import Config, wanted
-from sawyer.engine import choose_place, generator, run_steps, stop_if_asked
+from sawyer.engine import generator, run_steps, stop_if_asked
 from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
-from sawyer.models import open_speaker, save_model
+from sawyer.models import copy_model
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.stages.rl.guards import same_answer
 from sawyer.stages.rl.measures import SHOWN
+from sawyer.stages.rl.networks import open_networks
 from sawyer.stages.rl.rollout import collect, finite
-from sawyer.stages.rl.scorers import open_scorer, tell_cut
+from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import STAGE, prompts_of
 from sawyer.worlds import gold
 
@@ -41,7 +42,7 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     run.journal.metrics(STAGE, work.steps, last)
     tell_cut(run, work.scorer)
     with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, work.speaker.model, work.speaker.tokenizer, {"best_of": n})
+        copy_model(run.layout.model("sft"), folder, {"best_of": n})
     figures: dict[str, Any] = {
         "algorithm": "best_of_n",
         "best_of": n,
@@ -70,10 +71,8 @@ class BestOfN:
 
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.asked = config, wanted(config.rl, "rl")
-        self.speaker = open_speaker(run.layout.model("sft"))
-        self.place = choose_place(config.device, config.precision, width=self.speaker.width)
-        self.speaker.model.to(self.place.device)
-        self.scorer = open_scorer(config, run, self.place.device)
+        self.networks = open_networks(config, run)
+        self.speaker, self.place, self.scorer = self.networks.speaker, self.networks.place, self.networks.scorer
         _, self.held_out = prompts_of(config, run, self.speaker)
         self.steps = math.ceil(len(self.held_out) / PROMPTS_A_STEP)
         self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order

@@ -14,12 +14,13 @@ from sawyer.models import (
     Classifier,
     FunctionScorer,
     LabelScorer,
+    Load,
     Part,
     RewardScorer,
     Scorer,
     Speaker,
-    ValueNetwork,
     WeightedScorer,
+    load_reward,
     score_head,
 )
 from sawyer.runs import Run
@@ -28,26 +29,26 @@ from sawyer.text import PairCodec
 STAGE = "rl"
 
 
-def open_scorer(config: Config, run: Run, device: torch.device) -> Scorer:
-    """The run's own reward model, unless `rl.rewards` names parts."""
+def open_scorer(config: Config, run: Run, device: torch.device, load: Load = load_reward) -> Scorer:
+    """The run's own reward model, unless `rl.rewards` names parts. `load` opens a reward model's network."""
     asked = config.rl
     assert asked is not None
     if not asked.rewards:
-        return RewardScorer.load(run.layout.model("reward"), device=device)
+        return RewardScorer.load(run.layout.model("reward"), device=device, load=load)
     return WeightedScorer(
-        [Part(name=part.name, weight=part.weight, scorer=_opened(part, config, run, device)) for part in asked.rewards]
+        [Part(name=part.name, weight=part.weight, scorer=_opened(part, config, run, device, load)) for part in asked.rewards]
     )
 
 
-def _opened(part: RewardPart, config: Config, run: Run, device: torch.device) -> Scorer:
+def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, load: Load) -> Scorer:
     if part.function is not None:
         return FunctionScorer(own_function(part.function, "rl.rewards"), part.function)
     assert part.model is not None
     if part.label is not None:
         return LabelScorer(Classifier(part.model, device=device), part.label, probability=part.measure == "probability")
     if part.is_stage:
-        return RewardScorer.load(run.layout.model("reward"), device=device)
-    scorer = RewardScorer.load(part.model, device=device, fallback=config.template)
+        return RewardScorer.load(run.layout.model("reward"), device=device, load=load)
+    scorer = RewardScorer.load(part.model, device=device, fallback=config.template, load=load)
     if scorer.note:
         run.journal.event(STAGE, "warning", message=f"rl.rewards: {scorer.note}")
     return scorer
@@ -103,16 +104,19 @@ def tell_cut(run: Run, scorer: Scorer) -> None:
             )
 
 
-def open_value(config: Config, run: Run, scorer: Scorer, speaker: Speaker) -> ValueNetwork:
-    """The value network on the trunk that `rl.value_start` names; where it names none, on the reward model's if that can be.
+def begins_from_reward(config: Config, run: Run, scorer: Scorer, speaker: Speaker, unfit: str = "") -> bool:
+    """Whether the value network begins as the reward model, not as the policy: as `rl.value_start` says; where it says nothing,
+    if that can be. `unfit` is a reason against it that somebody knows already.
 
     Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
     """
     asked = config.rl
     assert asked is not None
-    reason = "rl.value_start asks for it" if asked.value_start == "policy" else unfit_for_values(config, scorer, speaker)
+    reason = (
+        "rl.value_start asks for it" if asked.value_start == "policy" else unfit or unfit_for_values(config, scorer, speaker)
+    )
     if not reason:
-        return ValueNetwork.from_reward(run.layout.model("reward"))
+        return True
     if asked.value_start == "reward":
         raise ConfigError(
             f"rl.value_start: reward, but {reason}",
@@ -122,7 +126,7 @@ def open_value(config: Config, run: Run, scorer: Scorer, speaker: Speaker) -> Va
         )
     if asked.value_start is None:
         run.journal.event(STAGE, "warning", message=f"the value network starts from the SFT model: {reason}")
-    return ValueNetwork.from_policy(run.layout.model("sft"))
+    return False
 
 
 def unfit_for_values(config: Config, scorer: Scorer, speaker: Speaker) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, batch_indices, generator, run_steps, stop_if_asked
 from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
-from sawyer.models import PolicyWithValue, save_model
+from sawyer.models import PolicyWithValue
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.best_of_n import best_of_n
@@ -19,9 +19,10 @@ from sawyer.stages.rl.dpo import DpoWork
 from sawyer.stages.rl.gates import final_gates
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.measures import batch_measures
+from sawyer.stages.rl.networks import open_value
 from sawyer.stages.rl.ppo import update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite
-from sawyer.stages.rl.scorers import open_value, tell_cut
+from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 
 
@@ -33,15 +34,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         return best_of_n(config, run)
     work = DpoWork(config, run) if asked.algorithm == "dpo" else RlWork(config, run)
     run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}")
+    run.journal.event(STAGE, "plan", message=work.memory)
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show=work.shown)
     stop_if_asked(run, STAGE)
     last = work.close(done)
     run.journal.metrics(STAGE, done, last)
     tell_cut(run, work.scorer)
     best = work.best
-    final = best.open()
     with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, final.model, final.tokenizer, {"best_step": int(best.found["step"]), "of_steps": done})
+        best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
     run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
     figures = {
         "algorithm": asked.algorithm,
@@ -76,7 +77,7 @@ class RlWork(PolicyWork):
         if asked.algorithm == "ppo" and asked.value_start == "shared":
             self.critic = trained = PolicyWithValue(trained).to(self.place.device)
         elif asked.algorithm == "ppo":
-            self.critic = open_value(config, run, self.scorer, self.policy_speaker).to(self.place.device)
+            self.critic = open_value(config, run, self.networks).to(self.place.device)
             rate = asked.learning_rate if asked.value_learning_rate is None else asked.value_learning_rate
             self.value = Learner(self.critic, name="rl value", learning_rate=rate, factor=factor, eps=ADAM_EPS)
         self.policy = Learner(trained, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS)

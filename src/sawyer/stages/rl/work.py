@@ -9,17 +9,18 @@ from typing import Any
 from torch import Tensor
 
 from sawyer.config import Config, wanted
-from sawyer.engine import Learner, choose_place, generator
+from sawyer.engine import Learner, generator, memory_plan, memory_told
 from sawyer.errors import DataError, NotFiniteError
-from sawyer.models import Speaker, hold_in_bf16, open_speaker
+from sawyer.models import Speaker, hold_in_bf16, network_of
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
+from sawyer.stages.rl.networks import alone, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
-from sawyer.stages.rl.scorers import all_learned, judges_of, open_scorer, own_disagreement
+from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
 from sawyer.stages.rl.zero import measured
 from sawyer.text import Row
 from sawyer.worlds import gold
@@ -37,14 +38,13 @@ class PolicyWork:
 
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.asked, self.run = config, wanted(config.rl, "rl"), run
-        self.policy_speaker = open_speaker(run.layout.model("sft"))
-        self.place = choose_place(config.device, config.precision, width=self.policy_speaker.width)
-        self.policy_speaker.model.to(self.place.device)
-        self.reference = open_speaker(run.layout.model("sft")).model.to(self.place.device)
-        self.scorer = open_scorer(config, run, self.place.device)
+        self.networks = open_networks(config, run)
+        self.policy_speaker, self.place = self.networks.speaker, self.networks.place
+        self.reference, self.scorer = self.networks.reference, self.networks.scorer
         if self.place.precision == "bf16":
             for network in (self.reference, *judges_of(self.scorer)):
-                hold_in_bf16(network)
+                if network_of(network) is network:  # a shared one is read in fp32 as well, by the gates of step zero
+                    hold_in_bf16(network)
         self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
         self.rules = rules_of(self.asked)
         self.guards = Guards(
@@ -68,6 +68,21 @@ class PolicyWork:
     def plan(self) -> str:
         """What is about to be done, in words."""
         raise NotImplementedError
+
+    @property
+    def memory(self) -> str:
+        """What the networks take of memory, in words."""
+        value = self.learners["value"].model if "value" in self.learners else None
+        held = self.networks.held(value)
+        if self.policy.model is not self.policy_speaker.model:  # a policy with a value head is trained as one
+            held = {"policy with value head": self.policy.model} | {k: v for k, v in held.items() if k != "policy"}
+        asked_alone = alone(self.scorer)
+        again = memory_plan({"": asked_alone})[0] if asked_alone is not None else None
+        once = (
+            f"; before the first update for a moment {again.frozen + again.trained:,.0f} MB more" if again is not None else ""
+        )
+        why = ", where the saved reward model is asked alone" if once else ""
+        return f"memory: {memory_told(memory_plan(held))}{once}{why}"
 
     @property
     def steered(self) -> dict[str, float]:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import nn
+
 from sawyer.config import Config, wanted
 from sawyer.engine import LanguageWork, Place, choose_place, generator, learned_gate, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
-from sawyer.models import Speaker, freeze, mean_loss, open_speaker, sample, save_model
+from sawyer.models import Speaker, freeze, lora_told, mean_loss, open_speaker, sample, save_model, without_adapters
 from sawyer.records import Demonstration, Prompt, read, split
-from sawyer.runs import Gate, Run, replace_folder
+from sawyer.runs import Gate, Run, is_adapter, replace_folder
 from sawyer.text import Row
 
 STAGE = "sft"
@@ -22,7 +24,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     """Fine-tune the base model on `config.sft.data`, save it, judge it; returns its key figures."""
     asked = wanted(config.sft, "sft")
     base = config.model or run.layout.model("base")
-    speaker = open_speaker(base, config.template)
+    speaker = open_speaker(base, config.template, lora=config.lora, seed=config.seed)
     place = choose_place(config.device, config.precision, width=speaker.width)
     speaker.model.to(place.device)
     found = read(asked.data, want="demonstrations", columns=asked.columns)
@@ -36,7 +38,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             expected="at least one demonstration that fits the model",
             todo="give shorter prompts or a model that reads more tokens, or lower sft.held_out",
         )
-    frozen = f", {freeze(speaker.model, asked.freeze, setting='sft.freeze').told}" if asked.freeze else ""
+    frozen = f", {freeze(speaker.model, asked.freeze, setting='sft.freeze').told}" if asked.freeze else lora_told(speaker.model)
     work = SftWork(config, place, speaker, rows)
     run.journal.event(
         STAGE,
@@ -102,19 +104,19 @@ def _evaluate(
     steps: int,
 ) -> dict[str, Any]:
     asked = wanted(config.sft, "sft")
-    base = open_speaker(config.model or run.layout.model("base"), config.template)
-    base.model.to(place.device)
-    with place.autocast():
-        base_loss, loss = (
-            mean_loss(
-                model,
-                rows,
-                pad_id=speaker.codec.pad_id,
-                token_budget=config.micro_batch_tokens,
-                device=place.device,
-            )
-            for model in (base.model, speaker.model)
-        )
+
+    def loss_of(model: nn.Module) -> float:
+        budget, pad_id = config.micro_batch_tokens, speaker.codec.pad_id
+        with place.autocast():
+            return mean_loss(model, rows, pad_id=pad_id, token_budget=budget, device=place.device)
+
+    loss = loss_of(speaker.model)
+    source = config.model or run.layout.model("base")
+    if config.lora is not None and not is_adapter(source):
+        with without_adapters(speaker.model):
+            base_loss = loss_of(speaker.model)
+    else:
+        base_loss = loss_of(open_speaker(source, config.template).model.to(place.device))
     stop_if_asked(run, STAGE)
     # A prompt that leaves no room for an answer, left out of the rows too, could not be answered to an end.
     prompts = [prompt for prompt in _distinct_prompts(records) if speaker.codec.fits(prompt)][: asked.eval_prompts]

@@ -1,0 +1,316 @@
+"""LoRA through PEFT: a frozen network, and beside each linear layer of its trunk a small product of two matrices to train.
+
+W x becomes W x + alpha / rank * B A x, with B zero at first (Hu et al. 2021, arXiv 2106.09685). A folder of adapters holds A, B
+and the heads that were trained with them; the network itself is named by it and lies elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sawyer.errors import ConfigError, ModelError
+from sawyer.models.freeze import POOLER
+from sawyer.runs import BESIDE, base_of, is_local
+
+NAME = "default"  # what PEFT calls an adapter that stands alone
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."  # before every name in PEFT's files
+KINDS: Mapping[bool, str] = {False: "CAUSAL_LM", True: "SEQ_CLS"}
+OFF = "off"  # no adapter's name: with it a layer is what it was before
+
+
+class LowRank(Protocol):
+    """What is asked of new adapters; `config.Lora` is one."""
+
+    @property
+    def rank(self) -> int:
+        """Columns of B."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Their product is multiplied by alpha / rank."""
+        ...
+
+    @property
+    def targets(self) -> Sequence[str] | None:
+        """Last names of the layers that get them; None: every linear layer of the trunk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """An adapter in a network, and what goes into a folder of it."""
+
+    name: str
+    config: Any  # peft.LoraConfig
+    heads: tuple[str, ...] = ()  # names of the network's other trained weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """What a folder of adapters holds."""
+
+    base: str  # the network they belong to: a folder or hub id
+    config: Any  # peft.LoraConfig
+    weights: Mapping[str, Tensor]  # by the network's own names, without an adapter's
+    heads: Mapping[str, Tensor]  # whole weights of the network, trained beside the adapters
+
+    @property
+    def scores(self) -> int:
+        """How many scores its head gives; 0 for a language model's."""
+        return next((len(weight) for name, weight in reversed(list(self.heads.items())) if name.endswith("weight")), 0)
+
+
+def attach(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
+    """New adapters in `model`, drawn from `seed`; everything but them and its heads is frozen."""
+    heads = _heads(model)
+    config = settled(new_config(model, lora), base, heads)
+    inject(model, config, NAME, seed=seed)
+    model.attached = Attached(name=NAME, config=config, heads=heads)
+    train_adapter(model)
+
+
+def new_config(model: Any, lora: LowRank) -> Any:
+    """PEFT's settings of what is asked for, as they fit this network."""
+    from peft import LoraConfig
+    from transformers.pytorch_utils import Conv1D
+
+    layers = _linear_layers(model, lora.targets)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,  # others read whole numbers alone
+        target_modules=_shortest(model, layers),
+        lora_dropout=0.0,
+        # GPT-2's layers keep their weights the other way round.
+        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
+    )
+
+
+def settled(config: Any, base: str | Path, heads: Sequence[str]) -> Any:
+    """The settings with what a folder of them must say besides: the network that they belong to, and which heads it holds."""
+    found = copy(config)
+    found.base_model_name_or_path = os.path.abspath(base) if is_local(base) else str(base)
+    found.task_type = KINDS[bool(heads)]
+    found.modules_to_save = sorted({_module_of(name) for name in heads}) or None
+    return found
+
+
+def read_adapter(folder: str | Path) -> Adapter:
+    """Raises ModelError for a folder whose adapters are of another kind than LoRA, or incomplete."""
+    from peft import LoraConfig, PeftConfig
+    from peft.utils import load_peft_weights
+
+    base = base_of(folder)
+    try:
+        config, weights = PeftConfig.from_pretrained(str(folder)), load_peft_weights(str(folder), device="cpu")
+    except Exception as error:  # PEFT, safetensors and json each have their own classes
+        raise _unreadable(folder, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
+    if not isinstance(config, LoraConfig):
+        raise _unreadable(folder, f"they are {config.peft_type}")
+    named = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
+    return Adapter(
+        base=base,
+        config=config,
+        weights={name: weight for name, weight in named.items() if ".lora_" in name},
+        heads={name: weight for name, weight in named.items() if ".lora_" not in name},
+    )
+
+
+def put(model: Any, adapter: Adapter, folder: str | Path) -> None:
+    """The adapters of `folder` in the network that they belong to, heads included where the network has the same."""
+    place(model, adapter, NAME, folder)
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in adapter.heads.items():
+            if name in own and own[name].shape == weight.shape:
+                own[name].copy_(weight)
+    heads = _heads(model)
+    model.attached = Attached(name=NAME, config=settled(adapter.config, adapter.base, heads), heads=heads)
+    train_adapter(model)
+
+
+def place(network: Any, adapter: Adapter, name: str, folder: str | Path) -> None:
+    """The weights of an adapter under this name in a network, which may have others."""
+    from peft import set_peft_model_state_dict
+
+    inject(network, adapter.config, name)
+    before = _lora_names(network, name)
+    told = set_peft_model_state_dict(network, dict(adapter.weights), adapter_name=name)
+    found = {key.replace(".lora_A.", f".lora_A.{name}.").replace(".lora_B.", f".lora_B.{name}.") for key in adapter.weights}
+    odd = [*told.unexpected_keys, *sorted(set(before) - found)]
+    if odd:
+        raise _unreadable(folder, f"{odd[0]} does not fit the model in {adapter.base}")
+
+
+def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
+    """PEFT's layers around those that the config names, A drawn from `seed`; heads stay the plain layers that they are."""
+    from peft import inject_adapter_in_model
+
+    bare = copy(config)
+    bare.modules_to_save = bare.task_type = None
+    bare.inference_mode = False
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")  # what PEFT tells its own users
+        torch.manual_seed(seed)
+        try:
+            inject_adapter_in_model(bare, network, name)
+        except ValueError as error:
+            raise ModelError(
+                f"{type(network).__name__} takes no adapters: {str(error).splitlines()[0]}",
+                expected="linear layers",
+                todo="name other `lora.targets`, or leave `lora` out",
+            ) from error
+
+
+def train_adapter(model: Any) -> None:
+    """Only its adapter and its heads require a gradient."""
+    attached: Attached = model.attached
+    learns = {*_lora_names(model, attached.name), *attached.heads}
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in learns)
+    model.eval()
+
+
+def layers_with(network: nn.Module) -> list[Any]:
+    """The layers that have adapters."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def speak_as(layers: Sequence[Any], name: str) -> None:
+    """From now on the layers add this adapter and no other. PEFT's own way to say so also freezes the others, in the midst of
+    what they may be learning."""
+    for layer in layers:
+        layer._active_adapter = [name]
+
+
+@contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """Within it the network is what it was before it got adapters; its heads are as they are."""
+    layers = layers_with(model)
+    speak_as(layers, OFF)
+    try:
+        yield
+    finally:
+        speak_as(layers, model.attached.name if layers else NAME)
+
+
+def lora_told(model: Any) -> str:
+    """What is left to train of a network with adapters, as a stage's plan goes on to say; empty for one without."""
+    if getattr(model, "attached", None) is None:
+        return ""
+    weights = {id(weight): weight for weight in model.parameters()}.values()
+    trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
+    config = model.attached.config
+    return f", LoRA of rank {config.r}: {trainable:,} of {sum(weight.numel() for weight in weights):,} weights are trained"
+
+
+def merge(model: Any) -> None:
+    """The adapters added to the weights for good: W + alpha / rank * B A. A network without adapters stays as it is."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(adapter_names=[model.attached.name])
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+    for trace in ("attached", "peft_config"):
+        vars(model).pop(trace, None)
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+
+
+def write_adapter(folder: Path, network: Any, attached: Attached) -> dict[str, str]:
+    """adapter_config.json and adapter_model.safetensors as PEFT writes them; returns facts that a moved folder needs.
+
+    Sets in the config are sorted: the same run must leave the same bytes.
+    """
+    from safetensors.torch import save_file
+
+    told = {**attached.config.to_dict(), "inference_mode": True}
+    told = {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
+    (folder / "adapter_config.json").write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    own = dict(network.named_parameters())
+    names = {name.replace(f".{attached.name}.weight", ".weight"): name for name in _lora_names(network, attached.name)}
+    names |= {name: name for name in attached.heads}
+    tensors = {f"{PREFIX}{told}": own[name].detach().cpu().contiguous() for told, name in names.items()}
+    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    base, here = Path(str(attached.config.base_model_name_or_path)), folder.resolve()
+    together = base.is_dir() and any(
+        parent in base.resolve().parents for parent in here.parents[1:3]
+    )  # in one run, or beside it
+    return {BESIDE: os.path.relpath(base.resolve(), here)} if together else {}
+
+
+def _linear_layers(model: Any, targets: Sequence[str] | None) -> list[str]:
+    """Names of the trunk's linear layers, or of those among them whose last name is asked for."""
+    from transformers.pytorch_utils import Conv1D
+
+    inside = {id(module) for module in model.base_model.modules()}
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and POOLER not in name.split(".")
+    ]
+    if targets is None:
+        return names
+    known = sorted({_last(name) for name in names})
+    unknown = [target for target in targets if target not in known]
+    if unknown:
+        raise ConfigError(
+            f"lora.targets: the model has no linear layers called {', '.join(unknown)}",
+            expected=f"some of: {', '.join(known)}",
+            todo="leave it out for all of them",
+        )
+    return [name for name in names if _last(name) in targets]
+
+
+def _shortest(model: nn.Module, layers: Sequence[str]) -> list[str]:
+    """The layers by their last names, as people write them, where no other module is called so; else by their whole names."""
+    chosen, last = set(layers), {_last(name) for name in layers}
+    others = {_last(name) for name, _ in model.named_modules() if name not in chosen}
+    return sorted(layers if last & others else last)
+
+
+def _heads(model: Any) -> tuple[str, ...]:
+    """The weights of a model that scores or classifies outside its trunk, and its pooler's; none of a language model."""
+    if not type(model).__name__.endswith("ForSequenceClassification"):
+        return ()
+    trunk = {id(weight) for name, weight in model.base_model.named_parameters() if POOLER not in name.split(".")}
+    return tuple(name for name, weight in model.named_parameters() if id(weight) not in trunk and ".lora_" not in name)
+
+
+def _lora_names(network: nn.Module, name: str) -> list[str]:
+    """The adapter's weights, by their names in the network."""
+    return [key for key, _ in network.named_parameters() if ".lora_" in key and key.endswith(f".{name}.weight")]
+
+
+def _module_of(weight: str) -> str:
+    """`classifier.dense.weight` -> classifier; `bert.pooler.dense.bias` -> pooler: the part that PEFT keeps whole."""
+    parts = weight.split(".")
+    return POOLER if POOLER in parts else parts[0]
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _unreadable(folder: str | Path, what: str) -> ModelError:
+    return ModelError(
+        f"the adapters in {folder} cannot be used: {what}",
+        expected="LoRA adapters as PEFT writes them, with the model that they were trained on",
+        todo="copy the whole folder again, or merge them with the program that made them",
+    )

@@ -1,0 +1,165 @@
+"""The networks of RL: one each, or with LoRA one frozen network that speaks for all that came from the same weights.
+
+| | without LoRA | with LoRA |
+|---|---|---|
+| policy | the SFT model, all of it trained | an adapter that begins as the SFT model's |
+| reference | the SFT model again | the SFT model's adapter; none, where the SFT model is a whole model |
+| reward model | a network | its adapter and head, if it was trained on the same network; else a network |
+| value network | a network, from the reward or the SFT model | an adapter that begins as the reward model's, or the policy's |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sawyer.config import Config, Lora
+from sawyer.engine import Place, choose_place
+from sawyer.models import (
+    Adapted,
+    AdaptedTrunk,
+    Load,
+    Scorer,
+    Shared,
+    Speaker,
+    ValueNetwork,
+    context_length,
+    load_policy,
+    load_reward,
+    load_tokenizer,
+    network_of,
+    open_speaker,
+    read_adapter,
+    read_extra,
+)
+from sawyer.runs import Run, base_of, is_adapter, is_local
+from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
+from sawyer.text import Codec
+
+SCORE = "score.weight"  # the head of a reward model that is a decoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Networks:
+    """What RL works with, on its device. `shared` is the network that speaks for the others, where one does."""
+
+    place: Place
+    speaker: Speaker  # the policy
+    reference: nn.Module
+    scorer: Scorer
+    shared: Shared | None = None
+
+    def held(self, value: nn.Module | None) -> dict[str, nn.Module]:
+        """Every network by its name in the memory plan; weights that several have belong to the first."""
+        found: dict[str, nn.Module] = {"policy": self.speaker.model, "reference": self.reference}
+        found |= {} if value is None else {"value network": value}
+        for name, part in parts_of(self.scorer):
+            for number, network in enumerate(dict.fromkeys(_networks(part)), 1):
+                found[name if number == 1 else f"{name}, member {number}"] = network
+        return found | ({} if self.shared is None else {"the frozen network that they share": self.shared.network})
+
+
+def _networks(scorer: Any) -> list[nn.Module]:
+    if hasattr(scorer, "members"):
+        return [member.model for member in scorer.members]
+    return [scorer.classifier.model] if hasattr(scorer, "classifier") else []
+
+
+def alone(scorer: Scorer) -> nn.Module | None:
+    """The largest reward model that the gates of step zero load again, to ask it alone; None where none is paid for."""
+    found = [network_of(one) for _, part in parts_of(scorer) if hasattr(part, "members") for one in _networks(part)]
+    return max(found, key=lambda one: sum(weight.numel() for weight in one.parameters()), default=None)
+
+
+def open_networks(config: Config, run: Run) -> Networks:
+    """Policy, reference and what is paid for; of the value network see `open_value`."""
+    sft = run.layout.model("sft")
+    if config.lora is None:
+        speaker = open_speaker(sft)
+        place = choose_place(config.device, config.precision, width=speaker.width)
+        speaker.model.to(place.device)
+        reference = open_speaker(sft).model.to(place.device)
+        return Networks(
+            place=place, speaker=speaker, reference=reference, scorer=open_scorer(config, run, place.device, load_reward)
+        )
+    return _open_shared(config, config.lora, run, sft)
+
+
+def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
+    tokenizer = load_tokenizer(sft)
+    base = base_of(sft) if is_adapter(sft) else str(sft)
+    shared = Shared(load_policy(base, tokenizer))
+    if is_adapter(sft):
+        shared.add("reference", read_adapter(sft), sft)
+        shared.add_copy("policy", "reference")
+    else:
+        shared.add_new("policy", base, lora, seed=config.seed)
+    policy = Adapted(shared, "policy")
+    policy.learn()
+    speaker = Speaker(
+        model=policy, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(shared.network))
+    )
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    shared.network.to(place.device)
+    return Networks(
+        place=place,
+        speaker=speaker,
+        reference=Adapted(shared, "reference") if is_adapter(sft) else Adapted(shared),
+        scorer=open_scorer(config, run, place.device, _loader(shared, base, tokenizer)),
+        shared=shared,
+    )
+
+
+def _loader(shared: Shared, base: str, tokenizer: Any) -> Load:
+    """Opens a reward model as an adapter and a head on the shared network where it is one, else as a network of its own."""
+
+    def load(source: str | Path, its_tokenizer: Any) -> nn.Module:
+        if not is_adapter(source) or not _same(base_of(source), base) or its_tokenizer.get_vocab() != tokenizer.get_vocab():
+            return load_reward(source, its_tokenizer)
+        adapter = read_adapter(source)
+        if set(adapter.heads) != {SCORE}:
+            return load_reward(source, its_tokenizer)
+        name = f"reward-{sum(known.startswith('reward') for known in shared.configs) + 1}"
+        shared.add(name, adapter, source)
+        weight = adapter.heads[SCORE]
+        score = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+        with torch.no_grad():
+            score.weight.copy_(weight)
+        score.requires_grad_(False)
+        settings = deepcopy(shared.network.config)
+        settings.num_labels, settings.sawyer = weight.shape[0], read_extra(source)
+        return Adapted(shared, name, config=settings, score=score)
+
+    return load
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names of models mean one."""
+    if is_local(one) and is_local(other):
+        return Path(one).resolve() == Path(other).resolve()
+    return one == other
+
+
+def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:
+    """The value network, from what `rl.value_start` names; where it names none, from the reward model if that can be.
+
+    Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
+    """
+    own, shared = own_reward_model(config, networks.scorer), networks.shared
+    apart = shared is not None and own is not None and not isinstance(own.model, Adapted)
+    reason = "the reward model was not trained on the network that the policy has its adapters in" if apart else ""
+    from_reward = begins_from_reward(config, run, networks.scorer, networks.speaker, reason)
+    made: Callable[[Path], ValueNetwork] = ValueNetwork.from_reward if from_reward else ValueNetwork.from_policy
+    if shared is None:
+        return made(run.layout.model("reward" if from_reward else "sft"))
+    assert own is not None or not from_reward
+    shared.add_copy("value", own.model.name if own is not None and from_reward else "policy")
+    trunk = AdaptedTrunk(shared, "value")
+    trunk.own.requires_grad_(True)
+    return ValueNetwork(trunk, networks.speaker.width)
