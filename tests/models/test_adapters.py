@@ -83,6 +83,13 @@ def logits(model: Any) -> Tensor:
     return found
 
 
+@torch.no_grad()
+def rowwise(model: Any, ids: Tensor) -> Tensor:
+    """(T, V) log-probs of one row by the network's own forward pass."""
+    found: Tensor = model(input_ids=ids).logits[0].log_softmax(1)
+    return found
+
+
 def saved(folder: Path, source: Path, extra: dict[str, Any] | None = None) -> Any:
     """An adapter that has learnt something, in `folder`; the network with it."""
     opened = adapted(source)
@@ -106,8 +113,8 @@ def test_a_new_adapter_changes_nothing_and_off_it_never_does(make: Make, name: s
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_what_an_adapter_adds_by_hand(make: Make, name: str) -> None:
-    """W x + alpha / rank * B A x; GPT-2's layers keep W the other way round. Without alpha / rank, or with B and A changed over,
-    it is something else."""
+    """W x + alpha / rank * B A x; GPT-2's layers keep W the other way round. Without alpha / rank it is something
+    else."""
     model = adapted(make(name)).model
     stir(model)
     layer = model.transformer.h[0].attn.c_attn if name == "gpt2" else model.model.layers[0].self_attn.q_proj
@@ -144,10 +151,10 @@ def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.Monk
     model = opened.model
     stir(model)
     assert splits_exactly(model) and packs_exactly(trunk_of(model))
-    found = policy_logprobs(model, BATCH).logprobs
+    found = policy_logprobs(model, BATCH).logprobs.detach()
     for place, length in enumerate([6, 3, 5]):
         ids = BATCH.ids[place : place + 1, :length]
-        alone = model(input_ids=ids).logits[0].log_softmax(1)
+        alone = rowwise(model, ids)
         expected = [float(alone[t - 1, ids[0, t]]) for t in range(1, length)]
         assert found[place, 1:length].tolist() == pytest.approx(expected, abs=1e-4)
     prompts = [opened.codec.prompt(prompt_of(text)) for text in ("Up?", "What is the opposite of up?")]
@@ -155,7 +162,7 @@ def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.Monk
         model, prompts, codec=opened.codec, max_new_tokens=6, temperature=1.0, generator=torch.Generator().manual_seed(1)
     )
     for prompt, completion in zip(prompts, said, strict=True):
-        whole = model(input_ids=torch.tensor([[*prompt, *completion.ids]])).logits[0].log_softmax(1)
+        whole = rowwise(model, torch.tensor([[*prompt, *completion.ids]]))
         expected = [float(whole[len(prompt) + t - 1, token]) for t, token in enumerate(completion.ids)]
         assert list(completion.logprobs) == pytest.approx(expected, abs=1e-4)
 
@@ -231,7 +238,7 @@ def test_a_base_that_is_gone_or_moved(make: Make, tmp_path: Path) -> None:
     assert Path(base_of(folder)) == tmp_path / "moved" / "base" / "model"
     open_speaker(folder)
     (tmp_path / "moved" / "base").rename(tmp_path / "elsewhere")
-    with pytest.raises(ModelError, match="holds adapters for .*which is not there"):
+    with pytest.raises(ModelError, match=r"holds adapters for .*which is not there"):
         open_speaker(folder)
 
 
@@ -252,7 +259,10 @@ def test_adapters_of_another_network_are_refused(make: Make, tmp_path: Path) -> 
 def test_reward_models(make: Make, tmp_path: Path, name: str, heads: int) -> None:
     """The head is trained whole, and saved with the adapters."""
     judge: Any = new_judge(make(name), seed=2, heads=heads, lora=Asked())
-    heads_of = {"gpt2": {"score.weight"}, "roberta": {f"classifier.{p}.{k}" for p in ("dense", "out_proj") for k in ("weight", "bias")}}
+    heads_of = {
+        "gpt2": {"score.weight"},
+        "roberta": {f"classifier.{p}.{k}" for p in ("dense", "out_proj") for k in ("weight", "bias")},
+    }
     plain = {n for n, w in judge.model.named_parameters() if w.requires_grad and ".lora_" not in n}
     assert plain == heads_of[name] == set(judge.model.attached.heads)
     stir(judge.model)

@@ -71,6 +71,9 @@ TABLE: dict[str, Change | list[Change]] = {
     "micro_batch_tokens": [Change(100, "parts", stage) for stage in ("base", "classify", "sft", "reward", "rl")],
     "save_every_seconds": Change(0.0, "saves", "sft"),
     "world.rater": Change("flipper", "product", "collect"),
+    "lora.rank": [Change(2, "metrics", stage, {"lora.alpha": 4.0}) for stage in ("classify", "sft", "reward", "rl")],
+    "lora.alpha": Change(40.0, "metrics", "sft", {"lora.rank": 2}),
+    "lora.targets": Change(["c_attn"], "metrics", "sft", {"lora.rank": 2}),
     "base.text": Change([Data("dev.txt")], "metrics"),
     "base.vocab_size": Change(350, "metrics"),
     "base.layers": Change(2, "metrics"),
@@ -188,7 +191,9 @@ def missing(known: Mapping[str, Any]) -> set[str]:
 
 def test_the_table_knows_every_setting() -> None:
     assert missing(TABLE) == set()
-    assert SECTIONS == {"world", "rl.kl", "reward.ensemble", *STAGES}, "a new section: say below what leaving it out changes"
+    assert SECTIONS == {"world", "lora", "rl.kl", "reward.ensemble", *STAGES}, (
+        "a new section: say below what leaving it out changes"
+    )
 
 
 def test_a_setting_without_an_entry_would_be_seen() -> None:

@@ -191,7 +191,7 @@ def _rl(config: Config, variant: Variant, run: Run, steps: int) -> Work:
     speaker = _as_sft(config, run)
     save_model(
         _made(run.layout.model("reward")),
-        new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed),
+        new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora),
         speaker.tokenizer,
         {"reward_shift": 0.0, "reward_scale": 1.0},
     )
@@ -255,7 +255,7 @@ def _speaker(config: Config) -> Speaker:
             why="what is measured are the stages that begin with one",
             todo="name a model; `base:` is not measured",
         )
-    return open_speaker(config.model, config.template)
+    return open_speaker(config.model, config.template, lora=config.lora, seed=config.seed)
 
 
 def _as_sft(config: Config, run: Run) -> Speaker:

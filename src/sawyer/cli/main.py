@@ -13,6 +13,7 @@ from sawyer.cli import data, look, loss, score, study, train
 from sawyer.cli.ablate import ablate
 from sawyer.cli.bakeoff import bakeoff
 from sawyer.cli.bench import bench
+from sawyer.cli.merge import merge
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
@@ -45,6 +46,7 @@ app.command("score", rich_help_panel=PANELS["look"])(score.score)
 app.command("report", rich_help_panel=PANELS["look"])(look.report)
 app.command("trust", rich_help_panel=PANELS["look"])(trust)
 app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
+app.command("merge", rich_help_panel=PANELS["look"])(merge)
 app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
 app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
 app.command("ablate", rich_help_panel=PANELS["lab"])(ablate)

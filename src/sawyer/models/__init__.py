@@ -31,6 +31,7 @@ from sawyer.models.load import (
     new_reward,
     train_tokenizer,
 )
+from sawyer.models.merged import save_merged
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
 from sawyer.models.score import (
@@ -104,6 +105,7 @@ __all__ = [
     "read_extra",
     "reward_folder",
     "sample",
+    "save_merged",
     "save_model",
     "score_head",
     "scored",

@@ -24,7 +24,7 @@ from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest
 from sawyer.version import __version__
 
-NOTED = ("torch", "transformers", "tokenizers", "safetensors")
+NOTED = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 
 
 class Stop:
