@@ -29,9 +29,12 @@ def test_what_is_commented_out_is_right(path: Path) -> None:
     text, count = OFF.subn(r"\1\2", template_file())
     path.write_text(text, encoding="utf-8")
     assert count == template_file().count("# ") - text.count("# ") > 20
-    config = load(path, ["model=null"])
+    config = load(path, ["model=null", "lora=null"])  # adapters and frozen layers are not for one run
     assert config.base and config.collect and config.rl and config.rl.kl.target == 6 and config.sft and config.sft.columns
-    assert load(path, ["base=null"]).collect == config.collect
+    assert load(path, ["base=null", "lora=null"]).collect == config.collect
+    path.write_text(template_file().replace("# lora:", "lora:"), encoding="utf-8")
+    lora = load(path).lora
+    assert lora is not None and (lora.rank, lora.alpha, lora.targets) == (16, 32.0, None)
 
 
 def test_defaults_that_it_names_are_the_defaults() -> None:

@@ -11,7 +11,8 @@ import pytest
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from sawyer.runs import commit_of, is_local, settings_of
+from sawyer.errors import ModelError
+from sawyer.runs import base_of, commit_of, is_adapter, is_local, settings_of
 
 COMMIT = "607a30d783dfa663caf39e06633721c8d4cfcd7e"
 
@@ -97,3 +98,24 @@ def test_the_cache_is_where_the_hub_s_library_has_it(tmp_path: Path, monkeypatch
                 patch.setenv(name, value)
             cached(Path(folder), "owner/name")
             assert commit_of("owner/name") == COMMIT, case
+
+
+def test_a_folder_of_adapters_belongs_to_a_model(here: Path) -> None:
+    """What it says of itself goes before what the model says; a model that moved with it in its run is found."""
+    for folder in ("run/base/model", "run/sft/model", "run/rl/foreign"):
+        (here / folder).mkdir(parents=True)
+    base, sft, foreign = (here / "run" / name for name in ("base/model", "sft/model", "rl/foreign"))
+    (base / "config.json").write_text('{"n_layer": 7, "architectures": ["GPT2LMHeadModel"]}')
+    (sft / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    (sft / "sawyer.json").write_text('{"architectures": ["Ours"], "sawyer": {"base_beside": "../../base/model"}}')
+    (foreign / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2", "task_type": "SEQ_CLS"}')
+    assert is_adapter(sft) and not is_adapter(base) and not is_adapter("gpt2")
+    assert base_of(sft) == str(base) and base_of(foreign) == "gpt2"
+    assert settings_of(sft)["n_layer"] == 7 and settings_of(sft)["architectures"] == ["Ours"]
+    assert settings_of(foreign) == {}, "how many scores its head gives is not told"
+    (here / "run").rename(here / "moved")
+    assert Path(base_of(here / "moved/sft/model")) == (here / "moved/base/model").resolve()
+    (here / "moved/base/model").rename(here / "elsewhere")
+    with pytest.raises(ModelError, match="which is not there"):
+        base_of(here / "moved/sft/model")
+    assert settings_of(here / "moved/sft/model")["architectures"] == ["Ours"]

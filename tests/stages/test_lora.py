@@ -188,6 +188,8 @@ def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Pa
             kls[way] = [row["held_out_kl"] for row in updates(work, run)]
             after = work.networks.shared.weights("reference")  # type: ignore[union-attr]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+            own = {id(weight) for weight in work.networks.shared.weights("policy")}  # type: ignore[union-attr]
+            assert {id(weight) for weight in work.policy.optimizer.state} == own, "nothing else has moments"
     assert kls["right"][0] == pytest.approx(0.0, abs=1e-6) and abs(kls["right"][-1]) > 1e-2
     assert kls["wrong"] == pytest.approx([0.0] * 3, abs=1e-6)
 

@@ -18,11 +18,11 @@ def merge(
     stage: Annotated[
         str | None, typer.Option(help="Of a run: sft, reward, rl or classify; none given: the last policy.")
     ] = None,
-    out: Annotated[str | None, typer.Option(help="The folder to write; none given: `merged` beside the adapters.")] = None,
+    out: Annotated[str | None, typer.Option(help="The folder to write; none given: one beside the adapters.")] = None,
 ) -> None:
     """Write the model that LoRA's adapters make of their base model, as a plain folder that transformers loads alone."""
-    folder = _adapters(source, stage)
-    target = folder.parent / "merged" if out is None else Path(out)
+    folder, beside = _adapters(source, stage)
+    target = beside if out is None else Path(out)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(
             f"{target} is there already",
@@ -37,11 +37,12 @@ def merge(
     say(stdout(), ("Wrote ", "dim"), str(target))
 
 
-def _adapters(source: str, stage: str | None) -> Path:
+def _adapters(source: str, stage: str | None) -> tuple[Path, Path]:
+    """(the folder of adapters, where the whole model goes if nobody says where)"""
     from sawyer.runs import Layout, is_adapter, is_complete
 
     if is_adapter(source):
-        return Path(source)
+        return Path(source), Path(source).with_name(f"{Path(source).name}-merged")
     layout = Layout(Path(source))
     if not layout.config.exists():
         raise ModelError(
@@ -58,4 +59,4 @@ def _adapters(source: str, stage: str | None) -> Path:
         )
     if not is_adapter(layout.model(found)):
         raise ModelError(f"{layout.model(found)} is a whole model already", todo="use it as it is: transformers loads it alone")
-    return layout.model(found)
+    return layout.model(found), layout.merged(found)

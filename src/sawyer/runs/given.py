@@ -50,10 +50,13 @@ def settings_of(source: str | Path) -> dict[str, Any]:
     Of a folder of adapters that of the model they belong to, with what we told of them in its place.
     """
     if is_adapter(source):
+        told = _read(Path(source) / TOLD)
+        if not told and _read(Path(source) / ADAPTER).get("task_type") == "SEQ_CLS":
+            return {}  # another program's: how many labels its head has is known to its weights alone
         try:
-            return {**settings_of(base_of(source)), **_read(Path(source) / TOLD)}
+            return {**settings_of(base_of(source)), **told}
         except ModelError:
-            return _read(Path(source) / TOLD)
+            return told
     commit = None if Path(source).is_dir() else commit_of(str(source))
     folder = Path(source) if commit is None else _cached(str(source)) / "snapshots" / commit
     return _read(folder / "config.json")

@@ -105,6 +105,10 @@ class Layout:
         """A stage's model in Hugging Face's format."""
         return self.root / stage / "model"
 
+    def merged(self, stage: str) -> Path:
+        """Where a stage left adapters: the whole model that they make, once somebody has asked for it."""
+        return self.root / stage / "merged"
+
     def checkpoint(self, stage: str) -> Path:
         """A stage's full state while it is at work."""
         return self.root / stage / "checkpoint"
