@@ -379,7 +379,7 @@ def test_scorers_read_a_folder_of_adapters(make: Make, tmp_path: Path) -> None:
     save_model(_made(tmp_path / "reward"), judge.model, judge.tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0})
     found = RewardScorer.load(tmp_path / "reward")([prompt_of("Up?")], ["Down."])
     read = judge.codec.answer(prompt_of("Up?"), "Down.")
-    raw = float(judge.model(input_ids=torch.tensor([read.ids])).logits)
+    raw = float(judge.model(input_ids=torch.tensor([read.ids])).logits.detach())
     assert found[0] == pytest.approx((raw - 0.5) / 2.0, abs=1e-5)
 
 

@@ -10,7 +10,7 @@ import pytest
 from cuts import Cut, Row, go_on, same
 
 from sawyer import pipeline
-from sawyer.engine import Learner, loop
+from sawyer.engine import Learner, loop, put_weights
 from sawyer.runs import Journal, Layout, read_manifest
 
 STAGES = pipeline.STAGES
@@ -42,7 +42,7 @@ def test_a_run_cut_off_again_and_again(tiny: Any, tmp_path: Path, save: float) -
 
 def forgets_the_optimizer(patch: pytest.MonkeyPatch) -> None:
     def load(self: Learner, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
+        put_weights(self.model, state["model"])
         self.steps_done = state["steps"]
 
     patch.setattr(Learner, "load", load)
