@@ -295,8 +295,8 @@ def test_a_reward_model_of_another_kind_is_a_network_of_its_own(shape: Shape, ti
         networks = open_networks(shape(tmp_path / "run"), run)
         assert isinstance(networks.scorer, RewardScorer)
         assert not isinstance(networks.scorer.model, Adapted)
-        held = {share.name: share for share in memory_plan(networks.held(None))}
-    assert held["the reward model"].frozen + held["the reward model"].trained > 0.02
+        held = {share.name: share for share in memory_plan(networks.held(None), ())}
+    assert held["the reward model"].frozen > 0.02
 
 
 def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Path) -> None:
@@ -305,10 +305,23 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
     with opened(done, tmp_path / "run") as run:
         work = RlWork(shape(tmp_path / "run"), run)
         network: nn.Module = work.networks.shared.network  # type: ignore[union-attr]
+        value = work.learners["value"]
+        trained = [*work.policy.parameters, *value.parameters]
         base = sum(w.numel() for name, w in network.named_parameters() if ".lora_" not in name)
-        held = {share.name: share for share in memory_plan(work.networks.held(work.learners["value"].model))}
+        held = {share.name: share for share in memory_plan(work.networks.held(value.model), trained)}
     assert held["policy"].whole == pytest.approx(4 * 4 * 512 / mb)
     assert held["value network"].whole == pytest.approx(4 * 4 * (512 + 17) / mb)
     assert held["reference"].whole == pytest.approx(4 * 512 / mb)
     assert held["the reward model"].whole == pytest.approx(4 * (512 + 16) / mb)
     assert held["the frozen network that they share"].whole == pytest.approx(4 * base / mb)
+
+
+def test_the_plan_of_full_fine_tuning(tiny: Tiny, tmp_path: Path) -> None:
+    """Policy and value network are trained, reference and reward model are not, whatever could be."""
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path / "run"), run)
+        size = sum(weight.numel() for weight in open_speaker(tiny.sft).model.parameters()) * 4 / 2**20
+        told = work.memory
+    each, four = (f"{share:.2g}" for share in (size, 4 * size))
+    assert f"policy {four} MB ({each} trained" in told and f"; reference {each} MB;" in told
+    assert f"value network {four} MB ({each} trained" in told and f"the reward model {each} MB;" in told

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from sawyer.engine.memory import MB
 
@@ -36,16 +36,18 @@ class Held:
         return f"{self.name} {_mb(self.whole)} MB ({', '.join(apart)})"
 
 
-def memory_plan(networks: Mapping[str, nn.Module]) -> list[Held]:
-    """Each network's share by its name; a weight that several have counts for the first of them."""
+def memory_plan(networks: Mapping[str, nn.Module], trained: Iterable[Tensor]) -> list[Held]:
+    """Each network's share by its name, where `trained` are the weights that optimizers have; a weight that several networks
+    have counts for the first of them."""
     seen: set[int] = set()
+    learns = {id(weight) for weight in trained}
     found: list[Held] = []
     for name, network in networks.items():
         sizes = {False: 0.0, True: 0.0}
         for weight in network.parameters():
             if id(weight) not in seen:
                 seen.add(id(weight))
-                sizes[weight.requires_grad] += weight.numel() * weight.element_size() / MB
+                sizes[id(weight) in learns] += weight.numel() * weight.element_size() / MB
         learning = sizes[True] * (1 + MOMENTS)
         found.append(Held(name=name, frozen=sizes[False], trained=sizes[True], learning=learning))
     return found

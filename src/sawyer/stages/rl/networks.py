@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sawyer.config import Config, Lora
 from sawyer.engine import Place, choose_place
@@ -71,10 +71,15 @@ def _networks(scorer: Any) -> list[nn.Module]:
     return [scorer.classifier.model] if hasattr(scorer, "classifier") else []
 
 
-def alone(scorer: Scorer) -> nn.Module | None:
-    """The largest reward model that the gates of step zero load again, to ask it alone; None where none is paid for."""
-    found = [network_of(one) for _, part in parts_of(scorer) if hasattr(part, "members") for one in _networks(part)]
-    return max(found, key=lambda one: sum(weight.numel() for weight in one.parameters()), default=None)
+def alone_mb(scorer: Scorer) -> float:
+    """MiB of the largest reward model that the gates of step zero load again, to ask it alone; 0 where none is paid for."""
+    models = [network_of(one) for _, part in parts_of(scorer) if hasattr(part, "members") for one in _networks(part)]
+    # Read alone, adapters are added to the weights.
+    return max((sum(_bytes(w) for name, w in m.named_parameters() if ".lora_" not in name) for m in models), default=0) / 2**20
+
+
+def _bytes(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
 
 
 def open_networks(config: Config, run: Run) -> Networks:

@@ -18,7 +18,7 @@ from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
-from sawyer.stages.rl.networks import alone, open_networks
+from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
 from sawyer.stages.rl.zero import measured
@@ -76,13 +76,10 @@ class PolicyWork:
         held = self.networks.held(value)
         if self.policy.model is not self.policy_speaker.model:  # a policy with a value head is trained as one
             held = {"policy with value head": self.policy.model} | {k: v for k, v in held.items() if k != "policy"}
-        asked_alone = alone(self.scorer)
-        again = memory_plan({"": asked_alone})[0] if asked_alone is not None else None
-        once = (
-            f"; before the first update for a moment {again.frozen + again.trained:,.0f} MB more" if again is not None else ""
-        )
-        why = ", where the saved reward model is asked alone" if once else ""
-        return f"memory: {memory_told(memory_plan(held))}{once}{why}"
+        trained = [weight for learner in self.learners.values() for weight in learner.parameters]
+        more = alone_mb(self.scorer)
+        once = f"; before the first update {more:,.0f} MB more for a moment, where the saved reward model is asked alone"
+        return f"memory: {memory_told(memory_plan(held, trained))}{once if more else ''}"
 
     @property
     def steered(self) -> dict[str, float]:
