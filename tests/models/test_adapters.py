@@ -46,6 +46,8 @@ from sawyer.records import prompt_of
 from sawyer.runs import base_of, settings_of
 from sawyer.text import Row, pad_right
 
+pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
+
 IDS = torch.tensor([[50, 60, 70, 80, 61]])
 Make = Callable[[str], Path]
 

@@ -17,6 +17,8 @@ from sawyer.errors import ConfigError, Interrupted, ModelError, RunError
 from sawyer.models import TextScorer, open_speaker
 from sawyer.runs import Layout, is_adapter, read_rows
 
+pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
+
 Tiny = Any
 # A base model that is trained whole, then adapters; one with which the value network can begin as the reward model.
 LORA: dict[str, Any] = {"lora": {"rank": 3}, "classify.epochs": 0.3, "rl.episodes": 24}

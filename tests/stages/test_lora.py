@@ -29,6 +29,8 @@ from sawyer.stages.rl.networks import Networks, open_networks, open_value
 from sawyer.stages.rl.train import RlWork
 from sawyer.stages.sft import train as train_sft
 
+pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
+
 Tiny = Any
 Shape = Callable[..., Config]
 working, training, zero = (import_module(f"sawyer.stages.rl.{name}") for name in ("work", "train", "zero"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
+
 # In a process of its own, as the peak of a process cannot be forgotten everywhere; `way` is full or lora.
 PREPARE = """
 import json, sys

@@ -220,6 +220,8 @@ def lora_told(model: Any) -> str:
 
 def merge(model: Any) -> None:
     """The adapters added to the weights for good: W + alpha / rank * B A. A network without adapters stays as it is."""
+    if getattr(model, "attached", None) is None:
+        return  # nor is PEFT imported, which takes seconds
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
