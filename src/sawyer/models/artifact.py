@@ -12,7 +12,7 @@ from sawyer import processes
 from sawyer.models.adapters import write_adapter
 from sawyer.models.forward import network_of
 from sawyer.models.load import OURS, quiet
-from sawyer.runs import BESIDE, TOLD, is_adapter, settings_of, write_json
+from sawyer.runs import BESIDE, TOLD, is_adapter, plain, settings_of
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
@@ -33,7 +33,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
             model.save_pretrained(folder)
     else:
         beside = write_adapter(folder, network_of(model), attached)
-        write_json(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
+        _write(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
     tokenizer.save_pretrained(folder)
 
 
@@ -61,7 +61,12 @@ def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides:
     settings = json.loads(told.read_text(encoding="utf-8"))
     kept = {BESIDE: settings[OURS][BESIDE]} if BESIDE in (settings.get(OURS) or {}) else {}
     settings[OURS] = {**extra, **kept}
-    write_json(told, settings)
+    _write(told, settings)
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    """Into a folder that is put in its place whole, by one process."""
+    path.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
