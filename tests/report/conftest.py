@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_run import make_run
+
+from sawyer.stages.report import overoptimisation, page, plots, trust
 
 
 @pytest.fixture
 def whole_run(tmp_path: Path) -> Path:
     """A finished run."""
     return make_run(tmp_path / "mine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once() -> Iterator[None]:
+    """Nearly all of a page's time goes into its plots, and these tests' runs have the same ones: a plot that was drawn is not
+    drawn again. `drawn_anew` asks for the real thing."""
+    known: dict[tuple[Any, ...], str] = {}
+
+    def draw(panel: plots.Panel, ident: str, size: tuple[float, float] = (plots.WIDTH, plots.HEIGHT)) -> str:
+        key = (repr(panel), ident, size)
+        if key not in known:
+            known[key] = plots.draw(panel, ident, size)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for room in (overoptimisation, page, trust):
+            patch.setattr(room, "draw", draw)
+        yield
+
+
+@pytest.fixture
+def drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every plot is drawn, as in the program."""
+    for room in (overoptimisation, page, trust):
+        monkeypatch.setattr(room, "draw", plots.draw)

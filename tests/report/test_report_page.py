@@ -129,7 +129,7 @@ def test_what_models_say_is_text_and_nothing_else(whole_run: Path) -> None:
     assert HOSTILE not in source
 
 
-def test_small_and_the_same_twice(whole_run: Path) -> None:
+def test_small_and_the_same_twice(whole_run: Path, drawn_anew: None) -> None:
     first = build(whole_run).read_bytes()
     assert len(first) < 1_500_000
     assert build(whole_run).read_bytes() == first
