@@ -44,7 +44,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--model", help="a folder instead of a model made for the size")
     parser.add_argument("--stages", nargs="*", default=[], help="sft reward rl sampling; none: all")
-    parser.add_argument("--grow", nargs="*", default=[], help="batch length answers")
+    parser.add_argument("--grow", nargs="*", default=[], help="batch length answers processes")
     parser.add_argument("--widths", nargs="*", type=int, default=[], help="models of these widths, heads of 64, instead of one")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--sft", help="a file of demonstrations; none: the world's")

@@ -9,64 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from sawyer import models
-from sawyer.bench import GROWTH, HEADER, MEASURED, Measured, Variant, bench, ceiling, line, measure, sitting, table
+from sawyer import models, processes
+from sawyer.bench import (
+    GROWTH,
+    HEADER,
+    MEASURED,
+    Measured,
+    Part,
+    Variant,
+    bench,
+    ceiling,
+    line,
+    measure,
+    part_of,
+    sitting,
+    table,
+    variant,
+)
 from sawyer.bench.phases import CALLS, PHASES, phases
-from sawyer.config import Config, checked
+from sawyer.bench.work import BUILD, Step, Work
+from sawyer.config import Config
 from sawyer.errors import ConfigError
-from sawyer.models import new_policy, open_speaker, save_model, train_tokenizer
+from sawyer.models import open_speaker
 from sawyer.records import read
-from sawyer.text import set_template
 
 CPU = torch.device("cpu")
-ANSWERS = ("The opposite of up is down.", "Down.", "I am sorry.", "Up is up, and so it is.")
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
-    folder = tmp_path_factory.mktemp("bench")
-    tokenizer = train_tokenizer(ANSWERS * 3, 300, 64)
-    set_template(tokenizer, "question")
-    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
-    save_model(folder / "m", new_policy(vocab_size=302, layers=1, width=16, heads=2, context=64, seed=0, **ids), tokenizer)
-    questions = [f"What is {name}?" for name in ("up", "down", "left", "right", "here", "there")]
-    shown = [{"instruction": q, "input": "", "output": ANSWERS[i % 4]} for i, q in enumerate(questions)]
-    scored = [
-        {"user_input": q, "responses_and_scores": [{"response": a, "score": i, "source": "x"} for i, a in enumerate(ANSWERS)]}
-        for q in questions
-    ]
-    (folder / "sft.json").write_text(json.dumps(shown))
-    (folder / "scored.json").write_text(json.dumps(scored))
-    (folder / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": q}) for q in questions))
-    return checked(
-        {
-            "model": str(folder / "m"),
-            "sft": {"data": [str(folder / "sft.json")], "batch_size": 3},
-            "reward": {"data": [str(folder / "scored.json")], "batch_size": 2},
-            "rl": {
-                "prompts": [str(folder / "prompts.jsonl")],
-                "batch_size": 4,
-                "episodes": 4,
-                "minibatches": 2,
-                "epochs": 1,
-                "max_new_tokens": 4,
-            },
-        }
-    )
-
-
-@pytest.fixture(autouse=True)
-def quick_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = __import__("importlib").import_module("sawyer.bench.ceiling")
-    monkeypatch.setattr(module, "SHAPES", ((8, 16, 16),))
-    monkeypatch.setattr(module, "COPIED", 1024)
 
 
 @pytest.mark.parametrize(
     ("stage", "phase"), [("sft", "backward"), ("reward", "backward"), ("rl", "score"), ("sampling", "generate")]
 )
-def test_a_stage_is_measured(config: Config, stage: str, phase: str) -> None:
-    found = measure(config, stage, steps=2)
+def test_a_stage_is_measured(config: Config, stage: str, phase: str, tmp_path: Path) -> None:
+    found = measure(config, stage, tmp_path, steps=2)
     assert found.per_second > 0 and found.tokens_per_second > 0 and found.peak_mb > 0
     assert found.phases[phase] > 0 and set(found.phases) == {*PHASES, "else"}
     assert (found.phases["optimizer"] == 0) == (stage == "sampling")
@@ -74,19 +48,63 @@ def test_a_stage_is_measured(config: Config, stage: str, phase: str) -> None:
     assert found.operations / found.parameters == {"sft": 6, "reward": 6, "rl": 22, "sampling": 2}[stage]
 
 
-def test_units_are_counted_as_the_data_has_them(config: Config) -> None:
+def test_units_are_counted_as_the_data_has_them(config: Config, tmp_path: Path) -> None:
     """Six rows in one batch: tokens a second times its seconds are the rows' tokens, cut or not; so with pairs."""
     assert config.sft is not None and config.model is not None
     codec = open_speaker(config.model).codec
-    lengths = [len(codec.demonstration(record).ids) for record in read(config.sft.data, want="demonstrations").records]
-    whole = measure(config, "sft", Variant(batch=6), steps=1)
+    rows = [codec.demonstration(record) for record in read(config.sft.data, want="demonstrations").records]
+    lengths, most = [len(row.ids) for row in rows], max(row.trained.index(True) for row in rows) + 1  # no row loses all
+    whole = measure(config, "sft", tmp_path, Variant(batch=6), steps=1)
     assert whole.per_second * whole.seconds == pytest.approx(sum(lengths))
-    cut = measure(config, "sft", Variant(batch=6, length=min(lengths) + 1), steps=1)
-    assert cut.per_second * cut.seconds == pytest.approx(sum(min(length, min(lengths) + 1) for length in lengths))
-    pairs = measure(config, "reward", steps=1)
+    cut = measure(config, "sft", tmp_path, Variant(batch=6, length=most), steps=1)
+    assert cut.per_second * cut.seconds == pytest.approx(sum(min(length, most) for length in lengths))
+    assert most < max(lengths)
+    pairs = measure(config, "reward", tmp_path, steps=1)
     assert pairs.per_second * pairs.seconds == pytest.approx(2 * 6)  # two prompts, four answers each
-    fewer = measure(config, "reward", Variant(answers=2), steps=1)
+    fewer = measure(config, "reward", tmp_path, Variant(answers=2), steps=1)
     assert fewer.per_second * fewer.seconds == pytest.approx(2 * 1)
+
+
+def test_parts_of_a_batch_are_together_the_batch(config: Config, tmp_path: Path) -> None:
+    """One step on four rows, then each half of two: other rows each, so that only both halves have the whole's tokens."""
+
+    def tokens(batch: int, part: Part) -> int:
+        found = measure(config, "sft", tmp_path, Variant(batch=batch), steps=1, part=part)
+        return round(found.per_second * found.seconds)
+
+    whole, halves = tokens(4, Part()), [tokens(2, Part(number=number, of=2)) for number in range(2)]
+    assert sum(halves) == whole
+    assert whole not in [2 * half for half in halves], "the same half twice would be seen"
+    assert [Part(number=1, of=2).index(step) for step in range(3)] == [3, 5, 7]
+    assert Part(number=1, of=2).batches(3) == 8, "the last of three steps has a batch"
+
+
+def test_a_batch_that_cannot_be_cut_is_refused(config: Config) -> None:
+    assert [part_of(config, stage, 2) for stage in ("reward", "rl", "sampling")] == [1, 2, 16]
+    with pytest.raises(ConfigError, match=r"batch of 3 \(sft\) cannot be cut into 2"):
+        part_of(config, "sft", 2)
+    with pytest.raises(ConfigError, match="a multiple of 8"):  # each part in two minibatches
+        part_of(config, "rl", 4)
+
+
+def test_the_others_are_heard_before_what_counts_and_after_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`ready` once, after the step that does not count; the largest peak of any process; the sum of their rates."""
+    happened: list[object] = []
+
+    def step(index: int) -> Step:
+        happened.append(index)
+        return Step(units=1, tokens=1)
+
+    made = Work(step=step, units="rows", passes=6, parameters=10, width=16)
+    monkeypatch.setitem(BUILD, "sft", lambda *_: made)
+    monkeypatch.setattr(processes, "greatest", lambda peak: [peak + 1e6])
+    monkeypatch.setattr(processes, "summed", lambda rate: [rate + 1e6])
+    found = measure(config, "sft", tmp_path, steps=2, ready=lambda: happened.append("ready"))
+    assert happened == [1, "ready", 2, 3]
+    assert found.peak_mb > 1e6 and found.gflops > 1e6
+    assert found.share == pytest.approx(found.tokens_per_second * 60 / (found.gflops * 1e9))
 
 
 def test_phases_leave_everything_as_it_was() -> None:
@@ -122,27 +140,14 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
         gflops=50.0,
     )
 
-    class Here:
-        """A pool that works in this process and measures nothing."""
-
-        def __init__(self, *_: object, **__: object) -> None: ...
-        def __enter__(self) -> Here:
-            return self
-
-        def __exit__(self, *_: object) -> None: ...
-        def submit(self, _call: object, _config: object, stage: str, variant: Variant, **__: object) -> Here:
-            self.found = replace(example, stage=stage, variant=variant)
-            return self
-
-        def result(self) -> Measured:
-            return self.found
-
-    monkeypatch.setattr(sitting, "ProcessPoolExecutor", Here)
-    found = bench(config, stages=["sft", "rl"], grow=["batch"], out=tmp_path / "new")
-    assert [(m.stage, m.variant.batch) for m in found] == [
-        *(("sft", batch) for batch in (None, 1, 2, 3, 6)),
-        *(("rl", batch) for batch in (None, 2, 4, 8)),  # whole minibatches
+    monkeypatch.setattr(sitting, "measured", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant))
+    monkeypatch.setattr(variant.os, "sched_getaffinity", lambda _: range(5), raising=False)
+    found = bench(config, stages=["sft", "rl"], grow=["batch", "processes"], out=tmp_path / "new")
+    assert [m.variant.told for m in found if m.stage == "sft"] == [
+        *("", "batch 1", "batch 2", "batch 3", "batch 6"),
+        *("processes 1", "processes 2", "processes 4"),
     ]
+    assert [m.variant.batch for m in found if m.stage == "rl" and m.variant.batch] == [2, 4, 8]  # whole minibatches
     lines = [json.loads(text) for text in (tmp_path / "new" / "bench.jsonl").read_text().splitlines()]
     assert len(lines) == len(found) and lines[0] == json.loads(line(found[0]))
     assert lines[0]["per_second"] == 1235.0 and lines[1]["variant"]["batch"] == 1
@@ -151,16 +156,23 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
     assert len(row) == len(HEADER) and row[:4] == ("sft batch 1", "1,235 tokens", "50%", "100") and row[-1] == "75%"
 
 
+def test_under_a_launcher_it_is_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="asked of 2 processes"):
+        bench(config)
+
+
 @pytest.mark.parametrize(("named", "words"), [({"stages": ["stf"]}, "no stage is called stf"), ({"grow": ["x"]}, "no growth")])
 def test_unknown_names_are_refused(config: Config, named: dict[str, list[str]], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         bench(config, **named)  # type: ignore[arg-type]
 
 
-def test_a_stage_the_config_does_not_name(config: Config) -> None:
+def test_a_stage_the_config_does_not_name(config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no section `sft`"):
-        measure(config.model_copy(update={"sft": None}), "sft")
-    assert set(GROWTH["batch"]) == set(MEASURED)
+        measure(config.model_copy(update={"sft": None}), "sft", tmp_path)
+    assert set(GROWTH["batch"]) == set(GROWTH["processes"]) == set(MEASURED)
 
 
 def test_the_ceiling_is_the_best_shape() -> None:

@@ -1,8 +1,10 @@
 """How fast each stage is here, where its time goes, and how far that is from what the machine can do."""
 
 from sawyer.bench.ceiling import Ceiling, ceiling
-from sawyer.bench.measure import GROWTH, MEASURED, Measured, Variant, measure
+from sawyer.bench.launch import measured, measured_apart
+from sawyer.bench.measure import Measured, measure
 from sawyer.bench.sitting import HEADER, bench, line, table
+from sawyer.bench.variant import GROWTH, MEASURED, Part, Variant, part_of
 
 __all__ = [
     "GROWTH",
@@ -10,10 +12,14 @@ __all__ = [
     "MEASURED",
     "Ceiling",
     "Measured",
+    "Part",
     "Variant",
     "bench",
     "ceiling",
     "line",
     "measure",
+    "measured",
+    "measured_apart",
+    "part_of",
     "table",
 ]

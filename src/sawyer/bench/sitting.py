@@ -1,25 +1,23 @@
-"""A sitting: each measurement in a process of its own, then a line each, one table and one plot."""
+"""A sitting: each measurement in fresh processes, then a line each, one table and one plot."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from sawyer.bench.measure import GROWTH, MEASURED, Measured, Variant, measure
+from sawyer import processes
+from sawyer.bench.launch import measured
+from sawyer.bench.measure import Measured
+from sawyer.bench.variant import GROWTH, MEASURED, Variant, values
 from sawyer.config import Config
 from sawyer.errors import ConfigError
 from sawyer.runs import disk_errors
 
 LINES, PLOT = "bench.jsonl", "bench.png"
 HEADER = ("stage", "a second", "of the rate", "peak MB", "generate", "score", "forward", "backward", "optimizer", "else")
-FACTORS = (0.25, 0.5, 1, 2)  # of the config's batch, to see how the time grows
-LENGTHS, ANSWERS = (64, 128, 256, 512), (2, 3, 4, 6)
 
 
 def bench(
@@ -33,25 +31,29 @@ def bench(
 ) -> list[Measured]:
     """Measure `stages` (none named: all that the config speaks of) and how each grows with `grow`; write what was found.
 
-    Each measurement runs in a fresh process, so that its peak memory is its own. With `out`, a folder, a line of JSON each goes
-    to bench.jsonl there as soon as it is known, and a plot to bench.png.
+    Each measurement runs in a fresh process, so that its peak memory is its own; with `processes` it runs in several in step,
+    each with its share of the threads. With `out`, a folder, a line of JSON each goes to bench.jsonl there as soon as it is
+    known, and a plot to bench.png.
     """
+    if processes.launched() > 1:
+        raise ConfigError(
+            f"a measurement was asked of {processes.launched()} processes",
+            expected="one: it starts those that it measures by itself",
+            todo="start the command without torchrun or accelerate launch, and let it grow with `processes`",
+        )
     chosen = tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
     _check(chosen, MEASURED, "stage")
     _check(grow, tuple(GROWTH), "growth")
-    found = []
+    found: list[Measured] = []
     with disk_errors(out or Path.cwd()):
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         for stage, variant in planned(config, chosen, grow):
-            # A pool of one that is closed again: nothing an earlier measurement left behind is in the next one's memory.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                measured = pool.submit(measure, config, stage, variant, steps=steps).result()
-            found.append(measured)
-            tell(measured)
+            found.append(measured(config, stage, variant, steps=steps))
+            tell(found[-1])
             if out is not None:
                 with (out / LINES).open("a", encoding="utf-8") as file:
-                    file.write(line(measured) + "\n")
+                    file.write(line(found[-1]) + "\n")
         if out is not None:
             _draw(found, out / PLOT)
     return found
@@ -63,7 +65,7 @@ def planned(config: Config, stages: Sequence[str], grow: Sequence[str]) -> Itera
         yield stage, Variant()
         for axis in grow:
             if stage in GROWTH[axis]:
-                for value in _values(config, stage, axis):
+                for value in values(config, stage, axis):
                     yield stage, Variant(**{axis: value})
 
 
@@ -92,23 +94,13 @@ def table(found: Sequence[Measured]) -> list[tuple[str, ...]]:
     ]
 
 
-def _values(config: Config, stage: str, axis: str) -> list[int]:
-    if axis == "length":
-        return list(LENGTHS)
-    if axis == "answers":
-        return list(ANSWERS)
-    base = 32 if stage == "sampling" else getattr(config, stage).batch_size
-    step = math.lcm(config.rl.minibatches, config.rl.group) if stage == "rl" and config.rl else 1  # which must divide it
-    return sorted({max(1, round(base * factor / step)) * step for factor in FACTORS})
-
-
 def _check(asked: Sequence[str], known: Sequence[str], what: str) -> None:
     if unknown := [name for name in asked if name not in known]:
         raise ConfigError(f"no {what} is called {unknown[0]}", expected=", ".join(known), todo="name one of these")
 
 
 def _draw(found: Sequence[Measured], path: Path) -> None:
-    """Left where a step's time goes; right how it grows: seconds a step over batch, length or answers, both logarithmic."""
+    """Left where a step's time goes; right how it grows: seconds a step over what it grows with, both logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,7 +121,7 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
             points = [(getattr(m.variant, axis), m.seconds) for m in found if m.stage == stage and getattr(m.variant, axis)]
             if points:
                 right.loglog(*zip(*points, strict=True), marker="o", label=f"{stage}, {axis}")
-    right.set_xlabel("batch, tokens a row, or answers a prompt")
+    right.set_xlabel("batch, tokens a row, answers a prompt, or processes")
     right.set_ylabel("seconds a step")
     if right.has_data():
         right.legend(fontsize=8)

@@ -21,7 +21,7 @@ def bench(
         str, typer.Option(help="Commas between them: sft, reward, rl, sampling; none: what the file names.", metavar="NAMES")
     ] = "",
     grow: Annotated[
-        str, typer.Option(help="Also how the time grows with these: batch, length, answers.", metavar="NAMES")
+        str, typer.Option(help="Also how the time grows with these: batch, length, answers, processes.", metavar="NAMES")
     ] = "",
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps measured, after one that is not.")] = 3,
     out: Annotated[str, typer.Option(help="The folder for bench.jsonl and bench.png.")] = "bench",

@@ -1,0 +1,144 @@
+"""Measurements in fresh processes: nothing an earlier one left is in their memory, and several can be at work at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
+
+import torch
+
+from sawyer.bench.measure import Measured, measure
+from sawyer.bench.variant import Part, Variant, part_of
+from sawyer.config import Config
+from sawyer.errors import ProcessError, SawyerError
+
+Found = TypeVar("Found")
+
+SPAWN = get_context("spawn")
+PATIENCE = 600.0  # seconds that one waits for the others before the steps that count
+
+
+def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measured:
+    """`measure` in a fresh process, or in as many in step as the variant says; the first one's figures."""
+    with _folder() as folder:
+        work = partial(measure, config, stage, folder, variant, steps=steps)
+        return in_step(work, variant.processes or 1)[0]
+
+
+def measured_apart(config: Config, stage: str, *, parts: int, steps: int) -> list[Measured]:
+    """So many processes that know nothing of each other, each with its part of every batch: started together, and none begins
+    the steps that count before all have come so far. Raises ConfigError where the batch cannot be cut."""
+    variant = Variant(batch=part_of(config, stage, parts))
+    with contextlib.ExitStack() as held:
+        folders = [held.enter_context(_folder()) for _ in range(parts)]
+        return at_once(
+            [
+                partial(measure, config, stage, folder, variant, steps=steps, part=Part(number=number, of=parts))
+                for number, folder in enumerate(folders)
+            ]
+        )
+
+
+def in_step(work: Callable[[], Found], processes: int) -> list[Found]:
+    """What each of so many fresh processes finds that are told who they are as torchrun tells it; in their order."""
+    port = _free_port()
+    return _started([(work, _told(number, processes, port)) for number in range(processes)])
+
+
+def at_once(works: Sequence[Callable[..., Found]]) -> list[Found]:
+    """What each work finds, each in a fresh process; `ready`, which it is given, returns once all have called it."""
+    meeting = SPAWN.Barrier(len(works), timeout=PATIENCE)
+    return _started([(partial(work, ready=meeting.wait), {}) for work in works])
+
+
+def _started(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> list[Any]:
+    """What they find, in their order. The first that fails or is killed ends the others, which may wait for it; its error is
+    raised, or a ProcessError."""
+    running: dict[Connection, Any] = {}  # where each process's outcome is heard
+    found: dict[Connection, Any] = {}
+    try:
+        for work, environment in jobs:
+            here, there = SPAWN.Pipe(duplex=False)
+            process = SPAWN.Process(target=_work, args=(there, work, environment, len(jobs)), daemon=True)
+            process.start()
+            there.close()  # so that its end is heard
+            running[here] = process
+        while waiting := [end for end in running if end not in found]:
+            ready = wait(waiting)
+            found |= {end: _heard(end, running[end]) for end in waiting if end in ready}
+    except BaseException:
+        for process in running.values():
+            process.kill()
+        raise
+    finally:
+        for end, process in running.items():
+            process.join()
+            end.close()
+    return [found[end] for end in running]
+
+
+def _heard(end: Connection, process: Any) -> Any:
+    """What a process found. Raises its error."""
+    try:
+        found, error = end.recv()
+    except EOFError:
+        process.join()
+        raise ProcessError(
+            f"a process that measured has ended ({process.exitcode}) and found nothing",
+            why="the system ends a process that takes more memory than there is",
+            todo="measure a smaller batch, or on fewer processes",
+        ) from None
+    if error is not None:
+        raise error
+    return found
+
+
+def _work(there: Connection, work: Callable[[], Any], environment: Mapping[str, str], processes: int) -> None:
+    """In the new process: do it with this one's share of the threads, and tell."""
+    os.environ.update(environment)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    try:
+        there.send((work(), None))
+    except Exception as error:
+        there.send((None, _portable(error)))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as it can be sent; what is no user's mistake with where it was raised."""
+    where = traceback.format_exc()
+    with contextlib.suppress(Exception):
+        if not isinstance(error, SawyerError):
+            error.add_note(where)
+        pickle.loads(pickle.dumps(error))
+        return error
+    return RuntimeError(where)
+
+
+def _told(number: int, processes: int, port: int) -> dict[str, str]:
+    if processes == 1:
+        return {}
+    who = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}
+    return {**who, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """For a run that nobody keeps: made and removed here, so that all its processes see the same, however they end."""
+    with TemporaryDirectory(prefix="sawyer-bench-") as folder:
+        yield Path(folder)

@@ -1,0 +1,204 @@
+"""Each stage made ready to be measured: its real steps on a user's model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sawyer.bench.variant import BATCH, Variant
+from sawyer.config import Config, wanted
+from sawyer.engine import batch_indices, choose_place, generator
+from sawyer.errors import ConfigError
+from sawyer.models import Speaker, load_tokenizer, new_reward, open_speaker, sample, save_model
+from sawyer.records import Demonstration, Prompt, read
+from sawyer.runs import Run, replace_folder
+from sawyer.stages.reward.data import Group, load
+from sawyer.stages.reward.train import RewardWork, opened
+from sawyer.stages.rl.train import RlWork
+from sawyer.stages.sft.train import SftWork
+from sawyer.text import Row
+
+NEW = 48  # tokens an answer where `sampling` is measured
+NEVER = 10**9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a step did: its units, and its tokens without padding."""
+
+    units: float
+    tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """A stage ready to be measured."""
+
+    step: Callable[[int], Step]  # of batch 1, 2, ...; of several processes each does its share, and tells of the whole
+    units: str
+    passes: float  # operations a weight and token
+    parameters: int
+    width: int
+
+
+def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
+    asked = wanted(config.sft, "sft")
+    speaker, records = _speaker(config), _read(asked, config, "demonstrations")
+    rows = [speaker.codec.demonstration(r) for r in records if speaker.codec.fits(r.prompt)]
+    rows = [row for row in (_cut(row, variant.length) for row in rows) if any(row.trained)]
+    _some(rows, "row", "a response within the length")
+    batch = variant.batch or asked.batch_size
+    update = {"batch_size": batch, "epochs": batches * batch / len(rows)}
+    config = config.model_copy(update={"sft": asked.model_copy(update=update)})
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    speaker.model.to(place.device)
+    work = SftWork(config, place, speaker, rows)
+
+    def step(index: int) -> Step:
+        chosen = batch_indices(len(rows), batch, index, total=work.total, seed=config.seed, stage="sft")
+        work.step(index)
+        tokens = sum(len(rows[i].ids) for i in chosen)
+        return Step(units=tokens, tokens=tokens)
+
+    return Work(step=step, units="tokens", passes=6, parameters=speaker.parameters, width=speaker.width)
+
+
+def _reward(config: Config, variant: Variant, run: Run, batches: int) -> Work:
+    asked = wanted(config.reward, "reward")
+    _as_sft(config, run)
+    reader = opened(config, run, 0)
+    place = choose_place(config.device, config.precision, width=reader.width)
+    config = config.model_copy(update={"reward": asked.model_copy(update={"held_out": 0.0})})
+    groups = [_fewer(group, variant) for group in load(config, run, reader).train]
+    groups = [group for group in groups if group.pairs]
+    _some(groups, "prompt", "a pair among its first answers")
+    batch = variant.batch or asked.batch_size
+    update = {"batch_size": batch, "epochs": batches * batch / len(groups)}
+    config = config.model_copy(update={"reward": asked.model_copy(update=update)})
+    work = RewardWork(config, place, reader.model.to(place.device), reader.codec.pad_id, groups)
+
+    def step(index: int) -> Step:
+        chosen = batch_indices(len(groups), batch, index, total=work.total, seed=config.seed, stage="reward")
+        told = work.step(index)
+        return Step(units=told["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
+
+    return Work(step=step, units="pairs", passes=6, parameters=reader.parameters, width=reader.width)
+
+
+def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
+    asked = wanted(config.rl, "rl")
+    speaker = _as_sft(config, run)
+    judge = new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora)
+    with replace_folder(run.layout.model("reward")) as folder:
+        save_model(folder, judge, speaker.tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
+    del judge  # RL opens the one that was saved
+    batch = variant.batch or asked.batch_size
+    update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "held_out": 0.0}
+    asked = asked.model_copy(update={**update, "minibatches": min(asked.minibatches, batch)})
+    config = config.model_copy(update={"rl": asked})
+    work = RlWork(config, run)
+
+    def step(index: int) -> Step:
+        told = work.step(index)
+        tokens = sum(len(speaker.codec.prompt(prompt)) for prompt in work.asked_at(index))
+        return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
+
+    # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
+    # trunk of its own, what values are trained.
+    values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
+    passes = 2 * (4 + values) + 6 * networks * asked.epochs
+    return Work(step=step, units="episodes", passes=passes, parameters=speaker.parameters, width=speaker.width)
+
+
+def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
+    speaker = _speaker(config)
+    place = choose_place(config.device, config.precision, width=speaker.width)
+    speaker.model.to(place.device)
+    new, batch = variant.length or min(NEW, speaker.codec.context // 2), variant.batch or BATCH
+    prompts = [ids for ids in map(speaker.codec.prompt, _prompts(config)) if len(ids) + new <= speaker.codec.context]
+    _some(prompts, "prompt", f"room for {new} new tokens")
+
+    def step(index: int) -> Step:
+        chosen = [prompts[(index * batch + i) % len(prompts)] for i in range(batch)]
+        with place.autocast():
+            found = sample(
+                speaker.model,
+                chosen,
+                codec=speaker.codec,
+                max_new_tokens=new,
+                temperature=1.0,
+                generator=generator(config.seed, "bench", "sampling", index),
+            )
+        drawn = sum(len(completion.ids) for completion in found)
+        return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))
+
+    return Work(step=step, units="new tokens", passes=2, parameters=speaker.parameters, width=speaker.width)
+
+
+BUILD: Mapping[str, Callable[[Config, Variant, Run, int], Work]] = {
+    "sft": _sft,
+    "reward": _reward,
+    "rl": _rl,
+    "sampling": _sampling,
+}
+
+
+def _speaker(config: Config) -> Speaker:
+    if config.model is None:
+        raise ConfigError(
+            "the config names no model",
+            expected="`model:`, a hub id or a folder",
+            why="what is measured are the stages that begin with one",
+            todo="name a model; `base:` is not measured",
+        )
+    return open_speaker(config.model, config.template, lora=config.lora, seed=config.seed)
+
+
+def _as_sft(config: Config, run: Run) -> Speaker:
+    """The config's model in the place where later stages look for the SFT model."""
+    speaker = _speaker(config)
+    with replace_folder(run.layout.model("sft")) as folder:
+        save_model(folder, speaker.model, speaker.tokenizer)
+    return speaker
+
+
+def _read(asked: Any, config: Config, want: Any) -> Sequence[Any]:
+    found: Sequence[Any] = read(asked.prompts if want == "prompts" else asked.data, want=want, columns=asked.columns).records
+    return found
+
+
+def _prompts(config: Config) -> Sequence[Prompt]:
+    if config.rl is not None:
+        return list(_read(config.rl, config, "prompts"))
+    found: Sequence[Demonstration] = _read(wanted(config.sft, "sft"), config, "demonstrations")
+    return [record.prompt for record in found]
+
+
+def _some(found: Sequence[Any], what: str, has: str) -> None:
+    if not found:
+        raise ConfigError(
+            f"no {what} has {has}",
+            expected=f"a {what} to measure with",
+            todo="give other data or a model that reads more tokens",
+        )
+
+
+def _cut(row: Row, length: int | None) -> Row:
+    if length is None or len(row.ids) <= length:
+        return row
+    return dataclasses.replace(row, ids=row.ids[:length], trained=row.trained[:length], types=row.types[:length], cut=True)
+
+
+def _fewer(group: Group, variant: Variant) -> Group:
+    """The group's first answers alone, each cut to the length."""
+    most = variant.answers or len(group.rows)
+    return dataclasses.replace(
+        group,
+        responses=group.responses[:most],
+        rows=tuple(_cut(row, variant.length) for row in group.rows[:most]),
+        pairs=tuple(pair for pair in group.pairs if max(pair[:2]) < most),
+        sources=group.sources[:most],
+        scores=group.scores[:most],
+    )
