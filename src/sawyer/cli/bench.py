@@ -59,8 +59,8 @@ def show(found: list[Measured]) -> None:
     console = stdout()
     console.print()
     console.print(drawn)
-    last = found[-1]
-    say(console, ("The rate: ", "dim"), f"{last.gflops:,.0f} GFLOP/s of {last.precision} products measured beside it")
+    one = found[0]  # a measurement on several processes has their rates together
+    say(console, ("The rate: ", "dim"), f"{one.gflops:,.0f} GFLOP/s of {one.precision} products measured beside it")
 
 
 def _parts(text: str) -> list[str]:
