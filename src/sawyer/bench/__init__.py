@@ -3,7 +3,7 @@
 from sawyer.bench.ceiling import Ceiling, ceiling
 from sawyer.bench.launch import measured, measured_apart
 from sawyer.bench.measure import Measured, measure
-from sawyer.bench.sitting import HEADER, bench, line, table
+from sawyer.bench.sitting import HEADER, bench, chosen, line, table
 from sawyer.bench.variant import GROWTH, MEASURED, Part, Variant, part_of
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Variant",
     "bench",
     "ceiling",
+    "chosen",
     "line",
     "measure",
     "measured",

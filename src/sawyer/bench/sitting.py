@@ -41,14 +41,13 @@ def bench(
             expected="one: it starts those that it measures by itself",
             todo="start the command without torchrun or accelerate launch, and let it grow with `processes`",
         )
-    chosen = tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
-    _check(chosen, MEASURED, "stage")
+    asked = chosen(config, stages)
     _check(grow, tuple(GROWTH), "growth")
     found: list[Measured] = []
     with disk_errors(out or Path.cwd()):
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        for stage, variant in planned(config, chosen, grow):
+        for stage, variant in planned(config, asked, grow):
             found.append(measured(config, stage, variant, steps=steps))
             tell(found[-1])
             if out is not None:
@@ -57,6 +56,12 @@ def bench(
         if out is not None:
             _draw(found, out / PLOT)
     return found
+
+
+def chosen(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
+    """`stages`, or where none is named all that the config speaks of. Raises ConfigError where one is not known."""
+    _check(stages, MEASURED, "stage")
+    return tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
 
 
 def planned(config: Config, stages: Sequence[str], grow: Sequence[str]) -> Iterator[tuple[str, Variant]]:

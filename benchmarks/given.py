@@ -1,0 +1,80 @@
+"""What is measured: a model of random weights made for a size, or yours, on the built-in world's data, or yours.
+
+A model's speed does not depend on what its weights say. The vocabulary is GPT-2's in size, so that the output projection costs
+what it costs there; the tokenizer is trained on the built-in world.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sawyer.config import Config
+
+SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (12, 768, 12)}  # layers, width, heads
+VOCABULARY, CONTEXT = 50257, 1024
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line: the parser's own arguments, and those that say what is measured."""
+    parser.add_argument("--size", choices=SIZES, default="mini")
+    parser.add_argument("--model", help="a folder instead of a model made for the size")
+    parser.add_argument("--stages", nargs="*", default=[], help="sft reward rl sampling; none: all")
+    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--sft", help="a file of demonstrations; none: the world's")
+    parser.add_argument("--reward", help="a file of scored answers or pairs")
+    parser.add_argument("--prompts", help="a file of prompts")
+    parser.add_argument("--batch", type=int, default=8, help="rows, and prompts of the reward model, a step")
+    parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
+    parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
+    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line of `sawyer` has it, before torch loads
+    return parser.parse_args()
+
+
+def config(asked: argparse.Namespace, place: Path, width: int | None = None) -> Config:
+    """A run of it. The world's files and the model, of another width than its size says are written into `place`."""
+    from sawyer.config import checked
+    from sawyer.worlds import write
+
+    data = place / "data"
+    if not (data.exists() or (asked.sft and asked.reward and asked.prompts)):
+        write(data, seed=0)
+    return checked(
+        {
+            "model": str(asked.model or _model(place / f"model-{width}", asked.size, width)),
+            "out": str(place / "run"),
+            "precision": asked.precision,
+            "sft": {"data": [asked.sft or str(data / "instructions.json")], "batch_size": asked.batch},
+            "reward": {"data": [asked.reward or str(data / "comparisons.json")], "batch_size": asked.batch},
+            "rl": {
+                "prompts": [asked.prompts or str(data / "prompts.jsonl")],
+                "batch_size": asked.episodes,
+                "episodes": asked.episodes,
+                "minibatches": 1,
+                "epochs": 4,
+                "max_new_tokens": asked.new,
+                "temperature": 1.0,
+            },
+        }
+    )
+
+
+def _model(folder: Path, size: str, width: int | None) -> Path:
+    from sawyer.models import new_policy, save_model, train_tokenizer
+    from sawyer.text import set_template
+    from sawyer.worlds import statements
+
+    layers, wide, heads = SIZES[size]
+    if width:
+        wide, heads = width, max(1, width // 64)
+    tokenizer = train_tokenizer(statements(0, 2000), 4096, CONTEXT)
+    set_template(tokenizer, "question")
+    ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
+    model = new_policy(vocab_size=VOCABULARY, layers=layers, width=wide, heads=heads, context=CONTEXT, seed=0, **ids)
+    folder.mkdir()
+    save_model(folder, model, tokenizer)
+    return folder

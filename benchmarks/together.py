@@ -1,0 +1,135 @@
+"""What it costs to go in step: two processes that share each batch against two that have half of it each and know nothing of
+each other, in turn: `python -m benchmarks.together --help`.
+
+The two apart start together and begin the steps that count together; part by part they do the rows that the two in step do,
+each with as many threads. So they have the same machine, and what is left is the price of exchanging gradients and answers, of
+waiting for whoever got the longer share, and of what every process does for itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.given import config, parsed
+from benchmarks.sides import Side
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sawyer.bench import Measured
+    from sawyer.config import Config
+
+PROCESSES = 2
+ROW = "{:10}{:>7}{:>16}{:>16}  {:12}{:>9}  {}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turns:
+    """One stage's rounds: what the processes in step did each time, and what those apart did."""
+
+    stage: str
+    batch: int  # of those in step
+    in_step: Sequence[Measured]
+    apart: Sequence[Sequence[Measured]]
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """Units a second: of those in step the whole batch's, of those apart the sum. The peak: the largest of any process."""
+        return (
+            Side(name="in step", per_second=[m.per_second for m in self.in_step], peak_mb=[m.peak_mb for m in self.in_step]),
+            Side(
+                name="apart",
+                per_second=[sum(m.per_second for m in two) for two in self.apart],
+                peak_mb=[max(m.peak_mb for m in two) for two in self.apart],
+            ),
+        )
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of each round, in step over apart: 1 where going in step costs nothing."""
+        in_step, apart = self.sides
+        return [one / other for one, other in zip(in_step.per_second, apart.per_second, strict=True)]
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """For a line of JSON; the ratio that counts is the median over the rounds."""
+        in_step, apart = self.sides
+        return {
+            "stage": self.stage,
+            "units": self.in_step[0].units,
+            "batch": self.batch,
+            "processes": PROCESSES,
+            "in_step": in_step.told,
+            "apart": apart.told,
+            "ratios": [round(ratio, 3) for ratio in self.ratios],
+            "times_as_fast": round(statistics.median(self.ratios), 3),
+        }
+
+    @property
+    def row(self) -> str:
+        """For the table."""
+        in_step, apart = self.sides
+        spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
+        ratio = f"{statistics.median(self.ratios):.2f}"
+        speeds = (f"{side.speed:,.1f}" for side in (in_step, apart))
+        return ROW.format(self.stage, self.batch, *speeds, self.in_step[0].units, ratio, spread)
+
+
+def main() -> None:
+    """Measure in turn, then tell each stage's medians and ratio, last as a line of JSON each."""
+    asked = _arguments()
+    from sawyer.bench import chosen, part_of
+    from sawyer.errors import SawyerError
+
+    try:
+        with TemporaryDirectory() as folder:
+            run = config(asked, Path(folder))
+            stages = chosen(run, asked.stages)
+            halves = [part_of(run, stage, PROCESSES) for stage in stages]  # all are looked at before any is measured
+            found = [
+                taken(run, stage, half * PROCESSES, asked.rounds, asked.steps)
+                for stage, half in zip(stages, halves, strict=True)
+            ]
+    except SawyerError as error:
+        raise SystemExit(str(error)) from error
+    print(ROW.format("stage", "batch", "in step, a s", "apart, a s", "units", "ratio", "least to most"))
+    for turns in found:
+        print(turns.row)
+    for turns in found:
+        print(json.dumps(turns.told))
+
+
+def taken(run: Config, stage: str, batch: int, rounds: int, steps: int) -> Turns:
+    """Both sides of a stage, in turn."""
+    from sawyer.bench import Variant, measured, measured_apart
+
+    in_step, apart = [], []
+    for number in range(rounds):
+        in_step.append(measured(run, stage, Variant(processes=PROCESSES), steps=steps))
+        apart.append(measured_apart(run, stage, parts=PROCESSES, steps=steps))
+        told = " + ".join(f"{one.per_second:.4g}" for one in apart[-1])
+        print(
+            f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].per_second:.4g}, apart {told} {in_step[-1].units} "
+            "a second",
+            flush=True,
+        )
+    return Turns(stage=stage, batch=batch, in_step=in_step, apart=apart)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.together",
+        description="Two processes in step on each batch, against two with half of it each that know nothing of each other.",
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    return parsed(parser)
+
+
+if __name__ == "__main__":
+    main()

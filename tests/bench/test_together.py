@@ -1,0 +1,100 @@
+"""In step over apart: the sum of those apart, the median of the rounds' ratios, both sides in turn."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from benchmarks import together
+
+from sawyer import bench
+from sawyer.bench import Measured, Variant
+from sawyer.config import Config
+
+EXAMPLE = Measured(
+    stage="sft",
+    variant=Variant(),
+    units="tokens",
+    per_second=1.0,
+    tokens_per_second=1.0,
+    seconds=1.0,
+    phases={},
+    peak_mb=100.0,
+    share=0.5,
+    operations=60.0,
+    parameters=10,
+    precision="fp32",
+    gflops=50.0,
+)
+IN_STEP = (90.0, 240.0, 150.0)
+APART = ((60.0, 40.0), (200.0, 40.0), (100.0, 200.0))
+
+
+@pytest.fixture(autouse=True)
+def spins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets it for the processes it starts; here it is put back."""
+    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
+
+
+def of(speed: float, peak: float = 100.0) -> Measured:
+    return replace(EXAMPLE, per_second=speed, peak_mb=peak)
+
+
+def test_the_ratio_is_the_median_of_the_rounds_over_the_sum_of_those_apart() -> None:
+    apart = [(of(one, 70.0), of(other, 50.0)) for one, other in APART]
+    turns = together.Turns(stage="sft", batch=8, in_step=[of(speed) for speed in IN_STEP], apart=apart)
+    told = turns.told
+    assert told["ratios"] == [0.9, 1.0, 0.5]
+    assert told["times_as_fast"] == 0.9  # of medians 0.625, of means 0.75; over one of the two 1.2 at least
+    assert told["apart"] == {"per_second": 240.0, "peak_mb": 70.0, "rounds": [100.0, 240.0, 300.0]}
+    assert told["in_step"]["per_second"] == 150.0
+    assert turns.row.split() == ["sft", "8", "150.0", "240.0", "tokens", "0.90", "0.50", "to", "1.00"]
+
+
+def arguments(config: Config, *more: str) -> list[str]:
+    assert config.sft and config.reward and config.rl
+    files = {"--sft": config.sft.data, "--reward": config.reward.data, "--prompts": config.rl.prompts}
+    named = [word for name, paths in files.items() for word in (name, str(paths[0]))]
+    return ["together", "--model", str(config.model), *named, *more]
+
+
+def test_both_sides_come_in_turn_and_a_line_of_json_comes_last(
+    config: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measured:
+        asked.append((stage, variant.told, steps))
+        return replace(of(5.0), stage=stage)
+
+    def measured_apart(config: Config, stage: str, *, parts: int, steps: int) -> list[Measured]:
+        asked.append((stage, f"apart {parts}", steps))
+        return [of(4.0), of(6.0)]
+
+    monkeypatch.setattr(bench, "measured", measured)
+    monkeypatch.setattr(bench, "measured_apart", measured_apart)
+    monkeypatch.setattr("sys.argv", arguments(config, "--stages", "sft", "sampling", "--rounds", "2", "--steps", "4"))
+    together.main()
+    turn = [("processes 2", 4), ("apart 2", 4)]
+    assert asked == [(stage, *side) for stage in ("sft", "sampling") for side in turn * 2]
+    lines = capsys.readouterr().out.splitlines()
+    last = [json.loads(line) for line in lines[-2:]]
+    assert [(told["stage"], told["batch"], told["times_as_fast"]) for told in last] == [("sft", 8, 0.5), ("sampling", 32, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--stages", "sampling", "rl", "--episodes", "7"), r"a batch of 7 \(rl\) cannot be cut into 2 equal parts"),
+        (("--stages", "stf"), "no stage is called stf"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    config: Config, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.setattr(bench, "measured", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr("sys.argv", arguments(config, *more))
+    with pytest.raises(SystemExit, match=words):
+        together.main()
