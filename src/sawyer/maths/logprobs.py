@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 CHUNK = 2**26  # logits made at once
-KEPT = 2**27  # logits kept for the backward pass, rather than made again: 256 MB in bf16
+KEPT = 2**27  # exponentials kept for the backward pass, rather than made again: 256 MB in bf16
 BLOCK = 2**18  # logits exponentiated at once in fp32: 1 MB stays in the processor's cache
 
 
@@ -33,13 +33,20 @@ def projected_logprobs(
     passes over them: no fp32 copy is ever whole in memory, and with a large vocabulary much of a small model's time goes into
     such passes. Its gradient is that of the softmax, (onehot - p) / temperature, through the same products as autograd's.
     """
+    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (states, weight, bias))
+    keeps = learns and len(targets) * len(weight) <= KEPT
     found: Tensor = _Projected.apply(  # type: ignore[no-untyped-call]
-        states, weight, bias, targets, temperature, precision
+        states, weight, bias, targets, temperature, precision, keeps
     )
     return found
 
 
 class _Projected(torch.autograd.Function):
+    """What is kept for the backward pass stands in the logits' own place: exp(logit - greatest), and at the target what it lacks
+    of their sum. A row of it times -1 / sum is onehot - p, and that factor is put on the narrow states, not on the wide row: so
+    the backward pass is nothing but products.
+    """
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -49,45 +56,47 @@ class _Projected(torch.autograd.Function):
         targets: Tensor,
         temperature: float,
         precision: torch.dtype,
+        keeps: bool,
     ) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
             inputs, table = states.to(precision), weight.to(precision)
             shift = None if bias is None else bias.to(precision)
-            keeps = any(ctx.needs_input_grad) and len(targets) * len(weight) <= KEPT
-            whole, chosen = torch.empty(2, len(targets), dtype=torch.float32, device=states.device)
+            found, sums = torch.empty(2, len(targets), dtype=torch.float32, device=states.device)
             kept = []
             for here in _cut(len(targets), CHUNK, len(weight)):
                 logits = linear(inputs[here], table, shift)
-                _summed(logits, targets[here], temperature, whole[here], chosen[here])
+                _exponentiate(logits, targets[here], temperature, found[here], sums[here], keeps=keeps)
                 if keeps:
                     kept.append(logits)
-        ctx.save_for_backward(states, weight, bias, targets, whole, *kept)
-        ctx.temperature, ctx.precision = temperature, precision
-        found: Tensor = chosen - whole
+        ctx.save_for_backward(inputs, table, shift, targets, sums, *kept)
+        ctx.temperature, ctx.types = temperature, [None if x is None else x.dtype for x in (states, weight, bias)]
         return found
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, weight, bias, targets, whole, *kept = ctx.saved_tensors
-        inputs, table = states.to(ctx.precision), weight.to(ctx.precision)
-        shift = None if bias is None else bias.to(ctx.precision)
-        for_states, for_weight, for_bias = (None, None, None)
+        inputs, table, shift, targets, sums, *kept = ctx.saved_tensors
+        factors = (-grad / (sums * ctx.temperature)).unsqueeze(1)
         need_states, need_weight, need_bias = ctx.needs_input_grad[:3]
-        if need_states:
-            for_states = torch.empty_like(states)
-        for number, here in enumerate(_cut(len(targets), CHUNK, len(weight))):
-            logits = kept[number] if kept else linear(inputs[here], table, shift)
-            slope = _slopes(logits, targets[here], ctx.temperature, whole[here], grad[here])
+        of_states, of_weight, of_bias = ctx.types
+        for_states = torch.empty_like(inputs, dtype=of_states) if need_states else None
+        for_weight, for_bias = (None, None)
+        for number, here in enumerate(_cut(len(targets), CHUNK, len(table))):
+            if kept:
+                terms = kept[number]
+            else:
+                terms = linear(inputs[here], table, shift)
+                again = torch.empty(2, len(terms), dtype=torch.float32, device=terms.device)
+                _exponentiate(terms, targets[here], ctx.temperature, *again, keeps=True)
             if for_states is not None:
-                for_states[here] = slope @ table
+                for_states[here] = (terms @ table) * factors[here]
             if need_weight:
-                part = (slope.t() @ inputs[here]).to(weight.dtype)
+                part = (terms.t() @ (inputs[here] * factors[here]).to(terms.dtype)).to(of_weight)
                 for_weight = part if for_weight is None else for_weight.add_(part)
             if need_bias:
-                share = slope.sum(0, dtype=bias.dtype)
+                share = (terms.t() @ factors[here].to(terms.dtype))[:, 0].to(of_bias)
                 for_bias = share if for_bias is None else for_bias.add_(share)
-        return for_states, for_weight, for_bias, None, None, None
+        return for_states, for_weight, for_bias, None, None, None, None
 
 
 def _cut(rows: int, most: int, vocabulary: int) -> list[slice]:
@@ -96,24 +105,19 @@ def _cut(rows: int, most: int, vocabulary: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _summed(logits: Tensor, targets: Tensor, temperature: float, whole: Tensor, chosen: Tensor) -> None:
-    """Write each row's log-sum-exp and its target's logit, both after the temperature, into `whole` and `chosen`."""
+def _exponentiate(logits: Tensor, targets: Tensor, temperature: float, found: Tensor, sums: Tensor, *, keeps: bool) -> None:
+    """Write each row's log-prob of its target into `found` and the sum of its exp(logit - greatest) into `sums`. With `keeps`
+    these stand in the place of the logits afterwards, at the target less their sum."""
     for here in _cut(len(logits), BLOCK, logits.shape[1]):
-        scaled = logits[here].float() if temperature == 1.0 else logits[here].float() / temperature
-        chosen[here] = scaled.gather(1, targets[here].unsqueeze(1)).squeeze(1)
+        at = targets[here].unsqueeze(1)
+        scaled = logits[here].float()  # fp32 logits themselves: written over
+        if temperature != 1.0:
+            scaled = scaled.div_(temperature)
         most = scaled.amax(1, keepdim=True)
-        # `logits.float()` of fp32 logits is the logits themselves: they are read again in the backward pass.
-        terms = scaled.sub_(most) if scaled.dtype != logits.dtype else scaled - most
-        whole[here] = terms.exp_().sum(1).log_() + most.squeeze(1)
-
-
-def _slopes(logits: Tensor, targets: Tensor, temperature: float, whole: Tensor, grad: Tensor) -> Tensor:
-    """(n, V) in the logits' type: grad times (onehot - softmax) / temperature."""
-    slope = torch.empty_like(logits)
-    share = grad / temperature
-    for here in _cut(len(logits), BLOCK, logits.shape[1]):
-        scaled = logits[here].float() if temperature == 1.0 else logits[here].float() / temperature
-        terms = (scaled - whole[here].unsqueeze(1)).exp_().mul_(-share[here].unsqueeze(1))
-        terms.scatter_add_(1, targets[here].unsqueeze(1), share[here].unsqueeze(1))
-        slope[here] = terms
-    return slope
+        chosen = scaled.gather(1, at) - most
+        terms = scaled.sub_(most).exp_()
+        whole = terms.sum(1, keepdim=True)
+        found[here], sums[here] = (chosen - whole.log()).squeeze(1), whole.squeeze(1)
+        if keeps:
+            logits[here] = terms
+            logits[here].scatter_(1, at, (chosen.exp_() - whole).to(logits.dtype))

@@ -94,6 +94,7 @@ class RoomDecoder(Decoder):
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
         self.cache = Cache(layers=[Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))])
+        self.table = _table(head_of(model), device)
 
     def first(self) -> Tensor:
         device = self.which.device
@@ -107,19 +108,25 @@ class RoomDecoder(Decoder):
                 families=[Family(shared=0, own=(length,)) for length in lengths],
             ).last_hidden_state[0]
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
-        logits: Tensor = head_of(self.model)(states[last])
-        return logits.float()[self.which]
+        return self._logits(states[last])[self.which]
 
     def next(self, chosen: Tensor) -> Tensor:
         self.width, self.positions = self.width + 1, self.positions + 1
-        logits, _ = next_logits(
-            self.model,
+        states = self.trunk(
             input_ids=chosen.unsqueeze(1),
             attention_mask=self.seen[..., : self.width],
             position_ids=self.positions,
             past_key_values=self.cache,
-        )
-        return logits
+            use_cache=True,
+        ).last_hidden_state
+        return self._logits(states[:, 0])
+
+    def _logits(self, states: Tensor) -> Tensor:
+        if self.table is None:
+            logits: Tensor = head_of(self.model)(states)
+        else:
+            logits = states.to(self.table.dtype) @ self.table
+        return logits.float()
 
     def keep(self, rows: Tensor) -> None:
         self.positions, self.seen = self.positions[rows], self.seen[rows]
@@ -168,6 +175,15 @@ class Room(DynamicLayer):
         found = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
         self.keys, self.values = found
         return found
+
+
+def _table(head: Any, device: torch.device) -> Tensor | None:
+    """(d, V) the head's weights in the precision of products, laid out as a processor multiplies a few states fastest by them
+    (LAB.md, "What does a token cost?"); None where the head does more than that, or a card does the work."""
+    if device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
+        return None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else head.weight.dtype
+    return head.weight.detach().t().to(dtype).contiguous()
 
 
 def _depth(trunk: Any) -> int:

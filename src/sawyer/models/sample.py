@@ -167,6 +167,7 @@ def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> tuple[Tensor
 
     The running sum is taken over blocks of the vocabulary first, in float64: over 50,000 tokens the rounding of a running fp32
     sum is as large as a rare token's share, and a running float64 sum of all takes longer than a small model's forward pass.
+    A block's own sum is fp32, as its shares are: what rounding takes from it is no more than it takes from one of them.
     """
     never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=logits.device)
     left_out = torch.logsumexp(logits[:, never], 1)
@@ -182,8 +183,8 @@ def _inverse(shares: Tensor, uniforms: Tensor) -> Tensor:
     """For each row the first token at which the running sum of `shares` (B, V) exceeds `uniforms` (B,) of their whole."""
     size = shares.shape[1]
     blocks = size // BLOCK
-    sums = shares[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(2, dtype=torch.float64)
-    sums = torch.cat([sums, shares[:, blocks * BLOCK :].sum(1, keepdim=True, dtype=torch.float64)], 1).cumsum_(1)
+    whole = shares[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(2)
+    sums = torch.cat([whole, shares[:, blocks * BLOCK :].sum(1, keepdim=True)], 1).double().cumsum_(1)
     block = torch.searchsorted(sums, _below(uniforms.unsqueeze(1) * sums[:, -1:], sums[:, -1:]), right=True)
     block = block.clamp(max=blocks)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
