@@ -60,8 +60,8 @@ class Chat:
                 expected="at least one stage that is done",
                 todo="run `sawyer run` with its config first",
             )
-        width = max(speaker.width for speaker in self._speakers.values())
-        self.place = choose_place(self.config.device, self.config.precision, width=width)
+        sizes = {name: max(getattr(s, name) for s in self._speakers.values()) for name in ("width", "vocabulary")}
+        self.place = choose_place(self.config.device, self.config.precision, **sizes)
         for speaker in self._speakers.values():
             speaker.model.to(self.place.device)
         scorer = self.layout.model("reward")

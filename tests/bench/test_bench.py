@@ -29,6 +29,7 @@ from sawyer.bench import (
 from sawyer.bench.phases import CALLS, PHASES, phases
 from sawyer.bench.work import BUILD, Step, Work
 from sawyer.config import Config
+from sawyer.engine import choose_place
 from sawyer.errors import ConfigError
 from sawyer.models import open_speaker
 from sawyer.records import read
@@ -97,7 +98,7 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
         happened.append(index)
         return Step(units=1, tokens=1)
 
-    made = Work(step=step, units="rows", passes=6, parameters=10, width=16)
+    made = Work(step=step, units="rows", passes=6, parameters=10, place=choose_place("cpu", "fp32", width=16))
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     monkeypatch.setattr(processes, "greatest", lambda peak: [peak + 1e6])
     monkeypatch.setattr(processes, "summed", lambda rate: [rate + 1e6])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sawyer.engine import choose_place
-from sawyer.engine.place import BF16_WIDTH
+from sawyer.engine import choose_place, place
+from sawyer.engine.place import BF16_VOCABULARY, BF16_WIDTH
 from sawyer.errors import ConfigError
 
 
@@ -19,6 +19,24 @@ def test_a_narrow_model_on_a_processor_stays_in_fp32_and_the_reason_says_so() ->
     place = choose_place("cpu", "auto", width=BF16_WIDTH - 1)
     assert place.precision == "fp32"
     assert place.reason.startswith("cpu, fp32: ")
+
+
+@pytest.mark.parametrize(
+    ("width", "vocabulary", "precision"),
+    [
+        (BF16_WIDTH, 0, "bf16"),
+        (BF16_WIDTH - 1, BF16_VOCABULARY - 1, "fp32"),
+        (256, BF16_VOCABULARY, "bf16"),  # most of its products are the projection to the vocabulary
+        (256, 0, "fp32"),  # the same network as a reward model has none
+    ],
+)
+def test_where_products_are_large_bf16_is_chosen(
+    monkeypatch: pytest.MonkeyPatch, width: int, vocabulary: int, precision: str
+) -> None:
+    monkeypatch.setattr(place, "_cpu_multiplies_bf16", lambda: True)
+    assert choose_place("cpu", "auto", width=width, vocabulary=vocabulary).precision == precision
+    monkeypatch.setattr(place, "_cpu_multiplies_bf16", lambda: False)
+    assert choose_place("cpu", "auto", width=width, vocabulary=vocabulary).precision == "fp32"
 
 
 def test_autocast_multiplies_in_the_chosen_precision() -> None:

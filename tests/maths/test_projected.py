@@ -68,9 +68,30 @@ def test_bf16_products_round_no_more_than_bf16_does() -> None:
     assert not close(found, exact(1.0, AIM.double()), 1e-5)
 
 
-def test_without_a_gradient_nothing_is_kept() -> None:
+def test_a_sure_token_keeps_its_small_gradient_in_bf16() -> None:
+    """1 - p of a token with p near 1 is taken from fp32 numbers: of bf16 ones nothing of it would be left."""
+    weight = torch.randn(VOCABULARY, WIDTH, generator=torch.Generator().manual_seed(1)).bfloat16().float()
+    targets = torch.arange(ROWS)
+    states = (weight[targets] * 4 * WIDTH / weight[targets].square().sum(1, keepdim=True)).bfloat16().float().requires_grad_()
+    found = projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.bfloat16)
+    found.sum().backward()
+    whole = states.detach().double().requires_grad_()
+    expected = torch.log_softmax(whole @ weight.double().T, 1)[torch.arange(ROWS), targets]
+    expected.sum().backward()
+    sure = expected > -0.01
+    assert states.grad is not None and whole.grad is not None and 0 < sure.sum() < ROWS
+    off = (states.grad.double() - whole.grad).norm(dim=1) / whole.grad.norm(dim=1)
+    assert (off < 0.05).all()
+
+
+def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    real = MODULE._exponentiate
+    monkeypatch.setattr(MODULE, "_exponentiate", lambda *given, keeps: (kept.append(keeps), real(*given, keeps=keeps)))
     states, weight, _, targets = drawn(torch.float32)
     with torch.no_grad():
         found = projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.float32)
         expected = torch.log_softmax(states @ weight.T, 1)[torch.arange(ROWS), targets]
     assert torch.allclose(found, expected, atol=1e-6) and not found.requires_grad
+    projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.float32)
+    assert kept == [False, True]

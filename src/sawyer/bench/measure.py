@@ -17,7 +17,6 @@ from sawyer.bench.phases import phases
 from sawyer.bench.variant import WHOLE, Part, Variant
 from sawyer.bench.work import BUILD
 from sawyer.config import Config
-from sawyer.engine import choose_place
 from sawyer.runs import open_run
 
 
@@ -61,7 +60,7 @@ def measure(
     with open_run(folder) as run:
         asked = config.model_copy(update={"out": str(folder)})
         work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
-        place = choose_place(config.device, config.precision, width=work.width)
+        place = work.place
         work.step(part.index(0))
         ready()
         times, done = [], []

@@ -9,7 +9,7 @@ from typing import Any
 
 from sawyer.bench.variant import BATCH, Variant
 from sawyer.config import Config, wanted
-from sawyer.engine import batch_indices, choose_place, generator
+from sawyer.engine import Place, batch_indices, choose_place, generator
 from sawyer.errors import ConfigError
 from sawyer.models import Speaker, load_tokenizer, new_reward, open_speaker, sample, save_model
 from sawyer.records import Demonstration, Prompt, read
@@ -40,7 +40,7 @@ class Work:
     units: str
     passes: float  # operations a weight and token
     parameters: int
-    width: int
+    place: Place
 
 
 def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
@@ -52,7 +52,7 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
     batch = variant.batch or asked.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(rows)}
     config = config.model_copy(update={"sft": asked.model_copy(update=update)})
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     work = SftWork(config, place, speaker, rows)
 
@@ -62,7 +62,7 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
         tokens = sum(len(rows[i].ids) for i in chosen)
         return Step(units=tokens, tokens=tokens)
 
-    return Work(step=step, units="tokens", passes=6, parameters=speaker.parameters, width=speaker.width)
+    return Work(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
 
 
 def _reward(config: Config, variant: Variant, run: Run, batches: int) -> Work:
@@ -84,7 +84,7 @@ def _reward(config: Config, variant: Variant, run: Run, batches: int) -> Work:
         told = work.step(index)
         return Step(units=told["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
 
-    return Work(step=step, units="pairs", passes=6, parameters=reader.parameters, width=reader.width)
+    return Work(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
 
 
 def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
@@ -109,12 +109,12 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * asked.epochs
-    return Work(step=step, units="episodes", passes=passes, parameters=speaker.parameters, width=speaker.width)
+    return Work(step=step, units="episodes", passes=passes, parameters=speaker.parameters, place=work.place)
 
 
 def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
     speaker = _speaker(config)
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     new, batch = variant.length or min(NEW, speaker.codec.context // 2), variant.batch or BATCH
     prompts = [ids for ids in map(speaker.codec.prompt, _prompts(config)) if len(ids) + new <= speaker.codec.context]
@@ -134,7 +134,7 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
         drawn = sum(len(completion.ids) for completion in found)
         return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))
 
-    return Work(step=step, units="new tokens", passes=2, parameters=speaker.parameters, width=speaker.width)
+    return Work(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
 
 
 BUILD: Mapping[str, Callable[[Config, Variant, Run, int], Work]] = {

@@ -11,8 +11,10 @@ import torch
 from sawyer import processes
 from sawyer.errors import ConfigError
 
-# Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it.
+# Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
+# the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?").
 BF16_WIDTH = 512
+BF16_VOCABULARY = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +32,9 @@ class Place:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
-def choose_place(device: str, precision: str, *, width: int) -> Place:
-    """Resolve "auto" for a model of `width` hidden units; of several processes on a machine each has a card of its own.
+def choose_place(device: str, precision: str, *, width: int, vocabulary: int = 0) -> Place:
+    """Resolve "auto" for a model of `width` hidden units that speaks `vocabulary` tokens (0: it only reads); of several
+    processes on a machine each has a card of its own.
 
     Raises ConfigError for a device that is not there.
     """
@@ -42,7 +45,7 @@ def choose_place(device: str, precision: str, *, width: int) -> Place:
             todo="set `device: cpu`, or install a CUDA build of PyTorch",
         )
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen, reason = _precision(name, precision, width)
+    chosen, reason = _precision(name, precision, width, vocabulary)
     several = f"{processes.count()} processes, " if processes.count() > 1 else ""
     return Place(device=_device(name), precision=chosen, reason=f"{several}{name}, {chosen}: {reason}")
 
@@ -62,7 +65,7 @@ def _device(name: str) -> torch.device:
     return torch.device("cuda", here)
 
 
-def _precision(device: str, asked: str, width: int) -> tuple[Literal["fp32", "bf16"], str]:
+def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Literal["fp32", "bf16"], str]:
     if asked == "fp32":
         return "fp32", "the config asks for it"
     if asked == "bf16":
@@ -73,8 +76,9 @@ def _precision(device: str, asked: str, width: int) -> tuple[Literal["fp32", "bf
         return "fp32", "the card has no bf16"
     if not _cpu_multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
-    if width < BF16_WIDTH:
-        return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on it does)"
+    if width < BF16_WIDTH and vocabulary < BF16_VOCABULARY:
+        spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on{spoken} it does)"
     return "bf16", "this processor multiplies bf16 faster"
 
 

@@ -98,7 +98,8 @@ class DrawWork:
 
         self.config, self.answers = config, answers
         self.speaker = open_speaker(run.layout.model("sft"))
-        self.place = choose_place(config.device, config.precision, width=self.speaker.width)
+        sizes = {"width": self.speaker.width, "vocabulary": self.speaker.vocabulary}
+        self.place = choose_place(config.device, config.precision, **sizes)
         self.speaker.model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
         self.prompts = prompts_of(config, run, self.speaker)[1]

@@ -94,7 +94,6 @@ class RoomDecoder(Decoder):
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
         self.cache = Cache(layers=[Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))])
-        self.table = _table(head_of(model), device)
 
     def first(self) -> Tensor:
         device = self.which.device
@@ -108,25 +107,19 @@ class RoomDecoder(Decoder):
                 families=[Family(shared=0, own=(length,)) for length in lengths],
             ).last_hidden_state[0]
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
-        return self._logits(states[last])[self.which]
+        logits: Tensor = head_of(self.model)(states[last])
+        return logits.float()[self.which]
 
     def next(self, chosen: Tensor) -> Tensor:
         self.width, self.positions = self.width + 1, self.positions + 1
-        states = self.trunk(
+        logits, _ = next_logits(
+            self.model,
             input_ids=chosen.unsqueeze(1),
             attention_mask=self.seen[..., : self.width],
             position_ids=self.positions,
             past_key_values=self.cache,
-            use_cache=True,
-        ).last_hidden_state
-        return self._logits(states[:, 0])
-
-    def _logits(self, states: Tensor) -> Tensor:
-        if self.table is None:
-            logits: Tensor = head_of(self.model)(states)
-        else:
-            logits = states.to(self.table.dtype) @ self.table
-        return logits.float()
+        )
+        return logits
 
     def keep(self, rows: Tensor) -> None:
         self.positions, self.seen = self.positions[rows], self.seen[rows]
@@ -166,24 +159,14 @@ class Room(DynamicLayer):
 
     def _laid_out(self, packed: Tensor) -> Tensor:
         rows, columns = self.shape
-        found = packed.new_zeros(rows, columns, packed.shape[1], packed.shape[3])
-        found[self.places] = packed[0].transpose(0, 1)
-        found = found.transpose(1, 2).contiguous()  # a row's tokens of one head lie together, as attention reads them
+        found = packed.new_zeros(rows, packed.shape[1], columns, packed.shape[3])
+        found.transpose(1, 2)[self.places] = packed[0].transpose(0, 1)
         return found if rows == len(self.which) else found[self.which]
 
     def _show(self) -> tuple[Tensor, Tensor]:
         found = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
         self.keys, self.values = found
         return found
-
-
-def _table(head: Any, device: torch.device) -> Tensor | None:
-    """(d, V) the head's weights in the precision of products, laid out as a processor multiplies a few states fastest by them
-    (LAB.md, "What does a token cost?"); None where the head does more than that, or a card does the work."""
-    if device.type != "cpu" or type(head) is not nn.Linear or head.bias is not None:
-        return None
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else head.weight.dtype
-    return head.weight.detach().t().to(dtype).contiguous()
 
 
 def _depth(trunk: Any) -> int:

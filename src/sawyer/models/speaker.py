@@ -41,6 +41,12 @@ class Speaker(Opened):
 
     codec: Codec
 
+    @property
+    def vocabulary(self) -> int:
+        """Tokens that the model tells apart."""
+        config: Any = self.model.config
+        return int(config.get_text_config().vocab_size)
+
 
 def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRank | None = None, seed: int = 0) -> Speaker:
     """Load a language model. `template` is set on its tokenizer; None keeps the one that was saved with it. With `lora` it is

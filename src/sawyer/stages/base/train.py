@@ -50,7 +50,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
     )
-    place = choose_place(config.device, config.precision, width=asked.width)
+    place = choose_place(config.device, config.precision, width=asked.width, vocabulary=len(tokenizer))
     model.to(place.device)
     work = BaseWork(config, place, model, rows)
     run.journal.event(

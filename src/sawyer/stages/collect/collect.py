@@ -23,7 +23,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     """Write `collect/answers.jsonl`; returns its key figures, `waiting` being the answers nobody has scored yet."""
     asked = wanted(config.collect, "collect")
     speaker = open_speaker(run.layout.model("sft"))
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     found = read(asked.prompts, want="prompts", columns=asked.columns)
     if found.skipped:

@@ -168,7 +168,7 @@ class CompareWork:
         if self.opened is None or self.opened[0] != model:
             self.opened = None
             speaker = open_speaker(self.models[model], self.config.template if model == "base" else None)
-            place = choose_place(self.config.device, self.config.precision, width=speaker.width)
+            place = choose_place(self.config.device, self.config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
             speaker.model.to(place.device)
             self.opened = (model, speaker, place)
         return self.opened[1], self.opened[2]

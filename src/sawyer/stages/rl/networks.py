@@ -87,7 +87,7 @@ def open_networks(config: Config, run: Run) -> Networks:
     sft = run.layout.model("sft")
     if config.lora is None:
         speaker = open_speaker(sft)
-        place = choose_place(config.device, config.precision, width=speaker.width)
+        place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         speaker.model.to(place.device)
         reference = open_speaker(sft).model.to(place.device)
         return Networks(
@@ -110,7 +110,7 @@ def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
     speaker = Speaker(
         model=policy, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(shared.network))
     )
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     shared.network.to(place.device)
     return Networks(
         place=place,

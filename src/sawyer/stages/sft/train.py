@@ -25,7 +25,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     asked = wanted(config.sft, "sft")
     base = config.model or run.layout.model("base")
     speaker = open_speaker(base, config.template, lora=config.lora, seed=config.seed)
-    place = choose_place(config.device, config.precision, width=speaker.width)
+    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     found = read(asked.data, want="demonstrations", columns=asked.columns)
     if found.skipped:
