@@ -30,9 +30,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="rows, and prompts of the reward model, a step")
     parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
     parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
-    parser.add_argument(
-        "--value", choices=["reward", "policy", "shared"], help="PPO's `value_start`; none: a network of its own"
-    )
+    parser.add_argument("--value", choices=["reward", "policy", "shared"], help="PPO's `rl.value_start`")
     parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line of `sawyer` has it, before torch loads
     return parser.parse_args()

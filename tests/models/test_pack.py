@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -117,18 +117,11 @@ DEVICES = ["processor", "any"]
 
 @pytest.fixture(params=DEVICES)
 def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Prompts are shared whatever it costs; attention by the processor's own kernel, or as other devices have it."""
+    """Prompts are shared whatever it costs; attention by the processor's own kernel, or as other devices and narrow models
+    have it."""
     monkeypatch.setitem(pack.CALLS, "cpu", 0.0)
-    if request.param == "any":
-        monkeypatch.setattr(attend._OnProcessor, "apply", lambda q, k, v, families, scale: by_rows(q, k, v, families, scale))
+    monkeypatch.setattr(attend, "NARROW", 0 if request.param == "processor" else 10**9)
     return str(request.param)
-
-
-def by_rows(query: Tensor, key: Tensor, value: Tensor, families: Sequence[attend.Family], scale: float) -> Tensor:
-    module = torch.nn.Module()
-    module.num_key_value_groups = len(query) // len(key)  # type: ignore[assignment]
-    found = attend._by_rows(module, *(x.unsqueeze(0) for x in (query, key, value)), families, 0.0, scale)
-    return found[0]
 
 
 @pytest.mark.parametrize(("name", "close"), [("gpt2", 1e-10), ("opt", 1e-10), ("llama", 1e-5)])
@@ -177,3 +170,27 @@ def test_bf16_attention_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None
     (whole * aim).sum().backward()
     for mine, theirs in zip(given, exact, strict=True):
         assert torch.allclose(mine.grad.float(), theirs.grad, atol=3e-2, rtol=2e-2)
+
+
+def test_rows_of_about_one_length_are_padded_together() -> None:
+    """Lengths 4, 6, 7 and 9 of which two share a prompt: 6 is 1.5 times 4 and goes with it, 7 does not."""
+    families = (attend.Family(shared=3, own=(1, 4)), attend.Family(shared=0, own=(6,)), attend.Family(shared=0, own=(9,)))
+    layout = attend._layout(families)
+    assert [places.tolist() for places in layout.places] == [
+        [[0, 1, 2, 3, 0, 0], [8, 9, 10, 11, 12, 13]],
+        [[0, 1, 2, 4, 5, 6, 7, 0, 0], [14, 15, 16, 17, 18, 19, 20, 21, 22]],
+    ]
+    flat = torch.cat([places.flatten() for places in layout.places])
+    assert flat[layout.kept].tolist() == list(range(23))
+    assert layout.kept[:3].tolist() == [0, 1, 2]
+
+
+def test_which_attention_a_processor_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Narrow rows in fp32 go together; wide ones, and all in bf16, to the kernel."""
+    asked: list[str] = []
+    monkeypatch.setattr(attend, "_by_rows", lambda *given: asked.append("together"))
+    monkeypatch.setattr(attend._OnProcessor, "apply", lambda query, *rest: asked.append("kernel") or torch.zeros(1))
+    for width, dtype in ((64, torch.float32), (65, torch.float32), (64, torch.bfloat16)):
+        part = torch.zeros(1, 4, 2, width, dtype=dtype)
+        attend.attend(torch.nn.Module(), part, part, part, None, families=[attend.Family(shared=0, own=(2,))])
+    assert asked == ["together", "kernel", "kernel"]

@@ -42,9 +42,10 @@ def projected_logprobs(
 
 
 class _Projected(torch.autograd.Function):
-    """What is kept for the backward pass stands in the logits' own place: exp(logit - greatest), and at the target what it lacks
-    of their sum. A row of it times -1 / sum is onehot - p, and that factor is put on the narrow states, not on the wide row: so
-    the backward pass is nothing but products.
+    """What is kept for the backward pass stands in the logits' own place: exp(logit - greatest), at the target less their sum.
+
+    A row of it times -1 / sum is onehot - p, and that factor is put on the narrow states, not on the wide row: so the backward
+    pass is nothing but products.
     """
 
     @staticmethod
@@ -61,7 +62,8 @@ class _Projected(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False):
             inputs, table = states.to(precision), weight.to(precision)
             shift = None if bias is None else bias.to(precision)
-            found, sums = torch.empty(2, len(targets), dtype=torch.float32, device=states.device)
+            found = torch.empty(len(targets), dtype=torch.float32, device=states.device)
+            sums = torch.empty_like(found)
             kept = []
             for here in _cut(len(targets), CHUNK, len(weight)):
                 logits = linear(inputs[here], table, shift)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
+NARROW = 256  # heads x width up to which a processor, in fp32, reads padding faster than it is called for each row (LAB.md)
+ALIKE = 1.5  # how much longer than another one a row may be with which it is padded
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -49,9 +53,11 @@ def attend(
     """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row, in the interface of transformers."""
     if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(refused)}")
-    if query.device.type != "cpu" or dropout or query.shape[-1] != value.shape[-1]:
+    heads, width = query.shape[1], query.shape[3]
+    narrow = heads * width <= NARROW and query.dtype == _exact(query.dtype)
+    if query.device.type != "cpu" or narrow or dropout or width != value.shape[-1]:
         return _by_rows(module, query, key, value, families, dropout, scaling), None
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = width**-0.5 if scaling is None else scaling
     query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
     found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
     return found.unsqueeze(0), None
@@ -66,39 +72,65 @@ def _by_rows(
     dropout: float,
     scaling: float | None,
 ) -> Tensor:
-    """The rows whole, each with its prompt, through the attention that the device knows; rows of one length go together."""
+    """The rows whole, each with its prompt, through the attention that the device knows; rows of about one length go together,
+    padded at their ends, which no token before them sees."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    lengths, places, kept = _spread(families)
-    shares = len(places) > query.shape[2]
-    if shares:
-        picked = torch.tensor(places, device=query.device)
-        query, key, value = (x.index_select(2, picked) for x in (query, key, value))
-    counts = [(length, len(list(same))) for length, same in groupby(lengths)]
-    pieces = zip(*(x[0].split([length * count for length, count in counts], 1) for x in (query, key, value)), strict=True)
+    layout = _layout(tuple(families))
     found = []
-    for (length, count), piece in zip(counts, pieces, strict=True):
-        q, k, v = (x.unflatten(1, (count, length)).transpose(0, 1) for x in piece)
+    for places in layout.places:
+        here = places.to(query.device)
+        # An embedding's backward pass adds up faster than an index's what a shared prompt gets from each of its rows.
+        parts = (embedding(here, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
+        q, k, v = (
+            part.unflatten(2, (-1, x.shape[3])).transpose(1, 2) for part, x in zip(parts, (query, key, value), strict=True)
+        )
         out, _ = sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)
         found.append(out.flatten(0, 1))
-    whole = found[0] if len(found) == 1 else torch.cat(found)
-    return (whole[torch.tensor(kept, device=whole.device)] if shares else whole).unsqueeze(0)
+    return torch.cat(found)[layout.kept.to(query.device)].unsqueeze(0)
 
 
-def _spread(families: Sequence[Family]) -> tuple[list[int], list[int], list[int]]:
-    """(each row's length, where its tokens lie end to end, row after row; where among those each token comes first)."""
-    lengths: list[int] = []
-    places: list[int] = []
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """How tokens that lie end to end are laid out as padded rows, and where they are found again."""
+
+    places: tuple[Tensor, ...]  # (R, T) int64 each: the tokens of R rows; a row's first token again where it is padded
+    kept: Tensor  # (N,) int64: where each token lies, first, in all of those one after another
+
+
+@lru_cache(maxsize=4)  # every layer asks the same
+def _layout(families: tuple[Family, ...]) -> _Layout:
+    rows: list[list[int]] = []
     start = 0
     for family in families:
         own = start + family.shared
         for length in family.own:
-            lengths.append(family.shared + length)
-            places += [*range(start, start + family.shared), *range(own, own + length)]
+            rows.append([*range(start, start + family.shared), *range(own, own + length)])
             own += length
         start = own
-    first = {place: number for number, place in reversed(list(enumerate(places)))}
-    return lengths, places, [first[place] for place in range(start)]
+    places: list[Tensor] = []
+    kept = [-1] * start
+    begun = 0
+    for together in _alike(rows):
+        longest = len(together[-1])
+        places.append(torch.tensor([row + row[:1] * (longest - len(row)) for row in together]))
+        for number, row in enumerate(together):
+            for column, token in enumerate(row):
+                if kept[token] < 0:
+                    kept[token] = begun + number * longest + column
+        begun += places[-1].numel()
+    return _Layout(places=tuple(places), kept=torch.tensor(kept))
+
+
+def _alike(rows: Sequence[list[int]]) -> list[list[list[int]]]:
+    """The rows by length, the longest of those that go together at most `ALIKE` times as long as the shortest."""
+    found: list[list[list[int]]] = []
+    for row in sorted(rows, key=len):
+        if found and len(row) <= ALIKE * len(found[-1][0]):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 class _OnProcessor(torch.autograd.Function):
