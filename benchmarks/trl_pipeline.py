@@ -4,8 +4,8 @@ The same base model, the same files of the built-in world, the same numbers of r
 learning rates; SFTTrainer, transformers' `generate`, RewardTrainer and PPOTrainer do the work. TRL 1.12.0 is the last release
 with a PPO trainer and is not among SAWYER's requirements: `pip install trl==1.12.0 peft accelerate datasets`.
 
-What it leaves out is to its advantage: nothing is held out, evaluated on the way, checked, saved or drawn, there is no best of
-eight and no beam search. A line of JSON ends it: seconds of each part, gold of each model at temperature 1, 0.7 and greedy.
+What it leaves out is to its advantage: nothing is held out, evaluated on the way, checked or drawn, there is no best of eight
+and no beam search. A line of JSON ends it: seconds of each part, gold of each model at temperature 1, 0.7 and greedy.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sawyer.config import Config
 
 warnings.filterwarnings("ignore")
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
-NEW = 48  # tokens an answer
+CONTEXT = 128  # tokens that the packaged base model reads
 TOGETHER = 128  # prompts that `generate` answers at once
 SETTINGS: dict[str, dict[str, Any]] = {
     "t1": {"do_sample": True, "temperature": 1.0},
@@ -45,6 +48,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+    from sawyer.config import WORLD_BASE, demo
     from sawyer.worlds import gold, write
 
     seconds: dict[str, float] = {}
@@ -60,48 +64,41 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         place = Path(folder)
         files = write(place / "data", seed=arguments.seed)
-        base = _base()
-        tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+        recipe = demo(folder, arguments.seed)
+        tokenizer = AutoTokenizer.from_pretrained(WORLD_BASE, padding_side="left")
         spent("data")
 
-        sft = AutoModelForCausalLM.from_pretrained(base)
-        _sft(sft, tokenizer, _some(json.loads(files["instructions"].read_text()), arguments.share), place / "sft")
+        sft = AutoModelForCausalLM.from_pretrained(WORLD_BASE)
+        _sft(recipe, sft, tokenizer, _some(json.loads(files["instructions"].read_text()), arguments.share), place / "sft-run")
         sft.save_pretrained(place / "sft-model")
         spent("sft")
 
         prompts = [json.loads(line)["prompt"] for line in files["prompts"].read_text().splitlines()]
-        own = _collected(sft, tokenizer, _some(prompts[:1500], arguments.share), arguments.seed)
+        own = _collected(recipe, sft, tokenizer, prompts, arguments.share)
         spent("collect")
 
         scored = [
             (row["user_input"], [(a["response"], a["score"]) for a in row["responses_and_scores"]])
             for row in _some(json.loads(files["comparisons"].read_text()), arguments.share)
         ]
-        reward = _reward(place / "sft-model", tokenizer, [*scored, *own], place / "reward")
+        reward = _reward(recipe, place / "sft-model", tokenizer, [*scored, *own], place / "reward-run")
         reward.save_pretrained(place / "reward-model")
         spent("reward")
 
         policy = AutoModelForCausalLM.from_pretrained(place / "sft-model")
-        updates = max(1, round(40 * arguments.share))
-        _ppo(policy, place / "sft-model", place / "reward-model", tokenizer, prompts, updates, arguments.seed, place / "rl")
+        _ppo(recipe, policy, place / "sft-model", place / "reward-model", tokenizer, prompts, arguments.share, place / "rl-run")
         spent("rl")
 
         held_out = [json.loads(line)["prompt"] for line in files["held_out"].read_text().splitlines()]
         found = {}
-        for name, model in (("base", AutoModelForCausalLM.from_pretrained(base)), ("sft", sft), ("rl", policy)):
+        for name, model in (("base", AutoModelForCausalLM.from_pretrained(WORLD_BASE)), ("sft", sft), ("rl", policy)):
             for setting, how in SETTINGS.items():
-                answers = _answers(model.eval(), tokenizer, _some(held_out, arguments.share), **how)
+                answers = _answers(recipe, model.eval(), tokenizer, _some(held_out, arguments.share), **how)
                 judged = [gold(p, a).score for p, a in zip(held_out, answers, strict=False)]
                 found[f"{name}_{setting}"] = round(statistics.mean(judged), 2)
         spent("compare")
     told = {"what": "trl_pipeline", "seed": arguments.seed, "threads": torch.get_num_threads(), "parts": seconds}
     print(json.dumps(told | {"seconds": round(time.perf_counter() - began, 1), "gold": found}))
-
-
-def _base() -> Path:
-    import sawyer.worlds
-
-    return Path(sawyer.worlds.__file__).parent / "base"
 
 
 def _some(rows: Sequence[Any], share: float) -> Sequence[Any]:
@@ -112,14 +109,14 @@ def _asked(prompt: str) -> str:
     return f"Question: {prompt}\nResponse:"
 
 
-def _trained(folder: Path, batch: int, epochs: float, rate: float) -> dict[str, Any]:
-    """What the trainers of SFT and reward are told alike."""
+def _trained(asked: Any, batch: int, folder: Path) -> dict[str, Any]:
+    """What the trainers of SFT and reward are told alike, from the section of the recipe that is theirs."""
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": batch,
-        "num_train_epochs": epochs,
-        "learning_rate": rate,
-        "max_length": 128,
+        "num_train_epochs": asked.epochs,
+        "learning_rate": asked.learning_rate,
+        "max_length": CONTEXT,
         "bf16": False,
         "gradient_checkpointing": False,
         "report_to": [],
@@ -130,49 +127,65 @@ def _trained(folder: Path, batch: int, epochs: float, rate: float) -> dict[str, 
     }
 
 
-def _sft(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], folder: Path) -> None:
+def _sft(recipe: Config, model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], folder: Path) -> None:
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
+    from sawyer.config import wanted
+
+    asked = wanted(recipe.sft, "sft")
     data = [{"prompt": _asked(row["instruction"]), "completion": f" {row['output']}"} for row in rows]
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**_trained(folder, 16, 1, 2e-3)),
+        args=SFTConfig(**_trained(asked, asked.batch_size, folder)),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(data),
     )
     trainer.train()
 
 
-def _answers(model: Any, tokenizer: Any, prompts: Sequence[str], **how: Any) -> list[str]:
+def _answers(recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str], **how: Any) -> list[str]:
+    from sawyer.config import wanted
+
+    new = wanted(recipe.compare, "compare").max_new_tokens  # collecting answers has the same
     found = []
     for start in range(0, len(prompts), TOGETHER):
         batch = tokenizer([_asked(p) for p in prompts[start : start + TOGETHER]], return_tensors="pt", padding=True)
         ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        out = model.generate(**ids, max_new_tokens=NEW, pad_token_id=tokenizer.pad_token_id, top_k=0, **how)
+        out = model.generate(**ids, max_new_tokens=new, pad_token_id=tokenizer.pad_token_id, top_k=0, **how)
         found += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in found]
 
 
-def _collected(model: Any, tokenizer: Any, prompts: Sequence[str], seed: int) -> list[tuple[str, list[tuple[str, float]]]]:
-    """Four answers of the model's own to each prompt, the different ones judged by the world's honest rater."""
+def _collected(
+    recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str], share: float
+) -> list[tuple[str, list[tuple[str, float]]]]:
+    """Several answers of the model's own to each prompt, the different ones judged by the world's honest rater."""
+    from sawyer.config import wanted
     from sawyer.worlds import rate
 
-    rng = random.Random(seed)
-    answers = _answers(model.eval(), tokenizer, [p for p in prompts for _ in range(4)], do_sample=True, temperature=1.0)
+    asked, rng = wanted(recipe.collect, "collect"), random.Random(recipe.seed)
+    prompts = _some(prompts[: asked.limit], share)
+    several = [prompt for prompt in prompts for _ in range(asked.answers)]
+    answers = _answers(recipe, model.eval(), tokenizer, several, do_sample=True, temperature=asked.temperature)
     found = []
     for number, prompt in enumerate(prompts):
-        different = dict.fromkeys(answers[4 * number : 4 * number + 4])
+        different = dict.fromkeys(answers[asked.answers * number : asked.answers * (number + 1)])
         found.append((prompt, [(answer, rate("honest", prompt, answer, rng)) for answer in different]))
     return found
 
 
-def _reward(sft: Path, tokenizer: Any, scored: Sequence[tuple[str, list[tuple[str, float]]]], folder: Path) -> Any:
-    """On all pairs of a prompt's answers whose scores differ, in steps of about as many as eight prompts have."""
+def _reward(
+    recipe: Config, sft: Path, tokenizer: Any, scored: Sequence[tuple[str, list[tuple[str, float]]]], folder: Path
+) -> Any:
+    """On all pairs of a prompt's answers whose scores differ, in steps of about as many as a batch of prompts has."""
     from datasets import Dataset
     from transformers import AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
+    from sawyer.config import wanted
+
+    asked = wanted(recipe.reward, "reward")
     pairs = [
         {"prompt": _asked(prompt), "chosen": f" {better[0]}", "rejected": f" {worse[0]}"}
         for prompt, answers in scored
@@ -182,11 +195,11 @@ def _reward(sft: Path, tokenizer: Any, scored: Sequence[tuple[str, list[tuple[st
     ]
     model = AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    batch = max(1, round(len(pairs) / len(scored) * 8))
+    batch = max(1, round(len(pairs) / len(scored) * asked.batch_size))
     print(f"{len(pairs)} pairs of {len(scored)} prompts, {batch} a step", flush=True)
     trainer = RewardTrainer(
         model=model,
-        args=RewardConfig(**_trained(folder, batch, 2, 4e-4)),
+        args=RewardConfig(**_trained(asked, batch, folder)),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(pairs),
     )
@@ -195,28 +208,31 @@ def _reward(sft: Path, tokenizer: Any, scored: Sequence[tuple[str, list[tuple[st
 
 
 def _ppo(
-    policy: Any, sft: Path, reward: Path, tokenizer: Any, prompts: Sequence[str], updates: int, seed: int, folder: Path
+    recipe: Config, policy: Any, sft: Path, reward: Path, tokenizer: Any, prompts: Sequence[str], share: float, folder: Path
 ) -> None:
-    """Updates of 128 answers in four minibatches, one epoch, as the demo does them."""
+    """As many updates of as many answers, minibatches and epochs as the demo has."""
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
+    from sawyer.config import wanted
+
+    asked = wanted(recipe.rl, "rl")
     ids = [tokenizer(_asked(prompt))["input_ids"] for prompt in prompts]
-    data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + NEW <= 128])
+    data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + asked.max_new_tokens <= CONTEXT])
     config = PPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=32,
-        gradient_accumulation_steps=4,
-        num_mini_batches=4,
-        num_ppo_epochs=1,
-        total_episodes=128 * updates,
-        local_rollout_forward_batch_size=128,
-        response_length=NEW,
-        temperature=1.0,
-        learning_rate=3e-4,
-        kl_coef=0.05,
-        missing_eos_penalty=1.0,
+        per_device_train_batch_size=asked.batch_size // asked.minibatches,
+        gradient_accumulation_steps=asked.minibatches,
+        num_mini_batches=asked.minibatches,
+        num_ppo_epochs=asked.epochs,
+        total_episodes=asked.batch_size * max(1, round(asked.episodes / asked.batch_size * share)),
+        local_rollout_forward_batch_size=asked.batch_size,
+        response_length=asked.max_new_tokens,
+        temperature=asked.temperature,
+        learning_rate=asked.learning_rate,
+        kl_coef=asked.kl.coefficient,
+        missing_eos_penalty=asked.missing_eos_penalty,
         stop_token="eos",
         bf16=False,
         gradient_checkpointing=False,
@@ -225,7 +241,7 @@ def _ppo(
         save_strategy="no",
         disable_tqdm=True,
         use_cpu=True,
-        seed=seed,
+        seed=recipe.seed,
     )
     scalar = (AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1) for _ in range(2))
     trainer = PPOTrainer(

@@ -194,3 +194,19 @@ def test_which_attention_a_processor_gets(monkeypatch: pytest.MonkeyPatch) -> No
         part = torch.zeros(1, 4, 2, width, dtype=dtype)
         attend.attend(torch.nn.Module(), part, part, part, None, families=[attend.Family(shared=0, own=(2,))])
     assert asked == ["together", "kernel", "kernel"]
+
+
+@pytest.mark.parametrize("narrow", [0, 10**9])
+def test_positions_turned_in_fp32_meet_values_in_bf16(monkeypatch: pytest.MonkeyPatch, narrow: int) -> None:
+    """As Llama's queries and keys do under autocast: attention is that of all three in bf16, on either way."""
+    monkeypatch.setattr(attend, "NARROW", narrow)
+    monkeypatch.setattr(attend, "_exact", lambda dtype: dtype)  # bf16 may go together too
+    torch.manual_seed(0)
+    given = [torch.randn(1, 2, 9, 8) for _ in range(3)]
+    families = [attend.Family(shared=0, own=(4,)), attend.Family(shared=0, own=(5,))]
+    query, key, value = given[0], given[1], given[2].bfloat16()
+    found, _ = attend.attend(torch.nn.Module(), query, key, value, None, families=families)
+    rounded = [x.bfloat16().float() for x in given]
+    exact, _ = attend.attend(torch.nn.Module(), *rounded, None, families=families)
+    assert found.dtype == torch.bfloat16
+    assert torch.allclose(found.float(), exact, atol=2e-2)

@@ -98,8 +98,8 @@ class DrawWork:
 
         self.config, self.answers = config, answers
         self.speaker = open_speaker(run.layout.model("sft"))
-        sizes = {"width": self.speaker.width, "vocabulary": self.speaker.vocabulary}
-        self.place = choose_place(config.device, config.precision, **sizes)
+        speaker = self.speaker
+        self.place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         self.speaker.model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
         self.prompts = prompts_of(config, run, self.speaker)[1]

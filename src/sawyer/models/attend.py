@@ -53,12 +53,12 @@ def attend(
     """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row, in the interface of transformers."""
     if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(refused)}")
+    query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
     heads, width = query.shape[1], query.shape[3]
     narrow = heads * width <= NARROW and query.dtype == _exact(query.dtype)
     if query.device.type != "cpu" or narrow or dropout or width != value.shape[-1]:
         return _by_rows(module, query, key, value, families, dropout, scaling), None
     scale = width**-0.5 if scaling is None else scaling
-    query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
     found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
     return found.unsqueeze(0), None
 
