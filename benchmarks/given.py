@@ -30,25 +30,23 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="rows, and prompts of the reward model, a step")
     parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
     parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
-    parser.add_argument("--value", choices=["reward", "policy", "shared"], help="PPO's `rl.value_start`")
-    parser.add_argument("--precision", choices=["auto", "fp32", "bf16"], default="auto")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, such as rl.value_start=shared")
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line of `sawyer` has it, before torch loads
     return parser.parse_args()
 
 
 def config(asked: argparse.Namespace, place: Path, width: int | None = None) -> Config:
     """A run of it. The world's files and the model, of another width than its size says are written into `place`."""
-    from sawyer.config import checked
+    from sawyer.config import checked, with_settings
     from sawyer.worlds import write
 
     data = place / "data"
     if not (data.exists() or (asked.sft and asked.reward and asked.prompts)):
         write(data, seed=0)
-    return checked(
+    run = checked(
         {
             "model": str(asked.model or _model(place / f"model-{width}", asked.size, width)),
             "out": str(place / "run"),
-            "precision": asked.precision,
             "sft": {"data": [asked.sft or str(data / "instructions.json")], "batch_size": asked.batch},
             "reward": {"data": [asked.reward or str(data / "comparisons.json")], "batch_size": asked.batch},
             "rl": {
@@ -59,10 +57,10 @@ def config(asked: argparse.Namespace, place: Path, width: int | None = None) -> 
                 "epochs": 4,
                 "max_new_tokens": asked.new,
                 "temperature": 1.0,
-                **({"value_start": asked.value} if asked.value else {}),
             },
         }
     )
+    return with_settings(run, {}, asked.set)
 
 
 def _model(folder: Path, size: str, width: int | None) -> Path:

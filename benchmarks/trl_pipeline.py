@@ -222,8 +222,9 @@ def _ppo(
     data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + asked.max_new_tokens <= CONTEXT])
     config = PPOConfig(
         output_dir=str(folder),
-        per_device_train_batch_size=asked.batch_size // asked.minibatches,
-        gradient_accumulation_steps=asked.minibatches,
+        # TRL steps every `gradient_accumulation_steps` passes, whatever a minibatch is: 4 quarters would make one step.
+        per_device_train_batch_size=asked.batch_size,
+        gradient_accumulation_steps=1,
         num_mini_batches=asked.minibatches,
         num_ppo_epochs=asked.epochs,
         total_episodes=asked.batch_size * max(1, round(asked.episodes / asked.batch_size * share)),

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from sawyer.engine import Learner, choose_place, generator
 from sawyer.maths import gae, kl_k1, masked_sum, ppo_policy, token_rewards, whiten
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker, policy_logprobs, sequence_logits
+from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_speaker, policy_logprobs, sequence_logits
 from sawyer.records import read
 from sawyer.stages.rl.ppo import update
-from sawyer.stages.rl.rollout import Experience, collect, estimate, values_before, values_of
+from sawyer.stages.rl.rollout import Experience, collect, estimate, logprobs_and_entropies, values_before, values_of
 from sawyer.text import Batch, Row, pad_right
 
 Fixture = Any
@@ -184,6 +184,31 @@ def test_a_token_never_read_may_be_nan(tiny: Fixture, start: Any) -> None:
             trunk.get_input_embeddings().weight[scorer.codec.pad_id] = torch.nan
         assert torch.equal(sequence_logits(scorer.model, batch)[:, 0], before[0])
         assert torch.equal(values_before(value, batch)[batch.mask], before[1])
+
+
+def test_what_one_trunk_says_of_the_answers_is_read_in_one_pass(tiny: Fixture, start: Any) -> None:
+    config, episodes, experience, model = start
+    place, reference = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft).model
+    critic = PolicyWithValue(model)
+    nn.init.normal_(critic.head.weight, generator=generator(0, "head"))
+    expected = values_of(critic, episodes.rows, config, place)
+    passes: list[int] = []
+    handle = model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    found = estimate(episodes, model, reference, critic, 0.05, config, place)
+    assert len(passes) == 1
+    logprobs, entropies = logprobs_and_entropies(model, episodes.rows, config, place)
+    assert len(passes) == 2
+    handle.remove()
+    assert found.old_values is not None and bool(expected[experience.mask].any())
+    assert torch.allclose(found.old_values, expected, atol=1e-6)
+    assert torch.allclose(found.old_logprobs, experience.old_logprobs, atol=1e-6)
+    assert torch.equal(logprobs, experience.old_logprobs)
+    with torch.no_grad():
+        ids = torch.tensor([episodes.rows[0].ids])
+        drawn = torch.log_softmax(model(input_ids=ids).logits[0].double() / 0.8, 1)
+    by_hand = -(drawn.exp() * drawn).sum(1)[:-1]
+    counted = experience.mask[0, 1 : ids.shape[1]]
+    assert torch.allclose(entropies[0, 1 : ids.shape[1]][counted].double(), by_hand[counted], atol=1e-5)
 
 
 def test_the_value_before_a_token_has_not_seen_it(tiny: Fixture, start: Any) -> None:

@@ -43,10 +43,9 @@ def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float,
             episodes.ended.fill_(ended)
         return episodes
 
-    def logprobs_of(model: Any, rows: Any, config: Any, place: Any) -> torch.Tensor:
-        # The policy's are the KL at the first place, the reference's are 0.
-        collect.turn = not getattr(collect, "turn", False)  # type: ignore[attr-defined]
-        return torch.full((len(rows), 1), collect.kl if collect.turn else 0.0)  # type: ignore[attr-defined]
+    def of_policy(model: Any, rows: Any, config: Any, place: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        # The KL at the first place; the reference's log-probs are 0.
+        return torch.full((len(rows), 1), collect.kl), torch.zeros(len(rows), 1)  # type: ignore[attr-defined]
 
     init = RlWork.__init__
 
@@ -55,7 +54,8 @@ def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float,
         collect.held_out = self.held_out  # type: ignore[attr-defined]
 
     monkeypatch.setattr(watched, "collect", collect)
-    monkeypatch.setattr(watched, "logprobs_of", logprobs_of)
+    monkeypatch.setattr(watched, "logprobs_and_entropies", of_policy)
+    monkeypatch.setattr(watched, "logprobs_of", lambda model, rows, config, place: torch.zeros(len(rows), 1))
     monkeypatch.setattr(RlWork, "__init__", start)
 
 

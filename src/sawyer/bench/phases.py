@@ -22,6 +22,7 @@ CALLS = {
     "policy_logprobs": "forward",
     "sequence_logits": "forward",
     "token_values": "forward",
+    "trunk_states": "forward",
 }
 
 

@@ -93,7 +93,8 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
     judge = new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora)
     with replace_folder(run.layout.model("reward")) as folder:
         save_model(folder, judge, speaker.tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
-    del judge  # RL opens the one that was saved
+    codec, parameters = speaker.codec, speaker.parameters
+    del judge, speaker  # RL opens what was saved
     batch = variant.batch or asked.batch_size
     update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "held_out": 0.0}
     asked = asked.model_copy(update={**update, "minibatches": min(asked.minibatches, batch)})
@@ -102,14 +103,14 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
 
     def step(index: int) -> Step:
         told = work.step(index)
-        tokens = sum(len(speaker.codec.prompt(prompt)) for prompt in work.asked_at(index))
+        tokens = sum(len(codec.prompt(prompt)) for prompt in work.asked_at(index))
         return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
 
     # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * asked.epochs
-    return Work(step=step, units="episodes", passes=passes, parameters=speaker.parameters, place=work.place)
+    return Work(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
 
 
 def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:

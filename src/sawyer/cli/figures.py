@@ -11,7 +11,6 @@ from rich.text import Text
 
 from sawyer.cli.classify import show_classified
 from sawyer.cli.screen import CHIPS, say
-from sawyer.runs import SETTINGS, clock
 
 MODELS = {"base": "base", "sft": "SFT", "rl": "RL"}
 SHOWN = ("t1", "t07", "greedy")  # the settings in a table's columns
@@ -19,6 +18,8 @@ SHOWN = ("t1", "t07", "greedy")  # the settings in a table's columns
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     """The outcome: gold or reward by model and setting, win rates, gates, time."""
+    from sawyer.runs import clock
+
     console.print()
     for key, title in (
         ("gold", "Gold (mean true score, 0 to 10)"),
@@ -54,6 +55,8 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 def scores(table: Mapping[str, Any], title: str, *, signed: bool) -> Table:
     """Rows base, SFT, RL and, under temperature 1, the best of 8 SFT samples."""
+    from sawyer.runs import SETTINGS
+
     drawn = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
     drawn.add_column("")
     for setting in SHOWN:

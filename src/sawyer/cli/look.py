@@ -15,7 +15,6 @@ from rich.text import Text
 from sawyer.cli.figures import counted
 from sawyer.cli.screen import say, stderr, stdout
 from sawyer.errors import RunError, SawyerError
-from sawyer.runs import STAGES, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -144,7 +143,7 @@ def _row(question: str, replies: list[Reply]) -> dict[str, Any]:
 
 
 def _run_row(layout: Any) -> tuple[Text | str, ...]:
-    from sawyer.runs import read_manifest
+    from sawyer.runs import STAGES, clock, read_manifest
 
     try:
         stages: Mapping[str, Any] = read_manifest(layout.manifest).get("stages", {})

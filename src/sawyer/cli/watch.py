@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, Any
 
 from sawyer.cli.screen import chip, say
-from sawyer.runs import STAGES, clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 STYLES = {"warning": "yellow", "guard": "yellow", "rollback": "yellow", "waiting": "yellow"}
@@ -45,6 +45,8 @@ class Watch:
             say(self.console, (f"  {row.get('reason', '')}: {words}", "yellow"))
 
     def _event(self, stage: str, kind: str, row: Mapping[str, Any]) -> None:
+        from sawyer.runs import STAGES, clock
+
         if kind in SILENT:
             return
         if kind == "start":
@@ -75,6 +77,8 @@ class Watch:
             say(self.console, ("         what to do: ", "dim"), str(row["advice"]))
 
     def _progress(self, stage: str, done: int, total: int, note: str) -> None:
+        from sawyer.runs import clock
+
         now = self.now()
         if stage != self.stage:
             self._end()
@@ -93,6 +97,8 @@ class Watch:
             self._close()
 
     def _open(self, stage: str, done: int, total: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("  "),
             BarColumn(32),

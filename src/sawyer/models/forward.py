@@ -50,10 +50,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
         raise ValueError("the first token of a row cannot be trained: nothing comes before it")
     targets = batch.ids[rows, columns]
     if splits_exactly(model):
-        if states is None:
-            hidden = real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
-        else:
-            hidden = states[rows, columns - 1]
+        hidden = _states_before(model, batch, rows, columns, states)
         logprobs = _projected(model, hidden, targets, temperature)
     else:
         logits = model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
@@ -62,7 +59,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
 
 
 @torch.no_grad()
-def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0) -> Tensor:
+def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0, states: Tensor | None = None) -> Tensor:
     """(B, T) fp32: the entropy in nats of the distribution from which each trained token is drawn; 0 elsewhere.
 
     Of the whole distribution, not of the token that was drawn; otherwise as `policy_logprobs`.
@@ -74,7 +71,7 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
     pieces: Iterator[Tensor]
     if splits_exactly(model):
         head = head_of(model)
-        hidden = real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
+        hidden = _states_before(model, batch, rows, columns, states)
         pieces = (head(states) for states in hidden.split(max(1, CHUNK // head.weight.shape[0])))
     else:
         pieces = iter([model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]])
@@ -181,6 +178,13 @@ def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
     if ours is None or ours.shape != theirs.shape:
         return False
     return bool((ours - theirs).abs().max() < EXACT * ours.abs().max())
+
+
+def _states_before(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor, states: Tensor | None) -> Tensor:
+    """(n, d): the state from which the token at each place is predicted."""
+    if states is None:
+        return real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
+    return states[rows, columns - 1]
 
 
 def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -19,8 +19,8 @@ from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, generator
 from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
-from sawyer.models import PolicyWithValue, policy_logprobs, trunk_states
-from sawyer.stages.rl.rollout import Experience, before, values_before
+from sawyer.models import PolicyWithValue, policy_logprobs
+from sawyer.stages.rl.rollout import Experience, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
 
 VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
@@ -165,9 +165,7 @@ def _policy_loss(part: Part, policy: Learner, config: Config, place: Place, sums
     values = None
     with place.autocast():
         if isinstance(model, PolicyWithValue):
-            states = trunk_states(model.policy, batch)
-            new = policy_logprobs(model.policy, batch, temperature=asked.temperature, states=states).logprobs
-            values = before(model.of_states(states))
+            new, values = logprobs_and_values(model, batch, asked.temperature)
         else:
             new = policy_logprobs(model, batch, temperature=asked.temperature).logprobs
     old, mask = part.old_logprobs.to(new.device), part.mask.to(new.device)

@@ -13,7 +13,19 @@ from sawyer.config import Config, wanted
 from sawyer.engine import Place
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
-from sawyer.models import Completion, Scorer, Speaker, policy_entropies, policy_logprobs, sample, scored, token_values
+from sawyer.models import (
+    Completion,
+    PolicyWithValue,
+    Scorer,
+    Speaker,
+    policy_entropies,
+    policy_logprobs,
+    sample,
+    scored,
+    splits_exactly,
+    token_values,
+    trunk_states,
+)
 from sawyer.records import Prompt
 from sawyer.stages.rl.algorithms import advantages_of
 from sawyer.text import Batch, Row, batches, pad_right
@@ -95,9 +107,13 @@ def estimate(
 ) -> Experience:
     """Log-probs under policy and reference, values where there is a value network, rewards, advantages and returns."""
     asked = wanted(config.rl, "rl")
-    old = logprobs_of(policy, episodes.rows, config, place)
+    values: Tensor | None = None
+    if isinstance(value, PolicyWithValue):
+        old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
+    else:
+        old = logprobs_of(policy, episodes.rows, config, place)
+        values = None if value is None else values_of(value, episodes.rows, config, place)
     ref = logprobs_of(reference, episodes.rows, config, place)
-    values = None if value is None else values_of(value, episodes.rows, config, place)
     mask = pad_right(episodes.rows, 0).trained
     scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
     scores = missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
@@ -118,35 +134,46 @@ def estimate(
 def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
     """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
     temperature = wanted(config.rl, "rl").temperature
-    return _read(rows, config, place, lambda batch: policy_logprobs(model, batch, temperature=temperature).logprobs)
+    return _read(rows, config, place, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
 
 
-def entropies_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
-    """(B, T) entropies of the distributions that the response tokens are drawn from, 0 elsewhere, on the CPU."""
+def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> tuple[Tensor, Tensor]:
+    """(B, T) each, from one pass: `logprobs_of`, and the entropies of the distributions that the tokens are drawn from."""
     temperature = wanted(config.rl, "rl").temperature
-    return _read(rows, config, place, lambda batch: policy_entropies(model, batch, temperature=temperature))
+
+    def figures(batch: Batch) -> list[Tensor]:
+        states = trunk_states(model, batch) if splits_exactly(model) else None
+        logprobs = policy_logprobs(model, batch, temperature=temperature, states=states).logprobs
+        return [logprobs, policy_entropies(model, batch, temperature=temperature, states=states)]
+
+    logprobs, entropies = _read(rows, config, place, figures)
+    return logprobs, entropies
 
 
 def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
     """(B, T) values of the state before each token, on the CPU; 0 at the first token, which has no state before it."""
-    return _read(rows, config, place, lambda batch: values_before(model, batch))
+    return _read(rows, config, place, lambda batch: [values_before(model, batch)])[0]
 
 
 @torch.no_grad()
-def _read(rows: Sequence[Row], config: Config, place: Place, figures: Callable[[Batch], Tensor]) -> Tensor:
-    """(B, T), on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
+def _read(
+    rows: Sequence[Row], config: Config, place: Place, figures: Callable[[Batch], Sequence[Tensor]]
+) -> tuple[Tensor, ...]:
+    """(B, T) each, on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
     longest = max(len(row.ids) for row in rows)
 
     def read(mine: list[int]) -> Tensor:
-        found = torch.zeros(len(mine), longest)
+        parts = []
         for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
             with place.autocast():
-                part = figures(batch.to(place.device))
-            found[indices, : part.shape[1]] = part.float().cpu()
+                parts.append((indices, torch.stack([x.float() for x in figures(batch.to(place.device))], 2).cpu()))
+        found = torch.zeros(len(mine), longest, parts[0][1].shape[2])
+        for indices, part in parts:
+            found[indices, : part.shape[1]] = part
         return found
 
     told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
-    return told
+    return told.unbind(2)
 
 
 def finite(episodes: Episodes) -> Episodes:
@@ -161,6 +188,13 @@ def finite(episodes: Episodes) -> Episodes:
             todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
         )
     return episodes
+
+
+def logprobs_and_values(model: PolicyWithValue, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
+    """(B, T) each, from one pass of the trunk that both have: the policy's log-probs, and `values_before`."""
+    states = trunk_states(model.policy, batch)
+    logprobs = policy_logprobs(model.policy, batch, temperature=temperature, states=states).logprobs
+    return logprobs, before(model.of_states(states))
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:

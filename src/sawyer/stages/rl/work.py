@@ -19,7 +19,7 @@ from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, entropies_of, logprobs_of
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
 from sawyer.stages.rl.zero import measured
 from sawyer.text import Row
@@ -126,12 +126,12 @@ class PolicyWork:
         if self.config.world is not None:
             golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
             self.judged["gold"] = golds
-        policy = self.policy_speaker.model
+        logprobs, entropies = logprobs_and_entropies(self.policy_speaker.model, episodes.rows, self.config, self.place)
         found = self.found = HeldOut(
             episodes=episodes,
-            logprobs=logprobs_of(policy, episodes.rows, self.config, self.place),
+            logprobs=logprobs,
             ref_logprobs=logprobs_of(self.reference, episodes.rows, self.config, self.place),
-            entropies=entropies_of(policy, episodes.rows, self.config, self.place),
+            entropies=entropies,
             golds=golds,
         )
         metrics = held_out_measures(found, self.asked.missing_eos_penalty)
