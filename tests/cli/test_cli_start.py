@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2")
+HEAVY = ("torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2", "rich.markdown")
 PROBE = """
 import json, sys
 sys.argv = ["sawyer", *json.loads(sys.argv[1])]
@@ -46,9 +46,9 @@ def test_check_imports_nothing_heavy(tmp_path: Path) -> None:
     assert (code, heavy) == (0, []) and "Training would take the file" in printed
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["check", "a.json"]])
-def test_quick_commands_are_quick(tmp_path: Path, arguments: list[str]) -> None:
-    """Less than a second of the processor, the best of three: whatever else runs on the machine does not count."""
+@pytest.mark.parametrize(("arguments", "most"), [(["--help"], 0.5), (["check", "a.json"], 1.0)])
+def test_quick_commands_are_quick(tmp_path: Path, arguments: list[str], most: float) -> None:
+    """Seconds of the processor, the best of three: whatever else runs on the machine does not count."""
     (tmp_path / "a.json").write_text('[{"instruction": "What is up?", "input": "", "output": "The sky."}]')
     script = f"import sys; sys.argv = ['sawyer', *{arguments!r}]; from sawyer.cli.main import main; main()"
     spent = []
@@ -58,7 +58,7 @@ def test_quick_commands_are_quick(tmp_path: Path, arguments: list[str]) -> None:
         after = os.times()
         spent.append(after.children_user - before.children_user + after.children_system - before.children_system)
     if os.name == "posix":  # elsewhere the children's time is not told
-        assert 0 < min(spent) < 1.0
+        assert 0 < min(spent) < most
 
 
 def test_import_sawyer_is_light_and_its_door_opens() -> None:

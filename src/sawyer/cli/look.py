@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from sawyer.cli.figures import counted
 from sawyer.cli.screen import say, stderr, stdout
 from sawyer.errors import RunError, SawyerError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from sawyer.chat import Chat, Reply
 
@@ -76,6 +74,8 @@ def chat(
 
 def runs(folder: Annotated[str, typer.Argument(help="A folder of runs.", metavar="[FOLDER]")] = "runs") -> None:
     """What is in the runs folder: stage, state, key figures."""
+    from rich.table import Table
+
     from sawyer.runs import Layout
 
     root = Path(folder)
@@ -97,6 +97,8 @@ def runs(folder: Annotated[str, typer.Argument(help="A folder of runs.", metavar
 
 def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
     """Lines from whoever types, or from a pipe; an empty line or the end of input ends."""
+    from rich.text import Text
+
     if sys.stdin.isatty() and not quiet:
         say(console, f"{', '.join(NAMES[m] for m in talk.models)} listen. Each question stands alone; an empty line ends.")
     while True:
@@ -112,6 +114,9 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
 
 def _show(console: Console, replies: list[Reply]) -> None:
     """The answers beside each other, each with its reward as a bar around zero."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="bold", expand=False)
     for reply in replies:
         table.add_column(NAMES.get(reply.model, reply.model), ratio=1, overflow="fold")
@@ -125,6 +130,8 @@ def _show(console: Console, replies: list[Reply]) -> None:
 
 
 def _bar(reward: float | None) -> Text:
+    from rich.text import Text
+
     if reward is None:
         return Text("–", style="dim")
     size = min(BAR, round(BAR * abs(reward) / FULL))
@@ -143,6 +150,9 @@ def _row(question: str, replies: list[Reply]) -> dict[str, Any]:
 
 
 def _run_row(layout: Any) -> tuple[Text | str, ...]:
+    from rich.text import Text
+
+    from sawyer.cli.figures import counted
     from sawyer.runs import STAGES, clock, read_manifest
 
     try:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from sawyer.cli.screen import CHIPS, say, stdout
 from sawyer.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from sawyer.maths import Example, LossCheck
 
@@ -58,6 +57,9 @@ def _first_line(function: object) -> str:
 
 
 def _table(checked: LossCheck) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
     drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     drawn.add_column(no_wrap=True)
     drawn.add_column(no_wrap=True)

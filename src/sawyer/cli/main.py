@@ -14,6 +14,7 @@ from sawyer.cli.ablate import ablate
 from sawyer.cli.bakeoff import bakeoff
 from sawyer.cli.bench import bench
 from sawyer.cli.merge import merge
+from sawyer.cli.panels import Panels
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
@@ -21,10 +22,11 @@ from sawyer.version import __version__
 
 app = typer.Typer(
     name="sawyer",
+    cls=Panels,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -5,27 +5,35 @@ from __future__ import annotations
 import tempfile
 import traceback
 from pathlib import Path
-
-from rich.console import Console
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from sawyer.errors import SawyerError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 CHIPS = {"ok": ("✓ ok  ", "green"), "warn": ("! warn", "yellow"), "fail": ("✕ fail", "red")}
 
 
-def stdout() -> Console:
+def stdout(*, quiet: bool = False) -> Console:
     """Made anew for each command, so that it writes to the standard output of now."""
-    return Console(highlight=False)
+    from rich.console import Console
+
+    return Console(highlight=False, quiet=quiet)
 
 
 def stderr() -> Console:
     """The console for troubles."""
+    from rich.console import Console
+
     return Console(stderr=True, highlight=False)
 
 
 def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
     """Print parts, each plain or (text, style), as one line; only a terminal's lines are folded."""
+    from rich.text import Text
+
     console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
 
 

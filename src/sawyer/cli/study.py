@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sawyer.cli.panels import Panels
 from sawyer.cli.screen import say, stdout
 from sawyer.cli.watch import Watch
 from sawyer.errors import ConfigError
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 MOST_SEEDS = 1000  # more in one command are a slip of the finger
 
-app = typer.Typer(no_args_is_help=True, help="Many runs, one question: what do seeds do, how far can a reward be pushed?")
+app = typer.Typer(
+    cls=Panels,
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    help="Many runs, one question: what do seeds do, how far can a reward be pushed?",
+)
 
 MaybeFile = Annotated[
     str | None,

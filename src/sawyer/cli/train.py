@@ -6,10 +6,8 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from sawyer import processes
-from sawyer.cli.figures import show_summary
 from sawyer.cli.screen import say, stdout
 from sawyer.cli.watch import Watch
 
@@ -66,9 +64,10 @@ def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
     """Do the work under a watch, then say what came out and where to look. Of several processes the first one speaks."""
     from pathlib import Path
 
+    from sawyer.cli.figures import show_summary
     from sawyer.runs import Layout
 
-    console = stdout() if processes.is_first() else Console(quiet=True)
+    console = stdout(quiet=not processes.is_first())
     with Watch(console) as watch:
         summary = work(watch)
     show_summary(console, summary)
