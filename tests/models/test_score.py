@@ -119,6 +119,19 @@ def test_order_and_batches_change_nothing(saved: Callable[..., Path], monkeypatc
         scorer(PROMPTS, ANSWERS[:2])
 
 
+def test_an_answer_that_comes_several_times_is_read_once(saved: Callable[..., Path]) -> None:
+    scorer = RewardScorer.load(saved("gpt2"))
+    prompts, answers = [PROMPTS[0], PROMPTS[1], PROMPTS[0], PROMPTS[0]], [ANSWERS[0], ANSWERS[0], ANSWERS[0], "word " * 100]
+    expected = [scorer([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    scorer.cut, read = 0, []
+    handle = scorer.model.base_model.register_forward_hook(lambda _module, _inputs, out: read.append(out.last_hidden_state))
+    assert scorer([*prompts, prompts[3]], [*answers, answers[3]]) == pytest.approx([*expected, expected[3]], abs=1e-6)
+    handle.remove()
+    longest = max(len(scorer.codec.answer(prompt, answer).ids) for prompt, answer in zip(prompts, answers, strict=True))
+    assert 0 < sum(states.shape[:2].numel() for states in read) <= 3 * longest
+    assert scorer.cut == 2
+
+
 def test_poisoned_padding(saved: Callable[..., Path]) -> None:
     scorer = RewardScorer.load(saved("gpt2"))
     whole = scorer(PROMPTS, ANSWERS)

@@ -170,13 +170,17 @@ class RewardScorer:
 
     @torch.no_grad()
     def raw(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """(M, N) fp64: each member's score of each answer, before shift and scale."""
-        rows = [self.codec.answer(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
-        self.cut += sum(row.cut for row in rows)
-        sizes = [len(row.ids) for row in rows]
-        sizes = [len(row.ids) for row in rows]
-        found: Tensor = processes.shared_rows(sizes, lambda mine: self._read([rows[i] for i in mine]).T)
-        return found.T
+        """(M, N) fp64: each member's score of each answer, before shift and scale. An answer that comes several times is read
+        once."""
+        every = list(zip(prompts, responses, strict=True))
+        places = {one: place for place, one in enumerate(dict.fromkeys(every))}
+        rows = [self.codec.answer(prompt, response) for prompt, response in places]
+        where = [places[one] for one in every]
+        self.cut += sum(rows[place].cut for place in where)
+        found: Tensor = processes.shared_rows(
+            [len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T
+        )
+        return found.T[:, where]
 
     def _read(self, rows: Sequence[Row]) -> Tensor:
         scores = torch.zeros(len(self.members), len(rows), dtype=torch.float64)
