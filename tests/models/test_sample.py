@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -101,22 +100,18 @@ def test_each_token_of_each_row_has_a_number_of_its_own(speaker: Speakers) -> No
     assert abs(correlation(places[:, 0], places[:, 0].square())) > bound  # the bound can be broken
 
 
-def test_which_token_a_number_means(speaker: Speakers) -> None:
-    """Shares 0 (the pad's), four times 1/4, 0: a number on a border opens the next token; no number means a share of 0."""
-    codec = replace(speaker("gpt2").codec, tokenizer=FiveTokens())
+def test_which_token_a_number_means() -> None:
+    """Shares 0 (a token that is never drawn), four times 1/4, 0: a number on a border opens the next token; no number means a
+    share of 0."""
     logits = torch.tensor([5.0, 0.0, 0.0, 0.0, 0.0, 9.0])
     numbers = [0.0, 0.2, 0.25, 0.49, 0.5, 0.75, 0.99, 1 - 2**-53, 1.0]
-    found = MODULE._draw(logits.repeat(len(numbers), 1), torch.tensor(numbers, dtype=torch.float64), codec)[0]
-    assert found.tolist() == [1, 1, 2, 2, 3, 4, 4, 4, 4]
-
-
-class FiveTokens:
-    """A tokenizer of five tokens, the first of which is the pad."""
-
-    pad_token_id = 0
-
-    def __len__(self) -> int:
-        return 5
+    drawn, logprobs = MODULE._draw(
+        logits.repeat(len(numbers), 1), torch.tensor(numbers, dtype=torch.float64), torch.tensor([0, 5])
+    )
+    assert drawn.tolist() == [1, 1, 2, 2, 3, 4, 4, 4, 4]
+    assert torch.allclose(logprobs, torch.log_softmax(logits, 0)[drawn], atol=1e-6)
+    greedy = torch.tensor([[0.0, 1e-8, 2e-8, -1.0, 9.0, 1.0]])  # two of them the same in fp32 once exponentiated
+    assert MODULE._draw(greedy, None, torch.tensor([4, 5]))[0].tolist() == [2]
 
 
 def test_an_answer_does_not_depend_on_its_neighbours(speaker: Speakers) -> None:
@@ -264,8 +259,8 @@ def test_the_running_sum_over_blocks(generator: torch.Generator) -> None:
     shares = torch.softmax(logits, 1)
     whole = shares.double().cumsum(1)
     expected = torch.searchsorted(whole, numbers.unsqueeze(1) * whole[:, -1:], right=True).squeeze(1)
-    assert MODULE._inverse(shares, numbers).tolist() == expected.tolist()
-    assert MODULE._inverse(shares, 1 - numbers).tolist() != expected.tolist()
+    assert MODULE._inverse(shares, MODULE._running(shares), numbers).tolist() == expected.tolist()
+    assert MODULE._inverse(shares, MODULE._running(shares), 1 - numbers).tolist() != expected.tolist()
 
 
 def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:

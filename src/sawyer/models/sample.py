@@ -123,8 +123,10 @@ def _sample(
     running = torch.ones_like(left, dtype=torch.bool)
     rows = decoder(model, prompts, room=max(limits))
     logits = rows.first()
+    never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=device)
     for step in range(max(limits)):
-        chosen, told = _draw(logits.div_(temperature), None if greedy else draws[alive, step], codec)
+        logits = logits if temperature == 1.0 else logits.div_(temperature)
+        chosen, told = _draw(logits, None if greedy else draws[alive, step], never)
         if not bool(torch.isfinite(told).all()):
             raise _ruined()
         column = torch.full((len(prompts),), codec.eos_id, device=device)
@@ -161,38 +163,44 @@ def _ruined() -> NotFiniteError:
     )
 
 
-def _draw(logits: Tensor, uniforms: Tensor | None, codec: Codec) -> tuple[Tensor, Tensor]:
+def _draw(logits: Tensor, uniforms: Tensor | None, never: Tensor) -> tuple[Tensor, Tensor]:
     """(the next token of each row, its log-prob over the whole vocabulary) by inverse distribution function: one uniform number
-    a row. None: the likeliest token. Writes into `logits`.
-
-    The running sum is taken over blocks of the vocabulary first, in float64: over 50,000 tokens the rounding of a running fp32
-    sum is as large as a rare token's share, and a running float64 sum of all takes longer than a small model's forward pass.
-    A block's own sum is fp32, as its shares are: what rounding takes from it is no more than it takes from one of them.
-    """
-    never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=logits.device)
+    a row. None: the likeliest token. The tokens `never` are not drawn. Writes into `logits`."""
     left_out = torch.logsumexp(logits[:, never], 1)
     logits[:, never] = -torch.inf
-    shares = torch.softmax(logits, 1)
-    chosen = logits.argmax(1) if uniforms is None else _inverse(shares, uniforms)
-    found = logits.gather(1, chosen.unsqueeze(1)).squeeze(1)
-    allowed = found - shares.gather(1, chosen.unsqueeze(1)).squeeze(1).log()  # log-sum-exp of what may be drawn
-    return chosen, found - torch.logaddexp(allowed, left_out)
+    likeliest = logits.argmax(1)
+    most = logits.gather(1, likeliest.unsqueeze(1))
+    terms = logits.sub_(most).exp_()
+    sums = _running(terms)
+    chosen = likeliest if uniforms is None else _inverse(terms, sums, uniforms)
+    whole = torch.logaddexp(sums[:, -1].log(), (left_out - most.squeeze(1)).double())  # of all that the model could say
+    return chosen, (terms.gather(1, chosen.unsqueeze(1)).squeeze(1).log() - whole).float()
 
 
-def _inverse(shares: Tensor, uniforms: Tensor) -> Tensor:
-    """For each row the first token at which the running sum of `shares` (B, V) exceeds `uniforms` (B,) of their whole."""
-    size = shares.shape[1]
-    blocks = size // BLOCK
-    whole = shares[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).sum(2)
-    sums = torch.cat([whole, shares[:, blocks * BLOCK :].sum(1, keepdim=True)], 1).double().cumsum_(1)
+def _running(terms: Tensor) -> Tensor:
+    """(B, V) -> (B, blocks): the running sum at the end of each `BLOCK` of the vocabulary, in float64.
+
+    Over 50,000 tokens the rounding of a running fp32 sum is as large as a rare token's share, and a running float64 sum of all
+    takes longer than a small model's forward pass. A block's own sum is fp32, as its terms are: what rounding takes from it is
+    no more than it takes from one of them.
+    """
+    size = terms.shape[1] // BLOCK * BLOCK
+    blocks = terms[:, :size].unflatten(1, (-1, BLOCK)).sum(2)
+    return torch.cat([blocks, terms[:, size:].sum(1, keepdim=True)], 1).double().cumsum_(1)
+
+
+def _inverse(terms: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
+    """For each row the first token at which the running sum of `terms` (B, V) exceeds `uniforms` (B,) of their whole; `sums`
+    is `_running(terms)`."""
+    size, last = terms.shape[1], sums.shape[1] - 1
     block = torch.searchsorted(sums, _below(uniforms.unsqueeze(1) * sums[:, -1:], sums[:, -1:]), right=True)
-    block = block.clamp(max=blocks)
+    block = block.clamp(max=last)
     before = torch.where(block > 0, sums.gather(1, (block - 1).clamp(min=0)), 0.0)
-    tokens = block * BLOCK + torch.arange(BLOCK, device=shares.device)
-    inside = torch.where(tokens < size, shares.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
+    tokens = block * BLOCK + torch.arange(BLOCK, device=terms.device)
+    inside = torch.where(tokens < size, terms.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
     target = _below((uniforms.unsqueeze(1) * sums[:, -1:] - before).clamp(min=0), inside[:, -1:])
     found = block * BLOCK + torch.searchsorted(inside, target, right=True)
-    return found.squeeze(1).clamp(max=size - 1)  # beyond it only where shares are no numbers, which the caller finds out
+    return found.squeeze(1).clamp(max=size - 1)  # beyond it only where terms are no numbers, which the caller finds out
 
 
 def _below(target: Tensor, whole: Tensor) -> Tensor:
