@@ -17,13 +17,17 @@ def main() -> None:
     asked = _arguments()
     from sawyer.bench import bench
     from sawyer.cli.bench import show
+    from sawyer.errors import SawyerError
 
-    with TemporaryDirectory() as folder:
-        found = []
-        for width in asked.widths or [None]:
-            grow = [] if width else asked.grow
-            run = config(asked, Path(folder), width)
-            found += bench(run, stages=asked.stages, grow=grow, steps=asked.steps, out=Path(asked.out))
+    found = []
+    try:
+        with TemporaryDirectory() as folder:
+            for width in asked.widths or [None]:
+                grow = [] if width else asked.grow
+                run = config(asked, Path(folder), width)
+                found += bench(run, stages=asked.stages, grow=grow, steps=asked.steps, out=Path(asked.out))
+    except SawyerError as error:
+        raise SystemExit(str(error)) from error
     show(found)
 
 

@@ -125,7 +125,8 @@ def _sample(
     logits = rows.first()
     never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=device)
     for step in range(max(limits)):
-        logits = logits if temperature == 1.0 else logits.div_(temperature)
+        if temperature != 1.0:
+            logits.div_(temperature)
         chosen, told = _draw(logits, None if greedy else draws[alive, step], never)
         if not bool(torch.isfinite(told).all()):
             raise _ruined()

@@ -107,7 +107,7 @@ def estimate(
 ) -> Experience:
     """Log-probs under policy and reference, values where there is a value network, rewards, advantages and returns."""
     asked = wanted(config.rl, "rl")
-    values: Tensor | None = None
+    values: Tensor | None
     if isinstance(value, PolicyWithValue):
         old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
     else:
