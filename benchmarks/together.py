@@ -40,15 +40,9 @@ class Turns:
 
     @property
     def sides(self) -> tuple[Side, Side]:
-        """Units a second: of those in step the whole batch's, of those apart the sum. The peak: the largest of any process."""
-        return (
-            Side(name="in step", per_second=[m.per_second for m in self.in_step], peak_mb=[m.peak_mb for m in self.in_step]),
-            Side(
-                name="apart",
-                per_second=[sum(m.per_second for m in two) for two in self.apart],
-                peak_mb=[max(m.peak_mb for m in two) for two in self.apart],
-            ),
-        )
+        """Units a second until all is done, by those apart until both have ended: the one that ends first leaves the machine to
+        the other. The peak: the largest of any process."""
+        return _side("in step", [[m] for m in self.in_step]), _side("apart", self.apart)
 
     @property
     def ratios(self) -> list[float]:
@@ -79,6 +73,14 @@ class Turns:
         ratio = f"{statistics.median(self.ratios):.2f}"
         speeds = (f"{side.speed:,.1f}" for side in (in_step, apart))
         return ROW.format(self.stage, self.batch, *speeds, self.in_step[0].units, ratio, spread)
+
+
+def _side(name: str, rounds: Sequence[Sequence[Measured]]) -> Side:
+    return Side(
+        name=name,
+        per_second=[sum(m.done for m in at_once) / max(m.took for m in at_once) for at_once in rounds],
+        peak_mb=[max(m.peak_mb for m in at_once) for at_once in rounds],
+    )
 
 
 def main() -> None:
@@ -113,10 +115,10 @@ def taken(run: Config, stage: str, batch: int, rounds: int, steps: int) -> Turns
     for number in range(rounds):
         in_step.append(measured(run, stage, Variant(processes=PROCESSES), steps=steps))
         apart.append(measured_apart(run, stage, parts=PROCESSES, steps=steps))
-        told = " + ".join(f"{one.per_second:.4g}" for one in apart[-1])
+        told = " and ".join(f"{one.took:.4g}" for one in apart[-1])
         print(
-            f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].per_second:.4g}, apart {told} {in_step[-1].units} "
-            "a second",
+            f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].took:.4g} s, apart {told} s "
+            f"for {in_step[-1].done:,.0f} {in_step[-1].units}",
             flush=True,
         )
     return Turns(stage=stage, batch=batch, in_step=in_step, apart=apart)

@@ -51,4 +51,3 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 def quick_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("sawyer.bench.ceiling")
     monkeypatch.setattr(module, "SHAPES", ((8, 16, 16),))
-    monkeypatch.setattr(module, "COPIED", 1024)

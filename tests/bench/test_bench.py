@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,10 +20,10 @@ from sawyer.bench import (
     Part,
     Variant,
     bench,
-    ceiling,
     line,
     measure,
     part_of,
+    product_rate,
     sitting,
     table,
     variant,
@@ -45,7 +47,7 @@ def test_a_stage_is_measured(config: Config, stage: str, phase: str, tmp_path: P
     assert found.per_second > 0 and found.tokens_per_second > 0 and found.peak_mb > 0
     assert found.phases[phase] > 0 and set(found.phases) == {*PHASES, "else"}
     assert (found.phases["optimizer"] == 0) == (stage == "sampling")
-    assert found.share == pytest.approx(found.tokens_per_second * found.operations / (found.gflops * 1e9))
+    assert 0 < found.share < 10
     assert found.operations / found.parameters == {"sft": 6, "reward": 6, "rl": 22, "sampling": 2}[stage]
 
 
@@ -108,6 +110,30 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
     assert found.share == pytest.approx(found.tokens_per_second * 60 / (found.gflops * 1e9))
 
 
+def test_the_share_is_of_the_rate_before_and_after_each_step(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that slows down: four steps of 60 tokens, 6 x 10 operations a token. A step of two seconds has rates of its
+    own, shorter ones share them; with the rate of the end alone the share would be 4."""
+    rates, now = iter([6e-6, 4e-6, 2e-6, 1e-6]), iter([0.0, 2.0, 2.0, 2.9, 2.9, 3.8, 3.8, 4.7])
+    made = Work(
+        step=lambda _: Step(units=60, tokens=60),
+        units="rows",
+        passes=6,
+        parameters=10,
+        place=choose_place("cpu", "fp32", width=16),
+    )
+    monkeypatch.setitem(BUILD, "sft", lambda *_: made)
+    module = import_module("sawyer.bench.measure")
+    monkeypatch.setattr(module, "product_rate", lambda *_: next(rates))
+    monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    found = measure(config, "sft", tmp_path, steps=4)
+    # GFLOP/s of the steps: 1.8e-6, then 4e-6 thrice; the rates beside them 5e-6, 3e-6 twice, 1.5e-6.
+    assert found.share == pytest.approx((4 / 3 + 4 / 3) / 2)
+    assert found.gflops == pytest.approx(3e-6)
+    assert (found.done, found.took) == (240, pytest.approx(4.7))
+
+
 def test_phases_leave_everything_as_it_was() -> None:
     before = torch.Tensor.backward, torch.optim.AdamW.step, [getattr(models, name) for name in CALLS]
     with phases(CPU) as clock:
@@ -132,6 +158,8 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
         per_second=1234.5678,
         tokens_per_second=1234.5678,
         seconds=2.0,
+        done=2469.1356,
+        took=2.0,
         phases={**dict.fromkeys(PHASES, 0.0), "forward": 0.5, "else": 1.5},
         peak_mb=100.0,
         share=0.5,
@@ -176,6 +204,10 @@ def test_a_stage_the_config_does_not_name(config: Config, tmp_path: Path) -> Non
     assert set(GROWTH["batch"]) == set(GROWTH["processes"]) == set(MEASURED)
 
 
-def test_the_ceiling_is_the_best_shape() -> None:
-    found = ceiling(CPU, repeats=1)
-    assert found.fp32_gflops > 0 and found.bf16_gflops > 0 and found.copy_gb_per_second > 0
+def test_the_rate_is_the_best_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In milliseconds: 2 m k n operations of the first shape in 2, of the second, twice as many, in 1."""
+    ceiling = import_module("sawyer.bench.ceiling")
+    monkeypatch.setattr(ceiling, "SHAPES", ((8, 16, 16), (16, 16, 16)))
+    took = iter([2e-3, 1e-3])
+    monkeypatch.setattr(ceiling, "_median", lambda *_: next(took))
+    assert product_rate(CPU, torch.float32) == pytest.approx(2 * 16**3 / 1e-3 / 1e9)

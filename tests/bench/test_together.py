@@ -1,4 +1,4 @@
-"""In step over apart: the sum of those apart, the median of the rounds' ratios, both sides in turn."""
+"""In step over apart: those apart until both have ended, the median of the rounds' ratios, both sides in turn."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ EXAMPLE = Measured(
     per_second=1.0,
     tokens_per_second=1.0,
     seconds=1.0,
+    done=1.0,
+    took=1.0,
     phases={},
     peak_mb=100.0,
     share=0.5,
@@ -28,8 +30,9 @@ EXAMPLE = Measured(
     precision="fp32",
     gflops=50.0,
 )
-IN_STEP = (90.0, 240.0, 150.0)
-APART = ((60.0, 40.0), (200.0, 40.0), (100.0, 200.0))
+IN_STEP = (90.0, 240.0, 150.0)  # seconds for 1,200 tokens
+# Tokens and seconds of each of the two, for the same.
+APART = (((500.0, 81.0), (700.0, 60.0)), ((600.0, 120.0), (600.0, 240.0)), ((600.0, 75.0), (600.0, 60.0)))
 
 
 @pytest.fixture(autouse=True)
@@ -38,19 +41,20 @@ def spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
 
 
-def of(speed: float, peak: float = 100.0) -> Measured:
-    return replace(EXAMPLE, per_second=speed, peak_mb=peak)
+def of(done: float, took: float, peak: float = 100.0) -> Measured:
+    return replace(EXAMPLE, done=done, took=took, peak_mb=peak)
 
 
-def test_the_ratio_is_the_median_of_the_rounds_over_the_sum_of_those_apart() -> None:
-    apart = [(of(one, 70.0), of(other, 50.0)) for one, other in APART]
-    turns = together.Turns(stage="sft", batch=8, in_step=[of(speed) for speed in IN_STEP], apart=apart)
+def test_the_ratio_is_the_median_of_the_rounds_and_those_apart_have_ended_when_both_have() -> None:
+    apart = [(of(*one, 70.0), of(*other, 50.0)) for one, other in APART]
+    in_step = [of(1200.0, seconds) for seconds in IN_STEP]
+    turns = together.Turns(stage="sft", batch=8, in_step=in_step, apart=apart)
     told = turns.told
     assert told["ratios"] == [0.9, 1.0, 0.5]
-    assert told["times_as_fast"] == 0.9  # of medians 0.625, of means 0.75; over one of the two 1.2 at least
-    assert told["apart"] == {"per_second": 240.0, "peak_mb": 70.0, "rounds": [100.0, 240.0, 300.0]}
-    assert told["in_step"]["per_second"] == 150.0
-    assert turns.row.split() == ["sft", "8", "150.0", "240.0", "tokens", "0.90", "0.50", "to", "1.00"]
+    assert told["times_as_fast"] == 0.9  # by the sum of both's own rates 0.75, 0.67 and 0.44
+    assert told["apart"]["peak_mb"] == 70.0 and told["apart"]["rounds"] == pytest.approx([1200 / 81, 5, 16], abs=0.01)
+    assert told["in_step"]["per_second"] == 8.0
+    assert turns.row.split() == ["sft", "8", "8.0", "14.8", "tokens", "0.90", "0.50", "to", "1.00"]
 
 
 def arguments(config: Config, *more: str) -> list[str]:
@@ -67,11 +71,11 @@ def test_both_sides_come_in_turn_and_a_line_of_json_comes_last(
 
     def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measured:
         asked.append((stage, variant.told, steps))
-        return replace(of(5.0), stage=stage)
+        return replace(of(10.0, 2.0), stage=stage)
 
     def measured_apart(config: Config, stage: str, *, parts: int, steps: int) -> list[Measured]:
         asked.append((stage, f"apart {parts}", steps))
-        return [of(4.0), of(6.0)]
+        return [of(4.0, 1.0), of(6.0, 1.0)]
 
     monkeypatch.setattr(bench, "measured", measured)
     monkeypatch.setattr(bench, "measured_apart", measured_apart)

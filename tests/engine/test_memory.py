@@ -1,14 +1,17 @@
-"""The peak of memory: it rises with what is held, stays when that is let go, and is forgotten when asked."""
+"""The peak of memory: it rises with what is held, stays when that is let go, and is forgotten when asked. What is freed stays
+at hand within `kept_memory`, and goes back after it."""
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from sawyer.engine import memory, peak_memory_mb, reset_peak_memory
+from sawyer.engine import kept_memory, memory, peak_memory_mb, reset_peak_memory
 
 MANY = 64 * 2**20  # bytes
 
@@ -45,3 +48,49 @@ def test_a_system_that_does_not_tell_is_no_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(memory, "CLEAR", tmp_path / "none" / "either")
     reset_peak_memory()
     assert peak_memory_mb() is None
+
+
+# Page faults of eight tensors one after another, before, within and after; then what the process holds, within and after.
+KEPT = f"""
+import resource, torch
+from sawyer.engine import kept_memory
+from sawyer.engine.memory import STATUS
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones({MANY} // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def held():
+    return int(STATUS.read_text().split("VmRSS:")[1].split()[0]) // 1024
+told = [faults()]
+with kept_memory():
+    faults()  # the heap grows
+    told += [faults(), held()]
+told += [faults(), held()]
+print(*told)
+"""
+
+
+@pytest.mark.skipif(memory._glibc() is None, reason="the system's malloc is not glibc's")
+def test_what_is_freed_stays_at_hand_and_goes_back_in_the_end() -> None:
+    out = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True).stdout
+    before, within, held_within, after, held_after = map(int, out.split())
+    page_faults = 8 * MANY // resource.getpagesize()
+    assert within < page_faults / 10 < page_faults / 2 < min(before, after)
+    assert held_within - held_after > 50
+
+
+def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_glibc", lambda: None)
+    with kept_memory():
+        pass
+
+
+def test_an_error_within_is_raised_and_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    libc = SimpleNamespace(mallopt=lambda *given: asked.append(given), malloc_trim=lambda *given: asked.append(given))
+    monkeypatch.setattr(memory, "_glibc", lambda: libc)
+    with pytest.raises(LookupError), kept_memory():
+        asked.clear()
+        raise LookupError
+    assert (0,) in asked and (memory.TRIM_THRESHOLD, 64 * memory.MB) in asked

@@ -1,6 +1,6 @@
 """How fast each stage is here, where its time goes, and how far that is from what the machine can do."""
 
-from sawyer.bench.ceiling import Ceiling, ceiling
+from sawyer.bench.ceiling import product_rate
 from sawyer.bench.launch import measured, measured_apart
 from sawyer.bench.measure import Measured, measure
 from sawyer.bench.sitting import HEADER, bench, chosen, line, table
@@ -10,17 +10,16 @@ __all__ = [
     "GROWTH",
     "HEADER",
     "MEASURED",
-    "Ceiling",
     "Measured",
     "Part",
     "Variant",
     "bench",
-    "ceiling",
     "chosen",
     "line",
     "measure",
     "measured",
     "measured_apart",
     "part_of",
+    "product_rate",
     "table",
 ]

@@ -12,12 +12,15 @@ from pathlib import Path
 import torch
 
 from sawyer import processes
-from sawyer.bench.ceiling import ceiling, finish
+from sawyer.bench.ceiling import finish, product_rate
 from sawyer.bench.phases import phases
 from sawyer.bench.variant import WHOLE, Part, Variant
 from sawyer.bench.work import BUILD
 from sawyer.config import Config
+from sawyer.engine import kept_memory
 from sawyer.runs import open_run
+
+PACE = 1.0  # seconds of steps after which the machine's rate is measured again: a shared machine's is another by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,9 +33,11 @@ class Measured:
     per_second: float  # the median over the steps
     tokens_per_second: float  # tokens without padding (of rl: prompt and response), whatever the units are
     seconds: float  # a step's, the median
+    done: float  # units of all steps together
+    took: float  # seconds of all steps together
     phases: Mapping[str, float]  # seconds a step, on average, in each phase; "else" is what remains; of the first process
     peak_mb: float  # of the process (on a card: of the card's memory), the libraries included; of several: the largest
-    share: float  # of the measured matrix-product rate, counting `operations` a token
+    share: float  # of the matrix-product rate measured before and after a step, counting `operations` a token; the median
     operations: float  # counted a token: 6 a weight where it is trained, 2 where it is only read
     parameters: int  # weights of the model
     precision: str
@@ -57,13 +62,16 @@ def measure(
     the config does not name what the stage needs.
     """
     variant = variant or Variant()
-    with open_run(folder) as run:
+    with open_run(folder) as run, kept_memory():
         asked = config.model_copy(update={"out": str(folder)})
         work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
         place = work.place
         work.step(part.index(0))
         ready()
-        times, done = [], []
+        dtype = torch.bfloat16 if place.precision == "bf16" else torch.float32
+        times, done, since = [], [], 0.0
+        rates = [_rate(place.device, dtype)]
+        beside: list[float] = []  # the rate before and after each step
         with phases(place.device) as clock:
             for number in range(1, steps + 1):
                 finish(place.device)
@@ -71,10 +79,13 @@ def measure(
                 done.append(work.step(part.index(number)))
                 finish(place.device)
                 times.append(time.perf_counter() - start)
-        (peak,) = processes.greatest(peak_mb(place.device))  # before the ceiling's own tensors
-        rates = ceiling(place.device)
-        (rate,) = processes.summed(rates.bf16_gflops if place.precision == "bf16" else rates.fp32_gflops)
-    tokens = statistics.median(step.tokens / took for step, took in zip(done, times, strict=True))
+                (since,) = processes.greatest(since + times[-1])  # all measure the rate, or none
+                if since > PACE or number == steps:
+                    rates.append(_rate(place.device, dtype))
+                    beside += [statistics.mean(rates[-2:])] * (number - len(beside))
+                    since = 0.0
+        (peak,) = processes.greatest(peak_mb(place.device))
+    tokens = [step.tokens / took for step, took in zip(done, times, strict=True)]
     spent = {name: seconds / steps for name, seconds in clock.seconds.items()}
     operations = work.passes * work.parameters
     return Measured(
@@ -82,16 +93,24 @@ def measure(
         variant=variant,
         units=work.units,
         per_second=statistics.median(step.units / took for step, took in zip(done, times, strict=True)),
-        tokens_per_second=tokens,
+        tokens_per_second=statistics.median(tokens),
         seconds=statistics.median(times),
+        done=sum(step.units for step in done),
+        took=sum(times),
         phases={**spent, "else": max(0.0, sum(times) / steps - sum(spent.values()))},
         peak_mb=peak,
-        share=tokens * operations / (rate * 1e9),
+        share=statistics.median(a * operations / (rate * 1e9) for a, rate in zip(tokens, beside, strict=True)),
         operations=operations,
         parameters=work.parameters,
         precision=place.precision,
-        gflops=rate,
+        gflops=statistics.median(beside),
     )
+
+
+def _rate(device: torch.device, dtype: torch.dtype) -> float:
+    """GFLOP/s; of several processes the sum, each beside the others."""
+    (rate,) = processes.summed(product_rate(device, dtype))
+    return rate
 
 
 def peak_mb(device: torch.device) -> float:

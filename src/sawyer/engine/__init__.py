@@ -4,7 +4,7 @@ from sawyer.engine.checkpoint import STATE, load_checkpoint, put_state, save_che
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
-from sawyer.engine.memory import peak_memory_mb, reset_peak_memory
+from sawyer.engine.memory import kept_memory, peak_memory_mb, reset_peak_memory
 from sawyer.engine.place import Place, choose_place
 from sawyer.engine.plan import Held, memory_plan, memory_told
 from sawyer.engine.seeds import batch_indices, generator
@@ -21,6 +21,7 @@ __all__ = [
     "batch_indices",
     "choose_place",
     "generator",
+    "kept_memory",
     "learned_gate",
     "load_checkpoint",
     "losses_of",

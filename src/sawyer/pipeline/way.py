@@ -119,7 +119,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     )
     run.journal.event(stage, "start")
     module, name = DOORS[stage]
-    from sawyer.engine import peak_memory_mb, reset_peak_memory
+    from sawyer.engine import kept_memory, peak_memory_mb, reset_peak_memory
 
     reset_peak_memory()
 
@@ -131,7 +131,8 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         run.manifest.update(stage, status=status, reason=reason, ended=now, parents=begun_with, **took, **more)
 
     try:
-        figures = getattr(import_module(module), name)(config, run)
+        with kept_memory():
+            figures = getattr(import_module(module), name)(config, run)
     except Interrupted as stop:
         close("interrupted", stop.given)
         raise
