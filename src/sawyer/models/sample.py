@@ -169,12 +169,13 @@ def _draw(logits: Tensor, uniforms: Tensor | None, never: Tensor) -> tuple[Tenso
     a row. None: the likeliest token. The tokens `never` are not drawn. Writes into `logits`."""
     left_out = torch.logsumexp(logits[:, never], 1)
     logits[:, never] = -torch.inf
-    likeliest = logits.argmax(1)
-    most = logits.gather(1, likeliest.unsqueeze(1))
-    terms = logits.sub_(most).exp_()
+    most = logits.amax(1)
+    if uniforms is None:  # found before rounding makes equals of them; it takes several times as long as the amax
+        likeliest = logits.argmax(1)
+    terms = logits.sub_(most.unsqueeze(1)).exp_()
     sums = _running(terms)
     chosen = likeliest if uniforms is None else _inverse(terms, sums, uniforms)
-    whole = torch.logaddexp(sums[:, -1].log(), (left_out - most.squeeze(1)).double())  # of all that the model could say
+    whole = torch.logaddexp(sums[:, -1].log(), (left_out - most).double())  # of all that the model could say
     return chosen, (terms.gather(1, chosen.unsqueeze(1)).squeeze(1).log() - whole).float()
 
 
