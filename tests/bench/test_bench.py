@@ -181,6 +181,7 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
     assert len(lines) == len(found) and lines[0] == json.loads(line(found[0]))
     assert lines[0]["per_second"] == 1235.0 and lines[1]["variant"]["batch"] == 1
     assert (tmp_path / "new" / "bench.png").stat().st_size > 1000
+    assert sitting._in_proportion([(1, 0.5), (2, 0.7), (8, 2.0)]) == ([1, 2, 8], [0.25, 0.5, 2.0])
     row = table(found)[1]
     assert len(row) == len(HEADER) and row[:4] == ("sft batch 1", "1,235 tokens", "50%", "100") and row[-1] == "75%"
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
-from sawyer.text import Codec, Row, pad_right, render, set_template
+from sawyer.text import Codec, Row, encode, pad_right, render, set_template
 
 EOS = "<|endoftext|>"
 TEXTS = ["Where?", "", "ends in a colon: ", "ends in a line\n", "\nbegins with one", "naïve 日本 🙂", "Down", " D: D: \n\n D"]
@@ -161,6 +161,19 @@ def test_fits(bytes_tokenizer: Any) -> None:
     found = codec(bytes_tokenizer, context=30)
     assert found.fits(prompt_of("Up?")) and found.fits(prompt_of("Up?"), room=7)
     assert not found.fits(prompt_of("Up?"), room=8)
+
+
+def test_a_prompt_is_written_once_for_all_its_answers(bytes_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, written = codec(bytes_tokenizer), []
+
+    def counted(*given: Any, **named: Any) -> str:
+        written.append(named["answer_next"])
+        return render(*given, **named)
+
+    monkeypatch.setattr(encode, "render", counted)
+    for answer in ("Down.", "Right.", "Left."):
+        found.answer(prompt_of("Up?"), answer)
+    assert (written.count(True), written.count(False)) == (1, 3)
 
 
 def test_eos_is_trained_and_the_pad_is_not(bytes_tokenizer: Any) -> None:

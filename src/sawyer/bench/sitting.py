@@ -105,7 +105,8 @@ def _check(asked: Sequence[str], known: Sequence[str], what: str) -> None:
 
 
 def _draw(found: Sequence[Measured], path: Path) -> None:
-    """Left where a step's time goes; right how it grows: seconds a step over what it grows with, both logarithmic."""
+    """Left where a step's time goes; right how it grows: seconds a step over what it grows with, both logarithmic, dashed what
+    the largest measurement would be in proportion."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -125,10 +126,19 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
         for axis in GROWTH:
             points = [(getattr(m.variant, axis), m.seconds) for m in found if m.stage == stage and getattr(m.variant, axis)]
             if points:
-                right.loglog(*zip(*points, strict=True), marker="o", label=f"{stage}, {axis}")
+                (drawn,) = right.loglog(*zip(*points, strict=True), marker="o", label=f"{stage}, {axis}")
+                if axis != "processes":
+                    right.loglog(*_in_proportion(points), linestyle="--", color=drawn.get_color(), alpha=0.5)
     right.set_xlabel("batch, tokens a row, answers a prompt, or processes")
     right.set_ylabel("seconds a step")
     if right.has_data():
         right.legend(fontsize=8)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _in_proportion(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    """At each size the seconds of the largest one, in proportion to the sizes."""
+    sizes = [size for size, _ in points]
+    most, seconds = max(points)
+    return sizes, [seconds * size / most for size in sizes]

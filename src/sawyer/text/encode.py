@@ -26,12 +26,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """A conversation that waits for an answer: as the template writes it, and as tokens."""
+
+    text: str
+    ids: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
     """A tokenizer with its template and the model's `context` (the most tokens it can read)."""
 
     tokenizer: Any
     context: int
-    _known: dict[tuple[Message, ...], tuple[tuple[int, ...], tuple[bool, ...]]] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, repr=False)
     _specials: list[str] = field(default_factory=list, repr=False)
 
     @property
@@ -51,7 +60,7 @@ class Codec:
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt."""
-        return self._conversation(prompt.messages)[0]
+        return self._conversation(prompt.messages).ids
 
     def fits(self, prompt: Prompt, room: int = 1) -> bool:
         """Whether the prompt leaves `room` tokens of the context for an answer."""
@@ -59,12 +68,12 @@ class Codec:
 
     def demonstration(self, record: Demonstration) -> Row:
         """The prompt and its response and EOS; assistant turns inside the prompt are trained as well."""
-        ids, trained = self._conversation(record.prompt.messages)
-        return self._row(ids, trained, self._response(record.prompt.messages, record.response))
+        known = self._conversation(record.prompt.messages)
+        return self._row(known.ids, known.trained, self._response(record.prompt.messages, record.response))
 
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response and its EOS; only the response is marked."""
-        ids, _ = self._conversation(prompt.messages)
+        ids = self._conversation(prompt.messages).ids
         return self._row(ids, (False,) * len(ids), self._response(prompt.messages, response))
 
     def answer_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Row:
@@ -84,8 +93,8 @@ class Codec:
             cut=len(ids) > self.context,
         )
 
-    def _conversation(self, messages: tuple[Message, ...]) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-        """(ids, trained) of a conversation that waits for an answer: its earlier answers are encoded as if just given."""
+    def _conversation(self, messages: tuple[Message, ...]) -> _Known:
+        """Its earlier answers are encoded as if just given."""
         if messages in self._known:
             return self._known[messages]
         clean = self._harmless(messages)
@@ -106,8 +115,8 @@ class Codec:
             trained += [False] * len(context) + [True] * len(answer)
             cursor = reached
         rest = self._encode(text[cursor:])
-        found = tuple(ids) + rest, tuple(trained) + (False,) * len(rest)
-        if not found[0]:
+        found = _Known(text=text, ids=tuple(ids) + rest, trained=tuple(trained) + (False,) * len(rest))
+        if not found.ids:
             raise ModelError("the template gives no token for a prompt", todo="use `template: question`")
         if len(self._known) < 100_000:  # the same prompts come again in every stage and epoch
             self._known[messages] = found
@@ -116,7 +125,7 @@ class Codec:
     def _response(self, messages: tuple[Message, ...], response: str) -> tuple[int, ...]:
         """Ids of a response as the template writes it after its prompt, then EOS."""
         clean = self._harmless((*messages, Message(role="assistant", content=response)))
-        before = render(self.tokenizer, clean[:-1], answer_next=True)
+        before = self._conversation(messages).text
         answered = _grown(before, render(self.tokenizer, clean, answer_next=False))
         return (*self._encode(self._written(answered[len(before) :])[0]), self.eos_id)
 
