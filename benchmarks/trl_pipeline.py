@@ -1,11 +1,13 @@
 """The demo's pipeline assembled from TRL, to be timed beside `sawyer demo`: `python benchmarks/trl_pipeline.py --seed 0`.
 
 The same base model, the same files of the built-in world, the same numbers of rows, epochs, answers and updates, the same
-learning rates; SFTTrainer, transformers' `generate`, RewardTrainer and PPOTrainer do the work. TRL 1.12.0 is the last release
-with a PPO trainer and is not among SAWYER's requirements: `pip install trl==1.12.0 peft accelerate datasets`.
+learning rates; as much is held out, and models are evaluated as often; SFTTrainer, transformers' `generate`, RewardTrainer and
+PPOTrainer do the work. TRL 1.12.0 is the last release with a PPO trainer and is not among SAWYER's requirements: `pip install
+trl==1.12.0 peft accelerate datasets`.
 
-What it leaves out is to its advantage: nothing is held out, evaluated on the way, checked or drawn, there is no best of eight
-and no beam search. A line of JSON ends it: seconds of each part, gold of each model at temperature 1, 0.7 and greedy.
+What it leaves out is to its advantage: data are not checked, the reward model is not probed with damaged answers, nothing is
+drawn or saved to go on from. A line of JSON ends it: seconds of each part, gold of each model at temperature 1, 0.7 and greedy,
+and of the best of eight.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "t07": {"do_sample": True, "temperature": 0.7},
     "greedy": {"do_sample": False},
 }
+# The original SAWYER's own setting, slow: for some of the prompts.
+DELIBERATE = {"do_sample": True, "temperature": 0.5, "top_k": 10, "no_repeat_ngram_size": 2, "num_beams": 5}
+BEST_OF = 8
 
 
 def main() -> None:
@@ -48,8 +53,8 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from sawyer.config import WORLD_BASE, demo
-    from sawyer.worlds import gold, write
+    from sawyer.config import WORLD_BASE, demo, wanted
+    from sawyer.worlds import write
 
     seconds: dict[str, float] = {}
     began = clock = time.perf_counter()
@@ -86,7 +91,7 @@ def main() -> None:
         spent("reward")
 
         policy = AutoModelForCausalLM.from_pretrained(place / "sft-model")
-        _ppo(recipe, policy, place / "sft-model", place / "reward-model", tokenizer, prompts, arguments.share, place / "rl-run")
+        _ppo(recipe, policy, reward, place, tokenizer, prompts, arguments.share)
         spent("rl")
 
         held_out = [json.loads(line)["prompt"] for line in files["held_out"].read_text().splitlines()]
@@ -94,8 +99,11 @@ def main() -> None:
         for name, model in (("base", AutoModelForCausalLM.from_pretrained(WORLD_BASE)), ("sft", sft), ("rl", policy)):
             for setting, how in SETTINGS.items():
                 answers = _answers(recipe, model.eval(), tokenizer, _some(held_out, arguments.share), **how)
-                judged = [gold(p, a).score for p, a in zip(held_out, answers, strict=False)]
-                found[f"{name}_{setting}"] = round(statistics.mean(judged), 2)
+                found[f"{name}_{setting}"] = _gold(held_out, answers)
+                _scored(reward, tokenizer, held_out, answers)
+            few = _some(held_out[: wanted(recipe.compare, "compare").deliberate_limit], arguments.share)
+            _scored(reward, tokenizer, few, _answers(recipe, model, tokenizer, few, **DELIBERATE))
+        found["best_of_8"] = _gold(held_out, _best(recipe, sft, reward, tokenizer, _some(held_out, arguments.share)))
         spent("compare")
     told = {"what": "trl_pipeline", "seed": arguments.seed, "threads": torch.get_num_threads(), "parts": seconds}
     print(json.dumps(told | {"seconds": round(time.perf_counter() - began, 1), "gold": found}))
@@ -103,6 +111,18 @@ def main() -> None:
 
 def _some(rows: Sequence[Any], share: float) -> Sequence[Any]:
     return rows[: max(1, round(len(rows) * share))]
+
+
+def _held_out(rows: Sequence[Any], share: float) -> tuple[Sequence[Any], Sequence[Any]]:
+    """(what is trained on, the last rows, which are not)."""
+    most = len(rows) - round(len(rows) * share)
+    return rows[:most], rows[most:]
+
+
+def _gold(prompts: Sequence[str], answers: Sequence[str]) -> float:
+    from sawyer.worlds import gold
+
+    return round(statistics.mean(gold(p, a).score for p, a in zip(prompts, answers, strict=False)), 2)
 
 
 def _asked(prompt: str) -> str:
@@ -114,6 +134,7 @@ def _trained(asked: Any, batch: int, folder: Path) -> dict[str, Any]:
     return {
         "output_dir": str(folder),
         "per_device_train_batch_size": batch,
+        "per_device_eval_batch_size": TOGETHER,
         "num_train_epochs": asked.epochs,
         "learning_rate": asked.learning_rate,
         "max_length": CONTEXT,
@@ -135,13 +156,18 @@ def _sft(recipe: Config, model: Any, tokenizer: Any, rows: Sequence[dict[str, st
 
     asked = wanted(recipe.sft, "sft")
     data = [{"prompt": _asked(row["instruction"]), "completion": f" {row['output']}"} for row in rows]
+    train, held_out = _held_out(data, asked.held_out)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**_trained(asked, asked.batch_size, folder)),
         processing_class=tokenizer,
-        train_dataset=Dataset.from_list(data),
+        train_dataset=Dataset.from_list(list(train)),
+        eval_dataset=Dataset.from_list(list(held_out)),
     )
+    trainer.evaluate()
     trainer.train()
+    trainer.evaluate()
+    _answers(recipe, model.eval(), tokenizer, [row["instruction"] for row in rows[-asked.eval_prompts :]], **SETTINGS["t1"])
 
 
 def _answers(recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str], **how: Any) -> list[str]:
@@ -152,9 +178,32 @@ def _answers(recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str],
     for start in range(0, len(prompts), TOGETHER):
         batch = tokenizer([_asked(p) for p in prompts[start : start + TOGETHER]], return_tensors="pt", padding=True)
         ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        out = model.generate(**ids, max_new_tokens=new, pad_token_id=tokenizer.pad_token_id, top_k=0, **how)
+        out = model.generate(**ids, max_new_tokens=new, pad_token_id=tokenizer.pad_token_id, **{"top_k": 0, **how})
         found += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     return [answer.strip() for answer in found]
+
+
+def _scored(reward: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequence[str]) -> list[float]:
+    import torch
+
+    found: list[float] = []
+    texts = [f"{_asked(p)} {a}{tokenizer.eos_token}" for p, a in zip(prompts, answers, strict=False)]
+    for start in range(0, len(texts), TOGETHER):
+        batch = tokenizer(
+            texts[start : start + TOGETHER], return_tensors="pt", padding=True, truncation=True, max_length=CONTEXT
+        )
+        with torch.no_grad():
+            found += reward.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].tolist()
+    return found
+
+
+def _best(recipe: Config, sft: Any, reward: Any, tokenizer: Any, prompts: Sequence[str]) -> list[str]:
+    """Of several answers to each prompt the one with the highest reward."""
+    several = [prompt for prompt in prompts for _ in range(BEST_OF)]
+    answers = _answers(recipe, sft, tokenizer, several, **SETTINGS["t1"])
+    scores = _scored(reward, tokenizer, several, answers)
+    each = (range(start, start + BEST_OF) for start in range(0, len(several), BEST_OF))
+    return [answers[max(places, key=scores.__getitem__)] for places in each]
 
 
 def _collected(
@@ -180,48 +229,57 @@ def _reward(
 ) -> Any:
     """On all pairs of a prompt's answers whose scores differ, in steps of about as many as a batch of prompts has."""
     from datasets import Dataset
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
     from sawyer.config import wanted
 
     asked = wanted(recipe.reward, "reward")
-    pairs = [
-        {"prompt": _asked(prompt), "chosen": f" {better[0]}", "rejected": f" {worse[0]}"}
-        for prompt, answers in scored
-        for one, other in itertools.combinations(answers, 2)
-        if one[1] != other[1]
-        for better, worse in [(one, other) if one[1] > other[1] else (other, one)]
-    ]
+
+    def pairs_of(rows: Sequence[tuple[str, list[tuple[str, float]]]]) -> list[dict[str, str]]:
+        return [
+            {"prompt": _asked(prompt), "chosen": f" {better[0]}", "rejected": f" {worse[0]}"}
+            for prompt, answers in rows
+            for one, other in itertools.combinations(answers, 2)
+            if one[1] != other[1]
+            for better, worse in [(one, other) if one[1] > other[1] else (other, one)]
+        ]
+
+    train, held_out = _held_out(random.Random(recipe.seed).sample(scored, len(scored)), asked.held_out)
+    pairs = pairs_of(train)
     model = AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
-    batch = max(1, round(len(pairs) / len(scored) * asked.batch_size))
-    print(f"{len(pairs)} pairs of {len(scored)} prompts, {batch} a step", flush=True)
+    batch = max(1, round(len(pairs) / len(train) * asked.batch_size))
+    print(f"{len(pairs)} pairs of {len(train)} prompts, {batch} a step", flush=True)
     trainer = RewardTrainer(
         model=model,
         args=RewardConfig(**_trained(asked, batch, folder)),
         processing_class=tokenizer,
         train_dataset=Dataset.from_list(pairs),
+        eval_dataset=Dataset.from_list(pairs_of(held_out)),
     )
     trainer.train()
+    trainer.evaluate()
+    asked_first = [prompt for prompt, _ in train[: asked.calibration_prompts]]
+    own = _answers(recipe, AutoModelForCausalLM.from_pretrained(sft), tokenizer, asked_first, **SETTINGS["t1"])
+    _scored(model, tokenizer, asked_first, own)
     return model
 
 
-def _ppo(
-    recipe: Config, policy: Any, sft: Path, reward: Path, tokenizer: Any, prompts: Sequence[str], share: float, folder: Path
-) -> None:
-    """As many updates of as many answers, minibatches and epochs as the demo has."""
+def _ppo(recipe: Config, policy: Any, reward: Any, place: Path, tokenizer: Any, prompts: Sequence[str], share: float) -> None:
+    """As many updates of as many answers, minibatches and epochs as the demo has, and as many evaluations on the way."""
     from datasets import Dataset
-    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     from sawyer.config import wanted
 
     asked = wanted(recipe.rl, "rl")
+    prompts, held_out = _held_out(prompts, asked.held_out)
     ids = [tokenizer(_asked(prompt))["input_ids"] for prompt in prompts]
     data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + asked.max_new_tokens <= CONTEXT])
     config = PPOConfig(
-        output_dir=str(folder),
+        output_dir=str(place / "rl-run"),
         # TRL steps every `gradient_accumulation_steps` passes, whatever a minibatch is: 4 quarters would make one step.
         per_device_train_batch_size=asked.batch_size,
         gradient_accumulation_steps=1,
@@ -244,17 +302,33 @@ def _ppo(
         use_cpu=True,
         seed=recipe.seed,
     )
-    scalar = (AutoModelForSequenceClassification.from_pretrained(reward, num_labels=1) for _ in range(2))
+    scalar = (AutoModelForSequenceClassification.from_pretrained(place / "reward-model", num_labels=1) for _ in range(2))
+
+    def evaluate() -> None:
+        few = _some(held_out[: asked.eval_prompts], share)
+        _scored(reward, tokenizer, few, _answers(recipe, policy.eval(), tokenizer, few, **SETTINGS["t1"]))
+        policy.train()
+
+    class Evaluations(TrainerCallback):
+        """After every so many updates."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            """`state` counts updates."""
+            if state.global_step % asked.eval_every == 0:
+                evaluate()
+
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
         model=policy,
-        ref_model=AutoModelForCausalLM.from_pretrained(sft),
+        ref_model=AutoModelForCausalLM.from_pretrained(place / "sft-model"),
         reward_model=next(scalar),
         value_model=next(scalar),
         train_dataset=data,
         eval_dataset=data.select(range(8)),
+        callbacks=[Evaluations()],
     )
+    evaluate()
     trainer.train()
 
 
