@@ -161,6 +161,22 @@ def test_nothing_trained_and_a_first_token_trained(speaker: Speakers) -> None:
         policy_logprobs(model, pad_right([row([50, 0], [1, 1])], 1))
 
 
+def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nine trained tokens: in bf16 sixteen rows are projected, in fp32 nine."""
+    model, batch = speaker("gpt2").model, pad_right(ROWS, 1)
+    splits_exactly(model)
+    monkeypatch.setattr(pack, "SIZES", 8)
+    rows: list[int] = []
+    linear = LOGPROBS.linear
+    monkeypatch.setattr(LOGPROBS, "linear", lambda x, *more: rows.append(len(x)) or linear(x, *more))
+    plain = policy_logprobs(model, batch).logprobs
+    with torch.autocast("cpu", torch.bfloat16):
+        told = policy_logprobs(model, batch).logprobs
+    assert rows == [9, 16]
+    assert torch.allclose(told, plain, atol=0.1)
+    (told.sum() - plain.sum()).backward()
+
+
 def test_mean_loss(speaker: Speakers) -> None:
     model, batch = speaker("gpt2").model, pad_right(ROWS, 1)
     expected = -brute_force(model, batch).sum() / 9

@@ -71,6 +71,31 @@ def test_a_row_does_not_see_its_neighbours(speaker: Speakers, way: str) -> None:
     assert not torch.allclose(found[6:], real_states(trunk, joined)[6:], atol=1e-1)
 
 
+def test_sizes_come_again_where_each_new_one_costs(speaker: Speakers, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16 multiples of 8 here, filled up by what nobody sees: states and gradients are as without; none are in fp32."""
+    trunk, sizes = trunk_of(speaker("gpt2").model), []
+    packs_exactly(trunk)
+    trunk.register_forward_pre_hook(lambda _, __, named: sizes.append(named["input_ids"].shape), with_kwargs=True)
+    aim = torch.linspace(-1, 1, 21 * 16).view(21, 16)
+
+    def read() -> list[Tensor]:
+        trunk.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            states = real_states(trunk, BATCH)
+        (states.float() * aim).sum().backward()
+        return [states.detach().float(), *(weight.grad for weight in trunk.parameters())]
+
+    monkeypatch.setattr(pack, "SIZES", 8)
+    filled = read()
+    monkeypatch.setattr(pack, "SIZES", 1)
+    plain = read()
+    real_states(trunk, BATCH)
+    count = {"packed": 21, "padded": 36}[way]
+    assert sizes == [(1, -(-count // 8) * 8), (1, count), (1, count)]
+    for mine, theirs in zip(filled, plain, strict=True):
+        assert torch.allclose(mine, theirs, atol=0.02 * float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("name", "can"), [("gpt2", True), ("llama", True), ("opt", True), ("phi", True), ("gemma2", False), ("neo", False)]
 )

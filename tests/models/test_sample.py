@@ -247,6 +247,17 @@ def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> Non
         assert roomy.width == padded.width
 
 
+def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) -> None:
+    """In bf16 sixty-four tokens are read in the place of nine, and the cache holds the nine."""
+    model, prompts = speaker("gpt2").model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
+        assert type(roomy) is RoomDecoder
+        for chosen in (None, torch.tensor([60, 61, 62]), torch.tensor([63, 64, 65])):
+            mine, theirs = (rows.first() if chosen is None else rows.next(chosen) for rows in (roomy, padded))
+            assert torch.allclose(mine, theirs, atol=0.1) and not torch.allclose(mine, theirs.roll(1, 0), atol=0.2)
+
+
 @pytest.mark.parametrize("name", ["gemma2", "neo"])
 def test_what_cannot_be_packed_is_padded(speaker: Speakers, name: str) -> None:
     assert type(decoder(speaker(name).model, PROMPTS, room=4)) is PaddedDecoder

@@ -15,7 +15,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sawyer.models.attend import Family
 from sawyer.models.forward import head_of, next_logits, splits_exactly, trunk_of
-from sawyer.models.pack import packs_exactly, row_attention
+from sawyer.models.pack import filled_up, packs_exactly, row_attention
 from sawyer.text import pad_left
 
 
@@ -98,13 +98,18 @@ class RoomDecoder(Decoder):
     def first(self) -> Tensor:
         device = self.which.device
         lengths = [len(row) for row in self.prompts]
+        tokens, positions, families = filled_up(
+            torch.tensor([token for row in self.prompts for token in row], device=device),
+            torch.cat([torch.arange(length, device=device) for length in lengths]),
+            [Family(shared=0, own=(length,)) for length in lengths],
+        )
         with row_attention(self.trunk):
             states = self.trunk(
-                input_ids=torch.tensor([[token for row in self.prompts for token in row]], device=device),
-                position_ids=torch.cat([torch.arange(length, device=device) for length in lengths]).unsqueeze(0),
+                input_ids=tokens.unsqueeze(0),
+                position_ids=positions.unsqueeze(0),
                 past_key_values=self.cache,
                 use_cache=True,
-                families=[Family(shared=0, own=(length,)) for length in lengths],
+                families=families,
             ).last_hidden_state[0]
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits: Tensor = head_of(self.model)(states[last])
@@ -160,7 +165,7 @@ class Room(DynamicLayer):
     def _laid_out(self, packed: Tensor) -> Tensor:
         rows, columns = self.shape
         found = packed.new_zeros(rows, packed.shape[1], columns, packed.shape[3])
-        found.transpose(1, 2)[self.places] = packed[0].transpose(0, 1)
+        found.transpose(1, 2)[self.places] = packed[0].transpose(0, 1)[: len(self.places[0])]  # without what fills up
         return found if rows == len(self.which) else found[self.which]
 
     def _show(self) -> tuple[Tensor, Tensor]:

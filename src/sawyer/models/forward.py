@@ -14,11 +14,12 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
 from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
-from sawyer.models.pack import readable, real_states, row_starts
+from sawyer.models.pack import readable, real_states, row_starts, spare
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
@@ -191,7 +192,10 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
     head, device = head_of(model), hidden.device.type
     if type(head) is nn.Linear:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
-        return projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
+        missing = spare(len(targets), device)
+        states, chosen = pad(hidden, (0, 0, 0, missing)), pad(targets, (0, missing))
+        found = projected_logprobs(states, head.weight, head.bias, chosen, temperature=temperature, precision=precision)
+        return found[: len(targets)]
 
     def project(states: Tensor, chosen: Tensor) -> Tensor:
         return token_logprobs(head(states).float() / temperature, chosen)

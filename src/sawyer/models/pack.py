@@ -8,7 +8,7 @@ its answers say. Attention is asked row by row, through the interface that trans
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +25,10 @@ CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of th
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
 # "What does padding cost?"; a card does a thousand times as many in the time that a call takes.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
+
+# Where products are bf16 on a processor, a multiple of so many tokens goes through a network: a product of a new size has a
+# program made for it first, which takes longer than the product itself (LAB.md, "What does a new size cost?").
+SIZES = 64
 
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
@@ -133,15 +137,24 @@ def _padded(trunk: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def _packed(trunk: Any, ids: Tensor, plan: _Plan) -> Tensor:
+    tokens, positions, families = filled_up(ids[plan.rows, plan.columns], plan.columns, plan.families)
     with row_attention(trunk):
-        out = trunk(
-            input_ids=ids[plan.rows, plan.columns].unsqueeze(0),
-            position_ids=plan.columns.unsqueeze(0),
-            use_cache=False,
-            families=plan.families,
-        )
-    states: Tensor = out.last_hidden_state[0]
+        out = trunk(input_ids=tokens.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, families=families)
+    states: Tensor = out.last_hidden_state[0, : len(plan.rows)]
     return states if plan.found is None else states.index_select(0, plan.found)
+
+
+def filled_up(tokens: Tensor, positions: Tensor, families: Sequence[Family]) -> tuple[Tensor, Tensor, Sequence[Family]]:
+    """Tokens end to end, as many as there are or as `spare` says; what is added is a row of its own, which nobody sees."""
+    if missing := spare(len(tokens), tokens.device.type):
+        tokens, positions = (torch.cat([x, x[:1].expand(missing)]) for x in (tokens, positions))
+        families = (*families, Family(shared=0, own=(missing,)))
+    return tokens, positions, families
+
+
+def spare(count: int, device: str) -> int:
+    """How many more make a multiple of `SIZES`, where that matters, else 0."""
+    return -count % SIZES if device == "cpu" and torch.is_autocast_enabled(device) else 0
 
 
 @contextmanager
