@@ -121,7 +121,7 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
         begun = [a + b for a, b in zip(begun, shares, strict=True)]
     left.set_xlabel("share of a step's time")
     left.invert_yaxis()
-    left.legend(fontsize=8)
+    _legend(left)
     for stage in dict.fromkeys(m.stage for m in found):
         for axis in GROWTH:
             points = [(getattr(m.variant, axis), m.seconds) for m in found if m.stage == stage and getattr(m.variant, axis)]
@@ -132,9 +132,14 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
     right.set_xlabel("batch, tokens a row, answers a prompt, or processes")
     right.set_ylabel("seconds a step")
     if right.has_data():
-        right.legend(fontsize=8)
+        _legend(right)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _legend(axes: Any) -> None:
+    """Above the plot, where it hides nothing."""
+    axes.legend(fontsize=8, ncol=3, loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
 def _in_proportion(points: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
