@@ -152,9 +152,9 @@ def filled_up(tokens: Tensor, positions: Tensor, families: Sequence[Family]) -> 
     return tokens, positions, families
 
 
-def spare(count: int, device: str) -> int:
-    """How many more make a multiple of `SIZES`, where that matters, else 0."""
-    return -count % SIZES if device == "cpu" and torch.is_autocast_enabled(device) else 0
+def spare(count: int, device: str, of: int | None = None) -> int:
+    """How many more make a multiple of `of` (None: `SIZES`), where that matters, else 0."""
+    return -count % (of or SIZES) if device == "cpu" and torch.is_autocast_enabled(device) else 0
 
 
 @contextmanager

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.decode import decoder
+from sawyer.models.pack import spare
 from sawyer.text import Codec
 
 ROWS = 256  # sampled together; more gain nothing on a processor and cost cache
 BLOCK = 256  # tokens whose shares are summed before the running sum is taken
+ROWS_OF = 8  # of what its rows are a multiple where each new number of them costs
 LEAVE = 0.25  # share of a batch's rows that must have ended before they are taken out: taking out copies the cache
 
 
@@ -147,8 +149,9 @@ def _sample(
             rows = decoder(model, [[*prompts[i], *row] for i, row in written], room=max(limits) - step - 1)
             logits = rows.first()
             continue
-        if count <= (1 - LEAVE) * len(alive):
-            kept = torch.nonzero(here).squeeze(1)
+        filled = count + spare(count, device.type, ROWS_OF)
+        if filled <= (1 - LEAVE) * len(alive):
+            kept = here.long().argsort(descending=True, stable=True)[:filled]  # those that go on, then some that have ended
             rows.keep(kept)
             alive, chosen = alive[kept], chosen[kept]
         logits = rows.next(chosen)
