@@ -156,8 +156,8 @@ def test_rows_that_leave(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, lea
 
 
 def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In bf16 a batch of thirty shrinks to multiples of four, filled up by rows that have ended, which shows in no answer but by
-    rounding; in fp32 to any number."""
+    """In bf16 a batch of thirty shrinks to multiples of four, filled up by rows that have ended, which shows in no answer but
+    by rounding; in fp32 to any number."""
     opened, counts = with_bias(speaker("phi"), 0, 4.0), []
     monkeypatch.setattr(MODULE, "ROWS_OF", 4)
     monkeypatch.setattr(MODULE, "LEAVE", 0.01)
