@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import ValueNetwork, forward, mean_loss, pack, policy_logprobs, splits_exactly, token_values
+from sawyer.models import ValueNetwork, forward, mean_loss, pack, policy_logprobs, row_cost, splits_exactly, token_values
 from sawyer.models.forward import next_logits
 from sawyer.models.pack import real_states
 from sawyer.text import Batch, Row, batches, pad_left, pad_right
@@ -175,6 +175,18 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
     assert rows == [9, 16]
     assert torch.allclose(told, plain, atol=0.1)
     (told.sum() - plain.sum()).backward()
+
+
+@pytest.mark.parametrize(("name", "tied"), [("gpt2", True), ("llama", False)])
+def test_what_a_row_costs(speaker: Speakers, name: str, tied: bool) -> None:
+    """Nine tokens, four of them trained: each meets the layers, the trained ones the vocabulary; embeddings are looked up."""
+    model = speaker(name).model
+    table, whole = model.get_input_embeddings().weight.numel(), sum(weight.numel() for weight in model.parameters())
+    spoken = model.lm_head.weight.numel()
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    layers = whole - table if tied else whole - table - spoken
+    assert row_cost(model)(ROWS[2]) == 9 * layers + 4 * spoken
+    assert row_cost(model)(ROWS[3]) == 2 * layers
 
 
 def test_mean_loss(speaker: Speakers) -> None:

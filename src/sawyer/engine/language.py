@@ -14,7 +14,7 @@ from sawyer.engine.place import Place
 from sawyer.engine.seeds import batch_indices
 from sawyer.engine.step import Learner
 from sawyer.maths import linear_schedule
-from sawyer.models import policy_logprobs
+from sawyer.models import policy_logprobs, row_cost
 from sawyer.text import Batch, Row, batches
 
 
@@ -42,7 +42,7 @@ class LanguageWork:
         self.model, self.rows, self.place, self.stage = model, rows, place, stage
         self.total, self.batch_size, self.seed = total, batch_size, seed
         self.pad_id, self.token_budget = pad_id, token_budget
-        self.steps = math.ceil(total / batch_size)
+        self.steps, self.cost = math.ceil(total / batch_size), row_cost(model)
         factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(warmup * self.steps))
         self.learner = Learner(model, name=stage, learning_rate=learning_rate, factor=factor)
 
@@ -50,7 +50,7 @@ class LanguageWork:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
-        mine = processes.dealt(rows, lambda row: len(row.ids))
+        mine = processes.dealt(rows, self.cost)
         parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)
         update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
         return {

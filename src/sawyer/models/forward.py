@@ -7,7 +7,7 @@ memory, would otherwise go into logits that nobody reads.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -83,7 +83,7 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
 def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> float:
     """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
     total = 0.0
-    mine = processes.dealt(rows, lambda row: len(row.ids))
+    mine = processes.dealt(rows, row_cost(model))
     for _, batch in batches(mine, pad_id=pad_id, token_budget=token_budget):
         total -= float(policy_logprobs(model, batch.to(device)).logprobs.double().sum())
     return processes.summed(total)[0] / sum(sum(row.trained) for row in rows)
@@ -209,6 +209,17 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
         piece = checkpoint(project, states, chosen, use_reentrant=False) if torch.is_grad_enabled() else project(states, chosen)
         pieces.append(piece)
     return torch.cat(pieces)
+
+
+def row_cost(model: Any) -> Callable[[Row], float]:
+    """What a row costs, in weights met: by each token all but the embeddings, by a trained one those of the projection to the
+    vocabulary too, which in a narrow model are most of them."""
+    model = network_of(model)
+    head, table = head_of(model), model.get_input_embeddings().weight
+    spoken = 0 if head is None else head.weight.numel()
+    apart = 0 if head is not None and head.weight is table else table.numel()
+    read = sum(weight.numel() for weight in model.parameters()) - spoken - apart
+    return lambda row: read * len(row.ids) + spoken * sum(row.trained)
 
 
 def network_of(model: Any) -> Any:
