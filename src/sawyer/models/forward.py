@@ -192,10 +192,11 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
     head, device = head_of(model), hidden.device.type
     if type(head) is nn.Linear:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
-        missing = spare(len(targets), device)
-        states, chosen = pad(hidden, (0, 0, 0, missing)), pad(targets, (0, missing))
-        found = projected_logprobs(states, head.weight, head.bias, chosen, temperature=temperature, precision=precision)
-        return found[: len(targets)]
+        count = len(targets)
+        if missing := spare(count, device):
+            hidden, targets = pad(hidden, (0, 0, 0, missing)), pad(targets, (0, missing))
+        found = projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
+        return found[:count]
 
     def project(states: Tensor, chosen: Tensor) -> Tensor:
         return token_logprobs(head(states).float() / temperature, chosen)
