@@ -189,9 +189,9 @@ def _scored(reward: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequen
     found: list[float] = []
     texts = [f"{_asked(p)} {a}{tokenizer.eos_token}" for p, a in zip(prompts, answers, strict=False)]
     for start in range(0, len(texts), TOGETHER):
-        batch = tokenizer(
-            texts[start : start + TOGETHER], return_tensors="pt", padding=True, truncation=True, max_length=CONTEXT
-        )
+        some = texts[start : start + TOGETHER]
+        # On the right, as it was trained: GPT-2 counts positions from the padding on where it comes first.
+        batch = tokenizer(some, return_tensors="pt", padding=True, padding_side="right", truncation=True, max_length=CONTEXT)
         with torch.no_grad():
             found += reward.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, 0].tolist()
     return found

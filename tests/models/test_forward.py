@@ -169,12 +169,21 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
     rows: list[int] = []
     linear = LOGPROBS.linear
     monkeypatch.setattr(LOGPROBS, "linear", lambda x, *more: rows.append(len(x)) or linear(x, *more))
-    plain = policy_logprobs(model, batch).logprobs
-    with torch.autocast("cpu", torch.bfloat16):
-        told = policy_logprobs(model, batch).logprobs
-    assert rows == [9, 16]
-    assert torch.allclose(told, plain, atol=0.1)
-    (told.sum() - plain.sum()).backward()
+
+    def told(*, narrow: bool) -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=narrow):
+            found = policy_logprobs(model, batch).logprobs
+        found.sum().backward()
+        return [found.detach(), *(weight.grad for weight in model.parameters())]
+
+    filled, exact = told(narrow=True), told(narrow=False)
+    monkeypatch.setattr(pack, "SIZES", 1)
+    plain = told(narrow=True)
+    assert rows == [16, 9, 9]
+    assert torch.allclose(filled[0], exact[0], atol=0.1)
+    for mine, theirs in zip(filled, plain, strict=True):
+        assert torch.allclose(mine, theirs, atol=0.02 * float(theirs.abs().max()))
 
 
 @pytest.mark.parametrize(("name", "tied"), [("gpt2", True), ("llama", False)])
