@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -297,31 +298,59 @@ def test_the_running_sum_over_blocks(generator: torch.Generator) -> None:
     assert MODULE._inverse(shares, MODULE._running(shares), 1 - numbers).tolist() != expected.tolist()
 
 
-def test_deliberate_is_transformers_generate(speaker: Speakers) -> None:
+def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ...]]:
+    """transformers' own beams for prompts padded on the left by hand."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[1] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    out = opened.model.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=0.5,
+        top_k=10,
+        num_beams=5,
+        no_repeat_ngram_size=2,
+        max_new_tokens=new,
+        suppress_tokens=[opened.codec.pad_id, *range(opened.codec.size, 288)],
+    )
+    return [tuple(row) for row in out[:, longest:].tolist()]
+
+
+def test_deliberate_is_transformers_generate(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = speaker("gpt2")
+    monkeypatch.setattr(MODULE, "BEAMED", 2)
+    prompts, context = [*PROMPTS[:5], list(range(60, 95))], opened.codec.context
     state = torch.random.get_rng_state()
-    found = deliberate(opened.model, PROMPTS[:3], codec=opened.codec, max_new_tokens=10, generator=seeded(4))
+    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=10, generator=seeded(4))
     assert torch.equal(state, torch.random.get_rng_state())
-    seeds, never = seeded(4), [opened.codec.pad_id, *range(opened.codec.size, 288)]
-    for prompt, completion in zip(PROMPTS[:3], found, strict=True):
-        ids = torch.tensor([prompt])
+    seeds, told = seeded(4), dict[int, tuple[int, ...]]()
+    for together in ([1, 3], [0, 4], [2], [5]):  # of one room by length, two and two; the last has less room than the others
+        new = min(10, context - len(prompts[together[-1]]))
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**31, (1,), generator=seeds)))
-            out = opened.model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=True,
-                temperature=0.5,
-                top_k=10,
-                num_beams=5,
-                no_repeat_ngram_size=2,
-                max_new_tokens=10,
-                suppress_tokens=never,
-            )
-        assert tuple(out[0, len(prompt) :].tolist()) == completion.ids
+            told |= zip(together, beams(opened, [prompts[i] for i in together], new), strict=True)
+    assert [c.ids for c in found] == [told[i] for i in range(6)]
+    for prompt, completion in zip(prompts, found, strict=True):
         pairs = list(zip([*prompt, *completion.ids], [*prompt, *completion.ids][1:], strict=False))
         assert len(pairs) == len(set(pairs))
-        assert completion.logprobs == () and not completion.ended and len(completion.ids) == 10
+        assert completion.logprobs == () and not completion.ended
+        assert len(completion.ids) == min(10, context - len(prompt))
+
+
+def test_where_chance_has_no_say_beams_answer_together_as_alone(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = speaker("gpt2")
+    with torch.no_grad():
+        opened.model.lm_head.weight *= 200.0  # the likeliest token of a state is as good as sure
+    asked = {"codec": opened.codec, "max_new_tokens": 8}
+    found = deliberate(opened.model, PROMPTS, **asked, generator=seeded(4))
+    assert len({c.ids for c in found}) > 3
+    for prompt, completion in zip(PROMPTS, found, strict=True):
+        assert deliberate(opened.model, [prompt], **asked, generator=seeded(9)) == [completion]
+    # Told without the mask, the padding would be read.
+    whole = MODULE.pad_left
+    monkeypatch.setattr(MODULE, "pad_left", lambda rows, pad: replace(whole(rows, pad), mask=whole(rows, pad).ids > -1))
+    assert deliberate(opened.model, PROMPTS, **asked, generator=seeded(4)) != found
 
 
 def test_deliberate_never_says_the_pad_or_an_unknown_token(speaker: Speakers) -> None:

@@ -13,10 +13,11 @@ from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.decode import decoder
 from sawyer.models.pack import spare
-from sawyer.text import Codec
+from sawyer.text import Codec, pad_left
 
 ROWS = 256  # sampled together; more gain nothing on a processor and cost cache
 BLOCK = 256  # tokens whose shares are summed before the running sum is taken
+BEAMED = 8  # prompts that beam search answers together, five rows each
 ROWS_OF = 8  # of what its rows are a multiple where each new number of them costs
 LEAVE = 0.25  # share of a batch's rows that must have ended before they are taken out: taking out copies the cache
 
@@ -73,22 +74,28 @@ def deliberate(
     max_new_tokens: int,
     generator: torch.Generator,
 ) -> list[Completion]:
-    """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told."""
+    """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told.
+
+    Prompts of about the same length that have the same room are answered together and share their draws, so that an answer
+    depends on which prompts are asked with it, but not on how many processes share them.
+    """
     device = next(model.parameters()).device
     never = [codec.pad_id, *range(codec.size, model.get_input_embeddings().weight.shape[0])]
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
-    seeds = [int(torch.randint(2**31, (1,), generator=generator)) if limit > 0 else 0 for limit in room]
+    together = _asked_together(prompts, room)
+    seeds = [int(torch.randint(2**31, (1,), generator=generator)) for _ in together]
 
-    def answered(place: int) -> Completion:
-        ids, limit = prompts[place], room[place]
+    def answered(number: int) -> list[Completion]:
+        places = together[number]
+        limit = room[places[0]]
         if limit <= 0:
-            return Completion(ids=(), logprobs=(), ended=False)
+            return [Completion(ids=(), logprobs=(), ended=False)] * len(places)
+        batch = pad_left([prompts[i] for i in places], codec.pad_id).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seeds[place])
-            inputs = torch.tensor([list(ids)], device=device)
+            torch.manual_seed(seeds[number])
             out = model.generate(
-                inputs,
-                attention_mask=torch.ones_like(inputs),
+                batch.ids,
+                attention_mask=batch.mask.long(),
                 do_sample=True,
                 temperature=0.5,
                 top_k=10,
@@ -99,13 +106,32 @@ def deliberate(
                 pad_token_id=codec.pad_id,
                 eos_token_id=codec.eos_id,
                 suppress_tokens=never,
-            )[0, len(ids) :].tolist()
-        ended = codec.eos_id in out
-        kept = out[: out.index(codec.eos_id) + 1] if ended else [i for i in out if i != codec.pad_id]
-        return Completion(ids=tuple(kept), logprobs=(), ended=ended)
+            )
+        return [_deliberated(row, codec) for row in out[:, batch.ids.shape[1] :].tolist()]
 
-    # A prompt's work is its beams' new tokens, whatever its own length.
-    return processes.shared(room, lambda mine: [answered(place) for place in mine])
+    # A batch's work is its beams' new tokens, whatever its prompts' lengths.
+    work = [len(places) * room[places[0]] for places in together]
+    told = processes.shared(work, lambda mine: [answered(number) for number in mine])
+    found = {i: one for places, some in zip(together, told, strict=True) for i, one in zip(places, some, strict=True)}
+    return [found[i] for i in range(len(prompts))]
+
+
+def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int]) -> list[list[int]]:
+    """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length."""
+    groups: list[list[int]] = []
+    for i in sorted(range(len(prompts)), key=lambda i: (-room[i], len(prompts[i]), i)):
+        if groups and len(groups[-1]) < BEAMED and room[groups[-1][0]] == room[i]:
+            groups[-1].append(i)
+        else:
+            groups.append([i])
+    return groups
+
+
+def _deliberated(written: Sequence[int], codec: Codec) -> Completion:
+    """What `generate` wrote for a prompt, without what fills it up."""
+    ended = codec.eos_id in written
+    kept = written[: written.index(codec.eos_id) + 1] if ended else [i for i in written if i != codec.pad_id]
+    return Completion(ids=tuple(kept), logprobs=(), ended=ended)
 
 
 def _sample(
