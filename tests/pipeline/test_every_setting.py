@@ -162,7 +162,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "rl.value_clip": Change(0.01, "metrics"),
     "rl.score_clip": Change(0.5, "metrics"),
     "rl.missing_eos_penalty": Change(0.0, "metrics"),
-    "rl.value_start": [Change("policy", "metrics"), Change("shared", "metrics")],
+    "rl.value_start": [Change("policy", "metrics"), Change("shared", "metrics"), Change("frozen", "metrics")],
     "rl.guards": Change(
         {"length_paid": {"action": "stop", "streak": 1, "threshold": 0.0}, "kl_budget": {"threshold": 0.0, "streak": 1}},
         "metrics",

@@ -19,6 +19,7 @@ PAIRS = {**OFFLINE, "epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "eval_e
 STEERED = {"coefficient": 0.1, "target": 2.0, "horizon": 50.0}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared", "kl": STEERED},
+    "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen", "kl": STEERED},
     "rloo": {**ONLINE, "algorithm": "rloo", "kl": STEERED},
     "grpo": {**ONLINE, "algorithm": "grpo", "group": 2, "kl": STEERED},
     "dpo": {**PAIRS, "algorithm": "dpo"},

@@ -81,6 +81,7 @@ ONLINE = {**OFFLINE, "episodes": 40, "batch_size": 8, "minibatches": 2, "epochs"
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {**ONLINE, "algorithm": "ppo"},
     "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared"},
+    "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen"},
     "rloo": {**ONLINE, "algorithm": "rloo", "group": 2},
     "grpo": {**ONLINE, "algorithm": "grpo", "group": 2},
     "dpo": {**OFFLINE, "algorithm": "dpo", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "eval_every": 2},

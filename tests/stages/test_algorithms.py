@@ -16,16 +16,18 @@ from torch import Tensor, nn
 from sawyer.config import Config, checked
 from sawyer.engine import Learner, choose_place, generator
 from sawyer.errors import ConfigError
-from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_speaker
+from sawyer.maths import explained_variance
+from sawyer.models import FittedValues, PolicyWithValue, RewardScorer, ValueNetwork, open_speaker
 from sawyer.records import read
 from sawyer.stages.rl.ppo import VALUE_COEFFICIENT, update
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
+from sawyer.stages.rl.scorers import own_reward_model
 from sawyer.stages.rl.train import RlWork, train
 
 Fixture = Any
 CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
 TEMPERATURE, CLIP, VALUE_CLIP, BETA, GROUP = 0.8, 0.1, 0.05, 0.3, 4
-KINDS = ("rloo", "grpo", "ppo own", "ppo shared")
+KINDS = ("rloo", "grpo", "ppo own", "ppo shared", "ppo frozen")
 
 
 def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:
@@ -34,12 +36,8 @@ def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:
     asked |= {"epochs": 1, "max_new_tokens": 18, "temperature": TEMPERATURE, "clip": CLIP, "learning_rate": 0.01}
     asked |= {"kl": {"coefficient": BETA}, "missing_eos_penalty": 0.5}
     if algorithm == "ppo":
-        asked |= {
-            "value_clip": VALUE_CLIP,
-            "lam": 0.9,
-            "gamma": 0.97,
-            "value_start": "shared" if value == "shared" else "policy",
-        }
+        asked |= {"lam": 0.9, "gamma": 0.97, "value_start": "policy" if value == "own" else value}
+        asked |= {} if value == "frozen" else {"value_clip": VALUE_CLIP}
     return tiny.rl_config(out, **{**asked, **more}, rl__micro_batch_tokens=more.pop("tokens", 150))
 
 
@@ -51,7 +49,12 @@ def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Modul
         critic = ValueNetwork.from_policy(tiny.sft)
     elif kind == "ppo shared":
         critic = PolicyWithValue(policy)
-    if critic is not None:
+    elif kind == "ppo frozen":
+        critic = FittedValues(open_speaker(tiny.base).model.double(), 16, generator(0, "features"))
+        nn.init.normal_(critic.weights, std=0.5, generator=generator(0, "weights"))
+        nn.init.normal_(critic.centre, generator=generator(0, "centre"))
+        critic.double()
+    if isinstance(critic, ValueNetwork | PolicyWithValue):
         nn.init.normal_(critic.head.weight, std=0.5, generator=generator(0, "head"))
         critic.double()
     with torch.no_grad():
@@ -80,6 +83,11 @@ def logprobs(model: Any, ids: tuple[int, ...], start: int) -> Tensor:
 
 
 def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
+    if isinstance(critic, FittedValues):
+        reader: Any = critic.reader
+        x = reader.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0] - critic.centre
+        told = [float(one @ critic.weights[:16] + (one @ critic.mixing).relu() @ critic.weights[16:-1]) for one in x]
+        return (torch.tensor(told).double() + critic.weights[-1])[start - 1 : len(ids) - 1]
     trunk = critic.policy.base_model if isinstance(critic, PolicyWithValue) else critic.trunk
     hidden = trunk(input_ids=torch.tensor([ids])).last_hidden_state[0]
     return (hidden @ critic.head.weight[0] + critic.head.bias[0])[start - 1 : len(ids) - 1]
@@ -256,6 +264,7 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
             "grpo": {"kl_loss"},
             "ppo own": {*valued, "value_grad_norm"},
             "ppo shared": valued,
+            "ppo frozen": {"explained_variance"},
         }[kind]
     )
     assert rows[2]["kl"] != 0.0
@@ -270,6 +279,39 @@ def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -
         assert len(asked) == 12 and len({prompt.text for prompt in asked}) == 3
         assert all(asked[i] == asked[i - i % GROUP] for i in range(12))
     assert not {p.text for p in first} & {p.text for p in second}
+
+
+def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Path) -> None:
+    config = config_of(tiny, tmp_path / "run", "ppo frozen", score_clip=None)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(config, run)
+        critic = work.critic
+        assert isinstance(critic, FittedValues) and work.value is None and list(work.learners) == ["policy"]
+        assert critic.reader is own_reward_model(config, work.scorer).model  # type: ignore[union-attr]
+        read = [weight.clone() for weight in critic.reader.parameters()]
+        first = work.step(0)
+        assert first is not None and first["explained_variance"] == pytest.approx(0.0, abs=1e-6)
+        experience = estimate(
+            collect(
+                work.policy_speaker,
+                work.asked_at(0),
+                work.scorer,
+                config,
+                work.place,
+                generator(config.seed, "rl", "rollout", 0),
+            ),
+            work.policy_speaker.model,
+            work.reference,
+            critic,
+            BETA,
+            config,
+            work.place,
+        )
+    assert all(torch.equal(a, b) for a, b in zip(read, critic.reader.parameters(), strict=True))
+    # Of prompts that it has seen answered it now knows something.
+    assert experience.old_values is not None and experience.returns is not None
+    assert explained_variance(experience.old_values, experience.returns, experience.mask) > 0.01
+    assert bool(experience.old_values[experience.mask].std() > 0.01) and not bool(experience.old_values[~experience.mask].any())
 
 
 def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path: Path) -> None:
@@ -299,6 +341,8 @@ def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path
         ({"algorithm": "rloo", "group": 1}, "rl.group: rloo compares the answers to one prompt and needs 2 at least"),
         ({"algorithm": "grpo", "group": 3}, "rl.group: 3 answers a prompt do not divide a batch of 8"),
         ({"value_start": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: shared"),
+        ({"value_start": "frozen", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: frozen"),
+        ({"value_start": "frozen", "value_clip": 0.3}, "rl.value_clip: with value_start: frozen"),
         ({"beta": 0.1}, "rl.beta: it means nothing to ppo, only to dpo"),
     ],
 )

@@ -20,6 +20,7 @@ ONLINE = {"episodes": 768, "batch_size": 32, "minibatches": 2, "epochs": 2, "lea
 ASKED: dict[str, dict[str, Any]] = {
     "ppo": ONLINE,
     "ppo shared": {**ONLINE, "value_start": "shared"},
+    "ppo frozen": {**ONLINE, "value_start": "frozen"},
     "rloo": ONLINE,
     "grpo": ONLINE,
     "dpo": {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2, "kl": {"budget": 1e3}},

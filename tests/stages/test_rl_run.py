@@ -361,12 +361,13 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
     assert rates == pytest.approx([1e-3 * (1 - (2 * update + 1) / 40) for update in range(len(rates))])
 
 
+@pytest.mark.parametrize("start", ["reward", "frozen"])
 def test_after_a_rollback_the_run_is_that_of_the_best_model(
-    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
-    """The batch after a rollback is the one that the best model would have drawn, seen by its value network."""
+    """The batch after a rollback is the one that the best model would have drawn, valued as it was then."""
     scripted(monkeypatch, [(0.0, 0.0), (5.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6})
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, value_start=start)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlWork(config, run)
         for index in range(2):
@@ -377,9 +378,10 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
             work._learn(index)
         work._roll_back(4)
         again, state = RlWork(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
+        (again.critic if start == "frozen" else again.value).load(state["values" if start == "frozen" else "value"])  # type: ignore[union-attr, operator]
         again.policy.load(state["policy"])
-        again.value.load(state["value"])
-        again.policy.steps_done = again.value.steps_done = work.policy.steps_done
+        for learner in again.learners.values():
+            learner.steps_done = work.policy.steps_done
         again.kl = again.kl.at(work.kl.coefficient)
         assert work.kl.coefficient == 0.1
         assert work._learn(4) == again._learn(4)

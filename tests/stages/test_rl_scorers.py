@@ -15,7 +15,7 @@ from encoders import write
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import ConfigError, TrainingError
-from sawyer.models import RewardScorer, ValueNetwork, load_reward, load_tokenizer, open_speaker
+from sawyer.models import FittedValues, RewardScorer, ValueNetwork, load_reward, load_tokenizer, open_speaker
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows, replace_folder
 from sawyer.stages.rl.guards import DEFAULTS
@@ -112,6 +112,20 @@ def use_encoder(tiny: Fixture, run: Any, tmp_path: Path) -> None:
     source = write(tmp_path / "encoder", "bert", num_labels=1)
     with replace_folder(run.layout.model("reward")) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
+
+
+def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixture, tmp_path: Path, events: Any) -> None:
+    config = tiny.rl_config(tmp_path / "run", value_start="frozen")
+    with tiny.run(tmp_path / "run", "sft") as run:
+        use_encoder(tiny, run, tmp_path)
+        work = RlWork(config, run)
+        told = [row["message"] for row in events(run, "warning")]
+        assert isinstance(work.critic, FittedValues) and work.critic.reader is work.reference
+        assert "explained_variance" in (work.step(0) or {})
+    assert told == [
+        "values are read from the states of the SFT model: the reward model is an encoder, which has no state for what is "
+        "written so far"
+    ]
 
 
 @pytest.mark.parametrize("start", [None, "policy", "reward"])

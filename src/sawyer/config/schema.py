@@ -296,10 +296,10 @@ class Rl(Section):
     value_clip: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
     score_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer that did not end")
-    value_start: Literal["reward", "policy", "shared"] | None = Field(
+    value_start: Literal["reward", "policy", "shared", "frozen"] | None = Field(
         None,
-        description="what the value network starts from, or shared: a head on the policy's trunk; none given: the reward model "
-        "if it reads the policy's tokens",
+        description="what the value network starts from, or shared: a head on the policy's trunk, or frozen: fitted to the "
+        "reward model's states, without training; none given: the reward model if it reads the policy's tokens",
     )
     rewards: list[RewardPart] = Field(
         default_factory=list, description="what is paid for, a weighted sum; none given: the run's reward model alone"
@@ -353,6 +353,9 @@ class Rl(Section):
             raise ValueError(
                 "rl.value_learning_rate: with value_start: shared, policy and value have one optimizer; leave it out"
             )
+        idle = [name for name in ("value_learning_rate", "value_clip") if name in given]
+        if self.value_start == "frozen" and idle:
+            raise ValueError(f"rl.{idle[0]}: with value_start: frozen, values are fitted, not trained; leave it out")
         return self
 
     @model_validator(mode="after")

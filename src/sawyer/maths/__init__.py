@@ -7,6 +7,7 @@ from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious
 from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
+from sawyer.maths.least_squares import moments, ridge
 from sawyer.maths.logprobs import projected_logprobs, token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
 from sawyer.maths.loss_curves import Example, LossCurve, LossCurves, loss_curves, worked_example
@@ -108,6 +109,7 @@ __all__ = [
     "masked_var",
     "mean_cosine",
     "missing_eos",
+    "moments",
     "one_label",
     "plain",
     "ppo_policy",
@@ -115,6 +117,7 @@ __all__ = [
     "projected_logprobs",
     "regression",
     "response_log_ratio",
+    "ridge",
     "rl_gain",
     "rl_turn",
     "rloo_advantages",

@@ -5,6 +5,7 @@ from sawyer.models.artifact import copy_model, read_extra, save_model
 from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
 from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
 from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
+from sawyer.models.fitted import FittedValues
 from sawyer.models.forward import (
     TokenLogprobs,
     is_causal,
@@ -56,6 +57,7 @@ __all__ = [
     "Completion",
     "DetailedScorer",
     "Ensemble",
+    "FittedValues",
     "Frozen",
     "FunctionScorer",
     "Judge",

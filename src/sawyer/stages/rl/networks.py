@@ -6,6 +6,8 @@
 | reference | the SFT model again | the SFT model's adapter; none, where the SFT model is a whole model |
 | reward model | a network | its adapter and head, if it was trained on the same network; else a network |
 | value network | a network, from the reward or the SFT model | an adapter that begins as the reward model's, or the policy's |
+
+With `value_start: frozen` there is no value network: values are fitted to the states of the reward model, or of the reference.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config, Lora
-from sawyer.engine import Place, choose_place
+from sawyer.engine import Place, choose_place, generator
 from sawyer.models import (
     Adapted,
     AdaptedTrunk,
+    FittedValues,
     Load,
     Scorer,
     Shared,
@@ -37,6 +40,7 @@ from sawyer.models import (
     open_speaker,
     read_adapter,
     read_extra,
+    score_head,
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
@@ -149,6 +153,16 @@ def _same(one: str, other: str) -> bool:
     if is_local(one) and is_local(other):
         return Path(one).resolve() == Path(other).resolve()
     return one == other
+
+
+def fitted_values(config: Config, run: Run, networks: Networks) -> FittedValues:
+    """Values read from the states of the reward model, or, where that does not read the policy's tokens, of the reference."""
+    draw, own = generator(config.seed, "rl", "value features"), own_reward_model(config, networks.scorer)
+    if begins_from_reward(config, run, networks.scorer, networks.speaker) and own is not None:
+        head = score_head(own.model)
+        assert head is not None
+        return FittedValues(own.model, head.in_features, draw)
+    return FittedValues(networks.reference, networks.speaker.width, draw)
 
 
 def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:

@@ -4,6 +4,7 @@ Policy loss: mean over counted tokens of max(-A rho, -A clip(rho, 1-eps, 1+eps))
 eq. 7); GRPO adds beta k3, the KL to the reference. Value loss, where there is a value network:
 0.5 max((V - R)^2, (clip(V, V_old +- eps_v) - R)^2). A value network of its own shares no weight with the policy, so its loss
 needs no coefficient: its learning rate is that. A head on the policy's trunk is trained in the same step, its loss times 0.1.
+Values that are fitted have no loss.
 """
 
 from __future__ import annotations
@@ -56,10 +57,11 @@ class Report:
 def update(experience: Experience, policy: Learner, value: Learner | None, config: Config, place: Place, number: int) -> Report:
     """Learn from one batch of episodes; `number` names the update (it seeds the minibatches' order).
 
-    `value` is None where there is no value network of its own: with a shared trunk `policy` trains a `PolicyWithValue`.
+    `value` is None where there is no value network of its own: with a shared trunk `policy` trains a `PolicyWithValue`; values
+    that are fitted are so after it.
     """
     asked = wanted(config.rl, "rl")
-    valued = experience.old_values is not None and experience.returns is not None
+    valued = value is not None or isinstance(policy.model, PolicyWithValue)
     sums = Sums()
     norms: list[tuple[float, float, float]] = []
     size = len(experience.rows) // asked.minibatches

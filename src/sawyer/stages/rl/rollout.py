@@ -15,6 +15,7 @@ from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
 from sawyer.models import (
     Completion,
+    FittedValues,
     PolicyWithValue,
     Scorer,
     Speaker,
@@ -46,6 +47,14 @@ class Episodes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The frozen states before counted tokens, of this process's share of the rows. N tokens."""
+
+    places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
+    states: Tensor  # (N, d) fp32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Experience:
     """What one update learns from. T is the longest row; counted are the response's tokens (`mask`).
 
@@ -62,6 +71,7 @@ class Experience:
     returns: Tensor | None  # (B, T) fp32, what the values are trained towards; None without a value network
     rewards: Tensor  # (B, T) fp32, the final score on the last token, with the KL penalties where they are paid there
     kl_in_loss: float = 0.0  # what a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
+    seen: Seen | None = None  # what the values were read from, where they are fitted
 
 
 def collect(
@@ -108,7 +118,11 @@ def estimate(
     """Log-probs under policy and reference, values where there is a value network, rewards, advantages and returns."""
     asked = wanted(config.rl, "rl")
     values: Tensor | None
-    if isinstance(value, PolicyWithValue):
+    seen: Seen | None = None
+    if isinstance(value, FittedValues):
+        old, seen = logprobs_of(policy, episodes.rows, config, place), frozen_states(value, episodes.rows, config, place)
+        values = fitted(value, seen, old)
+    elif isinstance(value, PolicyWithValue):
         old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
     else:
         old = logprobs_of(policy, episodes.rows, config, place)
@@ -128,6 +142,7 @@ def estimate(
         returns=found.returns,
         rewards=found.rewards,
         kl_in_loss=found.kl_in_loss,
+        seen=seen,
     )
 
 
@@ -148,6 +163,34 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
 
     logprobs, entropies = _read(rows, config, place, figures)
     return logprobs, entropies
+
+
+def frozen_states(model: FittedValues, rows: Sequence[Row], config: Config, place: Place) -> Seen:
+    """The states in which the response tokens are chosen, as a frozen network reads them."""
+    mine = processes.deal([len(row.ids) for row in rows])
+    places, states = [torch.zeros(0, 2, dtype=torch.long)], [model.centre.new_zeros(0, len(model.centre))]
+    for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
+        with place.autocast():
+            read = model.states(batch.to(place.device))
+        row, column = batch.trained[:, 1:].nonzero(as_tuple=True)
+        places.append(torch.stack([torch.tensor([mine[i] for i in indices])[row], column + 1], 1))
+        states.append(read[row, column])
+    return Seen(places=torch.cat(places), states=torch.cat(states))
+
+
+def fitted(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
+    """(B, T) values of the states in which the response tokens are chosen, 0 elsewhere, on the CPU, as `like` (B, T)."""
+    values = torch.zeros_like(like)
+    values[seen.places.unbind(1)] = model.of_states(seen.states).to(values)
+    processes.add_up(values)  # each process has read other rows
+    return values
+
+
+def fit(model: FittedValues, experience: Experience) -> None:
+    """Let values that are fitted learn what their states were worth."""
+    assert experience.seen is not None and experience.returns is not None
+    returns = experience.returns[experience.seen.places.unbind(1)]
+    model.fit(experience.seen.states, returns.to(experience.seen.states))
 
 
 def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:

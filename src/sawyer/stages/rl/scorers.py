@@ -106,7 +106,7 @@ def tell_cut(run: Run, scorer: Scorer) -> None:
 
 def begins_from_reward(config: Config, run: Run, scorer: Scorer, speaker: Speaker, unfit: str = "") -> bool:
     """Whether the value network begins as the reward model, not as the policy: as `rl.value_start` says; where it says nothing,
-    if that can be. `unfit` is a reason against it that somebody knows already.
+    or frozen, if that can be. `unfit` is a reason against it that somebody knows already.
 
     Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
     """
@@ -124,8 +124,9 @@ def begins_from_reward(config: Config, run: Run, scorer: Scorer, speaker: Speake
             why="a value is read at every token that the policy writes",
             todo="leave rl.value_start out, or set it to policy",
         )
-    if asked.value_start is None:
-        run.journal.event(STAGE, "warning", message=f"the value network starts from the SFT model: {reason}")
+    if asked.value_start in (None, "frozen"):
+        what = "the value network starts from" if asked.value_start is None else "values are read from the states of"
+        run.journal.event(STAGE, "warning", message=f"{what} the SFT model: {reason}")
     return False
 
 

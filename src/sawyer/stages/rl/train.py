@@ -11,7 +11,7 @@ from torch import nn
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, batch_indices, generator, run_steps, stop_if_asked
 from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
-from sawyer.models import PolicyWithValue
+from sawyer.models import FittedValues, PolicyWithValue
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.rl.best_of_n import best_of_n
@@ -19,9 +19,9 @@ from sawyer.stages.rl.dpo import DpoWork
 from sawyer.stages.rl.gates import final_gates
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.measures import batch_measures
-from sawyer.stages.rl.networks import open_value
+from sawyer.stages.rl.networks import fitted_values, open_value
 from sawyer.stages.rl.ppo import update
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite, fit
 from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 
@@ -76,6 +76,8 @@ class RlWork(PolicyWork):
         trained: nn.Module = self.policy_speaker.model
         if asked.algorithm == "ppo" and asked.value_start == "shared":
             self.critic = trained = PolicyWithValue(trained).to(self.place.device)
+        elif asked.algorithm == "ppo" and asked.value_start == "frozen":
+            self.critic = fitted_values(config, run, self.networks).to(self.place.device)
         elif asked.algorithm == "ppo":
             self.critic = open_value(config, run, self.networks).to(self.place.device)
             rate = asked.learning_rate if asked.value_learning_rate is None else asked.value_learning_rate
@@ -91,7 +93,10 @@ class RlWork(PolicyWork):
     def plan(self) -> str:
         asked, beside = self.asked, "policy and reference"
         if asked.algorithm == "ppo":
-            beside = "policy with value head, and reference" if self.value is None else "policy, reference and value network"
+            beside = "policy, reference and value network"
+            if self.value is None:
+                fitted = isinstance(self.critic, FittedValues)
+                beside = "policy and reference, values fitted" if fitted else "policy with value head, and reference"
         each = f", {asked.group} to each" if asked.group > 1 else ""
         return (
             f"{asked.algorithm}: {self.steps:,} updates of {asked.batch_size} answers to {len(self.prompts):,} prompts{each}, "
@@ -114,6 +119,8 @@ class RlWork(PolicyWork):
             return metrics
         exact = self._exact(episodes.rows) if index == 0 else None
         report = update(experience, self.policy, self.value, self.config, self.place, index)
+        if isinstance(self.critic, FittedValues):
+            fit(self.critic, experience)
         if index == 0:
             self._step_zero(episodes, experience, exact, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
@@ -142,8 +149,15 @@ class RlWork(PolicyWork):
         return super().learners | ({} if self.value is None else {"value": self.value})
 
     def learnt(self) -> dict[str, Any]:
-        """What is learnt and steered."""
-        return super().learnt() | {"kl": self.kl.coefficient}
+        """What is learnt, fitted and steered."""
+        fitted = {"values": self.critic.state()} if isinstance(self.critic, FittedValues) else {}
+        return super().learnt() | {"kl": self.kl.coefficient} | fitted
+
+    def _put_back(self) -> dict[str, Any]:
+        kept = super()._put_back()
+        if isinstance(self.critic, FittedValues):
+            self.critic.load(kept["values"])
+        return kept
 
     def make_dearer(self, kept: Mapping[str, Any]) -> str:
         """A nat of KL costs twice as much as it did, or as it did when the best model was kept."""
@@ -159,6 +173,8 @@ class RlWork(PolicyWork):
         """Go on where `state` was taken."""
         super().load(state)
         self.kl = self.kl.at(state["kl"])
+        if isinstance(self.critic, FittedValues):
+            self.critic.load(state["values"])
 
 
 def _paid(config: Config) -> str:
