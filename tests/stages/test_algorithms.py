@@ -352,6 +352,13 @@ def test_what_means_nothing_is_refused(tiny: Fixture, tmp_path: Path, asked: dic
     assert told in str(refused.value)
 
 
+def test_a_run_s_own_file_with_its_defaults_can_be_told_otherwise(tiny: Fixture, tmp_path: Path) -> None:
+    whole = tiny.rl_config(tmp_path).model_dump(mode="json")
+    assert whole["rl"]["value_clip"] == 0.2 and whole["rl"]["value_learning_rate"] is None
+    again = checked(whole | {"rl": whole["rl"] | {"value_start": "frozen"}})
+    assert again.rl is not None and again.rl.value_start == "frozen"
+
+
 @pytest.mark.parametrize("weights", [(0.0,), (1.0, -1.0)], ids=["all zero", "two that cancel"])
 def test_rewards_that_add_up_to_nothing_are_refused(tiny: Fixture, tmp_path: Path, weights: tuple[float, ...]) -> None:
     parts = [{"name": f"part_{i}", "model": "stage", "weight": weight} for i, weight in enumerate(weights)]

@@ -214,7 +214,9 @@ def test_what_goes_on_from_a_state_goes_on_exactly(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rl", [{"algorithm": "rloo"}, {"value_start": "shared"}, {"value_start": "policy"}, {"value_start": "frozen"}])
+@pytest.mark.parametrize(
+    "rl", [{"algorithm": "rloo"}, {"value_start": "shared"}, {"value_start": "policy"}, {"value_start": "frozen"}]
+)
 def test_other_ways_to_learn(shape: Shape, done: Path, tmp_path: Path, rl: dict[str, str]) -> None:
     config = shape(tmp_path / "run", **rl)
     with opened(done, tmp_path / "run") as run:

@@ -353,7 +353,9 @@ class Rl(Section):
             raise ValueError(
                 "rl.value_learning_rate: with value_start: shared, policy and value have one optimizer; leave it out"
             )
-        idle = [name for name in ("value_learning_rate", "value_clip") if name in given]
+        # A run's own file has every default in it: only what says something else can have been meant.
+        fields = type(self).model_fields
+        idle = [name for name in ("value_learning_rate", "value_clip") if getattr(self, name) != fields[name].default]
         if self.value_start == "frozen" and idle:
             raise ValueError(f"rl.{idle[0]}: with value_start: frozen, values are fitted, not trained; leave it out")
         return self
