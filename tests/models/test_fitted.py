@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sawyer import processes
 from sawyer.models import FittedValues
-from sawyer.models.fitted import KEPT
+from sawyer.models.fitted import KEPT, LEAST
 from sawyer.text import Row, pad_right
 
 Speakers = Callable[[str], Any]
@@ -48,7 +49,8 @@ def test_fitted_is_the_regression_written_out(speaker: Speakers) -> None:
     first, second = worth(len(states)), worth(len(states), 1)
     values.fit(states, first)
     values.fit(states[:9], second[:9])
-    x = (states - states.mean(0)) / states.std(0, correction=0)  # where the first batch lies
+    spread = states.std(0, correction=0)
+    x = (states - states.mean(0)) / spread.clamp(min=LEAST * spread.square().mean().sqrt())  # where the first batch lies
     x = torch.cat([x, (x @ values.mixing).relu()], 1).double()
     x, y = torch.cat([x, x[:9]]), torch.cat([first, second[:9]]).double()
     share = torch.cat([torch.full((len(states),), KEPT), torch.ones(9)]).double()
@@ -62,7 +64,7 @@ def test_fitted_is_the_regression_written_out(speaker: Speakers) -> None:
     assert float(expected.std()) > 1e-2
     unfaded = made(speaker)
     unfaded.fit(states, first)
-    unfaded.moments = unfaded.moments / KEPT  # type: ignore[operator]
+    unfaded.sums = unfaded.sums / KEPT  # type: ignore[operator]
     unfaded.fit(states[:9], second[:9])
     assert not torch.allclose(unfaded.of_states(states), values.of_states(states), atol=1e-3)
 
@@ -100,10 +102,49 @@ def test_it_goes_on_where_its_state_was_taken(speaker: Speakers, batches: int, t
     assert torch.equal(again.weights, straight.weights) and torch.equal(again.centre, straight.centre)
 
 
-def test_a_state_that_never_changes_stays_quiet(speaker: Speakers) -> None:
+@pytest.mark.parametrize("value", [4.0, 87.3213])
+def test_a_state_that_never_changed_stays_quiet(speaker: Speakers, value: float) -> None:
     values = made(speaker)
     states = seen(values)
-    states[:, 0] = 4.0
+    states[:, 0] = value
     values.fit(states, worth(len(states)))
-    states[:, 0] += 1e-3
+    states[:, 0] += 1e-2
     assert bool(values.of_states(states).abs().max() < 10)
+
+
+def test_a_first_batch_of_two_tokens_does_not_set_the_scale_to_nothing(speaker: Speakers) -> None:
+    values = made(speaker)
+    states = seen(values)
+    two = states[:2] * torch.linspace(0, 1, states.shape[1]) ** 8  # some hardly move between the two
+    values.fit(two, worth(2))
+    spread = two.std(0, correction=0)
+    least = LEAST * spread.square().mean().sqrt()
+    assert float(spread.min()) < 1e-3 * float(least)
+    assert torch.allclose(values.spread, torch.where(spread < least, least, spread), rtol=1e-5)
+    values = made(speaker)
+    values.fit(states[:1], worth(1))
+    assert values.spread.tolist() == [1.0] * states.shape[1]
+    assert values.of_states(states[:1]).tolist() == pytest.approx(worth(1).tolist(), abs=1e-4)
+
+
+def test_in_parts_as_at_once(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for size in (4096, 5):
+        monkeypatch.setattr("sawyer.models.fitted.AT_ONCE", size)
+        values = made(speaker)
+        values.fit(seen(values), worth(21))
+        found.append(values.of_states(seen(values)))
+    assert torch.allclose(found[0], found[1], atol=1e-5) and len(found[1]) == 21
+
+
+def test_a_process_may_have_no_rows(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other one's sums are is added to nothing."""
+    told, empty = made(speaker), made(speaker)
+    states = seen(told)
+    sent: list[Tensor] = []
+    monkeypatch.setattr(processes, "add_up", lambda tensor: sent.append(tensor.clone()))
+    told.fit(states, worth(len(states)))
+    monkeypatch.setattr(processes, "add_up", lambda tensor: tensor.add_(sent.pop(0)))
+    empty.fit(states[:0], worth(0))
+    assert not sent and torch.equal(empty.weights, told.weights)
+    assert empty.of_states(states[:0]).tolist() == []

@@ -371,3 +371,16 @@ def test_deliberate_ends(speaker: Speakers) -> None:
     with_bias(opened, 0, -400.0)
     found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=5, generator=seeded(4))
     assert [(len(c.ids), c.ended) for c in found] == [(5, False), (2, False), (0, False)]
+
+
+def test_of_prompts_answered_together_one_may_end_before_the_other(speaker: Speakers) -> None:
+    """What fills up the shorter answer belongs to nobody."""
+    opened = with_bias(speaker("phi"), 0, 2.0)
+    found = deliberate(
+        opened.model, [[50 + i, 60 + i] for i in range(8)], codec=opened.codec, max_new_tokens=6, generator=seeded(4)
+    )
+    lengths = {len(c.ids) for c in found if c.ended}
+    assert len(lengths) > 1 and min(lengths) < 6 and not all(c.ended for c in found), [c.ids for c in found]
+    for completion in found:
+        assert opened.codec.pad_id not in completion.ids and completion.ids.count(0) == completion.ended
+        assert completion.ids[-1] == 0 if completion.ended else len(completion.ids) == 6

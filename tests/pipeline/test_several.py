@@ -6,6 +6,7 @@ Real processes that a launcher's variables tell who they are; `torchrun` itself 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 import os
 import signal
@@ -48,6 +49,7 @@ def small(name):
         ("sawyer.stages.compare.compare", "PROMPTS_A_STEP", 4),
         ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
         ("sawyer.stages.rl.best_of_n", "PROMPTS_A_STEP", 2),
+        ("sawyer.models.sample", "BEAMED", 1),
     ):
         if owner in sys.modules:
             setattr(sys.modules[owner], size, value)
@@ -181,6 +183,7 @@ def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callabl
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
         patch.setattr("sawyer.stages.rl.best_of_n.PROMPTS_A_STEP", 2)
+        patch.setattr(importlib.import_module("sawyer.models.sample"), "BEAMED", 1)
         for name, (stage, changes) in ways.items():
             for kind in ("two", "alone"):
                 out = tiny.prefix(stage, root / kind / name) if stage != "base" else root / kind / name

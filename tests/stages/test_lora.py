@@ -18,7 +18,18 @@ from torch import nn
 from sawyer.config import Config, checked
 from sawyer.engine import choose_place, memory_plan
 from sawyer.errors import ConfigError
-from sawyer.models import Adapted, RewardScorer, ValueNetwork, load_tokenizer, new_judge, new_reward, open_speaker, save_model
+from sawyer.models import (
+    Adapted,
+    RewardScorer,
+    ValueNetwork,
+    load_reward,
+    load_tokenizer,
+    new_judge,
+    new_reward,
+    open_speaker,
+    save_model,
+    trunk_states,
+)
 from sawyer.records import prompt_of
 from sawyer.runs import Run, base_of, is_adapter, open_run, read_rows, replace_folder
 from sawyer.stages.reward import train as train_reward
@@ -28,6 +39,7 @@ from sawyer.stages.rl.gates import Apart
 from sawyer.stages.rl.networks import Networks, open_networks, open_value
 from sawyer.stages.rl.train import RlWork
 from sawyer.stages.sft import train as train_sft
+from sawyer.text import pad_right
 
 pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
 
@@ -260,6 +272,24 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
         assert all(weight.requires_grad for weight in work.policy_speaker.model.parameters())
         train_rl(config, run)
         assert not is_adapter(run.layout.model("rl"))
+
+
+def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, done: Path, tiny: Tiny, tmp_path: Path) -> None:
+    """Whoever spoke last on the shared network; from a whole SFT model the reward model is a network of its own."""
+    with opened(done, tmp_path / "run") as run:
+        work = RlWork(shape(tmp_path / "run", value_start="frozen"), run)
+        batch = pad_right([work.policy_speaker.codec.answer_ids((5, 6, 7), (8, 9))], 0)
+        alone: Any = load_reward(run.layout.model("reward"), work.policy_speaker.tokenizer)
+        expected = alone.base_model(input_ids=batch.ids).last_hidden_state
+        for network in (work.policy_speaker.model, work.reference):
+            trunk_states(network, batch)
+            assert work.fitted is not None and work.fitted.reader.name == "reward-1"
+            assert torch.allclose(work.fitted.states(batch), expected, atol=1e-5)
+        assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
+    with tiny.run(tmp_path / "whole", "sft", "reward") as run:
+        work = RlWork(shape(tmp_path / "whole", value_start="frozen"), run)
+        assert work.fitted is not None and not hasattr(work.fitted.reader, "shared")
+        assert "explained_variance" in (work.step(0) or {})
 
 
 @pytest.mark.slow

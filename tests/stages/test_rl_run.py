@@ -615,10 +615,12 @@ def _all(tiny: Fixture) -> Sequence[Any]:
     return read([str(tiny.prompts)], want="prompts").records
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path, precision: str) -> None:
+@pytest.mark.parametrize(("precision", "start"), [("fp32", None), ("bf16", None), ("bf16", "frozen")])
+def test_a_state_taken_and_loaded_goes_on_number_for_number(
+    tiny: Fixture, tmp_path: Path, precision: str, start: str | None
+) -> None:
     config = tiny.rl_config(
-        tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}
+        tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}, value_start=start
     ).model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         straight = RlWork(config, run)

@@ -267,7 +267,7 @@ class Rl(Section):
     prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     algorithm: Algorithm = Field(
-        "ppo", description="with a value network, by groups of answers (rloo, grpo), on judged pairs, or without training"
+        "ppo", description="with values of states, by groups of answers (rloo, grpo), on judged pairs, or without training"
     )
     group: int = Field(
         default_factory=lambda asked: GROUPS.get(asked.get("algorithm", "ppo"), 1),

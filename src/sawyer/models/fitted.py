@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sawyer import processes
 from sawyer.maths import moments, ridge
@@ -14,49 +14,50 @@ from sawyer.models.forward import trunk_states
 from sawyer.text import Batch
 
 RANDOM = 640  # random features beside the states themselves
-KEPT = 0.85  # of what earlier batches count, once a batch has come since
+KEPT = 0.85  # of what earlier batches count, once another one has come
+LEAST = 0.1  # of the states' common spread, the least that one of them is taken to have
+AT_ONCE = 4096  # states whose features are made at once
 
 
-class FittedValues(nn.Module):
-    """V at every token, a linear function of the states that a network which nobody trains has there, and of random features of
-    them, relu(x R) (Rahimi and Recht 2008), fitted to the returns of the batches so far by ridge regression.
+class FittedValues:
+    """V at every token, in the reward's standard unit: a linear function of the states that a network which nobody trains has
+    there, and of random features of them, relu(x R) (Rahimi and Recht 2008), fitted to the returns of the batches so far.
 
-    As with `ValueNetwork` V = 0 everywhere at first. `reader` belongs to whoever lent it, and is asked for its states alone.
+    After each batch the sums over observations are S <- KEPT S + S of the batch, and the weights their ridge regression, with
+    as many observations against each weight as there are features. As with `ValueNetwork` V = 0 everywhere at first. `reader`
+    is lent, and asked for its states alone; all that is fitted lies on the CPU.
     """
 
-    centre: Tensor
-    spread: Tensor
-    mixing: Tensor
-    weights: Tensor
-
     def __init__(self, reader: Any, width: int, draw: torch.Generator) -> None:
-        super().__init__()
         self.reader = reader
-        self.register_buffer("mixing", torch.randn(width, RANDOM, generator=draw) / width**0.5)
-        self.register_buffer("centre", torch.zeros(width))
-        self.register_buffer("spread", torch.ones(width))
-        self.register_buffer("weights", torch.zeros(width + RANDOM + 1))
-        self.moments: Tensor | None = None  # of all batches so far; None before the first
+        self.mixing = torch.randn(width, RANDOM, generator=draw) / width**0.5
+        self.centre, self.spread = torch.zeros(width), torch.ones(width)
+        self.weights = torch.zeros(width + RANDOM + 1)
+        self.sums: Tensor | None = None  # of all batches so far; None before the first
 
+    @torch.no_grad()
     def states(self, batch: Batch) -> Tensor:
-        """(B, T, d) fp32, at every token of a right-padded batch."""
-        with torch.no_grad():
-            return trunk_states(self.reader, batch).float()
+        """(B, T, d) fp32, at every token of a right-padded batch, where the batch lies."""
+        return trunk_states(self.reader, batch).float()
 
     def of_states(self, states: Tensor) -> Tensor:
         """(N, d) -> (N,)."""
-        return self._features(states) @ self.weights[:-1] + self.weights[-1]
+        parts = [self._features(part) @ self.weights[:-1] + self.weights[-1] for part in states.split(AT_ONCE)]
+        return torch.cat(parts)
 
     def fit(self, states: Tensor, returns: Tensor) -> None:
         """After a batch: this process's share of its states (n, d), and what they were worth, (n,). Those of the others are
         added. What earlier batches said fades: the policy that they were sampled from has moved since.
         """
-        if self.moments is None:
+        if self.sums is None:
             self._measure(states)
-        found = moments(self._features(states), returns)
+        parts = zip(states.split(AT_ONCE), returns.split(AT_ONCE), strict=True)
+        found = torch.zeros(len(self.weights) + 1, len(self.weights) + 1, dtype=torch.float64)
+        for x, y in parts:
+            found += moments(self._features(x), y)
         processes.add_up(found)
-        self.moments = found if self.moments is None else KEPT * self.moments + found
-        self.weights.copy_(ridge(self.moments, strength=len(self.weights) - 1))
+        self.sums = found if self.sums is None else KEPT * self.sums + found
+        self.weights.copy_(ridge(self.sums, strength=len(self.weights) - 1))
 
     def _features(self, states: Tensor) -> Tensor:
         """(N, d) -> (N, d + RANDOM)."""
@@ -64,21 +65,23 @@ class FittedValues(nn.Module):
         return torch.cat([standard, (standard @ self.mixing).relu()], 1)
 
     def _measure(self, states: Tensor) -> None:
-        """Where the states lie and how far they spread, from the first batch, for good."""
-        sums = torch.stack([states.double().sum(0), states.double().square().sum(0), torch.full_like(states[0], len(states))])
-        sums = sums.cpu()
-        processes.add_up(sums)
-        mean = sums[0] / sums[2]
-        variance = sums[1] / sums[2] - mean.square()
+        """Where the states lie and how far they spread, from the first batch, for good. What hardly moves in it may later."""
+        whole = torch.cat([states.double().sum(0), torch.tensor([len(states)]).double()])
+        processes.add_up(whole)
+        mean = whole[:-1] / whole[-1]
+        squares = (states.double() - mean).square().sum(0)
+        processes.add_up(squares)
+        spread = (squares / whole[-1]).sqrt()
+        common = float(spread.square().mean().sqrt())
         self.centre.copy_(mean)
-        self.spread.copy_(torch.where(variance > 1e-12, variance, 1.0).sqrt())  # 1 for a state that never changes
+        self.spread.copy_(spread.clamp(min=LEAST * common if common > 0 else 1.0))
 
     def state(self) -> dict[str, Any]:
         """All that is fitted."""
-        return {"centre": self.centre, "spread": self.spread, "weights": self.weights, "moments": self.moments}
+        return {"centre": self.centre, "spread": self.spread, "weights": self.weights, "sums": self.sums}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         for name in ("centre", "spread", "weights"):
             getattr(self, name).copy_(state[name])
-        self.moments = None if state["moments"] is None else state["moments"].clone()
+        self.sums = None if state["sums"] is None else state["sums"].clone()

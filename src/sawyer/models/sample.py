@@ -1,4 +1,5 @@
-"""Sampling: prompts in, completions out, with the log-prob of every token. Seeded, and each row's draws are its own."""
+"""Sampling: prompts in, completions out, with the log-prob of every token. Seeded, and each row's draws are its own, but for
+beam search, where they are a batch's."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 | | advantage | KL | value network |
 |---|---|---|---|
-| ppo | GAE over tokens, whitened over the batch | k1, in the reward of each token | its own, or a head on the policy |
+| ppo | GAE over tokens, whitened over the batch | k1, in the reward of each token | its own, a head on the policy, or none |
 | rloo | reward less the mean of the prompt's other answers | k1, in the reward | none |
 | grpo | score, standardised within the prompt's answers | k3, in the loss | none |
 
@@ -25,7 +25,7 @@ class Estimated:
 
     rewards: Tensor  # (B, T), the score on the last token, with the KL penalties where they are paid here
     advantages: Tensor  # (B, T)
-    returns: Tensor | None  # (B, T), what the values are trained towards; None without a value network
+    returns: Tensor | None  # (B, T), what the values are to become; None where there are none
     kl_in_loss: float  # what a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
 
 

@@ -42,6 +42,7 @@ from sawyer.models import (
     read_extra,
     score_head,
 )
+from sawyer.models.forward import head_of
 from sawyer.runs import Run, base_of, is_adapter, is_local
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
 from sawyer.text import Codec
@@ -156,13 +157,16 @@ def _same(one: str, other: str) -> bool:
 
 
 def fitted_values(config: Config, run: Run, networks: Networks) -> FittedValues:
-    """Values read from the states of the reward model, or, where that does not read the policy's tokens, of the reference."""
-    draw, own = generator(config.seed, "rl", "value features"), own_reward_model(config, networks.scorer)
-    if begins_from_reward(config, run, networks.scorer, networks.speaker) and own is not None:
-        head = score_head(own.model)
-        assert head is not None
-        return FittedValues(own.model, head.in_features, draw)
-    return FittedValues(networks.reference, networks.speaker.width, draw)
+    """Values read from the states of the reward model (an ensemble's first member), or, where that does not read the policy's
+    tokens, of the reference."""
+    draw = generator(config.seed, "rl", "value features")
+    if not begins_from_reward(config, run, networks.scorer, networks.speaker):
+        return FittedValues(networks.reference, head_of(networks.reference).in_features, draw)
+    own = own_reward_model(config, networks.scorer)
+    assert own is not None
+    head = score_head(own.model)
+    assert head is not None
+    return FittedValues(own.model, head.in_features, draw)
 
 
 def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:

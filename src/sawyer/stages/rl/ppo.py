@@ -20,7 +20,7 @@ from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, generator
 from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
-from sawyer.models import PolicyWithValue, policy_logprobs
+from sawyer.models import FittedValues, PolicyWithValue, policy_logprobs
 from sawyer.stages.rl.rollout import Experience, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
 
@@ -94,6 +94,13 @@ def update(experience: Experience, policy: Learner, value: Learner | None, confi
         value_grad_norm=None if value is None else sum(n[1] for n in norms) / len(norms),
         learning_rate=norms[-1][2],
     )
+
+
+def fit_values(values: FittedValues, experience: Experience) -> None:
+    """Learn from the batch what its states were worth."""
+    seen, returns = experience.seen, experience.returns
+    assert seen is not None and returns is not None
+    values.fit(seen.states, returns[seen.places.unbind(1)].to(seen.states))
 
 
 def _explained(experience: Experience) -> float | None:

@@ -51,7 +51,7 @@ class Seen:
     """The frozen states before counted tokens, of this process's share of the rows. N tokens."""
 
     places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
-    states: Tensor  # (N, d) fp32
+    states: Tensor  # (N, d) fp32, on the CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,9 +66,9 @@ class Experience:
     mask: Tensor  # (B, T) bool, True on response tokens and their EOS
     old_logprobs: Tensor  # (B, T) fp32, log pi_old of each token, at the sampling temperature
     ref_logprobs: Tensor  # (B, T) fp32, log pi_ref likewise
-    old_values: Tensor | None  # (B, T) fp32, V of the state before each token, in reward units; None without a value network
+    old_values: Tensor | None  # (B, T) fp32, V of the state before each token, in reward units; None where nobody tells
     advantages: Tensor  # (B, T) fp32, of the algorithm
-    returns: Tensor | None  # (B, T) fp32, what the values are trained towards; None without a value network
+    returns: Tensor | None  # (B, T) fp32, what the values are to become; None where there are none
     rewards: Tensor  # (B, T) fp32, the final score on the last token, with the KL penalties where they are paid there
     kl_in_loss: float = 0.0  # what a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
     seen: Seen | None = None  # what the values were read from, where they are fitted
@@ -110,18 +110,18 @@ def estimate(
     episodes: Episodes,
     policy: nn.Module,
     reference: nn.Module,
-    value: nn.Module | None,
+    value: nn.Module | FittedValues | None,
     coefficient: float,
     config: Config,
     place: Place,
 ) -> Experience:
-    """Log-probs under policy and reference, values where there is a value network, rewards, advantages and returns."""
+    """Log-probs under policy and reference, values where something estimates them, rewards, advantages and returns."""
     asked = wanted(config.rl, "rl")
     values: Tensor | None
     seen: Seen | None = None
     if isinstance(value, FittedValues):
         old, seen = logprobs_of(policy, episodes.rows, config, place), frozen_states(value, episodes.rows, config, place)
-        values = fitted(value, seen, old)
+        values = values_seen(value, seen, old)
     elif isinstance(value, PolicyWithValue):
         old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
     else:
@@ -168,29 +168,22 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
 def frozen_states(model: FittedValues, rows: Sequence[Row], config: Config, place: Place) -> Seen:
     """The states in which the response tokens are chosen, as a frozen network reads them."""
     mine = processes.deal([len(row.ids) for row in rows])
-    places, states = [torch.zeros(0, 2, dtype=torch.long)], [model.centre.new_zeros(0, len(model.centre))]
+    places, states = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, len(model.centre))]
     for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
             read = model.states(batch.to(place.device))
         row, column = batch.trained[:, 1:].nonzero(as_tuple=True)
         places.append(torch.stack([torch.tensor([mine[i] for i in indices])[row], column + 1], 1))
-        states.append(read[row, column])
+        states.append(read.cpu()[row, column])
     return Seen(places=torch.cat(places), states=torch.cat(states))
 
 
-def fitted(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
+def values_seen(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
     """(B, T) values of the states in which the response tokens are chosen, 0 elsewhere, on the CPU, as `like` (B, T)."""
     values = torch.zeros_like(like)
     values[seen.places.unbind(1)] = model.of_states(seen.states).to(values)
     processes.add_up(values)  # each process has read other rows
     return values
-
-
-def fit(model: FittedValues, experience: Experience) -> None:
-    """Let values that are fitted learn what their states were worth."""
-    assert experience.seen is not None and experience.returns is not None
-    returns = experience.returns[experience.seen.places.unbind(1)]
-    model.fit(experience.seen.states, returns.to(experience.seen.states))
 
 
 def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:

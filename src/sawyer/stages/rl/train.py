@@ -20,8 +20,8 @@ from sawyer.stages.rl.gates import final_gates
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.measures import batch_measures
 from sawyer.stages.rl.networks import fitted_values, open_value
-from sawyer.stages.rl.ppo import update
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite, fit
+from sawyer.stages.rl.ppo import fit_values, update
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite
 from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 
@@ -70,18 +70,19 @@ class RlWork(PolicyWork):
         asked = self.asked
         self.steps = asked.episodes // asked.batch_size
         factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.minibatches, warmup=0)
-        # The network that estimates values, and who trains it: nobody of its own where it is a head on the policy's trunk.
-        self.critic: nn.Module | None = None
+        # What estimates values, and who trains it: nobody of its own where it is a head on the policy's trunk, or is fitted.
+        self.critic: nn.Module | FittedValues | None = None
         self.value: Learner | None = None
+        self.fitted: FittedValues | None = None
         trained: nn.Module = self.policy_speaker.model
         if asked.algorithm == "ppo" and asked.value_start == "shared":
             self.critic = trained = PolicyWithValue(trained).to(self.place.device)
         elif asked.algorithm == "ppo" and asked.value_start == "frozen":
-            self.critic = fitted_values(config, run, self.networks).to(self.place.device)
+            self.critic = self.fitted = fitted_values(config, run, self.networks)
         elif asked.algorithm == "ppo":
-            self.critic = open_value(config, run, self.networks).to(self.place.device)
+            self.critic = network = open_value(config, run, self.networks).to(self.place.device)
             rate = asked.learning_rate if asked.value_learning_rate is None else asked.value_learning_rate
-            self.value = Learner(self.critic, name="rl value", learning_rate=rate, factor=factor, eps=ADAM_EPS)
+            self.value = Learner(network, name="rl value", learning_rate=rate, factor=factor, eps=ADAM_EPS)
         self.policy = Learner(trained, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS)
         self.kl: AdaptiveKL | FixedKL = (
             FixedKL(coefficient=asked.kl.coefficient)
@@ -95,8 +96,9 @@ class RlWork(PolicyWork):
         if asked.algorithm == "ppo":
             beside = "policy, reference and value network"
             if self.value is None:
-                fitted = isinstance(self.critic, FittedValues)
-                beside = "policy and reference, values fitted" if fitted else "policy with value head, and reference"
+                beside = (
+                    "policy with value head, and reference" if self.fitted is None else "policy and reference, values fitted"
+                )
         each = f", {asked.group} to each" if asked.group > 1 else ""
         return (
             f"{asked.algorithm}: {self.steps:,} updates of {asked.batch_size} answers to {len(self.prompts):,} prompts{each}, "
@@ -119,8 +121,8 @@ class RlWork(PolicyWork):
             return metrics
         exact = self._exact(episodes.rows) if index == 0 else None
         report = update(experience, self.policy, self.value, self.config, self.place, index)
-        if isinstance(self.critic, FittedValues):
-            fit(self.critic, experience)
+        if self.fitted is not None:
+            fit_values(self.fitted, experience)
         if index == 0:
             self._step_zero(episodes, experience, exact, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
@@ -150,13 +152,13 @@ class RlWork(PolicyWork):
 
     def learnt(self) -> dict[str, Any]:
         """What is learnt, fitted and steered."""
-        fitted = {"values": self.critic.state()} if isinstance(self.critic, FittedValues) else {}
-        return super().learnt() | {"kl": self.kl.coefficient} | fitted
+        values = {} if self.fitted is None else {"values": self.fitted.state()}
+        return super().learnt() | {"kl": self.kl.coefficient} | values
 
     def _put_back(self) -> dict[str, Any]:
         kept = super()._put_back()
-        if isinstance(self.critic, FittedValues):
-            self.critic.load(kept["values"])
+        if self.fitted is not None:
+            self.fitted.load(kept["values"])
         return kept
 
     def make_dearer(self, kept: Mapping[str, Any]) -> str:
@@ -173,8 +175,8 @@ class RlWork(PolicyWork):
         """Go on where `state` was taken."""
         super().load(state)
         self.kl = self.kl.at(state["kl"])
-        if isinstance(self.critic, FittedValues):
-            self.critic.load(state["values"])
+        if self.fitted is not None:
+            self.fitted.load(state["values"])
 
 
 def _paid(config: Config) -> str:
