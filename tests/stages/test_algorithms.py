@@ -255,6 +255,7 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
     algorithm = kind.partition(" ")[0]
     assert figures["algorithm"] == algorithm and plan.startswith(f"{algorithm}: 3 updates of 12 answers")
     assert ", 4 to each, " in plan
+    assert (", values fitted, policy and reference of " in plan) == (kind == "ppo frozen")
     assert all(verdict == "ok" for name, verdict in gates.items() if name.startswith("step0"))
     told = rows[0].keys() & {"value_loss", "explained_variance", "value_grad_norm", "kl_loss"}
     valued = {"value_loss", "explained_variance"}

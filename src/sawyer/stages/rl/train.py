@@ -97,7 +97,7 @@ class RlWork(PolicyWork):
             beside = "policy, reference and value network"
             if self.value is None:
                 beside = (
-                    "policy with value head, and reference" if self.fitted is None else "policy and reference, values fitted"
+                    "policy with value head, and reference" if self.fitted is None else "values fitted, policy and reference"
                 )
         each = f", {asked.group} to each" if asked.group > 1 else ""
         return (
