@@ -378,10 +378,12 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
             work._learn(index)
         work._roll_back(4)
         again, state = RlWork(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
-        (again.critic if start == "frozen" else again.value).load(state["values" if start == "frozen" else "value"])  # type: ignore[union-attr, operator]
-        again.policy.load(state["policy"])
-        for learner in again.learners.values():
+        for name, learner in again.learners.items():
+            learner.load(state[name])
             learner.steps_done = work.policy.steps_done
+        assert (again.fitted is not None) == (start == "frozen")
+        if again.fitted is not None:
+            again.fitted.load(state["values"])
         again.kl = again.kl.at(work.kl.coefficient)
         assert work.kl.coefficient == 0.1
         assert work._learn(4) == again._learn(4)

@@ -8,6 +8,7 @@ from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.fitted import FittedValues
 from sawyer.models.forward import (
     TokenLogprobs,
+    head_of,
     is_causal,
     mean_loss,
     network_of,
@@ -82,6 +83,7 @@ __all__ = [
     "copy_model",
     "deliberate",
     "freeze",
+    "head_of",
     "hold_in_bf16",
     "is_causal",
     "load_classifier",

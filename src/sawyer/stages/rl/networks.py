@@ -33,6 +33,7 @@ from sawyer.models import (
     Speaker,
     ValueNetwork,
     context_length,
+    head_of,
     load_policy,
     load_reward,
     load_tokenizer,
@@ -42,7 +43,6 @@ from sawyer.models import (
     read_extra,
     score_head,
 )
-from sawyer.models.forward import head_of
 from sawyer.runs import Run, base_of, is_adapter, is_local
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
 from sawyer.text import Codec

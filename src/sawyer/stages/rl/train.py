@@ -94,11 +94,12 @@ class RlWork(PolicyWork):
     def plan(self) -> str:
         asked, beside = self.asked, "policy and reference"
         if asked.algorithm == "ppo":
-            beside = "policy, reference and value network"
-            if self.value is None:
-                beside = (
-                    "policy with value head, and reference" if self.fitted is None else "values fitted, policy and reference"
-                )
+            if self.value is not None:
+                beside = "policy, reference and value network"
+            elif self.fitted is not None:
+                beside = "values fitted, policy and reference"
+            else:
+                beside = "policy with value head, and reference"
         each = f", {asked.group} to each" if asked.group > 1 else ""
         return (
             f"{asked.algorithm}: {self.steps:,} updates of {asked.batch_size} answers to {len(self.prompts):,} prompts{each}, "
