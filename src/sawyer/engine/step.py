@@ -7,9 +7,9 @@ weights and the optimizer's state stay the same everywhere.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from sawyer import processes
 from sawyer.errors import NotFiniteError
 
 Part = TypeVar("Part")
-SENT = 2**24  # numbers that processes add up at once: 64 MB of fp32 beside the gradient
+ALONE = 2**18  # numbers of a weight from which on its gradient is added up where it lies; smaller ones go together, in a copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,29 +37,19 @@ def added_up(weights: Sequence[nn.Parameter], total: float) -> float:
     """
     if processes.count() == 1:
         return total
-    found = torch.tensor(total)
-    for together in _sent(weights):
-        grads = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in together]
-        flat = torch.cat([*(grad.flatten() for grad in grads), found.to(grads[0]).unsqueeze(0)])
-        processes.add_up(flat)
-        *sums, told = flat.split([*(weight.numel() for weight in together), 1])
-        for weight, summed in zip(together, sums, strict=True):
-            weight.grad = summed.view_as(weight)
-        if together[0] is weights[0]:
-            total = float(told)
-    return total
-
-
-def _sent(weights: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """The weights in their order, as many at once as may be sent and are of one kind of number."""
-    taken: list[nn.Parameter] = []
+    together: dict[torch.dtype, list[nn.Parameter]] = {}
     for weight in weights:
-        size = sum(one.numel() for one in taken)
-        if taken and (weight.dtype != taken[0].dtype or size + weight.numel() > SENT):
-            yield taken
-            taken = []
-        taken.append(weight)
-    yield taken
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
+        if weight.numel() >= ALONE:
+            processes.add_up(weight.grad)
+        else:
+            together.setdefault(weight.dtype, []).append(weight)
+    for some in together.values():
+        flat = torch.cat([cast(Tensor, weight.grad).flatten() for weight in some])
+        processes.add_up(flat)
+        for weight, summed in zip(some, flat.split([weight.numel() for weight in some]), strict=True):
+            weight.grad = summed.view_as(weight)
+    return processes.summed(total)[0]
 
 
 class Learner:
