@@ -11,7 +11,7 @@ READY = .venv/.ready
 help:
 	@echo "make demo        the whole pipeline on the built-in world, offline; OUT=$(OUT) SEED=$(SEED)"
 	@echo "make test        the quick tests"
-	@echo "make slow        the tests that train"
+	@echo "make slow        the tests of whole stages"
 	@echo "make check       ruff, the formatter, mypy"
 	@echo "make format      let ruff mend what it can"
 	@echo "make world-base  train the packaged base model again"

@@ -175,6 +175,7 @@ def test_check_takes_other_column_names(sawyer: Callable[..., Any], tmp_path: Pa
     assert sawyer("check", path, "--columns", "ask=prompt", "--columns", "tell=response").code == 0
 
 
+@pytest.mark.slow
 def test_world_writes_files_that_check_takes(sawyer: Callable[..., Any], tmp_path: Path) -> None:
     done = sawyer("world", "--out", tmp_path / "world", "--seed", "3")
     assert done.code == 0 and "instructions.json" in done.out

@@ -32,6 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_of_ours(sawyer: Callable[..., Any], here: Path, name: str) -> None:
     done = sawyer("loss", name)

@@ -19,6 +19,8 @@ from sawyer.records import json_lines, prompt_of, scored_row
 from sawyer.records.types import Answer, ScoredAnswers
 from sawyer.runs import replace_folder
 
+pytestmark = pytest.mark.slow
+
 WORDS = "what is the opposite of up down where a question answer yes no word be brief".split()
 ASKED = [f"what is the {a} of {b} ?" for a in WORDS[3:8] for b in WORDS[4:9]][:24]
 RECORDS = [

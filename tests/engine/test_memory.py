@@ -33,6 +33,7 @@ print(*told)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process its peak and forgets it")
 def test_the_peak_is_of_what_came_since_the_reset() -> None:
     out = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True).stdout
@@ -71,6 +72,7 @@ print(*told)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(memory._glibc() is None, reason="the system's malloc is not glibc's")
 def test_what_is_freed_stays_at_hand_and_goes_back_in_the_end() -> None:
     out = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True).stdout

@@ -21,6 +21,8 @@ from sawyer.lab.ablation import Ablation, Cell, ablate, compared, config_of, mar
 from sawyer.pipeline import way
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 
+pytestmark = pytest.mark.slow
+
 LOSSES, SEEDS = ("plain", "squared"), (0, 1)
 
 

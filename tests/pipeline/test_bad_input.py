@@ -46,6 +46,7 @@ def rows(path: Path, *found: dict[str, Any]) -> list[str]:
 # Files.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
@@ -123,6 +124,7 @@ def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
     assert ask("sft", out=tmp_path / "run").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "once"),
     [
@@ -140,6 +142,7 @@ def test_rl_keeps_the_best_model_where_its_last_step_ruins_the_policy(ask: Ask, 
     assert found.code == 0 and "the last model is of no use" in found.out and "after update 0 of 1" in found.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raised",
     [
@@ -264,12 +267,13 @@ def test_a_damaged_run_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
     assert ask("sft", out=out).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
         lambda path: path.write_bytes(path.read_bytes()[:500]),
-        pytest.param(lambda path: path.write_bytes(b""), marks=pytest.mark.slow),
-        pytest.param(lambda path: path.write_bytes(os.urandom(2000)), marks=pytest.mark.slow),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(os.urandom(2000)),
         lambda path: path.unlink(),
     ],
     ids=["half", "empty", "noise", "gone"],
@@ -286,6 +290,7 @@ def test_a_damaged_checkpoint_is_told_and_the_advice_works(
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
     import torch
 
@@ -318,6 +323,7 @@ def full(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["torch.save", "safetensors.torch.save_file"])
 def test_a_disk_that_is_full_while_saving(
     ask: Ask, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -338,6 +344,7 @@ def test_a_disk_that_is_full_while_saving(
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Half a row fits, as a disk does it; then not even the manifest can be written.
     out = tiny.prefix("sft", tmp_path / "run")
@@ -370,6 +377,7 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "most", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3_000, 20_000, 60_000, 150_000)), 300_000]
 )

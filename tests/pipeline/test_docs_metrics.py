@@ -15,6 +15,8 @@ from sawyer.config import GuardName
 from sawyer.runs import Layout, read_rows
 from sawyer.stages.rl.guards import DEFAULTS
 
+pytestmark = pytest.mark.slow
+
 DOCS = Path(__file__).parent.parent.parent / "docs"
 # What no healthy tiny run has; other tests show where each is written.
 ELSEWHERE = {

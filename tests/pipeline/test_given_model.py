@@ -17,6 +17,8 @@ from sawyer.models import open_speaker
 from sawyer.records import prompt_of
 from sawyer.runs import hash_folder
 
+pytestmark = pytest.mark.slow
+
 EOS = "<|endoftext|>"
 
 

@@ -75,6 +75,7 @@ def test_only_what_the_user_changed_is_named(tiny: Any, done: Path) -> None:
     assert str(Layout(done).folder("sft")) not in caught.value.todo
 
 
+@pytest.mark.slow
 def test_changed_data_is_told(tiny: Any, done: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny.data, tmp_path / "data")
     path = str(tmp_path / "data" / "prompts.jsonl")
@@ -126,6 +127,7 @@ def test_what_may_change(tiny: Any, done: Path, tmp_path: Path) -> None:
     assert events(moved, "skip") == list(STAGES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [{"rl.temperature": 1.0}, {"rl.max_new_tokens": 4}])
 def test_a_reward_in_another_unit_is_refused(tiny: Any, tmp_path: Path, change: dict[str, Any]) -> None:
     """Its zero and unit are those of answers as long and as wild as RL's."""
@@ -153,6 +155,7 @@ def test_no_other_setting_of_rl_decides_the_reward(tiny: Any, tmp_path: Path) ->
     assert "zero and unit" not in messages(out, "warning")
 
 
+@pytest.mark.slow
 def test_a_stage_of_which_nothing_was_saved_may_begin_with_other_settings(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("sft", tmp_path / "run")
 
@@ -283,6 +286,7 @@ def test_answers_that_are_collected_anew_never_overwrite_earlier_ones(tmp_path: 
 # A comparison follows the models there are.
 
 
+@pytest.mark.slow
 def test_a_comparison_is_made_again_when_a_model_is_added(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("rl", tmp_path / "run")
     tiny.run(out, {"rl": None})

@@ -17,6 +17,8 @@ from sawyer.errors import ConfigError, Interrupted, ModelError, RunError
 from sawyer.models import TextScorer, open_speaker
 from sawyer.runs import Layout, is_adapter, read_rows
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
 
 Tiny = Any
@@ -76,7 +78,6 @@ def test_merged_models_load_in_plain_transformers(done: Path, command: Callable[
     command("merge", run, "--stage", "base").explained("is a whole model already")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", WITH)
 def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: Path, stage: str) -> None:
     """Stopped in the midst of each stage, the journal and the models are those of the straight run."""

@@ -18,6 +18,7 @@ from sawyer.runs import Layout, open_run, read_manifest, read_rows
 GOLD = [{"name": "gold", "function": "sawyer.worlds:golds"}]
 
 
+@pytest.mark.slow
 def test_without_a_reward_stage(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("reward", tmp_path / "run")
     summary = tiny.run(out, {"reward": None, "rl.rewards": GOLD, "rl.episodes": 8})
@@ -27,6 +28,7 @@ def test_without_a_reward_stage(tiny: Any, tmp_path: Path) -> None:
     assert rows and all(row["score_gold"] == pytest.approx(row["score"]) for row in rows)
 
 
+@pytest.mark.slow
 def test_a_given_model_that_changes_is_seen(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("reward", tmp_path / "run")
     given = shutil.copytree(tiny.straight() / "base" / "model", tmp_path / "given")
@@ -146,6 +148,7 @@ def test_a_hub_id_is_pinned_to_its_commit(tiny: Any, tmp_path: Path, monkeypatch
             check_parents(run, "sft", parents_of(config, run, "sft"))
 
 
+@pytest.mark.slow
 def test_the_run_s_own_classifier_is_a_reward(tiny: Any, tmp_path: Path) -> None:
     """It is not there at the start, and its labels are looked at as soon as it is."""
     out = tmp_path / "run"

@@ -34,6 +34,7 @@ def test_it_is_refused_before_the_stages_that_come_before_it(
     assert all(state["status"] == "pending" for state in stages.values())
 
 
+@pytest.mark.slow
 def test_its_file_is_part_of_what_the_stage_was_begun_with(tiny: Any, tmp_path: Path) -> None:
     Path(f"{NAME}.py").write_text(FIT)
     changes = {"reward.loss": f"{NAME}:loss"}

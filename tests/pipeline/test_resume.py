@@ -13,10 +13,11 @@ from sawyer import pipeline
 from sawyer.engine import Learner, loop, put_weights
 from sawyer.runs import Journal, Layout, read_manifest
 
+pytestmark = pytest.mark.slow
+
 STAGES = pipeline.STAGES
 
 
-@pytest.mark.slow
 def test_the_same_config_twice_gives_the_same_numbers(tiny: Any, tmp_path: Path) -> None:
     # The ground on which the others stand; and `run` takes the stages that the straight run took one by one.
     (tmp_path / "run").mkdir()
@@ -25,7 +26,7 @@ def test_the_same_config_twice_gives_the_same_numbers(tiny: Any, tmp_path: Path)
     assert tiny.summary(tmp_path / "run") == tiny.summary(tiny.straight())
 
 
-@pytest.mark.parametrize("save", [0.0, pytest.param(3600.0, marks=pytest.mark.slow)], ids=["often saved", "never saved"])
+@pytest.mark.parametrize("save", [0.0, 3600.0], ids=["often saved", "never saved"])
 def test_a_run_cut_off_again_and_again(tiny: Any, tmp_path: Path, save: float) -> None:
     # Each stage once, at different depths and in every way; each time the same command goes on.
     hows = ("kill", "signal", "twice")
@@ -103,7 +104,6 @@ def test_what_is_lost_is_at_most_what_came_since_the_last_save(tiny: Any, tmp_pa
     same(tiny, out, "sft")
 
 
-@pytest.mark.slow
 def test_cut_off_in_every_sitting(tiny: Any, tmp_path: Path) -> None:
     # A machine that dies soon after each start still comes to the same end: 20 words are a few steps, or a last evaluation.
     for stage in ("base", "sft", "reward", "rl", "compare"):

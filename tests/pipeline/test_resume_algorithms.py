@@ -13,6 +13,8 @@ from cuts import Cut
 from sawyer.errors import Interrupted
 from sawyer.runs import Listener
 
+pytestmark = pytest.mark.slow
+
 OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3}
 ONLINE = {**OFFLINE, "episodes": 24, "batch_size": 8, "minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "eval_every": 2}
 PAIRS = {**OFFLINE, "epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "eval_every": 2}
@@ -60,7 +62,6 @@ def test_each_algorithm_cut_off(tiny: Any, tmp_path: Path, monkeypatch: pytest.M
     check_cuts(tiny, tmp_path, name, monkeypatch, every=11)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_each_algorithm_cut_off_at_every_word(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     check_cuts(tiny, tmp_path, name, monkeypatch, every=1)

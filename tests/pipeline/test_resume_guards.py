@@ -9,6 +9,8 @@ import pytest
 
 from sawyer.runs import Layout, read_rows
 
+pytestmark = pytest.mark.slow
+
 # The policy's KL rises at once at this rate, so that the guard acts again and again, each time after a streak of two.
 TRIPS = {
     "rl.guards": {"kl_budget": {"threshold": 0.02, "streak": 2}},
@@ -78,7 +80,6 @@ def test_cut_off_between_rollbacks(tiny: Any, straight: tuple[Path, int], tmp_pa
     check(tiny, straight, tmp_path, int(part * straight[1]), 0.0)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("save", [0.0, 3600.0], ids=["often saved", "never saved"])
 def test_cut_off_at_every_word(tiny: Any, straight: tuple[Path, int], tmp_path: Path, save: float) -> None:
     words = straight[1] if save == 0.0 else done(tiny, tiny.prefix("rl", tmp_path / "whole"), save)  # saves are words too

@@ -81,6 +81,7 @@ def test_a_whole_run_has_every_part_in_order(whole_run: Path) -> None:
     assert "71 %" in text and "66 % to 76 %" in text
 
 
+@pytest.mark.slow
 def test_an_answer_s_length_and_kl_are_shown(whole_run: Path) -> None:
     assert "14 tokens" in parsed(build(whole_run)).text and "KL 2.5" not in parsed(build(whole_run)).text
     rows = [json.loads(line) for line in (whole_run / "compare.jsonl").read_text().splitlines()]
@@ -129,12 +130,14 @@ def test_what_models_say_is_text_and_nothing_else(whole_run: Path) -> None:
     assert HOSTILE not in source
 
 
+@pytest.mark.slow
 def test_small_and_the_same_twice(whole_run: Path, drawn_anew: None) -> None:
     first = build(whole_run).read_bytes()
     assert len(first) < 1_500_000
     assert build(whole_run).read_bytes() == first
 
 
+@pytest.mark.slow
 def test_a_long_run_stays_small(tmp_path: Path) -> None:
     root = make_run(tmp_path / "long", prompts=400)
     with Layout(root).metrics.open("a") as file:
@@ -157,12 +160,14 @@ PARTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", PARTS)
 def test_a_file_may_be_missing(whole_run: Path, gone: str) -> None:
     (whole_run / gone).unlink()
     assert "mine" in parsed(build(whole_run)).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("only", ["run.json", "metrics.jsonl", "events.jsonl", "config.yaml"])
 def test_one_file_may_be_all_there_is(whole_run: Path, only: str) -> None:
     for name in PARTS:

@@ -90,6 +90,7 @@ def test_a_page_of_its_own(tmp_path: Path) -> None:
     assert len(text) < 400_000
 
 
+@pytest.mark.slow
 def test_a_report_that_is_not_as_it_was_written_is_named(whole_run: Path) -> None:
     path = Layout(whole_run).trust
     content = json.loads(path.read_text())

@@ -221,6 +221,7 @@ def test_the_update_s_gradient_is_the_formula_s(tiny: Fixture, tmp_path: Path, c
     assert float((ours - by_hand).abs().max()) < CLOSE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_split_nor_poisoned_padding_changes_the_gradient(
     tiny: Fixture, tmp_path: Path, capture: Fixture, kind: str
@@ -235,6 +236,7 @@ MISTAKES += [("grpo", wrong) for wrong in ("KL left out", "KL the other way", "k
 MISTAKES += [("ppo shared", "value not weighed")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "wrong"), MISTAKES)
 def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture, kind: str, wrong: str) -> None:
     ours, by_hand = both(tiny, tmp_path, capture, kind, wrong)

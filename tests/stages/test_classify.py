@@ -108,6 +108,7 @@ def learnt(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["bert-one", "gpt2-one", "bert-many", "gpt2-many"])
 def test_a_task_that_can_be_learnt_is(learnt: dict[str, Any], which: str) -> None:
     out, summary, _ = learnt[which]
@@ -123,6 +124,7 @@ def test_a_task_that_can_be_learnt_is(learnt: dict[str, Any], which: str) -> Non
     assert read_manifest(Layout(out).manifest)["stages"]["classify"]["status"] == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["bert-one", "gpt2-one", "bert-many", "gpt2-many"])
 def test_the_figures_are_those_of_the_saved_classifier_on_the_held_out_rows(learnt: dict[str, Any], which: str) -> None:
     out, summary, config = learnt[which]
@@ -155,6 +157,7 @@ def test_the_figures_are_those_of_the_saved_classifier_on_the_held_out_rows(lear
     assert last["accuracy"] == found["accuracy"] and "confusion" not in last
 
 
+@pytest.mark.slow
 def test_what_it_leaves_loads_in_plain_transformers(learnt: dict[str, Any]) -> None:
     for which in ("bert-one", "gpt2-many"):
         folder = Layout(learnt[which][0]).model("classify")
@@ -176,6 +179,7 @@ def test_what_it_leaves_loads_in_plain_transformers(learnt: dict[str, Any]) -> N
         assert model.config.id2label == dict(enumerate(ours[0]))
 
 
+@pytest.mark.slow
 def test_the_samples_show_the_surest_mistakes_first(learnt: dict[str, Any]) -> None:
     rows = read_rows(Layout(learnt["bert-one"][0]).samples)
     assert 0 < len(rows) <= 24 and {row["stage"] for row in rows} == {"classify"}
@@ -187,6 +191,7 @@ def test_the_samples_show_the_surest_mistakes_first(learnt: dict[str, Any]) -> N
 # What a step counts.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
 def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
@@ -229,6 +234,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
     assert not torch.allclose(means.gradients[0], gradients[0], atol=1e-5), "the mean of the parts' means is another"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("frozen", "still"), [(1, ("h.0.", "wte", "wpe")), ("trunk", ("transformer.",))])
 def test_frozen_layers_stay_as_they_are(
     sources: dict[str, Path], put: Any, tmp_path: Path, frozen: Any, still: tuple[str, ...]
@@ -277,6 +283,7 @@ def near_pairs() -> list[dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_thinning_leaves_out_near_duplicates_of_the_same_label_and_says_so(
     sources: dict[str, Path], put: Any, tmp_path: Path
 ) -> None:
@@ -430,6 +437,7 @@ def test_the_gate_on_the_majority(changed: dict[str, float], verdict: str) -> No
 # Going on.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("at", "save"), [(1, 3600.0), (7, 0.0), (14, 3600.0)])
 def test_resuming_equals_never_having_stopped(sources: dict[str, Path], put: Any, tmp_path: Path, at: int, save: float) -> None:
     data = put(near_pairs())

@@ -90,6 +90,7 @@ def test_a_prompt_that_does_not_fit_is_left_out_and_told(tiny: Fixture, tmp_path
         collect(config_of(tiny, tmp_path / "run2", world=False, prompts=path), run)
 
 
+@pytest.mark.slow
 def test_without_a_world_people_judge_and_the_run_goes_on(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

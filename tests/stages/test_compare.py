@@ -53,6 +53,7 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return figures, read_rows(out / "compare.jsonl"), out, seen
 
 
+@pytest.mark.slow
 def test_every_model_answers_every_prompt_under_every_setting(tiny: Fixture, done: Any) -> None:
     rows = done[1]
     prompts = [prompt.text for prompt in read([str(tiny.prompts)], want="prompts").records[:6]]

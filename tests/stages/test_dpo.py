@@ -169,6 +169,7 @@ def test_the_loss_and_its_gradient_are_the_formula_s(tiny: Fixture, tmp_path: Pa
     assert float((ours - expected).abs().max()) < CLOSE < 1e-2 < float(expected.abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["sign", "means", "by prompt"])
 def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture, wrong: str) -> None:
     ours, expected, _, _ = moved(tiny, tmp_path / "run", capture, 200, wrong)
@@ -197,6 +198,7 @@ def test_each_answer_goes_through_each_network_once(tiny: Fixture, tmp_path: Pat
 # The stage
 
 
+@pytest.mark.slow
 def test_a_run_is_evaluated_as_the_others_are(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     config = config_of(tiny, tmp_path / "run", epochs=2)
     config = checked({**config.model_dump(), "world": {"rater": "honest"}})
@@ -235,6 +237,7 @@ def test_another_reference_fails_before_anything_is_kept(
             train(config_of(tiny, tmp_path / "run"), run)
 
 
+@pytest.mark.slow
 def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:

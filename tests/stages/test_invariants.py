@@ -62,6 +62,7 @@ def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) ->
     assert report.policy_loss == pytest.approx(0.0, abs=ROUNDING)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["temperature", "reference"])
 def test_another_temperature_or_reference_would_be_seen(tiny: Fixture, start: Any, wrong: str) -> None:
     config, episodes = start[:2]

@@ -83,6 +83,7 @@ def opened(done: Path, out: Path) -> Iterator[Run]:
         yield run
 
 
+@pytest.mark.slow
 def test_sft_and_reward_leave_adapters_on_one_base(tiny: Tiny, done: Path) -> None:
     for stage in ("sft", "reward"):
         folder = done / stage / "model"
@@ -100,6 +101,7 @@ def test_sft_and_reward_leave_adapters_on_one_base(tiny: Tiny, done: Path) -> No
     assert any(not torch.equal(a, b) for a, b in zip(base.model.parameters(), moved.model.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_ppo_on_one_network(shape: Shape, done: Path, tmp_path: Path) -> None:
     """All gates of step zero, adapters in rl/model, adapters alone in what is trained."""
     config = shape(tmp_path / "run")
@@ -156,7 +158,8 @@ def updates(work: Any, run: Run) -> list[dict[str, float]]:
     return [{**(work.step(index) or {})} for index in range(work.steps)] + [work.evaluate(work.steps)]
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "dpo"))])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "dpo"])
 def test_sharing_changes_no_number(
     shape: Shape, tiny: Tiny, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
 ) -> None:
@@ -191,6 +194,7 @@ def reads_the_policy(config: Config, run: Run) -> Networks:
     return replace(found, reference=Adapted(found.shared, "policy"))
 
 
+@pytest.mark.slow
 def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reference that follows the policy tells a KL of zero for ever."""
     kls = {}

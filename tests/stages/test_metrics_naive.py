@@ -131,6 +131,7 @@ def by_hand(seen: Seen, number: int, scorer: RewardScorer, asked: naive_rl.Asked
     return figures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
 def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str) -> None:
     """The second starts from a policy that moved."""
@@ -196,6 +197,7 @@ def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
     same(rows[1] or {}, {"kl_coefficient": 0.05, "rollbacks": 0.0} | naive_rl.refused([0.0, math.nan]))
 
 
+@pytest.mark.slow
 def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, asked = (
         str(tiny64.comparisons),

@@ -88,6 +88,7 @@ LOSSES: dict[str, tuple[dict[str, Any], Callable[[list[Told]], Callable[[Any, To
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
     """A batch of each kind of denominator; that of pairs is in the whole stage below."""
@@ -123,6 +124,7 @@ def gold(prompt: str, text: str) -> Any:
     return SimpleNamespace(score=float(len(text) % 9))
 
 
+@pytest.mark.slow
 def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An ensemble of two heads with the squared loss and centring, on a world whose gold is known."""
     monkeypatch.setattr(report, "WORLD_PROMPTS", 6)

@@ -40,6 +40,8 @@ from sawyer.records import prompt_of, read, split
 from sawyer.runs import read_rows
 from sawyer.text import windows
 
+pytestmark = pytest.mark.slow
+
 Fixture = Any
 
 

@@ -233,6 +233,7 @@ def whole(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return case(tiny, tmp_path_factory.mktemp("whole"), EVERYTHING, double=True)
 
 
+@pytest.mark.slow
 def test_the_stage_and_the_page_agree(whole: Case) -> None:
     assert differing(read_page(), whole) == []
 
@@ -300,6 +301,7 @@ MUTANTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", MUTANTS.values(), ids=MUTANTS.keys())
 def test_one_thing_wrong_is_seen(whole: Case, change: tuple[str, str]) -> None:
     assert differing(read_page(*change), whole) != []

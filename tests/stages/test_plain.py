@@ -44,6 +44,7 @@ def prompts_of(tiny: Fixture) -> list[Prompt]:
     return [prompt_of(QUESTION), Prompt(messages=several), *read([str(tiny.prompts)], want="prompts").records[:6]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["base", "sft", "rl"])
 def test_a_language_model_says_the_same(tiny: Fixture, folders: dict[str, Path], stage: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -65,6 +66,7 @@ def test_a_language_model_says_the_same(tiny: Fixture, folders: dict[str, Path],
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
+@pytest.mark.slow
 def test_the_prompt_is_the_original_sawyer_s(folders: dict[str, Path]) -> None:
     from transformers import AutoTokenizer
 

@@ -229,6 +229,7 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
         return config, train(config, run), out
 
 
+@pytest.mark.slow
 def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, done: Any) -> None:
     config, figures, out = done
     scorer = RewardScorer.load(out / "reward" / "model")
@@ -322,6 +323,7 @@ def test_an_earlier_model_s_report_does_not_outlive_it(tiny: Fixture, tmp_path: 
         assert not run.layout.trust.exists()
 
 
+@pytest.mark.slow
 def test_where_the_truth_is_known_it_is_asked(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SFT model's own answers to the world's held-out prompts, four each."""
     trust = import_module("sawyer.stages.reward.trust")
@@ -352,6 +354,7 @@ def test_the_sft_model_is_not_touched(tiny: Fixture, done: Any) -> None:
 # The reward's zero and unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("longest", [False, True])
 def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
     tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, longest: bool

@@ -160,6 +160,7 @@ def test_seven_rows_take_a_fraction_of_the_time_of_two_passes_a_pair(tiny: Fixtu
 # Splitting a batch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "by"),
     [("squared", "pair"), ("squared", "prompt"), ("listwise", "prompt"), ("regression", "pair"), ("regression", "prompt")],
@@ -259,6 +260,7 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
 # The whole stage
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["listwise", "regression"])
 def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     asked = {"loss": loss, "by": "prompt", "held_out": 0.25, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3}
@@ -316,6 +318,7 @@ def rises(r_j, r_k, d):
 """
 
 
+@pytest.mark.slow
 def test_a_user_s_own_loss_trains_as_ours_does(tiny: Fixture, tmp_path: Path, module: Callable[..., str]) -> None:
     module(SQUARED)
     found = []

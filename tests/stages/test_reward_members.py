@@ -24,6 +24,8 @@ from sawyer.stages.reward.data import load
 from sawyer.stages.reward.loss import objective
 from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
 
+pytestmark = pytest.mark.slow
+
 Fixture = Any
 PROMPTS = [prompt_of("What is the opposite of up?"), prompt_of("Say something.")]
 ANSWERS = ["Down.", "The opposite of it is something else."]

@@ -44,6 +44,7 @@ def thinnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_near_twins_go_and_repetitions_stay(
     tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, thinnings: list[tuple[Any, Any]]
 ) -> None:

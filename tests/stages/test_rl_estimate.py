@@ -50,6 +50,7 @@ def values_by_hand(tiny: Fixture, ids: tuple[int, ...], start: int) -> list[floa
         return [float(hidden[t - 1] @ value.head.weight[0] + value.head.bias[0]) for t in range(start, len(ids))]
 
 
+@pytest.mark.slow
 def test_rewards_advantages_and_returns_against_a_loop(tiny: Fixture, tmp_path: Path) -> None:
     _, episodes, experience = setting(tiny, tmp_path)
     policy, reference = open_speaker(tiny.sft).model, open_speaker(tiny.base).model

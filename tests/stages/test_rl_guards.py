@@ -363,6 +363,7 @@ def test_a_fall_within_the_noise_of_the_prompts_is_none() -> None:
         assert any(told) == trips
 
 
+@pytest.mark.slow
 def test_healthy_runs_of_noise_alone_go_on() -> None:
     """200 runs of 30 evaluations of a policy whose answers stay as they are, with a training reward that rises."""
     for run in range(200):

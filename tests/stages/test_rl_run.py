@@ -62,6 +62,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float,
 # Evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("evaluations", "kept"),
     [
@@ -98,6 +99,7 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     assert read_extra(folder) == {"best_step": kept, "of_steps": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "kept"), [(0.25, 2), (0.26, 1)])
 def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float, kept: int
@@ -121,6 +123,7 @@ def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
     assert told == [0.0, 0.0, share]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("penalty", "kept", "reward"), [(1.0, 2, 1.0), (0.4, 1, 1.1), (0.0, 1, 1.5)])
 def test_answers_that_do_not_end_cost_their_penalty(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, penalty: float, kept: int, reward: float
@@ -153,6 +156,7 @@ def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: 
     assert once["held_out_length"] == sum(row["length"] for row in shown[: len(texts)]) / len(texts)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     config = tiny.rl_config(tmp_path / "run", episodes=32, eval_every=2, rl__world={"rater": "honest"})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
@@ -220,6 +224,7 @@ def test_a_reference_that_differs_fails_before_anything_is_kept(
         assert not run.layout.model("rl").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signs", [(1, -1), (-1, -1)])
 def test_differences_to_the_reference_do_not_cancel(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, signs: tuple[int, int]
@@ -247,6 +252,7 @@ def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, m
             train(tiny.rl_config(tmp_path / "run"), run)
 
 
+@pytest.mark.slow
 def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
@@ -280,6 +286,7 @@ def shrunk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(RlWork, "measure", measured)
 
 
+@pytest.mark.slow
 def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
@@ -361,6 +368,7 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
     assert rates == pytest.approx([1e-3 * (1 - (2 * update + 1) / 40) for update in range(len(rates))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["reward", "frozen"])
 def test_after_a_rollback_the_run_is_that_of_the_best_model(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
@@ -389,6 +397,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
         assert work._learn(4) == again._learn(4)
 
 
+@pytest.mark.slow
 def test_a_guard_that_warns_lets_the_run_go_on(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
@@ -468,6 +477,7 @@ def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
     monkeypatch.setattr(Learner, "update", update)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["score", "loss"])
 @pytest.mark.parametrize("action", ["rollback", "stop", "warn", "off"])
 def test_what_is_not_finite_is_not_learnt_from(
@@ -575,6 +585,7 @@ def test_what_the_value_network_starts_from(tiny: Fixture, tmp_path: Path, start
     assert not {id(w) for w in value.parameters()} & {id(w) for w in work.policy.model.parameters()}
 
 
+@pytest.mark.slow
 def test_settings_reach_the_estimate(tiny: Fixture, tmp_path: Path) -> None:
     """Clip and penalty change what an update is paid, and only they."""
     paid: dict[str, Mapping[str, float]] = {}
@@ -617,6 +628,7 @@ def _all(tiny: Fixture) -> Sequence[Any]:
     return read([str(tiny.prompts)], want="prompts").records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "start"), [("fp32", None), ("bf16", None), ("bf16", "frozen")])
 def test_a_state_taken_and_loaded_goes_on_number_for_number(
     tiny: Fixture, tmp_path: Path, precision: str, start: str | None

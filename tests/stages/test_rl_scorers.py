@@ -41,6 +41,7 @@ def classifier(folder: Path) -> Path:
     return write(folder, "bert", num_labels=2, id2label=labels, label2id={v: k for k, v in labels.items()})
 
 
+@pytest.mark.slow
 def test_parts_add_up_and_are_told_by_name(tiny: Fixture, tmp_path: Path, own: Any, events: Any) -> None:
     own("my_lengths", LENGTHS)
     encoder, judge = write(tmp_path / "encoder", "roberta", num_labels=1), classifier(tmp_path / "classifier")
@@ -128,6 +129,7 @@ def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixtur
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [None, "policy", "reward"])
 def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, events: Any, start: Any) -> None:
     config = tiny.rl_config(tmp_path / "run", value_start=start)
@@ -162,6 +164,7 @@ def test_a_reward_model_of_other_tokens(tiny: Fixture, tmp_path: Path, events: A
 # Ensembles
 
 
+@pytest.mark.slow
 def test_disagreement_is_journalled_and_guarded(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:

@@ -125,6 +125,7 @@ def disturbed(experience: Experience) -> Experience:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_norm", [0.05, 1e9])
 def test_one_step_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None:
     config, experience = made[0], disturbed(made[1])

@@ -99,6 +99,7 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["squared", "margin"])
 def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
     from sawyer.models import load_reward, load_tokenizer
@@ -156,6 +157,7 @@ def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path,
     return *found, report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["policy", "value"])
 def test_rl(tiny: Fixture, capture: Fixture, experience: Any, tmp_path: Path, network: str) -> None:
     which = ("policy", "value").index(network)

@@ -45,6 +45,7 @@ def test_a_text_that_stands_twice_in_a_row_was_judged_twice() -> None:
     assert agreed(record("p", ("a", 9.0), ("b", 5.0), ("a", 2.0)))[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("right", [0.9, 0.7])
 def test_repeats_tell_how_often_judges_are_right(right: float) -> None:
     """Judges whose every pair is turned round with one chance: a model that knows the truth is right as often as they are."""
@@ -61,6 +62,7 @@ def test_repeats_tell_how_often_judges_are_right(right: float) -> None:
     assert found.everything.accuracy.value == pytest.approx(right, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rater", ["flipper", "honest"])
 def test_the_estimate_is_what_the_truth_gets_against_the_world_s_raters(rater: str) -> None:
     found = trust(gold_scorer(), judged(rater, 150, twice=True), truth=truly)
@@ -83,6 +85,7 @@ def saturating(*shares: float, prompts: int = 300) -> list[ScoredAnswers]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shares", "expected"),
     [((0.5, 0.62, 0.62), 0.62), ((0.5, 0.6, 0.8), None), ((0.5, 0.5, 0.38), None), ((0.7, 1.0, 1.0), 1.0)],

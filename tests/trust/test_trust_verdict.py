@@ -84,6 +84,7 @@ def test_a_constant_and_a_noise_are_seen_for_what_they_are() -> None:
     assert "damage" in names(verdict), "half of all damaged answers win"
 
 
+@pytest.mark.slow
 def test_flippers_set_a_ceiling_and_a_model_that_has_reached_it_is_not_called_bad() -> None:
     found, verdict = verdict_on(gold_scorer(), judged("flipper", 200, twice=True))
     assert found.ceiling is not None and found.ceiling.method == "repeats"
