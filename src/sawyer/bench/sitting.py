@@ -110,7 +110,7 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     plain = [m for m in found if not m.variant.told]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -132,6 +132,11 @@ def _draw(found: Sequence[Measured], path: Path) -> None:
     right.set_xlabel("batch, tokens a row, answers a prompt, or processes")
     right.set_ylabel("seconds a step")
     if right.has_data():
+        right.set_xticks(sorted({getattr(m.variant, axis) for m in found for axis in GROWTH if getattr(m.variant, axis)}))
+        right.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+        for scale in (right.xaxis, right.yaxis):
+            scale.set_major_formatter("{x:g}")
+            scale.set_minor_formatter("")
         _legend(right)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
