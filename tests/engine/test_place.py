@@ -33,9 +33,9 @@ def test_a_narrow_model_on_a_processor_stays_in_fp32_and_the_reason_says_so() ->
 def test_where_products_are_large_bf16_is_chosen(
     monkeypatch: pytest.MonkeyPatch, width: int, vocabulary: int, precision: str
 ) -> None:
-    monkeypatch.setattr(place, "_cpu_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(place, "multiplies_bf16", lambda: True)
     assert choose_place("cpu", "auto", width=width, vocabulary=vocabulary).precision == precision
-    monkeypatch.setattr(place, "_cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(place, "multiplies_bf16", lambda: False)
     assert choose_place("cpu", "auto", width=width, vocabulary=vocabulary).precision == "fp32"
 
 

@@ -212,10 +212,10 @@ def test_next_logits_with_and_without_a_cache(speaker: Speakers, name: str) -> N
     batch = pad_left(rows, 1)
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "position_ids": batch.positions}
     with torch.no_grad():
-        first, cache = next_logits(model, **inputs, past_key_values=None)
+        first, cache = next_logits(model, None, **inputs)
         grown = torch.cat([batch.mask.long(), torch.ones(2, 1, dtype=torch.long)], 1)
         inputs = {"input_ids": torch.tensor([[80], [81]]), "attention_mask": grown, "position_ids": torch.tensor([[3], [1]])}
-        second, _ = next_logits(model, **inputs, past_key_values=cache)
+        second, _ = next_logits(model, cache, **inputs)
         for r, ids in enumerate(rows):
             table = model(input_ids=torch.tensor([[*ids, 80 + r]])).logits[0]
             assert close(first[r], table[-2]) and close(second[r], table[-1])

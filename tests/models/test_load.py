@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_a_model_that_answers_otherwise_beside_others(make: Make, monkeypatch: p
     """Positions that ignore the padding, as an architecture that drops `position_ids` has them."""
     run = hf.GPT2Model.forward
 
+    @wraps(run)
     def forgetful(self: Any, *given: Any, position_ids: Any = None, **named: Any) -> Any:
         return run(self, *given, **named)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sawyer.errors import TrainingError
-from sawyer.models import Completion, deliberate, policy_logprobs, sample
+from sawyer.models import Completion, blocked, decode, deliberate, policy_logprobs, sample
 from sawyer.models.decode import PaddedDecoder, RoomDecoder, decoder
 from sawyer.text import pad_right
 
@@ -280,6 +280,55 @@ def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) ->
         for chosen in (None, torch.tensor([60, 61, 62]), torch.tensor([63, 64, 65])):
             mine, theirs = (rows.first() if chosen is None else rows.next(chosen) for rows in (roomy, padded))
             assert torch.allclose(mine, theirs, atol=0.1) and not torch.allclose(mine, theirs.roll(1, 0), atol=0.2)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_whatever_the_processor_multiplies(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, by_rows: bool
+) -> None:
+    """In bf16, by products or by the fused kernel, past where room is made anew, after rows have left: what fp32 says."""
+    monkeypatch.setattr(decode, "multiplies_bf16_by_rows", lambda: by_rows)
+    monkeypatch.setattr(decode, "ROOM", 4)
+    model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
+    exact = PaddedDecoder(model, prompts)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            roomy = decoder(model, prompts, room=9)
+            found = [roomy.first()]
+        known = [exact.first()]
+        assert isinstance(roomy, RoomDecoder) and roomy.by_products == by_rows
+        for step in range(9):
+            if step == 6:
+                for rows in (roomy, exact):
+                    rows.keep(torch.tensor([2, 0]))
+            chosen = torch.tensor([60, 61, 62][: len(found[-1]) if step != 6 else 2]) + step
+            with torch.autocast("cpu", torch.bfloat16):
+                found.append(roomy.next(chosen))
+            known.append(exact.next(chosen))
+    near = 0.02 * max(float(logits.abs().max()) for logits in known)
+    for mine, theirs in zip(found, known, strict=True):
+        assert torch.allclose(mine, theirs, atol=near) and not torch.allclose(mine, theirs.roll(1, 0), atol=2 * near)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "phi"])
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_in_bf16_logprobs_are_those_of_training(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, by_rows: bool
+) -> None:
+    """To rounding, wherever weights lie and by whatever kernel attention goes."""
+    opened = speaker(name)
+    for module in (decode, blocked):
+        monkeypatch.setattr(module, "multiplies_bf16_by_rows", lambda: by_rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = drawn(opened, PROMPTS, new=blocked.PAYS)
+    rows = [opened.codec.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
+    batch = pad_right(rows, opened.codec.pad_id)
+    known = policy_logprobs(opened.model, batch).logprobs[batch.trained]
+    told = torch.tensor([value for completion in found for value in completion.logprobs])
+    assert len(told) > 20
+    near = (told - known).abs().mean()
+    assert near < 0.03 < (told - known.roll(1)).abs().mean()
 
 
 @pytest.mark.parametrize("name", ["gemma2", "neo"])

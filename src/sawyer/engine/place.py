@@ -10,6 +10,7 @@ import torch
 
 from sawyer import processes
 from sawyer.errors import ConfigError
+from sawyer.models import multiplies_bf16
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
 # the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?").
@@ -74,14 +75,9 @@ def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Li
         if torch.cuda.is_bf16_supported():
             return "bf16", "the card multiplies bf16 faster"
         return "fp32", "the card has no bf16"
-    if not _cpu_multiplies_bf16():
+    if not multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
     if width < BF16_WIDTH and vocabulary < BF16_VOCABULARY:
         spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
         return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on{spoken} it does)"
     return "bf16", "this processor multiplies bf16 faster"
-
-
-def _cpu_multiplies_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16"))

@@ -35,6 +35,7 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.merged import save_merged
+from sawyer.models.processor import multiplies_bf16
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
 from sawyer.models.score import (
@@ -97,6 +98,7 @@ __all__ = [
     "mean_pooled",
     "member_folder",
     "merge",
+    "multiplies_bf16",
     "near_duplicates",
     "network_of",
     "new_classifier",

@@ -1,8 +1,10 @@
-"""Causal attention of rows that lie end to end, each row seeing itself alone and the prompt that it shares with others."""
+"""Our attention, in the interface of transformers: causal, of rows that lie end to end, each row seeing itself alone and the
+prompt that it shares with others; and each row's last token attending to what is kept of those before it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -50,9 +52,8 @@ def attend(
     scaling: float | None = None,
     **asked: Any,
 ) -> tuple[Tensor, None]:
-    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row, in the interface of transformers."""
-    if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
-        raise NotImplementedError(f"attention with {', '.join(refused)}")
+    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row."""
+    _refuse(asked)
     query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
     heads, width = query.shape[1], query.shape[3]
     narrow = heads * width <= NARROW and query.dtype == _exact(query.dtype)
@@ -61,6 +62,50 @@ def attend(
     scale = width**-0.5 if scaling is None else scaling
     found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
     return found.unsqueeze(0), None
+
+
+def attend_last(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    hidden: Tensor,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[Tensor, None]:
+    """query (B, H, 1, D), key, value (B, H', T, D) -> (B, 1, H, D): each row's last token attends to what is kept of the row,
+    H / H' heads to the same keys. `hidden` (B, 1, 1, T) fp32 is added to the scores: -inf where nothing is kept, else 0.
+    Keys and values had best be whole tensors: a part of one is copied before it is multiplied."""
+    _refuse(asked)
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    together = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', heads, D)
+    scores = torch.matmul(together, key.to(value.dtype).transpose(2, 3))
+    shares = torch.add(hidden, scores, alpha=scale).softmax(-1)  # in fp32
+    found = torch.matmul(shares.to(value.dtype), value)
+    return found.flatten(1, 2).unsqueeze(1), None
+
+
+@contextmanager
+def attends_by(way: Callable[..., tuple[Tensor, None]], trunk: Any) -> Iterator[None]:
+    """Within it the trunk attends by `attend` or `attend_last`, given their keywords."""
+    from transformers import AttentionInterface
+
+    name = f"sawyer_{way.__name__}"
+    AttentionInterface.register(name, way)
+    before = trunk.config._attn_implementation
+    trunk.config._attn_implementation = name  # one without a mask function: transformers then makes no mask
+    try:
+        yield
+    finally:
+        trunk.config._attn_implementation = before
+
+
+def _refuse(asked: Mapping[str, Any]) -> None:
+    """What our attention does not do."""
+    if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(refused)}")
 
 
 def _by_rows(

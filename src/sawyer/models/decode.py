@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from sawyer.models.attend import Family
-from sawyer.models.forward import head_of, next_logits, splits_exactly, trunk_of
-from sawyer.models.pack import filled_up, packs_exactly, row_attention
+from sawyer.models.attend import Family, attend, attend_last, attends_by
+from sawyer.models.forward import goes_on, head_of, next_logits, splits_exactly, trunk_of
+from sawyer.models.pack import filled_up, packs_exactly
+from sawyer.models.processor import multiplies_bf16_by_rows
 from sawyer.text import pad_left
+
+ROOM = 32  # tokens a row for which room is made at once
 
 
 class Decoder:
@@ -58,10 +61,10 @@ class PaddedDecoder(Decoder):
     def first(self) -> Tensor:
         logits, self.cache = next_logits(
             self.model,
+            self.cache,
             input_ids=self.ids,
             attention_mask=self.mask.long(),
             position_ids=self.positions,
-            past_key_values=self.cache,
         )
         return logits
 
@@ -90,10 +93,13 @@ class RoomDecoder(Decoder):
         self.width = max(map(len, self.prompts))
         lengths = torch.tensor([len(row) for row in self.prompts], device=device)
         self.positions = lengths[self.which].unsqueeze(1) - 1
-        seen = torch.arange(self.width + room, device=device) >= (self.width - lengths).unsqueeze(1)
+        seen = torch.arange(with_room(self.width + room), device=device) >= (self.width - lengths).unsqueeze(1)
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
-        self.cache = Cache(layers=[Room(places, self.which, seen.shape, self.width) for _ in range(_depth(self.trunk))])
+        self.by_products = device.type == "cpu" and torch.is_autocast_enabled("cpu") and multiplies_bf16_by_rows()
+        shape = len(self.prompts), self.width
+        whole = self.by_products
+        self.cache = Cache(layers=[Room(places, self.which, shape, whole=whole) for _ in range(_depth(self.trunk))])
 
     def first(self) -> Tensor:
         device = self.which.device
@@ -103,13 +109,12 @@ class RoomDecoder(Decoder):
             torch.cat([torch.arange(length, device=device) for length in lengths]),
             [Family(shared=0, own=(length,)) for length in lengths],
         )
-        with row_attention(self.trunk):
+        with attends_by(attend, self.trunk):
             states = self.trunk(
                 input_ids=tokens.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
-                past_key_values=self.cache,
-                use_cache=True,
                 families=families,
+                **goes_on(self.trunk, self.cache),
             ).last_hidden_state[0]
         last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits: Tensor = head_of(self.model)(states[last])
@@ -117,14 +122,13 @@ class RoomDecoder(Decoder):
 
     def next(self, chosen: Tensor) -> Tensor:
         self.width, self.positions = self.width + 1, self.positions + 1
-        logits, _ = next_logits(
-            self.model,
-            input_ids=chosen.unsqueeze(1),
-            attention_mask=self.seen[..., : self.width],
-            position_ids=self.positions,
-            past_key_values=self.cache,
-        )
-        return logits
+        read = {"input_ids": chosen.unsqueeze(1), "position_ids": self.positions}
+        if not self.by_products:
+            return next_logits(self.model, self.cache, attention_mask=self.seen[..., : self.width], **read)[0]
+        columns = with_room(self.width)
+        seen = self.seen[..., :columns] & (torch.arange(columns) < self.width)
+        with attends_by(attend_last, self.trunk):
+            return next_logits(self.model, self.cache, hidden=torch.where(seen, 0.0, -torch.inf), **read)[0]
 
     def keep(self, rows: Tensor) -> None:
         self.positions, self.seen = self.positions[rows], self.seen[rows]
@@ -132,24 +136,30 @@ class RoomDecoder(Decoder):
 
 
 class Room(DynamicLayer):
-    """A layer's keys and values, written into tensors that already have room for the whole answer.
+    """A layer's keys and values, written into tensors that have room for some tokens more, and get more when those are written.
 
     transformers' own layer copies all of them at each token. `places` are (rows, columns) of the packed prompts' tokens among
-    `shape` (different prompts, columns); `which` says of each row of the batch which of the prompts it begins with.
+    `shape` (different prompts, columns); `which` says of each row of the batch which of the prompts it begins with. With
+    `whole`, attention is shown the empty columns too, zeros, which it must not look at.
     """
 
-    def __init__(self, places: tuple[Tensor, ...], which: Tensor, shape: Sequence[int], width: int) -> None:
+    def __init__(self, places: tuple[Tensor, ...], which: Tensor, shape: tuple[int, int], *, whole: bool) -> None:
         super().__init__()
-        self.places, self.which, self.shape, self.width = places, which, tuple(shape), width
+        self.places, self.which, self.shape, self.whole = places, which, shape, whole
         self.length = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """The first time packed prompts (1, H, N, D), which attention then reads as they are; later a token a row."""
         if self.length == 0:
-            self.is_initialized, self.length = True, self.width
-            self.all_keys, self.all_values = self._laid_out(key_states), self._laid_out(value_states)
+            self.is_initialized, self.length = True, self.shape[1]
+            # Under autocast keys that are turned in fp32 are read in the precision of values anyway.
+            self.all_keys, self.all_values = self._laid_out(key_states.to(value_states.dtype)), self._laid_out(value_states)
             self._show()
             return key_states, value_states
+        if missing := with_room(self.length + 1) - self.all_keys.shape[2]:
+            self.all_keys, self.all_values = (
+                torch.cat([x, x.new_zeros(*x.shape[:2], missing, x.shape[3])], 2) for x in (self.all_keys, self.all_values)
+            )
         self.all_keys[:, :, self.length] = key_states[:, :, 0]
         self.all_values[:, :, self.length] = value_states[:, :, 0]
         self.length += 1
@@ -164,14 +174,19 @@ class Room(DynamicLayer):
 
     def _laid_out(self, packed: Tensor) -> Tensor:
         rows, columns = self.shape
-        found = packed.new_zeros(rows, packed.shape[1], columns, packed.shape[3])
+        found = packed.new_zeros(rows, packed.shape[1], with_room(columns), packed.shape[3])
         found.transpose(1, 2)[self.places] = packed[0].transpose(0, 1)[: len(self.places[0])]  # without what fills up
         return found if rows == len(self.which) else found[self.which]
 
     def _show(self) -> tuple[Tensor, Tensor]:
-        found = self.all_keys[:, :, : self.length], self.all_values[:, :, : self.length]
-        self.keys, self.values = found
-        return found
+        shown = self.all_keys.shape[2] if self.whole else self.length
+        self.keys, self.values = self.all_keys[:, :, :shown], self.all_values[:, :, :shown]
+        return self.keys, self.values
+
+
+def with_room(width: int) -> int:
+    """How many columns are kept for `width` tokens a row."""
+    return -(-width // ROOM) * ROOM
 
 
 def _depth(trunk: Any) -> int:

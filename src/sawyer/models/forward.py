@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -129,17 +130,27 @@ def token_values(model: Any, batch: Batch) -> Tensor:
     return values.new_zeros(batch.mask.shape).index_put((batch.mask,), values)
 
 
-def next_logits(model: nn.Module, **inputs: Any) -> tuple[Tensor, Any]:
-    """((B, V) fp32 logits after the last token of each row, the cache) of one cached forward pass."""
-    if splits_exactly(model):
-        out = trunk_of(model)(**inputs, use_cache=True)
-        logits = head_of(model)(out.last_hidden_state[:, -1])
-    else:
-        # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
-        only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(network_of(model).forward).parameters else {}
-        out = model(**inputs, use_cache=True, **only)
-        logits = out.logits[:, -1]
-    return logits.float(), out.past_key_values
+def next_logits(model: nn.Module, past: Any, **inputs: Any) -> tuple[Tensor, Any]:
+    """((B, V) fp32 logits after the last token of each row, the cache) of one forward pass that goes on from the cache `past`;
+    None: from nothing."""
+    # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
+    splits = splits_exactly(model)
+    asked = trunk_of(model) if splits else model
+    can = not splits and "logits_to_keep" in inspect.signature(network_of(model).forward).parameters
+    out = asked(**inputs, **goes_on(asked, past), **({"logits_to_keep": 1} if can else {}))
+    logits = head_of(model)(out.last_hidden_state[:, -1]) if splits else out.logits[:, -1]
+    return logits.float(), out[_past_in(network_of(asked).__class__.forward)]
+
+
+def goes_on(network: nn.Module, past: Any) -> dict[str, Any]:
+    """How a network, or its trunk, is told to go on from a cache and to write into it."""
+    return {_past_in(network_of(network).__class__.forward): past, "use_cache": True}
+
+
+@lru_cache(maxsize=16)
+def _past_in(forward: Callable[..., Any]) -> str:
+    """The name of the cache: a new one since transformers 5.24."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def splits_exactly(model: nn.Module) -> bool:

@@ -319,12 +319,10 @@ def _check_cache(source: str | Path, model: Any) -> None:
     third = torch.zeros(1, 1, dtype=torch.long, device=device)
     mask = torch.tensor([[0, 1, 1, 1]], device=device)
     try:
-        _, cache = next_logits(
-            model, input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions, past_key_values=None
-        )
+        _, cache = next_logits(model, None, input_ids=batch.ids, attention_mask=batch.mask.long(), position_ids=batch.positions)
         cache.batch_select_indices(torch.tensor([1], device=device))
         positions = torch.full_like(third, 2)
-        found, _ = next_logits(model, input_ids=third, attention_mask=mask, position_ids=positions, past_key_values=cache)
+        found, _ = next_logits(model, cache, input_ids=third, attention_mask=mask, position_ids=positions)
         alone = model(input_ids=torch.tensor([[0, 1, 0]], device=device), use_cache=False).logits[:, -1]
         given = "" if torch.allclose(found, alone, atol=1e-3, rtol=1e-3) else "a row beside others gets other logits than alone"
     except Exception as error:  # recurrent networks keep their past each in its own way

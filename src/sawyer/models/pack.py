@@ -8,8 +8,7 @@ its answers say. Attention is asked row by row, through the interface that trans
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -17,10 +16,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from sawyer.models.attend import Family, attend
+from sawyer.models.attend import Family, attend, attends_by
 from sawyer.text import Batch, Row, pad_right
 
-ROWS = "sawyer_rows"  # the name under which transformers knows our attention
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
 # "What does padding cost?"; a card does a thousand times as many in the time that a call takes.
@@ -138,7 +136,7 @@ def _padded(trunk: Any, ids: Tensor, mask: Tensor) -> Tensor:
 
 def _packed(trunk: Any, ids: Tensor, plan: _Plan) -> Tensor:
     tokens, positions, families = filled_up(ids[plan.rows, plan.columns], plan.columns, plan.families)
-    with row_attention(trunk):
+    with attends_by(attend, trunk):
         out = trunk(input_ids=tokens.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, families=families)
     states: Tensor = out.last_hidden_state[0, : len(plan.rows)]
     return states if plan.found is None else states.index_select(0, plan.found)
@@ -155,17 +153,3 @@ def filled_up(tokens: Tensor, positions: Tensor, families: Sequence[Family]) -> 
 def spare(count: int, device: str, of: int | None = None) -> int:
     """How many more make a multiple of `of` (None: `SIZES`), where that matters, else 0."""
     return -count % (of or SIZES) if device == "cpu" and torch.is_autocast_enabled(device) else 0
-
-
-@contextmanager
-def row_attention(trunk: Any) -> Iterator[None]:
-    """Within it the trunk takes rows end to end, told where they end by `families`."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ROWS, attend)
-    before = trunk.config._attn_implementation
-    trunk.config._attn_implementation = ROWS  # a name without a mask function: transformers then makes no mask
-    try:
-        yield
-    finally:
-        trunk.config._attn_implementation = before

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.errors import NotFiniteError
+from sawyer.models.blocked import in_blocks
 from sawyer.models.decode import decoder
 from sawyer.models.pack import spare
 from sawyer.text import Codec, pad_left
@@ -56,11 +57,12 @@ def sample(
     def answered(mine: list[int]) -> list[Completion]:
         order = sorted((i for i in mine if room[i] > 0), key=lambda i: len(prompts[i]))
         found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
-        for start in range(0, len(order), ROWS):
-            chosen = order[start : start + ROWS]
-            limits = [room[i] for i in chosen]
-            completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
-            found |= dict(zip(chosen, completions, strict=True))
+        with in_blocks(model, max(room, default=0)):
+            for start in range(0, len(order), ROWS):
+                chosen = order[start : start + ROWS]
+                limits = [room[i] for i in chosen]
+                completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
+                found |= dict(zip(chosen, completions, strict=True))
         return [found[i] for i in mine]
 
     return processes.shared([len(ids) for ids in prompts], answered)
@@ -112,7 +114,8 @@ def deliberate(
 
     # A batch's work is its beams' new tokens, whatever its prompts' lengths.
     work = [len(places) * room[places[0]] for places in together]
-    told = processes.shared(work, lambda mine: [answered(number) for number in mine])
+    with in_blocks(model, max(room, default=0)):
+        told = processes.shared(work, lambda mine: [answered(number) for number in mine])
     found = {i: one for places, some in zip(together, told, strict=True) for i, one in zip(places, some, strict=True)}
     return [found[i] for i in range(len(prompts))]
 

@@ -1,0 +1,28 @@
+"""What this processor multiplies in bf16, as PyTorch tells it."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+
+@lru_cache(maxsize=1)
+def multiplies_bf16() -> bool:
+    """Whether its bf16 products are faster than its fp32 ones."""
+    return any(_has(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@lru_cache(maxsize=1)
+def multiplies_bf16_by_rows() -> bool:
+    """Whether it has bf16 products, but none of whole tiles of a matrix (x86 without AMX).
+
+    There a product of few rows spends half of its time on laying out its weights, and the fused attention of one query on calls
+    of products with one row each (LAB.md, "What does sampling wait for on a processor without tiles?").
+    """
+    return _has("avx512_bf16") and not _has("amx_bf16")
+
+
+def _has(name: str) -> bool:
+    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(known.get(name))

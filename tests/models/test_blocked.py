@@ -1,0 +1,124 @@
+"""Weights in blocks: the same numbers, the weights of now, and only where they pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sawyer.models import blocked, open_speaker
+from sawyer.models.blocked import PAYS, in_blocks
+
+Speakers = Callable[[str], Any]
+IDS = torch.tensor([[50, 60, 70, 80], [51, 61, 71, 81]])
+
+
+@dataclass(frozen=True)
+class Asked:
+    rank: int = 3
+    alpha: float = 6.0
+    targets: list[str] | None = None
+
+
+@pytest.fixture(autouse=True)
+def by_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a processor that multiplies bf16, but no tiles."""
+    monkeypatch.setattr(blocked, "multiplies_bf16_by_rows", lambda: True)
+    blocked._works.cache_clear()
+    yield
+    blocked._works.cache_clear()
+
+
+def said(model: Any) -> Tensor:
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+def overridden(model: Any) -> list[str]:
+    return [name for name, module in model.named_modules() if "forward" in vars(module)]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "tied", "llama", "neox", "phi", "opt"])
+def test_the_same_numbers(speaker: Speakers, name: str) -> None:
+    model = speaker(name).model
+    before = said(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        assert len(overridden(model)) >= 9  # four or more products in each of two layers, and the vocabulary's
+        assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+    assert overridden(model) == []
+    assert torch.equal(said(model), before)
+
+
+def test_the_weights_of_now(speaker: Speakers) -> None:
+    model = speaker("llama").model
+    for _ in range(2):
+        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+            inside = said(model)
+        assert torch.allclose(inside.float(), said(model).float(), atol=0.02 * float(inside.abs().max()))
+        with torch.no_grad():
+            model.lm_head.weight.mul_(-3)
+
+
+def test_outside_of_autocast_a_layer_is_exact(speaker: Speakers) -> None:
+    """Networks are tried in fp32, perhaps for the first time within."""
+    model = speaker("gpt2").model
+    with torch.no_grad():
+        known = model(input_ids=IDS, use_cache=False).logits
+        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS), torch.autocast("cpu", enabled=False):
+            assert overridden(model)
+            assert torch.equal(model(input_ids=IDS, use_cache=False).logits, known)
+
+
+def test_what_an_adapter_adds_is_added(make: Callable[[str], Any]) -> None:
+    model = open_speaker(make("llama"), lora=Asked()).model
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.3)
+    before = said(model)
+    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+
+
+def test_only_where_it_pays(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = speaker("gpt2").model
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with in_blocks(model, PAYS - 1):
+            assert overridden(model) == []
+        monkeypatch.setattr(blocked, "multiplies_bf16_by_rows", lambda: False)
+        with in_blocks(model, PAYS):
+            assert overridden(model) == []
+    monkeypatch.setattr(blocked, "multiplies_bf16_by_rows", lambda: True)
+    with in_blocks(model, PAYS):
+        assert overridden(model) == []  # fp32
+
+
+@pytest.mark.parametrize("wrong", ["absent", "other numbers"])
+def test_without_the_operators_layers_stay(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, wrong: str) -> None:
+    def absent(layer: Any, after: str = "none") -> Callable[[Tensor], Tensor]:
+        raise AttributeError("no such operator")
+
+    def other(layer: Any, after: str = "none") -> Callable[[Tensor], Tensor]:
+        return lambda x: nn.functional.linear(x, layer.weight)  # forgets the bias
+
+    monkeypatch.setattr(blocked, "_product", absent if wrong == "absent" else other)
+    model = speaker("gpt2").model
+    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        assert overridden(model) == []
+
+
+def test_the_trial_draws_no_numbers() -> None:
+    state = torch.random.get_rng_state()
+    assert blocked._works() in (True, False)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_layers_are_themselves_again_after_an_error(speaker: Speakers) -> None:
+    model = speaker("gpt2").model
+    with pytest.raises(KeyError), torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        raise KeyError
+    assert overridden(model) == []
