@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sawyer.errors import TrainingError
-from sawyer.models import Completion, blocked, decode, deliberate, policy_logprobs, sample
+from sawyer.models import Completion, blocked, decode, deliberate, policy_logprobs, processor, sample
 from sawyer.models.decode import PaddedDecoder, RoomDecoder, decoder
 from sawyer.text import pad_right
 
@@ -288,7 +288,7 @@ def test_whatever_the_processor_multiplies(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, by_rows: bool
 ) -> None:
     """In bf16, by products or by the fused kernel, past where room is made anew, after rows have left: what fp32 says."""
-    monkeypatch.setattr(decode, "multiplies_bf16_by_rows", lambda: by_rows)
+    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: by_rows)
     monkeypatch.setattr(decode, "ROOM", 4)
     model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     exact = PaddedDecoder(model, prompts)
@@ -318,8 +318,7 @@ def test_in_bf16_logprobs_are_those_of_training(
 ) -> None:
     """To rounding, wherever weights lie and by whatever kernel attention goes."""
     opened = speaker(name)
-    for module in (decode, blocked):
-        monkeypatch.setattr(module, "multiplies_bf16_by_rows", lambda: by_rows)
+    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: by_rows)
     with torch.autocast("cpu", torch.bfloat16):
         found = drawn(opened, PROMPTS, new=blocked.PAYS)
     rows = [opened.codec.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]

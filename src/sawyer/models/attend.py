@@ -75,9 +75,12 @@ def attend_last(
     scaling: float | None = None,
     **asked: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, H, 1, D), key, value (B, H', T, D) -> (B, 1, H, D): each row's last token attends to what is kept of the row,
-    H / H' heads to the same keys. `hidden` (B, 1, 1, T) fp32 is added to the scores: -inf where nothing is kept, else 0.
-    Keys and values had best be whole tensors: a part of one is copied before it is multiplied."""
+    """query (B, H, 1, D), key (B, H', T, D), value (B, H', T, E) -> (B, 1, H, E): each row's last token attends to what is kept
+    of the row, H / H' heads to the same keys.
+
+    `hidden` (B, 1, 1, T) fp32 is added to the scores: -inf where nothing is kept, else 0. Keys and values had best be whole
+    tensors: a part of one is copied before it is multiplied. Raises NotImplementedError for what it does not do (`UNKNOWN`).
+    """
     _refuse(asked)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     together = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', heads, D)

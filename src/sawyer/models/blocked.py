@@ -6,6 +6,7 @@ multiplied, and in which precision, stays the same.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,30 +16,46 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.models.forward import network_of
-from sawyer.models.processor import multiplies_bf16_by_rows
+from sawyer.models.processor import products_by_rows
 
-PAYS = 24  # from how many passes on; laying out takes as long as it saves in seven to twenty (LAB.md)
+# From how many passes on it pays: laying out takes 0.13 to 0.2 s on 124 M parameters (the first time up to 0.5), and 32 rows
+# save 0.02 s a pass (LAB.md).
+PAYS = 24
 ROWS = 32  # for which the blocks are made; they serve as well for one row and for a thousand
 NEAR = 0.02  # how far a trial's bf16 products may lie from fp32 ones, as a share of the largest
 
 
 @contextmanager
 def in_blocks(model: nn.Module, passes: int) -> Iterator[None]:
-    """Within it the model's linear layers have their weights, of now, in blocks, if it is worth it for so many passes under
-    bf16 autocast. They give no gradients, and the same numbers but for GPT-2's GELU, which is applied before the product is
-    rounded, not after."""
-    pays = passes >= PAYS and torch.is_autocast_enabled("cpu") and multiplies_bf16_by_rows() and _works()
-    products = _products(model) if pays else []
-    activations = [after for _, after in products if after is not None]
+    """Within it the model's linear layers have their weights, of now, in blocks, where autocast makes products bf16 and up to
+    `passes` passes make it worth it. They give no gradients, and the same numbers to rounding; GPT-2's GELU is applied before
+    a product is rounded, not after.
+
+    It takes the memory of a bf16 copy of these weights, as autocast does where it keeps what it has cast. Where there is not
+    so much, layers stay as they are.
+    """
+    pays = passes >= PAYS and products_by_rows() and _works()
+    instead = _instead(model) if pays else {}
+    for module, forward in instead.items():
+        module.forward = forward
     try:
-        for layer, after in products:
-            layer.forward = _product(layer, "none" if after is None else "gelu")
-        for activation in activations:
-            activation.forward = _done(activation)
         yield
     finally:
-        for module in (*(layer for layer, _ in products), *activations):
-            vars(module).pop("forward", None)
+        for module in instead:
+            del module.forward
+
+
+def _instead(model: nn.Module) -> dict[Any, Callable[[Tensor], Tensor]]:
+    """What the modules do in the place of their own forward pass; nothing where memory ends."""
+    found: dict[Any, Callable[[Tensor], Tensor]] = {}
+    try:
+        for layer, after in _products(model):
+            found[layer] = _product(layer, "none" if after is None else "gelu")
+            if after is not None:
+                found[after] = _done(after)
+    except (MemoryError, RuntimeError):  # PyTorch's allocator raises the latter
+        return {}
+    return found
 
 
 def _products(model: nn.Module) -> list[tuple[Any, Any]]:
@@ -46,18 +63,19 @@ def _products(model: nn.Module) -> list[tuple[Any, Any]]:
     from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
     from transformers.pytorch_utils import Conv1D
 
-    modules = [module for module in network_of(model).modules() if "forward" not in vars(module)]
-    after = {
-        module.c_fc: module.act
-        for module in modules
-        if type(module) is GPT2MLP and type(module.act) is nn.GELU and module.act.approximate == "tanh"
-    }
-    linear = (module for module in modules if type(module) in (nn.Linear, Conv1D))
+    modules = list(network_of(model).modules())
+    mlps = (module for module in modules if type(module) is GPT2MLP)
+    after = {mlp.c_fc: mlp.act for mlp in mlps if _is_gelu(mlp.act)}
+    linear = (module for module in modules if type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module))
     return [(layer, after.get(layer)) for layer in linear if layer.weight.device.type == "cpu"]
 
 
+def _is_gelu(module: nn.Module) -> bool:
+    return type(module) is nn.GELU and module.approximate == "tanh" and "forward" not in vars(module)
+
+
 @torch.no_grad()
-def _product(layer: Any, after: str = "none") -> Callable[[Tensor], Tensor]:
+def _product(layer: Any, after: str) -> Callable[[Tensor], Tensor]:
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()  # (out, in)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight.to(torch.bfloat16), ROWS)
     bias = None if layer.bias is None else layer.bias.to(torch.bfloat16)
@@ -85,16 +103,25 @@ def _done(activation: Any) -> Callable[[Tensor], Tensor]:
 @lru_cache(maxsize=1)
 def _works() -> bool:
     """PyTorch's compiler uses these operators; whoever builds PyTorch may leave them out, or change them. So they are tried."""
-    x, weight = torch.linspace(-1, 1, 3 * 5 * 96).view(3, 5, 96), torch.linspace(-1, 1, 80 * 96).cos().view(80, 96)
-    layer = nn.utils.skip_init(nn.Linear, 96, 80)  # draws no numbers
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(10 * weight[:, 0])
-        known = layer(x)
-        known = torch.stack([known, nn.functional.gelu(known, approximate="tanh")])
-        try:
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                found = torch.stack([_product(layer, after)(x) for after in ("none", "gelu")])
-        except Exception:  # each version refuses in its own way
-            return False
-    return found.shape == known.shape and bool((found - known).abs().max() <= NEAR * known.abs().max())
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for bias in (True, False):
+            layer = nn.utils.skip_init(nn.Linear, 96, 80, bias=bias)  # draws no numbers
+            layer.weight.copy_(_scattered(80, 96) / 10)
+            if bias:
+                layer.bias.copy_(_scattered(80))
+            for after, rows in (("none", 3), ("gelu", 40)):
+                x = _scattered(2, rows, 96)
+                with torch.autocast("cpu", enabled=False):
+                    known = layer(x) if after == "none" else nn.functional.gelu(layer(x), approximate="tanh")
+                try:
+                    found = _product(layer, after)(x)
+                except Exception:  # each version refuses in its own way
+                    return False
+                if found.shape != known.shape or not bool((found - known).abs().max() <= NEAR * known.abs().max()):
+                    return False
+    return True
+
+
+def _scattered(*shape: int) -> Tensor:
+    """Numbers between -1 and 1 without order, the same each time."""
+    return (12.9898 * torch.arange(math.prod(shape)).double() ** 1.5).sin().float().view(shape)

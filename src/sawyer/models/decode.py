@@ -16,7 +16,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from sawyer.models.attend import Family, attend, attend_last, attends_by
 from sawyer.models.forward import goes_on, head_of, next_logits, splits_exactly, trunk_of
 from sawyer.models.pack import filled_up, packs_exactly
-from sawyer.models.processor import multiplies_bf16_by_rows
+from sawyer.models.processor import products_by_rows
 from sawyer.text import pad_left
 
 ROOM = 32  # tokens a row for which room is made at once
@@ -96,9 +96,8 @@ class RoomDecoder(Decoder):
         seen = torch.arange(with_room(self.width + room), device=device) >= (self.width - lengths).unsqueeze(1)
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
-        self.by_products = device.type == "cpu" and torch.is_autocast_enabled("cpu") and multiplies_bf16_by_rows()
+        self.by_products = whole = device.type == "cpu" and products_by_rows()
         shape = len(self.prompts), self.width
-        whole = self.by_products
         self.cache = Cache(layers=[Room(places, self.which, shape, whole=whole) for _ in range(_depth(self.trunk))])
 
     def first(self) -> Tensor:

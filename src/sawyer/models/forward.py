@@ -133,9 +133,9 @@ def token_values(model: Any, batch: Batch) -> Tensor:
 def next_logits(model: nn.Module, past: Any, **inputs: Any) -> tuple[Tensor, Any]:
     """((B, V) fp32 logits after the last token of each row, the cache) of one forward pass that goes on from the cache `past`;
     None: from nothing."""
-    # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
     splits = splits_exactly(model)
     asked = trunk_of(model) if splits else model
+    # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
     can = not splits and "logits_to_keep" in inspect.signature(network_of(model).forward).parameters
     out = asked(**inputs, **goes_on(asked, past), **({"logits_to_keep": 1} if can else {}))
     logits = head_of(model)(out.last_hidden_state[:, -1]) if splits else out.logits[:, -1]

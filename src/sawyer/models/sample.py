@@ -57,7 +57,7 @@ def sample(
     def answered(mine: list[int]) -> list[Completion]:
         order = sorted((i for i in mine if room[i] > 0), key=lambda i: len(prompts[i]))
         found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
-        with in_blocks(model, max(room, default=0)):
+        with in_blocks(model, max((room[i] for i in order), default=0)):
             for start in range(0, len(order), ROWS):
                 chosen = order[start : start + ROWS]
                 limits = [room[i] for i in chosen]
@@ -112,10 +112,13 @@ def deliberate(
             )
         return [_deliberated(row, codec) for row in out[:, batch.ids.shape[1] :].tolist()]
 
+    def answers(mine: list[int]) -> list[list[Completion]]:
+        with in_blocks(model, max((room[together[number][0]] for number in mine), default=0)):
+            return [answered(number) for number in mine]
+
     # A batch's work is its beams' new tokens, whatever its prompts' lengths.
     work = [len(places) * room[places[0]] for places in together]
-    with in_blocks(model, max(room, default=0)):
-        told = processes.shared(work, lambda mine: [answered(number) for number in mine])
+    told = processes.shared(work, answers)
     found = {i: one for places, some in zip(together, told, strict=True) for i, one in zip(places, some, strict=True)}
     return [found[i] for i in range(len(prompts))]
 
