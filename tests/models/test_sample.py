@@ -302,7 +302,7 @@ def test_whatever_the_processor_multiplies(
             if step == 6:
                 for rows in (roomy, exact):
                     rows.keep(torch.tensor([2, 0]))
-            chosen = torch.tensor([60, 61, 62][: len(found[-1]) if step != 6 else 2]) + step
+            chosen = torch.arange(3 if step < 6 else 2) + 60 + step
             with torch.autocast("cpu", torch.bfloat16):
                 found.append(roomy.next(chosen))
             known.append(exact.next(chosen))
@@ -328,6 +328,22 @@ def test_in_bf16_logprobs_are_those_of_training(
     assert len(told) > 20
     near = (told - known).abs().mean()
     assert near < 0.03 < (told - known.roll(1)).abs().mean()
+
+
+@pytest.mark.parametrize("new", [blocked.PAYS, blocked.PAYS - 1])
+def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, new: int) -> None:
+    """Where they pay, for sampling and for beam search, and not a moment longer."""
+    opened, seen = speaker("gpt2"), []
+    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: True)
+    if not blocked._works():
+        pytest.skip("this PyTorch cannot lay out weights")
+    opened.model.transformer.register_forward_hook(lambda *_: seen.append("forward" in vars(opened.model.lm_head)))
+    with torch.autocast("cpu", torch.bfloat16):
+        for way, named in ((sample, {"temperature": 1.0}), (deliberate, {})):
+            way(opened.model, PROMPTS[:2], codec=opened.codec, max_new_tokens=new, generator=seeded(4), **named)
+            assert seen.pop() == (new >= blocked.PAYS)
+            assert "forward" not in vars(opened.model.lm_head)
+            seen.clear()
 
 
 @pytest.mark.parametrize("name", ["gemma2", "neo"])
