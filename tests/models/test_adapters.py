@@ -360,9 +360,9 @@ def test_a_value_network_is_an_adapter_and_a_head(make: Make, tmp_path: Path) ->
     value, alone = ValueNetwork(trunk, 16), ValueNetwork(model.base_model, 16)
     for network in (value, alone):
         nn.init.constant_(network.head.weight, 0.5)
-    assert torch.allclose(token_values(value, BATCH), token_values(alone, BATCH), atol=1e-5)
+    assert torch.allclose(token_values(value, BATCH, BATCH.mask), token_values(alone, BATCH, BATCH.mask), atol=1e-5)
     assert {name.split(".")[0] for name, weight in value.named_parameters() if weight.requires_grad} == {"trunk", "head"}
-    token_values(value, BATCH).sum().backward()
+    token_values(value, BATCH, BATCH.mask).sum().backward()
     assert all(weight.grad is None or ".value." in name for name, weight in shared.network.named_parameters())
 
 

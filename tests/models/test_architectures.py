@@ -58,7 +58,7 @@ def test_a_reward_model_and_a_value_network_on_it(make: Callable[[str], Path], t
     assert max(found) - min(found) > 1e-3
     batch = pad_right(rows, scorer.codec.pad_id)
     for network in (ValueNetwork.from_reward(tmp_path), ValueNetwork.from_policy(make(name))):
-        assert torch.equal(token_values(network, batch), torch.zeros(batch.ids.shape))
+        assert torch.equal(token_values(network, batch, batch.mask), torch.zeros(batch.ids.shape))
 
 
 @pytest.mark.parametrize("name", ALL)

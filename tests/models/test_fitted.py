@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sawyer import processes
-from sawyer.models import FittedValues
+from sawyer.models import FittedValues, before_trained
 from sawyer.models.fitted import KEPT, LEAST
 from sawyer.text import Row, pad_right
 
@@ -24,8 +24,10 @@ def made(speaker: Speakers) -> FittedValues:
 
 
 def seen(values: FittedValues) -> Tensor:
-    batch = pad_right([Row(ids=tuple(ids), trained=(True,) * len(ids), prompt_length=1, cut=False) for ids in ROWS], 1)
-    return values.states(batch)[batch.mask]
+    """At every token of the rows: each is before a trained one."""
+    rows = [Row(ids=(*ids, 0), trained=(False, *[True] * len(ids)), prompt_length=1, cut=False) for ids in ROWS]
+    batch = pad_right(rows, 1)
+    return values.states(batch)[before_trained(batch)]
 
 
 def worth(count: int, seed: int = 0) -> Tensor:

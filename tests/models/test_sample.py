@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sawyer.errors import TrainingError
-from sawyer.models import Completion, blocked, decode, deliberate, policy_logprobs, processor, sample
+from sawyer.models import Completion, attend, blocked, decode, deliberate, policy_logprobs, processor, sample
 from sawyer.models.decode import PaddedDecoder, RoomDecoder, decoder
 from sawyer.text import pad_right
 
@@ -309,6 +309,28 @@ def test_whatever_the_processor_multiplies(
     near = 0.02 * max(float(logits.abs().max()) for logits in known)
     for mine, theirs in zip(found, known, strict=True):
         assert torch.allclose(mine, theirs, atol=near) and not torch.allclose(mine, theirs.roll(1, 0), atol=2 * near)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
+@pytest.mark.parametrize("narrow", [0, 10**9])
+def test_narrow_models_attend_by_products_in_fp32(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, narrow: int
+) -> None:
+    """Either way what transformers' own cache says, past where room is made anew, after rows have left."""
+    monkeypatch.setattr(attend, "NARROW", narrow)
+    monkeypatch.setattr(decode, "ROOM", 4)
+    model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
+    with torch.no_grad():
+        roomy, padded = decoder(model, prompts, room=9), PaddedDecoder(model, prompts)
+        assert isinstance(roomy, RoomDecoder) and roomy.by_products == (narrow > 0)
+        assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
+        for step in range(9):
+            if step == 6:
+                for rows in (roomy, padded):
+                    rows.keep(torch.tensor([2, 0]))
+            chosen = torch.arange(3 if step < 6 else 2) + 60 + step
+            mine, theirs = roomy.next(chosen), padded.next(chosen)
+            assert torch.allclose(mine, theirs, atol=1e-4) and not torch.allclose(mine, theirs.roll(1, 0), atol=1e-2)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi"])

@@ -22,6 +22,7 @@ from sawyer.models import (
     Adapted,
     RewardScorer,
     ValueNetwork,
+    before_trained,
     load_reward,
     load_tokenizer,
     new_judge,
@@ -283,12 +284,13 @@ def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, do
     with opened(done, tmp_path / "run") as run:
         work = RlWork(shape(tmp_path / "run", value_start="frozen"), run)
         batch = pad_right([work.policy_speaker.codec.answer_ids((5, 6, 7), (8, 9))], 0)
+        before = before_trained(batch)
         alone: Any = load_reward(run.layout.model("reward"), work.policy_speaker.tokenizer)
         expected = alone.base_model(input_ids=batch.ids).last_hidden_state
         for network in (work.policy_speaker.model, work.reference):
             trunk_states(network, batch)
             assert work.fitted is not None and work.fitted.reader.name == "reward-1"
-            assert torch.allclose(work.fitted.states(batch), expected, atol=1e-5)
+            assert torch.allclose(work.fitted.states(batch)[before], expected[before], atol=1e-5)
         assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
     with tiny.run(tmp_path / "whole", "sft", "reward") as run:
         work = RlWork(shape(tmp_path / "whole", value_start="frozen"), run)

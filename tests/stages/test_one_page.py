@@ -112,8 +112,9 @@ def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
     found: list[Figures] = []
     estimate, update = stage.estimate, stage.update
 
-    def noting_estimate(episodes: Any, *rest: Any) -> Any:
-        experience = estimate(episodes, *rest)
+    def noting_estimate(*given: Any) -> Any:
+        *rest, sampled = given
+        episodes, experience = given[0], estimate(*rest, sampled and not double)  # the sampler's log-probs are fp32
         found.append({name: getattr(experience, name)[experience.mask] for name in TABLES})
         found[-1] |= {"scores": episodes.scores, "tokens": laid(row.ids for row in experience.rows)}
         return experience

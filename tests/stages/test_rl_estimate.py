@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,13 @@ from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
 from sawyer.stages.rl.train import RlWork
 
 Fixture = Any
+stage = import_module("sawyer.stages.rl.train")
 BETA, TEMPERATURE = 0.2, 0.7
 
 
-def setting(tiny: Fixture, out: Path, **rl: Any) -> tuple[Any, Episodes, Experience]:
-    """(config, episodes, experience) of twelve answers of different lengths; the reference is another model."""
+def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tuple[Any, Episodes, Experience]:
+    """(config, episodes, experience) of twelve answers of different lengths; the reference is another model. With
+    `sampled` there is no policy to read."""
     asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "gamma": 0.9, "lam": 0.8, "missing_eos_penalty": 0.0}
     config = tiny.rl_config(out, **{**asked, **rl}, rl__micro_batch_tokens=150)
     place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft)
@@ -32,7 +36,8 @@ def setting(tiny: Fixture, out: Path, **rl: Any) -> tuple[Any, Episodes, Experie
     value = ValueNetwork.from_reward(tiny.reward)
     nn.init.normal_(value.head.weight, generator=generator(0, "head"))
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
-    found = estimate(episodes, speaker.model, open_speaker(tiny.base).model, value, BETA, config, place)
+    policy: nn.Module = nn.Identity() if sampled else speaker.model
+    found = estimate(episodes, policy, open_speaker(tiny.base).model, value, BETA, config, place, sampled=sampled)
     return config, episodes, found
 
 
@@ -86,6 +91,47 @@ def test_rewards_advantages_and_returns_against_a_loop(tiny: Fixture, tmp_path: 
     assert experience.advantages[experience.mask].tolist() == pytest.approx(white, abs=1e-3)
     assert not bool(experience.advantages[~experience.mask].any())
     assert not bool(experience.rewards[~experience.mask].any())
+
+
+def test_sampled_log_probs_are_those_of_a_pass(tiny: Fixture, tmp_path: Path) -> None:
+    (_, _, read), (_, _, sampled) = setting(tiny, tmp_path), setting(tiny, tmp_path, sampled=True)
+    for name in ("old_logprobs", "ref_logprobs", "old_values", "advantages", "returns", "rewards"):
+        assert torch.allclose(getattr(sampled, name), getattr(read, name), atol=1e-4), name
+    assert not torch.allclose(sampled.old_logprobs, read.old_logprobs.roll(1, 1), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("precision", "refused", "expected"),
+    [
+        ("fp32", None, [False, True, True]),
+        ("fp32", 0, [False, False, True]),  # a guard keeps the first batch from being learnt: the gates see the second
+        ("bf16", None, [False, False, False]),
+    ],
+)
+def test_the_first_batch_is_read_and_in_bf16_all_are(
+    tiny: Fixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: str,
+    refused: int | None,
+    expected: list[bool],
+) -> None:
+    """So that the gates compare what sampling says with what training reads; in bf16 the two differ by too much."""
+    asked: list[bool] = []
+
+    def noting(*given: Any) -> Experience:
+        asked.append(given[-1])
+        return estimate(*given)
+
+    monkeypatch.setattr(stage, "estimate", noting)
+    with tiny.run(tmp_path, "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path, episodes=24).model_copy(update={"precision": precision}), run)
+        monkeypatch.setattr(work, "_heed", lambda index, _: index == refused)
+        for index in range(3):
+            work.step(index)
+        seen = [json.loads(line) for line in run.layout.events.read_text().splitlines()]
+    assert asked == expected
+    assert sum(event.get("name") == "step0_sampler" for event in seen) == 1
 
 
 def test_an_episode_is_the_very_tokens_that_were_sampled(tiny: Fixture, tmp_path: Path) -> None:

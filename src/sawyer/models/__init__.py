@@ -8,6 +8,7 @@ from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.fitted import FittedValues
 from sawyer.models.forward import (
     TokenLogprobs,
+    before_trained,
     head_of,
     is_causal,
     mean_loss,
@@ -79,6 +80,7 @@ __all__ = [
     "TokenLogprobs",
     "ValueNetwork",
     "WeightedScorer",
+    "before_trained",
     "class_logits",
     "context_length",
     "copy_model",

@@ -6,38 +6,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from sawyer.models.laid import EndToEnd, Family
+from sawyer.models.products import Products
+
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
-NARROW = 256  # heads x width up to which a processor, in fp32, reads padding faster than it is called for each row (LAB.md)
-ALIKE = 1.5  # how much longer than another one a row may be with which it is padded
+# Heads x width, and tokens of the longest row, up to which a processor, in fp32, attends faster by products of rows padded
+# together than in a call of its kernel for each row (LAB.md).
+NARROW, SHORT = 256, 128
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Family:
-    """A prompt of `shared` tokens and, end to end after it, what each of its rows adds: `own` tokens each.
+def is_narrow(trunk: Any) -> bool:
+    """Whether a processor attends in this trunk by products rather than by its kernel, here and now: in fp32."""
+    fits = 0 < width_of(trunk) <= NARROW and not torch.is_autocast_enabled("cpu")
+    return fits and _exact(next(trunk.parameters()).dtype) == next(trunk.parameters()).dtype
 
-    Example: the rows `5 6 7` and `5 6 8 9` as `5 6 | 7 | 8 9` -> shared 2, own (1, 2). A row alone has shared 0 and
-    own (its length,).
-    """
 
-    shared: int
-    own: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens lie end to end."""
-        return self.shared + sum(self.own)
+def width_of(trunk: Any) -> int:
+    """Hidden units, as the trunk's config says; 0 where it says nothing."""
+    return trunk.config.get_text_config().hidden_size if hasattr(trunk, "config") else 0
 
 
 def attend(
@@ -47,21 +44,34 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    families: Sequence[Family],
+    laid: EndToEnd,
     dropout: float = 0.0,
     scaling: float | None = None,
     **asked: Any,
 ) -> tuple[Tensor, None]:
-    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row."""
+    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row; of what nobody reads behind the module
+    perhaps 0."""
     _refuse(asked)
     query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
-    heads, width = query.shape[1], query.shape[3]
-    narrow = heads * width <= NARROW and query.dtype == _exact(query.dtype)
-    if query.device.type != "cpu" or narrow or dropout or width != value.shape[-1]:
-        return _by_rows(module, query, key, value, families, dropout, scaling), None
-    scale = width**-0.5 if scaling is None else scaling
-    found: Tensor = _OnProcessor.apply(query[0], key[0], value[0], families, scale)
-    return found.unsqueeze(0), None
+    way, scale = _way(query, value, laid, dropout), query.shape[3] ** -0.5 if scaling is None else scaling
+    found: Tensor
+    if way == "rows":
+        found = _by_rows(module, query, key, value, laid, dropout, scaling)
+    elif way == "products":
+        layout = laid.layout(module, query.shape[1], key.shape[1])
+        found = Products.apply(query[0], key[0], value[0], layout, scale).unsqueeze(0)
+    else:
+        found = _OnProcessor.apply(query[0], key[0], value[0], laid.families, scale).unsqueeze(0)
+    return found, None
+
+
+def _way(query: Tensor, value: Tensor, laid: EndToEnd, dropout: float) -> Literal["rows", "products", "kernel"]:
+    """Row by row through whatever attention the device has, or on a processor by our products or its kernel."""
+    _, heads, _, width = query.shape
+    if query.device.type != "cpu" or dropout or width != value.shape[3]:
+        return "rows"
+    exact = query.dtype == _exact(query.dtype)
+    return "products" if exact and heads * width <= NARROW and laid.longest <= SHORT else "kernel"
 
 
 def attend_last(
@@ -112,21 +122,14 @@ def _refuse(asked: Mapping[str, Any]) -> None:
 
 
 def _by_rows(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    families: Sequence[Family],
-    dropout: float,
-    scaling: float | None,
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, laid: EndToEnd, dropout: float, scaling: float | None
 ) -> Tensor:
     """The rows whole, each with its prompt, through the attention that the device knows; rows of about one length go together,
     padded at their ends, which no token before them sees."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    layout = _layout(tuple(families))
     found = []
-    for places in layout.places:
+    for places in laid.whole.places:
         here = places.to(query.device)
         # An embedding's backward pass adds up faster than an index's what a shared prompt gets from each of its rows.
         parts = (embedding(here, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
@@ -135,50 +138,7 @@ def _by_rows(
         )
         out, _ = sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)
         found.append(out.flatten(0, 1))
-    return torch.cat(found)[layout.kept.to(query.device)].unsqueeze(0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layout:
-    """How tokens that lie end to end are laid out as padded rows, and where they are found again."""
-
-    places: tuple[Tensor, ...]  # (R, T) int64 each: the tokens of R rows; a row's first token again where it is padded
-    kept: Tensor  # (N,) int64: where each token lies, first, in all of those one after another
-
-
-@lru_cache(maxsize=4)  # every layer asks the same
-def _layout(families: tuple[Family, ...]) -> _Layout:
-    rows: list[list[int]] = []
-    start = 0
-    for family in families:
-        own = start + family.shared
-        for length in family.own:
-            rows.append([*range(start, start + family.shared), *range(own, own + length)])
-            own += length
-        start = own
-    places: list[Tensor] = []
-    kept = [-1] * start
-    begun = 0
-    for together in _alike(rows):
-        longest = len(together[-1])
-        places.append(torch.tensor([row + row[:1] * (longest - len(row)) for row in together]))
-        for number, row in enumerate(together):
-            for column, token in enumerate(row):
-                if kept[token] < 0:
-                    kept[token] = begun + number * longest + column
-        begun += places[-1].numel()
-    return _Layout(places=tuple(places), kept=torch.tensor(kept))
-
-
-def _alike(rows: Sequence[list[int]]) -> list[list[list[int]]]:
-    """The rows by length, the longest of those that go together at most `ALIKE` times as long as the shortest."""
-    found: list[list[list[int]]] = []
-    for row in sorted(rows, key=len):
-        if found and len(row) <= ALIKE * len(found[-1][0]):
-            found[-1].append(row)
-        else:
-            found.append([row])
-    return found
+    return torch.cat(found)[laid.whole.found.to(query.device)].unsqueeze(0)
 
 
 class _OnProcessor(torch.autograd.Function):

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from sawyer.models.attend import Family, attend, attend_last, attends_by
+from sawyer.models.attend import attend, attend_last, attends_by, is_narrow
 from sawyer.models.forward import goes_on, head_of, next_logits, splits_exactly, trunk_of
-from sawyer.models.pack import filled_up, packs_exactly
+from sawyer.models.laid import EndToEnd, Family
+from sawyer.models.pack import filled_up, packs_exactly, reading, tail_of
 from sawyer.models.processor import products_by_rows
 from sawyer.text import pad_left
 
@@ -96,7 +97,7 @@ class RoomDecoder(Decoder):
         seen = torch.arange(with_room(self.width + room), device=device) >= (self.width - lengths).unsqueeze(1)
         self.seen = seen[self.which][:, None, None]  # (B, 1, 1, columns), True from each row's first token on
         places = seen[:, : self.width].nonzero(as_tuple=True)
-        self.by_products = whole = device.type == "cpu" and products_by_rows()
+        self.by_products = whole = device.type == "cpu" and (products_by_rows() or is_narrow(self.trunk))
         shape = len(self.prompts), self.width
         self.cache = Cache(layers=[Room(places, self.which, shape, whole=whole) for _ in range(_depth(self.trunk))])
 
@@ -108,14 +109,16 @@ class RoomDecoder(Decoder):
             torch.cat([torch.arange(length, device=device) for length in lengths]),
             [Family(shared=0, own=(length,)) for length in lengths],
         )
-        with attends_by(attend, self.trunk):
+        last = torch.tensor(lengths, device=device).cumsum(0) - 1
+        tail = tail_of(self.trunk)
+        assert tail is not None  # `decoder` has asked
+        with reading(last, len(tokens), tail) as read, attends_by(attend, self.trunk):
             states = self.trunk(
                 input_ids=tokens.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
-                families=families,
+                laid=EndToEnd(families=tuple(families), read=read, last=tail.last),
                 **goes_on(self.trunk, self.cache),
             ).last_hidden_state[0]
-        last = torch.tensor(lengths, device=device).cumsum(0) - 1
         logits: Tensor = head_of(self.model)(states[last])
         return logits.float()[self.which]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sawyer import processes
 from sawyer.maths import moments, ridge
-from sawyer.models.forward import trunk_states
+from sawyer.models.forward import before_trained, trunk_states
 from sawyer.text import Batch
 
 RANDOM = 640  # random features beside the states themselves
@@ -37,8 +37,8 @@ class FittedValues:
 
     @torch.no_grad()
     def states(self, batch: Batch) -> Tensor:
-        """(B, T, d) fp32, at every token of a right-padded batch, where the batch lies."""
-        return trunk_states(self.reader, batch).float()
+        """(B, T, d) fp32, at every token of a right-padded batch before a trained one, 0 elsewhere, where the batch lies."""
+        return trunk_states(self.reader, batch, before_trained(batch)).float()
 
     def of_states(self, states: Tensor) -> Tensor:
         """(N, d) -> (N,)."""

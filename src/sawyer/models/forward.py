@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
-from sawyer.models.pack import readable, real_states, row_starts, spare
+from sawyer.models.pack import readable, real_states, spare
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
@@ -96,8 +96,8 @@ def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:
     if head is None or trunk is model:
         types = {} if batch.types is None else {"token_type_ids": batch.types}
         return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).logits.float()
-    last = row_starts(batch) + batch.mask.sum(1) - 1
-    return head(real_states(trunk, batch)[last]).float()
+    last = batch.mask & ~pad(batch.mask[:, 1:], (0, 1))
+    return head(real_states(trunk, batch, last)).float()
 
 
 def score_head(model: nn.Module) -> nn.Linear | None:
@@ -117,17 +117,24 @@ def is_causal(model: nn.Module) -> bool:
     return torch.allclose(one, other, atol=1e-5, rtol=1e-5)  # untrained weights attend weakly: little more than rounding
 
 
-def trunk_states(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T, d): the last hidden state of a model's trunk at every token of a right-padded batch, 0 at its padding."""
-    states = real_states(trunk_of(model), batch)
-    return states.new_zeros(*batch.mask.shape, states.shape[-1]).index_put((batch.mask,), states)
+def before_trained(batch: Batch) -> Tensor:
+    """(B, T) bool: the tokens from whose states the trained ones are predicted, each the one before."""
+    return pad(batch.trained[:, 1:], (0, 1))
 
 
-def token_values(model: Any, batch: Batch) -> Tensor:
-    """(B, T) fp32: the value network's output at every token of a right-padded batch, 0 at its padding."""
+def trunk_states(model: nn.Module, batch: Batch, read: Tensor | None = None) -> Tensor:
+    """(B, T, d): the last hidden state of a model's trunk at the tokens `read` (B, T) of a right-padded batch, 0 elsewhere.
+    None: at every one."""
+    states = real_states(trunk_of(model), batch, read)
+    where = batch.mask if read is None else read
+    return states.new_zeros(*where.shape, states.shape[-1]).index_put((where,), states)
+
+
+def token_values(model: Any, batch: Batch, read: Tensor) -> Tensor:
+    """(B, T) fp32: the value network's output at the tokens `read` (B, T) of a right-padded batch, 0 elsewhere."""
     trunk = model.trunk if hasattr(model, "trunk") else trunk_of(model.policy)
-    values = model.head(real_states(trunk, batch))[:, 0].float()
-    return values.new_zeros(batch.mask.shape).index_put((batch.mask,), values)
+    values = model.head(real_states(trunk, batch, read))[:, 0].float()
+    return values.new_zeros(read.shape).index_put((read,), values)
 
 
 def next_logits(model: nn.Module, past: Any, **inputs: Any) -> tuple[Tensor, Any]:
@@ -195,7 +202,7 @@ def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
 def _states_before(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor, states: Tensor | None) -> Tensor:
     """(n, d): the state from which the token at each place is predicted."""
     if states is None:
-        return real_states(trunk_of(model), batch)[row_starts(batch)[rows] + columns - 1]
+        return real_states(trunk_of(model), batch, before_trained(batch))
     return states[rows, columns - 1]
 
 

@@ -8,82 +8,141 @@ its answers say. Attention is asked row by row, through the interface that trans
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from sawyer.models.attend import Family, attend, attends_by
+from sawyer.models.attend import attend, attends_by, width_of
+from sawyer.models.laid import EndToEnd, Family
 from sawyer.text import Batch, Row, pad_right
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
-# "What does padding cost?"; a card does a thousand times as many in the time that a call takes.
+# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows that attend by products
+# make no such calls; for them it is no more than a rule.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
 
 # Where products are bf16 on a processor, a multiple of so many tokens goes through a network: a product of a new size has a
 # program made for it first, which takes longer than the product itself (LAB.md, "What does a new size cost?").
 SIZES = 64
 
-_packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+MOST = 0.9  # of a pass's tokens, up to which it pays to compute the states of some alone
+
+_packs: WeakKeyDictionary[nn.Module, tuple[str, ...] | None] = WeakKeyDictionary()
 
 
-def real_states(trunk: Any, batch: Batch) -> Tensor:
-    """(N, d): the trunk's last hidden states of the N real tokens of a right-padded batch, row after row.
+def real_states(trunk: Any, batch: Batch, read: Tensor | None = None) -> Tensor:
+    """(n, d): the trunk's last hidden states of the tokens `read` (B, T) of a right-padded batch, row after row; None: of all
+    real ones.
 
     The trunk must be causal: then no attention mask is needed, since a padded token comes after all real ones.
     """
-    if not packs_exactly(trunk):
-        return _padded(trunk, batch.ids, batch.mask)
-    plan = _plan(batch)
-    if _pays(trunk, batch, plan):
-        return _packed(trunk, batch.ids, plan)
-    return _packed(trunk, readable(batch.ids, batch.mask), _unshared(torch.ones_like(batch.mask)))[batch.mask.flatten()]
-
-
-def row_starts(batch: Batch) -> Tensor:
-    """(B,): where each row's first token lies among the real tokens."""
-    lengths = batch.mask.sum(1)
-    return lengths.cumsum(0) - lengths
+    tail = tail_of(trunk)
+    if tail is None:
+        return _padded(trunk, batch.ids, batch.mask, batch.mask if read is None else read)
+    plan, ids = _plan(batch), batch.ids
+    if not _pays(trunk, batch, plan):
+        plan, ids = _unshared(torch.ones_like(batch.mask), batch.mask), readable(batch.ids, batch.mask)
+    if read is not None:
+        plan = replace(plan, found=plan.found[read[batch.mask]])
+    return _packed(trunk, ids, plan, tail)
 
 
 def packs_exactly(trunk: Any) -> bool:
-    """Whether rows end to end give what padded rows give: tried once, on two rows. Not so where attention is not transformers'
-    own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions)."""
+    """Whether rows end to end give what padded rows give: tried once, on three rows. Not so where attention is not
+    transformers' own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions)."""
+    return tail_of(trunk) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tail:
+    """What comes after the last attention of a trunk, where each token's state depends on nothing but that token's: where
+    nobody reads a state, nobody need compute it."""
+
+    last: nn.Module | None = None  # what attends last
+    modules: tuple[nn.Module, ...] = ()  # those with matrices, outermost ones
+
+
+def tail_of(trunk: Any) -> Tail | None:
+    """The trunk's tail, as far as it can be told; None where rows end to end are not exact."""
     trunk = getattr(trunk, "network", trunk)  # adapters change nothing of how a network is built
     if trunk not in _packs:
         _packs[trunk] = _tried(trunk)
-    return _packs[trunk]
+    names = _packs[trunk]
+    if names is None:
+        return None
+    found = [trunk.get_submodule(name) for name in names]  # adapters may stand where a layer stood
+    return Tail(last=found[0], modules=tuple(found[1:])) if found else Tail()
 
 
 @torch.no_grad()
-def _tried(trunk: Any) -> bool:
+def _tried(trunk: Any) -> tuple[str, ...] | None:
+    """The names of what attends last and of the modules after it; none where they cannot be told."""
     device = next(trunk.parameters()).device
     # The first and the last share `0 1`.
     texts = ((0, 1, 2, 3, 1, 0), (2, 1, 3), (0, 1, 3, 2))
     rows = [Row(ids=ids, trained=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False) for ids in texts]
     batch = pad_right(rows, 0).to(device)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            padded = _padded(trunk, batch.ids, batch.mask)
-            packed = [_packed(trunk, batch.ids, plan) for plan in (_unshared(batch.mask), _plan(batch))]
-    except Exception:  # each architecture refuses in its own way what it does not know
-        return False
-    near = CLOSE * padded.abs().max()
-    return all(padded.shape == found.shape and bool((padded - found).abs().max() <= near) for found in packed)
+    plans = _unshared(batch.mask, batch.mask), _plan(batch)
+    with torch.autocast(device.type, enabled=False):
+        try:
+            padded = _padded(trunk, batch.ids, batch.mask, batch.mask)
+            packed = [_packed(trunk, batch.ids, plan, Tail()) for plan in plans]
+        except Exception:  # each architecture refuses in its own way what it does not know
+            return None
+        near = CLOSE * padded.abs().max()
+        if not all(padded.shape == found.shape and bool((padded - found).abs().max() <= near) for found in packed):
+            return None
+        some = torch.tensor([1, 5, 6, 11], device=device)
+        try:
+            tail = _listened(trunk, batch.ids, plans[1])
+            found = _packed(trunk, batch.ids, replace(plans[1], found=plans[1].found[some]), tail)
+        except Exception:
+            return ()
+    if tail.last is None or bool((padded[some] - found).abs().max() > near):
+        return ()
+    names = {module: name for name, module in trunk.named_modules()}
+    return names[tail.last], *(names[module] for module in tail.modules)
+
+
+def _listened(trunk: Any, ids: Tensor, plan: _Plan) -> Tail:
+    """Which modules come after the last attention, told from one pass."""
+    heard: list[nn.Module] = []
+    attended: list[tuple[int, nn.Module]] = []  # how many modules were heard before, which attends
+
+    def listening(module: nn.Module, *given: Any, **named: Any) -> tuple[Tensor, None]:
+        attended.append((len(heard), module))
+        return attend(module, *given, **named)
+
+    with ExitStack() as stack:
+        for module in trunk.modules():
+            if any(weight.dim() > 1 for weight in module.parameters()):
+                stack.callback(module.register_forward_pre_hook(lambda module, _: heard.append(module)).remove)
+        stack.callback(heard.clear)  # transformers keeps what listened, and that keeps the lists
+        stack.callback(attended.clear)
+        _packed(trunk, ids, plan, Tail(), listening)
+        count, last = attended[-1]
+        after: list[nn.Module] = []
+        for module in heard[count:]:
+            if not any(module is inner for outer in after for inner in outer.modules()):
+                after.append(module)
+        once = [module for _, module in attended].count(last) == 1 and all(heard.count(module) == 1 for module in after)
+        return Tail(last=last, modules=tuple(after)) if once else Tail()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """How a batch's N real tokens lie end to end. Where prompts are shared, those are n < N."""
+    """How a batch's N real tokens lie end to end. Where prompts are shared, those are n < N; where padding stays, more."""
 
     families: tuple[Family, ...]
     rows: Tensor  # (n,) int64, each one's place in the padded batch
     columns: Tensor  # (n,) int64
-    found: Tensor | None  # (N,) int64, where each real token's state lies, row after row; None: as they are
+    found: Tensor  # (m,) int64, where the states lie that are asked for, row after row
 
 
 def _plan(batch: Batch) -> _Plan:
@@ -95,7 +154,7 @@ def _plan(batch: Batch) -> _Plan:
     for number, row in enumerate(ids.tolist()):
         prompts.setdefault(tuple(row[: min(began[number], lengths[number] - 1)]), []).append(number)
     if all(len(rows) == 1 or not prompt for prompt, rows in prompts.items()):
-        return _unshared(mask)
+        return _unshared(mask, mask)
     families: list[Family] = []
     places: list[tuple[int, int]] = []
     found: list[list[int]] = [[] for _ in lengths]
@@ -112,17 +171,17 @@ def _plan(batch: Batch) -> _Plan:
     return _Plan(families=tuple(families), rows=rows, columns=columns, found=where)
 
 
-def _unshared(mask: Tensor) -> _Plan:
+def _unshared(mask: Tensor, real: Tensor) -> _Plan:
+    """The tokens of `mask` (B, T), of which the `real` ones are asked for."""
     rows, columns = mask.nonzero(as_tuple=True)
     families = tuple(Family(shared=0, own=(length,)) for length in mask.sum(1).tolist())
-    return _Plan(families=families, rows=rows, columns=columns, found=None)
+    return _Plan(families=families, rows=rows, columns=columns, found=real[mask].nonzero()[:, 0])
 
 
 def _pays(trunk: Any, batch: Batch, plan: _Plan) -> bool:
-    width = trunk.config.get_text_config().hidden_size if hasattr(trunk, "config") else 0
     saved = batch.ids.numel() - len(plan.rows)
     calls = sum(len(family.own) + 2 * (family.shared > 0) for family in plan.families)
-    return saved * width**2 > CALLS.get(batch.ids.device.type, float("inf")) * calls
+    return saved * width_of(trunk) ** 2 > CALLS.get(batch.ids.device.type, float("inf")) * calls
 
 
 def readable(ids: Tensor, mask: Tensor) -> Tensor:
@@ -130,16 +189,45 @@ def readable(ids: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, ids, ids[:, :1])
 
 
-def _padded(trunk: Any, ids: Tensor, mask: Tensor) -> Tensor:
-    return trunk(input_ids=readable(ids, mask), use_cache=False).last_hidden_state[mask]
+def _padded(trunk: Any, ids: Tensor, mask: Tensor, read: Tensor) -> Tensor:
+    return trunk(input_ids=readable(ids, mask), use_cache=False).last_hidden_state[read]
 
 
-def _packed(trunk: Any, ids: Tensor, plan: _Plan) -> Tensor:
+def _packed(trunk: Any, ids: Tensor, plan: _Plan, tail: Tail, way: Any = attend) -> Tensor:
     tokens, positions, families = filled_up(ids[plan.rows, plan.columns], plan.columns, plan.families)
-    with attends_by(attend, trunk):
-        out = trunk(input_ids=tokens.unsqueeze(0), position_ids=positions.unsqueeze(0), use_cache=False, families=families)
-    states: Tensor = out.last_hidden_state[0, : len(plan.rows)]
-    return states if plan.found is None else states.index_select(0, plan.found)
+    with reading(plan.found, len(tokens), tail) as read, attends_by(way, trunk):
+        out = trunk(
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            laid=EndToEnd(families=tuple(families), read=read, last=tail.last),
+        )
+    return out.last_hidden_state[0].index_select(0, plan.found)
+
+
+@contextmanager
+def reading(places: Tensor, count: int, tail: Tail) -> Iterator[Tensor | None]:
+    """Within it the tail works on those of `count` tokens end to end that are at `places` alone; the states of the others mean
+    nothing. Given is which those are, (n,) ascending, with some more where their number matters; None: all."""
+    read = places.unique()
+    if more := spare(len(read), places.device.type):
+        others = torch.ones(count, dtype=torch.bool).index_fill_(0, read, False)
+        read = torch.cat([read, others.nonzero()[:more, 0]]).sort().values
+    if not tail.modules or not 0 < len(read) <= MOST * count:
+        yield None
+        return
+
+    def taken(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return given[0].index_select(-2, read), *given[1:]
+
+    def put_back(_module: nn.Module, _given: Any, out: Tensor) -> Tensor:
+        return out.new_zeros(*out.shape[:-2], count, out.shape[-1]).index_copy(-2, read, out)
+
+    with ExitStack() as stack:
+        for module in tail.modules:
+            stack.callback(module.register_forward_pre_hook(taken).remove)
+            stack.callback(module.register_forward_hook(put_back).remove)
+        yield read
 
 
 def filled_up(tokens: Tensor, positions: Tensor, families: Sequence[Family]) -> tuple[Tensor, Tensor, Sequence[Family]]:

@@ -19,6 +19,7 @@ from sawyer.models import (
     PolicyWithValue,
     Scorer,
     Speaker,
+    before_trained,
     policy_entropies,
     policy_logprobs,
     sample,
@@ -45,6 +46,11 @@ class Episodes:
     parts: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) fp32 each: the parts of a composed score, unweighted
     disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
 
+    @property
+    def sampled_logprobs(self) -> Tensor:
+        """(n,) fp32: the log-probs of all responses' tokens as they were sampled, response after response."""
+        return torch.tensor([value for completion in self.completions for value in completion.logprobs])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
@@ -66,7 +72,7 @@ class Experience:
     mask: Tensor  # (B, T) bool, True on response tokens and their EOS
     old_logprobs: Tensor  # (B, T) fp32, log pi_old of each token, at the sampling temperature
     ref_logprobs: Tensor  # (B, T) fp32, log pi_ref likewise
-    old_values: Tensor | None  # (B, T) fp32, V of the state before each token, in reward units; None where nobody tells
+    old_values: Tensor | None  # (B, T) fp32, V of the state before each counted token, in reward units; None: nobody tells
     advantages: Tensor  # (B, T) fp32, of the algorithm
     returns: Tensor | None  # (B, T) fp32, what the values are to become; None where there are none
     rewards: Tensor  # (B, T) fp32, the final score on the last token, with the KL penalties where they are paid there
@@ -114,21 +120,27 @@ def estimate(
     coefficient: float,
     config: Config,
     place: Place,
+    sampled: bool = False,
 ) -> Experience:
-    """Log-probs under policy and reference, values where something estimates them, rewards, advantages and returns."""
+    """Log-probs under policy and reference, values where something estimates them, rewards, advantages and returns.
+
+    With `sampled` the policy's log-probs are those with which it was sampled, in fp32 the same to rounding; where values come
+    from its trunk they are read anyway.
+    """
     asked = wanted(config.rl, "rl")
     values: Tensor | None
     seen: Seen | None = None
-    if isinstance(value, FittedValues):
-        old, seen = logprobs_of(policy, episodes.rows, config, place), frozen_states(value, episodes.rows, config, place)
-        values = values_seen(value, seen, old)
-    elif isinstance(value, PolicyWithValue):
+    mask = pad_right(episodes.rows, 0).trained
+    if isinstance(value, PolicyWithValue):
         old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
     else:
-        old = logprobs_of(policy, episodes.rows, config, place)
-        values = None if value is None else values_of(value, episodes.rows, config, place)
+        old = _sampled(episodes, mask) if sampled else logprobs_of(policy, episodes.rows, config, place)
+        if isinstance(value, FittedValues):
+            seen = frozen_states(value, episodes.rows, config, place)
+            values = values_seen(value, seen, old)
+        else:
+            values = None if value is None else values_of(value, episodes.rows, config, place)
     ref = logprobs_of(reference, episodes.rows, config, place)
-    mask = pad_right(episodes.rows, 0).trained
     scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
     scores = missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
     found = advantages_of(scores, old, ref, values, mask, coefficient, asked)
@@ -157,7 +169,7 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
     temperature = wanted(config.rl, "rl").temperature
 
     def figures(batch: Batch) -> list[Tensor]:
-        states = trunk_states(model, batch) if splits_exactly(model) else None
+        states = trunk_states(model, batch, before_trained(batch)) if splits_exactly(model) else None
         logprobs = policy_logprobs(model, batch, temperature=temperature, states=states).logprobs
         return [logprobs, policy_entropies(model, batch, temperature=temperature, states=states)]
 
@@ -187,8 +199,15 @@ def values_seen(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
 
 
 def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
-    """(B, T) values of the state before each token, on the CPU; 0 at the first token, which has no state before it."""
+    """(B, T) values of the state before each response token, of no meaning elsewhere, on the CPU."""
     return _read(rows, config, place, lambda batch: [values_before(model, batch)])[0]
+
+
+def _sampled(episodes: Episodes, mask: Tensor) -> Tensor:
+    """(B, T) log-probs of the response tokens `mask` as they were sampled, 0 elsewhere, on the CPU."""
+    found = torch.zeros(mask.shape)
+    found[mask] = episodes.sampled_logprobs
+    return found
 
 
 @torch.no_grad()
@@ -228,14 +247,14 @@ def finite(episodes: Episodes) -> Episodes:
 
 def logprobs_and_values(model: PolicyWithValue, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
     """(B, T) each, from one pass of the trunk that both have: the policy's log-probs, and `values_before`."""
-    states = trunk_states(model.policy, batch)
+    states = trunk_states(model.policy, batch, before_trained(batch))
     logprobs = policy_logprobs(model.policy, batch, temperature=temperature, states=states).logprobs
     return logprobs, before(model.of_states(states))
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, T): the value of the state in which each token is chosen."""
-    return before(token_values(model, batch))
+    """(B, T): the value of the state in which each trained token is chosen; of no meaning elsewhere."""
+    return before(token_values(model, batch, before_trained(batch)))
 
 
 def before(values: Tensor) -> Tensor:

@@ -116,15 +116,18 @@ class RlWork(PolicyWork):
         draw = generator(self.config.seed, STAGE, "rollout", index)
         episodes = finite(collect(self.policy_speaker, self.asked_at(index), self.scorer, self.config, self.place, draw))
         policy, coefficient = self.policy_speaker.model, self.kl.coefficient
-        experience = estimate(episodes, policy, self.reference, self.critic, coefficient, self.config, self.place)
+        # The first batch that is learnt from is read as training reads it: the gates see whether sampling says the same.
+        first = self.policy.steps_done == 0
+        sampled = not first and self.place.precision == "fp32"
+        experience = estimate(episodes, policy, self.reference, self.critic, coefficient, self.config, self.place, sampled)
         metrics = self.measure(episodes, experience)
         if self._heed(index, self.guards.look(metrics)):
             return metrics
-        exact = self._exact(episodes.rows) if index == 0 else None
+        exact = self._exact(episodes.rows) if first else None
         report = update(experience, self.policy, self.value, self.config, self.place, index)
         if self.fitted is not None:
             fit_values(self.fitted, experience)
-        if index == 0:
+        if first:
             self._step_zero(episodes, experience, exact, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
         return metrics | report.metrics

@@ -34,7 +34,6 @@ def measured(
     before the update; None where all is computed so."""
     asked = wanted(config.rl, "rl")
     mask = experience.mask
-    sampled = torch.tensor([value for completion in episodes.completions for value in completion.logprobs])
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), mask, dim=1)
     score, score_rounding = _scores_apart(episodes, scorer, config, run, place)
     return StepZero(
@@ -42,7 +41,7 @@ def measured(
         ratio_error=ratio_error,
         clip_fraction=clip_fraction,
         clip=asked.clip,
-        sampler=Apart.of(sampled, experience.old_logprobs[mask]),
+        sampler=Apart.of(episodes.sampled_logprobs, experience.old_logprobs[mask]),
         rounding=Apart(mean=0.0, most=0.0) if exact is None else Apart.of(experience.ref_logprobs[mask], exact[mask]),
         score=score,
         score_rounding=score_rounding,
