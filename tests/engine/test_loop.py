@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,31 @@ def test_an_end_that_was_saved_is_not_done_again(tmp_path: Path) -> None:
     with open_run(tmp_path / "run") as run:
         assert run_steps(run, "sft", Refuses(run, 9), save_every_seconds=1e9) == 9
     assert read_rows(tmp_path / "run" / "metrics.jsonl") == first
+
+
+def test_work_that_is_cut_otherwise_does_not_go_on(tmp_path: Path) -> None:
+    """Step 5 of nine is not step 5 of eighteen."""
+    with pytest.raises(Interrupted):
+        walk(tmp_path / "run", stop_after=4)
+    with open_run(tmp_path / "run") as run, pytest.raises(RunError, match="9 steps, which is now cut into 18") as told:
+        run_steps(run, "sft", Walk(run, 18), save_every_seconds=1e9)
+    assert "to do sft again" in told.value.todo
+    assert len(walk(tmp_path / "run")) == 9
+
+
+def test_what_lives_through_the_steps_is_passed_over(tmp_path: Path) -> None:
+    gc.unfreeze()  # what a fixture has frozen
+    seen: list[int] = []
+
+    class Looks(Walk):
+        def step(self, index: int) -> Mapping[str, float]:
+            seen.append(gc.get_freeze_count())
+            return super().step(index)
+
+    with open_run(tmp_path / "run") as run:
+        run_steps(run, "sft", Looks(run, 2), save_every_seconds=1e9)
+    assert min(seen) > 1000 and gc.get_freeze_count() == 0
+    gc.freeze()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

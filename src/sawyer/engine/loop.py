@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sawyer import processes
 from sawyer.engine.checkpoint import load_checkpoint, save_checkpoint
+from sawyer.engine.memory import passed_over
 from sawyer.errors import Interrupted
 from sawyer.runs import Run, damaged
 
@@ -39,22 +40,23 @@ def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, sh
     first, finished = _resume(run, stage, work)
     saved_at, saved_step = time.monotonic(), first
     index = first
-    while index < work.steps and not finished:
-        values = work.step(index)
-        if values is None:
-            finished = True
-        else:
-            run.journal.metrics(stage, index, values)
-            note = f"{show} {values[show]:.4g}" if show in values else ""
-            index += 1
-            run.journal.progress(stage, index, work.steps, note)
-        asked, due = processes.greatest(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
-        if asked and run.stop.agreed():
-            _save(run, stage, work, index, finished)
-            _interrupt(run, stage, index, work.steps)
-        if due:
-            _save(run, stage, work, index, finished)
-            saved_at, saved_step = time.monotonic(), index
+    with passed_over():
+        while index < work.steps and not finished:
+            values = work.step(index)
+            if values is None:
+                finished = True
+            else:
+                run.journal.metrics(stage, index, values)
+                note = f"{show} {values[show]:.4g}" if show in values else ""
+                index += 1
+                run.journal.progress(stage, index, work.steps, note)
+            asked, due = processes.greatest(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
+            if asked and run.stop.agreed():
+                _save(run, stage, work, index, finished)
+                _interrupt(run, stage, index, work.steps)
+            if due:
+                _save(run, stage, work, index, finished)
+                saved_at, saved_step = time.monotonic(), index
     if index != saved_step or finished:
         # What follows the last step (evaluation, writing the model) can be interrupted too and must not cost the steps.
         _save(run, stage, work, index, finished)
@@ -75,6 +77,8 @@ def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
     try:
         work.load(saved["work"])
         step, finished = int(saved["step"]), bool(saved["finished"])
+        if saved["steps"] != work.steps:
+            raise ValueError(f"it is of work in {saved['steps']:,} steps, which is now cut into {work.steps:,}")
         run.journal.rewind(stage, saved["journal"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         if "out of memory" in str(error):
@@ -86,7 +90,13 @@ def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
 
 
 def _save(run: Run, stage: str, work: Work, step: int, finished: bool) -> None:
-    state = {"work": work.state(), "step": step, "finished": finished, "journal": run.journal.position(stage)}
+    state = {
+        "work": work.state(),
+        "step": step,
+        "steps": work.steps,
+        "finished": finished,
+        "journal": run.journal.position(stage),
+    }
     run.journal.sync()
     save_checkpoint(run.layout.checkpoint(stage), state)
     run.journal.event(stage, "save", step=step)

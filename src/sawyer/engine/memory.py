@@ -1,4 +1,4 @@
-"""Memory: what is freed stays at hand while a stage works; and how much that takes at its most."""
+"""Memory: what is freed stays at hand while a stage works, what lives is passed over; and how much that takes at its most."""
 
 from __future__ import annotations
 
@@ -24,22 +24,37 @@ NEVER = -1  # of TRIM_THRESHOLD
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """Within it what tensors on a processor free is kept for the next ones of their size: a step asks for the same as the step
-    before, and gets it without the system (LAB.md, "Who fills the pages?"). Handed back at its end. glibc only: elsewhere
-    nothing changes."""
+    before, and gets it without the system (LAB.md, "Who fills the pages?"). At its end what was left in cycles is freed, and
+    everything handed back. Where malloc is not glibc's, nothing is kept."""
     libc = _glibc()
-    if libc is None:
-        yield
-        return
-    libc.mallopt(MMAP_MAX, 0)
-    libc.mallopt(TRIM_THRESHOLD, NEVER)
+    if libc is not None:
+        libc.mallopt(MMAP_MAX, 0)
+        libc.mallopt(TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
         gc.collect()
-        libc.malloc_trim(0)
-        libc.mallopt(MMAP_MAX, 65536)
-        libc.mallopt(MMAP_THRESHOLD, 32 * MB)  # where glibc's own would have come to
-        libc.mallopt(TRIM_THRESHOLD, 64 * MB)
+        if libc is not None:
+            libc.malloc_trim(0)
+            libc.mallopt(MMAP_MAX, 65536)
+            libc.mallopt(MMAP_THRESHOLD, 32 * MB)  # where glibc's own would have come to
+            libc.mallopt(TRIM_THRESHOLD, 64 * MB)
+
+
+@contextlib.contextmanager
+def passed_over() -> Iterator[None]:
+    """Within it Python's search for garbage in cycles passes over everything that is there before: rows, networks and modules
+    live through a stage's loop, and to look through them again and again takes a fiftieth of a small model's step (LAB.md,
+    "What else is there to leave out?"). Nothing changes where somebody else has told it to pass over things."""
+    if gc.get_freeze_count():
+        yield
+        return
+    gc.collect()  # garbage must not be taken for what lives
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @cache
@@ -52,8 +67,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 
 def reset_peak_memory() -> None:
-    """From now on `peak_memory_mb` counts anew; what is held now is the least it will find."""
-    gc.collect()
+    """From now on `peak_memory_mb` counts anew; what is held now, garbage included, is the least it will find."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):  # elsewhere the peak cannot be forgotten, and is not told
