@@ -10,7 +10,16 @@ import pytest
 import torch
 import transformers as hf
 
-from sawyer.models import RewardScorer, ValueNetwork, load_tokenizer, new_reward, read_extra, save_model, sequence_logits
+from sawyer.models import (
+    RewardScorer,
+    ValueNetwork,
+    load_tokenizer,
+    new_reward,
+    pack,
+    read_extra,
+    save_model,
+    sequence_logits,
+)
 from sawyer.records import prompt_of
 from sawyer.text import Codec, pad_right
 
@@ -130,6 +139,22 @@ def test_an_answer_that_comes_several_times_is_read_once(saved: Callable[..., Pa
     longest = max(len(scorer.codec.answer(prompt, answer).ids) for prompt, answer in zip(prompts, answers, strict=True))
     assert 0 < sum(states.shape[:2].numel() for states in read) <= 3 * longest
     assert scorer.cut == 2
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By length alone the two prompts' answers would be read in turn, and prompts again with each part."""
+    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)  # sharing pays however small the network is
+    scorer = RewardScorer.load(saved("gpt2"))
+    prompts, answers = [PROMPTS[0], PROMPTS[1]] * 3, ["a", "a b", "a b c d", "", "a b c", "a b c d e"]
+    rows = [scorer.codec.answer(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    alone = [scorer([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
+    shared = sum(rows[i].prompt_length for i in (0, 1))
+    monkeypatch.setattr("sawyer.models.score.TOKEN_BUDGET", 3 * max(len(row.ids) for row in rows[1::2]))
+    read: list[int] = []
+    handle = scorer.model.base_model.register_forward_hook(lambda _module, _given, out: read.append(out[0].shape[1]))
+    assert scorer(prompts, answers) == pytest.approx(alone, abs=1e-6)
+    handle.remove()
+    assert len(read) == 2 and sum(read) == shared + sum(len(row.ids) - row.prompt_length for row in rows)
 
 
 def test_poisoned_padding(saved: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sawyer.text import Row, batches, micro_batches, pad_left, pad_right
+from sawyer.text import Row, batches, micro_batches, pad_left, pad_right, whole_numbers
 
 PAD = 9
 
@@ -78,6 +78,40 @@ def test_micro_batches_are_filled() -> None:
     assert micro_batches([3, 1, 3, 1, 1], 6) == [[1, 3, 4], [0, 2]]
     assert micro_batches([7, 2], 4) == [[1], [0]]
     assert micro_batches([], 4) == []
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 5)), max_size=60), st.integers(1, 200))
+def test_families_stay_together(rows: list[tuple[int, int]], budget: int) -> None:
+    lengths, families = [length for length, _ in rows], [family for _, family in rows]
+    groups = micro_batches(lengths, budget, families)
+    order = [i for group in groups for i in group]
+    assert sorted(order) == list(range(len(rows)))
+    for group in groups:
+        assert len(group) == 1 or len(group) * max(lengths[i] for i in group) <= budget
+    assert len([1 for a, b in pairwise(order) if families[a] != families[b]]) == max(0, len(set(families)) - 1)
+
+
+def test_families_by_their_longest_row() -> None:
+    """Family 1 ends with 5 tokens, 0 with 3: by length alone they mix."""
+    lengths, families = [5, 2, 3, 1], [1, 0, 0, 1]
+    assert micro_batches(lengths, 6, families) == [[1, 2], [3], [0]]
+    assert micro_batches(lengths, 6) == [[3, 1], [2], [0]]
+
+
+def test_batches_by_prompt() -> None:
+    """The prompt is what comes before the first token that is trained: `5 6` twice, `5 7` once."""
+    given = [row([5, 6, 8, 8, 8], [0, 0, 1, 1, 1]), row([5, 7, 8], [0, 0, 1]), row([5, 6, 9], [0, 0, 1])]
+    assert [i for i, _ in batches(given, pad_id=PAD, token_budget=5, by_prompt=True)] == [[1], [2], [0]]
+    assert [i for i, _ in batches(given, pad_id=PAD, token_budget=10, by_prompt=True)] == [[1, 2], [0]]
+    assert [i for i, _ in batches(given, pad_id=PAD, token_budget=15, by_prompt=True)] == [[1, 2, 0]]
+
+
+def test_whole_numbers() -> None:
+    told = whole_numbers(range(2**40, 2**40 + 3))
+    assert told.dtype == torch.int64 and told.tolist() == [2**40, 2**40 + 1, 2**40 + 2]
+    told += 1  # nobody else's memory, and it can be written
+    assert told.tolist() == [2**40 + 1, 2**40 + 2, 2**40 + 3]
+    assert whole_numbers(iter([-1])).tolist() == [-1]
 
 
 def test_batches_give_each_row_once() -> None:

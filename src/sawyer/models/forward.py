@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
-from sawyer.models.pack import readable, real_states, spare
+from sawyer.models.pack import packs_exactly, readable, real_states, spare
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
@@ -98,6 +98,14 @@ def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:
         return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).logits.float()
     last = batch.mask & ~pad(batch.mask[:, 1:], (0, 1))
     return head(real_states(trunk, batch, last)).float()
+
+
+def shares_prompts(model: nn.Module) -> bool:
+    """Whether `sequence_logits` reads a prompt that several rows of a batch begin with once. On a card that seldom pays for the
+    calls of attention that it takes, and such rows are read padded."""
+    trunk = trunk_of(model)
+    decodes = score_head(model) is not None and trunk is not model
+    return decodes and next(model.parameters()).device.type == "cpu" and packs_exactly(trunk)
 
 
 def score_head(model: nn.Module) -> nn.Linear | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import compress
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,13 @@ class Places:
 
     tokens: Tensor  # (P,) int64
     heads: Tensor  # (P,) int64
+    _found: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def among(self, by_token: int, by_head: int) -> Tensor:
+        """(P,) int64: where they are if tokens lie so far apart, and heads so far."""
+        if (by_token, by_head) not in self._found:  # all layers ask the same
+            self._found[by_token, by_head] = self.tokens * by_token + self.heads * by_head
+        return self._found[by_token, by_head]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,26 +119,33 @@ _Row = tuple[int, int, int, int]
 @lru_cache(maxsize=8)  # all layers ask the same, and often several networks one after another
 def _layout(families: tuple[Family, ...], read: tuple[int, ...] | None, heads: int, key_heads: int) -> Layout:
     count, attending = sum(family.tokens for family in families), None if read is None else torch.tensor(read)
-    some = torch.full((count,), attending is None)
-    if attending is not None:
-        some[attending] = True
-    rows = torch.tensor([*_prompts(families), *_rows(families)])
+    # Prompts and rows alone before what is behind a shared prompt, each by length: what goes together is a slice.
+    sizes = sorted([*_prompts(families), *_rows(families)], key=lambda row: (row[1] > 0, row[3]))
+    rows = torch.tensor(sizes)
     tokens, real = _tokens(rows)
-    attend = real & some[tokens] & (torch.arange(tokens.shape[1]) >= rows[:, 1:2])
-    rows, tokens, attend = (x[attend.any(1)] for x in (rows, tokens, attend))
-    own = rows[:, 1] > 0  # behind a prompt that is a row of its own
-    lengths, each = rows[:, 3].tolist(), torch.arange(heads)[:, None]
+    attend = real & (torch.arange(tokens.shape[1]) >= rows[:, 1:2])
+    if attending is not None:
+        attend &= torch.zeros(count, dtype=torch.bool).index_fill_(0, attending, True)[tokens]
+        some = attend.any(1)
+        tokens, attend, sizes = tokens[some], attend[some], list(compress(sizes, some.tolist()))
+    counts, each = attend.sum(1), torch.arange(heads)[:, None]
+    columns = (~attend).long().argsort(dim=1, stable=True)  # those that attend first
+    asking = tokens.gather(1, columns)[:, None] * heads + each  # (R, H, T): token x heads + head
+    asked = tokens[:, None] * heads + each
+    filling = (torch.arange(tokens.shape[1]) >= counts[:, None])[:, None].expand(-1, heads, -1)
     groups: list[Group] = []
     queries, keys, padding = list[Tensor](), list[Tensor](), list[Tensor]()  # each in the order (R, H, T)
+    most, lengths = counts.tolist(), [row[3] for row in sizes]
+    alone = sum(row[1] == 0 for row in sizes)
     attended = seen = 0
-    for kind in (~own, own):
-        for numbers in _alike(kind.nonzero()[:, 0].tolist(), lengths, SCORES):
-            here, attend_here = tokens[numbers, : lengths[numbers[-1]]], attend[numbers, : lengths[numbers[-1]]]
-            columns = (~attend_here).long().argsort(dim=1, stable=True)[:, : int(attend_here.sum(1).max())]
-            queries.append((here.gather(1, columns)[:, None] * heads + each).flatten())  # token x heads + head
-            keys.append((here[:, None] * heads + each).flatten())
-            padding.append((~attend_here.gather(1, columns))[:, None].expand(-1, heads, -1).flatten())
-            bias = torch.where(torch.arange(here.shape[1]) > columns.unsqueeze(2), -torch.inf, 0.0).unsqueeze(1)
+    for kind in (range(alone), range(alone, len(sizes))):
+        for numbers in _alike(kind, lengths, SCORES):
+            here = slice(numbers[0], numbers[-1] + 1)
+            q, k = max(most[here]), lengths[numbers[-1]]
+            queries.append(asking[here, :, :q].flatten())
+            keys.append(asked[here, :, :k].flatten())
+            padding.append(filling[here, :, :q].flatten())
+            bias = torch.where(torch.arange(k) > columns[here, :q, None], -torch.inf, 0.0).unsqueeze(1)
             ends = attended + len(queries[-1]), seen + len(keys[-1])
             groups.append(Group(queries=slice(attended, ends[0]), keys=slice(seen, ends[1]), bias=bias))
             attended, seen = ends
@@ -138,7 +153,8 @@ def _layout(families: tuple[Family, ...], read: tuple[int, ...] | None, heads: i
     places = torch.empty(count * heads, dtype=torch.long)
     places[every[~fills]] = (~fills).nonzero()[:, 0]
     whose = Places(tokens=read_keys // heads, heads=read_keys % heads // (heads // key_heads))
-    by_owner, order = (whose.tokens * key_heads + whose.heads).sort(stable=True)
+    owners = whose.tokens * key_heads + whose.heads
+    met = torch.bincount(owners, minlength=count * key_heads)
     return Layout(
         groups=tuple(groups),
         queries=Places(tokens=every // heads, heads=every % heads),
@@ -146,8 +162,8 @@ def _layout(families: tuple[Family, ...], read: tuple[int, ...] | None, heads: i
         padding=fills.nonzero()[:, 0],
         places=places if attending is None else places.view(count, heads)[attending].flatten(),
         tokens=attending,
-        order=order,
-        starts=torch.searchsorted(by_owner, torch.arange(count * key_heads)),
+        order=owners.argsort(stable=True),
+        starts=met.cumsum(0) - met,
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from sawyer.models.attend import attend, attends_by, width_of
 from sawyer.models.laid import EndToEnd, Family
-from sawyer.text import Batch, Row, pad_right
+from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
@@ -156,19 +157,21 @@ def _plan(batch: Batch) -> _Plan:
     if all(len(rows) == 1 or not prompt for prompt, rows in prompts.items()):
         return _unshared(mask, mask)
     families: list[Family] = []
-    places: list[tuple[int, int]] = []
-    found: list[list[int]] = [[] for _ in lengths]
+    rows, columns = list[int](), list[int]()
+    found: list[Sequence[int]] = [()] * (2 * len(lengths))  # of each row the prompt's places, then its own
     for prompt, numbers in prompts.items():
         shared = len(prompt) if len(numbers) > 1 else 0
         families.append(Family(shared=shared, own=tuple(lengths[n] - shared for n in numbers)))
-        begin = len(places)
-        places += [(numbers[0], column) for column in range(shared)]
+        begin = len(rows)
+        rows += [numbers[0]] * shared
+        columns += range(shared)
         for number in numbers:
-            found[number] = [*range(begin, begin + shared), *range(len(places), len(places) + lengths[number] - shared)]
-            places += [(number, column) for column in range(shared, lengths[number])]
-    rows, columns = torch.tensor(places, device=ids.device).unbind(1)
-    where = torch.tensor([place for row in found for place in row], device=ids.device)
-    return _Plan(families=tuple(families), rows=rows, columns=columns, found=where)
+            own = lengths[number] - shared
+            found[2 * number : 2 * number + 2] = range(begin, begin + shared), range(len(rows), len(rows) + own)
+            rows += [number] * own
+            columns += range(shared, lengths[number])
+    places, among, where = (whole_numbers(x).to(ids.device) for x in (rows, columns, chain.from_iterable(found)))
+    return _Plan(families=tuple(families), rows=places, columns=among, found=where)
 
 
 def _unshared(mask: Tensor, real: Tensor) -> _Plan:

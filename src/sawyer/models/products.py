@@ -63,7 +63,7 @@ def _taken(x: Tensor, places: Places) -> Tensor:
         x = x.contiguous()
     by_head, by_token = x.stride(0) // width, x.stride(1) // width
     table = x.as_strided(((len(x) - 1) * by_head + (x.shape[1] - 1) * by_token + 1, width), (width, 1))
-    return table.index_select(0, places.tokens * by_token + places.heads * by_head)
+    return table.index_select(0, places.among(by_token, by_head))
 
 
 def _by_head(x: Tensor, group: Group, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.maths import COMBINATIONS, disagreement
-from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
+from sawyer.models.forward import TOKEN_BUDGET, sequence_logits, shares_prompts
 from sawyer.models.judge import Load, load_judge
 from sawyer.models.load import facts, load_reward
 from sawyer.records import Prompt
@@ -185,7 +185,8 @@ class RewardScorer:
     def _read(self, rows: Sequence[Row]) -> Tensor:
         scores = torch.zeros(len(self.members), len(rows), dtype=torch.float64)
         networks = {id(member.model): member.model for member in self.members}
-        for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET):
+        by_prompt = all(map(shares_prompts, networks.values()))
+        for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET, by_prompt=by_prompt):
             for key, model in networks.items():
                 found = sequence_logits(model, batch.to(next(model.parameters()).device)).double().cpu()
                 for place, member in enumerate(self.members):

@@ -1,6 +1,6 @@
 """Text and tokens: templates, encoding, batches."""
 
-from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right
+from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right, whole_numbers
 from sawyer.text.encode import Codec, Row
 from sawyer.text.pair import PairCodec, Reader, conversation
 from sawyer.text.plain import plain_row, windows
@@ -22,5 +22,6 @@ __all__ = [
     "render",
     "set_template",
     "template_text",
+    "whole_numbers",
     "windows",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -34,16 +36,23 @@ class Batch:
 
 def pad_right(rows: Sequence[Row], pad_id: int) -> Batch:
     """For training: real tokens first."""
-    longest = max(len(row.ids) for row in rows)
-    ids = torch.tensor([[*row.ids, *[pad_id] * (longest - len(row.ids))] for row in rows])
     lengths = torch.tensor([len(row.ids) for row in rows])
-    trained = torch.tensor([[*row.trained, *[False] * (longest - len(row.ids))] for row in rows])
-    places = torch.arange(longest).expand_as(ids)
+    places = torch.arange(int(lengths.max())).repeat(len(rows), 1)
     mask = places < lengths.unsqueeze(1)
+    ids, trained = torch.full_like(places, pad_id), torch.zeros_like(mask)
+    ids[mask] = whole_numbers(chain.from_iterable(row.ids for row in rows))
+    # Bytes: `torch.tensor` takes 0.2 us for each item of a list.
+    trained[mask] = torch.frombuffer(bytearray(chain.from_iterable(row.trained for row in rows)), dtype=torch.bool)
     types = None
     if any(row.types for row in rows):
-        types = torch.tensor([[*row.types, *[0] * (longest - len(row.types))] for row in rows])
+        types = torch.zeros_like(places)
+        types[mask] = whole_numbers(kind for row in rows for kind in row.types or (0,) * len(row.ids))
     return Batch(ids=ids, mask=mask, positions=places * mask, trained=trained, types=types)
+
+
+def whole_numbers(values: Iterable[int]) -> Tensor:
+    """(n,) int64, in a fraction of the time that `torch.tensor` takes for a list. n must not be 0."""
+    return torch.frombuffer(array("q", values), dtype=torch.int64)
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
@@ -56,21 +65,34 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
     return Batch(ids=ids, mask=mask, positions=(places - missing).clamp(min=0), trained=torch.zeros_like(mask))
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], token_budget: int, families: Sequence[Hashable] | None = None) -> list[list[int]]:
     """Indices grouped by similar length, each group's rows x longest at most `token_budget` (a single row may exceed it).
+    With `families`, rows of the same one, which share work when they are read together, come one after another, and families
+    by the length of their longest rows.
 
-    Every index comes exactly once; the same lengths give the same groups.
+    Every index comes exactly once; the same lengths and families give the same groups.
     """
+    whose = range(len(lengths)) if families is None else families
+    longest: dict[Hashable, tuple[int, int]] = {}  # each family's longest row, and where that is: families differ in it
+    for index, family in enumerate(whose):
+        longest[family] = max(longest.get(family, (0, 0)), (lengths[index], index))
     groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if groups and (len(groups[-1]) + 1) * lengths[index] <= token_budget:
+    most = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (longest[whose[i]], lengths[i], i)):
+        most = max(most, lengths[index])
+        if groups and (len(groups[-1]) + 1) * most <= token_budget:
             groups[-1].append(index)
         else:
             groups.append([index])
+            most = lengths[index]
     return groups
 
 
-def batches(rows: Sequence[Row], *, pad_id: int, token_budget: int) -> Iterator[tuple[list[int], Batch]]:
-    """(indices into `rows`, their batch) until every row has come once."""
-    for indices in micro_batches([len(row.ids) for row in rows], token_budget):
+def batches(
+    rows: Sequence[Row], *, pad_id: int, token_budget: int, by_prompt: bool = False
+) -> Iterator[tuple[list[int], Batch]]:
+    """(indices into `rows`, their batch) until every row has come once. `by_prompt`: answers to the same prompt
+    together, at the price of more padding."""
+    prompts = [row.ids[: row.prompt_length] for row in rows] if by_prompt else None
+    for indices in micro_batches([len(row.ids) for row in rows], token_budget, prompts):
         yield indices, pad_right([rows[i] for i in indices], pad_id)
