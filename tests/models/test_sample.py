@@ -127,11 +127,32 @@ def test_an_answer_does_not_depend_on_its_neighbours(speaker: Speakers) -> None:
     assert len({completion.ids for completion in same}) > 1  # each row has its own numbers
 
 
-def test_many_rows_are_sampled_in_parts(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+# Of 32 tokens of 16 units: keys and values in two layers, and twelve states; three copies of 288 logits; fp32.
+A_ROW = 4 * ((2 * 2 + 12) * 16 * 32 + 3 * 288)
+
+
+@pytest.mark.parametrize(
+    ("rows", "held", "parts"), [(4, 0, [4, 4, 4, 4, 2]), (4, 7 * A_ROW, [7, 7, 4]), (8, 7 * A_ROW, [8, 8, 2])]
+)
+def test_many_rows_are_sampled_in_parts(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, rows: int, held: int, parts: list[int]
+) -> None:
     opened = speaker("gpt2")
     whole = drawn(opened, PROMPTS * 3)
-    monkeypatch.setattr(MODULE, "ROWS", 4)
+    seen: list[int] = []
+    plain = MODULE.decoder
+    monkeypatch.setattr(MODULE, "ROWS", rows)
+    monkeypatch.setattr(MODULE, "HELD", held)
+    monkeypatch.setattr(MODULE, "decoder", lambda model, asked, room: seen.append(len(asked)) or plain(model, asked, room=room))
     assert [c.ids for c in drawn(opened, PROMPTS * 3)] == [c.ids for c in whole]
+    assert seen == parts
+
+
+def test_rows_within_some_memory(speaker: Speakers) -> None:
+    model = speaker("gpt2").model
+    assert [decode.rows_within(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
+    assert decode.rows_within(3 * A_ROW, model, 33) == 3 * A_ROW // (A_ROW + 4 * (2 * 2 + 12) * 16 * 32) == 1
+    assert decode.rows_within(2**40, speaker("gemma2").model, 1) == 0  # its cache is transformers' own
 
 
 def test_the_seed_decides(speaker: Speakers) -> None:

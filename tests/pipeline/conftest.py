@@ -189,8 +189,8 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     """Sizes that are no settings, so that collecting and comparing take several steps and the gold check little time."""
     for stage in STAGES:
         import_module(f"sawyer.stages.{stage}")
-    patch.setattr(sys.modules["sawyer.stages.collect.collect"], "PROMPTS_A_STEP", 8)
-    patch.setattr(sys.modules["sawyer.stages.compare.compare"], "PROMPTS_A_STEP", 4)
+    patch.setattr(sys.modules["sawyer.stages.collect.collect"], "ANSWERS_A_STEP", 16)
+    patch.setattr(sys.modules["sawyer.stages.compare.compare"], "ANSWERS_A_STEP", 4)
     patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 6)
     # The page is drawn by other tests; here it would take longer than everything else.
     patch.setattr(way, "report", lambda run: run.layout.report.write_text("page"))

@@ -31,8 +31,8 @@ from sawyer.cli.main import main
 def small(name):
     module = real(name)
     for owner, size, value in (
-        ("sawyer.stages.collect.collect", "PROMPTS_A_STEP", 8),
-        ("sawyer.stages.compare.compare", "PROMPTS_A_STEP", 4),
+        ("sawyer.stages.collect.collect", "ANSWERS_A_STEP", 16),
+        ("sawyer.stages.compare.compare", "ANSWERS_A_STEP", 4),
         ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
     ):
         if owner in sys.modules:

@@ -45,8 +45,8 @@ from sawyer.pipeline import run, way
 def small(name):
     module = real(name)
     for owner, size, value in (
-        ("sawyer.stages.collect.collect", "PROMPTS_A_STEP", 8),
-        ("sawyer.stages.compare.compare", "PROMPTS_A_STEP", 4),
+        ("sawyer.stages.collect.collect", "ANSWERS_A_STEP", 16),
+        ("sawyer.stages.compare.compare", "ANSWERS_A_STEP", 4),
         ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
         ("sawyer.stages.rl.best_of_n", "PROMPTS_A_STEP", 2),
         ("sawyer.models.sample", "BEAMED", 1),

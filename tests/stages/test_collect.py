@@ -35,7 +35,7 @@ def answers_in(out: Path) -> list[dict[str, Any]]:
 def test_each_prompt_gets_its_answers(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, prompts: int
 ) -> None:
-    monkeypatch.setattr(stage, "PROMPTS_A_STEP", 16)
+    monkeypatch.setattr(stage, "ANSWERS_A_STEP", 48)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = collect(config_of(tiny, tmp_path / "run", limit=limit), run)
     rows = answers_in(tmp_path / "run")

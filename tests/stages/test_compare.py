@@ -37,7 +37,7 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("compare") / "run"
     seen: dict[int, list[str]] = {}
     with pytest.MonkeyPatch.context() as patch, tiny.run(out, "sft", "reward") as run:
-        patch.setattr(stage, "PROMPTS_A_STEP", 4)
+        patch.setattr(stage, "ANSWERS_A_STEP", 4)
         (out / "rl").mkdir()
         (out / "rl" / "model").symlink_to(tiny.base)
         plain = stage._best_of
@@ -101,6 +101,21 @@ def test_a_greedy_answer_is_the_likeliest_token_each_time(tiny: Fixture, done: A
             if ids[-1] == speaker.codec.eos_id:
                 break
         assert row["response"] == speaker.codec.decode(ids[start:])
+
+
+def test_steps_of_so_many_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Best of eight answers each prompt eight times, so that fewer prompts make a step."""
+    monkeypatch.setattr(stage, "ANSWERS_A_STEP", 17)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        (tmp_path / "run" / "rl").mkdir()
+        (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
+        jobs = stage.CompareWork(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run).jobs
+    spans = {
+        setting: [(job.start, job.end) for job in jobs if (job.model, job.setting) == ("sft", setting)]
+        for setting in ("t1", "greedy", "best_of_8")
+    }
+    assert spans["t1"] == spans["greedy"] == [(0, 17), (17, 20)]
+    assert spans["best_of_8"] == [(start, start + 2) for start in range(0, 20, 2)]
 
 
 def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> None:

@@ -175,7 +175,7 @@ def noted(patch: pytest.MonkeyPatch, stage: Any, *names: str) -> list[list[Seque
 
 def test_collect(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = import_module("sawyer.stages.collect.collect")
-    monkeypatch.setattr(stage, "PROMPTS_A_STEP", 4)
+    monkeypatch.setattr(stage, "ANSWERS_A_STEP", 12)
     drawn = noted(monkeypatch, stage, "sample")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 7, "answers": 3, "max_new_tokens": 12}
     with tiny64.run(tmp_path / "run", "sft") as run:
@@ -197,7 +197,7 @@ def truth(prompt: str, text: str) -> Any:
 
 def test_compare(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = import_module("sawyer.stages.compare.compare")
-    monkeypatch.setattr(stage, "PROMPTS_A_STEP", 4)
+    monkeypatch.setattr(stage, "ANSWERS_A_STEP", 4)
     monkeypatch.setattr(stage, "gold", truth)
     drawn = noted(monkeypatch, stage, "sample", "deliberate")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 6, "deliberate_limit": 1, "max_new_tokens": 8}

@@ -7,20 +7,23 @@ elsewhere padded, into transformers' own cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from sawyer.models.attend import attend, attend_last, attends_by, is_narrow
+from sawyer.models.attend import attend, attend_last, attends_by, is_narrow, width_of
 from sawyer.models.forward import goes_on, head_of, next_logits, splits_exactly, trunk_of
 from sawyer.models.laid import EndToEnd, Family
 from sawyer.models.pack import filled_up, packs_exactly, reading, tail_of
 from sawyer.models.processor import products_by_rows
-from sawyer.text import pad_left
+from sawyer.text import pad_left, whole_numbers
 
 ROOM = 32  # tokens a row for which room is made at once
+LOGITS = 3  # copies of a row's logits that there are at once while its token is drawn
+STATES = 12  # numbers a unit that there are at once of each token of a prompt while it is read
 
 
 class Decoder:
@@ -43,10 +46,17 @@ class Decoder:
 
 def decoder(model: nn.Module, rows: Sequence[Sequence[int]], *, room: int) -> Decoder:
     """Ready to read `rows`, to each of which at most `room` tokens will be added."""
-    trunk = trunk_of(model)
-    if splits_exactly(model) and packs_exactly(trunk) and _caches_whole_pasts(trunk):
-        return RoomDecoder(model, rows, room)
-    return PaddedDecoder(model, rows)
+    return RoomDecoder(model, rows, room) if _has_room(model) else PaddedDecoder(model, rows)
+
+
+def rows_within(held: int, model: nn.Module, columns: int) -> int:
+    """How many rows of so many tokens a decoder can write with about `held` bytes of keys, values, states and logits; 0 where
+    nobody can tell."""
+    if not _has_room(model):
+        return 0
+    trunk, head = trunk_of(model), head_of(model).weight
+    kept = (2 * _depth(trunk) + STATES) * width_of(trunk) * with_room(columns)
+    return held // (head.element_size() * (kept + LOGITS * head.shape[0]))
 
 
 class PaddedDecoder(Decoder):
@@ -105,7 +115,7 @@ class RoomDecoder(Decoder):
         device = self.which.device
         lengths = [len(row) for row in self.prompts]
         tokens, positions, families = filled_up(
-            torch.tensor([token for row in self.prompts for token in row], device=device),
+            whole_numbers(chain.from_iterable(self.prompts)).to(device),
             torch.cat([torch.arange(length, device=device) for length in lengths]),
             [Family(shared=0, own=(length,)) for length in lengths],
         )
@@ -193,6 +203,12 @@ def with_room(width: int) -> int:
 
 def _depth(trunk: Any) -> int:
     return len(DynamicCache(config=trunk.config).layers)
+
+
+def _has_room(model: nn.Module) -> bool:
+    """Whether prompts can be read without padding, and their keys and values laid out with room for the answers."""
+    trunk = trunk_of(model)
+    return splits_exactly(model) and packs_exactly(trunk) and _caches_whole_pasts(trunk)
 
 
 def _caches_whole_pasts(trunk: Any) -> bool:

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.blocked import in_blocks
-from sawyer.models.decode import decoder
+from sawyer.models.decode import decoder, rows_within
 from sawyer.models.pack import spare
 from sawyer.text import Codec, pad_left
 
-ROWS = 256  # sampled together; more gain nothing on a processor and cost cache
+ROWS = 256  # sampled together at least
+HELD = 2**30  # bytes up to which there may be more: a step of a narrow model takes little longer for many rows than for one
 BLOCK = 256  # tokens whose shares are summed before the running sum is taken
 BEAMED = 8  # prompts that beam search answers together, five rows each
 ROWS_OF = 8  # of what its rows are a multiple where each new number of them costs
@@ -58,8 +59,10 @@ def sample(
         order = sorted((i for i in mine if room[i] > 0), key=lambda i: len(prompts[i]))
         found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
         with in_blocks(model, max((room[i] for i in order), default=0)):
-            for start in range(0, len(order), ROWS):
-                chosen = order[start : start + ROWS]
+            longest = max((len(prompts[i]) + room[i] for i in order), default=0)
+            together = max(ROWS, rows_within(HELD, model, longest))
+            for start in range(0, len(order), together):
+                chosen = order[start : start + together]
                 limits = [room[i] for i in chosen]
                 completions = _sample(model, [prompts[i] for i in chosen], codec, limits, temperature, draws[chosen], greedy)
                 found |= dict(zip(chosen, completions, strict=True))

@@ -16,7 +16,7 @@ from sawyer.runs import Run, write_text
 from sawyer.worlds import rate
 
 STAGE = "collect"
-PROMPTS_A_STEP = 64
+ANSWERS_A_STEP = 512
 
 
 def collect(config: Config, run: Run) -> dict[str, Any]:
@@ -53,12 +53,13 @@ class CollectWork:
 
     def __init__(self, config: Config, place: Place, speaker: Speaker, prompts: Sequence[Prompt]) -> None:
         self.config, self.place, self.speaker, self.prompts = config, place, speaker, prompts
-        self.steps = math.ceil(len(prompts) / PROMPTS_A_STEP)
+        self.each = max(1, ANSWERS_A_STEP // wanted(config.collect, "collect").answers)  # prompts a step
+        self.steps = math.ceil(len(prompts) / self.each)
         self.responses: list[list[str]] = []  # one list of K responses a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
         asked = wanted(self.config.collect, "collect")
-        prompts = self.prompts[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
+        prompts = self.prompts[index * self.each : (index + 1) * self.each]
         encoded = [self.speaker.codec.prompt(prompt) for prompt in prompts for _ in range(asked.answers)]
         with self.place.autocast():
             completions = sample(

@@ -23,7 +23,7 @@ from sawyer.text import Row, batches
 from sawyer.worlds import find, gold, questions
 
 STAGE = "compare"
-PROMPTS_A_STEP = 128
+ANSWERS_A_STEP = 512
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "best_of_8": 1.0}
 SAMPLED = ("t1", "t07")  # plain samples of the model itself: of these there is a KL
@@ -83,10 +83,11 @@ class CompareWork:
         self.best_of = config.rl.group if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
         self.prompts = _prompts(config, run)
         self.jobs = [
-            Job(model=model, setting=setting, start=start, end=min(start + PROMPTS_A_STEP, count))
+            Job(model=model, setting=setting, start=start, end=min(start + each_step, count))
             for model in self.models
             for setting, count in self._settings(model)
-            for start in range(0, count, PROMPTS_A_STEP)
+            for each_step in (max(1, ANSWERS_A_STEP // self._each(model, setting)),)
+            for start in range(0, count, each_step)
         ]
         self.steps = len(self.jobs)
         self.rows: list[Answered] = []
@@ -118,13 +119,16 @@ class CompareWork:
             settings.append(("best_of_8", everyone))
         return settings
 
+    def _each(self, model: str, setting: Setting) -> int:
+        """How many answers a prompt gets, of which one is kept."""
+        return BEST_OF if setting == "best_of_8" else self.best_of if model == "rl" else 1
+
     def step(self, index: int) -> Mapping[str, float]:
         job = self.jobs[index]
         speaker, place = self.open(job.model)
         prompts = self.prompts[job.start : job.end]
         fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
-        each = BEST_OF if job.setting == "best_of_8" else self.best_of if job.model == "rl" else 1
-        fitting = [prompt for prompt in fitting for _ in range(each)]
+        fitting = [prompt for prompt in fitting for _ in range(self._each(job.model, job.setting))]
         draw = generator(self.config.seed, STAGE, job.setting, job.start)
         completions = self._answer(speaker, place, fitting, job.setting, draw)
         numbers = {id(prompt): job.start + i for i, prompt in enumerate(prompts)}
