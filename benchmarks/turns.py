@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seconds", nargs=2, type=float, default=(6.0, 27.0), metavar="S", help="of a turn of each")
     parser.add_argument("--out", type=Path, default=Path("."), help="where ours.txt and theirs.txt go: what the commands say")
     asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
     logs = asked.out / "ours.txt", asked.out / "theirs.txt"
     ours, theirs = in_turns(tuple(asked.commands), tuple(asked.seconds), logs)
     print(json.dumps({"ours": round(ours, 1), "theirs": round(theirs, 1), "times_as_fast": round(theirs / ours, 2)}))

@@ -122,7 +122,7 @@ def test_without_a_config_it_is_the_demo(tmp_path: Path, monkeypatch: pytest.Mon
     told: list[str] = []
     found = study_seeds(None, [0, 2], tell=told.append)
     assert [seed.out for seed in found.seeds] == ["runs/seeds/seed-0", "runs/seeds/seed-2"]
-    assert "about 5 min each on such a machine, 9 min to go" in told[0]
+    assert "about 3 min each on such a machine, 6 min to go" in told[0]
 
 
 def test_the_reward_judges_where_the_truth_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
