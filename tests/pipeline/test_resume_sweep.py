@@ -11,7 +11,7 @@ from cuts import Cut, go_on, same, words_of
 from sawyer import pipeline
 
 STAGES = pipeline.STAGES
-WORDS_AT_MOST = 75
+WORDS_AT_MOST = 90
 
 
 @pytest.mark.slow

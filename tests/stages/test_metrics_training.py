@@ -208,7 +208,7 @@ def test_compare(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         run.manifest.update("compare", figures=stage.compare(config, run))
         rows, answers = run.journal.rows("compare"), read_rows(run.layout.compare)
         summary = summarise(run)
-    assert sorted({len(one) for one in drawn}) == [1, 2, 4, 16, 32] and len(rows) == len(drawn)
+    assert sorted({len(one) for one in drawn}) == [1, 2, 4, 8] and len(rows) == len(drawn)
     for row, one in zip(rows, drawn, strict=True):
         same(row, compare_step(one))
     scorer = RewardScorer.load(tiny64.reward)
