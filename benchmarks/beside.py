@@ -78,7 +78,11 @@ def _ours(arguments: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _theirs(command: str, figure: str) -> Mapping[str, Any]:
-    told = last_json(_output(shlex.split(command)))
+    try:
+        said = _output(shlex.split(command))
+    except (OSError, ValueError) as error:  # no such program; quotes that do not close
+        raise SystemExit(f"`{command}` cannot be run: {error}") from error
+    told = last_json(said)
     if figure not in told:
         raise SystemExit(f"the peer tells {', '.join(told)}, not {figure}")
     return {"per_second": float(told[figure]), "peak_mb": float(told.get("peak_mb", "nan"))}

@@ -26,7 +26,10 @@ class Turns:
         self.command, self.worked = command, 0.0
         with log.open("wb") as file:
             begun = time.monotonic()
-            self.process = subprocess.Popen(shlex.split(command), stdout=file, stderr=file, start_new_session=True)
+            try:
+                self.process = subprocess.Popen(shlex.split(command), stdout=file, stderr=file, start_new_session=True)
+            except (OSError, ValueError) as error:  # no such program; quotes that do not close
+                raise SystemExit(f"`{command}` cannot be run: {error}") from error
         self._stop(begun)
 
     @property

@@ -31,3 +31,5 @@ def test_a_peer_that_lacks_the_figure_or_fails_is_named() -> None:
         beside._theirs(say, "tokens_per_s")
     with pytest.raises(SystemExit, match="ended with 3"):
         beside._theirs(f'{sys.executable} -c "raise SystemExit(3)"', "x")
+    with pytest.raises(SystemExit, match="`no-such-program --fast` cannot be run"):
+        beside._theirs("no-such-program --fast", "x")

@@ -47,6 +47,13 @@ def test_one_that_fails_is_told_of_and_the_other_ended(tmp_path: Path) -> None:
     assert "missing.py" in (tmp_path / "b.txt").read_text()
 
 
+@pytest.mark.parametrize("wrong", ["no-such-program --seed 0", "python 'it"])
+def test_one_that_cannot_be_run_is_named_and_the_other_ended(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(SystemExit, match=f"`{wrong}` cannot be run"):
+        in_turns((worker(tmp_path, "a", 10**9), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
+    assert not (tmp_path / "a").exists()
+
+
 def test_what_is_under_way_is_ended_where_the_measurement_is(tmp_path: Path) -> None:
     side = Turns(worker(tmp_path, "a", 10**9), tmp_path / "a.txt")
     side.work(0.05)

@@ -215,6 +215,21 @@ def test_a_sampler_of_another_temperature_fails(tiny: Fixture, tmp_path: Path, m
             train(tiny.rl_config(tmp_path / "run"), run)
 
 
+def test_the_saved_reward_model_is_asked_before_training_takes_memory(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the plan says: a second reward model beside gradients and optimizer would be the stage's peak."""
+    zero = import_module("sawyer.stages.rl.zero")
+    plain, trained = zero._scores_apart, []
+    with tiny.run(tmp_path / "run", "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path / "run"), run)
+        monkeypatch.setattr(
+            zero, "_scores_apart", lambda *given: trained.append(len(work.policy.optimizer.state)) or plain(*given)
+        )
+        work.step(0)
+    assert trained == [0] and work.policy.optimizer.state
+
+
 @pytest.mark.slow
 def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any

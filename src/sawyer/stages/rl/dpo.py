@@ -23,10 +23,11 @@ from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.runs import Run
 from sawyer.stages.rl.guards import raised
-from sawyer.stages.rl.measures import length_correlation
+from sawyer.stages.rl.measures import HeldOut, length_correlation
 from sawyer.stages.rl.pairs import PairedPart, load_pairs, paired_parts
 from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
+from sawyer.stages.rl.zero import Reread
 from sawyer.text import pad_right
 
 
@@ -83,11 +84,11 @@ class DpoWork(PolicyWork):
         count, sums = sum(len(group.pairs) for group in groups), Sums()
         mine = processes.dealt(groups, lambda group: sum(len(row.ids) for row in group.rows))
         parts = paired_parts(mine, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens)
-        exact = self._exact(self.found.episodes.rows) if index == 0 and self.found is not None else None
+        again = self._reread(self._first.episodes) if index == 0 else None
         done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
         sums = sums.of_all()
-        if index == 0:
-            self._check_start(exact, sums.ratio_error)
+        if again is not None:
+            self._check_start(again, sums.ratio_error)
         return {
             "loss": done.loss,
             "margin": sums.margins / count,
@@ -97,21 +98,25 @@ class DpoWork(PolicyWork):
             "learning_rate": done.learning_rate,
         }
 
-    def _check_start(self, exact: Tensor | None, ratio_error: float) -> None:
-        """The gates of step zero look at the answers of the evaluation before it: others there are none."""
+    @property
+    def _first(self) -> HeldOut:
+        """The evaluation before the first update, whose answers the gates of step zero look at: others there are none."""
         assert self.found is not None
-        episodes, old = self.found.episodes, self.found.logprobs
+        return self.found
+
+    def _check_start(self, again: Reread, ratio_error: float) -> None:
+        episodes, old = self._first.episodes, self._first.logprobs
         experience = Experience(
             rows=episodes.rows,
             mask=pad_right(episodes.rows, 0).trained,
             old_logprobs=old,
-            ref_logprobs=self.found.ref_logprobs,
+            ref_logprobs=self._first.ref_logprobs,
             old_values=None,
             advantages=torch.zeros_like(old),
             returns=None,
             rewards=torch.zeros_like(old),
         )
-        self._step_zero(episodes, experience, exact, ratio_error, 0.0)  # nothing is clipped
+        self._step_zero(episodes, experience, again, ratio_error, 0.0)  # nothing is clipped
 
     def loss(self, part: PairedPart, sums: Sums) -> Tensor:
         """The sum over the part's pairs; each answer goes through each network once."""

@@ -123,12 +123,12 @@ class RlWork(PolicyWork):
         metrics = self.measure(episodes, experience)
         if self._heed(index, self.guards.look(metrics)):
             return metrics
-        exact = self._exact(episodes.rows) if first else None
+        again = self._reread(episodes) if first else None
         report = update(experience, self.policy, self.value, self.config, self.place, index)
         if self.fitted is not None:
             fit_values(self.fitted, experience)
-        if first:
-            self._step_zero(episodes, experience, exact, report.first_ratio_error, report.first_clip_fraction)
+        if again is not None:
+            self._step_zero(episodes, experience, again, report.first_ratio_error, report.first_clip_fraction)
         self.kl = self.kl.update(metrics["kl"], len(episodes.prompts))
         return metrics | report.metrics
 

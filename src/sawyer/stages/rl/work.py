@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
-
-from torch import Tensor
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Learner, generator, memory_plan, memory_told
@@ -21,8 +18,7 @@ from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
-from sawyer.stages.rl.zero import measured
-from sawyer.text import Row
+from sawyer.stages.rl.zero import Reread, measured, reread
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -152,25 +148,15 @@ class PolicyWork:
             self._put_back()
             return self.evaluate(done)
 
-    def _exact(self, rows: Sequence[Row]) -> Tensor | None:
-        """The rows' log-probs in fp32, by the policy before its first update; None where all are."""
-        if self.place.precision == "fp32":
-            return None
-        return logprobs_of(self.policy_speaker.model, rows, self.config, replace(self.place, precision="fp32"))
+    def _reread(self, episodes: Episodes) -> Reread:
+        """The first batch as the gates of step zero read it, before it is learnt from."""
+        return reread(episodes, self.policy_speaker.model, self.scorer, self.config, self.run, self.place)
 
     def _step_zero(
-        self, episodes: Episodes, experience: Experience, exact: Tensor | None, ratio_error: float, clip_fraction: float
+        self, episodes: Episodes, experience: Experience, again: Reread, ratio_error: float, clip_fraction: float
     ) -> None:
         found = measured(
-            episodes,
-            experience,
-            exact=exact,
-            scorer=self.scorer,
-            ratio_error=ratio_error,
-            clip_fraction=clip_fraction,
-            config=self.config,
-            run=self.run,
-            place=self.place,
+            episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip
         )
         gates = step_zero_gates(found)
         for gate in gates:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Place
@@ -15,36 +15,41 @@ from sawyer.models import RewardScorer, Scorer, TextScorer, WeightedScorer
 from sawyer.records import Prompt
 from sawyer.runs import Run
 from sawyer.stages.rl.gates import SCORED_ALONE, Apart, StepZero
-from sawyer.stages.rl.rollout import Episodes, Experience
+from sawyer.stages.rl.rollout import Episodes, Experience, logprobs_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reread:
+    """The first batch as nothing inside RL reads it."""
+
+    exact: Tensor | None  # (B, T) log-probs in fp32 by the policy before its first update; None where all is computed so
+    score: Apart | None  # rewards inside RL and from the saved models; None: nothing learnt is paid for
+    score_rounding: Apart  # what the saved models say in the run's precision and in fp32
+
+
+def reread(episodes: Episodes, policy: nn.Module, scorer: Scorer, config: Config, run: Run, place: Place) -> Reread:
+    """Read it so before the first update: what training holds of memory is not there yet, and the saved models are a while."""
+    apart, rounding = _scores_apart(episodes, scorer, config, run, place)
+    exact = None if place.precision == "fp32" else logprobs_of(policy, episodes.rows, config, replace(place, precision="fp32"))
+    return Reread(exact=exact, score=apart, score_rounding=rounding)
 
 
 def measured(
-    episodes: Episodes,
-    experience: Experience,
-    *,
-    exact: Tensor | None,
-    scorer: Scorer,
-    ratio_error: float,
-    clip_fraction: float,
-    config: Config,
-    run: Run,
-    place: Place,
+    episodes: Episodes, experience: Experience, again: Reread, *, ratio_error: float, clip_fraction: float, clip: float
 ) -> StepZero:
-    """Look at the first batch; `ratio_error` and `clip_fraction` are of its first minibatch. `exact` are its log-probs in fp32,
-    before the update; None where all is computed so."""
-    asked = wanted(config.rl, "rl")
+    """Look at the first batch; `ratio_error` and `clip_fraction` are of its first minibatch."""
     mask = experience.mask
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), mask, dim=1)
-    score, score_rounding = _scores_apart(episodes, scorer, config, run, place)
+    exact = again.exact
     return StepZero(
         kl=float(kl.max()),
         ratio_error=ratio_error,
         clip_fraction=clip_fraction,
-        clip=asked.clip,
+        clip=clip,
         sampler=Apart.of(episodes.sampled_logprobs, experience.old_logprobs[mask]),
         rounding=Apart(mean=0.0, most=0.0) if exact is None else Apart.of(experience.ref_logprobs[mask], exact[mask]),
-        score=score,
-        score_rounding=score_rounding,
+        score=again.score,
+        score_rounding=again.score_rounding,
     )
 
 
