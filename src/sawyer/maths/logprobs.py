@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-CHUNK = 2**26  # logits made at once
+CHUNK = 2**25  # logits made at once: 64 MB in bf16; of twice as many the products take a little longer (LAB.md)
 KEPT = 2**27  # exponentials kept for the backward pass, rather than made again: 256 MB in bf16
 BLOCK = 2**18  # logits exponentiated at once in fp32: 1 MB stays in the processor's cache
 
@@ -93,8 +93,8 @@ class _Projected(torch.autograd.Function):
             if for_states is not None:
                 for_states[here] = (terms @ table) * factors[here]
             if need_weight:
-                part = (terms.t() @ (inputs[here] * factors[here]).to(terms.dtype)).to(of_weight)
-                for_weight = part if for_weight is None else for_weight.add_(part)
+                part = terms.t() @ (inputs[here] * factors[here]).to(terms.dtype)
+                for_weight = part.to(of_weight) if for_weight is None else for_weight.add_(part)
             if need_bias:
                 share = (terms.t() @ factors[here].to(terms.dtype))[:, 0].to(of_bias)
                 for_bias = share if for_bias is None else for_bias.add_(share)
