@@ -130,7 +130,7 @@ def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
         patch.setattr(stage, "estimate", noting_estimate)
         patch.setattr(stage, "update", noting_update)
         # The gates read the saved reward model again, which cannot be read while fp32 is called fp64; the page has no gates.
-        patch.setattr(RlWork, "_step_zero", lambda *_: None)
+        patch.setattr(RlWork, "_reread", lambda *_: None)
         for number in range(UPDATES):
             told = work.step(number)
             assert told is not None
