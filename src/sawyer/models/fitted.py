@@ -11,6 +11,7 @@ from torch import Tensor
 from sawyer import processes
 from sawyer.maths import moments, ridge
 from sawyer.models.forward import before_trained, trunk_states
+from sawyer.models.score import RewardScorer
 from sawyer.text import Batch
 
 RANDOM = 640  # random features beside the states themselves
@@ -25,11 +26,12 @@ class FittedValues:
 
     After each batch the sums over observations are S <- KEPT S + S of the batch, and the weights their ridge regression, with
     as many observations against each weight as there are features. As with `ValueNetwork` V = 0 everywhere at first. `reader`
-    is lent, and asked for its states alone; all that is fitted lies on the CPU.
+    is lent, and asked for its states alone; `scorer` is who reads answers with it anyway, if anybody does. All that is fitted
+    lies on the CPU.
     """
 
-    def __init__(self, reader: Any, width: int, draw: torch.Generator) -> None:
-        self.reader = reader
+    def __init__(self, reader: Any, width: int, draw: torch.Generator, scorer: RewardScorer | None = None) -> None:
+        self.reader, self.width, self.scorer = reader, width, scorer
         self.mixing = torch.randn(width, RANDOM, generator=draw) / width**0.5
         self.centre, self.spread = torch.zeros(width), torch.ones(width)
         self.weights = torch.zeros(width + RANDOM + 1)

@@ -90,14 +90,18 @@ def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budge
     return processes.summed(total)[0] / sum(sum(row.trained) for row in rows)
 
 
-def sequence_logits(model: nn.Module, batch: Batch) -> Tensor:
-    """(B, C) fp32: what the head says of each row, read at its last real token (decoders) or as the architecture does."""
+def sequence_logits(model: nn.Module, batch: Batch, states: Tensor | None = None) -> Tensor:
+    """(B, C) fp32: what the head says of each row, read at its last real token (decoders) or as the architecture does.
+
+    `states` are a decoder's `trunk_states` at those tokens at least, where somebody has them already.
+    """
     head, trunk = score_head(model), trunk_of(model)
+    if head is not None and states is not None:
+        return head(states[last_tokens(batch)]).float()
     if head is None or trunk is model:
         types = {} if batch.types is None else {"token_type_ids": batch.types}
         return model(input_ids=batch.ids, attention_mask=batch.mask.long(), **types).logits.float()
-    last = batch.mask & ~pad(batch.mask[:, 1:], (0, 1))
-    return head(real_states(trunk, batch, last)).float()
+    return head(real_states(trunk, batch, last_tokens(batch))).float()
 
 
 def shares_prompts(model: nn.Module) -> bool:
@@ -123,6 +127,11 @@ def is_causal(model: nn.Module) -> bool:
     ids = torch.tensor([[0, 1, 0], [0, 1, 1]], device=next(model.parameters()).device)
     one, other = trunk_of(model)(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
     return torch.allclose(one, other, atol=1e-5, rtol=1e-5)  # untrained weights attend weakly: little more than rounding
+
+
+def last_tokens(batch: Batch) -> Tensor:
+    """(B, T) bool: each row's last real token."""
+    return batch.mask & ~pad(batch.mask[:, 1:], (0, 1))
 
 
 def before_trained(batch: Batch) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.maths import COMBINATIONS, disagreement
-from sawyer.models.forward import TOKEN_BUDGET, sequence_logits, shares_prompts
+from sawyer.models.forward import TOKEN_BUDGET, before_trained, last_tokens, sequence_logits, shares_prompts, trunk_states
 from sawyer.models.judge import Load, load_judge
 from sawyer.models.load import facts, load_reward
 from sawyer.records import Prompt
 from sawyer.text import Reader, Row, batches
+
+Answer = tuple[int, tuple[int, ...]]  # how many tokens its prompt has, and all ids, its EOS among them
 
 
 class Scorer(Protocol):
@@ -96,6 +99,7 @@ class RewardScorer:
     ) -> None:
         self.members, self.codec, self.ensemble, self.note = tuple(members), codec, ensemble or Ensemble(), note
         self.cut = 0
+        self._heard: dict[Answer, Tensor | None] | None = None  # None: nobody listens
 
     @property
     def model(self) -> Any:
@@ -168,6 +172,16 @@ class RewardScorer:
             for reward, members, far in zip(rewards, scores.T.tolist(), apart, strict=True)
         ]
 
+    @contextmanager
+    def overheard(self) -> Iterator[dict[Answer, Tensor | None]]:
+        """Within it the states are kept in which the (first) network, a decoder, reads the answers it scores: of each answer
+        (n, d) fp32 on the CPU, those from which its n tokens and EOS would be predicted. None: another process has them."""
+        self._heard = {}
+        try:
+            yield self._heard
+        finally:
+            self._heard = None
+
     @torch.no_grad()
     def raw(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """(M, N) fp64: each member's score of each answer, before shift and scale. An answer that comes several times is read
@@ -177,6 +191,8 @@ class RewardScorer:
         rows = [self.codec.answer(prompt, response) for prompt, response in places]
         where = [places[one] for one in every]
         self.cut += sum(rows[place].cut for place in where)
+        if self._heard is not None:
+            self._heard |= dict.fromkeys((row.prompt_length, row.ids) for row in rows)
         found: Tensor = processes.shared_rows(
             [len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T
         )
@@ -188,11 +204,22 @@ class RewardScorer:
         by_prompt = all(map(shares_prompts, networks.values()))
         for indices, batch in batches(rows, pad_id=self.codec.pad_id, token_budget=TOKEN_BUDGET, by_prompt=by_prompt):
             for key, model in networks.items():
-                found = sequence_logits(model, batch.to(next(model.parameters()).device)).double().cpu()
+                here, states = batch.to(next(model.parameters()).device), None
+                if self._heard is not None and model is self.model:
+                    states = trunk_states(model, here, before_trained(here) | last_tokens(here))
+                    self._heard |= _by_answer([rows[i] for i in indices], states)
+                found = sequence_logits(model, here, states).double().cpu()
                 for place, member in enumerate(self.members):
                     if id(member.model) == key:
                         scores[place, indices] = found[:, member.head]
         return scores
+
+
+def _by_answer(rows: Sequence[Row], states: Tensor) -> dict[Answer, Tensor]:
+    """Each row's states before its response's tokens, of (B, T, d)."""
+    found = states.float().cpu()
+    begins = ((row, row.prompt_length - 1, len(row.ids) - 1) for row in rows)
+    return {(row.prompt_length, row.ids): found[i, a:b].clone() for i, (row, a, b) in enumerate(begins)}
 
 
 def member_folder(folder: str | Path, number: int) -> Path:

@@ -166,7 +166,7 @@ def fitted_values(config: Config, run: Run, networks: Networks) -> FittedValues:
     assert own is not None
     head = score_head(own.model)
     assert head is not None
-    return FittedValues(own.model, head.in_features, draw)
+    return FittedValues(own.model, head.in_features, draw, own)
 
 
 def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from sawyer.engine import Place
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
 from sawyer.models import (
+    Answer,
     Completion,
     FittedValues,
     PolicyWithValue,
@@ -34,6 +36,15 @@ from sawyer.text import Batch, Row, batches, pad_right
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The frozen states before counted tokens, of this process's share of the rows. N tokens."""
+
+    places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
+    states: Tensor  # (N, d) fp32, on the CPU
+    missing: tuple[int, ...] = ()  # the rows that no process has read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Episodes:
     """Sampled answers and what they earned. B responses."""
 
@@ -45,19 +56,12 @@ class Episodes:
     ended: Tensor  # (B,) bool, the response ends with EOS
     parts: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) fp32 each: the parts of a composed score, unweighted
     disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
+    seen: Seen | None = None  # what the reward model's states were as it scored them, where somebody asked for those
 
     @property
     def sampled_logprobs(self) -> Tensor:
         """(n,) fp32: the log-probs of all responses' tokens as they were sampled, response after response."""
         return torch.tensor([value for completion in self.completions for value in completion.logprobs])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The frozen states before counted tokens, of this process's share of the rows. N tokens."""
-
-    places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
-    states: Tensor  # (N, d) fp32, on the CPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +85,21 @@ class Experience:
 
 
 def collect(
-    speaker: Speaker, prompts: Sequence[Prompt], scorer: Scorer, config: Config, place: Place, draw: torch.Generator
+    speaker: Speaker,
+    prompts: Sequence[Prompt],
+    scorer: Scorer,
+    config: Config,
+    place: Place,
+    draw: torch.Generator,
+    values: FittedValues | None = None,
 ) -> Episodes:
-    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text."""
+    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text; where the
+    scorer reads the states that `values` are fitted to, they are kept."""
     asked = wanted(config.rl, "rl")
     encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+    listening: AbstractContextManager[Mapping[Answer, Tensor | None]] = nullcontext({})
+    if values is not None and values.scorer is not None:
+        listening = values.scorer.overheard()
     with place.autocast():
         completions = sample(
             speaker.model,
@@ -96,7 +110,8 @@ def collect(
             generator=draw,
         )
         texts = [speaker.codec.decode(completion.ids) for completion in completions]
-        found = scored(scorer, prompts, texts)
+        with listening as heard:
+            found = scored(scorer, prompts, texts)
     rows = [speaker.codec.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
     return Episodes(
         prompts=tuple(prompts),
@@ -109,6 +124,25 @@ def collect(
         disagreement=None
         if found[0].disagreement is None
         else torch.tensor([score.disagreement for score in found], dtype=torch.float32),
+        seen=None if values is None else _recognised(rows, heard, speaker.codec.eos_id, values.width),
+    )
+
+
+def _recognised(rows: Sequence[Row], heard: Mapping[Answer, Tensor | None], eos_id: int, width: int) -> Seen:
+    """The states of those rows whose text, encoded again, gave the tokens that were sampled."""
+    known: list[tuple[int, Tensor]] = []
+    missing = []
+    for number, row in enumerate(rows):
+        answer = row.prompt_length, row.ids if row.ids[-1] == eos_id else (*row.ids, eos_id)
+        if answer not in heard:
+            missing.append(number)
+        elif (states := heard[answer]) is not None:
+            known.append((number, states[: len(row.ids) - row.prompt_length]))
+    places = [(number, rows[number].prompt_length + i) for number, states in known for i in range(len(states))]
+    return Seen(
+        places=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
+        states=torch.cat([states for _, states in known] or [torch.zeros(0, width)]),
+        missing=tuple(missing),
     )
 
 
@@ -136,7 +170,7 @@ def estimate(
     else:
         old = _sampled(episodes, mask) if sampled else logprobs_of(policy, episodes.rows, config, place)
         if isinstance(value, FittedValues):
-            seen = frozen_states(value, episodes.rows, config, place)
+            seen = frozen_states(value, episodes, config, place)
             values = values_seen(value, seen, old)
         else:
             values = None if value is None else values_of(value, episodes.rows, config, place)
@@ -177,10 +211,15 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
     return logprobs, entropies
 
 
-def frozen_states(model: FittedValues, rows: Sequence[Row], config: Config, place: Place) -> Seen:
-    """The states in which the response tokens are chosen, as a frozen network reads them."""
-    mine = processes.deal([len(row.ids) for row in rows])
-    places, states = [torch.zeros(0, 2, dtype=torch.long)], [torch.zeros(0, len(model.centre))]
+def frozen_states(model: FittedValues, episodes: Episodes, config: Config, place: Place) -> Seen:
+    """The states in which the response tokens are chosen, as a frozen network reads them: those known, and the rest read."""
+    rows, seen = episodes.rows, episodes.seen
+    if seen is None:
+        seen = _recognised(rows, {}, 0, model.width)
+    if not seen.missing:
+        return seen
+    mine = [seen.missing[i] for i in processes.deal([len(rows[i].ids) for i in seen.missing])]
+    places, states = [seen.places], [seen.states]
     for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
             read = model.states(batch.to(place.device))
