@@ -20,7 +20,7 @@ from sawyer.maths import explained_variance
 from sawyer.models import FittedValues, PolicyWithValue, RewardScorer, ValueNetwork, open_speaker
 from sawyer.records import read
 from sawyer.stages.rl.ppo import VALUE_COEFFICIENT, update
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
+from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, frozen_states
 from sawyer.stages.rl.scorers import own_reward_model
 from sawyer.stages.rl.train import RlWork, train
 
@@ -73,6 +73,8 @@ def experienced(tiny: Fixture, out: Path, kind: str) -> tuple[Config, Episodes, 
     policy, critic = networks(tiny, kind)
     reference, doubled = open_speaker(tiny.base).model.double(), replace(episodes, scores=episodes.scores.double())
     with double_precision():
+        if isinstance(critic, FittedValues):
+            doubled = replace(doubled, seen=frozen_states(critic, doubled.rows, {}, config, place))
         found = estimate(doubled, policy, reference, critic, BETA, config, place)
     return config, doubled, found
 
@@ -303,6 +305,7 @@ def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Pat
                 config,
                 work.place,
                 generator(config.seed, "rl", "rollout", 0),
+                critic,
             ),
             work.policy_speaker.model,
             work.reference,

@@ -291,6 +291,12 @@ def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, do
             trunk_states(network, batch)
             assert work.fitted is not None and work.fitted.reader.name == "reward-1"
             assert torch.allclose(work.fitted.states(batch)[before], expected[before], atol=1e-5)
+            scorer: Any = work.fitted.scorer
+            with scorer.overheard() as heard:
+                scorer.raw([prompt_of("up or down?")], ["down"])
+            row, states = heard.popitem()
+            judged = alone.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+            assert torch.allclose(states, judged[row.prompt_length - 1 : -1], atol=1e-5)
         assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
     with tiny.run(tmp_path / "whole", "sft", "reward") as run:
         work = RlWork(shape(tmp_path / "whole", value_start="frozen"), run)

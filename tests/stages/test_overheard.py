@@ -2,32 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
+from sawyer import processes
 from sawyer.engine import generator
 from sawyer.models import FittedValues, Member, RewardScorer, load_reward, load_tokenizer
-from sawyer.stages.rl.rollout import Episodes, Seen, collect, frozen_states
+from sawyer.records import Prompt, prompt_of
+from sawyer.stages.rl.rollout import Episodes, Seen, collect
 from sawyer.stages.rl.train import RlWork
-from sawyer.text import Batch
+from sawyer.text import Batch, Row
 
 Fixture = Any
 PARTS = [{"name": "own", "weight": 0.5, "model": "stage"}, {"name": "good", "function": "sawyer.worlds:golds"}]
+COUNT = 24
+rollout = import_module("sawyer.stages.rl.rollout")
 
 
-def sampled(work: RlWork, values: FittedValues | None, count: int = 8) -> Episodes:
-    """Answers to prompts of which some come twice; `values`: who asks for states."""
-    prompts = [prompt for prompt in work.prompts[: count // 2] for _ in range(2)]
+@pytest.fixture
+def read_alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows were read for their states alone, batch by batch."""
+    counts: list[int] = []
+    states = FittedValues.states
+
+    def counted(self: FittedValues, batch: Batch) -> Tensor:
+        counts.append(len(batch.ids))
+        return states(self, batch)
+
+    monkeypatch.setattr(FittedValues, "states", counted)
+    return counts
+
+
+def sampled(work: RlWork, values: FittedValues | None) -> Episodes:
+    """Answers to prompts that come twice each; `values`: who asks for states."""
+    prompts = [prompt for prompt in work.prompts[: COUNT // 2] for _ in range(2)]
     return collect(work.policy_speaker, prompts, work.scorer, work.config, work.place, generator(0, "draw"), values)
 
 
-def by_row(seen: Seen, count: int) -> list[dict[int, torch.Tensor]]:
+def otherwise(work: RlWork, episodes: Episodes) -> list[int]:
+    """The answers whose text encodes to other tokens than were sampled."""
+    codec, eos = work.policy_speaker.codec, work.policy_speaker.codec.eos_id
+    again = [codec.answer(p, t).ids for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
+    return [i for i, row in enumerate(episodes.rows) if again[i] not in (row.ids, (*row.ids, eos))]
+
+
+def by_row(seen: Seen) -> list[dict[int, Tensor]]:
     """Each row's states by the place of the token that is chosen in them; every place at most once."""
-    found: list[dict[int, torch.Tensor]] = [{} for _ in range(count)]
+    found: list[dict[int, Tensor]] = [{} for _ in range(COUNT)]
     for (row, column), state in zip(seen.places.tolist(), seen.states, strict=True):
         assert column not in found[row]
         found[row][column] = state
@@ -35,21 +62,20 @@ def by_row(seen: Seen, count: int) -> list[dict[int, torch.Tensor]]:
 
 
 @pytest.mark.parametrize("rewards", [[], PARTS])
-def test_states_are_those_of_the_sampled_tokens(tiny: Fixture, tmp_path: Path, rewards: list[Any]) -> None:
+def test_states_are_those_of_the_sampled_tokens(
+    tiny: Fixture, tmp_path: Path, read_alone: list[int], rewards: list[Any]
+) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
         work = RlWork(tiny.rl_config(tmp_path, value_start="frozen", rewards=rewards, max_new_tokens=18), run)
-        episodes = sampled(work, work.fitted, 24)
-        plain = sampled(work, None, 24)
-        seen = frozen_states(work.fitted, episodes, work.config, work.place)
+        episodes, plain = sampled(work, work.fitted), sampled(work, None)
+        left = otherwise(work, episodes)
     rows = episodes.rows
-    assert episodes.seen is not None and plain.seen is None
-    assert 0 < len(episodes.seen.missing) < len(rows) - 3, (
-        "some answers are written otherwise than they were sampled, most are not"
-    )
-    assert {True, False} == {bool(episodes.ended[i]) for i in range(len(rows)) if i not in episodes.seen.missing}
-    assert plain.rows == rows and torch.allclose(plain.scores, episodes.scores, atol=1e-5)
+    assert plain.seen is None and plain.rows == rows and torch.allclose(plain.scores, episodes.scores, atol=1e-5)
+    assert sum(read_alone) == len(left) and 0 < len(left) < COUNT, "some are read again, some are not"
+    assert {True, False} == {bool(episodes.ended[i]) for i in range(COUNT) if i not in left}
     reader: Any = load_reward(tiny.reward, load_tokenizer(tiny.reward))
-    for row, found in zip(rows, by_row(seen, len(rows)), strict=True):
+    assert episodes.seen is not None
+    for row, found in zip(rows, by_row(episodes.seen), strict=True):
         with torch.no_grad():
             whole = reader.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
         assert sorted(found) == list(range(row.prompt_length, len(row.ids)))
@@ -58,48 +84,98 @@ def test_states_are_those_of_the_sampled_tokens(tiny: Fixture, tmp_path: Path, r
             assert not torch.allclose(state, whole[place], atol=1e-2), "of the token itself, which nobody has chosen yet"
 
 
-def test_what_was_heard_is_not_read_again(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    states = FittedValues.states
-
-    def counted(self: FittedValues, batch: Batch) -> torch.Tensor:
-        read.append(len(batch.ids))
-        return states(self, batch)
-
-    monkeypatch.setattr(FittedValues, "states", counted)
+def test_an_update_reads_no_more_than_it_must(tiny: Fixture, tmp_path: Path, read_alone: list[int]) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
         work = RlWork(tiny.rl_config(tmp_path, value_start="frozen"), run)
-        heard = sampled(work, work.fitted, 24)
-        frozen_states(work.fitted, heard, work.config, work.place)
-        assert heard.seen is not None and sum(read) == len(heard.seen.missing) < 24
-        read.clear()
-        frozen_states(work.fitted, replace(heard, seen=None), work.config, work.place)
-        assert sum(read) == 24
-        read.clear()
         work.step(0)
-        assert sum(read) < work.asked.batch_size
-        # Nobody listens once the answers are scored: an evaluation would fill the memory with states that nobody reads.
-        assert work.scorer._heard is None
+    assert sum(read_alone) < work.asked.batch_size
+    scorer: Any = work.scorer
+    assert scorer._heard is None, "an evaluation would fill the memory with states that nobody reads"
 
 
-def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture, tmp_path: Path) -> None:
-    tokenizer = load_tokenizer(tiny.reward)
-    one, other = (load_reward(tiny.reward, tokenizer) for _ in range(2))
+def test_nobody_listens_after_an_error_and_listening_costs_no_pass(tiny: Fixture) -> None:
+    scorer, passes = RewardScorer.load(tiny.reward), list[int]()
+    asked = [prompt_of("one"), prompt_of("another, longer one")], ["yes", "no, and more than that"]
+    scorer.raw(*asked)  # the first time the network is tried
+    scorer.model.base_model.register_forward_hook(lambda *_: passes.append(1))
+    scorer.raw(*asked)
+    count = len(passes)
+    with scorer.overheard() as heard:
+        scorer.raw(*asked)
+    assert len(passes) == 2 * count and len(heard) == 2
+    with pytest.raises(KeyError), scorer.overheard():
+        raise KeyError
+    scorer.raw(*asked)
+    assert len(heard) == 2 and scorer._heard is None
+
+
+def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
+    one, other = (load_reward(tiny.reward, load_tokenizer(tiny.reward)) for _ in range(2))
     with torch.no_grad():
         for weight in other.parameters():
             weight.add_(0.5 * torch.randn(weight.shape, generator=generator(1, "other")))
-    with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path, value_start="frozen"), run)
-        prompts, texts = work.prompts[:3], ["yes", "no, and more than that", ""]
-        codec = work.scorer.codec
-        both = RewardScorer(codec=codec, members=[Member(model=one), Member(model=other)])
-        with both.overheard() as heard:
-            scores = both.raw(prompts, texts)
+    prompts, texts = [prompt_of("one"), prompt_of("two"), prompt_of("three")], ["yes", "no, and more than that", ""]
+    codec: Any = RewardScorer.load(tiny.reward).codec
+    both = RewardScorer(codec=codec, members=[Member(model=one), Member(model=other), Member(model=one, shift=1.0)])
+    with both.overheard() as heard:
+        scores = both.raw(prompts, texts)
     assert torch.allclose(scores, both.raw(prompts, texts), atol=1e-5)
-    assert not torch.allclose(scores[0], scores[1], atol=1e-3)
+    assert torch.equal(scores[0], scores[2]) and not torch.allclose(scores[0], scores[1], atol=1e-3)
+    trunk: Any = one.base_model
     for prompt, text in zip(prompts, texts, strict=True):
         row = codec.answer(prompt, text)
-        found = heard[row.prompt_length, row.ids]
         with torch.no_grad():
-            expected = one.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+            expected = trunk(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+        found = heard[row]
         assert found is not None and torch.allclose(found, expected[row.prompt_length - 1 : -1], atol=1e-4)
+
+
+def of_two(monkeypatch: pytest.MonkeyPatch, hand: int) -> None:
+    """This is one of two processes; what the other finds is 0."""
+
+    def deal(sizes: Sequence[float]) -> list[int]:
+        return [place for place in range(len(sizes)) if place % 2 == hand]
+
+    def shared_rows(sizes: Sequence[float], work: Callable[[list[int]], Tensor]) -> Tensor:
+        part = work(deal(sizes))
+        return part.new_zeros(len(sizes), *part.shape[1:]).index_copy(0, torch.tensor(deal(sizes)), part)
+
+    monkeypatch.setattr(processes, "deal", deal)
+    monkeypatch.setattr(processes, "shared_rows", shared_rows)
+
+
+def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tiny.run(tmp_path, "sft", "reward") as run:
+        work = RlWork(tiny.rl_config(tmp_path, value_start="frozen"), run)
+        whole = sampled(work, work.fitted)
+        monkeypatch.setattr(rollout, "sample", lambda *_, **__: whole.completions)
+        shares = []
+        for hand in range(2):
+            of_two(monkeypatch, hand)
+            shares.append(sampled(work, work.fitted).seen)
+    places = [{(row, column) for row, column in share.places.tolist()} for share in shares]  # type: ignore[union-attr]
+    assert whole.seen is not None and all(places) and not places[0] & places[1]
+    assert places[0] | places[1] == {(row, column) for row, column in whole.seen.places.tolist()}
+
+
+def test_answers_that_encode_alike_are_read_by_one_process(tiny: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = RewardScorer.load(tiny.reward)
+    codec = scorer.codec
+
+    class Lower:
+        """A tokenizer that does not tell capitals."""
+
+        context, pad_id = codec.context, codec.pad_id
+
+        def answer(self, prompt: Prompt, response: str) -> Row:
+            return codec.answer(prompt, response.lower())
+
+    scorer.codec = Lower()
+    told = []
+    for hand in range(2):
+        of_two(monkeypatch, hand)
+        with scorer.overheard() as heard:
+            scores = scorer.raw([prompt_of("one")] * 3, ["Yes", "yes", "no"])
+        assert scores[0, 0] == scores[0, 1] != scores[0, 2]
+        told.append({row: states is not None for row, states in heard.items()})
+    assert len(told[0]) == 2 and all(told[0][row] != told[1][row] for row in told[0])

@@ -40,7 +40,6 @@ from sawyer.models.processor import multiplies_bf16
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
 from sawyer.models.score import (
-    Answer,
     DetailedScorer,
     Ensemble,
     Member,
@@ -57,7 +56,6 @@ from sawyer.models.text_scorer import TextScorer, reward_folder
 __all__ = [
     "Adapted",
     "AdaptedTrunk",
-    "Answer",
     "Classifier",
     "Completion",
     "DetailedScorer",

@@ -26,12 +26,12 @@ class FittedValues:
 
     After each batch the sums over observations are S <- KEPT S + S of the batch, and the weights their ridge regression, with
     as many observations against each weight as there are features. As with `ValueNetwork` V = 0 everywhere at first. `reader`
-    is lent, and asked for its states alone; `scorer` is who reads answers with it anyway, if anybody does. All that is fitted
-    lies on the CPU.
+    is lent, and asked for its states alone; `scorer` is the reward model whose network it is, None where it is the reference.
+    All that is fitted lies on the CPU.
     """
 
     def __init__(self, reader: Any, width: int, draw: torch.Generator, scorer: RewardScorer | None = None) -> None:
-        self.reader, self.width, self.scorer = reader, width, scorer
+        self.reader, self.scorer = reader, scorer
         self.mixing = torch.randn(width, RANDOM, generator=draw) / width**0.5
         self.centre, self.spread = torch.zeros(width), torch.ones(width)
         self.weights = torch.zeros(width + RANDOM + 1)

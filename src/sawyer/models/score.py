@@ -19,8 +19,6 @@ from sawyer.models.load import facts, load_reward
 from sawyer.records import Prompt
 from sawyer.text import Reader, Row, batches
 
-Answer = tuple[int, tuple[int, ...]]  # how many tokens its prompt has, and all ids, its EOS among them
-
 
 class Scorer(Protocol):
     """Whatever judges answers: a reward model, a world's gold score, a Python function. RL cannot tell them apart."""
@@ -99,7 +97,7 @@ class RewardScorer:
     ) -> None:
         self.members, self.codec, self.ensemble, self.note = tuple(members), codec, ensemble or Ensemble(), note
         self.cut = 0
-        self._heard: dict[Answer, Tensor | None] | None = None  # None: nobody listens
+        self._heard: dict[Row, Tensor | None] | None = None  # None: nobody listens
 
     @property
     def model(self) -> Any:
@@ -173,9 +171,12 @@ class RewardScorer:
         ]
 
     @contextmanager
-    def overheard(self) -> Iterator[dict[Answer, Tensor | None]]:
-        """Within it the states are kept in which the (first) network, a decoder, reads the answers it scores: of each answer
-        (n, d) fp32 on the CPU, those from which its n tokens and EOS would be predicted. None: another process has them."""
+    def overheard(self) -> Iterator[dict[Row, Tensor | None]]:
+        """Within it the states are kept in which the first member's network, a decoder, reads the answers that are scored.
+
+        By row as the codec encodes it: (n, d) fp32 on the CPU, the state before each of its n tokens, EOS among them. None:
+        another process has read the row.
+        """
         self._heard = {}
         try:
             yield self._heard
@@ -184,15 +185,15 @@ class RewardScorer:
 
     @torch.no_grad()
     def raw(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
-        """(M, N) fp64: each member's score of each answer, before shift and scale. An answer that comes several times is read
+        """(M, N) fp64: each member's score of each answer, before shift and scale. Answers whose tokens are the same are read
         once."""
         every = list(zip(prompts, responses, strict=True))
-        places = {one: place for place, one in enumerate(dict.fromkeys(every))}
-        rows = [self.codec.answer(prompt, response) for prompt, response in places]
-        where = [places[one] for one in every]
+        encoded = {one: self.codec.answer(*one) for one in dict.fromkeys(every)}
+        places = {row: place for place, row in enumerate(dict.fromkeys(encoded.values()))}
+        rows, where = list(places), [places[encoded[one]] for one in every]
         self.cut += sum(rows[place].cut for place in where)
         if self._heard is not None:
-            self._heard |= dict.fromkeys((row.prompt_length, row.ids) for row in rows)
+            self._heard |= dict.fromkeys(rows)
         found: Tensor = processes.shared_rows(
             [len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T
         )
@@ -206,20 +207,15 @@ class RewardScorer:
             for key, model in networks.items():
                 here, states = batch.to(next(model.parameters()).device), None
                 if self._heard is not None and model is self.model:
-                    states = trunk_states(model, here, before_trained(here) | last_tokens(here))
-                    self._heard |= _by_answer([rows[i] for i in indices], states)
+                    before = before_trained(here)
+                    states = trunk_states(model, here, before | last_tokens(here))
+                    told = states[before].float().cpu().split([sum(rows[i].trained) for i in indices])
+                    self._heard |= {rows[i]: one for i, one in zip(indices, told, strict=True)}
                 found = sequence_logits(model, here, states).double().cpu()
                 for place, member in enumerate(self.members):
                     if id(member.model) == key:
                         scores[place, indices] = found[:, member.head]
         return scores
-
-
-def _by_answer(rows: Sequence[Row], states: Tensor) -> dict[Answer, Tensor]:
-    """Each row's states before its response's tokens, of (B, T, d)."""
-    found = states.float().cpu()
-    begins = ((row, row.prompt_length - 1, len(row.ids) - 1) for row in rows)
-    return {(row.prompt_length, row.ids): found[i, a:b].clone() for i, (row, a, b) in enumerate(begins)}
 
 
 def member_folder(folder: str | Path, number: int) -> Path:

@@ -15,7 +15,6 @@ from sawyer.engine import Place
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
 from sawyer.models import (
-    Answer,
     Completion,
     FittedValues,
     PolicyWithValue,
@@ -41,7 +40,6 @@ class Seen:
 
     places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
     states: Tensor  # (N, d) fp32, on the CPU
-    missing: tuple[int, ...] = ()  # the rows that no process has read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +54,7 @@ class Episodes:
     ended: Tensor  # (B,) bool, the response ends with EOS
     parts: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) fp32 each: the parts of a composed score, unweighted
     disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
-    seen: Seen | None = None  # what the reward model's states were as it scored them, where somebody asked for those
+    seen: Seen | None = None  # what values are read from, where they are fitted; another share in each process
 
     @property
     def sampled_logprobs(self) -> Tensor:
@@ -93,11 +91,14 @@ def collect(
     draw: torch.Generator,
     values: FittedValues | None = None,
 ) -> Episodes:
-    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text; where the
-    scorer reads the states that `values` are fitted to, they are kept."""
+    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text.
+
+    `values`, if they are fitted, get the states in which the reward model reads the answers: as it scores them, and of those
+    whose text encodes to other tokens than were sampled once more.
+    """
     asked = wanted(config.rl, "rl")
     encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
-    listening: AbstractContextManager[Mapping[Answer, Tensor | None]] = nullcontext({})
+    listening: AbstractContextManager[Mapping[Row, Tensor | None]] = nullcontext({})
     if values is not None and values.scorer is not None:
         listening = values.scorer.overheard()
     with place.autocast():
@@ -113,6 +114,12 @@ def collect(
         with listening as heard:
             found = scored(scorer, prompts, texts)
     rows = [speaker.codec.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
+    seen = None
+    if values is not None:
+        ends = [c.ids if c.ended else (*c.ids, speaker.codec.eos_id) for c in completions]
+        scored_as = [speaker.codec.answer_ids(*one) for one in zip(encoded, ends, strict=True)]
+        known = {number: heard[row] for number, row in enumerate(scored_as) if row in heard}
+        seen = frozen_states(values, rows, known, config, place)
     return Episodes(
         prompts=tuple(prompts),
         completions=tuple(completions),
@@ -124,25 +131,7 @@ def collect(
         disagreement=None
         if found[0].disagreement is None
         else torch.tensor([score.disagreement for score in found], dtype=torch.float32),
-        seen=None if values is None else _recognised(rows, heard, speaker.codec.eos_id, values.width),
-    )
-
-
-def _recognised(rows: Sequence[Row], heard: Mapping[Answer, Tensor | None], eos_id: int, width: int) -> Seen:
-    """The states of those rows whose text, encoded again, gave the tokens that were sampled."""
-    known: list[tuple[int, Tensor]] = []
-    missing = []
-    for number, row in enumerate(rows):
-        answer = row.prompt_length, row.ids if row.ids[-1] == eos_id else (*row.ids, eos_id)
-        if answer not in heard:
-            missing.append(number)
-        elif (states := heard[answer]) is not None:
-            known.append((number, states[: len(row.ids) - row.prompt_length]))
-    places = [(number, rows[number].prompt_length + i) for number, states in known for i in range(len(states))]
-    return Seen(
-        places=torch.tensor(places, dtype=torch.long).reshape(-1, 2),
-        states=torch.cat([states for _, states in known] or [torch.zeros(0, width)]),
-        missing=tuple(missing),
+        seen=seen,
     )
 
 
@@ -170,7 +159,8 @@ def estimate(
     else:
         old = _sampled(episodes, mask) if sampled else logprobs_of(policy, episodes.rows, config, place)
         if isinstance(value, FittedValues):
-            seen = frozen_states(value, episodes, config, place)
+            seen = episodes.seen
+            assert seen is not None, "states were not asked for as the answers were collected"
             values = values_seen(value, seen, old)
         else:
             values = None if value is None else values_of(value, episodes.rows, config, place)
@@ -211,22 +201,24 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
     return logprobs, entropies
 
 
-def frozen_states(model: FittedValues, episodes: Episodes, config: Config, place: Place) -> Seen:
-    """The states in which the response tokens are chosen, as a frozen network reads them: those known, and the rest read."""
-    rows, seen = episodes.rows, episodes.seen
-    if seen is None:
-        seen = _recognised(rows, {}, 0, model.width)
-    if not seen.missing:
-        return seen
-    mine = [seen.missing[i] for i in processes.deal([len(rows[i].ids) for i in seen.missing])]
-    places, states = [seen.places], [seen.states]
-    for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
+def frozen_states(
+    model: FittedValues, rows: Sequence[Row], known: Mapping[int, Tensor | None], config: Config, place: Place
+) -> Seen:
+    """The states in which the response tokens are chosen, as a frozen network reads them. `known` are those of some rows, by
+    their number, (n, d) or longer each, None where another process has them; the others are read."""
+    mine = [number for number, states in known.items() if states is not None]
+    found = [states[: sum(rows[number].trained)] for number, states in known.items() if states is not None]
+    left = [number for number in range(len(rows)) if number not in known]
+    left = [left[i] for i in processes.deal([len(rows[number].ids) for number in left])]
+    for indices, batch in batches([rows[number] for number in left], pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
             read = model.states(batch.to(place.device))
-        row, column = batch.trained[:, 1:].nonzero(as_tuple=True)
-        places.append(torch.stack([torch.tensor([mine[i] for i in indices])[row], column + 1], 1))
-        states.append(read.cpu()[row, column])
-    return Seen(places=torch.cat(places), states=torch.cat(states))
+        mine += [left[i] for i in indices]
+        found.append(read.cpu()[before_trained(batch)])
+    if not mine:
+        return Seen(places=torch.zeros(0, 2, dtype=torch.long), states=torch.zeros(0, len(model.centre)))
+    row, column = pad_right([rows[number] for number in mine], 0).trained.nonzero(as_tuple=True)
+    return Seen(places=torch.stack([torch.tensor(mine)[row], column], 1), states=torch.cat(found))
 
 
 def values_seen(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
