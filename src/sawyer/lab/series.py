@@ -22,7 +22,7 @@ Tell = Callable[[str], None]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 DEMO = "runs/demo"  # the run of the built-in world that studies begin from where no config is given
-DEMO_SECONDS: Mapping[str, float] = {"sft": 35, "collect": 10, "reward": 65, "rl": 60, "compare": 25}  # on two cores
+DEMO_SECONDS: Mapping[str, float] = {"sft": 35, "collect": 10, "reward": 65, "rl": 45, "compare": 25}  # on two cores
 
 
 def silent(words: str) -> None:
