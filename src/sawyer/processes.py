@@ -237,6 +237,10 @@ def _meet() -> None:
     import torch
     import torch.distributed as others
 
+    # This module takes the group of its day as a default of its functions: imported later (a model's code does), it would hold
+    # ours beyond `_part`, with threads that abort the process as the interpreter ends.
+    import torch.distributed.nn
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and others.is_nccl_available() else "gloo"
     try:
         others.init_process_group(backend, timeout=PATIENCE)

@@ -282,3 +282,23 @@ def test_others_that_never_come_are_not_waited_for_for_ever(monkeypatch: pytest.
     program = LONELY.replace("processes.PATIENCE", "import os; os.environ['WORLD_SIZE'] = '3'; processes.PATIENCE")
     (code, said), *_ = start(program, 2)
     assert code == 7 and "does not find the others" in said, said
+
+
+# What a model's code imports within a run must not hold the group beyond it: its threads would abort the ending process.
+LET_GO = """
+import atexit, weakref
+from sawyer import processes
+
+atexit.register(lambda: print("let go" if group() is None else "held"))  # runs after what `joined` registers
+with processes.joined():
+    import torch.distributed as others
+    import torch.distributed.nn.functional
+
+    processes.gather("here")
+    group = weakref.ref(others.group.WORLD)
+"""
+
+
+@pytest.mark.slow
+def test_the_others_are_let_go_before_the_interpreter_ends() -> None:
+    assert start(LET_GO, 2) == [(0, "let go\n")] * 2
