@@ -28,9 +28,9 @@ class Asked:
 
 
 @pytest.fixture(autouse=True)
-def by_rows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a processor that multiplies bf16, but no tiles."""
-    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: True)
+def reads_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a processor whose bf16 products read weights from blocks."""
+    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
     blocked._works.cache_clear()
     if not blocked._works():
         pytest.skip("this PyTorch cannot lay out weights")
@@ -103,7 +103,7 @@ def test_only_where_it_pays(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) 
         assert overridden(model) == []  # fp32
     with torch.autocast("cpu", dtype=torch.float16), in_blocks(model, PAYS):
         assert overridden(model) == []
-    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: False)
+    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: False)
     with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
         assert overridden(model) == []
 
@@ -154,6 +154,14 @@ def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Pat
     with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
         assert sum(name.endswith("mlp.act") for name in overridden(model)) == 2
         assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+
+
+@pytest.mark.parametrize("shape", [(96, 160), (32, 7), (5, 64), (48, 80), (1, 1)])
+def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
+    """Whatever tiles its sides have, in memory too."""
+    matrix = torch.arange(shape[0] * shape[1]).view(shape)
+    turned = blocked._turned(matrix)
+    assert torch.equal(turned, matrix.t()) and turned.is_contiguous()
 
 
 def test_the_trial_draws_no_numbers() -> None:

@@ -355,12 +355,13 @@ def test_narrow_models_attend_by_products_in_fp32(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi"])
-@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize(("in_blocks", "by_rows"), [(False, False), (True, False), (True, True)])
 def test_in_bf16_logprobs_are_those_of_training(
-    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, by_rows: bool
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, in_blocks: bool, by_rows: bool
 ) -> None:
     """To rounding, wherever weights lie and by whatever kernel attention goes."""
     opened = speaker(name)
+    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: in_blocks)
     monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: by_rows)
     with torch.autocast("cpu", torch.bfloat16):
         found = drawn(opened, PROMPTS, new=blocked.PAYS)
@@ -377,7 +378,7 @@ def test_in_bf16_logprobs_are_those_of_training(
 def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, new: int) -> None:
     """Where they pay, for sampling and for beam search, and not a moment longer."""
     opened, seen = speaker("gpt2"), []
-    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: True)
+    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
     if not blocked._works():
         pytest.skip("this PyTorch cannot lay out weights")
     opened.model.transformer.register_forward_hook(lambda *_: seen.append("forward" in vars(opened.model.lm_head)))

@@ -1,0 +1,47 @@
+"""What a processor multiplies, by what it says that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from sawyer.models import processor
+
+ASKED: tuple[Callable[[], bool], ...] = (
+    processor.multiplies_bf16,
+    processor.multiplies_bf16_in_blocks,
+    processor.multiplies_bf16_by_rows,
+)
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """What the machine's own processor has, before and after."""
+    for ask in ASKED:
+        ask.cache_clear()  # type: ignore[attr-defined]
+    yield
+    for ask in ASKED:
+        ask.cache_clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("has", "known"),
+    [
+        ((), (False, False, False)),
+        (("avx512_f", "avx512_vnni"), (False, False, False)),
+        (("avx512_bf16",), (True, True, True)),  # such as Zen 4
+        (("avx512_bf16", "amx_bf16"), (True, True, False)),  # such as Sapphire Rapids
+        (("bf16",), (True, False, False)),  # ARM
+    ],
+)
+def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], known: tuple[bool, ...]) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False)
+    assert tuple(ask() for ask in ASKED) == known
+    for made in (processor.products_in_blocks, processor.products_by_rows):
+        assert not made()  # without autocast
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert not made()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (processor.products_in_blocks(), processor.products_by_rows()) == known[1:]
