@@ -17,7 +17,8 @@ def multiplies_bf16() -> bool:
 def multiplies_bf16_in_blocks() -> bool:
     """Whether its bf16 products read weights from blocks, of rows (AVX512) or of tiles (AMX).
 
-    There a product of few rows spends a third of its time on laying its weights out (LAB.md, "What does sampling wait for with AMX?").
+    There a product of few rows spends a third of its time on laying its weights out (LAB.md, "What does sampling wait for with
+    AMX?").
     """
     return _has("avx512_bf16") or _has("amx_bf16")
 
