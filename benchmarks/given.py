@@ -7,9 +7,10 @@ what it costs there; the tokenizer is trained on the built-in world.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sawyer.cli.threads import set_waiting
 
 if TYPE_CHECKING:
     from sawyer.config import Config
@@ -31,7 +32,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
     parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, such as rl.value_start=shared")
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line of `sawyer` has it, before torch loads
+    set_waiting()  # as the command line of `sawyer` does
     return parser.parse_args()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from sawyer.cli.bench import bench
 from sawyer.cli.merge import merge
 from sawyer.cli.panels import Panels
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
+from sawyer.cli.threads import set_waiting
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
 from sawyer.version import __version__
@@ -70,11 +70,6 @@ def root(
     """From a base model and people's judgements of answers to a model that follows instructions, on one machine."""
 
 
-# How often a waiting thread looks before it sleeps (GNU OpenMP, read when torch loads). Its own default is as fast on an
-# idle machine, and several times slower where another program wants one of the cores: LAB.md, 2026-11-24.
-SPIN = "3000"
-
-
 STOPPED = 130  # 128 + SIGINT
 
 
@@ -84,8 +79,7 @@ def main() -> None:
     A stop that saved exits 130, as a shell says of what Ctrl-C ended: `sawyer run a.yaml && next` must not go on to the next. A
     run that waits for scores has done all it can and exits 0.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", SPIN)
+    set_waiting()
     try:
         app(prog_name="sawyer")
     except Interrupted as stop:
