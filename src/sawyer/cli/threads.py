@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 # How often a waiting thread of GNU OpenMP looks. Its own default is several times slower where another program wants one of the
-# cores. What helps there, a short look, costs up to an eighth of the time where nothing else runs, since a core that sleeps
+# cores. What helps there, a short look, costs up to a tenth of the time where nothing else runs, since a core that sleeps
 # wakes late (LAB.md, "How long should waiting threads look?").
 BESIDE_OTHERS, ALONE = "3000", "10000"
 LOAD = Path("/proc/loadavg")  # Linux
