@@ -9,7 +9,7 @@ from pathlib import Path
 from sawyer.config import Config, load
 from sawyer.engine import choose_place, generator
 from sawyer.errors import DataError, ModelError, RunError, WorldError
-from sawyer.models import Completion, RewardScorer, Speaker, open_speaker, sample
+from sawyer.models import Completion, RewardScorer, Speaker, only_read, open_speaker, sample
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete
 from sawyer.worlds import gold
@@ -64,6 +64,7 @@ class Chat:
         self.place = choose_place(self.config.device, self.config.precision, **sizes)
         for speaker in self._speakers.values():
             speaker.model.to(self.place.device)
+            only_read(speaker.model)
         scorer = self.layout.model("reward")
         self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
 

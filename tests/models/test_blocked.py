@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.models import blocked, open_speaker, processor
-from sawyer.models.blocked import PAYS, in_blocks
+from sawyer.models.blocked import PAYS, in_blocks, only_read
 
 Speakers = Callable[[str], Any]
 IDS = torch.tensor([[50, 60, 70, 80], [51, 61, 71, 81]])
@@ -68,6 +68,25 @@ def test_the_weights_of_now(speaker: Speakers) -> None:
         assert torch.allclose(inside.float(), said(model).float(), atol=0.02 * float(inside.abs().max()))
         with torch.no_grad():
             model.lm_head.weight.mul_(-3)
+
+
+def test_what_is_only_read_stays_in_blocks(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone, laid out once, with the same numbers, and exact outside of autocast."""
+    read, other, product = speaker("gpt2").model, speaker("gpt2").model, blocked._product
+    assert blocked._works()
+    before, made = said(read), []
+    with torch.no_grad():
+        exact = read(input_ids=IDS, use_cache=False).logits
+    monkeypatch.setattr(blocked, "_product", lambda *asked: made.append(asked) or product(*asked))
+    only_read(read)
+    assert not any(weight.requires_grad for weight in read.parameters()) and overridden(read) == []
+    for model in (read, other) * 2:
+        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+            assert overridden(model)
+    assert overridden(read) and overridden(other) == []
+    assert len(made) == 3 * 9  # once, and the other's twice
+    assert torch.allclose(said(read).float(), before.float(), atol=0.02 * float(before.abs().max()))
+    assert torch.equal(read(input_ids=IDS, use_cache=False).logits, exact)
 
 
 def test_outside_of_autocast_a_layer_is_exact(speaker: Speakers) -> None:

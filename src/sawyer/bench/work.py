@@ -11,7 +11,7 @@ from sawyer.bench.variant import BATCH, Variant
 from sawyer.config import Config, wanted
 from sawyer.engine import Place, batch_indices, choose_place, generator
 from sawyer.errors import ConfigError
-from sawyer.models import Speaker, load_tokenizer, new_reward, open_speaker, sample, save_model
+from sawyer.models import Speaker, load_tokenizer, new_reward, only_read, open_speaker, sample, save_model
 from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.reward.data import Group, load
@@ -117,6 +117,7 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
     speaker = _speaker(config)
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
+    only_read(speaker.model)  # as in collection, comparison and chat
     new, batch = variant.length or min(NEW, speaker.codec.context // 2), variant.batch or BATCH
     prompts = [ids for ids in map(speaker.codec.prompt, _prompts(config)) if len(ids) + new <= speaker.codec.context]
     _some(prompts, "prompt", f"room for {new} new tokens")

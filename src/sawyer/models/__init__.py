@@ -2,6 +2,7 @@
 
 from sawyer.models.adapters import LowRank, lora_told, merge, read_adapter, without_adapters
 from sawyer.models.artifact import copy_model, read_extra, save_model
+from sawyer.models.blocked import only_read
 from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
 from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
 from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
@@ -107,6 +108,7 @@ __all__ = [
     "new_judge",
     "new_policy",
     "new_reward",
+    "only_read",
     "open_speaker",
     "policy_entropies",
     "policy_logprobs",

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,21 @@ ROWS = 32  # for which the blocks are made; they serve as well for one row and f
 TILE = 32  # rows and columns that are turned at once
 NEAR = 0.02  # how far a trial's bf16 products may lie from fp32 ones, as a share of the largest
 
+_only_read: WeakSet[nn.Module] = WeakSet()
+
+
+def only_read(model: nn.Module) -> None:
+    """Say that nobody changes this model's weights any more: what is laid out for its first answers then stays for the next
+    ones, as long as somebody holds the model. Its weights ask for no gradients from here on."""
+    model.requires_grad_(False)
+    _only_read.add(model)
+
 
 @contextmanager
 def in_blocks(model: nn.Module, passes: int) -> Iterator[None]:
-    """Within it the model's linear layers have their weights, of now, in blocks, where autocast makes products bf16 and up to
-    `passes` passes make it worth it. They give no gradients, and the same numbers to rounding; GPT-2's GELU is applied before
-    a product is rounded, not after.
+    """Within it, and for good where the model is `only_read`, its linear layers have their weights, of now, in blocks, where
+    autocast makes products bf16 and up to `passes` passes make it worth it. They give no gradients, and the same numbers to
+    rounding; GPT-2's GELU is applied before a product is rounded, not after.
 
     It takes the memory of a bf16 copy of these weights, as autocast does where it keeps what it has cast. Where there is not
     so much, layers stay as they are.
@@ -42,8 +52,9 @@ def in_blocks(model: nn.Module, passes: int) -> Iterator[None]:
     try:
         yield
     finally:
-        for module in instead:
-            del module.forward
+        if model not in _only_read:
+            for module in instead:
+                del module.forward
 
 
 def _instead(model: nn.Module) -> dict[Any, Callable[[Tensor], Tensor]]:

@@ -10,7 +10,7 @@ from typing import Any
 from sawyer.config import Config, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
-from sawyer.models import Speaker, open_speaker, sample
+from sawyer.models import Speaker, only_read, open_speaker, sample
 from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, read, scored_row
 from sawyer.runs import Run, write_text
 from sawyer.worlds import rate
@@ -25,6 +25,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_speaker(run.layout.model("sft"))
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
+    only_read(speaker.model)
     found = read(asked.prompts, want="prompts", columns=asked.columns)
     if found.skipped:
         run.journal.event(STAGE, "warning", message=found.told_skipped)

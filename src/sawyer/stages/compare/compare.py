@@ -14,7 +14,7 @@ from sawyer import processes
 from sawyer.config import Config, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
-from sawyer.models import Completion, RewardScorer, Speaker, deliberate, open_speaker, policy_logprobs, sample
+from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
 from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import Gate, Run, write_text
 from sawyer.stages.compare.figures import figures_of
@@ -174,6 +174,7 @@ class CompareWork:
             speaker = open_speaker(self.models[model], self.config.template if model == "base" else None)
             place = choose_place(self.config.device, self.config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
             speaker.model.to(place.device)
+            only_read(speaker.model)
             self.opened = (model, speaker, place)
         return self.opened[1], self.opened[2]
 
@@ -235,6 +236,7 @@ def _kls(config: Config, work: CompareWork) -> dict[int, float]:
     of the two models under that setting. Greedy and beam answers are no samples, so that they have none."""
     if "rl" not in work.models or work.best_of > 1:  # the best of several answers is no sample of a model
         return {}
+    work.opened = None  # both are read as they were saved: one laid out for its answers rounds otherwise
     sums: dict[str, dict[int, float]] = {"rl": {}, "sft": {}}
     for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
         speaker, place = work.open(model)
