@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -20,3 +21,17 @@ def settled() -> Iterator[None]:
     gc.collect()
     gc.freeze()
     yield
+
+
+@pytest.fixture
+def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The layers whose weights have been laid out, in order, as on a processor whose bf16 products read them from blocks."""
+    from sawyer.models import blocked, processor
+
+    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
+    if not blocked._works():
+        pytest.skip("this PyTorch cannot lay out weights")
+    found: list[Any] = []
+    product = blocked._product
+    monkeypatch.setattr(blocked, "_product", lambda layer, after: found.append(layer) or product(layer, after))
+    return found

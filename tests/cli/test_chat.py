@@ -15,7 +15,7 @@ import yaml
 
 from sawyer.chat import Chat
 from sawyer.errors import DataError, RunError
-from sawyer.models import RewardScorer, blocked, load_tokenizer, new_policy, new_reward, processor, save_model, train_tokenizer
+from sawyer.models import RewardScorer, blocked, load_tokenizer, new_policy, new_reward, save_model, train_tokenizer
 from sawyer.records import Message, prompt_of
 from sawyer.runs import Layout, replace_folder
 from sawyer.text import set_template
@@ -65,19 +65,14 @@ def test_every_model_answers_and_the_reward_model_judges(folder: Path) -> None:
     assert [reply.reward for reply in replies] == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all questions, where a processor's bf16 products read them from blocks."""
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works():
-        pytest.skip("this PyTorch cannot lay out weights")
-    product, made = blocked._product, []
-    monkeypatch.setattr(blocked, "_product", lambda *asked: made.append(asked) or product(*asked))
+def test_each_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, laid_out: list[Any]) -> None:
+    """For all questions."""
     config = Layout(shutil.copytree(folder, tmp_path / "run")).config
     config.write_text(config.read_text() + "precision: bf16\n")
     chat = Chat(tmp_path / "run")
     for _ in range(2):
         chat.ask(QUESTION, max_new_tokens=blocked.PAYS)
-        assert len(made) == 3 * 5  # models, each with a layer's four products and the vocabulary's
+        assert len(laid_out) == 3 * 5  # models, each with a layer's four products and the vocabulary's
 
 
 def test_greedy_is_what_plain_transformers_says(folder: Path) -> None:

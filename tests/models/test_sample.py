@@ -375,12 +375,10 @@ def test_in_bf16_logprobs_are_those_of_training(
 
 
 @pytest.mark.parametrize("new", [blocked.PAYS, blocked.PAYS - 1])
-def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, new: int) -> None:
+@pytest.mark.usefixtures("laid_out")
+def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, new: int) -> None:
     """Where they pay, for sampling and for beam search, and not a moment longer."""
     opened, seen = speaker("gpt2"), []
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works():
-        pytest.skip("this PyTorch cannot lay out weights")
     opened.model.transformer.register_forward_hook(lambda *_: seen.append("forward" in vars(opened.model.lm_head)))
     with torch.autocast("cpu", torch.bfloat16):
         for way, named in ((sample, {"temperature": 1.0}), (deliberate, {})):

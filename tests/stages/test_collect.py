@@ -11,7 +11,7 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.errors import DataError
-from sawyer.models import Completion, blocked, processor
+from sawyer.models import Completion, blocked
 from sawyer.pipeline import way
 from sawyer.records import read
 from sawyer.runs import read_manifest, read_rows
@@ -50,20 +50,16 @@ def test_each_prompt_gets_its_answers(
     assert all(1 <= answer["score"] <= 10 for answer in answers)
 
 
-def test_the_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all batches of answers, where a processor's bf16 products read them from blocks."""
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works():
-        pytest.skip("this PyTorch cannot lay out weights")
-    asked: list[Any] = []
-    product = blocked._product
-    monkeypatch.setattr(blocked, "_product", lambda layer, after: asked.append(layer) or product(layer, after))
+def test_the_models_weights_are_laid_out_once(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid_out: list[Any]
+) -> None:
+    """For all batches of answers."""
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 6)
     config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=blocked.PAYS).model_copy(update={"precision": "bf16"})
     with tiny.run(tmp_path / "run", "sft") as run:
         collect(config, run)
     assert len(answers_in(tmp_path / "run")) == 6  # in three batches
-    assert len(asked) == len(set(asked)) > 4
+    assert len(laid_out) == len(set(laid_out)) > 4
 
 
 def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Path, events: Any, write_rows: Any) -> None:

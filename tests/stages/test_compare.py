@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sawyer.errors import DataError, WorldError
-from sawyer.models import RewardScorer, blocked, open_speaker, processor
+from sawyer.models import RewardScorer, blocked, open_speaker
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
 from sawyer.stages.compare import compare
@@ -53,20 +53,14 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return figures, read_rows(out / "compare.jsonl"), out, seen
 
 
-def test_each_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For all settings and batches of its answers, where a processor's bf16 products read them from blocks; and where KL is
-    read, none are: models that are the same have none to the last bit."""
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works():
-        pytest.skip("this PyTorch cannot lay out weights")
-    asked: list[Any] = []
-    product = blocked._product
-    monkeypatch.setattr(blocked, "_product", lambda layer, after: asked.append(layer) or product(layer, after))
+def test_each_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, laid_out: list[Any]) -> None:
+    """For all settings and batches of its answers; and where KL is read, none are: models that are the same have none to the
+    last bit."""
     config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=blocked.PAYS)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
         compare(config.model_copy(update={"precision": "bf16"}), run)
-    assert len(asked) == len(set(asked)) > 3 * 4
+    assert len(laid_out) == len(set(laid_out)) > 3 * 4
     kls = [row["kl"] for row in read_rows(tmp_path / "run" / "compare.jsonl") if "kl" in row]
     assert len(kls) > 2 and set(kls) == {0.0}
 

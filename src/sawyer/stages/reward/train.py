@@ -16,18 +16,7 @@ from sawyer.config import Config, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
-from sawyer.models import (
-    Frozen,
-    Judge,
-    Speaker,
-    freeze,
-    lora_told,
-    new_judge,
-    only_read,
-    open_speaker,
-    sample,
-    sequence_logits,
-)
+from sawyer.models import Frozen, Judge, Speaker, freeze, lora_told, new_judge, open_speaker, sample, sequence_logits
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
@@ -70,7 +59,6 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
 
     speaker.model.to(place.device)
-    only_read(speaker.model)
     own = own_answers(config, place, speaker, asked_first)
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
