@@ -139,7 +139,7 @@ ANSWERS = [
     answer(LONG),  # cut before its answer: the prompt and nothing else
     answer((57,), 0),
 ]
-WAYS = ["rows", "products", "kernel"]
+WAYS = ["rows", "bins", "kernel"]
 
 
 @pytest.fixture(params=WAYS)
@@ -214,10 +214,10 @@ def test_rows_of_about_one_length_are_padded_together() -> None:
 @pytest.mark.parametrize(
     ("width", "length", "dtype", "dropout", "expected"),
     [
-        (64, 128, torch.float32, 0.0, "products"),
+        (64, 128, torch.float32, 0.0, "bins"),
         (65, 128, torch.float32, 0.0, "kernel"),  # wide
         (64, 129, torch.float32, 0.0, "kernel"),  # long
-        (64, 128, torch.bfloat16, 0.0, "kernel"),
+        (64, 128, torch.bfloat16, 0.0, "bins"),
         (64, 128, torch.float32, 0.1, "rows"),
     ],
 )
@@ -264,13 +264,13 @@ def some_of(batch: Batch) -> Tensor:
         ("opt", [f"decoder.layers.1.{x}" for x in ("self_attn.out_proj", "fc1", "fc2")], "decoder.layers.1.self_attn"),
     ],
 )
-@pytest.mark.parametrize("products", [True, False])
+@pytest.mark.parametrize("bins", [True, False])
 def test_states_that_nobody_reads_are_not_computed(
-    speaker: Speakers, way: str, monkeypatch: pytest.MonkeyPatch, name: str, modules: list[str], last: str, products: bool
+    speaker: Speakers, way: str, monkeypatch: pytest.MonkeyPatch, name: str, modules: list[str], last: str, bins: bool
 ) -> None:
     """What is read, and every weight's gradient, are as if all were computed; the matrices of the last layer see what is read
     alone."""
-    monkeypatch.setattr(attend, "NARROW", 10**9 if products else 0)
+    monkeypatch.setattr(attend, "NARROW", 10**9 if bins else 0)
     trunk = trunk_of(speaker(name).model)
     tail = tail_of(trunk)
     assert tail is not None

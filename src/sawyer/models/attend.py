@@ -13,23 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from sawyer.models.binned import Binned, exact_dtype, flash, flash_backward
 from sawyer.models.laid import EndToEnd, Family
-from sawyer.models.products import Products
 
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
-# Heads x width, and tokens of the longest row, up to which a processor, in fp32, attends faster by products of rows padded
-# together than in a call of its kernel for each row (LAB.md).
+# Heads x width, and tokens of the longest row, up to which a processor attends faster in bins of rows than in a call of its
+# kernel for each row; and heads x width up to which a row's last token attends faster by products (LAB.md).
 NARROW, SHORT = 256, 128
-
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def is_narrow(trunk: Any) -> bool:
-    """Whether a processor attends in this trunk by products rather than by its kernel, here and now: in fp32."""
+    """Whether each row's last token attends in this trunk by products rather than by the processor's kernel, here and now: in
+    fp32."""
     fits = 0 < width_of(trunk) <= NARROW and not torch.is_autocast_enabled("cpu")
-    return fits and _exact(next(trunk.parameters()).dtype) == next(trunk.parameters()).dtype
+    return fits and exact_dtype(next(trunk.parameters()).dtype) == next(trunk.parameters()).dtype
 
 
 def width_of(trunk: Any) -> int:
@@ -57,21 +55,19 @@ def attend(
     found: Tensor
     if way == "rows":
         found = _by_rows(module, query, key, value, laid, dropout, scaling)
-    elif way == "products":
-        layout = laid.layout(module, query.shape[1], key.shape[1])
-        found = Products.apply(query[0], key[0], value[0], layout, scale).unsqueeze(0)
+    elif way == "bins":
+        found = Binned.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), laid.bins(module), scale).unsqueeze(0)
     else:
-        found = _OnProcessor.apply(query[0], key[0], value[0], laid.families, scale).unsqueeze(0)
+        found = _OnProcessor.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), laid.families, scale).unsqueeze(0)
     return found, None
 
 
-def _way(query: Tensor, value: Tensor, laid: EndToEnd, dropout: float) -> Literal["rows", "products", "kernel"]:
-    """Row by row through whatever attention the device has, or on a processor by our products or its kernel."""
+def _way(query: Tensor, value: Tensor, laid: EndToEnd, dropout: float) -> Literal["rows", "bins", "kernel"]:
+    """Row by row through whatever attention the device has, or on a processor by its kernel, in bins or row by row."""
     _, heads, _, width = query.shape
     if query.device.type != "cpu" or dropout or width != value.shape[3]:
         return "rows"
-    exact = query.dtype == _exact(query.dtype)
-    return "products" if exact and heads * width <= NARROW and laid.longest <= SHORT else "kernel"
+    return "bins" if heads * width <= NARROW and laid.longest <= SHORT else "kernel"
 
 
 def attend_last(
@@ -154,10 +150,10 @@ class _OnProcessor(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, families: Sequence[Family], scale: float) -> Tensor:
         heads, tokens, width = query.shape
         out = query.new_empty(tokens, heads, width)
-        whole = torch.empty(tokens, heads, dtype=_exact(query.dtype), device=query.device)  # log-sum-exps
+        whole = torch.empty(tokens, heads, dtype=exact_dtype(query.dtype), device=query.device)  # log-sum-exps
         for part in _parts(families):
             q, k, v = _asked(query, key, value, part)
-            said, sums = _flash(q, k, v, 0.0, part.causal, scale=scale)
+            said, sums = flash(q, k, v, 0.0, part.causal, scale=scale)
             said, sums = said.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
             if part.joins:
                 before = whole[part.asks]
@@ -180,7 +176,7 @@ class _OnProcessor(torch.autograd.Function):
             q, k, v = (x.to(whole.dtype) for x in _asked(query, key, value, part))
             slope, said = (_piece(x.transpose(0, 1), part.asks, part.rows).to(whole.dtype) for x in (grad, out))
             sums = whole[part.asks].unflatten(0, (part.rows, -1)).transpose(1, 2)
-            slopes = _flash_backward(slope, q, k, v, said, sums, 0.0, part.causal, scale=ctx.scale)
+            slopes = flash_backward(slope, q, k, v, said, sums, 0.0, part.causal, scale=ctx.scale)
             targets = ((part.asks, part.joins), (part.reads, part.again), (part.reads, part.again))
             for mine, theirs, (place, adds) in zip(found, slopes, targets, strict=True):
                 theirs = theirs.transpose(1, 2).flatten(0, 1)  # (n, H, D)
@@ -227,10 +223,6 @@ def _parts(families: Sequence[Family]) -> list[_Part]:
                 found.append(_Part(asks=here, reads=here, joins=family.shared > 0))
                 place = here.stop
     return found
-
-
-def _exact(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _asked(query: Tensor, key: Tensor, value: Tensor, part: _Part) -> list[Tensor]:

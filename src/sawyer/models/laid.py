@@ -1,17 +1,16 @@
-"""How the rows of a batch lie end to end, and how they lie padded, where that is quicker to attend in."""
+"""How the rows of a batch lie end to end, and how they lie where attention reads them: padded, or in bins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from itertools import compress
 
 import torch
 from torch import Tensor, nn
 
 ALIKE = 1.5  # how much longer than another one a row may be with which it is padded
-SCORES = 2**17  # of one head, that are made at once: what the processor's cache holds of several heads
+WIDTH = 96  # places of a bin, or as many as the longest row has: with more a token is shown more that it does not see (LAB.md)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,41 +39,18 @@ class Whole:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Places:
-    """P places, each of one head of a token."""
+class Bins:
+    """N tokens in B bins of W places, in each of which some rows lie one after another. Rows that share a prompt lie behind it;
+    where they need several bins, each of those has a copy of it. n of the tokens attend."""
 
-    tokens: Tensor  # (P,) int64
-    heads: Tensor  # (P,) int64
-    _found: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
-
-    def among(self, by_token: int, by_head: int) -> Tensor:
-        """(P,) int64: where they are if tokens lie so far apart, and heads so far."""
-        if (by_token, by_head) not in self._found:  # all layers ask the same
-            self._found[by_token, by_head] = self.tokens * by_token + self.heads * by_head
-        return self._found[by_token, by_head]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """R rows padded together, in each of which Q tokens attend to K, with H heads."""
-
-    queries: slice  # R x H x Q of `Layout.queries`
-    keys: slice  # R x H x K of `Layout.keys`
-    bias: Tensor  # (R, 1, Q, K) fp32: 0 where a token attends to itself or one before it, else -inf
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """N tokens end to end as padded rows in which n of them attend, each once: a prompt that is shared is a row of its own."""
-
-    groups: tuple[Group, ...]
-    queries: Places  # (A,) which tokens attend, group after group; where a row has fewer, others of its tokens fill it up
-    keys: Places  # (P,) to which, of H' heads of keys and values; where a row has fewer, its first token fills it up
-    padding: Tensor  # (E,) int64: which of `queries` fill up
-    places: Tensor  # (n x H,) int64: where in `queries` each token and head is
-    tokens: Tensor | None  # (n,) int64, ascending: which tokens attend; None: all
-    order: Tensor  # (P,) int64: `keys` by token and head
-    starts: Tensor  # (N x H',) int64: where in `order` each token and head begins
+    count: int  # B
+    tokens: Tensor  # (B x W,) int64: what lies at each place; where nothing does, token 0
+    asking: Tensor  # (B x Q,) int64: which tokens attend, bin after bin; where a bin has fewer, others of it
+    bias: Tensor  # (B, 1, Q, W) fp32: 0 where one sees a place: its own, those before it in its row, its prompt's; else -inf
+    found: Tensor  # (n,) int64: where in `asking` each token is that attends
+    attending: Tensor | None  # (n,) int64, ascending: which tokens attend; None: all
+    order: Tensor  # (P,) int64: all places but those where nothing lies, token by token
+    starts: Tensor  # (N,) int64: where in `order` each token begins
 
 
 # Compared by identity: one of these goes through all layers of a pass.
@@ -103,9 +79,9 @@ class EndToEnd:
         found = again[torch.searchsorted(owners, torch.arange(sum(family.tokens for family in self.families)))]
         return Whole(places=places, found=found)
 
-    def layout(self, module: nn.Module, heads: int, key_heads: int) -> Layout:
-        """The rows as `module` is to read them, with so many heads, and so many of keys and values."""
-        return _layout(self.families, self._read if module is self.last else None, heads, key_heads)
+    def bins(self, module: nn.Module) -> Bins:
+        """The rows as `module` is to read them."""
+        return _bins(self.families, self._read if module is self.last else None)
 
     @cached_property
     def _read(self) -> tuple[int, ...] | None:
@@ -116,55 +92,99 @@ class EndToEnd:
 _Row = tuple[int, int, int, int]
 
 
+# Some rows of a family with their prompt: where that begins, how many tokens it has; where the rows begin, how many they add.
+_Piece = tuple[int, int, int, tuple[int, ...]]
+
+
 @lru_cache(maxsize=8)  # all layers ask the same, and often several networks one after another
-def _layout(families: tuple[Family, ...], read: tuple[int, ...] | None, heads: int, key_heads: int) -> Layout:
-    count, attending = sum(family.tokens for family in families), None if read is None else torch.tensor(read)
-    # Prompts and rows alone before what is behind a shared prompt, each by length: what goes together is a slice.
-    sizes = sorted([*_prompts(families), *_rows(families)], key=lambda row: (row[1] > 0, row[3]))
-    rows = torch.tensor(sizes)
-    tokens, real = _tokens(rows)
-    attend = real & (torch.arange(tokens.shape[1]) >= rows[:, 1:2])
-    if attending is not None:
-        attend &= torch.zeros(count, dtype=torch.bool).index_fill_(0, attending, True)[tokens]
-        some = attend.any(1)
-        tokens, attend, sizes = tokens[some], attend[some], list(compress(sizes, some.tolist()))
-    counts, each = attend.sum(1), torch.arange(heads)[:, None]
-    columns = (~attend).long().argsort(dim=1, stable=True)  # those that attend first
-    asking = tokens.gather(1, columns)[:, None] * heads + each  # (R, H, T): token x heads + head
-    asked = tokens[:, None] * heads + each
-    filling = (torch.arange(tokens.shape[1]) >= counts[:, None])[:, None].expand(-1, heads, -1)
-    groups: list[Group] = []
-    queries, keys, padding = list[Tensor](), list[Tensor](), list[Tensor]()  # each in the order (R, H, T)
-    most, lengths = counts.tolist(), [row[3] for row in sizes]
-    alone = sum(row[1] == 0 for row in sizes)
-    attended = seen = 0
-    for kind in (range(alone), range(alone, len(sizes))):
-        for numbers in _alike(kind, lengths, SCORES):
-            here = slice(numbers[0], numbers[-1] + 1)
-            q, k = max(most[here]), lengths[numbers[-1]]
-            queries.append(asking[here, :, :q].flatten())
-            keys.append(asked[here, :, :k].flatten())
-            padding.append(filling[here, :, :q].flatten())
-            bias = torch.where(torch.arange(k) > columns[here, :q, None], -torch.inf, 0.0).unsqueeze(1)
-            ends = attended + len(queries[-1]), seen + len(keys[-1])
-            groups.append(Group(queries=slice(attended, ends[0]), keys=slice(seen, ends[1]), bias=bias))
-            attended, seen = ends
-    every, fills, read_keys = torch.cat(queries), torch.cat(padding), torch.cat(keys)
-    places = torch.empty(count * heads, dtype=torch.long)
-    places[every[~fills]] = (~fills).nonzero()[:, 0]
-    whose = Places(tokens=read_keys // heads, heads=read_keys % heads // (heads // key_heads))
-    owners = whose.tokens * key_heads + whose.heads
-    met = torch.bincount(owners, minlength=count * key_heads)
-    return Layout(
-        groups=tuple(groups),
-        queries=Places(tokens=every // heads, heads=every % heads),
-        keys=whose,
-        padding=fills.nonzero()[:, 0],
-        places=places if attending is None else places.view(count, heads)[attending].flatten(),
-        tokens=attending,
-        order=owners.argsort(stable=True),
-        starts=met.cumsum(0) - met,
+def _bins(families: tuple[Family, ...], read: tuple[int, ...] | None) -> Bins:
+    if read is not None:
+        return _bins_read(_bins(families, None), torch.tensor(read))
+    most = max(WIDTH, max(row[3] for row in _rows(families)))
+    packed = _packed([*_pieces(families, most)], most)
+    width = max(sum(map(_size, pieces)) for pieces in packed)
+    # Tokens end to end that see each other: the first one, how many; where their row begins, their prompt does, and that ends.
+    runs: list[tuple[int, int, int, int, int]] = []
+    for pieces in packed:
+        column = 0
+        for begin, shared, own, lengths in pieces:
+            prompt, column = column, column + shared
+            runs.append((begin, shared, prompt, prompt, prompt))
+            for length in lengths:
+                runs.append((own, length, column, prompt, prompt + shared))
+                own, column = own + length, column + length
+        runs.append((-1, width - column, column, column, column))  # what fills up sees itself alone
+    first, counts, rows, prompts, ends = torch.tensor(runs).T
+    run = torch.arange(len(runs)).repeat_interleave(counts)
+    tokens = first[run] + torch.arange(len(run)) - (counts.cumsum(0) - counts)[run]
+    real = first[run] >= 0
+    row, prompt, end = (x[run].view(-1, width, 1) for x in (rows, prompts, ends))
+    columns = torch.arange(width)
+    seen = (columns <= columns.unsqueeze(1)) & ((columns >= row) | ((columns >= prompt) & (columns < end)))
+    places = real.nonzero()[:, 0]
+    owners = tokens[places]
+    met = torch.bincount(owners)
+    order, starts = places[owners.argsort(stable=True)], met.cumsum(0) - met
+    return Bins(
+        count=len(packed),
+        tokens=tokens.where(real, 0),
+        asking=tokens.where(real, 0),
+        bias=torch.where(seen, 0.0, -torch.inf).unsqueeze(1),
+        found=order[starts],
+        attending=None,
+        order=order,
+        starts=starts,
     )
+
+
+def _bins_read(bins: Bins, attending: Tensor) -> Bins:
+    """The same bins where only those tokens attend."""
+    places = bins.found[attending]
+    asks = torch.zeros(len(bins.tokens), dtype=torch.bool).index_fill_(0, places, True).view(bins.count, -1)
+    most = int(asks.sum(1).max())
+    columns = (~asks).long().argsort(dim=1, stable=True)[:, :most]  # those that attend first
+    here = (columns + torch.arange(bins.count).unsqueeze(1) * asks.shape[1]).flatten()
+    found = torch.empty(len(bins.tokens), dtype=torch.long).index_copy_(0, here, torch.arange(len(here)))[places]
+    return replace(
+        bins,
+        asking=bins.tokens[here],
+        bias=bins.bias.flatten(0, 2)[here].view(bins.count, 1, most, -1),
+        found=found,
+        attending=attending,
+    )
+
+
+def _pieces(families: Sequence[Family], most: int) -> Iterator[_Piece]:
+    """The families, cut between rows where they have more than `most` tokens; each piece has the whole prompt."""
+    start = 0
+    for family in families:
+        begin, own, taken = start, start + family.shared, list[int]()
+        for length in family.own:
+            if taken and family.shared + sum(taken) + length > most:
+                yield begin, family.shared, own, tuple(taken)
+                own, taken = own + sum(taken), []
+            taken.append(length)
+        yield begin, family.shared, own, tuple(taken)
+        start += family.tokens
+
+
+def _size(piece: _Piece) -> int:
+    return piece[1] + sum(piece[3])
+
+
+def _packed(pieces: Sequence[_Piece], most: int) -> list[list[_Piece]]:
+    """Bins of at most `most` tokens: the largest piece first, each into the first bin that has room."""
+    found: list[list[_Piece]] = []
+    room: list[int] = []
+    for piece in sorted(pieces, key=_size, reverse=True):
+        size = _size(piece)
+        number = next((number for number, left in enumerate(room) if left >= size), len(room))
+        if number == len(room):
+            found.append([])
+            room.append(most)
+        found[number].append(piece)
+        room[number] -= size
+    return found
 
 
 def _rows(families: Sequence[Family]) -> Iterator[_Row]:
@@ -177,15 +197,6 @@ def _rows(families: Sequence[Family]) -> Iterator[_Row]:
         start = own
 
 
-def _prompts(families: Sequence[Family]) -> Iterator[_Row]:
-    """Those that are shared, as rows of their own."""
-    start = 0
-    for family in families:
-        if family.shared:
-            yield start, 0, start, family.shared
-        start += family.tokens
-
-
 def _tokens(rows: Tensor) -> tuple[Tensor, Tensor]:
     """(R, T) each: the rows' tokens, filled up by the first one, and which of them are real."""
     begin, shared, own, length = rows.T.unsqueeze(2)
@@ -194,13 +205,11 @@ def _tokens(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(columns < shared, begin + columns, own + columns - shared).where(real, begin), real
 
 
-def _alike(numbers: Sequence[int], lengths: Sequence[int], most: float = torch.inf) -> Iterator[list[int]]:
-    """Rows by length: the longest of those that go together is at most `ALIKE` times as long as the shortest; several rows have
-    at most `most` pairs of tokens, padding included."""
+def _alike(numbers: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Rows by length: the longest of those that go together is at most `ALIKE` times as long as the shortest."""
     taken: list[int] = []
     for number in sorted(numbers, key=lambda number: lengths[number]):
-        longest = lengths[number]
-        if taken and (longest > ALIKE * lengths[taken[0]] or (len(taken) + 1) * longest**2 > most):
+        if taken and lengths[number] > ALIKE * lengths[taken[0]]:
             yield taken
             taken = []
         taken.append(number)

@@ -24,7 +24,7 @@ from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
-# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows that attend by products
+# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows in bins
 # make no such calls; for them it is no more than a rule.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
 
