@@ -13,6 +13,7 @@ ASKED: tuple[Callable[[], bool], ...] = (
     processor.multiplies_bf16,
     processor.multiplies_bf16_in_blocks,
     processor.multiplies_bf16_by_rows,
+    processor.multiplies_bf16_in_tiles,
 )
 
 
@@ -29,11 +30,11 @@ def forgotten() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("has", "known"),
     [
-        ((), (False, False, False)),
-        (("avx512_f", "avx512_vnni"), (False, False, False)),
-        (("avx512_bf16",), (True, True, True)),  # such as Zen 4
-        (("avx512_bf16", "amx_bf16"), (True, True, False)),  # such as Sapphire Rapids
-        (("bf16",), (True, False, False)),  # ARM
+        ((), (False, False, False, False)),
+        (("avx512_f", "avx512_vnni"), (False, False, False, False)),
+        (("avx512_bf16",), (True, True, True, False)),  # such as Zen 4
+        (("avx512_bf16", "amx_bf16"), (True, True, False, True)),  # such as Sapphire Rapids
+        (("bf16",), (True, False, False, False)),  # ARM
     ],
 )
 def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], known: tuple[bool, ...]) -> None:
@@ -44,4 +45,4 @@ def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ..
         with torch.autocast("cpu", dtype=torch.float16):
             assert not made()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (processor.products_in_blocks(), processor.products_by_rows()) == known[1:]
+        assert (processor.products_in_blocks(), processor.products_by_rows()) == known[1:3]

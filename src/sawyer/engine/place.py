@@ -10,11 +10,13 @@ import torch
 
 from sawyer import processes
 from sawyer.errors import ConfigError
-from sawyer.models import multiplies_bf16
+from sawyer.models import multiplies_bf16, multiplies_bf16_in_tiles
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
-# the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?").
+# the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?"), or
+# the processor multiplies whole tiles, where it pays from the second width on ("What do bins give?").
 BF16_WIDTH = 512
+BF16_WIDTH_IN_TILES = 128
 BF16_VOCABULARY = 16_384
 
 
@@ -77,7 +79,8 @@ def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Li
         return "fp32", "the card has no bf16"
     if not multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
-    if width < BF16_WIDTH and vocabulary < BF16_VOCABULARY:
+    least = BF16_WIDTH_IN_TILES if multiplies_bf16_in_tiles() else BF16_WIDTH
+    if width < least and vocabulary < BF16_VOCABULARY:
         spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
-        return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on{spoken} it does)"
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{spoken} it does)"
     return "bf16", "this processor multiplies bf16 faster"

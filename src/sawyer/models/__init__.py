@@ -37,7 +37,7 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.merged import save_merged
-from sawyer.models.processor import multiplies_bf16
+from sawyer.models.processor import multiplies_bf16, multiplies_bf16_in_tiles
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
 from sawyer.models.score import (
@@ -102,6 +102,7 @@ __all__ = [
     "member_folder",
     "merge",
     "multiplies_bf16",
+    "multiplies_bf16_in_tiles",
     "near_duplicates",
     "network_of",
     "new_classifier",

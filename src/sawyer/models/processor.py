@@ -24,6 +24,12 @@ def multiplies_bf16_in_blocks() -> bool:
 
 
 @lru_cache(maxsize=1)
+def multiplies_bf16_in_tiles() -> bool:
+    """Whether it multiplies whole tiles of bf16 matrices at once (AMX): some eight times as fast as fp32."""
+    return _has("amx_bf16")
+
+
+@lru_cache(maxsize=1)
 def multiplies_bf16_by_rows() -> bool:
     """Whether it has bf16 products, but none of whole tiles of a matrix: AVX512 without AMX.
 
