@@ -182,14 +182,20 @@ def test_an_answer_does_not_see_those_before_it(speaker: Speakers, shared: str) 
     assert not torch.allclose(found[13:], joined[8:], atol=1e-2)
 
 
-def test_bf16_attention_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("read", [2, 1])
+@pytest.mark.parametrize("bins", [False, True])
+def test_bf16_attention_is_rounded_once(bins: bool, read: int) -> None:
     """What comes back for bf16 is the fp32 answer rounded, gradients too: the sums are made in fp32."""
     torch.manual_seed(0)
-    families = [Family(shared=5, own=(3, 4)), Family(shared=0, own=(6,)), Family(shared=0, own=(6,))]
-    given = [torch.randn(2, 24, 8).bfloat16().requires_grad_() for _ in range(3)]
+    families = (Family(shared=5, own=(3, 4)), Family(shared=0, own=(6,)), Family(shared=0, own=(6,)))
+    given = [torch.randn(heads, 24, 8).bfloat16().requires_grad_() for heads in (2, read, read)]
     exact = [x.detach().float().requires_grad_() for x in given]
     aim = torch.randn(24, 2, 8)
-    found, whole = (attend._OnProcessor.apply(*x, families, 0.3) for x in (given, exact))
+    whole = attend._OnProcessor.apply(*exact, families, 0.3)
+    if bins:
+        found = attend.Binned.apply(*given, EndToEnd(families=families).bins(torch.nn.Identity()), 0.3)
+    else:
+        found = attend._OnProcessor.apply(*given, families, 0.3)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.float(), whole, atol=2e-2, rtol=1e-2)
     (found.float() * aim).sum().backward()

@@ -426,7 +426,6 @@ def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ..
 def test_deliberate_is_transformers_generate(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = speaker("gpt2")
     monkeypatch.setattr(MODULE, "BEAMED", 2)
-    monkeypatch.setattr(MODULE, "HELD", 0)
     prompts, context = [*PROMPTS[:5], list(range(60, 95))], opened.codec.context
     state = torch.random.get_rng_state()
     found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=10, generator=seeded(4))
@@ -443,20 +442,6 @@ def test_deliberate_is_transformers_generate(speaker: Speakers, monkeypatch: pyt
         assert len(pairs) == len(set(pairs))
         assert completion.logprobs == () and not completion.ended
         assert len(completion.ids) == min(10, context - len(prompt))
-
-
-@pytest.mark.parametrize(("least", "rows", "expected"), [(2, 0, [2] * 3), (2, 14, [2] * 3), (2, 20, [4, 2]), (5, 20, [5, 1])])
-def test_beams_of_as_many_prompts_as_memory_holds_are_searched_together(
-    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, least: int, rows: int, expected: list[int]
-) -> None:
-    """A prompt takes five rows; never fewer than so many prompts."""
-    opened, asked = speaker("gpt2"), list[int]()
-    monkeypatch.setattr(MODULE, "BEAMED", least)
-    monkeypatch.setattr(MODULE, "rows_within", lambda *_: rows)
-    generate = opened.model.generate
-    monkeypatch.setattr(opened.model, "generate", lambda ids, **given: asked.append(len(ids)) or generate(ids, **given))
-    deliberate(opened.model, [[5, 6, 7]] * 6, codec=opened.codec, max_new_tokens=2, generator=seeded(4))
-    assert asked == expected
 
 
 def test_where_chance_has_no_say_beams_answer_together_as_alone(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:

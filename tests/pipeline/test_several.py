@@ -50,7 +50,6 @@ def small(name):
         ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
         ("sawyer.stages.rl.best_of_n", "PROMPTS_A_STEP", 2),
         ("sawyer.models.sample", "BEAMED", 1),
-        ("sawyer.models.sample", "HELD", 0),
     ):
         if owner in sys.modules:
             setattr(sys.modules[owner], size, value)
@@ -184,8 +183,7 @@ def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callabl
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
         patch.setattr("sawyer.stages.rl.best_of_n.PROMPTS_A_STEP", 2)
-        for size, value in (("BEAMED", 1), ("HELD", 0)):
-            patch.setattr(importlib.import_module("sawyer.models.sample"), size, value)
+        patch.setattr(importlib.import_module("sawyer.models.sample"), "BEAMED", 1)
         for name, (stage, changes) in ways.items():
             for kind in ("two", "alone"):
                 out = tiny.prefix(stage, root / kind / name) if stage != "base" else root / kind / name

@@ -72,8 +72,8 @@ class EndToEnd:
     def whole(self) -> Whole:
         """Each row with its prompt."""
         rows = torch.tensor([*_rows(self.families)])
-        tokens, _ = _tokens(rows)
-        groups = list(_alike(range(len(rows)), rows[:, 3].tolist()))
+        tokens = _tokens(rows)
+        groups = list(_alike(rows[:, 3].tolist()))
         places = tuple(tokens[numbers, : int(rows[numbers[-1], 3])] for numbers in groups)
         owners, again = torch.cat([x.flatten() for x in places]).sort(stable=True)
         found = again[torch.searchsorted(owners, torch.arange(sum(family.tokens for family in self.families)))]
@@ -92,26 +92,36 @@ class EndToEnd:
 _Row = tuple[int, int, int, int]
 
 
-# Some rows of a family with their prompt: where that begins, how many tokens it has; where the rows begin, how many they add.
-_Piece = tuple[int, int, int, tuple[int, ...]]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Piece:
+    """Some rows of a family behind their prompt: where that begins and how long it is, where they begin and what each adds."""
+
+    begin: int
+    shared: int
+    own: int
+    lengths: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.shared + sum(self.lengths)
 
 
 @lru_cache(maxsize=8)  # all layers ask the same, and often several networks one after another
 def _bins(families: tuple[Family, ...], read: tuple[int, ...] | None) -> Bins:
     if read is not None:
         return _bins_read(_bins(families, None), torch.tensor(read))
-    most = max(WIDTH, max(row[3] for row in _rows(families)))
+    most = max(WIDTH, max(family.shared + max(family.own) for family in families))
     packed = _packed([*_pieces(families, most)], most)
-    width = max(sum(map(_size, pieces)) for pieces in packed)
+    width = max(sum(piece.size for piece in pieces) for pieces in packed)
     # Tokens end to end that see each other: the first one, how many; where their row begins, their prompt does, and that ends.
     runs: list[tuple[int, int, int, int, int]] = []
     for pieces in packed:
         column = 0
-        for begin, shared, own, lengths in pieces:
-            prompt, column = column, column + shared
-            runs.append((begin, shared, prompt, prompt, prompt))
-            for length in lengths:
-                runs.append((own, length, column, prompt, prompt + shared))
+        for piece in pieces:
+            prompt, column, own = column, column + piece.shared, piece.own
+            runs.append((piece.begin, piece.shared, prompt, prompt, prompt))
+            for length in piece.lengths:
+                runs.append((own, length, column, prompt, prompt + piece.shared))
                 own, column = own + length, column + length
         runs.append((-1, width - column, column, column, column))  # what fills up sees itself alone
     first, counts, rows, prompts, ends = torch.tensor(runs).T
@@ -161,29 +171,24 @@ def _pieces(families: Sequence[Family], most: int) -> Iterator[_Piece]:
         begin, own, taken = start, start + family.shared, list[int]()
         for length in family.own:
             if taken and family.shared + sum(taken) + length > most:
-                yield begin, family.shared, own, tuple(taken)
+                yield _Piece(begin=begin, shared=family.shared, own=own, lengths=tuple(taken))
                 own, taken = own + sum(taken), []
             taken.append(length)
-        yield begin, family.shared, own, tuple(taken)
+        yield _Piece(begin=begin, shared=family.shared, own=own, lengths=tuple(taken))
         start += family.tokens
-
-
-def _size(piece: _Piece) -> int:
-    return piece[1] + sum(piece[3])
 
 
 def _packed(pieces: Sequence[_Piece], most: int) -> list[list[_Piece]]:
     """Bins of at most `most` tokens: the largest piece first, each into the first bin that has room."""
     found: list[list[_Piece]] = []
     room: list[int] = []
-    for piece in sorted(pieces, key=_size, reverse=True):
-        size = _size(piece)
-        number = next((number for number, left in enumerate(room) if left >= size), len(room))
+    for piece in sorted(pieces, key=lambda piece: piece.size, reverse=True):
+        number = next((number for number, left in enumerate(room) if left >= piece.size), len(room))
         if number == len(room):
             found.append([])
             room.append(most)
         found[number].append(piece)
-        room[number] -= size
+        room[number] -= piece.size
     return found
 
 
@@ -197,18 +202,17 @@ def _rows(families: Sequence[Family]) -> Iterator[_Row]:
         start = own
 
 
-def _tokens(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, T) each: the rows' tokens, filled up by the first one, and which of them are real."""
+def _tokens(rows: Tensor) -> Tensor:
+    """(R, T): the rows' tokens, filled up by the first one."""
     begin, shared, own, length = rows.T.unsqueeze(2)
     columns = torch.arange(int(length.max()))
-    real = columns < length
-    return torch.where(columns < shared, begin + columns, own + columns - shared).where(real, begin), real
+    return torch.where(columns < shared, begin + columns, own + columns - shared).where(columns < length, begin)
 
 
-def _alike(numbers: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Rows by length: the longest of those that go together is at most `ALIKE` times as long as the shortest."""
+def _alike(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of rows by length: the longest of those that go together is at most `ALIKE` times as long as the shortest."""
     taken: list[int] = []
-    for number in sorted(numbers, key=lambda number: lengths[number]):
+    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
         if taken and lengths[number] > ALIKE * lengths[taken[0]]:
             yield taken
             taken = []

@@ -3,7 +3,7 @@ that several rows begin with only once.
 
 All layers but attention treat tokens one by one, so a row of real tokens gives what the padded batch gives, and padding costs
 nothing; and in a causal network a prompt's states are the same whatever follows, so that its gradient is the sum of what all
-its answers say. Attention is asked row by row, through the interface that transformers' architectures share.
+its answers say. Attention is asked row by row or in bins, through the interface that transformers' architectures share.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
 # What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
-# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows in bins
-# make no such calls; for them it is no more than a rule.
+# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows in bins make
+# no such calls; for them it is no more than a rule.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
 
 # Where products are bf16 on a processor, a multiple of so many tokens goes through a network: a product of a new size has a

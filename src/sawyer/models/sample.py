@@ -20,8 +20,7 @@ from sawyer.text import Codec, pad_left
 ROWS = 256  # sampled together at least
 HELD = 2**30  # bytes up to which there may be more: a step of a narrow model takes little longer for many rows than for one
 BLOCK = 256  # tokens whose shares are summed before the running sum is taken
-BEAMS = 5  # rows of a prompt in beam search
-BEAMED = 8  # prompts that beam search answers together at least; there may be more, as of ROWS
+BEAMED = 8  # prompts that beam search answers together, five rows each
 ROWS_OF = 8  # of what its rows are a multiple where each new number of them costs
 LEAVE = 0.25  # share of a batch's rows that must have ended before they are taken out: taking out copies the cache
 
@@ -89,8 +88,7 @@ def deliberate(
     device = next(model.parameters()).device
     never = [codec.pad_id, *range(codec.size, model.get_input_embeddings().weight.shape[0])]
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
-    longest = max((len(ids) + more for ids, more in zip(prompts, room, strict=True)), default=0)
-    together = _asked_together(prompts, room, max(BEAMED, rows_within(HELD, model, longest) // BEAMS))
+    together = _asked_together(prompts, room)
     seeds = [int(torch.randint(2**31, (1,), generator=generator)) for _ in together]
 
     def answered(number: int) -> list[Completion]:
@@ -109,7 +107,7 @@ def deliberate(
                 top_k=10,
                 top_p=1.0,
                 no_repeat_ngram_size=2,
-                num_beams=BEAMS,
+                num_beams=5,
                 max_new_tokens=limit,
                 pad_token_id=codec.pad_id,
                 eos_token_id=codec.eos_id,
@@ -128,11 +126,11 @@ def deliberate(
     return [found[i] for i in range(len(prompts))]
 
 
-def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int], most: int) -> list[list[int]]:
-    """Which prompts are answered together by beam search: at most `most` that have the same room, by their length."""
+def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int]) -> list[list[int]]:
+    """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: (-room[i], len(prompts[i]), i)):
-        if groups and len(groups[-1]) < most and room[groups[-1][0]] == room[i]:
+        if groups and len(groups[-1]) < BEAMED and room[groups[-1][0]] == room[i]:
             groups[-1].append(i)
         else:
             groups.append([i])
