@@ -71,7 +71,7 @@ def forgotten() -> Iterator[None]:
 
 @pytest.fixture(params=[9, 16, 96])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Places of a bin. With 9, as many as the longest row has, the first family is cut, its prompt in two bins; with 16 a bin is
+    """Places of a bin. With 9, as many as the longest row has, the first family is cut, its prompt in two bins; with 16 one is
     filled up; with 96 all are in one."""
     monkeypatch.setattr(laid, "WIDTH", request.param)
     return int(request.param)
