@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from sawyer.models.binned import Binned, exact_dtype, flash, flash_backward
+from sawyer.models.binned import Binned, exact_dtype, flash, flash_backward, read_by
 from sawyer.models.laid import EndToEnd, Family
 
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
@@ -228,8 +228,7 @@ def _parts(families: Sequence[Family]) -> list[_Part]:
 def _asked(query: Tensor, key: Tensor, value: Tensor, part: _Part) -> list[Tensor]:
     """Query, key and value (rows, H, n, D) of a call, each key and value as often as there are heads that read it."""
     heads = query.shape[0]
-    read = (_piece(x, part.reads, part.rows) for x in (key, value))
-    read = (x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1) for x in read)
+    read = (read_by(_piece(x, part.reads, part.rows), heads) for x in (key, value))
     return [_piece(query, part.asks, part.rows), *read]
 
 

@@ -25,7 +25,7 @@ class Binned(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, bins: Bins, scale: float) -> Tensor:
         heads, tokens, width = query.shape
         q = _taken(query, bins.asking, bins.count)
-        k, v = (_read_by(_taken(x, bins.tokens, bins.count), heads) for x in (key, value))
+        k, v = (read_by(_taken(x, bins.tokens, bins.count), heads) for x in (key, value))
         bias = bins.bias.to(q.dtype)
         said, sums = flash(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
         ctx.save_for_backward(q, k, v, said, sums)
@@ -68,7 +68,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _read_by(x: Tensor, heads: int) -> Tensor:
+def read_by(x: Tensor, heads: int) -> Tensor:
     """(B, H', T, D) -> (B, H, T, D): each head as often as there are heads that read it."""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 

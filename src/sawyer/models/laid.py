@@ -126,8 +126,8 @@ def _bins(families: tuple[Family, ...], read: tuple[int, ...] | None) -> Bins:
         runs.append((-1, width - column, column, column, column))  # what fills up sees itself alone
     first, counts, rows, prompts, ends = torch.tensor(runs).T
     run = torch.arange(len(runs)).repeat_interleave(counts)
-    tokens = first[run] + torch.arange(len(run)) - (counts.cumsum(0) - counts)[run]
     real = first[run] >= 0
+    tokens = (first[run] + torch.arange(len(run)) - (counts.cumsum(0) - counts)[run]).where(real, 0)
     row, prompt, end = (x[run].view(-1, width, 1) for x in (rows, prompts, ends))
     columns = torch.arange(width)
     seen = (columns <= columns.unsqueeze(1)) & ((columns >= row) | ((columns >= prompt) & (columns < end)))
@@ -137,8 +137,8 @@ def _bins(families: tuple[Family, ...], read: tuple[int, ...] | None) -> Bins:
     order, starts = places[owners.argsort(stable=True)], met.cumsum(0) - met
     return Bins(
         count=len(packed),
-        tokens=tokens.where(real, 0),
-        asking=tokens.where(real, 0),
+        tokens=tokens,
+        asking=tokens,
         bias=torch.where(seen, 0.0, -torch.inf).unsqueeze(1),
         found=order[starts],
         attending=None,

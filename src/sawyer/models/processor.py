@@ -36,7 +36,7 @@ def multiplies_bf16_by_rows() -> bool:
     There the fused attention of one query spends most of its time on calls of products with one row each (LAB.md, "What does
     sampling wait for on a processor without tiles?").
     """
-    return _has("avx512_bf16") and not _has("amx_bf16")
+    return _has("avx512_bf16") and not multiplies_bf16_in_tiles()
 
 
 def products_in_blocks() -> bool:
