@@ -20,7 +20,8 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     # floor 0: words and files
     "errors": (set(), set()),
     "version": (set(), set()),
-    "processes": ({"errors"}, {"torch"}),
+    "board": (set(), {"torch"}),
+    "processes": ({"errors", "board"}, {"torch"}),
     "stats": (set(), set()),
     "records": ({"errors"}, {"pyarrow"}),
     "config": ({"errors"}, {"pydantic", "yaml"}),

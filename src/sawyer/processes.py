@@ -14,15 +14,21 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sawyer.errors import Interrupted, ProcessError
+
+if TYPE_CHECKING:
+    from sawyer.board import Board
 
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
 
 PATIENCE = timedelta(minutes=30)  # without a word from another process: longer than anything that one does while others wait
 WORDS = "sawyer/ended/{}"  # where a process leaves why it ended
+# Numbers from which on tensors are added up on a board, or, where there is none, a tensor where it lies; fewer go together, in
+# a copy, since each message takes its time.
+MANY = 2**18
 
 
 class _State:
@@ -33,6 +39,8 @@ class _State:
     looking_on = False  # while the first one writes a folder
     met = False  # the processes have found each other
     left = False  # this one has failed, and goes no longer in step
+    board: Board | None = None  # what large tensors are added up on
+    board_sought = False
 
 
 _state = _State()
@@ -211,13 +219,47 @@ def greatest(*values: float) -> list[float]:
     return _reduced(values, "MAX")
 
 
-def add_up(tensor: Any) -> None:
-    """Put in the place of a tensor its sum over the processes."""
-    if count() > 1:
-        import torch.distributed as others
+def add_up(*tensors: Any) -> None:
+    """Put in the place of each tensor, which is contiguous, its sum over the processes."""
+    if count() == 1:
+        return
+    board = _board() if sum(t.numel() for t in tensors) >= MANY and all(t.device.type == "cpu" for t in tensors) else None
+    with _in_touch():
+        if board is None:
+            _add_up_by_messages(tensors)
+        else:
+            import torch
+            import torch.distributed as others
 
-        with _in_touch():
+            here = torch.zeros(1)
+            for _ in board.add_up(tensors):
+                others.all_reduce(here)  # on cards too, where a barrier would be theirs
+
+
+def _add_up_by_messages(tensors: Sequence[Any]) -> None:
+    import torch
+    import torch.distributed as others
+
+    together: dict[tuple[Any, Any], list[Any]] = {}
+    for tensor in tensors:
+        if tensor.numel() >= MANY:
             others.all_reduce(tensor)
+        else:
+            together.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    for some in together.values():
+        flat = torch.cat([tensor.flatten() for tensor in some])
+        others.all_reduce(flat)
+        for tensor, found in zip(some, torch.split_with_sizes(flat, [tensor.numel() for tensor in some]), strict=True):
+            tensor.copy_(found.view_as(tensor))
+
+
+def _board() -> Board | None:
+    """The board of these processes, which all seek at the same time."""
+    if not _state.board_sought:
+        from sawyer import board
+
+        _state.board, _state.board_sought = board.opened(number(), count(), gather), True
+    return _state.board
 
 
 def _reduced(values: Sequence[float], how: str) -> list[float]:
@@ -263,6 +305,7 @@ def _part() -> None:
     import torch.distributed as others
 
     _state.met = False
+    _state.board, _state.board_sought = None, False
     with contextlib.suppress(Exception):
         others.destroy_process_group()
 

@@ -118,14 +118,18 @@ def start(program: str, number: int, *arguments: object) -> list[tuple[int, str]
 # over its own tokens, and the means are averaged.
 LEARN = """
 import json, sys
+from pathlib import Path
 import torch
 from torch import nn
-from sawyer import processes
-from sawyer.engine import Learner, step
+from sawyer import board, processes
+from sawyer.engine import Learner
 from sawyer.errors import NotFiniteError, TrainingError
 
-if "alone" in sys.argv:  # the first layer's 80 weights are added up where they lie, the others together
-    step.ALONE = 80
+if "messages" in sys.argv:  # the first layer's 80 weights are added up where they lie, the others together
+    board.FOLDER = Path("/nowhere")
+    processes.MANY = 80
+if "board" in sys.argv:
+    processes.MANY = 1
 out, naive = sys.argv[1], "naive" in sys.argv
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
@@ -144,6 +148,7 @@ with processes.joined():
     grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in net.parameters()]
     seen["gradient"] = torch.cat([grad.flatten() for grad in grads]).tolist()
     learner.optimizer.zero_grad(set_to_none=True)
+    seen["board"] = processes._state.board is not None
     one = [rows[0]]  # a batch with fewer rows than processes
     for _ in range(3):
         learner.update(processes.dealt(one, len), lambda row: net(row).pow(2).sum(), 1)
@@ -191,12 +196,13 @@ def apart(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "words"), [(2, []), (3, []), (2, ["alone"])])
+@pytest.mark.parametrize(("number", "words"), [(2, []), (3, []), (2, ["messages"]), (2, ["board"]), (3, ["board"])])
 def test_the_gradient_is_that_of_one_process(learn: Callable[..., dict[str, Any]], number: int, words: list[str]) -> None:
     one, several = learn(1), learn(number, *words)
     assert 0 < several["own"] < one["own"] == 7
     assert apart(one["gradient"], several["gradient"]) < 1e-6
     assert several["loss"] == pytest.approx(one["loss"], rel=1e-6) and several["norm"] == pytest.approx(one["norm"], rel=1e-6)
+    assert several["board"] == ("board" in words and Path("/dev/shm").is_dir())
     assert apart(one["weights"], several["weights"]) < 1e-5, "also after batches of fewer rows than processes"
 
 

@@ -18,7 +18,6 @@ from sawyer import processes
 from sawyer.errors import NotFiniteError
 
 Part = TypeVar("Part")
-ALONE = 2**18  # numbers of a weight from which on its gradient is added up where it lies; smaller ones go together, in a copy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,18 +36,9 @@ def added_up(weights: Sequence[nn.Parameter], total: float) -> float:
     """
     if processes.count() == 1:
         return total
-    together: dict[torch.dtype, list[nn.Parameter]] = {}
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
-        if weight.numel() >= ALONE:
-            processes.add_up(weight.grad)
-        else:
-            together.setdefault(weight.dtype, []).append(weight)
-    for some in together.values():
-        flat = torch.cat([cast(Tensor, weight.grad).flatten() for weight in some])
-        processes.add_up(flat)
-        for weight, summed in zip(some, flat.split([weight.numel() for weight in some]), strict=True):
-            weight.grad = summed.view_as(weight)
+    processes.add_up(*(cast(Tensor, weight.grad) for weight in weights))
     return processes.summed(total)[0]
 
 
