@@ -26,12 +26,14 @@ def settled() -> Iterator[None]:
 @pytest.fixture
 def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The layers whose weights have been laid out, in order, as on a processor whose bf16 products read them from blocks."""
+    import torch
+
     from sawyer.models import blocked, processor
 
     monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works():
+    if not blocked._works(torch.bfloat16):
         pytest.skip("this PyTorch cannot lay out weights")
     found: list[Any] = []
     product = blocked._product
-    monkeypatch.setattr(blocked, "_product", lambda layer, after: found.append(layer) or product(layer, after))
+    monkeypatch.setattr(blocked, "_product", lambda layer, *how: found.append(layer) or product(layer, *how))
     return found

@@ -49,7 +49,7 @@ def are_sums(found: list[list[list[Tensor]]]) -> bool:
     for call in range(len(SIZES)):
         for place, tensor in enumerate(found[0][call]):
             wanted = torch.stack([given(process)[call][place].double() for process in range(len(found))]).sum(0)
-            if not torch.allclose(tensor.double(), wanted, atol=1e-6):
+            if not torch.allclose(tensor.double(), wanted, rtol=0, atol=16 * torch.finfo(tensor.dtype).eps):
                 return False
             if not all(torch.equal(other[call][place], tensor) for other in found[1:]):
                 return False

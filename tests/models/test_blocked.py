@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,21 +28,44 @@ class Asked:
     targets: list[str] | None = None
 
 
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@pytest.fixture(params=[BF16, FP32], ids=["bf16", "fp32"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    found: torch.dtype = request.param
+    return found
+
+
 @pytest.fixture(autouse=True)
-def reads_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As on a processor whose bf16 products read weights from blocks."""
+def reads_blocks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As on a processor whose products read weights from blocks, in fp32 those of small layers too."""
     monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
+    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: True)
+    monkeypatch.setattr(blocked, "LARGE", 0)
     blocked._works.cache_clear()
-    if not blocked._works():
-        pytest.skip("this PyTorch cannot lay out weights")
+    if not blocked._works(dtype):
+        pytest.skip(f"this PyTorch cannot lay out weights here for products in {dtype}")
     blocked._works.cache_clear()
     yield
     blocked._works.cache_clear()
 
 
-def said(model: Any) -> Tensor:
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+def made_in(dtype: torch.dtype) -> AbstractContextManager[Any]:
+    return torch.autocast("cpu", dtype=BF16, enabled=dtype == BF16)
+
+
+def another(dtype: torch.dtype) -> torch.dtype:
+    return FP32 if dtype == BF16 else BF16
+
+
+def said(model: Any, dtype: torch.dtype) -> Tensor:
+    with torch.no_grad(), made_in(dtype):
         return model(input_ids=IDS, use_cache=False).logits
+
+
+def are_near(found: Tensor, known: Tensor, dtype: torch.dtype) -> bool:
+    return torch.allclose(found.float(), known.float(), atol=blocked.NEAR[dtype] * float(known.abs().max()))
 
 
 def overridden(model: Any) -> list[str]:
@@ -49,83 +73,91 @@ def overridden(model: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["gpt2", "tied", "llama", "neox", "phi", "opt"])
-def test_the_same_numbers(speaker: Speakers, name: str) -> None:
+def test_the_same_numbers(speaker: Speakers, name: str, dtype: torch.dtype) -> None:
     model = speaker(name).model
-    before = said(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    before = said(model, dtype)
+    with made_in(dtype), in_blocks(model, PAYS):
         assert len(overridden(model)) >= 9  # four or more products in each of two layers, and the vocabulary's
-        assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+        assert are_near(said(model, dtype), before, dtype)
     assert overridden(model) == []
-    assert torch.equal(said(model), before)
+    assert torch.equal(said(model, dtype), before)
 
 
-def test_the_weights_of_now(speaker: Speakers) -> None:
+def test_the_weights_of_now(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("llama").model
     for _ in range(2):
-        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        with made_in(dtype), in_blocks(model, PAYS):
             assert overridden(model)
-            inside = said(model)
-        assert torch.allclose(inside.float(), said(model).float(), atol=0.02 * float(inside.abs().max()))
+            inside = said(model, dtype)
+        assert are_near(inside, said(model, dtype), dtype)
         with torch.no_grad():
             model.lm_head.weight.mul_(-3)
 
 
-def test_what_is_only_read_stays_in_blocks(speaker: Speakers, laid_out: list[Any]) -> None:
-    """It alone, laid out once, with the same numbers, and exact outside of autocast."""
+def test_what_is_only_read_stays_in_blocks(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone, laid out once, with the same numbers, and exact in the other precision."""
+    laid_out: list[Any] = []
+    product = blocked._product
     read, other = speaker("gpt2").model, speaker("gpt2").model
-    before = said(read)
-    with torch.no_grad():
-        exact = read(input_ids=IDS, use_cache=False).logits
+    before, exact = said(read, dtype), said(read, another(dtype))
+    assert blocked._works(dtype)
+    monkeypatch.setattr(blocked, "_product", lambda layer, *how: laid_out.append(layer) or product(layer, *how))
     only_read(read)
     assert not any(weight.requires_grad for weight in read.parameters()) and overridden(read) == []
     for model in (read, other) * 2:
-        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+        with made_in(dtype), in_blocks(model, PAYS):
             assert overridden(model)
     assert overridden(read) and overridden(other) == []
     assert len(laid_out) == 3 * 9  # once, and the other's twice
-    assert torch.allclose(said(read).float(), before.float(), atol=0.02 * float(before.abs().max()))
-    assert torch.equal(read(input_ids=IDS, use_cache=False).logits, exact)
+    assert are_near(said(read, dtype), before, dtype)
+    assert torch.equal(said(read, another(dtype)), exact)
 
 
-def test_outside_of_autocast_a_layer_is_exact(speaker: Speakers) -> None:
+def test_in_another_precision_a_layer_is_exact(speaker: Speakers, dtype: torch.dtype) -> None:
     """Networks are tried in fp32, perhaps for the first time within."""
     model = speaker("gpt2").model
-    with torch.no_grad():
-        known = model(input_ids=IDS, use_cache=False).logits
-        with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS), torch.autocast("cpu", enabled=False):
-            assert overridden(model)
-            assert torch.equal(model(input_ids=IDS, use_cache=False).logits, known)
+    known = said(model, another(dtype))
+    with made_in(dtype), in_blocks(model, PAYS):
+        assert overridden(model)
+        assert torch.equal(said(model, another(dtype)), known)
 
 
-def test_what_an_adapter_adds_is_added(make: Callable[[str], Any]) -> None:
+def test_what_an_adapter_adds_is_added(make: Callable[[str], Any], dtype: torch.dtype) -> None:
     model = open_speaker(make("llama"), lora=Asked()).model
     with torch.no_grad():
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(0.3)
-    before = said(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    before = said(model, dtype)
+    with made_in(dtype), in_blocks(model, PAYS):
         assert overridden(model)
-        assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+        assert are_near(said(model, dtype), before, dtype)
 
 
-def test_only_where_it_pays(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_where_it_pays(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model = speaker("gpt2").model
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with made_in(dtype):
         with in_blocks(model, PAYS - 1):
             assert overridden(model) == []
         with in_blocks(model, PAYS):
             assert overridden(model)
-    with in_blocks(model, PAYS):
-        assert overridden(model) == []  # fp32
     with torch.autocast("cpu", dtype=torch.float16), in_blocks(model, PAYS):
         assert overridden(model) == []
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: False)
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    monkeypatch.setattr(processor, f"multiplies_{'bf16' if dtype == BF16 else 'fp32'}_in_blocks", lambda: False)
+    with made_in(dtype), in_blocks(model, PAYS):
         assert overridden(model) == []
 
 
-def wrong(how: str, layer: Any, after: str) -> Callable[[Tensor], Tensor]:
+def test_in_fp32_large_layers_alone(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = speaker("gpt2").model
+    wide, narrow = "transformer.h.0.mlp.c_fc", "transformer.h.0.attn.c_proj"
+    monkeypatch.setattr(blocked, "LARGE", model.get_submodule(wide).weight.numel())
+    with made_in(dtype), in_blocks(model, PAYS):
+        found = overridden(model)
+        assert wide in found and (narrow in found) == (dtype == BF16)
+
+
+def wrong(how: str, layer: Any, after: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     known = layer.forward if after == "none" else lambda x: nn.functional.gelu(layer(x), approximate="tanh")
     if how == "other columns":
         return lambda x: known(x.flip(-1))
@@ -137,40 +169,42 @@ def wrong(how: str, layer: Any, after: str) -> Callable[[Tensor], Tensor]:
 
 
 @pytest.mark.parametrize("how", ["absent", "other columns", "no bias", "no activation"])
-def test_without_the_operators_layers_stay(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    monkeypatch.setattr(blocked, "_product", lambda layer, after: wrong(how, layer, after))
+def test_without_the_operators_layers_stay(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, how: str, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(blocked, "_product", lambda *given: wrong(how, *given))
     model = speaker("gpt2").model
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    with made_in(dtype), in_blocks(model, PAYS):
         assert overridden(model) == []
 
 
-def test_without_the_memory_layers_stay(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_memory_layers_stay(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model, product = speaker("gpt2").model, blocked._product
-    assert blocked._works()
+    assert blocked._works(dtype)
     made: list[Any] = []
 
-    def full(layer: Any, after: str) -> Callable[[Tensor], Tensor]:
+    def full(layer: Any, after: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         if len(made) == 5:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-        made.append(product(layer, after))
+        made.append(product(layer, after, dtype))
         return made[-1]
 
     monkeypatch.setattr(blocked, "_product", full)
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    with made_in(dtype), in_blocks(model, PAYS):
         assert overridden(model) == [] and len(made) == 5
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh"])
-def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Path, activation: str) -> None:
+def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Path, activation: str, dtype: torch.dtype) -> None:
     """Within the product, of GPT-2's either name."""
     folder = shutil.copytree(make("gpt2"), tmp_path / "model")
     settings = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**settings, "activation_function": activation}))
     model = open_speaker(folder).model
-    before = said(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    before = said(model, dtype)
+    with made_in(dtype), in_blocks(model, PAYS):
         assert sum(name.endswith("mlp.act") for name in overridden(model)) == 2
-        assert torch.allclose(said(model).float(), before.float(), atol=0.02 * float(before.abs().max()))
+        assert are_near(said(model, dtype), before, dtype)
 
 
 @pytest.mark.parametrize("shape", [(96, 160), (32, 7), (5, 64), (48, 80), (1, 1)])
@@ -181,15 +215,15 @@ def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
     assert torch.equal(turned, matrix.t()) and turned.is_contiguous()
 
 
-def test_the_trial_draws_no_numbers() -> None:
+def test_the_trial_draws_no_numbers(dtype: torch.dtype) -> None:
     state = torch.random.get_rng_state()
-    assert blocked._works()
+    assert blocked._works(dtype)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
-def test_layers_are_themselves_again_after_an_error(speaker: Speakers) -> None:
+def test_layers_are_themselves_again_after_an_error(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("gpt2").model
-    with pytest.raises(KeyError), torch.autocast("cpu", dtype=torch.bfloat16), in_blocks(model, PAYS):
+    with pytest.raises(KeyError), made_in(dtype), in_blocks(model, PAYS):
         assert overridden(model)
         raise KeyError
     assert overridden(model) == []

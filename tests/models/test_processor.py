@@ -14,6 +14,7 @@ ASKED: tuple[Callable[[], bool], ...] = (
     processor.multiplies_bf16_in_blocks,
     processor.multiplies_bf16_by_rows,
     processor.multiplies_bf16_in_tiles,
+    processor.multiplies_fp32_in_blocks,
 )
 
 
@@ -30,19 +31,19 @@ def forgotten() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("has", "known"),
     [
-        ((), (False, False, False, False)),
-        (("avx512_f", "avx512_vnni"), (False, False, False, False)),
-        (("avx512_bf16",), (True, True, True, False)),  # such as Zen 4
-        (("avx512_bf16", "amx_bf16"), (True, True, False, True)),  # such as Sapphire Rapids
-        (("bf16",), (True, False, False, False)),  # ARM
+        ((), (False, False, False, False, False)),
+        (("avx2",), (False, False, False, False, True)),  # such as Zen 3
+        (("avx2", "avx512_f", "avx512_vnni"), (False, False, False, False, True)),
+        (("avx2", "avx512_bf16"), (True, True, True, False, False)),  # such as Zen 4
+        (("avx2", "avx512_bf16", "amx_bf16"), (True, True, False, True, False)),  # such as Sapphire Rapids
+        (("bf16",), (True, False, False, False, False)),  # ARM
     ],
 )
 def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], known: tuple[bool, ...]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False)
     assert tuple(ask() for ask in ASKED) == known
-    for made in (processor.products_in_blocks, processor.products_by_rows):
-        assert not made()  # without autocast
-        with torch.autocast("cpu", dtype=torch.float16):
-            assert not made()
+    assert (processor.products_in_blocks(), processor.products_by_rows()) == (known[4], False)  # without autocast
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not processor.products_in_blocks() and not processor.products_by_rows()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert (processor.products_in_blocks(), processor.products_by_rows()) == known[1:3]

@@ -374,6 +374,25 @@ def test_in_bf16_logprobs_are_those_of_training(
     assert near < 0.03 < (told - known.roll(1)).abs().mean()
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_in_fp32_answers_are_the_same_wherever_weights_lie(
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    opened, product, laid_out = speaker(name), blocked._product, []
+    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: False)
+    known = drawn(opened, PROMPTS, new=blocked.PAYS)
+    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: True)
+    monkeypatch.setattr(blocked, "LARGE", 0)
+    if not blocked._works(torch.float32):
+        pytest.skip("this PyTorch cannot lay out weights")
+    monkeypatch.setattr(blocked, "_product", lambda layer, *how: laid_out.append(layer) or product(layer, *how))
+    found = drawn(opened, PROMPTS, new=blocked.PAYS)
+    assert len(laid_out) >= 9
+    assert [completion.ids for completion in found] == [completion.ids for completion in known]
+    for mine, theirs in zip(found, known, strict=True):
+        assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
+
+
 @pytest.mark.parametrize("new", [blocked.PAYS, blocked.PAYS - 1])
 @pytest.mark.usefixtures("laid_out")
 def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, new: int) -> None:

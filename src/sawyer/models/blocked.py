@@ -17,14 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.models.forward import network_of
-from sawyer.models.processor import products_in_blocks
+from sawyer.models.processor import precision, products_in_blocks
 
 # From how many passes on it pays: laying out takes 0.13 to 0.2 s on 124 M parameters (the first time up to 0.5), and 32 rows
-# save 0.01 (with AMX) or 0.02 s a pass (LAB.md).
+# save 0.01 (with AMX), 0.02 (AVX512) or 0.04 s (fp32) a pass (LAB.md).
 PAYS = 24
+# Weights of a layer from which on it pays in fp32, where PyTorch's other library need not lay out small ones.
+LARGE = 2**20
 ROWS = 32  # for which the blocks are made; they serve as well for one row and for a thousand
 TILE = 32  # rows and columns that are turned at once
-NEAR = 0.02  # how far a trial's bf16 products may lie from fp32 ones, as a share of the largest
+NEAR = {
+    torch.bfloat16: 0.02,
+    torch.float32: 1e-5,
+}  # how far a trial's products may lie from fp32 ones, as a share of the largest
 
 _only_read: WeakSet[nn.Module] = WeakSet()
 
@@ -39,14 +44,14 @@ def only_read(model: nn.Module) -> None:
 @contextmanager
 def in_blocks(model: nn.Module, passes: int) -> Iterator[None]:
     """Within it, and for good where the model is `only_read`, its linear layers have their weights, of now, in blocks, where
-    autocast makes products bf16 and up to `passes` passes make it worth it. They give no gradients, and the same numbers to
-    rounding; GPT-2's GELU is applied before a product is rounded, not after.
+    this processor gains by it, in the precision of now, and up to `passes` passes make it worth it. They give no gradients, and
+    the same numbers to rounding; GPT-2's GELU is applied before a bf16 product is rounded, not after.
 
-    It takes the memory of a bf16 copy of these weights, as autocast does where it keeps what it has cast. Where there is not
-    so much, layers stay as they are.
+    It takes the memory of a copy of these weights in that precision; in bf16 so does autocast, where it keeps what it has cast.
+    Where there is not so much, layers stay as they are.
     """
-    pays = passes >= PAYS and products_in_blocks() and _works()
-    instead = _instead(model) if pays else {}
+    pays = passes >= PAYS and products_in_blocks() and _works(precision())
+    instead = _instead(model, precision()) if pays else {}
     for module, forward in instead.items():
         module.forward = forward
     try:
@@ -57,14 +62,16 @@ def in_blocks(model: nn.Module, passes: int) -> Iterator[None]:
                 del module.forward
 
 
-def _instead(model: nn.Module) -> dict[Any, Callable[[Tensor], Tensor]]:
+def _instead(model: nn.Module, dtype: torch.dtype) -> dict[Any, Callable[[Tensor], Tensor]]:
     """What the modules do in the place of their own forward pass; nothing where memory ends."""
     found: dict[Any, Callable[[Tensor], Tensor]] = {}
     try:
         for layer, after in _products(model):
-            found[layer] = _product(layer, "none" if after is None else "gelu")
+            if dtype == torch.float32 and layer.weight.numel() < LARGE:
+                continue
+            found[layer] = _product(layer, "none" if after is None else "gelu", dtype)
             if after is not None:
-                found[after] = _done(after)
+                found[after] = _done(after, dtype)
     except (MemoryError, RuntimeError):  # PyTorch's allocator raises the latter
         return {}
     return found
@@ -87,16 +94,16 @@ def _is_gelu(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _product(layer: Any, after: str) -> Callable[[Tensor], Tensor]:
-    weight = layer.weight.to(torch.bfloat16)
+def _product(layer: Any, after: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    weight = layer.weight.to(dtype)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight if isinstance(layer, nn.Linear) else _turned(weight), ROWS)
-    bias = None if layer.bias is None else layer.bias.to(torch.bfloat16)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
     exact = layer.forward
 
     def forward(x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled("cpu"):  # such as where a network is tried in fp32
+        if precision() != dtype:  # such as where a network is tried in fp32
             return exact(x)
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(torch.bfloat16), blocks, bias, after, [], "tanh")
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x.to(dtype), blocks, bias, after, [], "tanh")
         return found
 
     return forward
@@ -109,20 +116,20 @@ def _turned(weight: Tensor) -> Tensor:
     return tiles.contiguous().transpose(1, 2).flatten(2).flatten(0, 1)
 
 
-def _done(activation: Any) -> Callable[[Tensor], Tensor]:
+def _done(activation: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Of an activation that has been applied where the product was made."""
     exact = activation.forward
 
     def forward(x: Tensor) -> Tensor:
-        return x if torch.is_autocast_enabled("cpu") else exact(x)
+        return x if precision() == dtype else exact(x)
 
     return forward
 
 
-@lru_cache(maxsize=1)
-def _works() -> bool:
+@lru_cache(maxsize=2)
+def _works(dtype: torch.dtype) -> bool:
     """PyTorch's compiler uses these operators; whoever builds PyTorch may leave them out, or change them. So they are tried."""
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.no_grad():
         for bias in (True, False):
             layer = nn.utils.skip_init(nn.Linear, 96, 80, bias=bias)  # draws no numbers
             layer.weight.copy_(_scattered(80, 96) / 10)
@@ -133,10 +140,11 @@ def _works() -> bool:
                 with torch.autocast("cpu", enabled=False):
                     known = layer(x) if after == "none" else nn.functional.gelu(layer(x), approximate="tanh")
                 try:
-                    found = _product(layer, after)(x)
+                    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+                        found = _product(layer, after, dtype)(x)
                 except Exception:  # each version refuses in its own way
                     return False
-                if found.shape != known.shape or not bool((found - known).abs().max() <= NEAR * known.abs().max()):
+                if found.shape != known.shape or not bool((found - known).abs().max() <= NEAR[dtype] * known.abs().max()):
                     return False
     return True
 

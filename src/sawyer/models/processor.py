@@ -24,6 +24,16 @@ def multiplies_bf16_in_blocks() -> bool:
 
 
 @lru_cache(maxsize=1)
+def multiplies_fp32_in_blocks() -> bool:
+    """Whether its fp32 products of few rows and a large matrix are faster from blocks: AVX2 without bf16 products.
+
+    So it is on Zen 3 (LAB.md, "What does sampling wait for on a processor without bf16?"); one that has bf16 is asked for fp32
+    by narrow models alone.
+    """
+    return _has("avx2") and not multiplies_bf16()
+
+
+@lru_cache(maxsize=1)
 def multiplies_bf16_in_tiles() -> bool:
     """Whether it multiplies whole tiles of bf16 matrices at once (AMX): some eight times as fast as fp32."""
     return _has("amx_bf16")
@@ -39,18 +49,19 @@ def multiplies_bf16_by_rows() -> bool:
     return _has("avx512_bf16") and not multiplies_bf16_in_tiles()
 
 
+def precision() -> torch.dtype:
+    """That of products made here and now on the processor."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
 def products_in_blocks() -> bool:
-    """Whether autocast has such products made here and now."""
-    return _in_bf16() and multiplies_bf16_in_blocks()
+    """Whether products made here and now read weights from blocks faster."""
+    return {torch.bfloat16: multiplies_bf16_in_blocks, torch.float32: multiplies_fp32_in_blocks}.get(precision(), bool)()
 
 
 def products_by_rows() -> bool:
     """Whether autocast has such products made here and now."""
-    return _in_bf16() and multiplies_bf16_by_rows()
-
-
-def _in_bf16() -> bool:
-    return torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return precision() == torch.bfloat16 and multiplies_bf16_by_rows()
 
 
 def _has(name: str) -> bool:
