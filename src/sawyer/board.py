@@ -8,6 +8,7 @@ cache holds at a time: half as long (LAB.md, "Should processes of one machine ad
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +22,7 @@ FOLDER = Path("/dev/shm")  # of Linux: what lies there lies in memory, and one m
 BYTES = 24 * 2**20  # of the whole board, for any number of processes: within a processor's cache
 PLACES = 3  # one is written, one summed, one read
 ALIGNED = 64  # bytes; a row begins at a multiple of them, whatever numbers are written there
+KNOWN = 16  # bytes by which the first process's file is known
 
 
 def opened(number: int, processes: int, gather: Callable[[Any], list[Any]]) -> Board | None:
@@ -29,31 +31,47 @@ def opened(number: int, processes: int, gather: Callable[[Any], list[Any]]) -> B
     None where not all of them see one: they are on several machines, or there is no such memory, or not enough.
     """
     row = BYTES // (PLACES * processes) // ALIGNED * ALIGNED
-    path = gather(_made(PLACES * processes * row) if number == 0 else None)[0]
-    memory = None
-    if path is not None:
-        with contextlib.suppress(OSError, RuntimeError):  # another machine has no such file
-            memory = torch.from_file(path, shared=True, size=PLACES * processes * row, dtype=torch.uint8)
-    all_see_it = all(gather(memory is not None))
-    if number == 0 and path is not None:
-        os.unlink(path)  # the memory stays until the last of them has ended, however it ends
+    size = PLACES * processes * row
+    made = _made(size) if number == 0 else None
+    try:
+        told = gather(made)[0]
+        memory = None if told is None else _seen(told[0], told[1], size)
+        all_see_it = all(gather(memory is not None))
+    finally:
+        if made is not None:  # the memory stays until the last of them has ended, however it ends
+            with contextlib.suppress(OSError):
+                os.unlink(made[0])
     return Board(memory.view(PLACES, processes, row), number) if memory is not None and all_see_it else None
 
 
-def _made(size: int) -> str | None:
-    """A file of so many bytes, all of them there: memory that is missing must not be found missing while it is written."""
+def _made(size: int) -> tuple[str, bytes] | None:
+    """A file of so many bytes, all of them there, since what is missing must not be found missing as it is written; and what it
+    begins with, by which others know it."""
+    path = None
     try:
         file, path = tempfile.mkstemp(prefix="sawyer-", dir=FOLDER)
-    except OSError:
+        with open(file, "wb") as begun:
+            os.posix_fallocate(file, 0, size)
+            known = os.urandom(KNOWN)
+            begun.write(known)
+    except BaseException as error:
+        if path is not None:
+            os.unlink(path)
+        if not isinstance(error, OSError):
+            raise
         return None
+    return path, known
+
+
+def _seen(path: str, known: bytes, size: int) -> Tensor | None:
+    """The memory (size,) uint8 that the first process has made; None where this one, on another machine, sees another file or
+    none."""
     try:
-        os.posix_fallocate(file, 0, size)
-    except OSError:
-        os.unlink(path)
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), size)
+    except (OSError, ValueError):
         return None
-    finally:
-        os.close(file)
-    return path
+    return torch.frombuffer(memory, dtype=torch.uint8) if memory[:KNOWN] == known else None
 
 
 class Board:

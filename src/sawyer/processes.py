@@ -224,33 +224,37 @@ def add_up(*tensors: Any) -> None:
     if count() == 1:
         return
     board = _board() if sum(t.numel() for t in tensors) >= MANY and all(t.device.type == "cpu" for t in tensors) else None
-    with _in_touch():
-        if board is None:
-            _add_up_by_messages(tensors)
-        else:
-            import torch
-            import torch.distributed as others
+    if board is None:
+        _add_up_by_messages(tensors)
+        return
+    import torch
 
-            here = torch.zeros(1)
-            for _ in board.add_up(tensors):
-                others.all_reduce(here)  # on cards too, where a barrier would be theirs
+    nothing = torch.zeros(1)
+    for _ in board.add_up(tensors):
+        _all_reduce(nothing)  # until all have come; a barrier would be the cards' where there are cards
 
 
 def _add_up_by_messages(tensors: Sequence[Any]) -> None:
     import torch
-    import torch.distributed as others
 
     together: dict[tuple[Any, Any], list[Any]] = {}
     for tensor in tensors:
         if tensor.numel() >= MANY:
-            others.all_reduce(tensor)
+            _all_reduce(tensor)
         else:
             together.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     for some in together.values():
         flat = torch.cat([tensor.flatten() for tensor in some])
-        others.all_reduce(flat)
+        _all_reduce(flat)
         for tensor, found in zip(some, torch.split_with_sizes(flat, [tensor.numel() for tensor in some]), strict=True):
             tensor.copy_(found.view_as(tensor))
+
+
+def _all_reduce(tensor: Any, how: str = "SUM") -> None:
+    import torch.distributed as others
+
+    with _in_touch():
+        others.all_reduce(tensor, op=getattr(others.ReduceOp, how))
 
 
 def _board() -> Board | None:
@@ -266,11 +270,9 @@ def _reduced(values: Sequence[float], how: str) -> list[float]:
     if count() == 1:
         return list(values)
     import torch
-    import torch.distributed as others
 
     found = torch.tensor(values, dtype=torch.float64)
-    with _in_touch():
-        others.all_reduce(found, op=getattr(others.ReduceOp, how))
+    _all_reduce(found, how)
     told: list[float] = found.tolist()
     return told
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from sawyer import board
 from sawyer.board import Board, opened
+from sawyer.errors import ProcessError
 
 SIZES = ([(3, 5), (40,), (1,), (2, 2, 2)], [(7,)], [(64,), (64,), (1,)], [(0,), (33,)])  # of the tensors of each call
 ROW = 64  # bytes: 16 numbers of fp32
@@ -93,16 +95,53 @@ def test_without_memory_that_all_see_there_is_no_board(missing: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_board_is_made_once_and_its_name_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board, "FOLDER", tmp_path)
-    seen: list[object] = []
+@pytest.mark.parametrize("there", [None, b"", bytes(100), bytes(board.BYTES)], ids=["none", "empty", "short", "another"])
+def test_another_machine_sees_no_board(there: bytes | None, tmp_path: Path) -> None:
+    """Where there is no file of that name, or another one; and it makes none."""
+    path, said = tmp_path / "sawyer-x", []
+    if there is not None:
+        path.write_bytes(there)
 
     def gather(value: object) -> list[object]:
-        seen.append(value)
-        if isinstance(value, str):
-            assert Path(value).stat().st_size <= board.BYTES
+        said.append(value)
+        return [(str(path), b"x" * board.KNOWN), value] if len(said) == 1 else [True, value]
+
+    assert opened(1, 2, gather) is None
+    assert said == [None, False] and path.exists() == (there is not None)
+
+
+@pytest.mark.parametrize("gathers", [0, 1])
+def test_nothing_is_left_where_another_is_lost(gathers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "FOLDER", tmp_path)
+    done: list[object] = []
+
+    def gather(value: object) -> list[object]:
+        if len(done) == gathers:
+            raise ProcessError("process 1 ended")
+        done.append(value)
         return [value, value]
 
-    mine = opened(0, 2, gather)
+    with pytest.raises(ProcessError):
+        opened(0, 2, gather)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_see_one_board_and_its_name_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(board, "FOLDER", tmp_path)
+    told: list[Any] = []
+    others: list[Board | None] = []
+
+    def first(value: Any) -> list[Any]:
+        told.append(value)
+        if len(told) == 2:  # the second one comes to both at this moment
+            others.append(opened(1, 2, lambda mine: [told[0] if mine is None else value, mine]))
+        return [value, value]
+
+    mine = opened(0, 2, first)
+    assert list(tmp_path.iterdir()) == []
     assert mine is not None and mine.memory.shape[:2] == (3, 2) and mine.memory.shape[2] % 64 == 0
-    assert len(seen) == 2 and list(tmp_path.iterdir()) == []
+    assert mine.memory.numel() <= board.BYTES
+    (other,) = others
+    assert other is not None and other.number == 1
+    mine.memory[1, 0, 5] = 77
+    assert other.memory[1, 0, 5] == 77

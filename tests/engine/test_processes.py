@@ -130,6 +130,7 @@ if "messages" in sys.argv:  # the first layer's 80 weights are added up where th
     processes.MANY = 80
 if "board" in sys.argv:
     processes.MANY = 1
+    board.BYTES = 3 * 64 * int(sys.argv[-1])  # 16 numbers a process: several pieces
 out, naive = sys.argv[1], "naive" in sys.argv
 torch.manual_seed(0)
 net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
@@ -196,7 +197,7 @@ def apart(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "words"), [(2, []), (3, []), (2, ["messages"]), (2, ["board"]), (3, ["board"])])
+@pytest.mark.parametrize(("number", "words"), [(2, []), (3, []), (2, ["messages"]), (2, ["board", "2"]), (3, ["board", "3"])])
 def test_the_gradient_is_that_of_one_process(learn: Callable[..., dict[str, Any]], number: int, words: list[str]) -> None:
     one, several = learn(1), learn(number, *words)
     assert 0 < several["own"] < one["own"] == 7

@@ -33,9 +33,9 @@ def forgotten() -> Iterator[None]:
     [
         ((), (False, False, False, False, False)),
         (("avx2",), (False, False, False, False, True)),  # such as Zen 3
-        (("avx2", "avx512_f", "avx512_vnni"), (False, False, False, False, True)),
-        (("avx2", "avx512_bf16"), (True, True, True, False, False)),  # such as Zen 4
-        (("avx2", "avx512_bf16", "amx_bf16"), (True, True, False, True, False)),  # such as Sapphire Rapids
+        (("avx2", "avx512_f", "avx512_vnni"), (False, False, False, False, False)),
+        (("avx2", "avx512_f", "avx512_bf16"), (True, True, True, False, False)),  # such as Zen 4
+        (("avx2", "avx512_f", "avx512_bf16", "amx_bf16"), (True, True, False, True, False)),  # such as Sapphire Rapids
         (("bf16",), (True, False, False, False, False)),  # ARM
     ],
 )

@@ -86,7 +86,11 @@ def _products(model: nn.Module) -> list[tuple[Any, Any]]:
     mlps = (module for module in modules if type(module) is GPT2MLP)
     after = {mlp.c_fc: mlp.act for mlp in mlps if _is_gelu(mlp.act)}
     linear = (module for module in modules if type(module) in (nn.Linear, Conv1D) and "forward" not in vars(module))
-    return [(layer, after.get(layer)) for layer in linear if layer.weight.device.type == "cpu"]
+    return [(layer, after.get(layer)) for layer in linear if _is_fp32_on_a_processor(layer.weight)]
+
+
+def _is_fp32_on_a_processor(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _is_gelu(module: nn.Module) -> bool:
@@ -95,9 +99,9 @@ def _is_gelu(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def _product(layer: Any, after: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    weight = layer.weight.to(dtype)
+    weight = layer.weight.detach().to(dtype)
     blocks = torch.ops.mkldnn._reorder_linear_weight(weight if isinstance(layer, nn.Linear) else _turned(weight), ROWS)
-    bias = None if layer.bias is None else layer.bias.to(dtype)
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
     exact = layer.forward
 
     def forward(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What this processor multiplies in bf16, as PyTorch tells it."""
+"""How this processor multiplies, as PyTorch tells it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def multiplies_bf16_in_blocks() -> bool:
 
 @lru_cache(maxsize=1)
 def multiplies_fp32_in_blocks() -> bool:
-    """Whether its fp32 products of few rows and a large matrix are faster from blocks: AVX2 without bf16 products.
+    """Whether its fp32 products of few rows and a large matrix are faster from blocks: AVX2 and nothing beyond, such as Zen 3.
 
-    So it is on Zen 3 (LAB.md, "What does sampling wait for on a processor without bf16?"); one that has bf16 is asked for fp32
-    by narrow models alone.
+    With AVX512 wide models were not measured (LAB.md, "What does sampling wait for on a processor without bf16?").
     """
-    return _has("avx2") and not multiplies_bf16()
+    return _has("avx2") and not _has("avx512_f")
 
 
 @lru_cache(maxsize=1)
@@ -56,11 +55,13 @@ def precision() -> torch.dtype:
 
 def products_in_blocks() -> bool:
     """Whether products made here and now read weights from blocks faster."""
-    return {torch.bfloat16: multiplies_bf16_in_blocks, torch.float32: multiplies_fp32_in_blocks}.get(precision(), bool)()
+    if precision() == torch.bfloat16:
+        return multiplies_bf16_in_blocks()
+    return precision() == torch.float32 and multiplies_fp32_in_blocks()
 
 
 def products_by_rows() -> bool:
-    """Whether autocast has such products made here and now."""
+    """Whether products made here and now are bf16 without those of whole tiles (`multiplies_bf16_by_rows`)."""
     return precision() == torch.bfloat16 and multiplies_bf16_by_rows()
 
 
