@@ -23,16 +23,25 @@ def settled() -> Iterator[None]:
     yield
 
 
+@pytest.fixture(params=["bf16", "fp32"])
+def precision(request: pytest.FixtureRequest) -> str:
+    """What a config may say, one after the other."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture
-def laid_out(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The layers whose weights have been laid out, in order, as on a processor whose bf16 products read them from blocks."""
+def laid_out(precision: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The layers whose weights have been laid out, in order, as on a processor whose products in that precision read them from
+    blocks, in fp32 those of small layers too."""
     import torch
 
     from sawyer.models import blocked, processor
 
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: True)
-    if not blocked._works(torch.bfloat16):
-        pytest.skip("this PyTorch cannot lay out weights")
+    monkeypatch.setattr(processor, f"multiplies_{precision}_in_blocks", lambda: True)
+    monkeypatch.setattr(blocked, "LARGE", 0)
+    if not blocked._works({"bf16": torch.bfloat16, "fp32": torch.float32}[precision]):
+        pytest.skip(f"this PyTorch cannot lay out weights here for products in {precision}")
     found: list[Any] = []
     product = blocked._product
     monkeypatch.setattr(blocked, "_product", lambda layer, *how: found.append(layer) or product(layer, *how))

@@ -258,7 +258,7 @@ def _all_reduce(tensor: Any, how: str = "SUM") -> None:
 
 
 def _board() -> Board | None:
-    """The board of these processes, which all seek at the same time."""
+    """The board of these processes, which all seek at the same time; None where they have none."""
     if not _state.board_sought:
         from sawyer import board
 

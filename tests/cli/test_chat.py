@@ -65,10 +65,10 @@ def test_every_model_answers_and_the_reward_model_judges(folder: Path) -> None:
     assert [reply.reward for reply in replies] == pytest.approx(expected, abs=1e-5)
 
 
-def test_each_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, laid_out: list[Any]) -> None:
+def test_each_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, precision: str, laid_out: list[Any]) -> None:
     """For all questions."""
     config = Layout(shutil.copytree(folder, tmp_path / "run")).config
-    config.write_text(config.read_text() + "precision: bf16\n")
+    config.write_text(config.read_text() + f"precision: {precision}\n")
     chat = Chat(tmp_path / "run")
     for _ in range(2):
         chat.ask(QUESTION, max_new_tokens=blocked.PAYS)

@@ -374,20 +374,18 @@ def test_in_bf16_logprobs_are_those_of_training(
     assert near < 0.03 < (told - known.roll(1)).abs().mean()
 
 
+@pytest.mark.parametrize("precision", ["fp32"], indirect=True)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_in_fp32_answers_are_the_same_wherever_weights_lie(
-    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, laid_out: list[Any]
 ) -> None:
-    opened, product, laid_out = speaker(name), blocked._product, []
-    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: False)
-    known = drawn(opened, PROMPTS, new=blocked.PAYS)
-    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: True)
-    monkeypatch.setattr(blocked, "LARGE", 0)
-    if not blocked._works(torch.float32):
-        pytest.skip("this PyTorch cannot lay out weights")
-    monkeypatch.setattr(blocked, "_product", lambda layer, *how: laid_out.append(layer) or product(layer, *how))
+    opened = speaker(name)
     found = drawn(opened, PROMPTS, new=blocked.PAYS)
     assert len(laid_out) >= 9
+    laid_out.clear()
+    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: False)
+    known = drawn(opened, PROMPTS, new=blocked.PAYS)
+    assert laid_out == []
     assert [completion.ids for completion in found] == [completion.ids for completion in known]
     for mine, theirs in zip(found, known, strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
@@ -395,11 +393,11 @@ def test_in_fp32_answers_are_the_same_wherever_weights_lie(
 
 @pytest.mark.parametrize("new", [blocked.PAYS, blocked.PAYS - 1])
 @pytest.mark.usefixtures("laid_out")
-def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, new: int) -> None:
+def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, precision: str, new: int) -> None:
     """Where they pay, for sampling and for beam search, and not a moment longer."""
     opened, seen = speaker("gpt2"), []
     opened.model.transformer.register_forward_hook(lambda *_: seen.append("forward" in vars(opened.model.lm_head)))
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
         for way, named in ((sample, {"temperature": 1.0}), (deliberate, {})):
             way(opened.model, PROMPTS[:2], codec=opened.codec, max_new_tokens=new, generator=seeded(4), **named)
             assert seen.pop() == (new >= blocked.PAYS)

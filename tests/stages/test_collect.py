@@ -51,11 +51,12 @@ def test_each_prompt_gets_its_answers(
 
 
 def test_the_models_weights_are_laid_out_once(
-    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laid_out: list[Any]
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, laid_out: list[Any]
 ) -> None:
     """For all batches of answers."""
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 6)
-    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=blocked.PAYS).model_copy(update={"precision": "bf16"})
+    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=blocked.PAYS)
+    config = config.model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft") as run:
         collect(config, run)
     assert len(answers_in(tmp_path / "run")) == 6  # in three batches

@@ -53,13 +53,13 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return figures, read_rows(out / "compare.jsonl"), out, seen
 
 
-def test_each_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, laid_out: list[Any]) -> None:
+def test_each_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, precision: str, laid_out: list[Any]) -> None:
     """For all settings and batches of its answers; and where KL is read, none are: models that are the same have none to the
     last bit."""
     config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=blocked.PAYS)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
-        compare(config.model_copy(update={"precision": "bf16"}), run)
+        compare(config.model_copy(update={"precision": precision}), run)
     assert len(laid_out) == len(set(laid_out)) > 3 * 4
     kls = [row["kl"] for row in read_rows(tmp_path / "run" / "compare.jsonl") if "kl" in row]
     assert len(kls) > 2 and set(kls) == {0.0}

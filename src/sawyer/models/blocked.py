@@ -26,10 +26,8 @@ PAYS = 24
 LARGE = 2**20
 ROWS = 32  # for which the blocks are made; they serve as well for one row and for a thousand
 TILE = 32  # rows and columns that are turned at once
-NEAR = {
-    torch.bfloat16: 0.02,
-    torch.float32: 1e-5,
-}  # how far a trial's products may lie from fp32 ones, as a share of the largest
+# How far a trial's products may lie from fp32 ones, as a share of the largest.
+NEAR = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 
 _only_read: WeakSet[nn.Module] = WeakSet()
 
