@@ -50,10 +50,12 @@ AIM = torch.linspace(-1, 2, ROWS)
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk", [1, 3 * VOCABULARY, 2**26])
 @pytest.mark.parametrize("kept", [0, 2**27])
-def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: float, chunk: int, kept: int) -> None:
+@pytest.mark.parametrize("columns", [1, 5, 2**11])  # 5: the last piece of the 23 tokens is shorter
+def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: float, chunk: int, kept: int, columns: int) -> None:
+    monkeypatch.setattr(MODULE, "COLUMNS", columns)
     monkeypatch.setattr(MODULE, "CHUNK", chunk)
     monkeypatch.setattr(MODULE, "KEPT", kept)
-    monkeypatch.setattr(MODULE, "BLOCK", min(chunk, 2 * VOCABULARY))
+    monkeypatch.setattr(MODULE, "BLOCK", min(chunk, 2 * min(columns, VOCABULARY)))  # of one row or two
     found = ours(temperature, AIM, torch.float32)
     assert close(found, exact(temperature, AIM.double()), 1e-5)
     assert not close(found, exact(temperature * 1.1, AIM.double()), 1e-2)
@@ -62,7 +64,11 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: floa
     assert not close(found, exact(temperature, AIM.double(), shift=1), 1e-2)
 
 
-def test_bf16_products_round_no_more_than_bf16_does() -> None:
+@pytest.mark.parametrize("chunk", [3 * VOCABULARY, 2**26])
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_bf16_products_round_no_more_than_bf16_does(monkeypatch: pytest.MonkeyPatch, chunk: int, kept: int) -> None:
+    monkeypatch.setattr(MODULE, "CHUNK", chunk)
+    monkeypatch.setattr(MODULE, "KEPT", kept)
     found = ours(1.0, AIM, torch.bfloat16)
     assert close(found, exact(1.0, AIM.double()), 0.1)
     assert not close(found, exact(1.0, AIM.double()), 1e-5)
@@ -82,6 +88,30 @@ def test_a_sure_token_keeps_its_small_gradient_in_bf16() -> None:
     assert states.grad is not None and whole.grad is not None and 0 < sure.sum() < ROWS
     off = (states.grad.double() - whole.grad).norm(dim=1) / whole.grad.norm(dim=1)
     assert (off < 0.05).all()
+
+
+def test_no_rows_ask_for_nothing() -> None:
+    states, weight = torch.ones(0, WIDTH, requires_grad=True), torch.ones(VOCABULARY, WIDTH, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.int64)
+    found = projected_logprobs(states, weight, None, none, temperature=1.0, precision=torch.float32)
+    found.sum().backward()
+    assert found.shape == (0,) and weight.grad is not None and not weight.grad.any()
+
+
+@pytest.mark.parametrize("columns", [4, 2**11])
+def test_targets_far_below_the_greatest_logit(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    """By more than exp can tell apart in fp32: in pieces too a row has one greatest logit, not one a piece."""
+    monkeypatch.setattr(MODULE, "COLUMNS", columns)
+    weight = torch.linspace(-150.0, 150.0, VOCABULARY).unsqueeze(1).requires_grad_()
+    states, targets = torch.ones(3, 1, requires_grad=True), torch.tensor([0, 11, VOCABULARY - 1])
+    found = projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.float32)
+    found.sum().backward()
+    assert torch.allclose(found, weight.detach()[targets, 0] - 150, atol=1e-4)
+    onehot = torch.eye(VOCABULARY)[targets]
+    likely = torch.eye(VOCABULARY)[-1]  # the share of all others is below 1e-5
+    assert weight.grad is not None and states.grad is not None
+    assert torch.allclose(weight.grad[:, 0], (onehot - likely).sum(0), atol=1e-4)
+    assert torch.allclose(states.grad[:, 0], (onehot - likely) @ weight.detach()[:, 0], atol=1e-2)
 
 
 def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
