@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-CHUNK = 2**25  # logits made at once: 64 MB in bf16; of twice as many the products take a little longer (LAB.md)
+CHUNK = 2**25  # logits made at once: 64 MB in bf16, in which the products of twice as many take a little longer (LAB.md)
 KEPT = 2**27  # exponentials kept for the backward pass, rather than made again: 256 MB in bf16
 BLOCK = 2**18  # logits exponentiated at once in fp32: 1 MB stays in the processor's cache
 COLUMNS = (
@@ -124,7 +124,7 @@ def _pieced(table: Tensor) -> bool:
 
 
 def _rows(count: int, table: Tensor, *, keeps: bool) -> list[slice]:
-    """The rows of each product with the vocabulary: in pieces of it all of them, where all their logits are kept anyway."""
+    """The rows of each product with the vocabulary: all of them where it is made in pieces and their logits are kept anyway."""
     return _cut(count, KEPT if keeps and _pieced(table) else CHUNK, len(table))
 
 
@@ -134,6 +134,7 @@ def _columns(table: Tensor) -> list[slice]:
 
 
 def _logits(inputs: Tensor, table: Tensor, shift: Tensor | None) -> list[Tensor]:
+    """(rows, tokens) of each piece of the vocabulary."""
     return [linear(inputs, table[tokens], None if shift is None else shift[tokens]) for tokens in _columns(table)]
 
 
