@@ -13,9 +13,8 @@ from torch.nn.functional import linear
 CHUNK = 2**25  # logits made at once: 64 MB in bf16, in which the products of twice as many take a little longer (LAB.md)
 KEPT = 2**27  # exponentials kept for the backward pass, rather than made again: 256 MB in bf16
 BLOCK = 2**18  # logits exponentiated at once in fp32: 1 MB stays in the processor's cache
-COLUMNS = (
-    2**11
-)  # tokens of the vocabulary in an fp32 product on a processor; of all of them it takes half as long again (LAB.md)
+# Tokens in an fp32 product on a processor: with all of GPT-2's at once it takes half as long again (LAB.md).
+COLUMNS = 2**11
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
