@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,34 @@ class Cut:
             os.kill(os.getpid(), signal.SIGINT)
         else:
             raise SystemExit("killed")  # nobody catches it: no state is saved, the manifest says that the stage is at work
+
+
+class Kept:
+    """A listener that keeps what lies on the disk as each word of one stage is said: what a run leaves that is lost there.
+
+    No `finally` and no `except` of the run has come by then, as where the system kills a process or the power fails. `words`
+    are those before which something was written: at the others the same would be gone on with again.
+    """
+
+    def __init__(self, stage: str, out: Path, folder: Path) -> None:
+        self.stage, self.out, self.folder = stage, out, folder
+        self.said, self.words = 0, list[int]()
+        self._there = frozenset[tuple[Any, ...]]()
+
+    def __call__(self, kind: str, row: Row) -> None:
+        if row.get("stage") != self.stage:
+            return
+        self.said += 1
+        found = [(path, path.stat()) for path in self.out.rglob("*")]
+        there = frozenset((path, about.st_ino, about.st_size, about.st_mtime_ns) for path, about in found)
+        if there != self._there:
+            self._there = there
+            self.words.append(self.said)
+            shutil.copytree(self.out, self.at(self.said))
+
+    def at(self, word: int) -> Path:
+        """The run as it was at that word."""
+        return self.folder / str(word)
 
 
 def words_of(tiny: Any, stage: str, out: Path, save: float) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cuts import Cut
+from cuts import Cut, Kept
 
 from sawyer.errors import Interrupted
 from sawyer.runs import Listener
@@ -42,14 +42,17 @@ def by_algorithm(tiny: Any, name: str, out: Path, save: float, listeners: Sequen
     return True
 
 
-def check_cuts(tiny: Any, tmp_path: Path, name: str, patch: pytest.MonkeyPatch, every: int) -> None:
-    """Cut off at every so many words of the journal, killed or asked to stop, and run again: nothing differs."""
-    patch.setattr(import_module("sawyer.stages.rl.best_of_n"), "PROMPTS_A_STEP", 2)
+@pytest.fixture(autouse=True)
+def several_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("sawyer.stages.rl.best_of_n"), "PROMPTS_A_STEP", 2)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_each_algorithm_cut_off(tiny: Any, tmp_path: Path, name: str) -> None:
     straight = Cut("rl", -1, "never")
     assert by_algorithm(tiny, name, tmp_path / "straight", 0.0, [straight])
     expected = tiny.result(tmp_path / "straight")
-    assert straight.words > 5 and len(expected.metrics) > 3
-    for at in range(1, straight.words + 1, every):
+    for at in range(1, straight.words + 1, 7):
         out, cut = tmp_path / str(at), Cut("rl", at, ("kill", "signal")[at % 2])
         done = by_algorithm(tiny, name, out, 0.0, [cut])
         assert cut.happened
@@ -58,10 +61,12 @@ def check_cuts(tiny: Any, tmp_path: Path, name: str, patch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_each_algorithm_cut_off(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    check_cuts(tiny, tmp_path, name, monkeypatch, every=11)
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_each_algorithm_cut_off_at_every_word(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    check_cuts(tiny, tmp_path, name, monkeypatch, every=1)
+def test_each_algorithm_lost_at_every_word(tiny: Any, tmp_path: Path, name: str) -> None:
+    out = tiny.prefix("rl", tmp_path / "straight")
+    kept = Kept("rl", out, tmp_path)
+    assert by_algorithm(tiny, name, out, 0.0, [kept])
+    expected = tiny.result(out)
+    assert len(kept.words) > 5 and len(expected.metrics) > 3
+    for at in kept.words:
+        assert by_algorithm(tiny, name, kept.at(at), 0.0)
+        assert tiny.result(kept.at(at)) == expected, f"{name} lost at word {at} of {kept.said}"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from cuts import Cut, Kept
 
-from sawyer.runs import Layout, read_rows
+from sawyer.runs import Layout, Listener, read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -27,43 +29,43 @@ def acts(out: Path) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys((row["kind"], row["step"], row.get("action"), row["message"]) for row in rows))
 
 
-def done(tiny: Any, out: Path, save: float, at: int = -1) -> int:
-    """Run the stage, cut off at the journal's word number `at`; how many words it had."""
-    words = 0
-
-    def listen(kind: str, row: dict[str, Any]) -> None:
-        nonlocal words
-        words += row.get("stage") == "rl"
-        if words == at and row.get("stage") == "rl":
-            raise SystemExit("killed")
-
+def done(tiny: Any, out: Path, save: float, listeners: Sequence[Listener] = ()) -> bool:
+    """Run the stage; whether it came to its end."""
     try:
-        tiny.run(out, {**TRIPS, "save_every_seconds": save}, only="rl", listeners=[listen])
+        tiny.run(out, {**TRIPS, "save_every_seconds": save}, only="rl", listeners=listeners)
     except SystemExit:
-        return -1
-    return words
+        return False
+    return True
+
+
+class Straight(NamedTuple):
+    """The run that is never cut off, and what lay on the disk at each of its words."""
+
+    out: Path
+    kept: Kept
 
 
 @pytest.fixture(scope="module")
-def straight(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any) -> tuple[Path, int]:
+def straight(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any) -> Straight:
+    root = tmp_path_factory.mktemp("guards")
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
-        out = tiny.prefix("rl", tmp_path_factory.mktemp("guards") / "run")
-        return out, done(tiny, out, 0.0)
+        out = tiny.prefix("rl", root / "run")
+        kept = Kept("rl", out, root / "lost")
+        assert done(tiny, out, 0.0, [kept])
+        return Straight(out, kept)
 
 
-def check(tiny: Any, straight: tuple[Path, int], tmp_path: Path, at: int, save: float) -> None:
-    out = tiny.prefix("rl", tmp_path / f"{at}")
-    assert done(tiny, out, save, at) == -1
-    done(tiny, out, save)
-    found, expected = tiny.result(out), tiny.result(straight[0])
+def check(tiny: Any, straight: Straight, out: Path, where: str) -> None:
+    """It is as if it had never been cut off."""
+    found, expected = tiny.result(out), tiny.result(straight.out)
     for name in ("metrics", "samples", "products", "figures"):
-        assert getattr(found, name) == getattr(expected, name), (name, at)
-    assert acts(out) == acts(straight[0]), at
+        assert getattr(found, name) == getattr(expected, name), (name, where)
+    assert acts(out) == acts(straight.out), where
 
 
-def test_the_straight_run_is_put_back_twice_and_stopped(straight: tuple[Path, int]) -> None:
-    told = acts(straight[0])
+def test_the_straight_run_is_put_back_twice_and_stopped(straight: Straight) -> None:
+    told = acts(straight.out)
     assert [(kind, action) for kind, _, action, _ in told] == [
         ("guard", "rollback"),
         ("rollback", None),
@@ -75,13 +77,27 @@ def test_the_straight_run_is_put_back_twice_and_stopped(straight: tuple[Path, in
     assert steps[0] < steps[1] < steps[2] < 11
 
 
+def cut_off(tiny: Any, straight: Straight, tmp_path: Path, at: int, save: float) -> None:
+    out = tiny.prefix("rl", tmp_path / f"{at}")
+    assert not done(tiny, out, save, [Cut("rl", at, "kill")])
+    assert done(tiny, out, save)
+    check(tiny, straight, out, f"killed at {at}")
+
+
 @pytest.mark.parametrize("part", [0.3, 0.55, 0.8])
-def test_cut_off_between_rollbacks(tiny: Any, straight: tuple[Path, int], tmp_path: Path, part: float) -> None:
-    check(tiny, straight, tmp_path, int(part * straight[1]), 0.0)
+def test_cut_off_between_rollbacks(tiny: Any, straight: Straight, tmp_path: Path, part: float) -> None:
+    cut_off(tiny, straight, tmp_path, int(part * straight.kept.said), 0.0)
 
 
-@pytest.mark.parametrize("save", [0.0, 3600.0], ids=["often saved", "never saved"])
-def test_cut_off_at_every_word(tiny: Any, straight: tuple[Path, int], tmp_path: Path, save: float) -> None:
-    words = straight[1] if save == 0.0 else done(tiny, tiny.prefix("rl", tmp_path / "whole"), save)  # saves are words too
-    for at in range(3, words, 1 if save == 0.0 else 5):
-        check(tiny, straight, tmp_path, at, save)
+def test_cut_off_where_nothing_is_saved(tiny: Any, straight: Straight, tmp_path: Path) -> None:
+    counter = Cut("rl", -1, "never")
+    assert done(tiny, tiny.prefix("rl", tmp_path / "whole"), 3600.0, [counter])
+    for at in range(3, counter.words, 5):
+        cut_off(tiny, straight, tmp_path, at, 3600.0)
+
+
+def test_lost_at_every_word(tiny: Any, straight: Straight) -> None:
+    assert len(straight.kept.words) > 30
+    for at in straight.kept.words:
+        assert done(tiny, straight.kept.at(at), 0.0)
+        check(tiny, straight, straight.kept.at(at), f"lost at {at}")
