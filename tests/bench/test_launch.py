@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pytest
 import windows
 
-from sawyer.bench import MEASURED, Variant, launch, measured, measured_apart
+from sawyer.bench import MEASURED, Measured, Part, Variant, launch, measured, measured_apart
 from sawyer.config import Config
 from sawyer.errors import ConfigError, ProcessError
 
@@ -34,20 +36,37 @@ def test_apart_none_begins_before_all_have_loaded() -> None:
     assert max(loaded for loaded, _ in found) <= min(begun for _, begun in found)
 
 
-@pytest.mark.parametrize("stage", MEASURED)
-def test_two_in_step_do_the_batch_and_two_apart_a_half_each(config: Config, stage: str) -> None:
-    """What a step counts is the whole batch's whoever does it; of sampled answers this needs the same answers."""
+def even(config: Config) -> Config:
+    """With batches that two can share."""
     assert config.sft is not None
-    config = config.model_copy(update={"sft": config.sft.model_copy(update={"batch_size": 4})})
-    alone, two = (measured(config, stage, Variant(processes=number), steps=1) for number in (1, 2))
-    assert two.variant.processes == 2
+    return config.model_copy(update={"sft": config.sft.model_copy(update={"batch_size": 4})})
+
+
+def check(stage: str, alone: Measured, two: Measured, halves: Sequence[Measured]) -> None:
+    """What a step counts is the whole batch's whoever does it; of sampled answers this needs the same answers."""
     assert two.per_second * two.seconds == pytest.approx(alone.per_second * alone.seconds)
     assert two.tokens_per_second * two.seconds == pytest.approx(alone.tokens_per_second * alone.seconds)
-    halves = measured_apart(config, stage, parts=2, steps=1)
     assert len({half.variant for half in halves}) == 1
     if stage != "sampling":  # another batch draws other answers
         units = [half.per_second * half.seconds for half in halves]
         assert sum(units) == pytest.approx(alone.per_second * alone.seconds)
+
+
+def test_two_in_step_do_the_batch_and_two_apart_a_half_each(config: Config, tmp_path: Path) -> None:
+    """Of every stage, in processes that take one after another: to start one takes longer than to measure."""
+    work = partial(windows.one_after_another, even(config), MEASURED)
+    (alone,) = launch.in_step(partial(work, tmp_path / "alone"), 1)
+    two, _ = launch.in_step(partial(work, tmp_path / "two"), 2)
+    halves = launch.at_once([partial(work, tmp_path / "halves", part=Part(number=number, of=2)) for number in (0, 1)])
+    for stage, *found in zip(MEASURED, alone, two, zip(*halves, strict=True), strict=True):
+        check(stage, *found)
+
+
+def test_measured_and_measured_apart(config: Config) -> None:
+    config = even(config)
+    alone, two = (measured(config, "sft", Variant(processes=number), steps=1) for number in (1, 2))
+    assert two.variant.processes == 2
+    check("sft", alone, two, measured_apart(config, "sft", parts=2, steps=1))
 
 
 def test_an_error_comes_back_as_it_was_raised(config: Config) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from sawyer import bench, processes
+from sawyer.bench.variant import WHOLE
+from sawyer.config import Config
 
 
 def window(ready: Callable[[], object]) -> tuple[float, float]:
@@ -35,3 +38,15 @@ def quickly(*given: Any, **named: Any) -> bench.Measured:
     machine: Any = import_module("sawyer.bench.ceiling")
     machine.SHAPES = ((8, 16, 16),)
     return bench.measure(*given, **named)
+
+
+def one_after_another(
+    config: Config, stages: Sequence[str], root: Path, *, part: bench.Part = WHOLE, ready: Callable[[], object] = lambda: None
+) -> list[bench.Measured]:
+    """`quickly` of each stage, in the same process: a part's of every batch where one is given."""
+    found = []
+    for stage in stages:
+        folder = root / f"{stage} {part.number} of {part.of}"
+        variant = bench.Variant(batch=bench.part_of(config, stage, part.of), processes=processes.launched())
+        found.append(quickly(config, stage, folder, variant, steps=1, part=part, ready=ready))
+    return found

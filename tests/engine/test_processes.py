@@ -114,8 +114,10 @@ def start(program: str, number: int, *arguments: object) -> list[tuple[int, str]
     return [(process.returncode, words) for process, words in zip(started, said, strict=True)]
 
 
-# Rows of 1 to 9 tokens: a loss a token, the mean over all of them. `naive` is the known mistake: each process takes the mean
-# over its own tokens, and the means are averaged.
+# Rows of 1 to 9 tokens: a loss a token, the mean over all of them. Each way to add gradients up is tried on a new network in
+# the same processes: `messages` without a board, the first layer's 80 weights where they lie and the others together; `board`
+# of 16 numbers a process, hence several pieces. `naive` is the known mistake: each process takes the mean over its own tokens,
+# and the means are averaged.
 LEARN = """
 import json, sys
 from pathlib import Path
@@ -125,22 +127,17 @@ from sawyer import board, processes
 from sawyer.engine import Learner
 from sawyer.errors import NotFiniteError, TrainingError
 
-if "messages" in sys.argv:  # the first layer's 80 weights are added up where they lie, the others together
-    board.FOLDER = Path("/nowhere")
-    processes.MANY = 80
-if "board" in sys.argv:
-    processes.MANY = 1
-    board.BYTES = 3 * 64 * int(sys.argv[-1])  # 16 numbers a process: several pieces
-out, naive = sys.argv[1], "naive" in sys.argv
-torch.manual_seed(0)
-net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
-unused = nn.Parameter(torch.ones(3))
-net.register_parameter("unused", unused)
+torch.manual_seed(1)
 rows = [torch.randn(length, 5) for length in (1, 9, 2, 7, 3, 3, 8)]
 count = sum(map(len, rows))
-learner = Learner(net, name="test", learning_rate=0.1, factor=lambda step: 1.0, max_norm=1e9)
-seen = {}
-with processes.joined():
+
+def learnt(naive=False):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
+    unused = nn.Parameter(torch.ones(3))
+    net.register_parameter("unused", unused)
+    learner = Learner(net, name="test", learning_rate=0.1, factor=lambda step: 1.0, max_norm=1e9)
+    seen = {}
     mine = processes.dealt(rows, len)
     divisor = count if not naive else sum(map(len, mine)) * processes.count()
     seen["own"] = len(mine)
@@ -153,37 +150,51 @@ with processes.joined():
     one = [rows[0]]  # a batch with fewer rows than processes
     for _ in range(3):
         learner.update(processes.dealt(one, len), lambda row: net(row).pow(2).sum(), 1)
-    seen["weights"] = torch.cat([w.flatten() for w in net.parameters()]).tolist()
-    before = seen["weights"]
+    before = seen["weights"] = torch.cat([w.flatten() for w in net.parameters()]).tolist()
     try:  # one process's part alone is not finite: all refuse
         learner.update(mine, lambda row: net(row).sum() * (float("nan") if len(row) == 9 else 1.0), count)
     except NotFiniteError:
         seen["refused"] = torch.cat([w.flatten() for w in net.parameters()]).tolist() == before
+    return seen
+
+def by(many, folder=board.FOLDER, naive=False):
+    processes.MANY, board.FOLDER = many, folder
+    processes._state.board_sought = False
+    return learnt(naive)
+
+def fails(places):
+    if processes.number() == processes.launched() - 1:
+        raise TrainingError("only here", todo="mend it")
+    return places
+
+board.BYTES = 3 * 64 * processes.launched()
+seen = {}
+with processes.joined():
+    seen["small"] = by(processes.MANY)
+    seen["messages"] = by(80, Path("/nowhere"))
+    seen["board"] = by(1, Path("/dev/shm"))
+    seen["naive"] = by(2**18, naive=True)
     seen["shared"] = processes.shared([len(row) for row in rows], lambda places: [(p, p * p) for p in places])
     seen["rows"] = processes.shared_rows([1.0, 5.0, 2.0], lambda places: torch.tensor([[p, p + 0.5] for p in places])).tolist()
     seen["first"] = processes.first(lambda: f"by {processes.number()}")
-    def fails(places):
-        if processes.number() == processes.launched() - 1:
-            raise TrainingError("only here", todo="mend it")
-        return places
     try:
         processes.shared([1.0] * 4, fails)
     except TrainingError as error:
         seen["told"] = [error.given, error.todo]
     if processes.number() == 0:
-        open(out, "w").write(json.dumps(seen))
+        open(sys.argv[1], "w").write(json.dumps(seen))
 """
 
 
 @pytest.fixture(scope="module")
-def learn(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, Any]]:
-    """`learn(number, *words)`: what the first of so many processes found."""
+def learn(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], dict[str, Any]]:
+    """`learn(number)`: what the first of so many processes found."""
     root = tmp_path_factory.mktemp("learn")
 
-    def found(number: int, *words: str) -> dict[str, Any]:
-        path = root / f"{number}{''.join(words)}.json"
+    def found(number: int) -> dict[str, Any]:
+        path = root / f"{number}.json"
         if not path.exists():
-            for code, said in start(LEARN, number, path, *words):
+            for code, said in start(LEARN, number, path):
                 assert code == 0, said
         seen: dict[str, Any] = json.loads(path.read_text())
         return seen
@@ -197,30 +208,33 @@ def apart(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "words"), [(2, []), (3, []), (2, ["messages"]), (2, ["board", "2"]), (3, ["board", "3"])])
-def test_the_gradient_is_that_of_one_process(learn: Callable[..., dict[str, Any]], number: int, words: list[str]) -> None:
-    one, several = learn(1), learn(number, *words)
+@pytest.mark.parametrize("how", ["small", "messages", "board"])
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_gradient_is_that_of_one_process(learn: Callable[[int], dict[str, Any]], number: int, how: str) -> None:
+    one, several = learn(1)[how], learn(number)[how]
     assert 0 < several["own"] < one["own"] == 7
     assert apart(one["gradient"], several["gradient"]) < 1e-6
     assert several["loss"] == pytest.approx(one["loss"], rel=1e-6) and several["norm"] == pytest.approx(one["norm"], rel=1e-6)
-    assert several["board"] == ("board" in words and Path("/dev/shm").is_dir())
+    assert several["board"] == (how == "board" and Path("/dev/shm").is_dir())
     assert apart(one["weights"], several["weights"]) < 1e-5, "also after batches of fewer rows than processes"
+    assert one["refused"] is several["refused"] is True
 
 
 @pytest.mark.slow
-def test_the_mean_of_each_process_s_mean_is_another_gradient(learn: Callable[..., dict[str, Any]]) -> None:
-    assert apart(learn(1)["gradient"], learn(2, "naive")["gradient"]) > 1e-2
+def test_the_mean_of_each_process_s_mean_is_another_gradient(learn: Callable[[int], dict[str, Any]]) -> None:
+    assert apart(learn(1)["naive"]["gradient"], learn(2)["naive"]["gradient"]) > 1e-2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_all_have_all_of_it_in_order_and_one_s_error_is_everybody_s(learn: Callable[..., dict[str, Any]], number: int) -> None:
+def test_all_have_all_of_it_in_order_and_one_s_error_is_everybody_s(
+    learn: Callable[[int], dict[str, Any]], number: int
+) -> None:
     seen = learn(number)
     assert seen["shared"] == [[place, place * place] for place in range(7)]
     assert seen["rows"] == [[0.0, 0.5], [1.0, 1.5], [2.0, 2.5]]
     assert seen["first"] == "by 0"
     assert seen["told"] == ["only here", "mend it"]
-    assert seen["refused"] is True
 
 
 GONE = """
