@@ -3,6 +3,7 @@
 Messages between processes are copied into the system and out of it again, and each process sums all of them. On the board
 each writes what it has, sums its slice of what all have written, and reads what all have summed, a piece that the processor's
 cache holds at a time: half as long (LAB.md, "Should processes of one machine add up gradients in memory that they share?").
+From piece to piece they wait for each other, by lines of their own: a byte to each of the others and one from each.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import shutil
+import socket
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,71 +22,127 @@ import torch
 from torch import Tensor
 
 FOLDER = Path("/dev/shm")  # of Linux: what lies there lies in memory, and one machine's processes alone see it
-BYTES = 24 * 2**20  # of the whole board, for any number of processes: within a processor's cache
+BYTES = 12 * 2**20  # of the whole board, for any number of processes: within a processor's cache
 PLACES = 3  # one is written, one summed, one read
 ALIGNED = 64  # bytes; a row begins at a multiple of them, whatever numbers are written there
 KNOWN = 16  # bytes by which the first process's file is known
+MEMORY = "memory"  # its name; beside it each process listens under its number
+CALLED = 60.0  # seconds that one waits for the call of another that sees the board
 
 
-def opened(number: int, processes: int, gather: Callable[[Any], list[Any]]) -> Board | None:
-    """The board of the processes, of which this is the one with this number; `gather` gives everyone's value.
+def opened(number: int, processes: int, gather: Callable[[Any], list[Any]], *, patience: float) -> Board | None:
+    """The board of the processes, of which this is the one with this number; `gather` gives everyone's value. `patience`:
+    seconds that one waits for another.
 
     None where not all of them see one: they are on several machines, or there is no such memory, or not enough.
     """
     row = BYTES // (PLACES * processes) // ALIGNED * ALIGNED
     size = PLACES * processes * row
     made = _made(size) if number == 0 else None
-    try:
+    with contextlib.ExitStack() as at_end:
+        if made is not None:  # what is open stays until the last of them has ended, however it ends
+            at_end.callback(shutil.rmtree, made[0], ignore_errors=True)
         told = gather(made)[0]
-        memory = None if told is None else _seen(told[0], told[1], size)
-        all_see_it = all(gather(memory is not None))
-    finally:
-        if made is not None:  # the memory stays until the last of them has ended, however it ends
-            with contextlib.suppress(OSError):
-                os.unlink(made[0])
-    return Board(memory.view(PLACES, processes, row), number) if memory is not None and all_see_it else None
+        folder = None if told is None else Path(told[0])
+        memory = None if folder is None else _seen(folder / MEMORY, told[1], size)
+        ear = None if folder is None or memory is None else _listening(folder / str(number))
+        if ear is not None:
+            at_end.callback(ear.close)
+        if not all(gather(ear is not None)) or folder is None or memory is None or ear is None:
+            return None
+        lines = _lines(folder, number, processes, ear, patience)
+        if all(gather(len(lines) == processes - 1)):
+            return Board(memory.view(PLACES, processes, row), number, lines)
+        _close(lines)
+    return None
 
 
 def _made(size: int) -> tuple[str, bytes] | None:
-    """A file of so many bytes, all of them there, since what is missing must not be found missing as it is written; and what it
-    begins with, by which others know it."""
-    path = None
+    """A folder, that nobody else may enter, with a file of so many bytes, all of them there, since what is missing must not be
+    found missing as it is written; and what the file begins with, by which others know it."""
+    folder = None
     try:
-        file, path = tempfile.mkstemp(prefix="sawyer-", dir=FOLDER)
-        with open(file, "wb") as begun:
-            os.posix_fallocate(file, 0, size)
+        folder = tempfile.mkdtemp(prefix="sawyer-", dir=FOLDER)
+        with (Path(folder) / MEMORY).open("wb") as begun:
+            os.posix_fallocate(begun.fileno(), 0, size)
             known = os.urandom(KNOWN)
             begun.write(known)
     except BaseException as error:
-        if path is not None:
-            os.unlink(path)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         if not isinstance(error, OSError):
             raise
         return None
-    return path, known
+    return folder, known
 
 
-def _seen(path: str, known: bytes, size: int) -> Tensor | None:
+def _seen(path: Path, known: bytes, size: int) -> Tensor | None:
     """The memory (size,) uint8 that the first process has made; None where this one, on another machine, sees another file or
     none."""
     try:
-        with open(path, "r+b") as file:
+        with path.open("r+b") as file:
             memory = mmap.mmap(file.fileno(), size)
     except (OSError, ValueError):
         return None
     return torch.frombuffer(memory, dtype=torch.uint8) if memory[:KNOWN] == known else None
 
 
-class Board:
-    """`memory` (PLACES, processes, bytes) uint8, the same for all; `number` is this process's."""
+def _listening(path: Path) -> socket.socket | None:
+    """Where the processes after this one call it."""
+    ear = socket.socket(socket.AF_UNIX)
+    ear.settimeout(CALLED)
+    try:
+        ear.bind(str(path))
+        ear.listen()
+    except OSError:
+        ear.close()
+        return None
+    return ear
 
-    def __init__(self, memory: Tensor, number: int) -> None:
-        self.memory, self.number = memory, number
+
+def _lines(folder: Path, number: int, processes: int, ear: socket.socket, patience: float) -> list[socket.socket]:
+    """One to each of the other processes, all of which listen; none where one of them cannot be had."""
+    lines: list[socket.socket] = []
+    try:
+        for other in range(number):
+            lines.append(socket.socket(socket.AF_UNIX))
+            lines[-1].connect(str(folder / str(other)))
+        lines += [ear.accept()[0] for _ in range(number + 1, processes)]
+    except OSError:
+        _close(lines)
+        return []
+    for line in lines:
+        line.settimeout(patience)
+    return lines
+
+
+def _close(lines: Iterable[socket.socket]) -> None:
+    for line in lines:
+        line.close()
+
+
+class Board:
+    """`memory` (PLACES, processes, bytes) uint8, the same for all; `number` is this process's; `lines` go to the others."""
+
+    def __init__(self, memory: Tensor, number: int, lines: Sequence[socket.socket] = ()) -> None:
+        self.memory, self.number, self.lines = memory, number, lines
         self.written = 0  # pieces so far: they take the places in turn, also from one call to the next
+
+    def meet(self) -> None:
+        """Go on once all have come so far; what was written before, all see after. Raises OSError where another is gone."""
+        for line in self.lines:
+            line.sendall(b".")
+        for line in self.lines:
+            if not line.recv(1):
+                raise ConnectionResetError("its line is closed")
+
+    def close(self) -> None:
+        """Let go of the others: whoever waits for this process hears of it."""
+        _close(self.lines)
 
     def add_up(self, tensors: Iterable[Tensor]) -> Iterator[None]:
         """Put in the place of each tensor (contiguous, on the processor) its sum over the processes, in all of them the same to
-        the last bit. At each `yield` nobody may go on before all have come so far.
+        the last bit. At each `yield` nobody may go on before all have come so far: they `meet`.
 
         As piece n is written, n - 1 is summed and n - 2 read, each in a place of its own: so one meeting a piece is enough. Who
         has read the last one may write the next call's first at once, since others may only be reading in the place before.

@@ -227,11 +227,9 @@ def add_up(*tensors: Any) -> None:
     if board is None:
         _add_up_by_messages(tensors)
         return
-    import torch
-
-    nothing = torch.zeros(1)
     for _ in board.add_up(tensors):
-        _all_reduce(nothing)  # until all have come; a barrier would be the cards' where there are cards
+        with _in_touch():
+            board.meet()
 
 
 def _add_up_by_messages(tensors: Sequence[Any]) -> None:
@@ -262,7 +260,8 @@ def _board() -> Board | None:
     if not _state.board_sought:
         from sawyer import board
 
-        _state.board, _state.board_sought = board.opened(number(), count(), gather), True
+        patience = PATIENCE.total_seconds()
+        _state.board, _state.board_sought = board.opened(number(), count(), gather, patience=patience), True
     return _state.board
 
 
@@ -307,6 +306,8 @@ def _part() -> None:
     import torch.distributed as others
 
     _state.met = False
+    if _state.board is not None:
+        _state.board.close()
     _state.board, _state.board_sought = None, False
     with contextlib.suppress(Exception):
         others.destroy_process_group()
@@ -317,11 +318,11 @@ def _in_touch() -> Iterator[None]:
     """Say who was lost where an exchange fails."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise _lost(error) from error
 
 
-def _lost(error: RuntimeError) -> ProcessError:
+def _lost(error: Exception) -> ProcessError:
     words: dict[int, str] = {}
     for other in range(launched()):
         with contextlib.suppress(Exception):
