@@ -2,7 +2,7 @@
 
 Messages between processes are copied into the system and out of it again, and each process sums all of them. On the board
 each writes what it has, sums its slice of what all have written, and reads what all have summed, a piece that the processor's
-cache holds at a time: half as long (LAB.md, "Should processes of one machine add up gradients in memory that they share?").
+cache holds at a time: a third as long (LAB.md, "Should processes of one machine add up gradients in memory that they share?").
 From piece to piece they wait for each other, by lines of their own: a byte to each of the others and one from each.
 """
 
