@@ -2,7 +2,7 @@
 
 Messages between processes are copied into the system and out of it again, and each process sums all of them. On the board
 each writes what it has, sums its slice of what all have written, and reads what all have summed, a piece that the processor's
-cache holds at a time: a third as long (LAB.md, "Should processes of one machine add up gradients in memory that they share?").
+cache holds at a time: a third as long (LAB.md, "What does a meeting at the board cost?" and the entry that it answers).
 From piece to piece they wait for each other, by lines of their own: a byte to each of the others and one from each.
 """
 
@@ -43,14 +43,13 @@ def opened(number: int, processes: int, gather: Callable[[Any], list[Any]], *, p
         if made is not None:  # what is open stays until the last of them has ended, however it ends
             at_end.callback(shutil.rmtree, made[0], ignore_errors=True)
         told = gather(made)[0]
-        folder = None if told is None else Path(told[0])
-        memory = None if folder is None else _seen(folder / MEMORY, told[1], size)
-        ear = None if folder is None or memory is None else _listening(folder / str(number))
+        memory = None if told is None else _seen(Path(told[0]) / MEMORY, told[1], size)
+        ear = None if memory is None else _listening(Path(told[0]) / str(number))
         if ear is not None:
             at_end.callback(ear.close)
-        if not all(gather(ear is not None)) or folder is None or memory is None or ear is None:
+        if not all(gather(ear is not None)) or memory is None or ear is None:
             return None
-        lines = _lines(folder, number, processes, ear, patience)
+        lines = _lines(Path(told[0]), number, processes, ear, patience)
         if all(gather(len(lines) == processes - 1)):
             return Board(memory.view(PLACES, processes, row), number, lines)
         _close(lines)

@@ -52,6 +52,7 @@ def test_each_algorithm_cut_off(tiny: Any, tmp_path: Path, name: str) -> None:
     straight = Cut("rl", -1, "never")
     assert by_algorithm(tiny, name, tmp_path / "straight", 0.0, [straight])
     expected = tiny.result(tmp_path / "straight")
+    assert straight.words > 5 and len(expected.metrics) > 3
     for at in range(1, straight.words + 1, 7):
         out, cut = tmp_path / str(at), Cut("rl", at, ("kill", "signal")[at % 2])
         done = by_algorithm(tiny, name, out, 0.0, [cut])

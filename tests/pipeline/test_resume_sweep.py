@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_cut_off(tiny: Any, tmp_path: Path, stage: str, how: str, save: float) -> None:
     words = words_of(tiny, stage, tmp_path / "count", save)
+    assert 5 < words < WORDS_AT_MOST
     for at in range(1, words + 1, 7):
         cut = Cut(stage, at, how)
         out = tiny.prefix(stage, tmp_path / str(at))
