@@ -47,7 +47,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "stages/reward": (STREET, LEARNS),
     "stages/rl": (STREET, LEARNS),
     "stages/compare": (STREET, LEARNS),
-    "stages/report": ({"errors", "runs"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
+    "stages/report": ({"errors", "runs", "trust"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
     "pipeline": (STREET | {"version", "stages"}, set()),
     "lab": (STREET | {"stages", "pipeline"}, {"torch"}),
     "bench": (STREET | {"stages"}, {"torch", "matplotlib"}),

@@ -1,9 +1,13 @@
 """How far can a reward model be trusted, and why: the figures, each with its interval, and the verdict in words.
 
 `trust` takes any scorer and judged answers; a run's reward stage and `sawyer trust` go through this one door.
+The figures and trust.json are read without torch: `trust` is imported when it is first used.
 """
 
-from sawyer.trust.examine import trust
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from sawyer.trust.figures import (
     Bin,
     Calibration,
@@ -18,10 +22,13 @@ from sawyer.trust.figures import (
     Source,
     Trust,
     Verdict,
-    as_json,
 )
-from sawyer.trust.probes import DAMAGES
+from sawyer.trust.trust_file import as_json, from_json
 from sawyer.trust.verdict import DAMAGED_WINS, told
+
+if TYPE_CHECKING:
+    from sawyer.trust.examine import trust
+    from sawyer.trust.probes import DAMAGES
 
 __all__ = [
     "DAMAGED_WINS",
@@ -40,6 +47,19 @@ __all__ = [
     "Trust",
     "Verdict",
     "as_json",
+    "from_json",
     "told",
     "trust",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "trust":
+        from sawyer.trust.examine import trust
+
+        return trust
+    if name == "DAMAGES":
+        from sawyer.trust.probes import DAMAGES
+
+        return DAMAGES
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

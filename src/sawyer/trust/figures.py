@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Kind = Literal["trust", "trust_above", "refuse"]
 
@@ -166,8 +166,3 @@ class Verdict:
     words: str
     reasons: tuple[Reason, ...]  # for refusing, the gravest first; empty if trusted
     doubts: tuple[Reason, ...]  # what a trusting reader should know
-
-
-def as_json(found: Trust, verdict: Verdict) -> dict[str, Any]:
-    """Verdict and figures as plain values, for trust.json; the names are those of the fields."""
-    return {"verdict": asdict(verdict), **asdict(found)}

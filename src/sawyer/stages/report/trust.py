@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -13,6 +14,7 @@ from sawyer.stages.report.answers import bar, shown
 from sawyer.stages.report.paper import environment, styled
 from sawyer.stages.report.plots import Level, Line, Panel, Tone, draw
 from sawyer.stages.report.words import number, share, signed
+from sawyer.trust import as_json, from_json
 
 MOST_LETTERS = 420  # of an example's answer
 CHIPS: Mapping[str, tuple[str, str]] = {  # what a verdict looks like
@@ -75,7 +77,8 @@ class View:
 
 
 def view(found: Values, ident: str = "trust") -> View:
-    """Lay out the values of trust.json (their names: sawyer.trust.figures)."""
+    """Lay out the values of trust.json (their names: sawyer.trust.figures). Raises ValueError for what was not written so."""
+    found = as_json(*from_json(found))
     verdict, sides = found["verdict"], found["sides"]
     first = sides[0]
     look, chip = CHIPS.get(verdict["kind"], ("warn", str(verdict["kind"])))
@@ -131,8 +134,9 @@ def _reliability(side: Values) -> Panel:
 
 
 def _by_gap(sides: Sequence[Values], ceiling: Values | None) -> Panel:
-    classes = {gap["low"]: str(gap["name"]) for side in sides for gap in side["by_gap"]}
-    names = [classes[low] for low in sorted(classes)]
+    # Sides may be on different scales (pairs without a margin, a world's scores): one bound may belong to two classes then.
+    bounds = {str(gap["name"]): (gap["low"], gap["high"] or math.inf) for side in sides for gap in side["by_gap"]}
+    names = sorted(bounds, key=lambda name: bounds[name])
     lines = []
     for place, side in enumerate(sides):
         aside = 0.12 * (place - (len(sides) - 1) / 2)  # beside each other, not upon each other
