@@ -149,8 +149,9 @@ def test_check_takes_them_for_what_they_are(put: Put) -> None:
     reports = check(["a.jsonl"], held_out=["b.jsonl"])
     assert [(report.want, report.records) for report in reports] == [("labels", 2), ("labels", 1)]
     assert [problem.kind for problem in reports[1].problems] == ["leak"]
-    # A preference with a prompt and an answer is a demonstration still, and prompts without labels are prompts.
-    assert check([put("c.jsonl", [{"prompt": "x", "completion": "y", "label": True}])])[0].want == "demonstrations"
+    # A label of an answer is no class but a judgement, and prompts without labels are prompts.
+    assert check([put("c.jsonl", [{"prompt": "x", "completion": "y", "label": True}])])[0].want == "comparisons"
+    assert check([put("c.jsonl", [{"prompt": "x", "completion": "y", "label": "rude"}])])[0].want == "demonstrations"
     assert check([put("d.jsonl", [{"text": "x"}])])[0].want == "prompts"
 
 

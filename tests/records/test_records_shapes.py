@@ -38,7 +38,7 @@ def one(put: Put, row: Any, want: Want, **columns: str) -> Any:
         ({"instruction": "Say hi.", "output": "Hi."}, [("user", "Say hi.")], "Hi.", "instructions (Alpaca)"),
         ({"instruction": "Say hi.", "input": None, "response": "Hi."}, [("user", "Say hi.")], "Hi.", "instructions (Alpaca)"),
         ({"instruction": "A", "input": "B", "response": "C"}, [("user", "A\n\nB")], "C", "instructions (Alpaca)"),
-        ({"prompt": " 2+2? ", "completion": " 4\n"}, [("user", "2+2?")], "4", "prompt and completion"),
+        ({"prompt": " 2+2? ", "completion": " 4\n"}, [("user", "2+2?")], " 4", "prompt and completion"),
         ({"question": "2+2?", "answer": "4"}, [("user", "2+2?")], "4", "question and answer"),
         ({"prompt": "2+2?", "response": "4"}, [("user", "2+2?")], "4", "prompt and response"),
         # Only an instruction has an input; a question's `input` column is somebody's own.
@@ -115,7 +115,7 @@ def test_scored_answers(put: Put) -> None:
     assert said(record.prompt) == [("user", "Up?")]
     assert record.answers == (
         Answer(response="Down.", score=6.0, source="a"),
-        Answer(response="Left", score=2.5),
+        Answer(response=" Left", score=2.5),
         Answer(response="Right", score=None),
     )
     assert found.format == "scored answers (GPT-4-LLM)"

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from sawyer.records.formats import FORMATS, Unfit, prompt_in, shape_of
+from sawyer.records.fields import Unfit
+from sawyer.records.formats import FORMATS, prompt_in, take
 from sawyer.records.problems import Problem
-from sawyer.records.read import EXPECTED
 from sawyer.records.rows import expand, raw_rows
-from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, responses_of
+from sawyer.records.types import Pair, Prompt, Record, ScoredAnswers, Where, responses_of
 
 Value = TypeVar("Value")
 
@@ -21,6 +21,7 @@ class Answered:
 
     row: Mapping[str, Any]
     records: tuple[Record, ...]
+    joins: bool = False  # one judged answer, as its row has it
 
     @property
     def answers(self) -> list[tuple[Prompt, str]]:
@@ -33,7 +34,7 @@ class Answered:
         rest, found = list(values), []
         for record in self.records:
             mine, rest = rest[: len(responses_of(record))], rest[len(responses_of(record)) :]
-            found.append(_shaped(record, mine))
+            found.append(mine[0] if self.joins else _shaped(record, mine))
         return found[0] if len(found) == 1 else found
 
 
@@ -55,7 +56,8 @@ def answered(
         for row in raw_rows(path, problems, is_row, names):
             where = Where(file=path, line=row.line)
             try:
-                yield Answered(row=row.value, records=_records(row.value, ours, where))
+                taken = take(ours(row.value) if isinstance(row.value, Mapping) else row.value, where, "answers")
+                yield Answered(row=row.value, records=taken.records, joins=taken.joins)
             except Unfit as unfit:
                 problems.append(
                     Problem(
@@ -64,25 +66,11 @@ def answered(
                 )
 
 
-def _records(value: Any, ours: Any, where: Where) -> tuple[Record, ...]:
-    if not isinstance(value, Mapping):
-        raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", "use one object a row")
-    row = ours(value)
-    shape = shape_of(row, "answers")
-    if shape is None:
-        given = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
-        raise Unfit("row", "shape", f"a row with {given} holds no answer", f"expected {EXPECTED['answers']}")
-    found = tuple(record for record in shape.read(row, where) if not isinstance(record, Unfit))
-    if not any(responses_of(record) for record in found):
-        raise Unfit("row", "missing", "the row holds no answer", "give it a response")
-    return found
-
-
 def _shaped(record: Record, values: Sequence[Value]) -> Any:
     match record:
-        case Demonstration():
-            return values[0]
+        case ScoredAnswers():
+            return list(values)
         case Pair():
             return {"chosen": values[0], "rejected": values[1]}
         case _:
-            return list(values)
+            return values[0]

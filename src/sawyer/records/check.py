@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sawyer.errors import DataError
-from sawyer.records.formats import Want, prompt_in, shape_of, waits
+from sawyer.records.formats import Want, prompt_in, purpose
 from sawyer.records.problems import Problem
-from sawyer.records.read import Scan, in_order, rows_of, scan_file
+from sawyer.records.read import Scan, finish, in_order, rows_of, scan_file
 from sawyer.records.rows import TEXT_SUFFIXES, expand, suffix_of
 from sawyer.records.types import Message, Prompt, Record, responses_of
 
 # Tokens of a prompt alone, or (given an answer) of both as training would see them.
 Length = Callable[[Prompt, str | None], int]
-WANTS: tuple[Want, ...] = ("comparisons", "demonstrations", "labels", "prompts")  # the richest first
 LOOKED_AT = 100  # rows that tell what a file is for
 
 
@@ -84,6 +83,7 @@ def _check(
     try:
         want = _purpose(path, columns)
         scan_file(path, want, columns, scan)
+        finish(scan)
     except DataError as error:
         message, todo = error.given.removeprefix(f"{error.where}: "), error.todo
         scan.problems.append(Problem(where=error.where or path, kind="file", message=message, todo=todo, fatal=True))
@@ -121,10 +121,4 @@ def _purpose(path: str, columns: Mapping[str, str]) -> Want:
     """What the file is for: the richest use of most of its first rows."""
     if suffix_of(path) in TEXT_SUFFIXES:
         return "prompts"
-    uses: Counter[Want] = Counter()
-    for row in rows_of(path, columns, [])[:LOOKED_AT]:
-        fits = (want for want in WANTS if isinstance(row.value, Mapping) and shape_of(row.value, want))
-        use = "prompts" if isinstance(row.value, str) or waits(row.value) else next(fits, None)
-        if use is not None:
-            uses[use] += 1
-    return max(WANTS, key=lambda want: uses[want]) if uses else "demonstrations"
+    return purpose([row.value for row in rows_of(path, columns, [])[:LOOKED_AT]])

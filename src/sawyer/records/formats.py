@@ -1,31 +1,47 @@
-"""A raw row -> a record, by the shapes people publish. Which one a row has is told by its fields' names."""
+"""A raw row -> its records, by the shapes people publish. Which one a row has is told by its fields: one table, below."""
 
 from __future__ import annotations
 
-import json
-import math
-import re
-import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from sawyer.records.types import Answer, Demonstration, Labelled, Message, Pair, Prompt, Record, Role, ScoredAnswers, Where
+from sawyer.records.conversation import (
+    CHATS,
+    INSTRUCTIONS,
+    RESPONSES,
+    answered_last,
+    asked,
+    prompt_in_row,
+    response_of,
+    turns,
+    waiting,
+    waits,
+    with_system,
+)
+from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, text_of
+from sawyer.records.judged import (
+    is_labelled_answer,
+    is_listed,
+    is_pair,
+    is_scored_answer,
+    is_transcripts,
+    is_vote,
+    listed,
+    pair,
+    single,
+    transcripts,
+    tree,
+    vote,
+)
+from sawyer.records.labels import is_labelled, labelled
+from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, prompt_of
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
-
-
-class Unfit(Exception):
-    """What is wrong with a row: `field` is where, `kind` and `message` say how, `todo` what helps.
-
-    Raised, the row cannot become a record; yielded beside a record, the record is kept and the user told.
-    """
-
-    def __init__(self, field: str, kind: str, message: str, todo: str = "") -> None:
-        super().__init__(message)
-        self.field, self.kind, self.message = field, kind, message
-        self.todo = todo or f"mend `{field}`, or name its column in `columns:`"
+Gives = Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
+# What is wrong with one row alone, as in every large file: it is left out and counted. All else refuses the file.
+LEFT_OUT = ("tied", "reversed", "order", "pair", "unanswered", "unranked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,405 +49,215 @@ class Format:
     """One shape: `fits` looks at an object's keys, `read` makes its records (and tells what is odd about them)."""
 
     name: str
-    gives: Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
+    gives: Gives
     fits: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Mapping[str, Any], Where], Iterable[Record | Unfit]]
+    read: Callable[[Fields, Where], Iterable[Record | Unfit]]
+    example: Mapping[str, Any]  # a row of the shape; its fields' names are what an error advises
+    joins: bool = False  # each row is one judged answer: those of the same prompt become one record
 
 
-ROLES: Mapping[str, Role] = {
-    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
-    "bot": "assistant", "model": "assistant", "chatgpt": "assistant", "system": "system",
-}  # fmt: skip
-INSTRUCTIONS = ("instruction", "prompt", "question", "user_input", "text", "query")
-RESPONSES = ("output", "response", "completion", "answer")
-CHATS = ("messages", "conversations")
-TEXTS = ("text", "sentence")  # what is classified
-# What is wrong with one row alone, as in every large file: it is left out and counted. All else refuses the file.
-LEFT_OUT = ("tied", "order", "pair", "unanswered", "unranked")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What one row gives: its records, what is odd about them, and the paths of the fields that were not read."""
+
+    records: tuple[Record, ...]
+    notes: tuple[Unfit, ...]
+    unread: tuple[str, ...]  # such as `id` or `messages[].weight`
+    shape: str  # its name, for the user
+    joins: bool
 
 
-@contextmanager
-def _inside(name: str) -> Iterator[None]:
-    """What is found inside `name` is told by its whole path: `messages[1].content`."""
-    try:
-        yield
-    except Unfit as unfit:
-        path = f"{name}.{unfit.field}"
-        todo = f"mend `{path}`" if "columns:" in unfit.todo else unfit.todo  # those name columns, not what is in them
-        raise Unfit(path, unfit.kind, unfit.message, todo) from None
+def _demonstration(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    if not any_of(row, RESPONSES) and isinstance(row.peek("answers"), Mapping):  # SQuAD: any of its answers is right
+        with inside("answers"):
+            given = list_of(row.inside("answers", row["answers"]), "text")
+            yield Demonstration(prompt=prompt_in_row(row, where), response=answer_of(Fields({"text[0]": given[0]}), "text[0]"))
+        return
+    yield Demonstration(prompt=prompt_in_row(row, where), response=response_of(row, first_of(row, RESPONSES)))
 
 
-def _field(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """Which of the names the row uses: the first that has a value, else the first that is there."""
-    there = [name for name in names if name in row]
-    return next((name for name in there if row[name] is not None), there[0] if there else names[0])
-
-
-def _is(value: Any) -> str:
-    names = {"NoneType": "nothing", "dict": "an object", "list": "a list", "int": "a number", "float": "a number"}
-    return names.get(type(value).__name__, f"a {type(value).__name__}")
-
-
-def text_of(row: Mapping[str, Any], field: str, *, may_be_empty: bool = False) -> str:
-    """A field that must be text, without outer white space."""
-    value = row.get(field)
-    if value is None:
-        raise Unfit(field, "missing", f"there is no `{field}`")
-    if not isinstance(value, str):
-        raise Unfit(field, "type", f"`{field}` is {_is(value)}, not text")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Unfit(field, "encoding", f"`{field}` holds half of a character (a lone surrogate)", "write it anew") from None
-    value = value.strip()
-    if not value and not may_be_empty:
-        raise Unfit(field, "empty", f"`{field}` is empty")
-    return value
-
-
-def list_of(row: Mapping[str, Any], field: str) -> list[Any]:
-    """A field that must be a list with something in it."""
-    value = row.get(field)
-    if value is None:
-        raise Unfit(field, "missing", f"there is no `{field}`")
-    if not isinstance(value, list):
-        raise Unfit(field, "type", f"`{field}` is {_is(value)}, not a list")
-    if not value:
-        raise Unfit(field, "empty", f"`{field}` is empty")
-    return value
-
-
-def number_of(row: Mapping[str, Any], field: str) -> float | None:
-    """A score: a finite number, or None where nobody has given one."""
-    value = row.get(field)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    try:
-        number = math.nan if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
-    except (ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise Unfit(field, "score", f"`{field}` is {reprlib.repr(value)}, not a finite number", f"make `{field}` a number")
-    return number
-
-
-def single(text: str, where: Where) -> Prompt:
-    """A prompt of one turn."""
-    return Prompt(messages=(Message(role="user", content=text),), where=where)
-
-
-def instruction(row: Mapping[str, Any], where: Where) -> Prompt:
-    """instruction and input (blank line between them), or whichever of the prompt's names there is."""
-    field = _field(row, INSTRUCTIONS)
-    if isinstance(row.get(field), list):
-        return waiting(turns(row, field), field, where)
-    text = text_of(row, field)
-    extra = ""
-    if field == "instruction" and row.get("input") is not None:
-        extra = text_of(row, "input", may_be_empty=True)
-    return single(f"{text}\n\n{extra}" if extra else text, where)
-
-
-def turns(row: Mapping[str, Any], field: str) -> tuple[Message, ...]:
-    """OpenAI's {role, content} or ShareGPT's {from, value} turns; after an opening system turn the two take turns."""
-    messages: list[Message] = []
-    for place, turn in enumerate(list_of(row, field)):
-        name = f"{field}[{place}]"
-        if not isinstance(turn, Mapping):
-            raise Unfit(name, "type", f"turn {place + 1} is {_is(turn)}, not an object", f"mend `{name}`")
-        role = _role(turn)
-        if role is None:
-            said = reprlib.repr(turn.get("role", turn.get("from")))
-            raise Unfit(name, "type", f"turn {place + 1} is by {said}", f"use one of: {', '.join(ROLES)}")
-        with _inside(name):
-            content = text_of(turn, _field(turn, ("content", "value", "text")))
-        if role == "system" and messages:
-            raise Unfit(name, "order", "a system turn after the first turn", "join it with the first; the row is left out")
-        if messages and messages[-1].role == role:
-            raise Unfit(name, "order", f"two turns of the {role} follow each other", "join them; the row is left out")
-        messages.append(Message(role=role, content=content))
-    return tuple(messages)
-
-
-def _role(turn: Mapping[str, Any]) -> Role | None:
-    said = turn.get("role", turn.get("from"))
-    return ROLES.get(said.lower()) if isinstance(said, str) else None
-
-
-def waits(row: Any) -> bool:
-    """Whether the row is a conversation whose last turn is the user's: a prompt, not a demonstration."""
-    said = row.get(_field(row, CHATS)) if isinstance(row, Mapping) else None
-    return isinstance(said, list) and bool(said) and isinstance(said[-1], Mapping) and _role(said[-1]) == "user"
-
-
-def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
-    """A conversation that begins with the user (after any system turn) and waits for an answer."""
-    said = [message.role for message in messages if message.role != "system"]
-    if not said or said[0] != "user":
-        raise Unfit(field, "order", "the conversation does not begin with the user", "remove what comes first; it is left out")
-    if said[-1] != "user":
-        raise Unfit(field, "order", "the prompt ends with the assistant's turn", "remove that turn; the row is left out")
-    return Prompt(messages=messages, where=where)
-
-
-def _answered(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
-    """(what comes before the last answer, that answer)"""
-    if messages[-1].role != "assistant":
-        raise Unfit(field, "unanswered", "the last turn is not the assistant's", "add the answer; the row is left out")
-    return messages[:-1], messages[-1].content
-
-
-def _response(row: Mapping[str, Any], field: str) -> str:
-    """An answer as text, or as a list of the assistant's one turn."""
-    if not isinstance(row.get(field), list):
-        return text_of(row, field)
-    before, answer = _answered(turns(row, field), field)
-    if before:
-        raise Unfit(field, "order", f"`{field}` has {len(before) + 1} turns, not one", "move all but the last into the prompt")
-    return answer
-
-
-def _demonstration(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    yield Demonstration(prompt=instruction(row, where), response=_response(row, _field(row, RESPONSES)))
-
-
-def _chat(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    field = _field(row, CHATS)
+def _chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """A conversation up to the last answer that is imitated; what is said after that teaches nothing."""
+    field = first_of(row, CHATS)
     messages = turns(row, field)
     if all(message.role != "assistant" for message in messages):
         raise Unfit(field, "missing", "no turn is the assistant's", "add its answer")
     if messages[-1].role != "assistant":
         yield Unfit(field, "unanswered", "the last turn has no answer; that turn is left out", "add its answer, or remove it")
-        messages = messages[:-1]
-    before, response = _answered(messages, field)
-    yield Demonstration(prompt=waiting(before, field, where), response=response)
+    imitated = [place for place, message in enumerate(messages) if message.role == "assistant" and message.trained]
+    if not imitated:
+        raise Unfit(field, "unanswered", "no answer has a weight above 0", "give one the weight 1; the row is left out")
+    before, response = answered_last(messages[: imitated[-1] + 1], field)
+    yield Demonstration(prompt=waiting(with_system(row, before), field, where), response=response)
 
 
-def _instances(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
+def _instances(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """self-instruct: one instruction with several {input, output}."""
     text_of(row, "instruction")
     for place, instance in enumerate(list_of(row, "instances")):
         name = f"instances[{place}]"
         if not isinstance(instance, Mapping):
-            raise Unfit(name, "type", f"an instance is {_is(instance)}, not an object", f"mend `{name}`")
-        joined = {"instruction": row["instruction"], "input": instance.get("input")}
-        with _inside(name):
-            yield Demonstration(prompt=instruction(joined, where), response=text_of(instance, "output"))
+            raise Unfit(name, "type", f"an instance is {is_what(instance)}, not an object", f"mend `{name}`")
+        fields = row.inside("instances[]", instance)
+        joined = Fields({"instruction": row["instruction"], "input": fields.get("input")})
+        with inside(name):
+            yield Demonstration(prompt=prompt_in_row(joined, where), response=answer_of(fields, "output"))
 
 
-def _scored(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    """GPT-4-LLM: responses_and_scores, each {response, score, source}."""
-    prompt = instruction(row, where)
-    answers = []
-    for place, item in enumerate(list_of(row, "responses_and_scores")):
-        name = f"responses_and_scores[{place}]"
-        if not isinstance(item, Mapping):
-            raise Unfit(name, "type", f"an answer is {_is(item)}, not an object", f"mend `{name}`")
-        with _inside(name):
-            response = text_of(item, "response", may_be_empty=True)
-            source = text_of(item, "source", may_be_empty=True) if isinstance(item.get("source"), str) else ""
-            try:
-                score = number_of(item, "score")
-            except Unfit as unfit:  # as "N/A" among a hundred thousand: the answer waits for a score, the others teach
-                yield Unfit(f"{name}.score", "score", f"{unfit.message}; the answer has no score", unfit.todo)
-                score = None
-            answers.append(Answer(response=response, score=score, source=source))
-        if not response:  # somebody gave it, and it was judged
-            yield Unfit(f"{name}.response", "empty", "the answer is empty; it is kept as one", "remove it if it is a mistake")
-    yield ScoredAnswers(prompt=prompt, answers=tuple(answers))
-
-
-def _pair(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    margin = _margin(row)
-    if isinstance(row.get("chosen"), list):
-        yield _sides(turns(row, "chosen"), turns(row, "rejected"), row, where, margin)
+def _prompt(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    if not any_of(row, CHATS):
+        yield prompt_in_row(row, where)
+        return
+    field = first_of(row, CHATS)
+    messages = turns(row, field)
+    if messages and messages[-1].role == "assistant":  # the answer is no part of the prompt, but somebody may compare with it
+        prompt = asked(with_system(row, messages[:-1]), field, where)
+        row.inside(f"{field}[-1]", {"content": messages[-1].content})
+        yield replace(prompt, fields={field: row[field]})
     else:
-        better, worse = text_of(row, "chosen"), text_of(row, "rejected")
-        yield _checked(Pair(prompt=instruction(row, where), chosen=better, rejected=worse, margin=margin))
-
-
-def _transcripts(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    """Anthropic HH: two transcripts of "\\n\\nHuman: ...\\n\\nAssistant: ..." turns that differ in their last answer."""
-    yield _sides(_transcript(row, "chosen"), _transcript(row, "rejected"), {}, where, _margin(row))
-
-
-def _margin(row: Mapping[str, Any]) -> float | None:
-    margin = number_of(row, "margin")
-    if margin is not None and margin <= 0:
-        raise Unfit("margin", "score", f"`margin` is {margin:g}", "a margin is how much better the chosen answer is: above 0")
-    return margin
-
-
-def _transcript(row: Mapping[str, Any], field: str) -> tuple[Message, ...]:
-    text_of(row, field)
-    before, *parts = re.split(r"(?:^\s*|\n\n)(Human|Assistant):", row[field])
-    if before.strip() or not parts:
-        told = 'expected "\\n\\nHuman: ...\\n\\nAssistant: ..." turns, or a prompt in a column of its own'
-        raise Unfit(field, "type", "there is no prompt, and it is not a transcript", told)
-    found = [{"role": role, "content": text} for role, text in zip(parts[::2], parts[1::2], strict=True)]
-    if any(not turn["content"].strip() for turn in found):
-        raise Unfit(field, "unanswered", "a turn of the transcript is empty", "remove the row; it is left out")
-    said = [turn | {"role": "user" if turn["role"] == "Human" else "assistant"} for turn in found]
-    return turns({field: said}, field)
-
-
-def _sides(
-    chosen: tuple[Message, ...], rejected: tuple[Message, ...], row: Mapping[str, Any], where: Where, margin: float | None
-) -> Pair:
-    """Two conversations that differ in their last answer; their prompt is what they share, or else the row's."""
-    before, better = _answered(chosen, "chosen")
-    other, worse = _answered(rejected, "rejected")
-    if before != other:
-        raise Unfit("rejected", "pair", "chosen and rejected differ before their last answer", "remove the row; it is left out")
-    prompt = waiting(before, "chosen", where) if before or not _any(row, INSTRUCTIONS) else instruction(row, where)
-    return _checked(Pair(prompt=prompt, chosen=better, rejected=worse, margin=margin))
-
-
-def _checked(pair: Pair) -> Pair:
-    if pair.chosen == pair.rejected:
-        raise Unfit("rejected", "tied", "chosen and rejected are the same text", "remove the row; it is left out")
-    return pair
-
-
-def _tree(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    """OpenAssistant: every prompter's message with two or more ranked replies. Rank 0 is the best of K and scores K - 1."""
-    root = row.get("prompt")
-    if not isinstance(root, Mapping):
-        raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {_is(root)}, not a message")
-    found = False
-    pending: list[tuple[str, Mapping[str, Any], tuple[Message, ...]]] = [("prompt", root, ())]
-    for name, node, before in pending:  # grows as it goes
-        said = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
-        role = _role({"role": said})
-        if role is None or role == (before[-1].role if before else "assistant"):
-            kind = "type" if role is None else "order"
-            raise Unfit(f"{name}.role", kind, f"a message is by {reprlib.repr(said)}", "prompter and assistant take turns")
-        with _inside(name):
-            messages = (*before, Message(role=role, content=text_of(node, "text")))
-            replies = list_of(node, "replies") if node.get("replies") else []
-        answers = []
-        for place, reply in enumerate(replies):
-            path = f"{name}.replies[{place}]"
-            if not isinstance(reply, Mapping):
-                raise Unfit(path, "type", f"a reply is {_is(reply)}, not an object", f"mend `{path}`")
-            pending.append((path, reply, messages))
-            with _inside(path):
-                rank = number_of(reply, "rank")
-                if rank is not None:
-                    source = reply.get("model_name")
-                    source = text_of(reply, "model_name", may_be_empty=True) if isinstance(source, str) else ""
-                    answers.append(Answer(response=text_of(reply, "text"), score=-rank, source=source or "person"))
-        if role == "user" and len(answers) > 1:
-            found = True
-            worst = min(answer.score or 0.0 for answer in answers)
-            scored = tuple(Answer(response=a.response, score=(a.score or 0.0) - worst, source=a.source) for a in answers)
-            yield ScoredAnswers(prompt=Prompt(messages=messages, where=where), answers=scored)
-    if not found:
-        raise Unfit("prompt", "unranked", "no message of the tree has two ranked replies", "rank them; the tree is left out")
-
-
-def _labelled(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    """A text with its one `label`, or with the list of those that apply (`labels`)."""
-    text = text_of(row, _field(row, TEXTS))
-    many = row.get("labels") is not None or "label" not in row
-    if many and row.get("label") is not None:
-        raise Unfit("labels", "type", "the row has `label` and `labels`", "keep one of the two")
-    yield Labelled(text=text, labels=_labels(row) if many else (_label(row.get("label"), "label"),), many=many, where=where)
-
-
-def _labels(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A list of labels; a cell of a table holds it as JSON."""
-    given = row.get("labels")
-    if isinstance(given, str) and given.lstrip().startswith("["):
-        try:
-            given = json.loads(given)
-        except (ValueError, RecursionError):
-            raise Unfit("labels", "type", "`labels` is not a list in JSON", 'write it as ["one", "other"]') from None
-    if given is None:
-        raise Unfit("labels", "missing", "there is no `labels`", "give the list of labels; [] where none applies")
-    if not isinstance(given, list):
-        told = 'write ["one", "other"], or call a single label `label`'
-        raise Unfit("labels", "type", f"`labels` is {_is(given)}, not a list", told)
-    return tuple(dict.fromkeys(_label(item, f"labels[{place}]") for place, item in enumerate(given)))
-
-
-def _label(value: Any, field: str) -> str:
-    """A class by its name. A whole number is a name, and so are true and false; another number is a score, no class."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # as tables with a gap write whole numbers
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        raise Unfit(field, "type", f"`{field}` is {value!r}, which is no class", "give a name or a whole number")
-    return text_of({field: value}, field)
-
-
-def _prompt(row: Mapping[str, Any], where: Where) -> Iterable[Record | Unfit]:
-    if _any(row, CHATS):
-        field = _field(row, CHATS)
-        messages = turns(row, field)
-        yield waiting(messages[: -1 if messages[-1].role == "assistant" else None], field, where)
-    else:
-        yield instruction(row, where)
+        yield asked(with_system(row, messages), field, where)
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: all(name in row for name in names)
 
 
-def _any(row: Mapping[str, Any], names: Sequence[str]) -> bool:
-    return any(name in row for name in names)
+def _imitated(fits: Callable[[Mapping[str, Any]], bool]) -> Callable[[Mapping[str, Any]], bool]:
+    """Rows that fit and whose answer is to be imitated: one that was judged wanted or unwanted is a judgement."""
+    return lambda row: fits(row) and not is_labelled_answer(row)
 
 
+ASKED, SAID, OTHER = (
+    {"role": "user", "content": "Up?"},
+    {"role": "assistant", "content": "Down."},
+    {"role": "assistant", "content": "Up."},
+)
 # In order: the first that fits a row is its shape.
 FORMATS: tuple[Format, ...] = (
-    Format(name="scored answers (GPT-4-LLM)", gives="scored", fits=_has("responses_and_scores"), read=_scored),
     Format(
-        name="message trees (OpenAssistant)", gives="scored", fits=lambda r: isinstance(r.get("prompt"), Mapping), read=_tree
+        name="scored answers (GPT-4-LLM)",
+        gives="scored",
+        fits=_has("responses_and_scores"),
+        read=listed,
+        example={
+            "user_input": "Up?",
+            "responses_and_scores": [{"response": "Down.", "score": 6}, {"response": "Up.", "score": 2}],
+        },
+    ),
+    Format(
+        name="several answers (UltraFeedback, Nectar)",
+        gives="scored",
+        fits=is_listed,
+        read=listed,
+        example={"prompt": "Up?", "answers": [{"answer": "Down.", "rank": 1}, {"answer": "Up.", "rank": 2}]},
+    ),
+    Format(
+        name="message trees (OpenAssistant)",
+        gives="scored",
+        fits=lambda r: isinstance(r.get("prompt"), Mapping),
+        read=tree,
+        example={"prompt": {"text": "Up?", "replies": [{"text": "Down.", "rank": 0}, {"text": "Up.", "rank": 1}]}},
     ),
     Format(
         name="transcripts (Anthropic HH)",
         gives="pairs",
-        fits=lambda r: "rejected" in r and isinstance(r.get("chosen"), str) and not _any(r, INSTRUCTIONS),
-        read=_transcripts,
+        fits=is_transcripts,
+        read=transcripts,
+        example={"chosen": "\n\nHuman: Up?\n\nAssistant: Down.", "rejected": "\n\nHuman: Up?\n\nAssistant: Up."},
     ),
-    Format(name="pairs", gives="pairs", fits=_has("chosen", "rejected"), read=_pair),
-    Format(name="tasks with instances (self-instruct)", gives="demonstrations", fits=_has("instances"), read=_instances),
-    Format(name="chat messages (OpenAI)", gives="demonstrations", fits=_has("messages"), read=_chat),
-    Format(name="conversations (ShareGPT)", gives="demonstrations", fits=_has("conversations"), read=_chat),
+    Format(
+        name="pairs", gives="pairs", fits=is_pair, read=pair, example={"prompt": "Up?", "chosen": "Down.", "rejected": "Up."}
+    ),
+    Format(
+        name="votes (Arena, HelpSteer 3)",
+        gives="pairs",
+        fits=is_vote,
+        read=vote,
+        example={"conversation_a": [ASKED, SAID], "conversation_b": [ASKED, OTHER], "winner": "model_a"},
+    ),
+    Format(
+        name="labelled answers (KTO)",
+        gives="scored",
+        fits=is_labelled_answer,
+        read=single,
+        example={"prompt": "Up?", "completion": "Down.", "label": True},
+        joins=True,
+    ),
+    Format(
+        name="an answer and its score (HelpSteer)",
+        gives="scored",
+        fits=is_scored_answer,
+        read=single,
+        example={"prompt": "Up?", "response": "Down.", "score": 4},
+        joins=True,
+    ),
+    Format(
+        name="tasks with instances (self-instruct)",
+        gives="demonstrations",
+        fits=_has("instances"),
+        read=_instances,
+        example={"instruction": "Double.", "instances": [{"input": "2", "output": "4"}]},
+    ),
+    Format(
+        name="chat messages (OpenAI)",
+        gives="demonstrations",
+        fits=_imitated(_has("messages")),
+        read=_chat,
+        example={"messages": [ASKED, SAID]},
+    ),
+    Format(
+        name="conversations (ShareGPT)",
+        gives="demonstrations",
+        fits=_imitated(_has("conversations")),
+        read=_chat,
+        example={"conversations": [{"from": "human", "value": "Up?"}, {"from": "gpt", "value": "Down."}]},
+    ),
     Format(
         name="instructions (Alpaca)",
         gives="demonstrations",
-        fits=lambda r: "instruction" in r and _any(r, RESPONSES),
+        fits=_imitated(lambda r: "instruction" in r and any_of(r, RESPONSES)),
         read=_demonstration,
+        example={"instruction": "Say the opposite.", "input": "up", "output": "Down."},
     ),
-    Format(name="prompt and completion", gives="demonstrations", fits=_has("prompt", "completion"), read=_demonstration),
-    Format(name="question and answer", gives="demonstrations", fits=_has("question", "answer"), read=_demonstration),
+    Format(
+        name="prompt and completion",
+        gives="demonstrations",
+        fits=_imitated(_has("prompt", "completion")),
+        read=_demonstration,
+        example={"prompt": "Up?", "completion": "Down."},
+    ),
+    Format(
+        name="question and answer",
+        gives="demonstrations",
+        fits=_imitated(lambda r: "question" in r and ("answer" in r or isinstance(r.get("answers"), Mapping))),
+        read=_demonstration,
+        example={"question": "Up?", "answer": "Down."},
+    ),
     Format(
         name="prompt and response",
         gives="demonstrations",
-        fits=lambda r: _any(r, INSTRUCTIONS) and _any(r, RESPONSES),
+        fits=_imitated(lambda r: any_of(r, INSTRUCTIONS) and any_of(r, RESPONSES)),
         read=_demonstration,
+        example={"prompt": "Up?", "response": "Down."},
     ),
     Format(
         name="labelled texts",
         gives="labels",
-        fits=lambda r: _any(r, TEXTS) and _any(r, ("label", "labels")),
-        read=_labelled,
+        fits=is_labelled,
+        read=labelled,
+        example={"text": "Buy now.", "label": "spam"},
     ),
     Format(
         name="prompts",
         gives="prompts",
-        fits=lambda r: _any(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
+        fits=lambda r: any_of(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
         read=_prompt,
+        example={"prompt": "Up?"},
     ),
 )
 PROMPTS = FORMATS[-1]
 # What each wish accepts: a row's shape must give one of these.
-ACCEPTED: Mapping[Want, tuple[str, ...]] = {
+ACCEPTED: Mapping[Want, tuple[Gives, ...]] = {
     "prompts": ("prompts", "demonstrations", "scored", "pairs", "labels"),
     "demonstrations": ("demonstrations",),
     "scored": ("scored",),
@@ -440,6 +266,13 @@ ACCEPTED: Mapping[Want, tuple[str, ...]] = {
     "answers": ("scored", "pairs", "demonstrations"),
     "labels": ("labels",),
 }
+# Where rows of a kind belong, when they are given to a stage that learns from another.
+PLACES: Mapping[Want, str] = {
+    "comparisons": "reward.data",
+    "demonstrations": "sft.data",
+    "labels": "classify.data",
+    "prompts": "rl.prompts",
+}
 
 
 def shape_of(row: Mapping[str, Any], want: Want) -> Format | None:
@@ -447,6 +280,107 @@ def shape_of(row: Mapping[str, Any], want: Want) -> Format | None:
     if want == "prompts" and PROMPTS.fits(row) and "instances" not in row:
         return PROMPTS  # whatever else the row has is not needed, so it cannot be wrong
     return next((shape for shape in FORMATS if shape.gives in ACCEPTED[want] and shape.fits(row)), None)
+
+
+def expected(want: Want) -> str:
+    """The fields of every shape that gives what is wanted: what an error advises."""
+    shapes = dict.fromkeys(" ".join(shape.example) for shape in FORMATS if shape.gives in ACCEPTED[want])
+    lines = "lines of text, or " if want == "prompts" else ""
+    more = "; a table without a header: `columns: {2: label, 4: text}` by number" if want == "labels" else ""
+    return lines + " | ".join(["prompt", "question", "text", "messages"] if want == "prompts" else shapes) + more
+
+
+def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None = None) -> Taken:
+    """Read one row as what is wanted. One without a shape is read as `model`, another row of its file: what it lacks is named.
+
+    Raises Unfit where it gives nothing: a tie and a pair whose scores contradict it are such rows where pairs are wanted.
+    """
+    if isinstance(value, str) and want == "prompts":
+        prompt = prompt_of(text_of(Fields({"row": value}), "row"), where=where)
+        return Taken(records=(prompt,), notes=(), unread=(), shape="lines of text", joins=False)
+    if not isinstance(value, Mapping):
+        told = f"a row is a {type(value).__name__}, not an object"
+        raise Unfit("row", "type", told, "use one object with named fields a row")
+    shape = shape_of(value, want)
+    if shape is None and model:
+        shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}
+    if shape is None:
+        raise _misfit(value, want)
+    row = Fields(value)
+    try:
+        found = list(shape.read(row, where))
+    except Unfit as unfit:
+        if unfit.kind == "missing" and model:  # named as the file's other rows name it, if they do
+            list(shape.read(Fields({**dict.fromkeys(model), **value}), where))
+        raise
+    records = tuple(record for record in found if not isinstance(record, Unfit))
+    unread = row.unread()
+    if want == "prompts":
+        records = tuple(_with_fields(prompt_in(record), row) for record in records)
+    elif want in ("pairs", "comparisons"):
+        for record in records:
+            _check_pair(record)
+    return Taken(
+        records=records,
+        notes=tuple(note for note in found if isinstance(note, Unfit)),
+        unread=tuple(unread),
+        shape=shape.name,
+        joins=shape.joins,
+    )
+
+
+def _with_fields(prompt: Prompt, row: Fields) -> Prompt:
+    """The prompt with the row's other fields."""
+    return replace(prompt, fields={**row.others, **prompt.fields})
+
+
+def _misfit(row: Mapping[str, Any], want: Want) -> Unfit:
+    """A row of no shape that gives what is wanted; one of another use is told where it belongs."""
+    given = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
+    other = next((use for use in PLACES if use not in (want, "prompts") and shape_of(row, use)), None)
+    if other is not None and want in ("demonstrations", "comparisons", "labels"):
+        todo = f"name the file in {PLACES[other]}, or give rows with {expected(want)}; other names go into `columns:`"
+        return Unfit("row", "shape", f"a row with {given} gives {other}, not {want}", todo)
+    said = "holds no answer" if want == "answers" else f"is none of the shapes that give {want}"
+    return Unfit("row", "shape", f"a row with {given} {said}", f"expected {expected(want)}; other names go into `columns:`")
+
+
+def _check_pair(record: Record) -> None:
+    if not isinstance(record, Pair):
+        return
+    if record.chosen.strip() == record.rejected.strip():
+        raise Unfit("rejected", "tied", "chosen and rejected are the same text", "remove the row; it is left out")
+    if record.margin == 0:
+        raise Unfit("rejected", "tied", "the two answers are judged equal", "judge more finely; the row is left out")
+    if record.margin is not None and record.margin < 0:
+        told = f"the rejected answer has the higher score, by {-record.margin:g}"
+        raise Unfit("rejected", "reversed", told, "exchange the two, or mend the scores; the row is left out")
+
+
+def purpose(rows: Sequence[Any]) -> Want:
+    """What rows are for: the richest use of most of them. Answers with a score are comparisons where a prompt has several."""
+    uses: Counter[Want] = Counter()
+    single_prompts: list[str] = []
+    for row in rows:
+        if isinstance(row, str) or (waits(row) and shape_of(row, "comparisons") is None):
+            uses["prompts"] += 1
+        elif isinstance(row, Mapping):
+            judged = shape_of(row, "comparisons")
+            if judged is not None and judged.joins and not is_labelled_answer(row):
+                single_prompts.append(_asked_in(row))
+            else:
+                use = next((use for use in PLACES if shape_of(row, use)), None)
+                uses.update([use] if use else [])
+    repeated = len(set(single_prompts)) < len(single_prompts)
+    uses["comparisons" if repeated else "demonstrations"] += len(single_prompts)
+    return max(PLACES, key=lambda want: uses[want]) if any(uses.values()) else "demonstrations"
+
+
+def _asked_in(row: Mapping[str, Any]) -> str:
+    """What tells whether two rows with an answer have the same prompt, without reading either."""
+    return repr(
+        [row.get(name) for name in INSTRUCTIONS] + [said[:-1] for name in CHATS if isinstance(said := row.get(name), list)]
+    )
 
 
 def prompt_in(record: Record) -> Prompt:

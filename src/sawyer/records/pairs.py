@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 
-from sawyer.records.types import Pair, ScoredAnswers
+from sawyer.records.types import Answer, Pair, ScoredAnswers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,3 +47,19 @@ def pairs(record: ScoredAnswers) -> tuple[list[tuple[int, int, float]], int]:
             else:
                 found.append((i, j, difference) if difference > 0 else (j, i, -difference))
     return found, ties
+
+
+def join(records: Sequence[ScoredAnswers]) -> tuple[ScoredAnswers, int]:
+    """(the judged answers of one prompt as one record, how many were judged more than once): the mean of its scores counts.
+
+    Example: records of one answer each, "a" 4, "b" 1, "a" 2 -> ("a" 3, "b" 1), 1.
+    """
+    judged: dict[str, list[Answer]] = {}
+    for record in records:
+        for answer in record.answers:
+            judged.setdefault(answer.response, []).append(answer)
+    scores = [[answer.score for answer in answers if answer.score is not None] for answers in judged.values()]
+    answers = [
+        replace(same[0], score=fmean(given) if given else None) for same, given in zip(judged.values(), scores, strict=True)
+    ]
+    return replace(records[0], answers=tuple(answers)), sum(len(set(given)) > 1 for given in scores)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sawyer.errors import DataError
-from sawyer.records.formats import ACCEPTED, FORMATS, LEFT_OUT, Format, Unfit, Want, prompt_in, shape_of, single, text_of
-from sawyer.records.pairs import pairs
+from sawyer.records.fields import Unfit
+from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, shape_of, take
+from sawyer.records.pairs import join, pairs
 from sawyer.records.problems import Problem
 from sawyer.records.rows import RawRow, documents, expand, raw_rows
-from sawyer.records.types import Demonstration, Labelled, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers, Where
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +25,7 @@ class Read:
     format: str  # the shapes' names, for the user
     skipped: tuple[Problem, ...]  # none of them fatal
     files: tuple[str, ...]
+    unread: Mapping[str, int]  # path of a field -> rows in which it holds something and was not read
 
     @property
     def told_skipped(self) -> str:
@@ -49,6 +52,8 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
     shapes: dict[str, None] = field(default_factory=dict)
     seen: dict[Any, Where] = field(default_factory=dict)
+    unread: Counter[str] = field(default_factory=Counter)
+    single: dict[tuple[Message, ...], list[ScoredAnswers]] = field(default_factory=dict)  # answers judged a row each, by prompt
 
 
 def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] | None = None) -> Read:
@@ -64,6 +69,7 @@ def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] |
         known = len(scan.problems)
         scan_file(path, want, columns or {}, scan)
         fatal += [(path, problem) for problem in scan.problems[known:] if problem.fatal]
+    finish(scan)
     if fatal:
         path, first = fatal[0]
         more = f" (and {len(fatal) - 1:,} more {'problem' if len(fatal) == 2 else 'problems'})" if len(fatal) > 1 else ""
@@ -80,7 +86,13 @@ def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] |
             expected="at least one good row",
             todo=f"`sawyer check {files[0]}` says what is wrong with each",
         )
-    return Read(records=tuple(scan.records), format=" + ".join(scan.shapes), skipped=tuple(scan.problems), files=tuple(files))
+    return Read(
+        records=tuple(scan.records),
+        format=" + ".join(scan.shapes),
+        skipped=tuple(scan.problems),
+        files=tuple(files),
+        unread=scan.unread,
+    )
 
 
 def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> None:
@@ -95,11 +107,12 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> 
     for row in rows:
         where = Where(file=path, line=row.line)
         try:
-            for found in _found(row.value, where, want, model, scan):
-                if isinstance(found, Unfit):
-                    scan.problems.append(_problem(where, found, fatal=False))
-                else:
-                    _keep(prompt_in(found) if want == "prompts" else found, scan)
+            taken = take(row.value, where, want, model)
+            scan.shapes[taken.shape] = None
+            scan.unread.update(taken.unread)
+            scan.problems += [_problem(where, note, fatal=False) for note in taken.notes]
+            for record in taken.records:
+                _keep(record, scan, joins=taken.joins)
         except Unfit as unfit:
             scan.problems.append(_problem(where, unfit, fatal=unfit.kind not in LEFT_OUT))
     scan.problems[known:] = in_order(scan.problems[known:], path)
@@ -126,49 +139,22 @@ def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> l
     return [RawRow(line=row.line, value=ours(row.value) if isinstance(row.value, Mapping) else row.value) for row in rows]
 
 
-def _found(value: Any, where: Where, want: Want, model: Mapping[str, Any], scan: Scan) -> list[Record | Unfit]:
-    """The records of a row. One without a shape is read as `model`, the file's first row with one: what it lacks is named."""
-    if isinstance(value, str) and want == "prompts":
-        scan.shapes["lines of text"] = None
-        return [single(text_of({"row": value}, "row"), where)]
-    if not isinstance(value, Mapping):
-        raise Unfit(
-            "row", "type", f"a row is a {type(value).__name__}, not an object", "use one object with named fields a row"
-        )
-    shape: Format | None = shape_of(value, want)
-    if shape is None and model:
-        shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}
-    if shape is None:
-        given = ", ".join(repr(name)[1:-1][:40] for name in list(value)[:12]) or "nothing"
-        raise Unfit(
-            "row",
-            "shape",
-            f"a row with {given} is none of the shapes that give {want}",
-            f"expected {EXPECTED[want]}; other names go into `columns:`",
-        )
-    try:
-        found = list(shape.read(value, where))
-    except Unfit as unfit:
-        if unfit.kind == "missing":  # named as the file's other rows name it, if they do
-            list(shape.read({**dict.fromkeys(model), **value}, where))
-        raise
-    scan.shapes[shape.name] = None
-    return found
+def finish(scan: Scan) -> None:
+    """When all files are read: answers judged a row each become one record a prompt, and what has no pair is named."""
+    firsts = {id(records[0]): records for records in scan.single.values()}
+    for place, record in enumerate(scan.records):
+        if not isinstance(record, ScoredAnswers):
+            continue
+        if id(record) in firsts:
+            scan.records[place], again = join(firsts[id(record)])
+            if again:
+                answers = "an answer was" if again == 1 else f"{again} answers were"
+                told = f"{answers} judged more than once and differently: the mean counts"
+                scan.problems.append(_note(record.where, "score", "judged twice", told, "keep the right score"))
+        scan.problems += _judgeable(scan.records[place])
 
 
-EXPECTED: Mapping[str, str] = {
-    "prompts": "lines of text, or prompt | instruction | question | text",
-    "demonstrations": "instruction (input) output | prompt completion | question answer | messages | conversations",
-    "scored": "user_input with responses_and_scores, or OpenAssistant trees",
-    "pairs": "prompt chosen rejected, or Human/Assistant transcripts",
-    "comparisons": "user_input with responses_and_scores, OpenAssistant trees, or prompt chosen rejected",
-    "answers": "prompt response, messages, user_input with responses_and_scores, or prompt chosen rejected",
-    "labels": "text label, or text labels (a list); a table without a header: `columns: {2: label, 4: text}` by number",
-}
-assert EXPECTED.keys() == ACCEPTED.keys()
-
-
-def _keep(record: Record, scan: Scan) -> None:
+def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
     key, where = identity(record), prompt_in(record).where
     if key in scan.seen:
@@ -176,9 +162,12 @@ def _keep(record: Record, scan: Scan) -> None:
         scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
         return
     scan.seen[key] = where
+    if joins and isinstance(record, ScoredAnswers):
+        same = scan.single.setdefault(record.prompt.messages, [])
+        same.append(record)
+        if len(same) > 1:
+            return
     scan.records.append(record)
-    if isinstance(record, ScoredAnswers):
-        scan.problems += _judgeable(record)
     if isinstance(record, Labelled) and not record.many:
         first = scan.seen.setdefault(("labelled", record.text), where)
         if first is not where:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
@@ -28,6 +29,10 @@ class Message:
 
     role: Role
     content: str
+    trained: bool = True  # of an assistant's turn in a demonstration: whether it is imitated (OpenAI's `weight` 1)
+
+
+NO_FIELDS: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +44,8 @@ class Prompt:
 
     messages: tuple[Message, ...]
     where: Where = NOWHERE
+    # The row's other fields as its file has them, where prompts are read: what a reward function may look at.
+    fields: Mapping[str, Any] = field(default_factory=lambda: NO_FIELDS, compare=False, repr=False)
 
     @property
     def text(self) -> str:
@@ -48,7 +55,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A prompt and the response to imitate. Assistant turns inside `prompt` are imitated too."""
+    """A prompt and the response to imitate. Assistant turns inside `prompt` are imitated too, unless they are not `trained`."""
 
     prompt: Prompt
     response: str
@@ -84,7 +91,10 @@ class ScoredAnswers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A ready-made judgement: `chosen` beats `rejected`, by `margin` in the scores' unit (None: not told, taken as 1)."""
+    """A ready-made judgement: `chosen` beats `rejected`, by `margin` in the scores' unit (None: not told, taken as 1).
+
+    A row read for its answers alone may be a tie (margin 0) or contradict itself (below 0); what is learnt from never is.
+    """
 
     prompt: Prompt
     chosen: str

@@ -1,0 +1,236 @@
+"""Turns, prompts and answers of a row: what is said by whom, in the ways people write it down."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, text_of
+from sawyer.records.types import Message, Prompt, Role, Where
+
+ROLES: Mapping[str, Role] = {
+    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant",
+    "model": "assistant", "chatgpt": "assistant", "chatbot": "assistant", "ai": "assistant", "system": "system",
+    "developer": "system",
+}  # fmt: skip
+TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython", "tool_response", "function_response")
+CALLS = ("tool_calls", "function_call")
+INSTRUCTIONS = ("instruction", "prompt", "question", "user_input", "text", "query")
+RESPONSES = ("output", "response", "completion", "answer")
+CHATS = ("messages", "conversations")
+SYSTEMS = ("system", "system_prompt", "system_message")
+# Text with turns in it: how each begins. Anthropic's, and HelpSteer's from the second turn on.
+SPOKEN = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant):"), re.compile(r"\n?<extra_id_1>(User|Assistant)\n"))
+
+
+def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[Message, ...]:
+    """OpenAI's {role, content} or ShareGPT's {from, value} turns; after an opening system turn the two take turns.
+
+    A system turn that says nothing is none. `last_may_be_empty`: an answer without a word that somebody judged.
+    """
+    messages: list[Message] = []
+    given = list_of(row, field)
+    for place, turn in enumerate(given):
+        name = f"{field}[{place}]"
+        if not isinstance(turn, Mapping):
+            raise Unfit(name, "type", f"turn {place + 1} is {is_what(turn)}, not an object", f"mend `{name}`")
+        empty = last_may_be_empty and place == len(given) - 1
+        message = _turn(row.inside(f"{field}[]", turn), name, place, may_be_empty=empty)
+        if message.role == "system" and not message.content:
+            continue
+        if message.role == "system" and messages:
+            raise Unfit(name, "order", "a system turn after the first turn", "join it with the first; the row is left out")
+        if messages and messages[-1].role == message.role:
+            told = f"two turns of the {message.role} follow each other"
+            raise Unfit(name, "order", told, "join them; the row is left out")
+        messages.append(message)
+    return tuple(messages)
+
+
+def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message:
+    said = turn.get("role", turn.get("from"))
+    role = role_of(said)
+    calls = next((call for call in CALLS if turn.peek(call)), None)
+    if calls is not None or (isinstance(said, str) and said.lower() in TOOL_ROLES):
+        where, what = (f"{name}.{calls}", "calls a tool") if calls else (name, f"is a tool's ({said})")
+        raise Unfit(where, "tool", f"turn {place + 1} {what}, which is not trained", "remove the row; it is left out")
+    if role is None:
+        raise Unfit(name, "type", f"turn {place + 1} is by {reprlib.repr(said)}", f"use one of: {', '.join(ROLES)}")
+    with inside(name):
+        field = first_of(turn, ("content", "value", "text"))
+        if role == "system" and turn.peek(field) is None:
+            return Message(role=role, content="")
+        said = Fields({field: _joined(turn[field], field)}) if isinstance(turn.peek(field), list) else turn
+        read = answer_of if role == "assistant" else text_of
+        content = read(said, field, may_be_empty=may_be_empty or role == "system")
+        return Message(role=role, content=content, trained=_is_trained(turn) if role == "assistant" else True)
+
+
+def _joined(parts: Sequence[Any], field: str) -> str:
+    """Content in parts: [{type: text, text: ...}]. A part that is no text, an image say, cannot be read."""
+    texts = []
+    for place, part in enumerate(parts):
+        text = part.get("text", part.get("content")) if isinstance(part, Mapping) else part
+        if not isinstance(text, str):
+            kind = reprlib.repr(part.get("type")) if isinstance(part, Mapping) else is_what(part)
+            raise Unfit(f"{field}[{place}]", "type", f"a part of the content is no text ({kind})", "keep its text alone")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _is_trained(turn: Fields) -> bool:
+    """OpenAI's `weight`: a turn of weight 0 is read, not imitated."""
+    weight = turn.get("weight")
+    if weight is not None and weight not in (0, 1):
+        raise Unfit("weight", "type", f"`weight` is {reprlib.repr(weight)}", "give 1 (imitated) or 0 (not)")
+    return weight is None or bool(weight)
+
+
+def role_of(said: Any) -> Role | None:
+    """Whose turn it is, by any of the names people use."""
+    return ROLES.get(said.lower()) if isinstance(said, str) else None
+
+
+def waits(row: Any) -> bool:
+    """Whether the row is a conversation whose last turn is the user's: a prompt, not a demonstration."""
+    said = next((row[name] for name in CHATS if row.get(name) is not None), None) if isinstance(row, Mapping) else None
+    last = said[-1] if isinstance(said, list) and said else None
+    return isinstance(last, Mapping) and role_of(last.get("role", last.get("from"))) == "user"
+
+
+def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
+    """A conversation that begins with the user (after any system turn) and waits for an answer."""
+    said = [message.role for message in messages if message.role != "system"]
+    if not said or said[0] != "user":
+        raise Unfit(field, "order", "the conversation does not begin with the user", "remove what comes first; it is left out")
+    if said[-1] != "user":
+        raise Unfit(field, "order", "the prompt ends with the assistant's turn", "remove that turn; the row is left out")
+    return Prompt(messages=messages, where=where)
+
+
+def asked(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
+    """The same as a prompt to be answered, where nothing is imitated: weights of its turns do not make it another."""
+    prompt = waiting(messages, field, where)
+    return replace(
+        prompt, messages=tuple(message if message.trained else replace(message, trained=True) for message in messages)
+    )
+
+
+def answered_last(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
+    """(what comes before the last answer, that answer)"""
+    if not messages or messages[-1].role != "assistant":
+        raise Unfit(field, "unanswered", "the last turn is not the assistant's", "add the answer; the row is left out")
+    return messages[:-1], messages[-1].content
+
+
+def prompt_in_row(row: Fields, where: Where) -> Prompt:
+    """The row's prompt: one of INSTRUCTIONS, as text or turns, or a conversation that waits. What belongs to it is read too:
+    `input` and `context` (each after a blank line), earlier turns in `history`, a system prompt in a column."""
+    field = first_of(row, INSTRUCTIONS)
+    value = row.peek(field)
+    if value is None and (talk := _conversation_field(row)):
+        return asked(with_system(row, turns(row, talk)), talk, where)
+    if isinstance(value, list):
+        return asked(with_system(row, turns(row, field)), field, where)
+    if isinstance(value, Mapping) and "full_text" in value:  # WebGPT's question
+        with inside(field):
+            text = text_of(row.inside(field, row[field]), "full_text")
+    elif value is None and isinstance(row.peek("history"), str):  # SHP's post
+        field, text = "history", text_of(row, "history")
+    else:
+        text = text_of(row, field)
+    spoken = _spoken_prompt(text, field)
+    if spoken:
+        return asked(with_system(row, spoken), field, where)
+    parts = [text, *_more(row, ("input",) if field == "instruction" else ()), *_more(row, ("context",))]
+    last = Message(role="user", content="\n\n".join(parts))
+    return asked(with_system(row, (*_history(row), last)), field, where)
+
+
+def _conversation_field(row: Fields) -> str | None:
+    """A list of turns that is the prompt: a chat's, or HelpSteer 3's context."""
+    return next((name for name in (*CHATS, "context") if isinstance(row.peek(name), list)), None)
+
+
+def _more(row: Fields, names: Iterable[str]) -> list[str]:
+    """Texts that go with the prompt; `input` must be one, a `context` of another type is somebody's own."""
+    found = [name for name in names if isinstance(row.peek(name), str) or (name == "input" and row.peek(name) is not None)]
+    return [text for name in found if (text := text_of(row, name, may_be_empty=True))]
+
+
+def _history(row: Fields) -> tuple[Message, ...]:
+    """Earlier turns: a list of [question, answer], or of turns. Anything else under that name stays unread."""
+    given = row.peek("history")
+    if not isinstance(given, list) or not given:
+        return ()
+    if all(isinstance(turn, Mapping) for turn in given):
+        return turns(row, "history")
+    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in given):
+        return ()
+    messages: list[Message] = []
+    for place, (question, answer) in enumerate(row["history"]):
+        q, a = f"history[{place}][0]", f"history[{place}][1]"
+        pair = Fields({q: question, a: answer})
+        messages += [Message(role="user", content=text_of(pair, q)), Message(role="assistant", content=answer_of(pair, a))]
+    return tuple(messages)
+
+
+def with_system(row: Fields, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The turns after the system prompt of a column. A conversation that has its own keeps it: the column stays unread."""
+    name = next((name for name in SYSTEMS if isinstance(row.peek(name), str) and row.peek(name).strip()), None)
+    if name is None:
+        return messages
+    if messages and messages[0].role == "system":
+        if messages[0].content == row.peek(name).strip():
+            row.get(name)
+        return messages
+    return (Message(role="system", content=text_of(row, name)), *messages)
+
+
+def response_of(row: Fields, field: str, *, may_be_empty: bool = False) -> str:
+    """An answer as text, as the assistant's one turn, or as a list of it."""
+    if isinstance(row.peek(field), Mapping):
+        return _turn(row.inside(field, row[field]), field, 0, may_be_empty=may_be_empty).content
+    if not isinstance(row.peek(field), list):
+        return answer_of(row, field, may_be_empty=may_be_empty)
+    before, answer = answered_last(turns(row, field, last_may_be_empty=may_be_empty), field)
+    if before:
+        raise Unfit(field, "order", f"`{field}` has {len(before) + 1} turns, not one", "move all but the last into the prompt")
+    return answer
+
+
+def transcript(row: Fields, field: str) -> tuple[Message, ...]:
+    """Anthropic's "\\n\\nHuman: ...\\n\\nAssistant: ..." turns; the last answer may be empty, since it was judged."""
+    text_of(row, field)
+    before, *parts = SPOKEN[0].split(row[field])
+    if before.strip() or not parts:
+        told = 'expected "\\n\\nHuman: ...\\n\\nAssistant: ..." turns, or a prompt in a column of its own'
+        raise Unfit(field, "type", "there is no prompt, and it is not a transcript", told)
+    return _spoken_turns(parts, field)
+
+
+def _spoken_prompt(text: str, field: str) -> tuple[Message, ...]:
+    """A prompt that is a transcript up to where the assistant answers: its turns; () for any other text."""
+    if text.startswith("Human:") and text.endswith("\n\nAssistant:"):
+        return _spoken_turns(SPOKEN[0].split(text)[1:], field)[:-1]
+    first, *parts = SPOKEN[1].split(text)
+    if parts and first.strip():
+        return _spoken_turns(["Human", first, *parts], field)[: -1 if parts[-2] == "Assistant" else None]
+    return ()
+
+
+def _spoken_turns(parts: Sequence[str], field: str) -> tuple[Message, ...]:
+    """[who, text, who, text ...] -> turns; the one space after the colon is the transcript's, not the answer's."""
+    said = list(zip(parts[::2], parts[1::2], strict=True))
+    if any(not text.strip() for _, text in said[:-1]) or (said[-1][0] != "Assistant" and not said[-1][1].strip()):
+        raise Unfit(field, "unanswered", "a turn of the transcript is empty", "remove the row; it is left out")
+    found = [{"role": "assistant" if who == "Assistant" else "user", "content": text.removeprefix(" ")} for who, text in said]
+    return turns(Fields({field: found}), field, last_may_be_empty=True)
+
+
+def is_prompted(row: Mapping[str, Any]) -> bool:
+    """Whether the row holds a prompt under one of its names."""
+    return any_of(row, INSTRUCTIONS) or any_of(row, CHATS)

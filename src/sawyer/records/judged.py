@@ -1,0 +1,371 @@
+"""Rows with judged answers: several with scores or ranks, pairs, votes between two, one answer with its score or label."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sawyer.records.conversation import (
+    CHATS,
+    INSTRUCTIONS,
+    RESPONSES,
+    answered_last,
+    asked,
+    is_prompted,
+    prompt_in_row,
+    response_of,
+    role_of,
+    transcript,
+    turns,
+    waits,
+    with_system,
+)
+from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, number_of, text_of
+from sawyer.records.types import Answer, Message, Pair, Prompt, Record, ScoredAnswers, Where
+
+ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
+SCORE_LISTS = ("scores", "ratings", "rating")
+SCORES = ("score", "overall_score", "fine-grained_score", "rating", "helpfulness")  # helpfulness is HelpSteer's, of five
+LABELS = ("label", "kto_tag")
+SOURCES = ("source", "model", "model_name")
+ITEM_TEXTS = ("response", "answer", "text", "completion", "output", "content")
+SIDE_SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+    ("rating_chosen", "rating_rejected"),
+    ("chosen_avg_rating", "rejected_avg_rating"),
+)
+
+
+def is_listed(row: Mapping[str, Any]) -> bool:
+    """Whether several answers stand in one list: objects, or texts beside a list of their scores."""
+    return _answer_list(row) is not None
+
+
+def _answer_list(row: Mapping[str, Any]) -> str | None:
+    if "responses_and_scores" in row:
+        return "responses_and_scores"
+    for name in ANSWER_LISTS:
+        given = row.get(name)
+        if isinstance(given, list) and given:
+            if all(isinstance(item, Mapping) and role_of(item.get("role", item.get("from"))) is None for item in given):
+                return name
+            if all(isinstance(item, str) for item in given) and any(isinstance(row.get(n), list) for n in SCORE_LISTS):
+                return name
+    return None
+
+
+def listed(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """GPT-4-LLM's responses_and_scores, UltraFeedback's completions, Nectar's answers; texts and scores in two lists."""
+    field = _answer_list({name: row.peek(name) for name in row}) or "responses_and_scores"
+    items = _with_scores(row, field)
+    prompt = prompt_in_row(row, where)
+    ranked = _is_ranked(items)
+    answers = []
+    for place, item in enumerate(items):
+        name = f"{field}[{place}]"
+        if not isinstance(item, Mapping):
+            raise Unfit(name, "type", f"an answer is {is_what(item)}, not an object", f"mend `{name}`")
+        fields = row.inside(f"{field}[]", item)
+        with inside(name):
+            response = answer_of(fields, first_of(fields, ITEM_TEXTS), may_be_empty=True)
+            source = _source(fields)
+        try:
+            score = number_of(fields, "rank" if ranked else first_of(fields, SCORES))
+        except Unfit as unfit:  # as "N/A" among a hundred thousand: the answer waits for a score, the others teach
+            yield Unfit(f"{name}.{unfit.field}", "score", f"{unfit.message}; the answer has no score", unfit.todo)
+            score = None
+        answers.append(Answer(response=response, score=score, source=source))
+    answers = _from_ranks(answers) if ranked else answers
+    yield from _empty_winners(answers, field)
+    yield ScoredAnswers(prompt=prompt, answers=tuple(answers))
+
+
+def _with_scores(row: Fields, field: str) -> list[Any]:
+    """The list's items; texts each with the score at their place in the list beside them."""
+    given = list_of(row, field)
+    if field == "responses_and_scores" or not isinstance(given[0], str):
+        return given
+    beside = next(name for name in SCORE_LISTS if isinstance(row.peek(name), list))
+    scores = list_of(row, beside)
+    if len(scores) != len(given):
+        raise Unfit(beside, "score", f"{len(scores)} scores of {len(given)} answers", "give one score for each answer")
+    return [{"response": text, "score": score} for text, score in zip(given, scores, strict=True)]
+
+
+def _is_ranked(items: Iterable[Any]) -> bool:
+    """Whether the answers have ranks in place of scores."""
+    given = [item for item in items if isinstance(item, Mapping)]
+    scored = any(item.get(name) is not None for item in given for name in SCORES)
+    return not scored and any(item.get("rank") is not None for item in given)
+
+
+def _source(item: Fields) -> str:
+    name = next((name for name in SOURCES if isinstance(item.peek(name), str)), None)
+    return text_of(item, name, may_be_empty=True) if name else ""
+
+
+def _from_ranks(answers: list[Answer]) -> list[Answer]:
+    """The first rank is the best: each rank below it scores one less, and the worst scores 0."""
+    worst = max((answer.score for answer in answers if answer.score is not None), default=0.0)
+    return [Answer(response=a.response, score=None if a.score is None else worst - a.score, source=a.source) for a in answers]
+
+
+def _empty_winners(answers: list[Answer], field: str) -> Iterable[Unfit]:
+    """An empty answer that lost is a judgement like any other; one that was judged better than another is worth a look."""
+    lowest = min((answer.score for answer in answers if answer.score is not None), default=None)
+    for place, answer in enumerate(answers):
+        if not answer.response and answer.score != lowest:
+            told = "the answer is empty; it is kept as one"
+            yield Unfit(f"{field}[{place}].response", "empty", told, "remove it if it is a mistake")
+
+
+def is_pair(row: Mapping[str, Any]) -> bool:
+    """Whether a better and a worse answer stand in `chosen` and `rejected`."""
+    return "chosen" in row and "rejected" in row
+
+
+def is_transcripts(row: Mapping[str, Any]) -> bool:
+    """Whether the two are whole transcripts, without a prompt beside them."""
+    return "rejected" in row and isinstance(row.get("chosen"), str) and not any_of(row, (*INSTRUCTIONS, *CHATS))
+
+
+def pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """`chosen` and `rejected` as text, as one turn, as whole conversations; either may be a list of several texts."""
+    margin = _margin(row)
+    for before, better in _side(row, "chosen", may_be_empty=False):
+        for other, worse in _side(row, "rejected", may_be_empty=True):
+            if before and other and before != other:
+                told = "chosen and rejected differ before their last answer"
+                raise Unfit("rejected", "pair", told, "remove the row; it is left out")
+            prompt = _shared(row, before or other, "chosen", where)
+            yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=margin)
+
+
+def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[tuple[Message, ...], str]]:
+    """What one side holds: (turns before the answer, the answer), several times where it is a list of texts."""
+    value = row.peek(name)
+    if isinstance(value, list) and value and all(isinstance(text, str) for text in row[name]):
+        texts = Fields({f"{name}[{place}]": text for place, text in enumerate(value)})
+        return [((), answer_of(texts, field, may_be_empty=may_be_empty)) for field in texts]
+    if isinstance(value, list):
+        return [answered_last(turns(row, name, last_may_be_empty=may_be_empty), name)]
+    return [((), response_of(row, name, may_be_empty=may_be_empty))]
+
+
+def _shared(row: Fields, before: tuple[Message, ...], field: str, where: Where) -> Prompt:
+    """The turns that come before both answers; where there are none, the row's own prompt."""
+    if not before and is_prompted({name: None for name in row}):
+        return prompt_in_row(row, where)
+    for name in (name for name in INSTRUCTIONS if isinstance(row.peek(name), str)):
+        if any(row.peek(name).strip() == message.content for message in before):
+            row.get(name)  # UltraFeedback repeats the question beside the lists
+    return asked(with_system(row, before), field, where)
+
+
+def transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """Anthropic HH: two transcripts that differ in their last answer."""
+    before, better = answered_last(transcript(row, "chosen"), "chosen")
+    other, worse = answered_last(transcript(row, "rejected"), "rejected")
+    if before != other:
+        raise Unfit("rejected", "pair", "chosen and rejected differ before their last answer", "remove the row; it is left out")
+    if not better:
+        raise Unfit("chosen", "unanswered", "the chosen answer is empty", "remove the row; it is left out")
+    prompt = asked(with_system(row, before), "chosen", where)
+    yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=_margin(row))
+
+
+def _margin(row: Fields) -> float | None:
+    """How much better the chosen answer is: `margin`, or the difference of the two answers' scores."""
+    margin = number_of(row, "margin")
+    if margin is not None and margin <= 0:
+        raise Unfit("margin", "score", f"`margin` is {margin:g}", "a margin is how much better the chosen answer is: above 0")
+    if margin is not None:
+        return margin
+    for chosen, rejected in SIDE_SCORES:
+        if row.peek(chosen) is not None and row.peek(rejected) is not None:
+            better, worse = number_of(row, chosen), number_of(row, rejected)
+            return None if better is None or worse is None else better - worse
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """Two answers under the names `first` and `second`; `verdict` says how much better the first is (0: a tie)."""
+
+    first: str
+    second: str
+    field: str  # where the verdict stands
+    verdict: Callable[[Fields], float | None]
+
+
+WINNERS = {
+    **dict.fromkeys(("model_a", "response_a", "assistant_a", "a"), 1.0),
+    **dict.fromkeys(("model_b", "response_b", "assistant_b", "b"), -1.0),
+    **dict.fromkeys(("tie", "tie (bothbad)", "bothbad", "both_bad", "both bad"), 0.0),
+}
+ONE_OF_THREE = {"winner_model_a": 1.0, "winner_model_b": -1.0, "winner_tie": 0.0}
+
+
+def _winner(row: Fields) -> float | None:
+    """Arena's `winner`, or the three columns of which one is 1."""
+    if "winner" not in row and any_of(row, tuple(ONE_OF_THREE)):
+        return next((apart for name, apart in ONE_OF_THREE.items() if number_of(row, name)), None)
+    said = row.get("winner")
+    if said is None:
+        return None
+    if not isinstance(said, str) or said.strip().lower() not in WINNERS:
+        raise Unfit("winner", "score", f"the winner is {reprlib.repr(said)}", "name model_a, model_b or tie")
+    return WINNERS[said.strip().lower()]
+
+
+def _preference(row: Fields) -> float | None:
+    """HelpSteer 3: -3 (the first is much better) to 3 (the second is)."""
+    strength = number_of(row, "overall_preference")
+    return None if strength is None else 0.0 - strength
+
+
+def _choice(field: str, first: float) -> Callable[[Fields], float | None]:
+    """A field that holds `first` where the first answer is better, else 1 - `first`."""
+
+    def verdict(row: Fields) -> float | None:
+        said = number_of(row, field)
+        if said is not None and said not in (0.0, 1.0):
+            raise Unfit(
+                field, "score", f"`{field}` is {said:g}", f"give {first:g} where the first answer is better, else 0 or 1"
+            )
+        return None if said is None else 1.0 if said == first else -1.0
+
+    return verdict
+
+
+def _two_scores(row: Fields) -> float | None:
+    first, second = number_of(row, "score_0"), number_of(row, "score_1")
+    return None if first is None or second is None else first - second
+
+
+VOTES = (
+    Vote(first="conversation_a", second="conversation_b", field="winner", verdict=_winner),  # Arena, MT-bench
+    Vote(first="response_a", second="response_b", field="winner", verdict=_winner),
+    Vote(first="response1", second="response2", field="overall_preference", verdict=_preference),  # HelpSteer 3
+    Vote(first="response_0", second="response_1", field="better_response_id", verdict=_choice("better_response_id", 0.0)),
+    Vote(first="human_ref_A", second="human_ref_B", field="labels", verdict=_choice("labels", 1.0)),  # SHP
+    Vote(first="answer_0", second="answer_1", field="score_0", verdict=_two_scores),  # WebGPT
+)
+
+
+def _vote_of(row: Mapping[str, Any]) -> Vote | None:
+    return next((vote for vote in VOTES if vote.first in row and vote.second in row), None)
+
+
+def is_vote(row: Mapping[str, Any]) -> bool:
+    """Whether two answers stand side by side under names of which neither says that it won."""
+    return _vote_of(row) is not None
+
+
+def vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """Two answers and which is better: the winner is `chosen`, how much better it is the margin; a tie has margin 0."""
+    kind = _vote_of(row)
+    if kind is None:
+        raise Unfit("row", "missing", "there are no two answers", "give both")
+    apart = kind.verdict(row)
+    (before, one), (other, two) = (_side(row, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
+    if before and other and before != other:
+        told = "the two conversations differ before their last answer"
+        raise Unfit(kind.second, "pair", told, "remove the row; it is left out")
+    prompt = _shared(row, before or other, kind.first, where) if before or other else prompt_in_row(row, where)
+    if apart is None:
+        raise Unfit(kind.field, "unranked", "nobody said which answer is better", "add it; the row is left out")
+    better, worse = (one, two) if apart >= 0 else (two, one)
+    yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=abs(apart))
+
+
+def label_of(row: Mapping[str, Any]) -> float | None:
+    """KTO's label of an answer, wanted or not: 1 or 0. A label of any other kind is a class, and None."""
+    for name in LABELS:
+        said = row.get(name)
+        said = said.strip().lower() if isinstance(said, str) else said
+        if said in (True, "true", "1"):  # 1 == True and 1.0 == True: as tables write it
+            return 1.0
+        if said is not None and said in (False, "false", "0"):
+            return 0.0
+    return None
+
+
+def is_labelled_answer(row: Mapping[str, Any]) -> bool:
+    """KTO: an answer that is wanted or not. It is never imitated."""
+    return is_answered(row) and label_of(row) is not None
+
+
+def is_scored_answer(row: Mapping[str, Any]) -> bool:
+    """An answer with a score beside it."""
+    return is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
+
+
+def is_answered(row: Mapping[str, Any]) -> bool:
+    """Whether the row holds a prompt and one answer to it."""
+    return (any_of(row, INSTRUCTIONS) and any_of(row, RESPONSES)) or (any_of(row, CHATS) and not waits(row))
+
+
+def single(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """One answer with its score or label; rows of the same prompt are one record in the end."""
+    if any_of(row, INSTRUCTIONS) and any_of(row, RESPONSES):
+        prompt, response = prompt_in_row(row, where), response_of(row, first_of(row, RESPONSES), may_be_empty=True)
+    else:
+        field = first_of(row, CHATS)
+        before, response = answered_last(turns(row, field, last_may_be_empty=True), field)
+        prompt = asked(with_system(row, before), field, where)
+    score = None
+    try:
+        score = _own_score(row)
+    except Unfit as unfit:
+        yield Unfit(unfit.field, "score", f"{unfit.message}; the answer has no score", unfit.todo)
+    yield ScoredAnswers(prompt=prompt, answers=(Answer(response=response, score=score, source=_source(row)),))
+
+
+def _own_score(row: Fields) -> float | None:
+    label = label_of({name: row.peek(name) for name in LABELS})
+    if label is not None:
+        row.get(first_of(row, LABELS))
+        return label
+    return number_of(row, first_of(row, SCORES))
+
+
+def tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+    """OpenAssistant: every prompter's message with two or more ranked replies. Rank 0 is the best of K and scores K - 1."""
+    root = row.get("prompt")
+    if not isinstance(root, Mapping):
+        raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {is_what(root)}, not a message")
+    found = False
+    pending: list[tuple[str, Fields, tuple[Message, ...]]] = [("prompt", row.inside("prompt", root), ())]
+    for name, node, before in pending:  # grows as it goes
+        said = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
+        role = role_of(said)
+        if role is None or role == (before[-1].role if before else "assistant"):
+            kind = "type" if role is None else "order"
+            raise Unfit(f"{name}.role", kind, f"a message is by {reprlib.repr(said)}", "prompter and assistant take turns")
+        with inside(name):
+            read = answer_of if role == "assistant" else text_of
+            messages = (*before, Message(role=role, content=read(node, "text")))
+            replies = list_of(node, "replies") if node.get("replies") else []
+        answers = []
+        for place, reply in enumerate(replies):
+            path = f"{name}.replies[{place}]"
+            if not isinstance(reply, Mapping):
+                raise Unfit(path, "type", f"a reply is {is_what(reply)}, not an object", f"mend `{path}`")
+            fields = row.inside("replies[]", reply)
+            pending.append((path, fields, messages))
+            with inside(path):
+                rank = number_of(fields, "rank")
+                if rank is not None:
+                    source = _source(fields) or "person"
+                    answers.append(Answer(response=answer_of(fields, "text"), score=rank, source=source))
+        if role == "user" and len(answers) > 1:
+            found = True
+            yield ScoredAnswers(prompt=Prompt(messages=messages, where=where), answers=tuple(_from_ranks(answers)))
+    if not found:
+        raise Unfit("prompt", "unranked", "no message of the tree has two ranked replies", "rank them; the tree is left out")
