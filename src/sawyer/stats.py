@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist, stdev
 
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
 RESAMPLES = 2000
@@ -35,6 +36,67 @@ def bootstrap(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES)
     means = sorted(math.fsum(rng.choices(values, k=count)) / count for _ in range(resamples))
     low, high = means[math.floor(0.025 * resamples)], means[math.ceil(0.975 * resamples) - 1]
     return Interval(value=mean(values), low=low, high=high)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedInterval:
+    """The mean change from one measurement to the next on the same prompts, and what so many prompts can show."""
+
+    value: float
+    low: float
+    high: float
+    detectable: float  # a true change of this size is seen with a power of 80 %; infinite for a single prompt
+    prompts: int
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether no change at all would give such a figure too."""
+        return self.low <= 0 <= self.high
+
+    @property
+    def summary(self) -> str:
+        """The change in words, with what could have been seen."""
+        change = (
+            f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f}) on {self.prompts:,} prompt{'s' * (self.prompts != 1)}"
+        )
+        if self.prompts < 2:
+            return f"{self.value:+.3f} on one prompt, which tells nothing"
+        if self.low == self.high == 0:
+            return f"not one of {self.prompts:,} prompts has changed"
+        seen = f"; a change of {self.detectable:.2g} would probably be seen" if self.is_noise else ""
+        return f"{change}{', which is within noise' * self.is_noise}{seen}"
+
+
+def paired_interval(before: Sequence[float], after: Sequence[float], *, looks: int = 1) -> PairedInterval:
+    """mean(after - before) with Student's 95 % interval over prompts (Student 1908), one value of each a prompt.
+
+    `looks`: of how many such changes this one was chosen as the best or the worst; the level is divided by it (Bonferroni).
+    Detectable at a power of 80 %: (t_{1 - 0.025 / looks} + t_{0.8}) s / sqrt(n). ValueError for no prompts.
+    """
+    changes = [b - a for a, b in zip(before, after, strict=True)]
+    value, count = mean(changes), len(changes)
+    if count < 2:
+        return PairedInterval(value=value, low=-math.inf, high=math.inf, detectable=math.inf, prompts=count)
+    error, beyond = stdev(changes) / math.sqrt(count), student_t(1 - 0.025 / looks, count - 1)
+    half, detectable = beyond * error, (beyond + student_t(0.8, count - 1)) * error
+    return PairedInterval(value=value, low=value - half, high=value + half, detectable=detectable, prompts=count)
+
+
+def student_t(share: float, freedom: int) -> float:
+    """The point below which Student's t with `freedom` degrees lies with the chance `share`: exact for 1 and 2, by the
+    Cornish-Fisher expansion for more (Abramowitz and Stegun 1964, 26.7.5), right to 1 % at 95 % from 3 on."""
+    if freedom == 1:
+        return math.tan(math.pi * (share - 0.5))
+    if freedom == 2:
+        return (2 * share - 1) / math.sqrt(2 * share * (1 - share))
+    z = NormalDist().inv_cdf(share)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
 def wilson(successes: float, trials: int) -> Interval:

@@ -13,7 +13,17 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sawyer.maths import grpo_advantages, grpo_kl, keep, kl_k3, masked_mean, masked_sum, rloo_advantages, token_rewards
+from sawyer.maths import (
+    grpo_advantages,
+    grpo_kl,
+    keep,
+    kl_k3,
+    masked_mean,
+    masked_sum,
+    rloo_advantages,
+    token_rewards,
+    zero_variance,
+)
 
 CLOSE = 1e-9  # where a standard deviation that is almost 0 divides what an offset has rounded
 GROUP_EPS = 1e-4  # stands in the definition
@@ -373,3 +383,20 @@ def test_written_out_with_nothing_wrong_the_variants_pass() -> None:
 def test_mutants_are_rejected(check: Callable[..., None], mutant: Callable[..., Any]) -> None:
     with pytest.raises(AssertionError):
         check(mutant)
+
+
+@pytest.mark.parametrize(
+    ("scores", "k", "share"),
+    [
+        ([1.0, 1.0, 0.0, 1.0], 2, 0.5),
+        ([0.0, 0.0, 1.0, 1.0], 2, 1.0),  # the batch varies, no group does
+        ([0.0, 0.0, 1.0, 1.0], None, 0.0),  # all are compared with each other
+        ([2.0, 2.0, 2.0], None, 1.0),
+        ([5.0, 5.0 + 1e-6, 0.0, 1e-3], 2, 0.5),  # rounding, and a difference that is none
+    ],
+)
+def test_the_share_of_groups_without_variance(scores: list[float], k: int | None, share: float) -> None:
+    assert zero_variance(torch.tensor(scores), k) == share
+    if k is not None and share == 1.0:
+        advantages = grpo_advantages(torch.tensor(scores), torch.ones(len(scores), 3, dtype=torch.bool), k)
+        assert float(advantages.abs().max()) < 1e-2

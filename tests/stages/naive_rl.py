@@ -58,6 +58,7 @@ class Batch:
     rewards: list[list[float]]
     advantages: list[list[float]]
     returns: list[list[float]]
+    compared: list[list[float]]  # the scores as they are learnt from, of the answers that are compared with each other
 
 
 def of_answers(answers: Answers) -> dict[str, float]:
@@ -114,10 +115,15 @@ def estimated(answers: Answers, policy: Any, reference: Any, value: Any, coeffic
         everything = [a for row in advantages for a in row]
         spread = math.sqrt(variance(everything) + 1e-8)
         advantages = [[(a - mean(everything)) / spread for a in row] for row in advantages]
-    return Batch(old=old, ref=ref, values=values, rewards=rewards, advantages=advantages, returns=returns)
+    size = len(worth) if asked.algorithm == "ppo" else asked.group
+    compared = [worth[i : i + size] for i in range(0, len(worth), size)]
+    return Batch(old=old, ref=ref, values=values, rewards=rewards, advantages=advantages, returns=returns, compared=compared)
 
 
-@tells("rl", *OF_ANSWERS, "kl_coefficient", "rollbacks", "reward", "kl", "sampled_entropy", "length_correlation")
+OF_BATCH = ("kl_coefficient", "rollbacks", "reward", "kl", "sampled_entropy", "length_correlation", "zero_variance_groups")
+
+
+@tells("rl", *OF_ANSWERS, *OF_BATCH)
 def batch(answers: Answers, found: Batch, coefficient: float, rollbacks: int) -> dict[str, float]:
     return of_answers(answers) | {
         "kl_coefficient": coefficient,
@@ -126,6 +132,7 @@ def batch(answers: Answers, found: Batch, coefficient: float, rollbacks: int) ->
         "kl": mean([math.fsum(a) - math.fsum(b) for a, b in zip(found.old, found.ref, strict=True)]),
         "sampled_entropy": -mean([x for row in found.old for x in row]),
         "length_correlation": pearson(answers.scores, [math.log(len(ids)) for ids in answers.ids]),
+        "zero_variance_groups": mean([float(max(group) - min(group) < 1e-6) for group in found.compared]),
     }
 
 
@@ -336,6 +343,38 @@ def summary(rows: Sequence[Mapping[str, Any]], budget: float) -> dict[str, float
         "rl.updates": sum("pairs" in row or "score" in row for row in rows),
         "rl.rollbacks": max(row.get("rollbacks", 0) for row in rows),
     }
+
+
+@tells("summary.json", "rl.zero_variance_groups")
+def summary_of_groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {"rl.zero_variance_groups": mean([row["zero_variance_groups"] for row in rows if "score" in row])}
+
+
+@tells(
+    "summary.json",
+    *(f"rl.{name}" for name in ("reward_change", "reward_change_low", "reward_change_high", "reward_detectable")),
+)
+def summary_of_change(evaluations: Sequence[Sequence[float]], kept: int) -> dict[str, float]:
+    """From every evaluation's rewards by prompt: the kept one's against the first's, the best of all that came after it."""
+    changes = [b - a for a, b in zip(evaluations[0], evaluations[kept], strict=True)]
+    error = math.sqrt(variance(changes) * len(changes) / (len(changes) - 1) / len(changes))
+    beyond = quantile_of_t(1 - 0.025 / (len(evaluations) - 1), len(changes) - 1)
+    return {
+        "rl.reward_change": mean(changes),
+        "rl.reward_change_low": mean(changes) - beyond * error,
+        "rl.reward_change_high": mean(changes) + beyond * error,
+        "rl.reward_detectable": (beyond + quantile_of_t(0.8, len(changes) - 1)) * error,
+    }
+
+
+def quantile_of_t(share: float, freedom: int) -> float:
+    """By adding up Student's density in small steps from the middle on."""
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(math.pi * freedom)
+    below, at, step = 0.5, 0.0, 1e-4
+    while below < share:
+        below += step * scale * (1 + (at + step / 2) ** 2 / freedom) ** (-(freedom + 1) / 2)
+        at += step
+    return at
 
 
 @tells("summary.json", "rl.reward_sft", "rl.reward_best", "rl.best_of", "rl.kl_bound")

@@ -144,11 +144,15 @@ def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
             policy = double(work.policy_speaker.model)
             row = work.step(number)
             assert row is not None
+            run.journal.metrics("rl", number, row)
             if number == 0 and algorithm != "ppo":
                 continue  # once is enough where nothing has moved yet
             answers, golds = answers_of(seen.held_out.episodes, scorer), golds_of(seen.held_out.episodes)
             evaluated = naive_rl.held_out(answers, golds, policy, double(work.reference), asked)
             same(row, by_hand(seen, number, scorer, asked) | evaluated)
+            told_of_summary(
+                {"zero_variance_groups": work.outcome().zero_variance}, naive_rl.summary_of_groups(run.journal.rows("rl"))
+            )
     assert row["clip_fraction"] < 1 and row["kl"] > 0.01, "the second update has something to tell"
     clipped = [abs(score) > asked.bound for score in answers_of(seen.batches[1][0], scorer).scores]
     assert any(clipped) and not all(clipped), "some scores are beyond the bound: set another"
@@ -173,7 +177,7 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
         )
         experience = estimate(found, work.policy.model, work.reference, work.critic, 0.1, config, place)
         zeros = experience.old_logprobs * 0
-        told = batch_measures(found, experience, 0.1) | held_out_measures(
+        told = batch_measures(found, experience, 0.1, config.rl) | held_out_measures(
             HeldOut(episodes=found, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=[1.0, 2.0, 6.0]), 1.0
         )
     expected = naive_rl.parts(scores, members) | naive_rl.held_out_parts(scores, members)
@@ -207,9 +211,16 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [data]}}
     config = tiny64.config(tmp_path / "run", **stages, rl=asked, micro_batch_tokens=400)
     seen = stepped(monkeypatch)
+    paid: list[list[float]] = []
+    plain = watched.held_out_rewards
+    monkeypatch.setattr(watched, "held_out_rewards", lambda *given: paid.append(plain(*given).tolist()) or plain(*given))
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         rows = run.journal.rows("rl")
+    assert [sum(one) / 4 for one in paid] == pytest.approx([row["held_out_reward"] for row in (rows[0], rows[-1])])
+    change = naive_rl.summary_of_change(paid, kept=1 if figures["best_step"] else 0)
+    for name, value in change.items():  # the quantile of so few prompts is right to 1 %
+        assert figures.pop(name.removeprefix("rl.")) == pytest.approx(value, rel=1e-2, abs=1e-9), name
     told_of_summary(figures, naive_rl.summary(rows, 20.0))
     speaker = open_speaker(tiny64.sft)
     reference, codec = double(speaker.model), speaker.codec

@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from sawyer.stats import Interval, correlation_interval, wilson
+from sawyer.stats import Interval, correlation_interval, paired_interval, student_t, wilson
 from sawyer.trust.intervals import correlated, difference, partial, share
 
 
@@ -130,3 +130,47 @@ def test_a_correlation_of_a_few_is_as_wide_as_fisher_s() -> None:
     assert (found.low, found.high) == pytest.approx((0.03981, 0.87315), abs=1e-4)
     assert correlation_interval(Interval(value=0.6, low=0.5, high=0.7), 3) == Interval(value=0.6, low=-1.0, high=1.0)
     assert correlation_interval(Interval(value=0.6, low=0.5, high=0.7), 20).low == 0.5
+
+
+# From tables of Student's t: freedom, 97.5 %, 99.5 %, 80 %.
+TABLE = [(1, 12.706, 63.657, 1.376), (2, 4.303, 9.925, 1.061), (3, 3.182, 5.841, 0.978), (4, 2.776, 4.604, 0.941)]
+TABLE += [(9, 2.262, 3.250, 0.883), (29, 2.045, 2.756, 0.854), (63, 1.998, 2.656, 0.847)]
+
+
+@pytest.mark.parametrize(("freedom", "two_sided", "strict", "power"), TABLE)
+def test_student_t_is_that_of_the_tables(freedom: int, two_sided: float, strict: float, power: float) -> None:
+    assert student_t(0.975, freedom) == pytest.approx(two_sided, rel=0.002)
+    assert student_t(0.995, freedom) == pytest.approx(strict, rel=0.02)
+    assert student_t(0.8, freedom) == pytest.approx(power, rel=0.001)
+    assert student_t(0.5, freedom) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_a_change_is_told_by_what_the_same_prompts_do() -> None:
+    """Differences -1, -1 and 62 times 0: mean -1/32, s^2 = (2 - 64 / 32^2) / 63; two lost rewards are chance."""
+    found = paired_interval([1.0, 1.0] + [0.0] * 62, [0.0] * 64)
+    error = math.sqrt((2 - 64 / 32**2) / 63 / 64)
+    assert (found.value, found.prompts) == (-1 / 32, 64)
+    assert (found.low, found.high) == pytest.approx((-1 / 32 - 1.998 * error, -1 / 32 + 1.998 * error), rel=1e-3)
+    assert found.detectable == pytest.approx((1.998 + 0.847) * error, rel=1e-3)
+    assert found.is_noise and "within noise" in found.summary and "0.062 would probably be seen" in found.summary
+    # As two samples that know nothing of each other the same change looks less sure than it is.
+    level = [random.Random(i).gauss(0, 5) for i in range(64)]
+    moved = [value + 0.5 + random.Random(-i - 1).gauss(0, 0.5) for i, value in enumerate(level)]
+    apart = 1.998 * math.sqrt((statistics.variance(level) + statistics.variance(moved)) / 64)
+    assert not paired_interval(level, moved).is_noise and statistics.fmean(moved) - statistics.fmean(level) < apart
+
+
+def test_what_so_many_prompts_would_see_is_seen_four_times_in_five() -> None:
+    rng = random.Random(3)
+    needed = paired_interval([0.0] * 40, [rng.gauss(0, 1) for _ in range(40)]).detectable
+    seen = sum(not paired_interval([0.0] * 40, [needed + rng.gauss(0, 1) for _ in range(40)]).is_noise for _ in range(1000))
+    false = sum(not paired_interval([0.0] * 40, [rng.gauss(0, 1) for _ in range(40)]).is_noise for _ in range(1000))
+    assert 0.72 < seen / 1000 < 0.9 and 0.03 < false / 1000 < 0.07
+
+
+def test_the_best_of_many_looks_must_be_surer() -> None:
+    before, after = [0.0] * 20, [0.3 + 0.6 * (-1) ** i for i in range(20)]
+    assert not paired_interval(before, after).is_noise and paired_interval(before, after, looks=20).is_noise
+    one = paired_interval([0.0], [5.0])
+    assert one.is_noise and "tells nothing" in one.summary
+    assert "not one of 3 prompts" in paired_interval([1.0] * 3, [1.0] * 3).summary

@@ -46,6 +46,7 @@ GuardName = Literal[
     "disagreement",
     "held_out_score",
     "held_out_gold",
+    "zero_variance_groups",
 ]
 
 

@@ -4,7 +4,7 @@ from sawyer.maths.advantages import Advantages, explained_variance, gae
 from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
 from sawyer.maths.diversity import distinct_n, token_entropies
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
-from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages
+from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages, zero_variance
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
 from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
 from sawyer.maths.least_squares import moments, ridge
@@ -129,4 +129,5 @@ __all__ = [
     "token_rewards",
     "whiten",
     "worked_example",
+    "zero_variance",
 ]

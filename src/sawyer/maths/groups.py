@@ -14,6 +14,7 @@ from sawyer.maths.masked import keep, masked_sum
 
 # As in TRL. Scores that differ by rounding alone stay far below 1 when they are divided by it.
 EPS = 1e-4
+SAME = 1e-6  # scores of one group that differ by less, for their size, differ by fp32's rounding alone
 
 
 def rloo_advantages(rewards: Tensor, mask: Tensor, k: int) -> Tensor:
@@ -45,6 +46,18 @@ def grpo_kl(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
     optimizer batch's counted tokens.
     """
     return masked_sum(kl_k3(keep(logprobs, mask), keep(ref_logprobs, mask)), mask)
+
+
+def zero_variance(scores: Tensor, k: int | None) -> float:
+    """The share of the groups whose k scores are all the same, to rounding: their advantages are 0. scores (B,) -> share.
+
+    None: all rows are one group. Called frac_reward_zero_std by TRL; Yu et al. 2025 (DAPO, arXiv 2503.14476, section 3.2) leave
+    such groups out.
+    """
+    groups = scores.view(1, -1) if k is None else _apart(scores, k)
+    spread = groups.amax(1) - groups.amin(1)
+    size = (scores.view(len(groups), -1)).abs().amax(1).clamp(min=1.0)
+    return float((spread <= SAME * size).double().mean())
 
 
 def _apart(values: Tensor, k: int) -> Tensor:

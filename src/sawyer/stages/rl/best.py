@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +20,21 @@ class Best:
         self.folder, self.budget, self.alike = folder, budget, alike
         self.start: dict[str, float] = {}  # step, reward and kl of the first evaluation
         self.found: dict[str, float] = {}  # of the best one
+        self.rewards: dict[str, list[float]] = {}  # by prompt: of the first evaluation (`start`) and of the best one (`best`)
         self.evaluations = 0
 
-    def offer(self, step: int, held_out: Mapping[str, float]) -> bool:
-        """Take an evaluation's figures; whether it is the best so far, and so must be kept."""
+    def offer(self, step: int, held_out: Mapping[str, float], rewards: Sequence[float]) -> bool:
+        """Take an evaluation's figures and its rewards by prompt; whether it is the best so far, and so must be kept."""
         self.evaluations += 1
         now = {"step": float(step), "reward": held_out["held_out_reward"], "kl": held_out["held_out_kl"]}
         if not self.start:
             self.start = self.found = now
+            self.rewards = {"start": list(rewards), "best": list(rewards)}
             return True
         within = now["kl"] <= self.budget and held_out["held_out_same_answer"] <= self.alike
         if within and now["reward"] > self.found["reward"]:
             self.found = now
+            self.rewards["best"] = list(rewards)
             return True
         return False
 
@@ -62,9 +65,10 @@ class Best:
 
     def state(self) -> dict[str, Any]:
         """Its figures, as plain values."""
-        return {"start": self.start, "found": self.found, "evaluations": self.evaluations}
+        return {"start": self.start, "found": self.found, "evaluations": self.evaluations, "rewards": dict(self.rewards)}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
         self.start, self.found = dict(state["start"]), dict(state["found"])
         self.evaluations = int(state["evaluations"])
+        self.rewards = {name: list(values) for name, values in state["rewards"].items()}

@@ -21,6 +21,7 @@ from sawyer.stages.rl.networks import open_networks
 from sawyer.stages.rl.rollout import collect, finite
 from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import STAGE, prompts_of
+from sawyer.stats import paired_interval
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
@@ -51,15 +52,16 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
         "kl_bound": last["kl_bound"],
         "stopped": "",
     }
-    gain = figures["reward_best"] - figures["reward_sft"]
+    gained = paired_interval([one["reward_sft"] for one in work.chosen], [one["reward"] for one in work.chosen])
     run.journal.gate(
         Gate(
             stage=STAGE,
             name="rl_improves",
-            verdict="ok" if gain > 0 else "warn",
-            value=figures["reward_best"],
-            threshold=figures["reward_sft"],
-            message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} by choosing the best of {n}",
+            verdict="ok" if gained.low > 0 else "warn",
+            value=gained.low,
+            threshold=0.0,
+            message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} by choosing the best of {n}: "
+            f"{gained.summary}",
             advice="the SFT model's answers to a prompt are all worth the same to the reward: raise rl.temperature or rl.group",
         )
     )

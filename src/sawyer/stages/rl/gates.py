@@ -9,14 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from sawyer.config import Rl
 from sawyer.errors import TrainingError
 from sawyer.runs import Gate
+from sawyer.stages.rl.guards import advice_for
+from sawyer.stats import PairedInterval, paired_interval
 
 SMALL = 1e-3  # what fp32's rounding may do: nats for log-probs and KL, a share for the ratio, reward units for a score
 # In bf16 two readings of one model differ by more. By how much is measured on the run's own model and answers: the log-probs
 # of training's forward pass in bf16 against the same in fp32. Sampling and training may then be twice as far apart on average,
 # and three times for the worst token, since the largest of some thousand differences is itself a matter of chance.
 MEAN_TIMES, MOST_TIMES = 2.0, 3.0
+IDLE = 0.5  # groups without variance from which on a run that gained nothing has them to blame first
 SCORED_ALONE = 8  # answers whose score inside RL is compared with what the saved reward model says outside
 
 
@@ -136,23 +140,38 @@ def _zero(name: str, value: float, limit: float, message: str, advice: str) -> G
     )
 
 
-def final_gates(figures: Mapping[str, Any], budget: float, *, ruined: bool) -> list[Gate]:
-    """Did the reward rise on held-out prompts, within the KL budget, without a guard having to step in? `ruined`: the last
-    model is worth less than the SFT model, or nothing."""
-    gain = figures["reward_best"] - figures["reward_sft"]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """Rewards of the same P held-out prompts, (P,) each, before RL, by the kept model and by the last one."""
+
+    start: tuple[float, ...]
+    best: tuple[float, ...]
+    last: tuple[float, ...]
+    evaluations: int
+    ruined: bool = False  # no answer of the last model's could be read
+    zero_variance: float | None = None  # mean share over the updates of groups without variance; None: it has no groups
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether most groups had nothing to teach."""
+        return self.zero_variance is not None and self.zero_variance >= IDLE
+
+    @property
+    def gained(self) -> PairedInterval:
+        """What the kept model gained: the best of all evaluations but the first."""
+        return paired_interval(self.start, self.best, looks=max(1, self.evaluations - 1))
+
+    @property
+    def moved(self) -> PairedInterval:
+        """What the last model gained or lost."""
+        return paired_interval(self.start, self.last)
+
+
+def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> list[Gate]:
+    """Did the reward surely rise on held-out prompts, within the KL budget, without a guard having to step in?"""
+    budget = asked.kl.budget
     return [
-        Gate(
-            stage="rl",
-            name="rl_improves",
-            verdict="ok" if gain > 0 else "warn",
-            value=figures["reward_best"],
-            threshold=figures["reward_sft"],
-            message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} "
-            f"(update {figures['best_step']} of {figures['updates']})",
-            advice="training made the policy worse than it began: lower rl.learning_rate or raise rl.kl.coefficient"
-            if ruined
-            else "raise rl.episodes or rl.learning_rate; if the reward is flat, look at the reward model's gates first",
-        ),
+        reward_gate(figures, asked, outcome),
         Gate(
             stage="rl",
             name="rl_kl_budget",
@@ -162,8 +181,8 @@ def final_gates(figures: Mapping[str, Any], budget: float, *, ruined: bool) -> l
             threshold=budget,
             message=f"the last model is {figures['kl_last']:.2f} nats a response away from the SFT model, "
             f"the kept one {figures['kl']:.2f}",
-            advice="raise rl.kl.coefficient, or rl.kl.budget if the last answers are still good: what came after the kept "
-            "model was spent in vain",
+            advice=f"raise {_tie(asked)}, or rl.kl.budget if the last answers are still good: what came after the kept model "
+            "was spent in vain",
         ),
         Gate(
             stage="rl",
@@ -180,6 +199,46 @@ def final_gates(figures: Mapping[str, Any], budget: float, *, ruined: bool) -> l
             advice="read the samples around that update; the best model before it was kept",
         ),
     ]
+
+
+def reward_gate(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> Gate:
+    """A rise beyond the noise of the held-out prompts is ok; one within it, or none, is told as what it is."""
+    start, updates, kept = figures["reward_sft"], figures["updates"], figures["best_step"]
+    if kept:
+        best, change = figures["reward_best"], outcome.gained.summary
+        message = f"held-out reward {start:.3f} -> {best:.3f} (update {kept} of {updates}): {change}"
+    else:
+        last = sum(outcome.last) / len(outcome.last)
+        message = f"held-out reward {start:.3f} -> {last:.3f} after {updates} updates: {outcome.moved.summary}; none is kept"
+    if outcome.is_idle:
+        message += f"; in {outcome.zero_variance:.0%} of the groups all answers had the same score"
+    return Gate(
+        stage="rl",
+        name="rl_improves",
+        verdict="ok" if outcome.gained.low > 0 else "warn",
+        value=outcome.gained.low,
+        threshold=0.0,
+        message=message,
+        advice=_advice(asked, outcome),
+    )
+
+
+def _advice(asked: Rl, outcome: Outcome) -> str:
+    """What to try after a run that did not surely gain, in settings that its algorithm has and by gates that it has."""
+    if outcome.ruined or outcome.moved.high < 0:
+        return f"training made the policy worse than it began: lower rl.learning_rate or raise {_tie(asked)}"
+    if outcome.is_idle:
+        return f"nothing could be learnt from groups of equal scores: {advice_for(asked)['zero_variance_groups']}"
+    longer = "rl.episodes" if asked.knows("episodes") else "rl.epochs"
+    gates = "the reward model's gates" if asked.uses_stage else "the held_out_score figures of each part of rl.rewards"
+    return (
+        f"raise {longer} or rl.learning_rate to gain more, rl.eval_prompts (and rl.held_out) to see smaller gains; if the "
+        f"reward is flat, look at {gates} first"
+    )
+
+
+def _tie(asked: Rl) -> str:
+    return "rl.kl.coefficient" if asked.knows("kl.coefficient") else "rl.beta"
 
 
 def times(count: int) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sawyer.config import Rl
+from sawyer.stats import student_t
 
 Action = Literal["warn", "stop", "rollback", "off"]
 BEGINNING = 3  # batches whose mean the collapses are held to: one small batch is chance
@@ -45,51 +46,70 @@ DEFAULTS: Mapping[str, Rule] = {
     "disagreement": Rule(threshold=2.0, streak=3, action="rollback"),  # times that on the SFT model's own answers
     "held_out_score": Rule(threshold=0.1, streak=2, action="rollback"),  # standard deviations
     "held_out_gold": Rule(threshold=0.5, streak=2, action="rollback"),  # points of 10
+    "zero_variance_groups": Rule(threshold=0.9, streak=2, action="warn"),  # of the groups; nothing is lost, nothing learnt
 }
 SAME_ANSWER = DEFAULTS["same_answer"].threshold
 
-# name -> (what it means, what to try)
+# name -> (what it means, what to try); in braces what `advice_for` fills in by what the algorithm and the run have
 WORDS: Mapping[str, tuple[str, str]] = {
     "non_finite": (
         "a figure was not finite; nothing was learnt from that batch",
-        "lower rl.learning_rate, bound the scores with rl.score_clip, or look for prompts with extreme scores",
+        "lower rl.learning_rate, {bound}or look for prompts with extreme scores",
     ),
     "kl_budget": (
         "the policy has moved further from the SFT model than rl.kl.budget allows",
-        "raise rl.kl.coefficient, or rl.kl.budget if the samples are still good",
+        "raise {tie}, or rl.kl.budget if the samples are still good",
     ),
     "length": (
-        "answers have shrunk to a few tokens; the reward model may pay for saying nothing",
-        "look at the shortest samples and have such answers judged, or raise rl.kl.coefficient",
+        "answers have shrunk to a few tokens; saying nothing may pay",
+        "look at the shortest samples and {judged}, or raise {tie}",
     ),
     "length_limit": (
         "answers have grown to the longest that is allowed",
-        "raise rl.missing_eos_penalty or rl.kl.coefficient",
+        "raise {ends}",
     ),
-    "eos_share": ("answers no longer end by themselves", "raise rl.missing_eos_penalty or rl.kl.coefficient"),
-    "distinct_2": ("answers have lost their variety", "raise rl.kl.coefficient or lower rl.learning_rate"),
+    "eos_share": ("answers no longer end by themselves", "raise {ends}"),
+    "distinct_2": ("answers have lost their variety", "raise {tie} or lower rl.learning_rate"),
     "same_answer": (
-        "one answer is given to many different prompts; the reward model pays for it whatever the question",
-        "have that answer judged where it is wrong, or raise rl.kl.coefficient",
+        "one answer is given to many different prompts; it pays whatever the question",
+        "{judged}, or raise {tie}",
     ),
     "length_paid": (
         "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the question",
-        "see reward/trust.json; have answers judged of which the better one is the shorter (or the longer)",
+        "{report}have answers judged of which the better one is the shorter (or the longer)",
     ),
     "disagreement": (
         "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward is a guess",
-        "raise rl.kl.coefficient, or have such answers judged",
+        "raise {tie}, or have such answers judged",
     ),
     "held_out_score": (
         "held-out answers got worse since the best evaluation while the training reward rose: the training prompts are learnt "
         "by heart",
-        "raise rl.kl.coefficient, or give more prompts",
+        "raise {tie}, or give more prompts",
     ),
     "held_out_gold": (
         "held-out answers got worse since the best evaluation while the training reward rose: the reward model is being gamed",
-        "raise rl.kl.coefficient, or give more judgements",
+        "raise {tie}, or give more judgements",
+    ),
+    "zero_variance_groups": (
+        "answers that are compared with each other all get the same score: nothing can be learnt from them",
+        "raise {more}, take prompts that are sometimes answered rightly, or pay in steps and not all or nothing",
     ),
 }
+
+
+def advice_for(asked: Rl) -> dict[str, str]:
+    """What to try where a guard acts, by its name, in settings that the algorithm has and by files that the run has."""
+    online, grouped = asked.is_online, asked.algorithm in ("rloo", "grpo")
+    known = {
+        "tie": "rl.kl.coefficient" if asked.knows("kl.coefficient") else "rl.beta",
+        "ends": "rl.missing_eos_penalty or rl.kl.coefficient" if online else "rl.beta",
+        "bound": "bound the scores with rl.score_clip, " if asked.knows("score_clip") else "",
+        "judged": "have such answers judged" if asked.uses_stage else "let the reward tell them from good answers",
+        "report": "see reward/trust.json; " if asked.uses_stage else "",
+        "more": "rl.temperature or rl.group" if grouped else "rl.temperature or rl.batch_size",
+    }
+    return {name: advice.format(**known) for name, (_, advice) in WORDS.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,16 +120,12 @@ class Tripped:
     action: Action
     value: float
     threshold: float  # in the value's unit
+    advice: str  # what to try
 
     def told(self, updates: int) -> str:
         """What has happened after so many updates, in words."""
         figure = f" is {self.value:.3g} (threshold {self.threshold:.3g})" if math.isfinite(self.threshold) else ""
         return f"{self.guard}{figure} after {updates} update{'s' * (updates != 1)}: {WORDS[self.guard][0]}"
-
-    @property
-    def advice(self) -> str:
-        """What to try."""
-        return WORDS[self.guard][1]
 
 
 def rules_of(asked: Rl) -> dict[str, Rule]:
@@ -149,13 +165,21 @@ def surely(correlation: float, count: int) -> float:
     return math.tanh(max(0.0, z))
 
 
+def noise(differences: Sequence[float]) -> float:
+    """What chance alone makes of the mean of such differences: `ERRORS` standard errors, as sure as these are of many."""
+    if len(differences) < 2:
+        return math.inf
+    beyond = student_t(statistics.NormalDist().cdf(ERRORS), len(differences) - 1)
+    return beyond * statistics.stdev(differences) / math.sqrt(len(differences))
+
+
 class Guards:
     """Counts, for each guard, how often in a row it was beyond its threshold.
 
     What must not collapse is compared with its mean over the first `BEGINNING` batches, and is not judged before. `longest` is
     the most tokens of an answer, `answers` a batch's number of answers, `disagreement` an ensemble's mean on the SFT model's
     own answers (None: the reward model is no ensemble), `learned` whether all that is paid for was learnt from judgements: who
-    pays for length by a function of their own knows what they do.
+    pays for length by a function of their own knows what they do. `advice` is what to try, by a guard's name.
     """
 
     def __init__(
@@ -164,10 +188,11 @@ class Guards:
         *,
         longest: int,
         answers: int,
+        advice: Mapping[str, str],
         disagreement: float | None = None,
         learned: bool = True,
     ) -> None:
-        self.rules, self.longest, self.answers = rules, longest, answers
+        self.rules, self.longest, self.answers, self.advice = rules, longest, answers, advice
         self.disagreement, self.learned = disagreement, learned
         self.first: dict[str, float] = {}  # means over the first batches, of which there have been `seen`
         self.seen = 0
@@ -200,7 +225,8 @@ class Guards:
         """Take an evaluation: for `score` and, where it is known, `gold` the values of the same held-out prompts each time.
 
         Beyond its threshold is a measure that fell from its best evaluation by more than its margin and `ERRORS` standard
-        errors, while the batches' mean score is higher than it was then: what is learnt pays, and is worth nothing.
+        errors (as sure as these are by Student's t, where the prompts are few), while the batches' mean score is higher than it
+        was then: what is learnt pays, and is worth nothing.
         """
         score, self.scores = (statistics.fmean(self.scores) if self.scores else None), []
         tripped = []
@@ -214,9 +240,8 @@ class Guards:
             elif score_then is None:  # before the first evaluation there was no batch: those after it stand for them
                 self.best[name] = best, score
             differences = [a - b for a, b in zip(best, now, strict=True)]
-            error = statistics.stdev(differences) / len(now) ** 0.5 if len(now) > 1 else 0.0
             guard = f"held_out_{name}"
-            threshold = max(self.rules[guard].threshold, ERRORS * error)
+            threshold = max(self.rules[guard].threshold, noise(differences))
             rising = score is not None and score_then is not None and score > score_then
             tripped += self._count(guard, -fall, -threshold, rising and fall > threshold)
         return tripped
@@ -232,7 +257,7 @@ class Guards:
         again = self.streaks[name] > rule.streak and rule.action == "warn"
         if self.streaks[name] < rule.streak or again or rule.action == "off":
             return []
-        return [Tripped(guard=name, action=rule.action, value=value, threshold=threshold)]
+        return [Tripped(guard=name, action=rule.action, value=value, threshold=threshold, advice=self.advice[name])]
 
     def _tests(self, now: Mapping[str, float]) -> list[tuple[str, float, float, bool]]:
         """(name, value, threshold in the value's unit, beyond it) of every guard that looks at batches."""
@@ -249,6 +274,9 @@ class Guards:
             ("length_limit", now["length"], most, now["length"] > most),
             ("same_answer", now["same_answer"], share["same_answer"], now["same_answer"] > share["same_answer"]),
         ]
+        if (unvaried := now.get("zero_variance_groups")) is not None:  # dpo compares judged answers, not groups of its own
+            most = share["zero_variance_groups"]
+            found.append(("zero_variance_groups", unvaried, most, unvaried > most))
         if self.learned:
             sure = surely(paid, self.answers)
             found.append(("length_paid", paid, math.copysign(share["length_paid"], paid), sure > share["length_paid"]))

@@ -9,16 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
-from sawyer.maths import distinct_n, kl_k1, masked_mean, masked_sum, missing_eos
+from sawyer.config import Rl
+from sawyer.maths import distinct_n, kl_k1, masked_mean, masked_sum, missing_eos, zero_variance
 from sawyer.stages.rl.guards import same_answer
-from sawyer.stages.rl.rollout import Episodes, Experience
+from sawyer.stages.rl.rollout import Episodes, Experience, learnt_scores
 from sawyer.stats import correlation
 
 SHOWN = 8  # samples written to the journal at each evaluation
 
 
-def batch_measures(episodes: Episodes, experience: Experience, coefficient: float) -> dict[str, float]:
-    """Figures of a batch before its update. Per response: reward, score, kl, length; per counted token: sampled_entropy."""
+def batch_measures(episodes: Episodes, experience: Experience, coefficient: float, asked: Rl) -> dict[str, float]:
+    """Figures of a batch before its update. Per response: reward, score, kl, length; per counted token: sampled_entropy; per
+    group of answers that are compared with each other, with ppo the whole batch: zero_variance_groups."""
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
     return {
         "reward": float(experience.rewards.sum(1).mean()),
@@ -28,6 +30,9 @@ def batch_measures(episodes: Episodes, experience: Experience, coefficient: floa
         **_of_answers(episodes),
         "sampled_entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
         "length_correlation": length_correlation(episodes),
+        "zero_variance_groups": zero_variance(
+            learnt_scores(episodes, asked), None if asked.algorithm == "ppo" else asked.group
+        ),
         **_parts(episodes),
     }
 
@@ -48,11 +53,16 @@ class HeldOut:
         return (self.logprobs - self.ref_logprobs).sum(1)
 
 
+def held_out_rewards(found: HeldOut, missing_eos_penalty: float) -> Tensor:
+    """(B,) fp32: the scores less the penalty of answers that did not end, by which the best model is chosen."""
+    return missing_eos(found.episodes.scores, found.episodes.ended, missing_eos_penalty)
+
+
 def held_out_measures(found: HeldOut, missing_eos_penalty: float) -> dict[str, float]:
     """Figures of an evaluation, all called `held_out_...`."""
     episodes = found.episodes
     tokens = sum(len(completion.ids) for completion in episodes.completions)
-    rewards = missing_eos(episodes.scores, episodes.ended, missing_eos_penalty)
+    rewards = held_out_rewards(found, missing_eos_penalty)
     surprise = -float(found.ref_logprobs.sum()) / max(1, tokens)
     measured = {
         "reward": float(rewards.mean()),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer import processes
-from sawyer.config import Config, wanted
+from sawyer.config import Config, Rl, wanted
 from sawyer.engine import Place
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
@@ -165,9 +165,7 @@ def estimate(
         else:
             values = None if value is None else values_of(value, episodes.rows, config, place)
     ref = logprobs_of(reference, episodes.rows, config, place)
-    scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
-    scores = missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
-    found = advantages_of(scores, old, ref, values, mask, coefficient, asked)
+    found = advantages_of(learnt_scores(episodes, asked), old, ref, values, mask, coefficient, asked)
     return Experience(
         rows=episodes.rows,
         mask=mask,
@@ -180,6 +178,12 @@ def estimate(
         kl_in_loss=found.kl_in_loss,
         seen=seen,
     )
+
+
+def learnt_scores(episodes: Episodes, asked: Rl) -> Tensor:
+    """(B,) fp32: the scores that advantages are made of, clipped and less the penalty of answers that did not end."""
+    scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
+    return missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
 
 
 def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:

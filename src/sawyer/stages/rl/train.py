@@ -44,7 +44,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     with replace_folder(run.layout.model(STAGE)) as folder:
         best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
     run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
-    figures = {
+    figures: dict[str, Any] = {
         "algorithm": asked.algorithm,
         "reward_sft": best.start["reward"],
         "reward_best": best.found["reward"],
@@ -56,8 +56,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "rollbacks": work.rollbacks,
         "stopped": work.stopped or "",
     }
-    ruined = work.ruined or last["held_out_reward"] < best.start["reward"]
-    for gate in final_gates(figures, asked.kl.budget, ruined=ruined):
+    outcome = work.outcome()
+    gained = outcome.gained
+    figures |= {"reward_change": gained.value, "reward_change_low": gained.low, "reward_change_high": gained.high}
+    figures["reward_detectable"] = gained.detectable
+    if outcome.zero_variance is not None:
+        figures["zero_variance_groups"] = outcome.zero_variance
+    for gate in final_gates(figures, asked, outcome):
         run.journal.gate(gate)
     return figures
 
@@ -148,7 +153,7 @@ class RlWork(PolicyWork):
 
     def measure(self, episodes: Episodes, experience: Experience) -> dict[str, float]:
         """Figures of the batch before its update."""
-        return batch_measures(episodes, experience, self.kl.coefficient)
+        return batch_measures(episodes, experience, self.kl.coefficient, self.asked)
 
     @property
     def learners(self) -> dict[str, Learner]:

@@ -12,9 +12,9 @@ from sawyer.models import Speaker, hold_in_bf16, network_of
 from sawyer.records import Prompt, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
-from sawyer.stages.rl.gates import step_zero_gates, stop_if_failed
-from sawyer.stages.rl.guards import Guards, Tripped, rules_of, stop_words
-from sawyer.stages.rl.measures import HeldOut, held_out_measures, shown
+from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
+from sawyer.stages.rl.guards import Guards, Tripped, advice_for, rules_of, stop_words
+from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
@@ -47,6 +47,7 @@ class PolicyWork:
             self.rules,
             longest=self.asked.max_new_tokens,
             answers=self.asked.batch_size if self.asked.is_online else len(self.held_out),
+            advice=advice_for(self.asked),
             disagreement=own_disagreement(self.scorer),
             learned=all_learned(self.scorer),
         )
@@ -56,6 +57,7 @@ class PolicyWork:
         )
         self.found: HeldOut | None = None  # the last evaluation's answers
         self.judged: dict[str, list[float]] = {}  # and what they are worth, by prompt
+        self.rewards: list[float] = []  # and their rewards, less the penalty of those that did not end
         self.rollbacks = 0
         self.stopped: str | None = None
         self.ruined = False  # by the last update: no answer of the policy's can be read
@@ -132,7 +134,8 @@ class PolicyWork:
         )
         metrics = held_out_measures(found, self.asked.missing_eos_penalty)
         self.run.journal.samples(STAGE, step, shown(found))
-        if self.best.offer(step, metrics):
+        self.rewards = held_out_rewards(found, self.asked.missing_eos_penalty).tolist()
+        if self.best.offer(step, metrics, self.rewards):
             self.best.keep(self.policy_speaker, self.learnt())
         return metrics
 
@@ -147,6 +150,18 @@ class PolicyWork:
             self.ruined = True
             self._put_back()
             return self.evaluate(done)
+
+    def outcome(self) -> Outcome:
+        """What the run's evaluations found, after the last one."""
+        shares = [row["zero_variance_groups"] for row in self.run.journal.rows(STAGE) if "zero_variance_groups" in row]
+        return Outcome(
+            start=tuple(self.best.rewards["start"]),
+            best=tuple(self.best.rewards["best"]),
+            last=tuple(self.rewards),
+            evaluations=self.best.evaluations,
+            ruined=self.ruined,
+            zero_variance=sum(shares) / len(shares) if shares else None,
+        )
 
     def _reread(self, episodes: Episodes) -> Reread:
         """The first batch as the gates of step zero read it, before it is learnt from."""
