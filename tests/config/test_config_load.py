@@ -40,7 +40,7 @@ def refusal(asked: Any, text: str, *overrides: str) -> str:
 
 def test_the_smallest_file_and_its_defaults(asked: Any) -> None:
     config = asked(BASE)
-    assert (config.model, config.base, config.seed, config.template) == ("gpt2", None, 0, "question")
+    assert (config.model, config.base, config.seed, config.template) == ("gpt2", None, 0, "auto")
     assert config.sft is not None and config.sft.data == ["a.json"] and config.sft.batch_size == 32
     assert config.reward is None and config.rl is None
 

@@ -64,5 +64,5 @@ def test_generation_settings_of_the_source_do_not_stop_a_save(make: Callable[[st
     again: Any = open_speaker(tmp_path)
     save_model(tmp_path, again.model, again.tokenizer)
     written = json.loads(path.read_text())
-    assert (written["eos_token_id"], written["pad_token_id"], written["bos_token_id"]) == (0, 1, 0)
+    assert (written["eos_token_id"], written["pad_token_id"], written["bos_token_id"]) == ([0, 5], 1, 0)
     assert again.model.generation_config.repetition_penalty in (None, 1.0)

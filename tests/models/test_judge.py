@@ -181,14 +181,14 @@ def test_a_decoder_from_elsewhere_has_no_template(make: Callable[[str], Path], t
         assert "`chatml`" in other.reads and other.codec.answer(prompt_of("Up?"), "x").ids != mine
 
 
-def test_a_template_that_rewrites_turns_gives_way(make: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_template_that_leaves_out_turns_gives_way(make: Callable[[str], Path], tmp_path: Path) -> None:
     judge = new_judge(make("gpt2"), seed=0)
     save_model(tmp_path, judge.model, judge.tokenizer)
     assert "its own" in load_judge(tmp_path, fallback="chatml").reads  # what it brings is used where it can be
     assert "`chatml`" in load_judge(tmp_path, template="chatml").reads  # unless another is asked for
     (tmp_path / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
     found = load_judge(tmp_path)
-    assert found.reads.startswith("the template `question` (its own rewrites earlier turns")
+    assert found.reads.startswith("the template `question` (its own leaves out what a turn says")
     assert found.note.startswith(str(tmp_path))
 
 

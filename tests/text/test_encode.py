@@ -78,9 +78,11 @@ def test_the_prompt_s_ids_are_the_same_everywhere(merging_tokenizer: Any, templa
         demonstration = found.demonstration(Demonstration(prompt=prompt, response=response))
         answer = found.answer(prompt, response)
         sampled = found.answer_ids(ids, answer.ids[len(ids) :])
-        assert demonstration == answer == sampled
+        tail = len("\n") if template == "chatml" else 0  # what the template writes after an answer's end is not trained
+        assert demonstration == answer and sampled.ids == answer.ids
         assert answer.ids[: len(ids)] == ids and answer.prompt_length == len(ids)
-        assert answer.trained == (False,) * len(ids) + (True,) * (len(answer.ids) - len(ids))
+        assert answer.trained == (False,) * len(ids) + (True,) * (len(answer.ids) - len(ids) - tail) + (False,) * tail
+        assert answer.without_tail() == found.answer_ids(ids, answer.ids[len(ids) : len(answer.ids) - tail])
         assert merging_tokenizer.decode(ids) == render(merging_tokenizer, prompt.messages, answer_next=True)
 
 
@@ -103,29 +105,36 @@ def test_earlier_answers_are_trained_in_demonstrations_alone(bytes_tokenizer: An
     assert marked(demonstration, bytes_tokenizer) == first + last
     assert marked(answer, bytes_tokenizer) == last
     whole = render(bytes_tokenizer, (*CHAT, Message(role="assistant", content="e")), answer_next=False)
-    assert bytes_tokenizer.decode(answer.ids) == whole.rstrip("\n")
+    assert bytes_tokenizer.decode(answer.ids) == whole
 
 
-def test_an_earlier_answer_is_encoded_as_when_it_was_given(merging_tokenizer: Any) -> None:
-    found = codec(merging_tokenizer)
-    before = found.answer(prompt_of("a"), "Down: \n")
-    later = Prompt(
-        messages=(
-            Message(role="user", content="a"),
-            Message(role="assistant", content="Down: \n"),
-            Message(role="user", content="b"),
-        )
+def test_earlier_answers_are_tokenised_as_they_would_be_served(merging_tokenizer: Any) -> None:
+    """A conversation's ids are those of its whole text, and an earlier answer is trained where it is the same as when given."""
+    found = codec(merging_tokenizer, "chatml")
+    turns = (
+        Message(role="user", content="a"),
+        Message(role="assistant", content="Down: "),
+        Message(role="user", content="b"),
     )
-    assert found.prompt(later)[: len(before.ids)] == before.ids
+    served = merging_tokenizer.apply_chat_template(
+        [{"role": m.role, "content": m.content} for m in turns], add_generation_prompt=True
+    )["input_ids"]
+    row = found.demonstration(Demonstration(prompt=Prompt(messages=turns), response="c"))
+    assert found.prompt(Prompt(messages=turns)) == tuple(served) == row.ids[: row.prompt_length]
+    assert marked(row, merging_tokenizer) == f"Down: {EOS}c{EOS}"
+    # Under `question` this tokenizer merges the prompt's colon with the answer's space: nothing marks half a token.
+    found = codec(merging_tokenizer, "question")
+    row = found.demonstration(Demonstration(prompt=Prompt(messages=turns), response="c"))
+    assert marked(row, merging_tokenizer) == f" c{EOS}"
 
 
-def test_a_template_without_eos_gets_one(bytes_tokenizer: Any, tmp_path: Path) -> None:
+def test_a_template_without_an_end_gets_one_after_the_last_answer(bytes_tokenizer: Any, tmp_path: Path) -> None:
     path = tmp_path / "own.jinja"
     path.write_text(NO_EOS)
     found = codec(bytes_tokenizer, str(path))
     row = found.demonstration(Demonstration(prompt=Prompt(messages=CHAT), response="e"))
-    assert bytes_tokenizer.decode(row.ids) == f"[s]Be brief.[/][u]a[/][a]bc[/]{EOS}[u]d[/][a]e[/]{EOS}"
-    assert marked(row, bytes_tokenizer) == f"bc[/]{EOS}e[/]{EOS}"
+    assert bytes_tokenizer.decode(row.ids) == f"[s]Be brief.[/][u]a[/][a]bc[/][u]d[/][a]e[/]{EOS}"
+    assert marked(row, bytes_tokenizer).endswith(f"e[/]{EOS}")
 
 
 def test_special_tokens_in_a_text_are_broken_up(bytes_tokenizer: Any) -> None:
@@ -166,14 +175,20 @@ def test_fits(bytes_tokenizer: Any) -> None:
 def test_a_prompt_is_written_once_for_all_its_answers(bytes_tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     found, written = codec(bytes_tokenizer), []
 
-    def counted(*given: Any, **named: Any) -> str:
-        written.append(named["answer_next"])
-        return render(*given, **named)
+    def counted(name: str) -> Any:
+        inner = getattr(encode, name)
 
-    monkeypatch.setattr(encode, "render", counted)
+        def call(*given: Any, **named: Any) -> str:
+            written.append(name)
+            return str(inner(*given, **named))
+
+        return call
+
+    for name in ("render", "answered"):
+        monkeypatch.setattr(encode, name, counted(name))
     for answer in ("Down.", "Right.", "Left."):
         found.answer(prompt_of("Up?"), answer)
-    assert (written.count(True), written.count(False)) == (1, 3)
+    assert (written.count("render"), written.count("answered")) == (1, 3)
 
 
 def test_eos_is_trained_and_the_pad_is_not(bytes_tokenizer: Any) -> None:
@@ -199,15 +214,17 @@ def test_a_template_that_says_nothing(bytes_tokenizer: Any) -> None:
         Codec(tokenizer=bytes_tokenizer, context=8).prompt(prompt_of("a"))
 
 
-def test_a_template_that_rewrites_only_real_conversations(bytes_tokenizer: Any) -> None:
-    """The probe passes; a longer conversation is caught when it is encoded."""
+def test_a_conversation_that_is_rewritten_trains_its_last_answer(bytes_tokenizer: Any) -> None:
+    """The probe passes; of a longer conversation, which this template begins otherwise, the last answer alone is trained."""
     set_template(bytes_tokenizer, "question")
     bytes_tokenizer.chat_template = "{% if messages|length > 4 %}!{% endif %}" + bytes_tokenizer.chat_template
-    set_template(bytes_tokenizer, "tokenizer")
+    assert set_template(bytes_tokenizer, "tokenizer") == "its own chat template"
     roles = ("user", "assistant")
     long = tuple(Message(role=roles[i % 2], content=str(i)) for i in range(5))  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="rewrites earlier turns"):
-        Codec(tokenizer=bytes_tokenizer, context=512).prompt(Prompt(messages=long))
+    found = Codec(tokenizer=bytes_tokenizer, context=512)
+    row = found.demonstration(Demonstration(prompt=Prompt(messages=long), response="5"))
+    assert marked(row, bytes_tokenizer) == f" 5{EOS}"
+    assert bytes_tokenizer.decode(row.ids).startswith("!Question: 0")
 
 
 def test_the_same_after_a_save(merging_tokenizer: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sawyer.errors import ModelError
-from sawyer.records import Message, Prompt, prompt_of
+from sawyer.records import Demonstration, Message, Prompt, prompt_of
 from sawyer.text import TEMPLATES, Codec, render, set_template, template_text
 
 EOS = "<|endoftext|>"
@@ -97,20 +97,38 @@ def test_a_jinja_file(bytes_tokenizer: Any, tmp_path: Path) -> None:
     assert rendered(bytes_tokenizer, "a", "b", answer_next=False) == "<|user|>a<|end|><|assistant|>b<|end|>"
 
 
+UNFIT = {
+    "counts its turns at the start": ("{{ messages|length }}" + OWN, "otherwise once it is answered"),
+    "shows the last turn alone": ("{% set messages = messages[-1:] %}" + OWN, "leaves out what a turn says"),
+    "forgets what came before": ("{% set messages = messages[-2:] %}" + OWN, "leaves out what a turn says"),
+}
 REWRITES = {
-    "counts its turns at the start": "{{ messages|length }}" + OWN,
-    "shows the last turn alone": "{% set messages = messages[-1:] %}" + OWN,
-    "shortens earlier answers": OWN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'][:3] }}"),
+    "shortens earlier answers": OWN.replace(
+        "{{ m['content'] }}", "{{ m['content'][:3] if m['role'] == 'assistant' and not loop.last else m['content'] }}"
+    ),
     "closes the conversation": OWN + "{% if not add_generation_prompt %}<|closed|>{% endif %}",
 }
 
 
-@pytest.mark.parametrize("template", REWRITES.values(), ids=REWRITES.keys())
-def test_a_template_that_rewrites_earlier_turns(bytes_tokenizer: Any, tmp_path: Path, template: str) -> None:
+@pytest.mark.parametrize(("template", "match"), UNFIT.values(), ids=UNFIT.keys())
+def test_a_template_that_cannot_be_trained(bytes_tokenizer: Any, tmp_path: Path, template: str, match: str) -> None:
     path = tmp_path / "mine.jinja"
     path.write_text(template, encoding="utf-8")
-    with pytest.raises(ModelError, match="rewrites earlier turns"):
+    with pytest.raises(ModelError, match=match):
         set_template(bytes_tokenizer, str(path))
+
+
+@pytest.mark.parametrize("template", REWRITES.values(), ids=REWRITES.keys())
+def test_a_template_that_rewrites_earlier_answers_is_taken(bytes_tokenizer: Any, tmp_path: Path, template: str) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text(template, encoding="utf-8")
+    words = set_template(bytes_tokenizer, str(path))
+    assert ("rewrites earlier turns" in words) is ("[:3]" in template)
+    codec = Codec(tokenizer=bytes_tokenizer, context=512)
+    row = codec.demonstration(Demonstration(prompt=Prompt(messages=turns("a", "wordy", "b")), response="c"))
+    trained = [i for i, on in zip(row.ids, row.trained, strict=True) if on]
+    closed = "<|closed|>" if "closed" in template else ""
+    assert bytes_tokenizer.decode(trained) == f"c<|end|>{closed}{EOS}"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def check(
     held_out: Annotated[list[str] | None, typer.Option(help="A file that must share no prompt with the others.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or id: prompts too long for it are named.")] = None,
-    template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "question",
+    template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "auto",
     most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
 ) -> None:
     """Read data as training would; list every problem as file:line:field. Exit code 1 if training would refuse a file."""

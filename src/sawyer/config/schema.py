@@ -411,7 +411,9 @@ class Config(Section):
     out: str = Field("runs/sawyer", min_length=1, description="the run's folder")
     seed: int = Field(0, ge=0, lt=2**32, description="of everything drawn at random")
     model: str | None = Field(None, min_length=1, description="a hub id or a folder; a folder never touches the network")
-    template: str = Field("question", description="question | chatml | tokenizer (its own) | a Jinja file")
+    template: str = Field(
+        "auto", description="auto (the tokenizer's own, else question) | question | chatml | tokenizer (its own) | a Jinja file"
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the arithmetic happens")
     micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens that go through a network at once")

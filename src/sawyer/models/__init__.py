@@ -27,6 +27,7 @@ from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
 from sawyer.models.judge import Judge, Load, load_judge, new_judge
 from sawyer.models.load import (
+    codec_of,
     context_length,
     load_policy,
     load_reader,
@@ -83,6 +84,7 @@ __all__ = [
     "WeightedScorer",
     "before_trained",
     "class_logits",
+    "codec_of",
     "context_length",
     "copy_model",
     "deliberate",

@@ -35,7 +35,7 @@ def new_classifier(
     trunk = f"{model.base_model_prefix}."
     check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
     model.config.problem_type = PROBLEM[many]
-    grow(model, len(tokenizer))
+    grow(model, tokenizer)
     ready(model, tokenizer)
     adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
     return model
@@ -53,7 +53,7 @@ def load_classifier(source: str | Path, tokenizer: Any) -> nn.Module:
         )
     check_whole(source, missing)
     merge(model)
-    grow(model, len(tokenizer))
+    grow(model, tokenizer)
     return ready(model, tokenizer)
 
 

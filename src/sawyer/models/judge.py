@@ -13,9 +13,18 @@ from torch import nn
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank
 from sawyer.models.forward import is_causal, sequence_logits
-from sawyer.models.load import check_end, context_length, grow, load_reader, load_reward, new_reward
+from sawyer.models.load import (
+    check_end,
+    context_length,
+    grow,
+    load_reader,
+    load_reward,
+    named_ends,
+    new_reward,
+    padding_of,
+)
 from sawyer.models.speaker import Opened
-from sawyer.text import Codec, PairCodec, Reader, Row, pad_right, set_template
+from sawyer.text import ConversationCodec, PairCodec, Reader, Row, pad_right, set_template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +64,11 @@ def load_judge(
 
 def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> Judge:
     if is_causal(model):
-        check_end(source, tokenizer)
         reads, note = _set_template(source, tokenizer, template, fallback)
-        grow(model, len(tokenizer))
-        codec = Codec(tokenizer=tokenizer, context=context_length(model))
+        grow(model, tokenizer)
+        codec = ConversationCodec(
+            tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model), padding=padding_of(model)
+        )
         return Judge(model=model, tokenizer=tokenizer, codec=codec, reads=reads, note=note)
     context = min(context_length(model), int(tokenizer.model_max_length))
     tokenizer.model_max_length = context  # what is saved cuts long pairs where we do
@@ -70,17 +80,16 @@ def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None,
 
 def _set_template(source: str | Path, tokenizer: Any, template: str | None, fallback: str) -> tuple[str, str]:
     """(in words, the note): the template that is asked for, else the tokenizer's own if it can be used, else `fallback`."""
-    if template is not None:
-        set_template(tokenizer, template)
-        return f"the template `{template}`", ""
+    if template not in (None, "auto"):
+        return set_template(tokenizer, str(template)), ""
     why = "its tokenizer brings none"
     if tokenizer.chat_template:
         try:
-            set_template(tokenizer, "tokenizer")
-            return "its own chat template", ""
+            return set_template(tokenizer, "tokenizer"), ""
         except ModelError as error:
             why = error.given.replace("the template 'tokenizer'", "its own")
-    name = "question" if fallback == "tokenizer" else fallback
+    name = "question" if fallback in ("tokenizer", "auto") else fallback
+    check_end(source, tokenizer)  # ours write one
     set_template(tokenizer, name)
     reads = f"the template `{name}` ({why})"
     return reads, f"{source} is read by {reads}"

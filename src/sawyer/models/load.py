@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, attach, merge, put, read_adapter
-from sawyer.models.forward import next_logits
+from sawyer.models.forward import next_logits, score_head
 from sawyer.models.fused import fuse_activations
 from sawyer.runs import ADAPTER, base_of, is_adapter, is_local, settings_of
-from sawyer.text import pad_left
+from sawyer.text import Codec, all_ends, pad_left, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
+SPARE = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
+OTHER_PAD = re.compile(r"image|img|video|vision|audio|fim|code", re.IGNORECASE)  # those that fill up something else
 OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 
@@ -30,11 +33,7 @@ def load_tokenizer(source: str | Path) -> Any:
 
 
 def load_reader(source: str | Path) -> Any:
-    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own.
-
-    With pad = EOS, masks made from lengths stay right but every other program that reads the folder would mask EOS away, so a
-    token is added where there is none.
-    """
+    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`)."""
     from transformers import AutoTokenizer
 
     check_folder(source)
@@ -50,8 +49,26 @@ def load_reader(source: str | Path) -> Any:
             todo="copy the tokenizer's files there too",
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.add_special_tokens({"pad_token": PAD})
+        own_pad(tokenizer, (tokenizer.eos_token_id,))
     return tokenizer
+
+
+def own_pad(tokenizer: Any, ends: Iterable[int | None]) -> None:
+    """Give a tokenizer a pad token that is none of `ends`.
+
+    With pad = EOS, masks made from lengths stay right, but every other program that reads the folder would mask EOS away, and a
+    reward model's score would be read before it. A token that is there for it, or that nothing uses, is taken where there is
+    one, else the token for what is unknown; only without these the vocabulary grows by one.
+    """
+    taken = {*ends, tokenizer.bos_token_id}
+    spare = [
+        token.content
+        for number, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and number not in taken and SPARE.search(token.content) and not OTHER_PAD.search(token.content)
+    ]
+    spare.sort(key=lambda name: "pad" not in name.lower())
+    unknown = tokenizer.unk_token if tokenizer.unk_token_id not in taken else None
+    tokenizer.add_special_tokens({"pad_token": next((name for name in (*spare, unknown) if name), PAD)})
 
 
 def check_end(source: str | Path, tokenizer: Any) -> None:
@@ -83,7 +100,7 @@ def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = No
         )
         model, told = loaded
         check_whole(base, told["missing_keys"])
-        grow(model, len(tokenizer))
+        grow(model, tokenizer)
         _check_causal(base, model)
     _check_cache(base, model)
     ready(model, tokenizer)
@@ -142,12 +159,13 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
         trunk = f"{model.base_model_prefix}."
         check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
+        padding = None if f"{name}.weight" in missing else padding_of(model)
         if f"{name}.weight" in missing:
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
-    grow(model, len(tokenizer))
-    ready(model, tokenizer)
+    grow(model, tokenizer)
+    ready(model, tokenizer, padding)
     adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
     return model
 
@@ -220,8 +238,10 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
         )
     check_whole(source, missing)
     merge(model)
-    grow(model, len(tokenizer))
-    return ready(model, tokenizer)
+    # Of our own adapters the tokenizer knows it: the config is that of the model below.
+    padding = None if is_adapter(source) and facts(model) else padding_of(model)
+    grow(model, tokenizer)
+    return ready(model, tokenizer, padding)
 
 
 def facts(model: Any) -> dict[str, Any]:
@@ -255,26 +275,72 @@ def context_length(model: nn.Module) -> int:
     return length
 
 
-def ready(model: Any, tokenizer: Any) -> nn.Module:
-    """Dropout off for good; pad and EOS told to the model, so that every other program masks and stops as we do."""
+def ready(model: Any, tokenizer: Any, padding: int | None = None) -> nn.Module:
+    """Dropout off for good; pad and ends told to the model, so that every other program masks and stops as we do.
+
+    `padding` is the pad token that a head was trained with (`padding_of`): it stays, for the score is read before it.
+    """
     from transformers import GenerationConfig
 
-    model.config.pad_token_id, model.config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
     generation = getattr(model, "generation_config", None)
+    pad = tokenizer.pad_token_id if padding is None else padding
+    if padding is not None and padding != tokenizer.pad_token_id:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    ends = all_ends(tokenizer, turn_end(tokenizer) if tokenizer.chat_template else None, named_ends(model))
+    eos = ends[0] if len(ends) == 1 else list(ends) or None
+    for settings in {id(one): one for one in (model.config, model.config.get_text_config())}.values():
+        settings.pad_token_id, settings.eos_token_id = pad, eos
     if generation is not None:
         # Without the source's habits: a repetition penalty would bend what is compared, and transformers refuses to save a
         # temperature beside `do_sample: false`, as many folders have it.
-        ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-        model.generation_config = GenerationConfig(bos_token_id=generation.bos_token_id, **ids)
+        model.generation_config = GenerationConfig(bos_token_id=generation.bos_token_id, pad_token_id=pad, eos_token_id=eos)
     fuse_activations(model)
     return model.eval()
 
 
+def named_ends(model: Any) -> tuple[int, ...]:
+    """The tokens that a model's makers name as ends: `eos_token_id` of generation_config.json, else of config.json."""
+    generation = getattr(model, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    if named is None:
+        named = getattr(model.config.get_text_config(), "eos_token_id", None)
+    return tuple(named) if isinstance(named, list | tuple) else () if named is None else (int(named),)
+
+
+def padding_of(model: Any) -> int | None:
+    """The pad token before which a decoder's scores are read: the one that its config names. None for none (some write -1), and
+    for encoders, which are told where padding is."""
+    if score_head(model) is None:
+        return None
+    padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+    return int(padding) if padding is not None and 0 <= padding < model.get_input_embeddings().weight.shape[0] else None
+
+
+def codec_of(model: nn.Module, tokenizer: Any) -> Codec:
+    """How a language model that is `ready` is written to: its tokenizer with its template, its context and all its ends."""
+    return Codec(tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model))
+
+
 @torch.no_grad()
-def grow(model: Any, size: int) -> None:
-    """An embedding for each of `size` tokens; new ones are the mean of those that were there."""
-    table = model.get_input_embeddings().weight
+def grow(model: Any, tokenizer: Any) -> None:
+    """An embedding for each token that was added to a tokenizer; new ones are the mean of those that were there.
+
+    Raises ModelError for a tokenizer whose own vocabulary reaches beyond the embeddings, or that leaves numbers out: it is
+    another model's, or damaged.
+    """
+    table, size = model.get_input_embeddings().weight, len(tokenizer)
     known = table.shape[0]
+    added = tokenizer.added_tokens_decoder
+    beyond = [
+        number for number in tokenizer.get_vocab().values() if number >= size or (number >= known and number not in added)
+    ]
+    if beyond:
+        raise ModelError(
+            f"the tokenizer has tokens up to number {max(beyond):,}, the model embeddings for {known:,}",
+            expected="a tokenizer whose numbers are those of the model's embeddings",
+            why="such tokens mean nothing to the model: the tokenizer belongs to another one, or is damaged",
+            todo="copy the tokenizer's files of this very model beside its config.json",
+        )
     if size <= known:
         return
     with quiet():

@@ -29,7 +29,7 @@ LEAVE = 0.25  # share of a batch's rows that must have ended before they are tak
 class Completion:
     """Example: ids `(7, 9, 1)`, logprobs `(-0.7, -2.1, -0.1)`, ended True where 1 is EOS."""
 
-    ids: tuple[int, ...]  # the response's tokens, with EOS where it ended by itself
+    ids: tuple[int, ...]  # the response's tokens, with the end where it ended by itself
     logprobs: tuple[float, ...]  # log pi of each at the sampling temperature, over the whole vocabulary
     ended: bool  # False: the length limit cut it
 
@@ -49,6 +49,7 @@ def sample(
 
     Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch,
     nor on how many processes share the prompts.
+    A row ends with any of `codec.end_ids`.
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
     Raises NotFiniteError where the model's logits are no numbers to draw from.
     """
@@ -86,7 +87,7 @@ def deliberate(
     depends on which prompts are asked with it, but not on how many processes share them.
     """
     device = next(model.parameters()).device
-    never = [codec.pad_id, *range(codec.size, model.get_input_embeddings().weight.shape[0])]
+    never = _never(codec, model.get_input_embeddings().weight.shape[0])
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
     together = _asked_together(prompts, room)
     seeds = [int(torch.randint(2**31, (1,), generator=generator)) for _ in together]
@@ -110,7 +111,7 @@ def deliberate(
                 num_beams=5,
                 max_new_tokens=limit,
                 pad_token_id=codec.pad_id,
-                eos_token_id=codec.eos_id,
+                eos_token_id=list(codec.end_ids),
                 suppress_tokens=never,
             )
         return [_deliberated(row, codec) for row in out[:, batch.ids.shape[1] :].tolist()]
@@ -139,9 +140,21 @@ def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int]) -> li
 
 def _deliberated(written: Sequence[int], codec: Codec) -> Completion:
     """What `generate` wrote for a prompt, without what fills it up."""
-    ended = codec.eos_id in written
-    kept = written[: written.index(codec.eos_id) + 1] if ended else [i for i in written if i != codec.pad_id]
-    return Completion(ids=tuple(kept), logprobs=(), ended=ended)
+    end = _end(written, codec.end_ids)
+    kept = [i for i in written if i != codec.pad_id] if end is None else written[: end + 1]
+    return Completion(ids=tuple(kept), logprobs=(), ended=end is not None)
+
+
+def _end(ids: Sequence[int], ends: Sequence[int]) -> int | None:
+    """Where the first token that ends an answer is; None where none is."""
+    return next((place for place, token in enumerate(ids) if token in ends), None)
+
+
+def _never(codec: Codec, rows: int) -> list[int]:
+    """The tokens that are not drawn: the pad token, unless an answer may end in it or it means what is unknown, and rows of the
+    model beyond the tokenizer."""
+    means = (*codec.end_ids, codec.tokenizer.unk_token_id)
+    return [*([] if codec.pad_id in means else [codec.pad_id]), *range(codec.size, rows)]
 
 
 def _sample(
@@ -161,7 +174,8 @@ def _sample(
     running = torch.ones_like(left, dtype=torch.bool)
     rows = decoder(model, prompts, room=max(limits))
     logits = rows.first()
-    never = torch.tensor([codec.pad_id, *range(codec.size, logits.shape[1])], device=device)
+    never = torch.tensor(_never(codec, logits.shape[1]), dtype=torch.long, device=device)
+    ends = torch.tensor(codec.end_ids, device=device)
     for step in range(max(limits)):
         if temperature != 1.0:
             logits.div_(temperature)
@@ -173,7 +187,7 @@ def _sample(
         column[alive], value[alive] = chosen, told
         tokens.append(column)
         logprobs.append(value)
-        running &= (column != codec.eos_id) & (left > step + 1)
+        running &= ~torch.isin(column, ends) & (left > step + 1)
         here = running[alive]
         count = int(here.sum())
         if count == 0:
@@ -191,7 +205,7 @@ def _sample(
             rows.keep(kept)
             alive, chosen = alive[kept], chosen[kept]
         logits = rows.next(chosen)
-    return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.eos_id)
+    return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, codec.end_ids)
 
 
 def _ruined() -> NotFiniteError:
@@ -249,10 +263,10 @@ def _below(target: Tensor, whole: Tensor) -> Tensor:
     return target.minimum(torch.nextafter(whole, torch.zeros_like(whole)))
 
 
-def _completions(tokens: Tensor, logprobs: Tensor, limits: Sequence[int], eos_id: int) -> list[Completion]:
+def _completions(tokens: Tensor, logprobs: Tensor, limits: Sequence[int], ends: Sequence[int]) -> list[Completion]:
     found = []
     for ids, values, limit in zip(tokens.tolist(), logprobs.tolist(), limits, strict=True):
-        ended = eos_id in ids[:limit]
-        length = ids.index(eos_id) + 1 if ended else min(limit, len(ids))
-        found.append(Completion(ids=tuple(ids[:length]), logprobs=tuple(values[:length]), ended=ended))
+        end = _end(ids[:limit], ends)
+        length = min(limit, len(ids)) if end is None else end + 1
+        found.append(Completion(ids=tuple(ids[:length]), logprobs=tuple(values[:length]), ended=end is not None))
     return found

@@ -174,7 +174,8 @@ class RewardScorer:
     def overheard(self) -> Iterator[dict[Row, Tensor | None]]:
         """Within it the states are kept in which the first member's network, a decoder, reads the answers that are scored.
 
-        By row as the codec encodes it: (n, d) fp32 on the CPU, the state before each of its n tokens, EOS among them. None:
+        By row as the codec encodes it, without what the template writes after its end: (n, d) fp32 on the CPU, the state before
+        each of its n tokens, the end among them. None:
         another process has read the row.
         """
         self._heard = {}
@@ -193,7 +194,7 @@ class RewardScorer:
         rows, where = list(places), [places[encoded[one]] for one in every]
         self.cut += sum(rows[place].cut for place in where)
         if self._heard is not None:
-            self._heard |= dict.fromkeys(rows)
+            self._heard |= dict.fromkeys(row.without_tail() for row in rows)
         found: Tensor = processes.shared_rows(
             [len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T
         )
@@ -210,7 +211,7 @@ class RewardScorer:
                     before = before_trained(here)
                     states = trunk_states(model, here, before | last_tokens(here))
                     told = states[before].float().cpu().split([sum(rows[i].trained) for i in indices])
-                    self._heard |= {rows[i]: one for i, one in zip(indices, told, strict=True)}
+                    self._heard |= {rows[i].without_tail(): one for i, one in zip(indices, told, strict=True)}
                 found = sequence_logits(model, here, states).double().cpu()
                 for place, member in enumerate(self.members):
                     if id(member.model) == key:

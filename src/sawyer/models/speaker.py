@@ -10,7 +10,7 @@ from torch import nn
 
 from sawyer.models.adapters import LowRank
 from sawyer.models.forward import network_of
-from sawyer.models.load import context_length, load_policy, load_tokenizer
+from sawyer.models.load import codec_of, load_policy, load_tokenizer
 from sawyer.text import Codec, set_template
 
 
@@ -40,6 +40,7 @@ class Speaker(Opened):
     """What a stage opens to train or to ask a language model."""
 
     codec: Codec
+    reads: str = ""  # in words: which chat template it is written to with
 
     @property
     def vocabulary(self) -> int:
@@ -49,10 +50,9 @@ class Speaker(Opened):
 
 
 def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRank | None = None, seed: int = 0) -> Speaker:
-    """Load a language model. `template` is set on its tokenizer; None keeps the one that was saved with it. With `lora` it is
-    ready to train adapters alone (`load_policy`)."""
+    """Load a language model. `template` is set on its tokenizer; None is `auto`: the one that was saved with it. With `lora` it
+    is ready to train adapters alone (`load_policy`)."""
     tokenizer = load_tokenizer(source)
-    if template is not None:
-        set_template(tokenizer, template)
+    reads = set_template(tokenizer, template or "auto")
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
-    return Speaker(model=model, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(model)))
+    return Speaker(model=model, tokenizer=tokenizer, codec=codec_of(model, tokenizer), reads=reads)

@@ -1,20 +1,24 @@
 """Text and tokens: templates, encoding, batches."""
 
 from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right, whole_numbers
-from sawyer.text.encode import Codec, Row
+from sawyer.text.encode import Codec, ConversationCodec, Row, all_ends
 from sawyer.text.pair import PairCodec, Reader, conversation
 from sawyer.text.plain import plain_row, windows
-from sawyer.text.template import TEMPLATES, render, set_template, template_text
+from sawyer.text.rendering import unrenderable
+from sawyer.text.template import TEMPLATES, dated, render, set_template, template_text, turn_end
 
 __all__ = [
     "TEMPLATES",
     "Batch",
     "Codec",
+    "ConversationCodec",
     "PairCodec",
     "Reader",
     "Row",
+    "all_ends",
     "batches",
     "conversation",
+    "dated",
     "micro_batches",
     "pad_left",
     "pad_right",
@@ -22,6 +26,8 @@ __all__ = [
     "render",
     "set_template",
     "template_text",
+    "turn_end",
+    "unrenderable",
     "whole_numbers",
     "windows",
 ]

@@ -1,14 +1,16 @@
-"""Text <-> token ids. Prompt and response are tokenised apart and joined, in every stage, so the boundary never moves."""
+"""Text <-> token ids. What a conversation's own template writes is tokenised as a whole, as every other program does it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt
-from sawyer.text.template import render
+from sawyer.text.template import answered, render, special_ids, turn_end
+
+KEPT = 20_000_000  # characters of prompts whose tokens are remembered: with their tokens at most half a gigabyte
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +21,19 @@ class Row:
     """
 
     ids: tuple[int, ...]  # (T,)
-    trained: tuple[bool, ...]  # (T,) True on the assistant's tokens and the EOS after them
+    trained: tuple[bool, ...]  # (T,) True on the assistant's tokens and the end after them
     prompt_length: int  # tokens before the last response
-    cut: bool  # the model's context cut off the end, the EOS with it (of a text pair: the end of the longer text)
+    cut: bool  # the model's context cut off the end, that of the answer with it (of a text pair: of the longer text)
     types: tuple[int, ...] = ()  # (T,) which text of a pair each token is of, for models that are told so; () for all others
+
+    def without_tail(self) -> Row:
+        """The same without what the template writes after the last trained token, such as a line's end."""
+        length = len(self.trained)
+        while length and not self.trained[length - 1]:
+            length -= 1
+        if length in (0, len(self.ids)):
+            return self
+        return replace(self, ids=self.ids[:length], trained=self.trained[:length], types=self.types[:length])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,27 +42,52 @@ class _Known:
 
     text: str
     ids: tuple[int, ...]
-    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answered:
+    """A conversation with its answer, as tokens: the answer's are those from `begin` to `stop`, its end among them."""
+
+    ids: tuple[int, ...]
+    begin: int
+    stop: int
+    added: bool  # the template writes no end: EOS was added, and is the last token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Codec:
-    """A tokenizer with its template and the model's `context` (the most tokens it can read)."""
+    """A tokenizer with its template and the model's `context` (the most tokens it can read).
+
+    `end_ids` are the tokens of which any ends an answer: those that the model's makers name (generation_config.json), the
+    tokenizer's EOS and what the template writes after an answer; the last two are added here. A prompt's ids are those of
+    `apply_chat_template(..., add_generation_prompt=True)`, and an answered conversation's those of `apply_chat_template`,
+    unless a token would reach over the prompt's end: then prompt and answer are tokenised apart, since a model that is asked
+    begins after the prompt's last token. Special tokens that are typed in a message are broken up, and an end that is typed
+    at the end of an answer is left out: the template writes one.
+    """
 
     tokenizer: Any
     context: int
-    _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, repr=False)
-    _specials: list[str] = field(default_factory=list, repr=False)
+    end_ids: tuple[int, ...] = ()
+    _turn_end: int | None = field(init=False, repr=False)
+    _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, init=False, repr=False)
+    _held: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # characters of their texts
+    _specials: list[str] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        end = turn_end(self.tokenizer)
+        object.__setattr__(self, "_turn_end", end)
+        object.__setattr__(self, "end_ids", all_ends(self.tokenizer, end, self.end_ids))
 
     @property
     def pad_id(self) -> int:
-        """The padding token: its own, never EOS."""
+        """The padding token. Masks come from lengths: it may be a token that means something elsewhere."""
         return int(self.tokenizer.pad_token_id)
 
     @property
     def eos_id(self) -> int:
-        """The token that ends a response."""
-        return int(self.tokenizer.eos_token_id)
+        """The token that is written where an answer needs an end: the template's own end of turn, else the tokenizer's EOS."""
+        return int(self.tokenizer.eos_token_id) if self._turn_end is None else self._turn_end
 
     @property
     def size(self) -> int:
@@ -67,73 +103,80 @@ class Codec:
         return len(self.prompt(prompt)) + room <= self.context
 
     def demonstration(self, record: Demonstration) -> Row:
-        """The prompt and its response and EOS; assistant turns inside the prompt are trained as well."""
-        known = self._conversation(record.prompt.messages)
-        return self._row(known.ids, known.trained, self._response(record.prompt.messages, record.response))
+        """The prompt and its response and the end; assistant turns inside the prompt are trained as well, unless the template
+        writes them otherwise than when they were given."""
+        messages = record.prompt.messages
+        return self._row(self._answered(messages, record.response), self._earlier(messages))
 
     def answer(self, prompt: Prompt, response: str) -> Row:
-        """A prompt with one response and its EOS; only the response is marked."""
-        ids = self._conversation(prompt.messages).ids
-        return self._row(ids, (False,) * len(ids), self._response(prompt.messages, response))
+        """A prompt with one response and its end; only the response is marked."""
+        return self._row(self._answered(prompt.messages, response), ())
 
     def answer_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Row:
         """A prompt with the very tokens that were sampled: decoding and encoding them again might give others."""
-        return self._row(tuple(prompt_ids), (False,) * len(prompt_ids), tuple(response_ids))
+        ids, begin = (*prompt_ids, *response_ids), len(prompt_ids)
+        return self._row(_Answered(ids=ids, begin=begin, stop=len(ids), added=False), ())
 
     def decode(self, response_ids: Sequence[int]) -> str:
         """The response as text, without special tokens and outer white space."""
-        return str(self.tokenizer.decode(list(response_ids), skip_special_tokens=True)).strip()
+        ids = list(response_ids)
+        while ids and ids[-1] in self.end_ids:  # a makers' end need not be marked as special
+            ids.pop()
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _row(self, prompt: tuple[int, ...], trained: tuple[bool, ...], response: tuple[int, ...]) -> Row:
-        ids, marks = prompt + response, trained + (True,) * len(response)
+    def types_end(self, response: str) -> bool:
+        """Whether a response ends in a typed end (`Yes.<|endoftext|>`), which is left out."""
+        return self._without_end(response) != response
+
+    def _row(self, found: _Answered, earlier: Sequence[tuple[int, int]]) -> Row:
+        marks = [False] * len(found.ids)
+        for begin, stop in (*earlier, (found.begin, found.stop)):
+            marks[begin:stop] = [True] * (stop - begin)
         return Row(
-            ids=ids[: self.context],
-            trained=marks[: self.context],
-            prompt_length=min(len(prompt), self.context),
-            cut=len(ids) > self.context,
+            ids=found.ids[: self.context],
+            trained=tuple(marks[: self.context]),
+            prompt_length=min(found.begin, self.context),
+            cut=len(found.ids) > self.context,
         )
 
     def _conversation(self, messages: tuple[Message, ...]) -> _Known:
-        """Its earlier answers are encoded as if just given."""
         if messages in self._known:
             return self._known[messages]
-        clean = self._harmless(messages)
-        text = render(self.tokenizer, clean, answer_next=True)
-        ids: list[int] = []
-        trained: list[bool] = []
-        cursor = 0
-        for place, message in enumerate(messages):
-            if message.role != "assistant":
-                continue
-            before = render(self.tokenizer, clean[:place], answer_next=True)
-            answered = _grown(before, render(self.tokenizer, clean[: place + 1], answer_next=False))
-            written, length = self._written(answered[len(before) :])
-            reached = len(before) + length
-            _grown(answered[:reached], text)
-            context, answer = self._encode(text[cursor : len(before)]), (*self._encode(written), self.eos_id)
-            ids += [*context, *answer]
-            trained += [False] * len(context) + [True] * len(answer)
-            cursor = reached
-        rest = self._encode(text[cursor:])
-        found = _Known(text=text, ids=tuple(ids) + rest, trained=tuple(trained) + (False,) * len(rest))
+        text = render(self.tokenizer, self._harmless(messages), answer_next=True)
+        found = _Known(text=text, ids=self._encode(text))
         if not found.ids:
             raise ModelError("the template gives no token for a prompt", todo="use `template: question`")
-        if len(self._known) < 100_000:  # the same prompts come again in every stage and epoch
-            self._known[messages] = found
+        self._held[0] += len(text)
+        if self._held[0] > KEPT:
+            self._known.clear()
+            self._held[0] = len(text)
+        self._known[messages] = found  # the same prompts come again in every stage and epoch
         return found
 
-    def _response(self, messages: tuple[Message, ...], response: str) -> tuple[int, ...]:
-        """Ids of a response as the template writes it after its prompt, then EOS."""
+    def _answered(self, messages: tuple[Message, ...], response: str) -> _Answered:
+        known = self._conversation(messages)
         clean = self._harmless((*messages, Message(role="assistant", content=response)))
-        before = self._conversation(messages).text
-        answered = _grown(before, render(self.tokenizer, clean, answer_next=False))
-        return (*self._encode(self._written(answered[len(before) :])[0]), self.eos_id)
+        text = answered(self.tokenizer, known.text, clean)
+        if self._turn_end is None:
+            text = text.rstrip("\n")
+        ids, begin = self._encode(text), len(known.ids)
+        if ids[:begin] != known.ids:
+            ids = known.ids + self._encode(text[len(known.text) :])
+        stop = next((place for place in range(begin, len(ids)) if ids[place] in self.end_ids), None)
+        if stop is None:
+            return _Answered(ids=(*ids, self.eos_id), begin=begin, stop=len(ids) + 1, added=True)
+        return _Answered(ids=ids, begin=begin, stop=stop + 1, added=False)
 
-    def _written(self, turn: str) -> tuple[str, int]:
-        """(a turn's text without its EOS, characters of `turn` that it and its EOS take): line ends after it are the next's."""
-        text, end = turn.rstrip(), self.tokenizer.eos_token
-        text = text if text.endswith(end) else turn.rstrip("\n")
-        return text.removesuffix(end), len(text)
+    def _earlier(self, messages: tuple[Message, ...]) -> list[tuple[int, int]]:
+        """(begin, stop) of each earlier answer of a conversation that stands in it as when it was given."""
+        whole, found = self._conversation(messages).ids, []
+        for place, message in enumerate(messages):
+            if message.role == "assistant" and place:
+                given = self._answered(messages[:place], message.content)
+                stop = given.stop - given.added
+                if whole[:stop] == given.ids[:stop]:
+                    found.append((given.begin, stop))
+        return found
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
@@ -142,26 +185,51 @@ class Codec:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
         if not self._specials:
             self._specials.extend(special_tokens(self.tokenizer))
-        return tuple(Message(role=m.role, content=broken(m.content, self._specials)) for m in messages)
-
-
-def _grown(before: str, after: str) -> str:
-    """`after`, which must continue `before`."""
-    if not after.startswith(before):
-        raise ModelError(
-            f"the chat template rewrites earlier turns of a conversation that begins {before[:60]!r}",
-            expected="a template whose text only ever grows at its end",
-            why="prompts would be tokenised one way in training and another way in sampling",
-            todo="use `template: question` or `chatml`",
+        return tuple(
+            replace(m, content=broken(self._without_end(m.content) if m.role == "assistant" else m.content, self._specials))
+            for m in messages
         )
-    return after
+
+    def _without_end(self, response: str) -> str:
+        ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end]
+        while end := next((end for end in ends if response.rstrip().endswith(end)), ""):
+            response = response.rstrip().removesuffix(end)
+        return response
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConversationCodec(Codec):
+    """How a reward model that is a decoder reads: the whole conversation as its template writes it and as
+    `apply_chat_template` tokenises it, nothing added and nothing left out but what its network takes for padding.
+
+    transformers reads a score at the last token that is not `padding`, the pad token of the model's config: a conversation that
+    ends in that very token (Mistral with pad = EOS) is read before it.
+    """
+
+    padding: int | None = None
+
+    def answer(self, prompt: Prompt, response: str) -> Row:
+        """A prompt with one response; only the response is marked, with the end that the template writes."""
+        known = self._conversation(prompt.messages).ids
+        messages = self._harmless((*prompt.messages, Message(role="assistant", content=response)))
+        ids = self._encode(render(self.tokenizer, messages, answer_next=False))
+        begin = next((place for place, (a, b) in enumerate(zip(ids, known, strict=False)) if a != b), min(len(ids), len(known)))
+        while len(ids) > 1 and ids[-1] == self.padding:
+            ids = ids[:-1]
+        begin = min(begin, len(ids) - 1)
+        ends = (place + 1 for place in range(begin, len(ids)) if ids[place] in self.end_ids)
+        return self._row(_Answered(ids=ids, begin=begin, stop=next(ends, len(ids)), added=False), ())
+
+
+def all_ends(tokenizer: Any, turn: int | None, named: Sequence[int]) -> tuple[int, ...]:
+    """Every id that ends an answer, each once: what the template writes, the tokenizer's EOS, then those that are `named`."""
+    ids = [token for token in (turn, tokenizer.eos_token_id, *named) if token is not None]
+    return tuple(dict.fromkeys(int(token) for token in ids if 0 <= token < len(tokenizer)))
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
     """What a tokenizer takes for a marker and not for text, the longest first."""
-    # A tokenizer may know markers (`<|eot_id|>`) that it does not list among its named special tokens.
-    added = tokenizer.added_tokens_decoder.values()
-    names = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    names = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))}
     return sorted(names, key=lambda name: (-len(name), name))
 
 

@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +40,31 @@ PROBE = (
     Message(role="user", content="second question"),
     Message(role="assistant", content="second answer"),
 )
+TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<format>[^"']*)\1\s*\)""")
+THINK, THOUGHT = "<think>", "</think>"
+_day: ContextVar[date | None] = ContextVar("day", default=None)
 
 
-def set_template(tokenizer: Any, name: str) -> None:
-    """Put a template on the tokenizer: `question`, `chatml`, `tokenizer` (its own) or the path of a Jinja file.
+@contextmanager
+def dated(day: date) -> Iterator[None]:
+    """Within it, templates that print today's date are given `day`: a run that is resumed tomorrow reads the same prompts."""
+    token = _day.set(day)
+    try:
+        yield
+    finally:
+        _day.reset(token)
 
-    ChatML's markers become tokens of their own where the tokenizer lacks them. Raises ModelError for a file that is not there,
-    for `tokenizer` where it has none, and for a template that changes earlier turns when later ones come: then the same
-    prompt would be different tokens in different stages.
+
+def set_template(tokenizer: Any, name: str) -> str:
+    """Put a template on the tokenizer; returns in words which one it is.
+
+    `auto` is the tokenizer's own where it has one, else `question`. Others: `question`, `chatml`, `tokenizer` (its own) or the
+    path of a Jinja file. ChatML's markers become tokens of their own where the tokenizer lacks them. Where a template asks
+    for today's date, it is written into it (`pin_date`). Raises ModelError for a file that is not there, for `tokenizer` where
+    it has none, and for a template that `check_template` refuses.
     """
+    if name == "auto":
+        name = "tokenizer" if tokenizer.chat_template else "question"
     if name == "tokenizer":
         if not tokenizer.chat_template:
             raise ModelError(
@@ -64,10 +84,34 @@ def set_template(tokenizer: Any, name: str) -> None:
         except (OSError, ValueError) as error:
             raise ModelError(
                 f"template: {name} cannot be read ({error})",
-                expected=f"{', '.join(TEMPLATES)}, tokenizer, or a Jinja file",
+                expected=f"auto, {', '.join(TEMPLATES)}, tokenizer, or a Jinja file",
                 todo="check the path; it is taken from the folder the command runs in",
             ) from error
-    check_prefixes(tokenizer, name)
+    day = pin_date(tokenizer)
+    check_template(tokenizer, name)
+    words = "its own chat template" if name == "tokenizer" else f"the template `{name}`"
+    words += "" if day is None else f", dated {day.isoformat()}"
+    last = ", which rewrites earlier turns: of a conversation the last answer alone is trained"
+    return words + (last if rewrites(tokenizer) else "")
+
+
+def pin_date(tokenizer: Any) -> date | None:
+    """Write the date into a template that asks for today's (Llama 3, Granite and others do), so that prompts stay what they are
+    tomorrow, here and in whatever loads the saved folder. Returns the date; None where the template prints none."""
+    day = _day.get() or date.today()
+
+    def written(found: re.Match[str]) -> str:
+        return repr(datetime(day.year, day.month, day.day).strftime(found["format"]))
+
+    def pinned(template: str) -> str:
+        return TODAY.sub(written, template)
+
+    before = tokenizer.chat_template
+    if isinstance(before, dict):
+        tokenizer.chat_template = {key: pinned(template) for key, template in before.items()}
+    else:
+        tokenizer.chat_template = pinned(before)
+    return None if tokenizer.chat_template == before else day
 
 
 def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool) -> str:
@@ -77,38 +121,96 @@ def render(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool) ->
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next)
     except Exception as error:  # Jinja reports a template's own refusals and mistakes alike, by several classes
         raise ModelError(
-            f"the chat template cannot render {len(turns)} turns ({type(error).__name__}: {error})",
+            f"the chat template cannot render {len(turns)} turns, {_roles(messages)} ({type(error).__name__}: {error})",
             expected="a template that takes system, user and assistant messages in the order of your data",
             todo="use `template: question`, or mend the Jinja file",
         ) from error
     return str(text)
 
 
-def check_prefixes(tokenizer: Any, name: str) -> None:
-    """Each answer must continue its prompt's text, and each later turn the turns before it."""
-    for end in (2, 4):
-        prompt = render(tokenizer, PROBE[: end - 1], answer_next=True)
-        answered = render(tokenizer, PROBE[:end], answer_next=False)
-        if not answered.startswith(prompt) or not prompt.startswith(answered_before(tokenizer, end)):
-            raise ModelError(
-                f"the template {name!r} rewrites earlier turns when a later one is added",
-                expected="a template whose text only ever grows at its end",
-                why="prompts would be tokenised one way in training and another way in sampling",
-                todo="use `template: question` or `chatml`",
-            )
-        missing = [turn.content for turn in PROBE[:end] if turn.content not in answered]
-        if missing:
-            raise ModelError(
-                f"the template {name!r} leaves out what a turn says",
-                expected="a template that writes each message's content",
-                why="prompts would reach the model without their question",
-                todo="mend the Jinja file, or use `template: question`",
-            )
+def _roles(messages: Sequence[Message]) -> str:
+    roles = [message.role for message in messages]
+    return ", ".join(roles if len(roles) <= 4 else [*roles[:3], "..."])
 
 
-def answered_before(tokenizer: Any, end: int) -> str:
-    """The text of the probe's turns that are complete before turn `end`, without trailing white space."""
-    return render(tokenizer, PROBE[: end - 2], answer_next=False).rstrip() if end > 2 else ""
+def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
+    """The text of a conversation that ends with an answer, as it is trained: it goes on from the prompt's own text `before`.
+
+    Some templates open a thought in the prompt and leave it out once the answer is there (DeepSeek-R1, QwQ). The model must
+    then learn to close it: what the answer thinks, or nothing, `</think>` and the answer follow the prompt. Raises ModelError
+    for any other template that writes a prompt otherwise once it is answered.
+    """
+    text = render(tokenizer, messages, answer_next=False)
+    if text.startswith(before):
+        return text
+    if before.rstrip().endswith(THINK):
+        opened = before.rstrip()[: -len(THINK)]
+        thought, closes, answer = messages[-1].content.rpartition(THOUGHT)
+        tail = text[len(opened) :] if text.startswith(opened) else ""
+        place = tail.find(answer.strip())
+        if tail and place >= 0:
+            thought = thought.strip().removeprefix(THINK).strip("\n") if closes else ""
+            return f"{before}{thought}\n{THOUGHT}\n\n{tail[place:]}"
+    raise ModelError(
+        f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
+        expected="a template whose answer goes on where its prompt ends",
+        why="the model would be trained on other prompts than it is asked",
+        todo="use `template: question` or `chatml`",
+    )
+
+
+def check_template(tokenizer: Any, name: str) -> None:
+    """Raise ModelError for a template that cannot render a question and its answer, that leaves out what a turn says, or whose
+    answer does not go on where its prompt ends. One that rewrites earlier turns is taken: of those the last answer is trained.
+    """
+    texts = [(PROBE[:2], render(tokenizer, PROBE[:2], answer_next=False))]
+    if takes_turns(tokenizer):
+        texts.append((PROBE[0:3:2], render(tokenizer, PROBE[:3], answer_next=True)))
+    missing = [turn.content for turns, text in texts for turn in turns if turn.content not in text]
+    if missing:
+        raise ModelError(
+            f"the template {name!r} leaves out what a turn says",
+            expected="a template that writes each message's content",
+            why="prompts would reach the model without their question",
+            todo="mend the Jinja file, or use `template: question`",
+        )
+    answered(tokenizer, render(tokenizer, PROBE[:1], answer_next=True), PROBE[:2])
+
+
+def takes_turns(tokenizer: Any) -> bool:
+    """Whether the template renders a conversation of several turns at all."""
+    try:
+        render(tokenizer, PROBE[:3], answer_next=True)
+    except ModelError:
+        return False
+    return True
+
+
+def rewrites(tokenizer: Any) -> bool:
+    """Whether an answer is written otherwise once later turns follow (a thought is left out, a system text moves)."""
+    if not takes_turns(tokenizer):
+        return False
+    before = render(tokenizer, PROBE[:1], answer_next=True)
+    first, later = answered(tokenizer, before, PROBE[:2]), render(tokenizer, PROBE[:3], answer_next=True)
+    return not later.startswith(first[: first.rfind(PROBE[1].content) + len(PROBE[1].content)])
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token that the template writes after an answer (`<|eot_id|>`, `<|im_end|>`, `<end_of_turn>`, an EOS); None
+    where it writes none, or cannot be asked."""
+    try:
+        text = render(tokenizer, PROBE[:2], answer_next=False)
+    except ModelError:
+        return None
+    _, answer, tail = text.rpartition(PROBE[1].content)
+    specials = special_ids(tokenizer)
+    ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if answer and tail else []
+    return next((int(token) for token in ids if token in specials), None)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """What a tokenizer takes for a marker and not for text. It may know markers that it does not name (`<|eot_id|>`)."""
+    return {*tokenizer.all_special_ids, *(number for number, token in tokenizer.added_tokens_decoder.items() if token.special)}
 
 
 def template_text(name: str) -> str:

@@ -32,7 +32,7 @@ from sawyer.models import (
     Shared,
     Speaker,
     ValueNetwork,
-    context_length,
+    codec_of,
     head_of,
     load_policy,
     load_reward,
@@ -45,7 +45,7 @@ from sawyer.models import (
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
-from sawyer.text import Codec
+from sawyer.text import set_template
 
 SCORE = "score.weight"  # the head of a reward model that is a decoder
 
@@ -103,6 +103,7 @@ def open_networks(config: Config, run: Run) -> Networks:
 
 def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
     tokenizer = load_tokenizer(sft)
+    set_template(tokenizer, "auto")
     base = base_of(sft) if is_adapter(sft) else str(sft)
     shared = Shared(load_policy(base, tokenizer))
     if is_adapter(sft):
@@ -112,9 +113,7 @@ def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
         shared.add_new("policy", base, lora, seed=config.seed)
     policy = Adapted(shared, "policy")
     policy.learn()
-    speaker = Speaker(
-        model=policy, tokenizer=tokenizer, codec=Codec(tokenizer=tokenizer, context=context_length(shared.network))
-    )
+    speaker = Speaker(model=policy, tokenizer=tokenizer, codec=codec_of(shared.network, tokenizer))
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     shared.network.to(place.device)
     return Networks(
