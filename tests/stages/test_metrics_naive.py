@@ -172,7 +172,7 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
         found = collect(work.policy_speaker, work.prompts[:3], work.scorer, config, place, generator(0, "x"))
         found = replace(
             found,
-            parts={name: torch.tensor(values) for name, values in scores.items()},
+            parts={name: tuple(values) for name, values in scores.items()},
             disagreement=torch.tensor([0.5, 0.25, 0.75]),
         )
         experience = estimate(found, work.policy.model, work.reference, work.critic, 0.1, config, place)

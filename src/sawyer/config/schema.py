@@ -219,7 +219,10 @@ class RewardPart(Section):
     )
     label: str | None = Field(None, min_length=1, description="of a classifier: the label that is wanted of a response")
     measure: Literal["log_probability", "probability"] = Field("log_probability", description="of that label")
-    function: str | None = Field(None, description="yours, as module:function of (prompts, responses), that returns numbers")
+    function: str | None = Field(
+        None,
+        description="yours, as module:function of (prompts, responses) or (prompts, responses, rows), that returns numbers",
+    )
 
     @property
     def is_stage(self) -> bool:

@@ -97,7 +97,7 @@ class BestOfN:
                     "reward": rewards[best],
                     "reward_sft": sum(rewards[i] for i in mine) / n,
                     "ended": bool(episodes.ended[best]),
-                    "parts": {name: float(values[best]) for name, values in episodes.parts.items()},
+                    "parts": {name: values[best] for name, values in episodes.parts.items() if values[best] is not None},
                     "disagreement": None if episodes.disagreement is None else float(episodes.disagreement[best]),
                     "gold": None if self.config.world is None else gold(prompt.text, episodes.texts[best]).score,
                 }
@@ -118,8 +118,11 @@ class BestOfN:
             "held_out_distinct_2": distinct_n(ids, 2),
             "held_out_same_answer": same_answer([prompt.messages for prompt in self.held_out], texts),
             "kl_bound": best_of_n_kl(self.asked.group),
-            **{f"held_out_score_{name}": sum(one["parts"][name] for one in found) / len(found) for name in found[0]["parts"]},
         }
+        for name in dict.fromkeys(name for one in found for name in one["parts"]):
+            values = [one["parts"][name] for one in found if name in one["parts"]]
+            told[f"held_out_score_{name}"] = sum(values) / len(values)
+            told |= {f"held_out_applies_{name}": len(values) / len(found)} if len(values) < len(found) else {}
         for name in ("gold", "disagreement"):
             told |= {} if found[0][name] is None else {f"held_out_{name}": _mean(found, name)}
         return told

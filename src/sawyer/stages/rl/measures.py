@@ -85,8 +85,13 @@ def length_correlation(episodes: Episodes) -> float:
 
 
 def _parts(episodes: Episodes) -> dict[str, float]:
-    """Means over the answers: `score_NAME` of each part of a composed score, and an ensemble's `disagreement`."""
-    found = {f"score_{name}": float(values.mean()) for name, values in episodes.parts.items()}
+    """Means over the answers: `score_NAME` of each part of a composed score, over those that it applies to, which are
+    `applies_NAME` of them where it does not apply to all; and an ensemble's `disagreement`."""
+    found = {}
+    for name, values in episodes.parts.items():
+        told = [value for value in values if value is not None]
+        found[f"score_{name}"] = math.fsum(told) / len(told)
+        found |= {f"applies_{name}": len(told) / len(values)} if len(told) < len(values) else {}
     return found | ({} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement.mean())})
 
 
@@ -103,7 +108,8 @@ def shown(found: HeldOut) -> list[dict[str, Any]]:
             "length": len(episodes.completions[i].ids),
             "ended": bool(episodes.ended[i]),
         }
-        row |= {"parts": {name: float(values[i]) for name, values in episodes.parts.items()}} if episodes.parts else {}
+        parts = {name: values[i] for name, values in episodes.parts.items() if values[i] is not None}
+        row |= {"parts": parts} if parts else {}
         row |= {} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement[i])}
         rows.append(row | ({"gold": found.golds[i]} if found.golds is not None else {}))
     return rows

@@ -52,7 +52,8 @@ class Episodes:
     rows: tuple[Row, ...]  # (B,) prompt and response ids
     scores: Tensor  # (B,) fp32, the scorer's, in its standard unit, before clip and penalty
     ended: Tensor  # (B,) bool, the response ends with EOS
-    parts: Mapping[str, Tensor] = field(default_factory=dict)  # (B,) fp32 each: the parts of a composed score, unweighted
+    # (B,) each: the parts of a composed score, unweighted; None where a part does not apply to an answer
+    parts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
     seen: Seen | None = None  # what values are read from, where they are fitted; another share in each process
 
@@ -120,6 +121,7 @@ def collect(
         scored_as = [speaker.codec.answer_ids(*one) for one in zip(encoded, ends, strict=True)]
         known = {number: heard[row] for number, row in enumerate(scored_as) if row in heard}
         seen = frozen_states(values, rows, known, config, place)
+    names = dict.fromkeys(name for score in found for name in score.parts)
     return Episodes(
         prompts=tuple(prompts),
         completions=tuple(completions),
@@ -127,7 +129,7 @@ def collect(
         rows=tuple(rows),
         scores=torch.tensor([score.reward for score in found], dtype=torch.float32),
         ended=torch.tensor([completion.ended for completion in completions]),
-        parts={name: torch.tensor([score.parts[name] for score in found]) for name in found[0].parts},
+        parts={name: tuple(score.parts.get(name) for score in found) for name in names},
         disagreement=None
         if found[0].disagreement is None
         else torch.tensor([score.disagreement for score in found], dtype=torch.float32),

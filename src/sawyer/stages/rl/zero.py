@@ -63,7 +63,10 @@ def _scores_apart(episodes: Episodes, scorer: Scorer, config: Config, run: Run, 
     rounded: list[float] = []
     for name, source in _learned(scorer, config, run):
         saved = TextScorer(source, device="cpu") if name is None else RewardScorer.load(source, fallback=config.template)
-        inside.append((episodes.scores if name is None else episodes.parts[name])[: len(texts)])
+        scores = (
+            episodes.scores if name is None else torch.tensor(episodes.parts[name])
+        )  # a reward model applies to every answer
+        inside.append(scores[: len(texts)])
         outside += _alone(saved, prompts, texts)
         with here.autocast():
             rounded += _alone(saved, prompts, texts) if here.precision != "fp32" else []
