@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,65 @@ def test_a_function_is_given_plain_texts() -> None:
 
 def test_tensors_and_arrays_will_do() -> None:
     assert FunctionScorer(lambda p, r: torch.tensor([0.5, 1.5]), "my:own")(PROMPTS, ANSWERS) == [0.5, 1.5]  # type: ignore[arg-type, return-value]
+
+
+def graded(prompts: list[str], responses: list[str], rows: list[dict[str, Any]]) -> list[float]:
+    """As a GSM8K reward is written: the gold answer is a field of the prompt's row."""
+    return [float(response == row["answer"].split("####")[-1].strip()) for response, row in zip(responses, rows, strict=True)]
+
+
+def third(prompts: list[str], responses: list[str], truths: list[dict[str, Any]], /) -> list[float]:
+    return graded(prompts, responses, truths)
+
+
+def by_name(prompts: list[str], responses: list[str], *, rows: list[dict[str, Any]]) -> list[float]:
+    return graded(prompts, responses, rows)
+
+
+class Callable3:
+    def __call__(self, prompts: list[str], responses: list[str], rows: list[dict[str, Any]]) -> list[float]:
+        return graded(prompts, responses, rows)
+
+
+ASKED = [
+    replace(prompt, fields={"answer": f"so #### {answer}"})
+    for prompt, answer in zip(PROMPTS, ("down", "down . yes"), strict=True)
+]
+
+
+@pytest.mark.parametrize("function", [graded, third, by_name, Callable3(), partial(by_name)])
+def test_a_function_that_takes_rows_gets_the_other_fields_of_each_prompt_s_row(function: Any) -> None:
+    assert FunctionScorer(function, "my:own")(ASKED, ANSWERS) == [0.0, 1.0]
+    # In another order, and each prompt twice, the rows go with their prompts.
+    twice = [ASKED[1], ASKED[1], ASKED[0], ASKED[0]]
+    assert FunctionScorer(function, "my:own")(twice, ["down . yes", "down", "down", "up"]) == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_function_of_two_is_called_with_two() -> None:
+    def weighted(prompts: list[str], responses: list[str], weight: float = 0.5) -> list[float]:
+        return [weight * len(response) for response in responses]
+
+    assert FunctionScorer(weighted, "my:own")(ASKED, ANSWERS) == [1.0, 5.0]
+    assert FunctionScorer(lambda *given: [float(len(given))] * 2, "my:own")(ASKED, ANSWERS) == [2.0, 2.0]
+
+
+def test_what_a_function_does_to_a_row_stays_with_it() -> None:
+    def careless(prompts: list[str], responses: list[str], rows: list[dict[str, Any]]) -> list[float]:
+        return [float(len(row.pop("answer"))) for row in rows]
+
+    scorer = FunctionScorer(careless, "my:own")
+    assert scorer(ASKED, ANSWERS) == scorer(ASKED, ANSWERS)
+
+
+def test_a_part_that_does_not_apply_adds_nothing() -> None:
+    """None of the first answer: 0.25 * 2 alone; of the second 3 * 1 + 0.25 * 10."""
+    maths = FunctionScorer(lambda p, r: [None, 1.0], "my:maths")
+    scorer = WeightedScorer([Part(name="maths", weight=3.0, scorer=maths), Part(name="length", weight=0.25, scorer=lengths)])
+    found = scorer.detailed(PROMPTS, ANSWERS)
+    assert [one.reward for one in found] == [0.5, 5.5]
+    assert [dict(one.parts) for one in found] == [{"length": 2.0}, {"maths": 1.0, "length": 10.0}]
+    with pytest.raises(TrainingError, match=r"no part of rl\.rewards applies to the answer 'up'"):
+        WeightedScorer([Part(name="maths", weight=3.0, scorer=maths)])(PROMPTS, ANSWERS)
 
 
 def failing(*_: Any) -> Any:

@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 ELSEWHERE = {
     "classify": {"micro_f1"},  # tests/stages/test_classify.py
     "reward": {"accuracy_ceiling"},  # tests/stages/test_trust.py
-    "rl": {"refused"},  # tests/stages/test_rl_run.py
+    "rl": {"refused", "applies_NAME", "held_out_applies_NAME"},  # tests/stages/test_rl_run.py, test_rl_scorers.py
     "summary.json": {"classify.micro_f1", "reward.accuracy_ceiling", "waiting"},
 }
 

@@ -233,6 +233,15 @@ def parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[floa
     return {f"score_{name}": mean(values) for name, values in scores.items()} | {"disagreement": mean(apart)}
 
 
+@tells("rl", "score_NAME", "applies_NAME", "held_out_score_NAME", "held_out_applies_NAME")
+def partly(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
+    """Of parts that do not apply to every answer."""
+    told = {name: [value for value in values if value is not None] for name, values in scores.items()}
+    found = {f"score_{name}": mean(values) for name, values in told.items()}
+    found |= {f"applies_{name}": len(values) / len(scores[name]) for name, values in told.items()}
+    return found | {f"held_out_{name}": value for name, value in found.items()}
+
+
 @tells("rl", "held_out_score_NAME", "held_out_disagreement")
 def held_out_parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[float]]) -> dict[str, float]:
     return {f"held_out_{name}": value for name, value in parts(scores, members).items()}

@@ -180,7 +180,15 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
         told = batch_measures(found, experience, 0.1, config.rl) | held_out_measures(
             HeldOut(episodes=found, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=[1.0, 2.0, 6.0]), 1.0
         )
+        some: dict[str, list[float | None]] = {"a": [1.0, None, 6.0], "b": [None, None, 4.0]}
+        partly = replace(found, parts={name: tuple(values) for name, values in some.items()})
+        of_some = batch_measures(partly, experience, 0.1, config.rl) | held_out_measures(
+            HeldOut(episodes=partly, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=None), 1.0
+        )
+    expected = naive_rl.partly(some)
+    assert {name: of_some[name] for name in expected} == pytest.approx(expected, rel=1e-9)
     expected = naive_rl.parts(scores, members) | naive_rl.held_out_parts(scores, members)
+    assert not any("applies_" in name for name in told)
     assert {name: told[name] for name in expected} == pytest.approx(expected, rel=1e-9)
     assert told["held_out_gold"] == 3.0 and told["held_out_reference_perplexity"] == 1.0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -199,6 +200,63 @@ def test_a_function_that_returns_too_few_stops_the_run(tiny: Fixture, tmp_path: 
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.raises(TrainingError, match="my_few:few returned 1 scores for 6 answers"):
             train(config, run)
+
+
+GRADES = """
+def right(prompts, responses, rows):
+    assert all(row["sum"] in prompt for prompt, row in zip(prompts, rows))
+    return [float(row["answer"][-1] in response) for response, row in zip(responses, rows)]
+
+
+def maths(prompts, responses, rows):
+    return [2.0 if row["kind"] == "maths" else None for row in rows]
+"""
+
+
+def test_rows_reach_functions_in_groups_and_evaluations(tiny: Fixture, tmp_path: Path, own: Any, events: Any) -> None:
+    """GRPO with the gold answers in the prompts' file, and a part that applies to some rows alone."""
+    own("my_grades", GRADES)
+    rows = [
+        {"prompt": f"What is {i}?", "sum": f"{i}?", "answer": f"#### {i % 10}", "kind": "maths" if i % 2 else "x"}
+        for i in range(24)
+    ]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rewards = [{"name": name, "function": f"my_grades:{name}"} for name in ("right", "maths")]
+    rl: dict[str, Any] = {"algorithm": "grpo", "group": 4, "batch_size": 8, "minibatches": 1, "episodes": 16, "eval_every": 1}
+    config = tiny.rl_config(tmp_path / "run", prompts=[str(tmp_path / "asked.jsonl")], rewards=rewards, **rl)
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = train(config, run)
+        told = run.journal.rows("rl")
+    for row in told:
+        for prefix in ("", "held_out_") if "score" in row else ("held_out_",):
+            applies = row.get(f"{prefix}applies_maths", 1.0)
+            assert row[f"{prefix}score"] == pytest.approx(
+                row[f"{prefix}score_right"] + applies * 2.0 * (f"{prefix}score_maths" in row)
+            )
+            assert row.get(f"{prefix}score_maths", 2.0) == 2.0 and f"{prefix}applies_right" not in row
+    assert any(0 < row.get("held_out_applies_maths", 1.0) < 1 for row in told)
+    assert 0 <= figures["zero_variance_groups"] <= 1
+    samples = read_rows(run.layout.samples)
+    assert {tuple(sample["parts"]) for sample in samples} == {("right",), ("right", "maths")}
+
+
+def test_rewards_that_are_all_the_same_are_told(tiny: Fixture, tmp_path: Path, own: Any, events: Any) -> None:
+    own("my_flat", "def flat(prompts, responses):\n    return [0.0] * len(responses)\n")
+    rl: dict[str, Any] = {"algorithm": "grpo", "group": 4, "batch_size": 8, "minibatches": 1, "episodes": 16, "eval_every": 2}
+    config = tiny.rl_config(
+        tmp_path / "run", rewards=[{"name": "flat", "function": "my_flat:flat"}], missing_eos_penalty=0.0, **rl
+    )
+    with tiny.run(tmp_path / "run", "sft") as run:
+        figures = train(config, run)
+        (guard,) = events(run, "guard")
+        improves = next(gate for gate in events(run, "gate") if gate["name"] == "rl_improves")
+        rows = run.journal.rows("rl")
+    assert [row["zero_variance_groups"] for row in rows if "score" in row] == [1.0, 1.0] and figures[
+        "zero_variance_groups"
+    ] == 1
+    assert (guard["guard"], guard["action"]) == ("zero_variance_groups", "warn") and "rl.group" in guard["message"]
+    assert improves["verdict"] == "warn" and "not one of" in improves["message"] and "100% of the groups" in improves["message"]
+    assert "reward model" not in improves["advice"]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def open_scorer(config: Config, run: Run, device: torch.device, load: Load = loa
     )
 
 
-def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, load: Load) -> Scorer:
+def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, load: Load) -> Scorer | FunctionScorer:
     if part.function is not None:
         return FunctionScorer(own_function(part.function, "rl.rewards"), part.function)
     assert part.model is not None
@@ -54,7 +54,7 @@ def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, lo
     return scorer
 
 
-def parts_of(scorer: Scorer) -> Iterator[tuple[str, Scorer]]:
+def parts_of(scorer: Scorer) -> Iterator[tuple[str, Scorer | FunctionScorer]]:
     """Every scorer that gives a score by itself, with how a message names it."""
     if isinstance(scorer, WeightedScorer):
         for part in scorer.parts:
