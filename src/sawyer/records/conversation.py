@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, text_of
+from sawyer.records.fields import Fields, Unfit, answer_of, first_of, inside, is_what, list_of, text_of
 from sawyer.records.types import Message, Prompt, Role, Where
 
 ROLES: Mapping[str, Role] = {
@@ -20,14 +20,14 @@ TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython", "to
 CALLS = ("tool_calls", "function_call")
 INSTRUCTIONS = ("instruction", "prompt", "question", "user_input", "text", "query")
 RESPONSES = ("output", "response", "completion", "answer")
-CHATS = ("messages", "conversations")
+CHATS = ("messages", "conversations", "conversation")
 SYSTEMS = ("system", "system_prompt", "system_message")
 # Text with turns in it: how each begins. Anthropic's, and HelpSteer's from the second turn on.
 SPOKEN = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant):"), re.compile(r"\n?<extra_id_1>(User|Assistant)\n"))
 
 
 def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[Message, ...]:
-    """OpenAI's {role, content} or ShareGPT's {from, value} turns; after an opening system turn the two take turns.
+    """OpenAI's {role, content}, ShareGPT's {from, value} or Capybara's {input, output} turns, by two in turn.
 
     A system turn that says nothing is none. `last_may_be_empty`: an answer without a word that somebody judged.
     """
@@ -38,7 +38,13 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
         if not isinstance(turn, Mapping):
             raise Unfit(name, "type", f"turn {place + 1} is {is_what(turn)}, not an object", f"mend `{name}`")
         empty = last_may_be_empty and place == len(given) - 1
-        message = _turn(row.inside(f"{field}[]", turn), name, place, may_be_empty=empty)
+        fields = row.inside(f"{field}[]", turn)
+        if "output" in turn and "role" not in turn and "from" not in turn:
+            with inside(name):
+                messages.append(Message(role="user", content=text_of(fields, "input")))
+                messages.append(Message(role="assistant", content=answer_of(fields, "output", may_be_empty=empty)))
+            continue
+        message = _turn(fields, name, place, may_be_empty=empty)
         if message.role == "system" and not message.content:
             continue
         if message.role == "system" and messages:
@@ -113,10 +119,9 @@ def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
 
 def asked(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """The same as a prompt to be answered, where nothing is imitated: weights of its turns do not make it another."""
-    prompt = waiting(messages, field, where)
-    return replace(
-        prompt, messages=tuple(message if message.trained else replace(message, trained=True) for message in messages)
-    )
+    if not all(turn.trained for turn in messages):
+        messages = tuple(replace(turn, trained=True) for turn in messages)
+    return waiting(messages, field, where)
 
 
 def answered_last(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
@@ -133,6 +138,9 @@ def prompt_in_row(row: Fields, where: Where) -> Prompt:
     value = row.peek(field)
     if value is None and (talk := _conversation_field(row)):
         return asked(with_system(row, turns(row, talk)), talk, where)
+    if value is None and isinstance(row.peek("input"), Mapping):  # OpenAI's pairs
+        with inside("input"):
+            return asked(turns(row.inside("input", row["input"]), "messages"), "messages", where)
     if isinstance(value, list):
         return asked(with_system(row, turns(row, field)), field, where)
     if isinstance(value, Mapping) and "full_text" in value:  # WebGPT's question
@@ -229,8 +237,3 @@ def _spoken_turns(parts: Sequence[str], field: str) -> tuple[Message, ...]:
         raise Unfit(field, "unanswered", "a turn of the transcript is empty", "remove the row; it is left out")
     found = [{"role": "assistant" if who == "Assistant" else "user", "content": text.removeprefix(" ")} for who, text in said]
     return turns(Fields({field: found}), field, last_may_be_empty=True)
-
-
-def is_prompted(row: Mapping[str, Any]) -> bool:
-    """Whether the row holds a prompt under one of its names."""
-    return any_of(row, INSTRUCTIONS) or any_of(row, CHATS)

@@ -112,13 +112,21 @@ def inside(name: str) -> Iterator[None]:
 
 def first_of(row: Fields, names: Sequence[str]) -> str:
     """Which of the names the row uses: the first that has a value, else the first that is there."""
-    there = [name for name in names if name in row]
-    return next((name for name in there if row.peek(name) is not None), there[0] if there else names[0])
+    there = ""
+    for name in names:
+        if row.peek(name) is not None:
+            return name
+        if not there and name in row:
+            there = name
+    return there or names[0]
 
 
 def any_of(row: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether one of the names is there."""
-    return any(name in row for name in names)
+    for name in names:  # a loop: every shape asks this of every row
+        if name in row:
+            return True
+    return False
 
 
 def is_what(value: Any) -> str:

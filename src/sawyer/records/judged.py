@@ -13,7 +13,6 @@ from sawyer.records.conversation import (
     RESPONSES,
     answered_last,
     asked,
-    is_prompted,
     prompt_in_row,
     response_of,
     role_of,
@@ -31,6 +30,13 @@ SCORES = ("score", "overall_score", "fine-grained_score", "rating", "helpfulness
 LABELS = ("label", "kto_tag")
 SOURCES = ("source", "model", "model_name")
 ITEM_TEXTS = ("response", "answer", "text", "completion", "output", "content")
+# A better and a worse answer: plain, OpenAI's, ms-swift's and OpenPipe's, where the better one is a conversation's last.
+SIDES = (
+    ("chosen", "rejected"),
+    ("preferred_output", "non_preferred_output"),
+    ("messages", "rejected_response"),
+    ("messages", "rejected_message"),
+)
 SIDE_SCORES = (
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -125,8 +131,12 @@ def _empty_winners(answers: list[Answer], field: str) -> Iterable[Unfit]:
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:
-    """Whether a better and a worse answer stand in `chosen` and `rejected`."""
-    return "chosen" in row and "rejected" in row
+    """Whether a better and a worse answer stand side by side, as `chosen` and `rejected` or by another pair of names."""
+    return _sides_of(row) is not None
+
+
+def _sides_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
+    return next((names for names in SIDES if names[0] in row and names[1] in row), None)
 
 
 def is_transcripts(row: Mapping[str, Any]) -> bool:
@@ -135,14 +145,15 @@ def is_transcripts(row: Mapping[str, Any]) -> bool:
 
 
 def pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    """`chosen` and `rejected` as text, as one turn, as whole conversations; either may be a list of several texts."""
+    """Both sides as text, as one turn, as whole conversations; either may be a list of several texts."""
     margin = _margin(row)
-    for before, better in _side(row, "chosen", may_be_empty=False):
-        for other, worse in _side(row, "rejected", may_be_empty=True):
+    chosen, rejected = _sides_of(row) or SIDES[0]
+    for before, better in _side(row, chosen, may_be_empty=False):
+        for other, worse in _side(row, rejected, may_be_empty=True):
             if before and other and before != other:
-                told = "chosen and rejected differ before their last answer"
-                raise Unfit("rejected", "pair", told, "remove the row; it is left out")
-            prompt = _shared(row, before or other, "chosen", where)
+                told = f"{chosen} and {rejected} differ before their last answer"
+                raise Unfit(rejected, "pair", told, "remove the row; it is left out")
+            prompt = _shared(row, before or other, chosen, where)
             yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=margin)
 
 
@@ -159,7 +170,7 @@ def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[tuple[Mes
 
 def _shared(row: Fields, before: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """The turns that come before both answers; where there are none, the row's own prompt."""
-    if not before and is_prompted({name: None for name in row}):
+    if not before and any_of(row, (*INSTRUCTIONS, *CHATS, "input")):
         return prompt_in_row(row, where)
     for name in (name for name in INSTRUCTIONS if isinstance(row.peek(name), str)):
         if any(row.peek(name).strip() == message.content for message in before):
@@ -298,12 +309,12 @@ def label_of(row: Mapping[str, Any]) -> float | None:
 
 def is_labelled_answer(row: Mapping[str, Any]) -> bool:
     """KTO: an answer that is wanted or not. It is never imitated."""
-    return is_answered(row) and label_of(row) is not None
+    return any_of(row, LABELS) and is_answered(row) and label_of(row) is not None
 
 
 def is_scored_answer(row: Mapping[str, Any]) -> bool:
     """An answer with a score beside it."""
-    return is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
+    return any_of(row, SCORES) and is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
 
 
 def is_answered(row: Mapping[str, Any]) -> bool:
