@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,16 @@ def test_earlier_answers_are_trained_in_demonstrations_alone(bytes_tokenizer: An
     assert marked(answer, bytes_tokenizer) == last
     whole = render(bytes_tokenizer, (*CHAT, Message(role="assistant", content="e")), answer_next=False)
     assert bytes_tokenizer.decode(answer.ids) == whole
+
+
+@pytest.mark.parametrize("template", ["question", "chatml"])
+def test_an_answer_of_weight_0_is_read_and_not_imitated(bytes_tokenizer: Any, template: str) -> None:
+    made = codec(bytes_tokenizer, template)
+    weighted = tuple(replace(turn, trained=False) if turn.role == "assistant" else turn for turn in CHAT)
+    all_, last = (made.demonstration(Demonstration(prompt=Prompt(messages=m), response=" e")) for m in (CHAT, weighted))
+    assert all_.ids == last.ids and last == made.answer(Prompt(messages=CHAT), " e")
+    assert "bc" in marked(all_, bytes_tokenizer) and "bc" not in marked(last, bytes_tokenizer)
+    assert marked(last, bytes_tokenizer).startswith("  e" if template == "question" else " e")  # its own space stands
 
 
 def test_earlier_answers_are_tokenised_as_they_would_be_served(merging_tokenizer: Any) -> None:

@@ -76,7 +76,7 @@ class Fields(Mapping[str, Any]):
 
 
 def _is_nothing(value: Any) -> bool:
-    return value is None or (isinstance(value, str | list | dict) and not value)
+    return value is None or (isinstance(value, str | list | dict) and not value) or (isinstance(value, str) and value.isspace())
 
 
 def _is_one_of(value: Any, values: Sequence[Any]) -> bool:

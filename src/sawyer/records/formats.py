@@ -208,7 +208,7 @@ FORMATS: tuple[Format, ...] = (
     Format(
         name="conversations (ShareGPT)",
         gives="demonstrations",
-        fits=_imitated(_has("conversations")),
+        fits=_imitated(lambda r: any_of(r, CHATS[1:])),
         read=_chat,
         example={"conversations": [{"from": "human", "value": "Up?"}, {"from": "gpt", "value": "Down."}]},
     ),

@@ -103,8 +103,8 @@ class Codec:
         return len(self.prompt(prompt)) + room <= self.context
 
     def demonstration(self, record: Demonstration) -> Row:
-        """The prompt and its response and the end; assistant turns inside the prompt are trained as well, unless the template
-        writes them otherwise than when they were given."""
+        """The prompt and its response and the end. Assistant turns inside the prompt are trained as well, but those that are
+        not to be (`Message.trained`) and those that the template writes otherwise than when they were given."""
         messages = record.prompt.messages
         return self._row(self._answered(messages, record.response), self._earlier(messages))
 
@@ -171,7 +171,7 @@ class Codec:
         """(begin, stop) of each earlier answer of a conversation that stands in it as when it was given."""
         whole, found = self._conversation(messages).ids, []
         for place, message in enumerate(messages):
-            if message.role == "assistant" and place:
+            if message.role == "assistant" and message.trained and place:
                 given = self._answered(messages[:place], message.content)
                 stop = given.stop - given.added
                 if whole[:stop] == given.ids[:stop]:
