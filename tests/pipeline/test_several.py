@@ -41,6 +41,7 @@ from sawyer import processes
 from sawyer.config import load
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.pipeline import run, way
+from sawyer.runs import Journal
 
 def small(name):
     module = real(name)
@@ -56,6 +57,7 @@ def small(name):
     return module
 
 real, way.import_module = import_module, small
+Journal._tell = lambda journal, kind, row: listen(kind, row)  # a listener of its own could not make a stage fail
 way.report = lambda run: run.layout.report.write_text("page")
 
 for job in sys.argv[1:]:
@@ -71,7 +73,7 @@ for job in sys.argv[1:]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        run(load(path, []), only=stage, listeners=[listen])
+        run(load(path, []), only=stage)
         print("done", job)
     except Interrupted as stop:
         print("interrupted", job, stop)

@@ -157,3 +157,27 @@ def test_of_each_gate_the_last_word_counts_and_none_from_before_a_stage_began_an
     rows += [{"kind": "anew", "stage": "sft"}, gate("rl", "c", "ok")]
     assert [row["name"] for row in last_gates(rows)] == ["b", "c"]
     assert last_gates([]) == []
+
+
+def test_a_listener_that_fails_is_dropped_and_that_is_said_once(tmp_path: Path) -> None:
+    heard: list[str] = []
+
+    def poor(kind: str, row: dict[str, Any]) -> None:
+        raise UnicodeEncodeError("charmap", "\u2715", 0, 1, "character maps to <undefined>")
+
+    def good(kind: str, row: dict[str, Any]) -> None:
+        heard.append(row.get("kind", kind))
+
+    book = Journal(Layout(tmp_path), [poor, good])
+    for step in range(3):
+        book.metrics("rl", step, {"loss": step})
+    assert steps(tmp_path, "rl") == [0, 1, 2] and heard == ["unheard", "metric", "metric", "metric"]
+    (event,) = read_rows(tmp_path / "events.jsonl")
+    assert (
+        event["stage"] == "rl"
+        and event["message"].startswith("poor is told no more of this run")
+        and "charmap" in event["message"]
+    )
+    book.listeners = [lambda kind, row: (_ for _ in ()).throw(SystemExit)]
+    with pytest.raises(SystemExit):
+        book.stopping("Ctrl-C")

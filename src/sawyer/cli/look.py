@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sawyer.cli.screen import say, stderr, stdout
+from sawyer.cli.streams import as_json as json_of
+from sawyer.cli.streams import print_line
 from sawyer.errors import RunError, SawyerError
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ MARKS = {
     "pending": ("·", "dim"),
 }
 NAMES = {"base": "base", "sft": "SFT", "rl": "RL"}
+# What reading a value of another kind than the program wrote raises.
+ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 BAR = 10  # characters of a reward's bar to either side of zero
 FULL = 3.0  # the reward that fills it, in the SFT answers' deviations
 
@@ -67,7 +71,7 @@ def chat(
             say(stderr(), (str(error), "yellow"))
             continue
         if as_json:
-            typer.echo(json.dumps(_row(question, replies), ensure_ascii=False))
+            print_line(json_of(_row(question, replies)))
         else:
             _show(console, replies)
 
@@ -104,7 +108,10 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
     while True:
         if sys.stdin.isatty() and not quiet:
             console.print(Text("\n> ", style="bold"), end="")
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except (OSError, ValueError):  # a terminal that was closed: nobody asks any more
+            return
         if not line.strip():
             if line and not sys.stdin.isatty():
                 continue
@@ -120,7 +127,7 @@ def _show(console: Console, replies: list[Reply]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 4, 0, 0), header_style="bold", expand=False)
     for reply in replies:
         table.add_column(NAMES.get(reply.model, reply.model), ratio=1, overflow="fold")
-    table.add_row(*(Text(_plain(r.response) or "(nothing)") + Text("" if r.ended else " …", style="dim") for r in replies))
+    table.add_row(*(Text(r.response or "(nothing)") + Text("" if r.ended else " …", style="dim") for r in replies))
     if any(reply.reward is not None for reply in replies):
         table.add_row(*(_bar(reply.reward) for reply in replies))
     if any(reply.gold is not None for reply in replies):
@@ -155,19 +162,22 @@ def _run_row(layout: Any) -> tuple[Text | str, ...]:
     from sawyer.cli.figures import counted
     from sawyer.runs import STAGES, clock, read_manifest
 
+    name, unread = Text(layout.root.name, style="bold"), Text("cannot be read", style="red")
     try:
         stages: Mapping[str, Any] = read_manifest(layout.manifest).get("stages", {})
-        summary = json.loads(layout.summary.read_text(encoding="utf-8")) if layout.summary.exists() else {}
-    except (SawyerError, ValueError):
-        return Text(layout.root.name, style="bold"), Text("cannot be read", style="red"), "", "", ""
+    except SawyerError:
+        return name, unread, "", "", ""
     states = Text()
     for stage in STAGES:
         if stage in stages:
             mark, style = MARKS.get(stages[stage].get("status", "pending"), ("?", ""))
             states.append(" " if states else "").append(f"{stage} ").append(mark, style)
-    seconds = sum(float(state.get("seconds") or 0.0) for state in stages.values())
-    gates = summary.get("gates") or {}
-    return Text(layout.root.name, style="bold"), states, counted(gates), _key_figures(summary), clock(seconds)
+    try:
+        took = clock(sum(float(state.get("seconds") or 0.0) for state in stages.values()))
+        summary = json.loads(layout.summary.read_text(encoding="utf-8")) if layout.summary.exists() else {}
+        return name, states, counted(summary.get("gates") or {}), _key_figures(summary), took
+    except (OSError, *ODD):  # one odd summary.json must not cost the other runs' rows
+        return name, states, "", unread, ""
 
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
@@ -186,8 +196,3 @@ def _key_figures(summary: Mapping[str, Any]) -> str:
     found = (summary.get("classify") or {}).get("accuracy")
     said += [f"classifier {found:.0%}"] if found is not None else []
     return ", ".join(said)
-
-
-def _plain(text: str) -> str:
-    """Without control characters: an answer must not steer the terminal."""
-    return "".join(c if c == "\n" or c.isprintable() else " " for c in text)

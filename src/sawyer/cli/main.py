@@ -15,6 +15,7 @@ from sawyer.cli.bench import bench
 from sawyer.cli.merge import merge
 from sawyer.cli.panels import Panels
 from sawyer.cli.screen import say, show_error, show_unexpected, stdout
+from sawyer.cli.streams import steady_streams
 from sawyer.cli.threads import set_waiting
 from sawyer.cli.trust import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
@@ -80,6 +81,11 @@ def main() -> None:
     run that waits for scores has done all it can and exits 0.
     """
     set_waiting()
+    with steady_streams():
+        _run()
+
+
+def _run() -> None:
     try:
         app(prog_name="sawyer")
     except Interrupted as stop:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from secrets import token_hex
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sawyer.cli.data import column_names
 from sawyer.cli.screen import say, stderr
-from sawyer.errors import DataError
+from sawyer.cli.streams import as_json, print_line
+from sawyer.errors import DataError, NotFiniteError
 
 if TYPE_CHECKING:
     from sawyer.models import TextScorer
@@ -47,12 +48,11 @@ def score(
     problems: list[Problem] = []
     rows = answered(files, problems, columns=column_names(columns or []))
     scored = replaced = 0
-    with _output(out, files) as file_out:
+    with _output(out, files) as write:
         while chunk := list(islice(rows, CHUNK)):
             replaced += sum("reward" in row.row for row in chunk)
             for row in with_rewards(judge, chunk):
-                file_out.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
-            file_out.flush()
+                write(row)
             scored += len(chunk)
         if not scored:
             first = f": {problems[0].message}" if problems else ""
@@ -66,11 +66,21 @@ def score(
 
 
 def with_rewards(judge: TextScorer, rows: Sequence[Answered]) -> Iterator[dict[str, Any]]:
-    """The rows as they were, each with `reward` and, where the judge is an ensemble, `disagreement`."""
+    """The rows as they were, each with `reward` and, where the judge is an ensemble, `disagreement`.
+
+    Raises NotFiniteError for an answer whose score is no number.
+    """
     answers = [answer for row in rows for answer in row.answers]
     found = judge.detailed([prompt for prompt, _ in answers], [response for _, response in answers])
     for row in rows:
         mine, found = found[: len(row.answers)], found[len(row.answers) :]
+        if not all(math.isfinite(score.reward) for score in mine):
+            raise NotFiniteError(
+                f"{row.records[0].where}: the model's score is {next(s.reward for s in mine if not math.isfinite(s.reward))}",
+                expected="a finite number",
+                why="no answer can be ranked by it, and JSON has no such number",
+                todo="look at this row, and whether the model's weights are whole: it may score every row so",
+            )
         told = dict(row.row) | {"reward": row.placed([score.reward for score in mine])}
         if mine[0].disagreement is not None:
             told["disagreement"] = row.placed([score.disagreement for score in mine])
@@ -92,30 +102,56 @@ def _tell(console: Any, judge: TextScorer, scored: int, replaced: int, problems:
 
 
 @contextmanager
-def _output(out: str | None, files: Sequence[str]) -> Iterator[TextIO]:
-    """Standard output, or a file that is there only once it is whole."""
-    from sawyer.runs import disk_errors
+def _output(out: str | None, files: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What writes a row: to standard output, or to a file that is there only once it is whole."""
+    from sawyer.runs import disk_errors, plain
+
+    def show(row: Mapping[str, Any]) -> None:
+        if not print_line(as_json(row)):
+            raise typer.Exit
 
     if out is None:
-        try:
-            yield sys.stdout
-        except BrokenPipeError:  # whoever read the rows has seen enough, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit from None
+        yield show
         return
-    path = Path(out)
-    if any(path.resolve() == Path(name).resolve() for name in files):
-        raise DataError(
-            f"{out} is the file that is read", expected="another name", why="its rows would be lost", todo="mend --out"
-        )
-    if path.is_dir() or not path.parent.is_dir():
-        given = f"--out {out} is a folder" if path.is_dir() else f"--out {out}: there is no folder {path.parent}"
-        raise DataError(given, expected="a file in a folder that is there", todo="mend --out, or make the folder first")
-    beside = path.with_name(f".{path.name}.sawyer-new")
+    path = _free(out, files)
+    # A name that nobody can foresee, opened only if it is not there: no link that waits for it is written through.
+    beside = path.with_name(f".{path.name[:100]}.{token_hex(8)}.sawyer-new")
     try:
-        with disk_errors(path), beside.open("w", encoding="utf-8") as opened:
-            yield opened
+        with disk_errors(path):
+            opened = beside.open("x", encoding="utf-8", errors="backslashreplace")
+
+        def write(row: Mapping[str, Any]) -> None:
+            with disk_errors(path):
+                opened.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=str) + "\n")
+
+        try:
+            yield write
+        finally:
+            with disk_errors(path):
+                opened.close()
         with disk_errors(path):
             beside.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def _free(out: str, files: Sequence[str]) -> Path:
+    """The path of --out. Raises DataError where no file can be written there, or where one must not be."""
+    path = Path(out)
+    try:
+        resolved = path.resolve()
+        given = f"--out {out} is a folder" if path.is_dir() else f"--out {out}: there is no folder {path.parent}"
+        if path.is_dir() or not path.parent.is_dir():
+            raise DataError(given, expected="a file in a folder that is there", todo="mend --out, or make the folder first")
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, links in a circle, a NUL
+        raise DataError(f"--out {out!r} is no path ({error})", expected="a file's name", todo="mend --out") from error
+    if any(resolved == Path(name).resolve() for name in files):
+        raise DataError(
+            f"{out} is the file that is read", expected="another name", why="its rows would be lost", todo="mend --out"
+        )
+    if path.exists() and not path.is_file():
+        raise DataError(
+            f"--out {out} is no file", expected="a file's name", todo="leave --out away to write to standard output"
+        )
+    return path

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sawyer.cli.streams import steady
 from sawyer.errors import SawyerError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
+    from sawyer.cli.terminal import Terminal
+
 CHIPS = {"ok": ("✓ ok  ", "green"), "warn": ("! warn", "yellow"), "fail": ("✕ fail", "red")}
 
 
-def stdout(*, quiet: bool = False) -> Console:
+def stdout(*, quiet: bool = False) -> Terminal:
     """Made anew for each command, so that it writes to the standard output of now."""
-    from rich.console import Console
+    from sawyer.cli.terminal import Terminal
 
-    return Console(highlight=False, quiet=quiet)
+    return Terminal(steady(sys.stdout), quiet=quiet)
 
 
-def stderr() -> Console:
+def stderr() -> Terminal:
     """The console for troubles."""
-    from rich.console import Console
+    from sawyer.cli.terminal import Terminal
 
-    return Console(stderr=True, highlight=False)
+    return Terminal(steady(sys.stderr), stderr=True)
 
 
 def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
@@ -52,15 +56,20 @@ def show_error(error: SawyerError) -> None:
         say(console, (f"  {label}{colon}", "bold" if label == "what to do" else "dim"), words)
 
 
-def show_unexpected(error: BaseException) -> Path:
-    """A failure nobody foresaw: one line here, all of it in a file whose path is told and returned."""
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="sawyer-error-", suffix=".txt", delete=False, encoding="utf-8", errors="replace"
-    ) as file:
-        file.write("".join(traceback.format_exception(error)))
+def show_unexpected(error: BaseException) -> Path | None:
+    """A failure nobody foresaw: one line here, all of it in a file whose path is shown and returned, if one can be written."""
     words = str(error).strip().split("\n")[0]
     console = stderr()
     say(console, ("Error: ", "bold red"), f"something unforeseen ({type(error).__name__}{': ' + words if words else ''})")
+    trace = "".join(traceback.format_exception(error))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="sawyer-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(trace)
+    except OSError:  # no place for it: then here, rather than nowhere
+        say(console, (trace, "dim"))
+        return None
     say(console, ("  where it happened: ", "dim"), file.name)
     say(console, ("  what to do: ", "bold"), "what was saved is intact; please report this with that file")
     return Path(file.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +10,8 @@ import typer
 
 from sawyer.cli.data import column_names
 from sawyer.cli.screen import chip, say, stderr, stdout
+from sawyer.cli.streams import as_json as json_of
+from sawyer.cli.streams import print_line
 from sawyer.errors import DataError
 
 if TYPE_CHECKING:
@@ -65,9 +66,7 @@ def trust(
     verdict = told(found)
     written = _write(Path(out), values_of(found, verdict), model) if out is not None else []
     if as_json:
-        from sawyer.runs import plain
-
-        typer.echo(json.dumps(plain(values_of(found, verdict)), allow_nan=False))
+        print_line(json_of(values_of(found, verdict)))
         return
     _show(console, found, verdict)
     for path in written:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
+NARROW = 72  # columns; below them the bar would leave no room for what it tells
 STYLES = {"warning": "yellow", "guard": "yellow", "rollback": "yellow", "waiting": "yellow"}
 SILENT = ("save", "interrupted")  # too frequent, and told in the end
 
@@ -35,7 +36,10 @@ class Watch:
         self._end()
 
     def __call__(self, kind: str, row: Mapping[str, Any]) -> None:
-        """Take a row of the journal."""
+        """Take a row of the journal. Raises OSError or ValueError where nobody can read it any more: the journal says so."""
+        lost = getattr(self.console.file, "lost", None)
+        if lost is not None:
+            raise lost
         if kind == "progress":
             self._progress(str(row["stage"]), int(row["done"]), int(row["total"]), str(row.get("note", "")))
         elif kind == "event":
@@ -97,16 +101,13 @@ class Watch:
             self._close()
 
     def _open(self, stage: str, done: int, total: int) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
-        columns = (
-            TextColumn("  "),
-            BarColumn(32),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", style="dim", markup=False),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left", style="dim"),
-        )
+        note = TextColumn("{task.fields[note]}", style="dim", markup=False)
+        left = (TimeRemainingColumn(compact=True), TextColumn("left", style="dim"))
+        columns: list[ProgressColumn] = [TextColumn("  "), BarColumn(32), MofNCompleteColumn(), note, *left]
+        if self.console.width < NARROW:
+            columns = [MofNCompleteColumn(), note]
         # The time left is judged over the last minutes: steps of RL differ, and a resumed stage starts in the middle.
         self.bar = Progress(*columns, console=self.console, transient=True, speed_estimate_period=180)
         self.task = self.bar.add_task(stage, completed=done, total=total, note="")

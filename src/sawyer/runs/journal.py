@@ -36,6 +36,9 @@ class Gate:
 class Journal:
     """A run's three journal files. Listeners are called as (kind, row); kind is metric, event, sample, progress or stopping.
 
+    A listener that raises is dropped, and the event `unheard` says so: it cannot fail a stage. What is no Exception, such as
+    SystemExit, ends the run.
+
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
     Of several processes the first one writes; all count, and read what it wrote.
@@ -130,8 +133,14 @@ class Journal:
             self._tell(kind, row)
 
     def _tell(self, kind: str, row: dict[str, Any]) -> None:
-        for listener in self.listeners:
-            listener(kind, row)
+        for listener in list(self.listeners):
+            try:
+                listener(kind, row)
+            except Exception as error:  # whatever it is: who looks on must not cost a step
+                self.listeners.remove(listener)
+                name = getattr(listener, "__name__", type(listener).__name__)
+                words = f"{name} is told no more of this run, which goes on ({type(error).__name__}: {error})"
+                self.event(str(row.get("stage", "")), "unheard", message=words)
 
 
 def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

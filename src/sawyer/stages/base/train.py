@@ -13,7 +13,7 @@ from sawyer.engine import LanguageWork, Place, choose_place, run_steps
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
 from sawyer.records import read
-from sawyer.runs import Gate, Run, replace_folder
+from sawyer.runs import Gate, Run, remove_folder, replace_folder
 from sawyer.text import Row, set_template, template_text, windows
 
 STAGE = "base"
@@ -62,9 +62,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     with place.autocast():
         before = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, model, tokenizer)
     with place.autocast():
         after = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
     if not math.isfinite(after):
+        remove_folder(run.layout.model(STAGE))
         raise TrainingError(
             f"base: after its last update the held-out loss is {after}",
             expected="a finite number",
@@ -83,8 +87,6 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             advice="more tokens, a higher learning rate, or text that resembles what comes later",
         )
     )
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, model, tokenizer)
     return {"held_out_loss": after, "loss_before": before}
 
 

@@ -27,7 +27,7 @@ from sawyer.models import (
     save_model,
     sequence_logits,
 )
-from sawyer.runs import Run, replace_folder
+from sawyer.runs import Run, remove_folder, replace_folder
 from sawyer.stages.classify.data import STAGE, Example, Texts, encoded, load
 from sawyer.stages.classify.judge import examine, judge, samples, truths, usual_of
 from sawyer.text import batches
@@ -52,12 +52,16 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     told = f"{_plan(texts, kept)}, {work.steps:,} steps{frozen}, {place.reason}"
     run.journal.event(STAGE, "plan", message=told)
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, model, tokenizer)
     stop_if_asked(run, STAGE)
 
     judged = held_out or examples
     with place.autocast():
         logits = class_logits(model, [e.row for e in judged], pad_id=pad_id, token_budget=config.micro_batch_tokens)
     if not bool(torch.isfinite(logits).all()):
+        remove_folder(run.layout.model(STAGE))
         raise TrainingError(
             "classify: after its last update the model's logits are not finite",
             expected="finite numbers",
@@ -69,8 +73,6 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     for gate in judge(figures):
         run.journal.gate(gate)
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, model, tokenizer)
     return figures
 
 

@@ -48,12 +48,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         f"{speaker.parameters / 1e6:.1f} M parameters{frozen}, {place.reason}",
     )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
+    with replace_folder(run.layout.model(STAGE)) as folder:
+        save_model(folder, speaker.model, speaker.tokenizer)
     judged = (held_rows, held_records) if held_rows else (rows, train_records)
     figures = _evaluate(config, run, speaker, place, *judged, steps)
     figures |= losses_of(run, STAGE)
     _judge(run, figures, held_out=bool(held_rows))
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, speaker.model, speaker.tokenizer)
     return figures
 
 

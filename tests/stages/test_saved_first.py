@@ -1,0 +1,34 @@
+"""A trained model is on the disk before anything is asked of it: what judges it may fail, and its user keeps it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sawyer.models import open_speaker
+from sawyer.runs import is_complete
+
+BASE = {"vocab_size": 330, "layers": 1, "width": 16, "heads": 2, "context": 32, "tokens": 600}
+
+
+@pytest.mark.parametrize(("stage", "judging"), [("sft", "_evaluate"), ("base", "Gate")])
+def test_a_model_whose_judging_fails_is_saved(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, judging: str
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"What is the opposite of {n}? It is minus {n}, as everybody knows." for n in range(90)))
+    asked = {"base": {**BASE, "text": [str(text)]}, "sft": {"data": [str(tiny.instructions)], "epochs": 0.1}}
+    config = tiny.config(tmp_path / "run", **{stage: asked[stage]}, **({"model": None} if stage == "base" else {}))
+    module = import_module(f"sawyer.stages.{stage}.train")
+
+    def failing(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(module, judging, failing)
+    with tiny.run(tmp_path / "run") as run, pytest.raises(ZeroDivisionError):
+        module.train(config, run)
+    folder = run.layout.model(stage)
+    assert is_complete(folder) and open_speaker(folder).parameters > 0
