@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.config import Config, checked, demo, fields, load
+from sawyer.config import Config, Start, checked, demo, fields, load, start_of
 from sawyer.errors import ConfigError
 
 BASE = "model: gpt2\nsft: {data: [a.json]}\n"
@@ -348,15 +348,38 @@ def test_sizes_that_do_not_fit_are_refused_never_floored(asked: Any, override: s
     [
         ("sft: {data: [a]}\n", "neither `model` nor `base`"),
         (BASE + "base: {text: [a.txt]}\n", "both `model` and `base`"),
-        ("model: gpt2\nreward: {data: [a]}\n", "reward: it builds on sft"),
-        ("model: gpt2\nrl: {prompts: [a]}\n", "rl: it builds on sft and reward"),
-        (BASE + "rl: {prompts: [a]}\n", "rl: it builds on reward"),
-        ("model: gpt2\ncollect: {prompts: [a]}\n", "collect: it builds on sft"),
+        ("reward: {data: [a]}\n", "neither `model` nor `base`, and reward starts from one"),
+        ("reward: {data: [a], model: gpt2}\ncompare:\n", "neither `model` nor `base`, and compare starts from one"),
+        (BASE + "rl: {prompts: [a]}\n", "rl.rewards: none are named and the file has no section `reward:`"),
+        (BASE + "rl: {prompts: [a], rewards: [{name: a, model: stage}]}\n", "a part is `model: stage`, the run's own reward"),
+        (BASE + "rl: {algorithm: dpo, prompts: [a]}\n", "rl.data: dpo learns from judged pairs, and the file names none"),
+        (BASE + "rl: {algorithm: grpo, rewards: [{name: a, function: 'm:f'}]}\n", "`rl.prompts` is missing; it has no default"),
+        (BASE + "rl: {algorithm: dpo}\n", "`rl.prompts` or `rl.data`, the judged pairs, is missing"),
+        (BASE + "rl: {prompts: [a], data: [b]}\n", "rl.data: it means nothing to ppo, only to dpo"),
+        ("compare: {models: {rl: a}}\n", "compare.models: `rl` is no name for a model"),
+        ("compare: {models: {Mine: a}}\n", "compare.models: `Mine` is no name for a model"),
+        ("compare: {models: {mine: ''}}\n", "compare.models.mine: it names no folder and no hub id"),
         (BASE + "reward:\n", "reward.data: no file is named and no `collect:` section"),
     ],
 )
 def test_what_the_parts_need_of_each_other(asked: Any, text: str, words: str) -> None:
     assert words in refusal(asked, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "stage", "starts"),
+    [
+        ("reward: {data: [a], model: b}\n", "reward", Start(source="b")),
+        ("model: m\nreward: {data: [a]}\n", "reward", Start(source="m", template="auto")),
+        (BASE + "reward: {data: [a]}\n", "reward", Start(stage="sft")),
+        ("base: {text: [a]}\ncollect: {prompts: [a]}\n", "collect", Start(stage="base", template="auto")),
+        ("model: m\nrl: {prompts: [a], rewards: [{name: a, model: r}]}\n", "rl", Start(source="m", template="auto")),
+        ("model: m\nrl: {algorithm: dpo, data: [a]}\n", "rl", Start(source="m", template="auto")),
+        (BASE + "rl: {algorithm: dpo, data: [a]}\n", "rl", Start(stage="sft")),
+    ],
+)
+def test_any_stage_may_be_the_first(asked: Any, text: str, stage: str, starts: Start) -> None:
+    assert start_of(asked(text), stage) == starts
 
 
 def test_errors_name_the_file_and_never_pydantic(asked: Any) -> None:

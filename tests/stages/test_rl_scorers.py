@@ -306,7 +306,7 @@ def test_what_the_config_refuses(tiny: Fixture, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but no part"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_start="reward")
     tree = tiny.rl_config(tmp_path).model_dump()
-    with pytest.raises(ConfigError, match="rl: it builds on reward"):
+    with pytest.raises(ConfigError, match=r"rl\.rewards: none are named and the file has no section"):
         checked({**tree, "reward": None})
     with pytest.raises(ConfigError, match=r"`freeze` is 'all'; expected: how many layers"):
         checked({**tree, "reward": {**tree["reward"], "freeze": "all"}})

@@ -54,7 +54,7 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
 
 
 def scores(table: Mapping[str, Any], title: str, *, signed: bool) -> Table:
-    """Rows base, SFT, RL and, under temperature 1, the best of 8 SFT samples."""
+    """Rows base, SFT, RL, the models that the config names and, under temperature 1, the best of 8 SFT samples."""
     from sawyer.runs import SETTINGS
 
     drawn = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
@@ -65,11 +65,12 @@ def scores(table: Mapping[str, Any], title: str, *, signed: bool) -> Table:
     def told(value: Any, best: bool = False) -> Text:
         return Text("–" if value is None else f"{value:{'+' if signed else ''}.2f}", style="bold green" if best else "")
 
-    rows = {model: table[model] for model in MODELS if isinstance(table.get(model), Mapping)}
+    order = [*(model for model in MODELS if model in table), *(model for model in table if model not in MODELS)]
+    rows = {model: table[model] for model in order if isinstance(table[model], Mapping)}
     highest = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in SHOWN}
     for model, row in rows.items():
         cells = [told(row.get(s), best=row.get(s) is not None and row.get(s) == highest[s]) for s in SHOWN]
-        drawn.add_row(MODELS[model], *cells)
+        drawn.add_row(MODELS.get(model, model), *cells)
     if table.get("best_of_8") is not None:
         drawn.add_row("best of 8", told(table["best_of_8"]), "", "", style="dim")
     return drawn

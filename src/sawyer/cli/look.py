@@ -189,7 +189,8 @@ def _key_figures(summary: Mapping[str, Any]) -> str:
             name = "gold" if key == "gold" else "reward"
             said.append(f"{name} " + " / ".join(f"{value:.2f}" for _, value in known))
             break
-    rate = (summary.get("compare") or {}).get("win_rate_rl_vs_sft")
+    compared = summary.get("compare") or {}
+    rate = compared.get("win_rate_rl_vs_sft") or compared.get("win_rate_rl_vs_base")
     said += [f"RL wins {rate['value']:.0%}"] if rate else []
     accuracy = (summary.get("reward") or {}).get("accuracy")
     said += [f"reward model {accuracy:.0%}"] if accuracy is not None else []

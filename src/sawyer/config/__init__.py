@@ -6,23 +6,20 @@ from sawyer.config.schema import (
     KNOWN_TO,
     LOSSES,
     Algorithm,
-    Base,
-    Classify,
     Collect,
-    Compare,
     Config,
     Ensemble,
     Guard,
     GuardName,
     Kl,
-    Lora,
     Reward,
     RewardPart,
     Rl,
     Sft,
-    World,
     wanted,
 )
+from sawyer.config.sections import Base, Classify, Compare, Lora, World
+from sawyer.config.start import Start, start_of
 
 __all__ = [
     "KNOWN_TO",
@@ -43,6 +40,7 @@ __all__ = [
     "RewardPart",
     "Rl",
     "Sft",
+    "Start",
     "World",
     "checked",
     "demo",
@@ -52,6 +50,7 @@ __all__ = [
     "own_files",
     "own_function",
     "own_names",
+    "start_of",
     "template_file",
     "wanted",
     "with_settings",

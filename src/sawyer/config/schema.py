@@ -5,31 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from sawyer.config.own import own_names
+from sawyer.config.sections import Base, Classify, Compare, Freeze, Lora, Section, World
 from sawyer.errors import ConfigError
 
 Algorithm = Literal["ppo", "rloo", "grpo", "dpo", "best_of_n"]
 LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
 
 
-def _freeze(value: object) -> object:
-    if value == "trunk" or (isinstance(value, int) and value >= 0):
-        return value
-    raise ValueError(f"`freeze` is {value!r}; expected: how many layers, 0 or more, or trunk")
-
-
-Freeze = Annotated[int | Literal["trunk"], BeforeValidator(_freeze)]
 # YAML reads a bare `off` as false.
 Action = Annotated[
     Literal["warn", "stop", "rollback", "off"], BeforeValidator(lambda value: "off" if value is False else value)
@@ -48,63 +33,6 @@ GuardName = Literal[
     "held_out_gold",
     "zero_variance_groups",
 ]
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, and closed to unknown names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("columns", mode="before", check_fields=False)
-    @classmethod
-    def _numbered(cls, value: Any) -> Any:
-        """Columns of a table without a header are asked for by number: `{2: label, 4: text}`."""
-        return {str(k) if type(k) is int else k: v for k, v in value.items()} if isinstance(value, dict) else value
-
-
-class World(Section):
-    """The built-in world judges: gold scores in rl and compare, its rater scores collected answers."""
-
-    rater: Literal["honest", "length_lover", "lazy", "flipper"] = Field(
-        "honest", description="who scores collected answers; the others are there to break a reward model with"
-    )
-
-
-class Lora(Section):
-    """Low-rank adapters: the stages that learn leave the model's weights as they are and train small matrices beside them."""
-
-    rank: int = Field(16, ge=1, description="of the matrices; with it grows what can be learnt, and memory")
-    alpha: float = Field(
-        default_factory=lambda asked: 2.0 * asked.get("rank", 16),
-        gt=0,
-        description="their product is multiplied by alpha / rank; none given: twice the rank",
-    )
-    targets: list[str] | None = Field(
-        None, min_length=1, description="last names of the layers that get them; none given: every linear layer of the trunk"
-    )
-
-
-class Base(Section):
-    """A tokenizer and a small GPT-2-architecture model from plain text, where no model is given."""
-
-    text: list[str] = Field(min_length=1, description="files or patterns; .txt and .md are split at blank lines")
-    vocab_size: int = Field(4096, ge=300, description="tokens of the byte-level BPE tokenizer")
-    layers: int = Field(4, ge=1, description="transformer layers")
-    width: int = Field(256, ge=8, description="hidden units")
-    heads: int = Field(4, ge=1, description="attention heads; must divide the width")
-    context: int = Field(512, ge=16, description="the most tokens the model can read")
-    window: int | None = Field(None, ge=8, description="tokens of a training window; none given: the context")
-    tokens: int = Field(1_000_000, ge=1, description="tokens to train on in all; the text is repeated as needed")
-    batch_size: int = Field(16, ge=1, description="windows an optimizer step")
-    learning_rate: float = Field(1e-3, gt=0, description="peak rate of AdamW")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Base:
-        if self.width % self.heads:
-            raise ValueError(f"base.heads: {self.heads} heads do not divide a width of {self.width}")
-        if self.window is not None and self.window > self.context:
-            raise ValueError(f"base.window: {self.window} tokens are more than the context of {self.context}")
-        return self
 
 
 class Sft(Section):
@@ -183,25 +111,8 @@ class Reward(Section):
         return name
 
 
-class Classify(Section):
-    """A classifier of texts."""
-
-    data: list[str] = Field(min_length=1, description="files or patterns of texts with their labels")
-    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours; without a header, numbers")
-    model: str | None = Field(None, min_length=1, description="encoder or decoder to start from; none given: the run's model")
-    freeze: Freeze = Field(0, description="the first layers that stay as they are, or trunk: all but the head")
-    thin: float | None = Field(
-        None, gt=0, lt=1, description="similarity of meaning to an earlier row of the same label from which on one is left out"
-    )
-    epochs: float = Field(3.0, gt=0, description="passes over the training rows")
-    batch_size: int = Field(32, ge=1, description="rows an optimizer step")
-    learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the texts kept for checking")
-
-
 class Kl(Section):
-    """The tie to the SFT model."""
+    """The tie to the model that RL starts from."""
 
     coefficient: float = Field(0.05, ge=0, description="reward units a nat of KL costs")
     target: float | None = Field(None, gt=0, description="nats an answer; given, the coefficient is steered towards it")
@@ -252,7 +163,7 @@ KNOWN_TO: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("kl.coefficient", "kl.target", "kl.horizon"), ONLINE),
     **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "rollbacks"), LEARNING),
     **dict.fromkeys(("gamma", "lam", "value_learning_rate", "value_clip", "value_start"), ("ppo",)),
-    "beta": ("dpo",),
+    **dict.fromkeys(("beta", "data"), ("dpo",)),
 }
 GROUPS = {"rloo": 4, "grpo": 4, "best_of_n": 8}  # answers a prompt where none are asked for; ppo takes one
 
@@ -268,7 +179,13 @@ class Guard(Section):
 class Rl(Section):
     """Reinforcement learning against the reward model, and what is compared with it. `KNOWN_TO` says who knows what."""
 
-    prompts: list[str] = Field(min_length=1, description="files or patterns of prompts")
+    prompts: list[str] = Field(
+        default_factory=list,
+        description="files or patterns of prompts; dpo with `data` may go without: its held-out pairs' then",
+    )
+    data: list[str] = Field(
+        default_factory=list, description="dpo: files or patterns of pairs or scored answers; none given: those of `reward`"
+    )
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     algorithm: Algorithm = Field(
         "ppo", description="with values of states, by groups of answers (rloo, grpo), on judged pairs, or without training"
@@ -288,12 +205,12 @@ class Rl(Section):
         ge=1,
         description="passes over an update's answers, 4; dpo: over the prompts with pairs, 1",
     )
-    beta: float = Field(0.1, gt=0, description="dpo: how much a nat of log-ratio to the SFT model counts")
+    beta: float = Field(0.1, gt=0, description="dpo: how much a nat of log-ratio to the reference counts")
     learning_rate: float = Field(1e-5, gt=0, description="of the policy, falling linearly")
     value_learning_rate: float | None = Field(None, gt=0, description="of the value network; none given: the policy's")
     temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-prob")
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
-    kl: Kl = Field(default_factory=Kl, description="the tie to the SFT model")  # type: ignore[arg-type]
+    kl: Kl = Field(default_factory=Kl, description="the tie to the model that RL starts from")  # type: ignore[arg-type]
     gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
     clip: float = Field(0.2, gt=0, description="how far the ratio may move before its gradient stops")
@@ -344,6 +261,13 @@ class Rl(Section):
         """`guards: off` and the like are said of every guard."""
         said = value is False or value in get_args(get_args(Action)[0])
         return {name: {"action": value} for name in get_args(GuardName)} if said else value
+
+    @model_validator(mode="after")
+    def _asks(self) -> Rl:
+        if not self.prompts and not self.data:
+            besides = "`rl.prompts` or `rl.data`, the judged pairs," if self.algorithm == "dpo" else "`rl.prompts`"
+            raise ValueError(f"{besides} is missing; it has no default")
+        return self
 
     @model_validator(mode="after")
     def _nothing_idle(self) -> Rl:
@@ -398,16 +322,6 @@ class Rl(Section):
         return self
 
 
-class Compare(Section):
-    """The models side by side."""
-
-    prompts: list[str] = Field(default_factory=list, description="files or patterns; none: the original's six questions")
-    columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
-    limit: int | None = Field(None, ge=1, description="the most prompts taken")
-    deliberate_limit: int = Field(24, ge=0, description="the most prompts answered with beam search, which is slow")
-    max_new_tokens: int = Field(64, ge=1, description="longest answer")
-
-
 class Config(Section):
     """A run. Every section but the model is optional; the stages named are done."""
 
@@ -433,21 +347,32 @@ class Config(Section):
     rl: Rl | None = Field(None, description="reinforcement learning")
     compare: Compare | None = Field(None, description="the models side by side")
 
+    @property
+    def policy_stage(self) -> Literal["sft", "base"] | None:
+        """The stage whose model answers: in collect, and where RL starts. None: the one that `model` names."""
+        return "sft" if self.sft is not None else "base" if self.base is not None else None
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether the run has a model that answers: a reward model alone has none."""
+        return any(section is not None for section in (self.sft, self.collect, self.rl))
+
+    @property
+    def is_scored(self) -> bool:
+        """Whether RL's answers are scored; dpo from pairs alone has nobody who could."""
+        return self.reward is not None or (self.rl is not None and bool(self.rl.rewards))
+
     @model_validator(mode="after")
     def _whole(self) -> Config:
-        if (self.model is None) == (self.base is None):
-            both = "both `model` and `base`" if self.model else "neither `model` nor `base`"
-            raise ValueError(f"model: the file names {both}; name the model to start from, or train one with `base:`")
-        judged = ("reward",) if self.rl is None or self.rl.uses_stage else ()
-        needs = {"collect": ("sft",), "reward": ("sft",), "rl": ("sft", *judged)}
-        for stage, before in needs.items():
-            missing = [name for name in before if getattr(self, name) is None]
-            if getattr(self, stage) is not None and missing:
-                raise ValueError(f"{stage}: it builds on {' and '.join(missing)}, which the file does not name")
-        if self.rl is not None and self.rl.algorithm == "dpo" and self.reward is None:
+        if self.model is not None and self.base is not None:
+            raise ValueError("model: the file names both `model` and `base`; name the one to start from")
+        for stage in self._homeless():
             raise ValueError(
-                "rl.algorithm: dpo learns from the judgements that `reward:` names, and the file has no such section"
+                f"model: the file names neither `model` nor `base`, and {stage} starts from one; "
+                "name the model to start from, or train one with `base:`"
             )
+        if self.rl is not None:
+            self._pays(self.rl)
         if self.lora is not None:
             for stage in ("classify", "sft", "reward"):
                 if getattr(getattr(self, stage), "freeze", 0):
@@ -455,6 +380,32 @@ class Config(Section):
         if self.reward is not None and not self.reward.data and self.collect is None:
             raise ValueError("reward.data: no file is named and no `collect:` section gathers answers")
         return self
+
+    def _homeless(self) -> list[str]:
+        """The stages that start from the run's model, of which the file names none."""
+        if self.model is not None or self.base is not None:
+            return []
+        own = {"classify": getattr(self.classify, "model", None), "reward": getattr(self.reward, "model", None)}
+        own["compare"] = "named" if self.compare is not None and self.compare.models else None
+        stages = [name for name in ("classify", "sft", "collect", "reward", "rl", "compare") if getattr(self, name) is not None]
+        return [name for name in stages if own.get(name) is None] if stages else ["a run"]
+
+    def _pays(self, rl: Rl) -> None:
+        """RL is paid by a reward model that there is; dpo learns from pairs that there are."""
+        if rl.algorithm == "dpo" and not rl.data and self.reward is None and self.collect is None:
+            raise ValueError(
+                "rl.data: dpo learns from judged pairs, and the file names none; "
+                "name them here, or in a section `reward:` if a reward model is to be trained on them as well"
+            )
+        of_stage = any(part.is_stage for part in rl.rewards)
+        if self.reward is None and (of_stage or (not rl.rewards and rl.algorithm != "dpo")):
+            what = "a part is `model: stage`, the run's own reward model," if of_stage else "none are named"
+            raise ValueError(
+                f"rl.rewards: {what} and the file has no section `reward:` that trains one; name what is paid for: "
+                "a function of yours, a reward model's folder or id, or a classifier's"
+            )
+        if rl.value_start == "reward" and self.reward is None:
+            raise ValueError("rl.value_start: reward, but the file has no section `reward:`; leave it out")
 
 
 S = TypeVar("S", bound=Section)

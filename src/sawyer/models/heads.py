@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sawyer.errors import ModelError
 from sawyer.models.forward import score_head
-from sawyer.models.load import load_policy, load_reward, load_tokenizer
+from sawyer.models.load import load_reward, load_tokenizer
+from sawyer.models.speaker import open_speaker
 
 
 class ValueNetwork(nn.Module):
@@ -44,9 +45,9 @@ class ValueNetwork(nn.Module):
         return cls(model.base_model, head.in_features)
 
     @classmethod
-    def from_policy(cls, folder: Path) -> ValueNetwork:
-        """On a copy of the policy's trunk."""
-        model: Any = load_policy(folder, load_tokenizer(folder))
+    def from_policy(cls, source: str | Path, template: str | None = None) -> ValueNetwork:
+        """On a copy of the policy's trunk; a `template` may bring tokens of its own."""
+        model: Any = open_speaker(source, template).model
         return cls(model.base_model, model.get_output_embeddings().in_features)
 
 

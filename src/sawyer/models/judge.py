@@ -40,15 +40,21 @@ Load = Callable[[str | Path, Any], nn.Module]  # (folder or hub id, its tokenize
 
 
 def new_judge(
-    source: str | Path, *, seed: int, heads: int = 1, fallback: str = "question", lora: LowRank | None = None
+    source: str | Path,
+    *,
+    seed: int,
+    heads: int = 1,
+    template: str | None = None,
+    fallback: str = "question",
+    lora: LowRank | None = None,
 ) -> Judge:
     """`heads` new scores on the trunk in `source`, a folder or hub id of any decoder or encoder.
 
-    `fallback` is the template for a decoder whose tokenizer brings none that can be used. With `lora` the trunk learns through
-    adapters alone.
+    `template` replaces what a decoder brings; `fallback` is that of one whose tokenizer brings none that can be used. With
+    `lora` the trunk learns through adapters alone.
     """
     tokenizer = load_reader(source)
-    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads, lora=lora), None, fallback)
+    return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads, lora=lora), template, fallback)
 
 
 def load_judge(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sawyer.config import Config, own_names
 from sawyer.errors import ModelError, RunError
-from sawyer.pipeline.order import PARENTS, product
+from sawyer.pipeline.order import builds_on, product
 from sawyer.runs import Layout, Run, read_manifest
 from sawyer.worlds import VERSION
 
@@ -23,7 +23,7 @@ def check_only(config: Config, only: str, wanted: Sequence[str]) -> None:
     state = read_manifest(layout.manifest).get("stages", {})
     missing = [
         p
-        for p in PARENTS[only]
+        for p in builds_on(config, only)
         if p in wanted and not (state.get(p, {}).get("status") in ("done", "waiting") and product(layout, p).exists())
     ]
     if missing:

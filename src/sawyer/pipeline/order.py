@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from sawyer.config import Config
+from sawyer.config import Config, start_of
 from sawyer.runs import Layout, Run, commit_of
 
 # A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
@@ -19,14 +19,14 @@ DOORS: Mapping[str, tuple[str, str]] = {
     "compare": ("sawyer.stages.compare", "compare"),
 }
 STAGES = tuple(DOORS)
-# What each stage builds on, besides its own section and the settings in COMMON.
+# What each stage may build on, besides its own section and the settings in COMMON; `builds_on` says what it does in a run.
 PARENTS: Mapping[str, tuple[str, ...]] = {
     "base": (),
     "classify": ("base",),
     "sft": ("base",),
-    "collect": ("sft",),
-    "reward": ("sft", "collect"),
-    "rl": ("sft", "reward"),
+    "collect": ("base", "sft"),
+    "reward": ("base", "sft", "collect"),
+    "rl": ("base", "sft", "collect", "reward"),
     "compare": ("base", "sft", "reward", "rl"),
 }
 # Settings that decide every stage's outcome. `micro_batch_tokens` is none: it may be lowered when memory runs out.
@@ -50,17 +50,13 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     A hub id is told by its commit, as `pins_of` has it.
     """
     found, given = {}, given_models(config, stage)
-    # DPO reads the collected answers itself; the other algorithms know them through the reward model.
-    pairs = ("collect",) if stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo" else ()
-    for parent in (*_models_below(config, stage), *pairs):
+    for parent in builds_on(config, stage):
         path = product(run.layout, parent)
-        if stage == "classify" and given:  # it starts from a model of its own
-            continue
         if parent == "base" and config.model is not None:
             path = Path(config.model)
             if not path.is_dir():
                 continue
-        if (parent == "base" or getattr(config, parent) is not None) and path.exists():
+        if path.exists():
             found[parent] = run.manifest.content_hash(parent, path)
     for name, source in given.items():
         if Path(source).is_dir():
@@ -71,16 +67,30 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
 def pins_of(config: Config, stage: str) -> dict[str, str]:
     """The hub ids that the stage loads, each by the commit that the cache has; none for what was never loaded."""
     named = given_models(config, stage)
-    if "base" in _models_below(config, stage) and config.model is not None and not (stage == "classify" and named):
+    if "base" in builds_on(config, stage) and config.model is not None:
         named = {"base": config.model, **named}
     commits = {name: commit_of(source) for name, source in named.items() if not Path(source).is_dir()}
     return {name: f"{PIN}{commit}" for name, commit in commits.items() if commit is not None}
 
 
-def _models_below(config: Config, stage: str) -> tuple[str, ...]:
-    """The stages that it builds on; with adapters these are nothing without the base model, to which they belong."""
-    below = PARENTS[stage]
-    return ("base", *below) if config.lora is not None and "base" not in below and "sft" in below else below
+def builds_on(config: Config, stage: str) -> tuple[str, ...]:
+    """What the stage reads in this run, of the stages that the config names; `base` is also the model that the file gives."""
+    if stage == "base":
+        return ()
+    there = {name for name in STAGES if getattr(config, name) is not None} | ({"base"} if config.model is not None else set())
+    if stage == "compare":
+        return tuple(name for name in PARENTS[stage] if name in there)
+    # Adapters are nothing without the base model, to which they belong.
+    reads = {"base"} if config.lora is not None and stage != "classify" else set()
+    starts = [start_of(config, stage)]
+    if stage == "reward":
+        reads |= {"collect"}
+        starts += [start_of(config, "rl")] if config.has_policy else []  # whose answers set the reward's zero and unit
+    if stage == "rl":
+        # DPO reads the collected answers itself; the other algorithms know them through the reward model.
+        reads |= {"reward"} | ({"collect"} if config.rl is not None and config.rl.algorithm == "dpo" else set())
+    reads |= {start.stage or "base" for start in starts if start is not None and (start.stage or start.source == config.model)}
+    return tuple(name for name in PARENTS[stage] if name in reads & there)
 
 
 def given_models(config: Config, stage: str) -> dict[str, str]:
@@ -92,4 +102,7 @@ def given_models(config: Config, stage: str) -> dict[str, str]:
     if stage == "rl" and config.rl is not None:
         parts = (part for part in config.rl.rewards if part.model is not None and not part.is_stage)
         return {f"rl.rewards.{part.name}": str(part.model) for part in parts}
+    if stage == "compare" and config.compare is not None:
+        judge = {} if config.compare.reward is None else {"compare.reward": config.compare.reward}
+        return {f"compare.models.{name}": source for name, source in config.compare.models.items()} | judge
     return {}

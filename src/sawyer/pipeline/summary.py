@@ -36,9 +36,9 @@ def summarise(run: Run) -> dict[str, Any]:
         table = compared.get("gold" if measure == "gold" else "reward")
         if table:
             summary[measure] = {model: dict(settings) for model, settings in table.items()}
-            best = summary[measure].get("sft", {}).pop("best_of_8", None)
-            if best is not None:
-                summary[measure]["best_of_8"] = best
+            best = [values.pop("best_of_8") for values in list(summary[measure].values()) if "best_of_8" in values]
+            if best:  # of the model that RL starts from
+                summary[measure]["best_of_8"] = best[0]
     rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
     if rates:
         summary["compare"] = rates

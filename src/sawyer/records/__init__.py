@@ -2,6 +2,7 @@
 
 from sawyer.records.answered import Answered, answered
 from sawyer.records.check import FileReport, check
+from sawyer.records.formats import prompt_in
 from sawyer.records.pairs import Judgement, judgement, pairs
 from sawyer.records.problems import Problem
 from sawyer.records.read import Read, named, read
@@ -46,6 +47,7 @@ __all__ = [
     "judgement",
     "named",
     "pairs",
+    "prompt_in",
     "prompt_of",
     "read",
     "scored_row",

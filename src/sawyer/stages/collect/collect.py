@@ -1,4 +1,4 @@
-"""Sample K answers a prompt from the SFT model and write them as a file to be scored."""
+"""Sample K answers a prompt from the SFT model, or else the run's own, and write them as a file to be scored."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sawyer.config import Config, wanted
+from sawyer.config import Config, start_of, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Speaker, only_read, open_speaker, sample
@@ -22,7 +22,9 @@ ANSWERS_A_STEP = 512
 def collect(config: Config, run: Run) -> dict[str, Any]:
     """Write `collect/answers.jsonl`; returns its key figures, `waiting` being the answers nobody has scored yet."""
     asked = wanted(config.collect, "collect")
-    speaker = open_speaker(run.layout.model("sft"))
+    start = start_of(config, STAGE)
+    assert start is not None
+    speaker = open_speaker(start.path(run.layout.model), start.template)
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     only_read(speaker.model)

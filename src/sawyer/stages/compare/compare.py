@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from sawyer import processes
-from sawyer.config import Config, wanted
+from sawyer.config import Config, Start, wanted
 from sawyer.engine import Place, choose_place, generator, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
@@ -27,12 +26,18 @@ ANSWERS_A_STEP = 512
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "best_of_8": 1.0}
 SAMPLED = ("t1", "t07")  # plain samples of the model itself: of these there is a KL
+OWN_TEMPLATE = "auto"  # a model from elsewhere is asked as its makers mean it
 
 
 def compare(config: Config, run: Run) -> dict[str, Any]:
     """Write `compare.jsonl`, a row for each prompt, model and setting; returns the key figures."""
     scorer = _scorer(config, run)
     work = CompareWork(config, run)
+    if scorer is None and config.world is None:
+        words = (
+            "rewards, win rates and the gates on them are left out: nobody judges; `reward:` trains, `compare.reward` names one"
+        )
+        run.journal.event(STAGE, "left_out", message=words)
     run.journal.event(
         STAGE,
         "plan",
@@ -42,21 +47,22 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     rows = _judged(config, run, work, scorer)
     write_text(run.layout.compare, "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows))
     figures = figures_of(rows, seed=config.seed)
-    rate = figures.get("win_rate_rl_vs_sft")
+    start = {"sft": "SFT", "base": "the model it started from"}[work.start]
+    rate = figures.get(f"win_rate_rl_vs_{work.start}")
     if rate is not None:
         run.journal.gate(
             Gate(
                 stage=STAGE,
-                name="rl_beats_sft",
+                name=f"rl_beats_{work.start}",
                 verdict="ok" if rate["low"] > 0.5 else "warn" if rate["high"] > 0.5 else "fail",
                 value=rate["low"],
                 threshold=0.5,
-                message=f"RL wins {rate['value']:.1%} of the prompts against SFT by {rate['judge']} "
+                message=f"RL wins {rate['value']:.1%} of the prompts against {start} by {rate['judge']} "
                 f"({rate['low']:.1%} to {rate['high']:.1%}), ties as half, temperature 0.7",
                 advice="look at the answers side by side; more prompts narrow the interval",
             )
         )
-    change = figures.get("greedy_change_rl_vs_sft")
+    change = figures.get(f"greedy_change_rl_vs_{work.start}")
     if change is not None:
         run.journal.gate(
             Gate(
@@ -66,7 +72,7 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
                 value=change["value"],
                 threshold=0.0,
                 message=f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({change['low']:+.2f} to "
-                f"{change['high']:+.2f}) from SFT to RL",
+                f"{change['high']:+.2f}) from {start} to RL",
                 advice="RL has learnt the reward model's mistakes: see the reward stage's gates, or raise rl.kl.coefficient",
             )
         )
@@ -79,6 +85,7 @@ class CompareWork:
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.run, self.asked = config, run, wanted(config.compare, "compare")
         self.models = _models(config, run)
+        self.start = "base" if config.sft is None else "sft"  # what RL starts from
         # How many answers the RL model gives to choose one of: where RL trained nothing, it is the SFT model and that choice.
         self.best_of = config.rl.group if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
         self.prompts = _prompts(config, run)
@@ -95,7 +102,7 @@ class CompareWork:
         self._check_room()
 
     def _check_room(self) -> None:
-        """Prompts that leave no room for an answer are not answered: how many is said. The models share a tokenizer."""
+        """Prompts that leave no room for an answer are not answered: how many is said. The run's models share a tokenizer."""
         codec = self.open(next(iter(self.models)))[0].codec
         long = sum(not codec.fits(prompt) for prompt in self.prompts)
         if long == len(self.prompts):
@@ -115,7 +122,8 @@ class CompareWork:
             return [("t1", everyone), ("t07", everyone)]
         settings: list[tuple[Setting, int]] = [("t1", everyone), ("t07", everyone), ("greedy", everyone)]
         settings.append(("deliberate", min(everyone, self.asked.deliberate_limit)))
-        if model == "sft" and self.config.reward is not None:
+        judged = self.config.reward is not None or self.asked.reward is not None
+        if model == self.start and judged and self.config.has_policy:
             settings.append(("best_of_8", everyone))
         return settings
 
@@ -128,6 +136,9 @@ class CompareWork:
         speaker, place = self.open(job.model)
         prompts = self.prompts[job.start : job.end]
         fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
+        if len(fitting) < len(prompts) and job.model in self.asked.models and job.setting == "t1":
+            words = f"{len(prompts) - len(fitting):,} of {len(prompts):,} prompts leave no room for an answer in its "
+            self.run.journal.event(STAGE, "warning", message=f"{job.model}: {words}{speaker.codec.context} tokens: left out")
         fitting = [prompt for prompt in fitting for _ in range(self._each(job.model, job.setting))]
         draw = generator(self.config.seed, STAGE, job.setting, job.start)
         completions = self._answer(speaker, place, fitting, job.setting, draw)
@@ -171,7 +182,8 @@ class CompareWork:
         """The model by its name in the comparison; one at a time is held."""
         if self.opened is None or self.opened[0] != model:
             self.opened = None
-            speaker = open_speaker(self.models[model], self.config.template if model == "base" else None)
+            start = self.models[model]
+            speaker = open_speaker(start.path(self.run.layout.model), start.template)
             place = choose_place(self.config.device, self.config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
             speaker.model.to(place.device)
             only_read(speaker.model)
@@ -232,12 +244,12 @@ def _best_of(rows: Sequence[Compared], penalty: float) -> list[Compared]:
 
 @torch.no_grad()
 def _kls(config: Config, work: CompareWork) -> dict[int, float]:
-    """log pi_rl - log pi_sft of the RL model's plain samples, at the temperature that they were drawn at: its mean is the KL
+    """log pi_rl - log pi_start of the RL model's plain samples, at the temperature that they were drawn at: its mean is the KL
     of the two models under that setting. Greedy and beam answers are no samples, so that they have none."""
     if "rl" not in work.models or work.best_of > 1:  # the best of several answers is no sample of a model
         return {}
     work.opened = None  # both are read as they were saved: one laid out for its answers rounds otherwise
-    sums: dict[str, dict[int, float]] = {"rl": {}, "sft": {}}
+    sums: dict[str, dict[int, float]] = {"rl": {}, work.start: {}}
     for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
         speaker, place = work.open(model)
         drawn = [i for i, row in enumerate(work.rows) if (row.model, row.setting) == ("rl", setting) and row.ids]
@@ -246,7 +258,7 @@ def _kls(config: Config, work: CompareWork) -> dict[int, float]:
         ]
         read = partial(_logprobs, speaker, place, rows, TEMPERATURES[setting], config.micro_batch_tokens)
         sums[model] |= dict(zip(drawn, processes.shared([len(row.ids) for row in rows], read), strict=True))
-    return {i: value - sums["sft"][i] for i, value in sums["rl"].items()}
+    return {i: value - sums[work.start][i] for i, value in sums["rl"].items()}
 
 
 def _logprobs(
@@ -262,11 +274,16 @@ def _logprobs(
     return found
 
 
-def _models(config: Config, run: Run) -> dict[str, str | Path]:
-    """The models there are, by name: the stages that the config names, the base first."""
-    models: dict[str, str | Path] = {"base": config.model or run.layout.model("base")}
+def _models(config: Config, run: Run) -> dict[str, Start]:
+    """The models there are, by name: the one that the run starts from, the stages that the config names, those it names beside
+    them."""
+    models: dict[str, Start] = {}
+    if config.model is not None:
+        models["base"] = Start(source=config.model, template=config.template)
+    elif config.base is not None:
+        models["base"] = Start(stage="base", template=config.template)
     if config.sft is not None:
-        models["sft"] = run.layout.model("sft")
+        models["sft"] = Start(stage="sft")
     if config.rl is not None and config.rl.algorithm == "best_of_n" and config.rl.rewards:
         run.journal.event(
             STAGE,
@@ -274,15 +291,22 @@ def _models(config: Config, run: Run) -> dict[str, str | Path]:
             message="RL is left out: its best of several answers are chosen by rl.rewards, which are asked in RL alone",
         )
     elif config.rl is not None:
-        models["rl"] = run.layout.model("rl")
-    return models
+        models["rl"] = Start(stage="rl")
+    named = wanted(config.compare, "compare").models
+    return models | {name: Start(source=source, template=OWN_TEMPLATE) for name, source in named.items()}
 
 
 def _scorer(config: Config, run: Run) -> RewardScorer | None:
-    if config.reward is None:
+    named = wanted(config.compare, "compare").reward
+    if config.reward is None and named is None:
         return None
     device = choose_place(config.device, config.precision, width=0).device
-    return RewardScorer.load(run.layout.model("reward"), device=device)
+    if named is None:
+        return RewardScorer.load(run.layout.model("reward"), device=device)
+    scorer = RewardScorer.load(named, device=device, fallback=config.template)
+    if scorer.note:
+        run.journal.event(STAGE, "warning", message=f"compare.reward: {scorer.note}")
+    return scorer
 
 
 def _prompts(config: Config, run: Run) -> list[Prompt]:

@@ -11,8 +11,20 @@ from sawyer.stages.compare.rows import Compared, Measure
 from sawyer.stats import bootstrap, length_controlled_win_rate, win_rate
 
 
+def pairs_of(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Whose answers are held against whose: RL's against those of the model it started from, SFT's against the base model's,
+    the run's last model's against each other one that is named; where the run has none, each against the first named."""
+    own = [name for name in ("base", "sft", "rl") if name in models]
+    start = "sft" if "sft" in models else "base"
+    named = [name for name in models if name not in own]
+    found = [(better, worse) for better, worse in (("rl", start), ("sft", "base")) if better in own and worse in own]
+    if own:
+        return found + [(own[-1], name) for name in named]
+    return [(name, named[0]) for name in named[1:]]
+
+
 def figures_of(rows: Sequence[Compared], *, seed: int) -> dict[str, Any]:
-    """Mean reward, gold and length by model and setting; RL against SFT and SFT against base at temperature 0.7.
+    """Mean reward, gold and length by model and setting; who wins how often at temperature 0.7, of `pairs_of`.
 
     A win is the higher gold where the truth is known, else the higher reward; ties count half; the interval is a bootstrap
     over prompts.
@@ -26,19 +38,21 @@ def figures_of(rows: Sequence[Compared], *, seed: int) -> dict[str, Any]:
                 table.setdefault(model, {})[setting] = statistics.fmean(values)
         if table:
             figures[measure] = table
-    for better, worse in (("rl", "sft"), ("sft", "base")):
+    pairs = pairs_of(list(dict.fromkeys(row.model for row in rows)))
+    for better, worse in pairs:
         rate = _rate(rows, better, worse, seed)
         if rate is not None:
             figures[f"win_rate_{better}_vs_{worse}"] = rate
-    change = _greedy_change(rows, seed)
-    if change is not None:
-        figures["greedy_change_rl_vs_sft"] = change
+    for start in ("sft", "base"):
+        change = _greedy_change(rows, start, seed) if ("rl", start) in pairs else None
+        if change is not None:
+            figures[f"greedy_change_rl_vs_{start}"] = change
     return figures
 
 
-def _greedy_change(rows: Sequence[Compared], seed: int) -> dict[str, Any] | None:
-    """Mean of RL's less SFT's judgement of greedy answers, prompt by prompt: sharper sampling cannot show in it."""
-    both = _paired(rows, "rl", "sft", "greedy")
+def _greedy_change(rows: Sequence[Compared], start: str, seed: int) -> dict[str, Any] | None:
+    """Mean of RL's less its start's judgement of greedy answers, prompt by prompt: sharper sampling cannot show in it."""
+    both = _paired(rows, "rl", start, "greedy")
     if both is None:
         return None
     found = bootstrap([a - b for a, b in zip(both.ours, both.theirs, strict=True)], seed=seed)

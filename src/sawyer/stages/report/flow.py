@@ -13,9 +13,9 @@ from sawyer.stages.report.words import key_figure
 TAKES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "classify": (("base",),),
     "sft": (("base",),),
-    "collect": (("sft",),),
-    "reward": (("collect", "sft"),),
-    "rl": (("reward",), ("sft",)),
+    "collect": (("sft", "base"),),
+    "reward": (("collect", "sft", "base"),),
+    "rl": (("reward",), ("sft", "base")),
     "compare": (("rl", "reward", "sft", "base"),),
 }
 WIDTH, HEIGHT, GAP, TOP = 134.0, 78.0, 34.0, 44.0  # of a box, between boxes, above them

@@ -25,7 +25,7 @@ from sawyer.stages.report.words import (
     verdict_words,
 )
 
-TOLD = ("plan", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored", "interrupted")
+TOLD = ("plan", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored", "interrupted")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
@@ -129,7 +129,7 @@ def _tables(facts: Facts) -> list[dict[str, Any]]:
     found = []
     for key, title, note in (
         ("gold", "Gold", "mean true score of the answers to held-out prompts, 0 to 10"),
-        ("reward_mean", "Reward", "mean reward, in standard deviations of the SFT model's answers"),
+        ("reward_mean", "Reward", "mean reward, in standard deviations of the answers before RL"),
     ):
         table = facts.summary.get(key)
         if not isinstance(table, Mapping):
@@ -158,12 +158,12 @@ def _rates(facts: Facts) -> list[dict[str, Any]]:
     """The win rates with their intervals, plain and at equal length."""
     found = []
     compared: Mapping[str, Any] = facts.summary.get("compare") or facts.figures("compare")
-    for better, worse in (("rl", "sft"), ("sft", "base")):
-        rate = compared.get(f"win_rate_{better}_vs_{worse}")
-        if not isinstance(rate, Mapping):
+    for name, rate in compared.items():
+        better, _, worse = name.removeprefix("win_rate_").partition("_vs_")
+        if not name.startswith("win_rate_") or not isinstance(rate, Mapping):
             continue
         judge = f"by {rate['judge']}" if rate.get("judge") else ""
-        pair = f"{SHORT[better]} against {SHORT[worse]}"
+        pair = f"{SHORT.get(better, better)} against {SHORT.get(worse, worse)}"
         found.append({"name": pair, "note": judge, "value": rate["value"], "low": rate["low"], "high": rate["high"]})
         if "length_controlled" in rate:
             low, high = rate.get("length_controlled_low"), rate.get("length_controlled_high")

@@ -47,7 +47,7 @@ def share(value: float) -> str:
 def key_figure(facts: Facts, stage: str) -> str:
     """What a stage is best known by, in a few words; empty before it is known."""
     found = facts.figures(stage)
-    rate = found.get("win_rate_rl_vs_sft") or facts.summary.get("compare", {}).get("win_rate_rl_vs_sft")
+    rate, _ = _win_rate(facts)
     told: dict[str, tuple[str, Callable[[], str]]] = {
         "base": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
         "classify": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
@@ -59,6 +59,8 @@ def key_figure(facts: Facts, stage: str) -> str:
     if stage == "compare":
         return f"RL wins {share(rate['value'])}" if rate else ""
     key, say = told[stage]
+    if stage == "rl" and "pair_loss_best" in found:
+        key, say = "pair_loss_best", lambda: f"pairs' loss {number(found['pair_loss_best'])}"
     return say() if isinstance(found.get(key), int | float) else ""
 
 
@@ -86,18 +88,26 @@ def headline(facts: Facts) -> str:
     if not table:
         table, measure, scale = facts.summary.get("reward_mean"), "reward", ""
     said = ""
-    if table and all(isinstance(table.get(model), dict) for model in ("sft", "rl")):
-        setting = next((s for s in ("t07", "t1", "greedy") if s in table["sft"] and s in table["rl"]), None)
+    rate, start = _win_rate(facts)
+    if table and all(isinstance(table.get(model), dict) for model in (start, "rl")):
+        setting = next((s for s in ("t07", "t1", "greedy") if s in table[start] and s in table["rl"]), None)
         if setting:
-            sft, rl = table["sft"][setting], table["rl"][setting]
+            sft, rl = table[start][setting], table["rl"][setting]
             say = (lambda x: number(x, 2)) if measure == "gold" else signed
             moved = "lifts" if rl > sft else "lowers" if rl < sft else "leaves"
             said = f"At {setting_name(setting)} RL {moved} the mean {measure} of answers from {say(sft)} to {say(rl)}{scale}"
-    rate = facts.summary.get("compare", {}).get("win_rate_rl_vs_sft") or facts.figures("compare").get("win_rate_rl_vs_sft")
     if rate:
-        wins = f"wins {share(rate['value'])} of the prompts against SFT ({share(rate['low'])} to {share(rate['high'])})"
+        against = {"sft": "SFT", "base": "the model it started from"}[start]
+        wins = f"wins {share(rate['value'])} of the prompts against {against} ({share(rate['low'])} to {share(rate['high'])})"
         said = f"{said} and {wins}" if said else f"RL {wins}"
     return f"{said}." if said else ""
+
+
+def _win_rate(facts: Facts) -> tuple[Mapping[str, Any] | None, str]:
+    """(RL's win rate, the model that it started from): SFT's where the run has one, else the run's own."""
+    start = "sft" if "sft" in facts.stages else "base"
+    key = f"win_rate_rl_vs_{start}"
+    return facts.summary.get("compare", {}).get(key) or facts.figures("compare").get(key), start
 
 
 def verdict_words(facts: Facts) -> list[str]:

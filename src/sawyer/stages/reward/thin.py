@@ -7,15 +7,15 @@ from dataclasses import replace
 
 from sawyer.config import Config, wanted
 from sawyer.engine import Place
-from sawyer.models import Speaker, near_duplicates
+from sawyer.models import Judge, Speaker, near_duplicates
 from sawyer.records import Message
 from sawyer.runs import Run
 from sawyer.stages.reward.data import STAGE, Judgements, standard_of
 from sawyer.text import plain_row
 
 
-def thinned(config: Config, run: Run, speaker: Speaker, place: Place, judgements: Judgements) -> Judgements:
-    """The training prompts without near-duplicates by the SFT model's states, where `reward.thin` is given; it is said.
+def thinned(config: Config, run: Run, reader: Speaker | Judge, place: Place, judgements: Judgements) -> Judgements:
+    """The training prompts without near-duplicates by a model's states, where `reward.thin` is given; it is said.
 
     A prompt that is judged several times, word for word, keeps all its judgements: it is the prompts that are thinned.
     """
@@ -24,13 +24,13 @@ def thinned(config: Config, run: Run, speaker: Speaker, place: Place, judgements
         return judgements
     prompts = list(dict.fromkeys(group.prompt.messages for group in judgements.train))
     texts = [_text(messages) for messages in prompts]
-    speaker.model.to(place.device)
+    reader.model.to(place.device)
     with place.autocast():
         found = near_duplicates(
-            speaker.model,
-            [plain_row(speaker.tokenizer, text, speaker.codec.context) for text in texts],
+            reader.model,
+            [plain_row(reader.tokenizer, text, reader.codec.context) for text in texts],
             asked.thin,
-            pad_id=speaker.codec.pad_id,
+            pad_id=reader.codec.pad_id,
             token_budget=config.micro_batch_tokens,
         )
     kept = {prompts[place] for place in found.kept}

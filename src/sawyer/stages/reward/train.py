@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer import processes
-from sawyer.config import Config, wanted
+from sawyer.config import Config, start_of, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
@@ -27,17 +27,22 @@ from sawyer.stages.reward.trust import examine, gold_accuracy, judge, own_judged
 from sawyer.text import Batch, pad_right
 from sawyer.trust import as_json, told
 
+NO_POLICY = (
+    "the run has no model that answers (no sft, collect or rl): the file's own answers set the reward's zero and unit, and "
+    "nothing is told of the answers that RL will see"
+)
+
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
     asked = wanted(config.reward, "reward")
     run.layout.trust.unlink(missing_ok=True)  # an earlier model's
-    speaker = open_speaker(run.layout.model("sft"))
+    speaker = opened_policy(config, run)
     reader = opened(config, run, 0)
     place = choose_place(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
-    judgements = thinned(config, run, speaker, place, load(config, run, reader))
-    asked_first = _answerable(judgements, speaker, run)[: asked.calibration_prompts]
+    judgements = thinned(config, run, speaker or reader, place, load(config, run, reader))
+    asked_first = _answerable(judgements, speaker, run)[: asked.calibration_prompts] if speaker is not None else []
     frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
 
     def begin(number: int) -> tuple[nn.Module, RewardWork]:
@@ -58,8 +63,12 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
-    speaker.model.to(place.device)
-    own = own_answers(config, place, speaker, asked_first)
+    if speaker is not None:
+        speaker.model.to(place.device)
+        own = own_answers(config, place, speaker, asked_first)
+    else:
+        own = filed_answers(judgements, asked.calibration_prompts)
+        run.journal.event(STAGE, "left_out", message=NO_POLICY)
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
     with replace_folder(run.layout.model(STAGE)) as folder:
@@ -70,9 +79,9 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 
     stop_if_asked(run, STAGE)
     raw, known = as_trained(scorer), config.world is not None
-    true = own_judged(config, lambda prompts: own_answers(config, place, speaker, prompts)) if known else ()
+    true = own_judged(config, partial(own_answers, config, place, speaker)) if known and speaker is not None else ()
     found, figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed, world=known, own=true)
-    figures |= gold_accuracy(true, raw) if known else {}
+    figures |= gold_accuracy(true, raw) if true else {}
     verdict = told(found)
     write_json(run.layout.trust, as_json(found, verdict))
     figures |= {**losses_of(run, STAGE), **extra}
@@ -83,14 +92,21 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     return figures
 
 
+def opened_policy(config: Config, run: Run) -> Speaker | None:
+    """The model whose answers RL begins from, which set the reward's zero and unit; None: a reward model is trained alone."""
+    start = start_of(config, "rl") if config.has_policy else None
+    return None if start is None else open_speaker(start.path(run.layout.model), start.template)
+
+
 def opened(config: Config, run: Run, number: int) -> Judge:
-    """The network of an ensemble's member `number`, before training: new heads on the trunk that the config names, or on the
-    SFT model's."""
+    """The network of an ensemble's member `number`, before training: new heads on the trunk that the config names, else on the
+    SFT model's, else on the run's own model's."""
     asked = wanted(config.reward, "reward")
     heads = asked.ensemble.members if asked.ensemble is not None and asked.ensemble.by == "heads" else 1
-    source = asked.model or run.layout.model("sft")
-    seed = member_seed(config.seed, number)
-    return new_judge(source, seed=seed, heads=heads, fallback=config.template, lora=config.lora)
+    start, seed = start_of(config, STAGE), member_seed(config.seed, number)
+    assert start is not None
+    source = start.path(run.layout.model)
+    return new_judge(source, seed=seed, heads=heads, template=start.template, fallback=config.template, lora=config.lora)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +234,12 @@ def own_answers(config: Config, place: Place, speaker: Speaker, prompts: Sequenc
     return list(prompts), [speaker.codec.decode(completion.ids) for completion in completions]
 
 
+def filed_answers(judgements: Judgements, most: int) -> tuple[list[Prompt], list[str]]:
+    """(prompts, responses): the judged answers to the first `most` training prompts, where no model of the run answers."""
+    groups = judgements.train[:most]
+    return [group.prompt for group in groups for _ in group.responses], [text for group in groups for text in group.responses]
+
+
 def _plan(config: Config, judgements: Judgements, steps: int, place: Place, reader: Judge, frozen: Frozen | None) -> str:
     asked = wanted(config.reward, "reward")
     answers = sum(len(group.rows) for group in judgements.train)
@@ -225,8 +247,9 @@ def _plan(config: Config, judgements: Judgements, steps: int, place: Place, read
         f"{len(judgements.train):,} prompts with {answers:,} answers and {sum(len(g.pairs) for g in judgements.train):,} pairs "
         f"({judgements.format}), {len(judgements.held_out):,} prompts held out, {steps:,} steps, {place.reason}"
     ]
-    if asked.model is not None:
-        told.append(f"{asked.model} reads {reader.reads}, {reader.parameters / 1e6:.1f} M parameters")
+    if config.sft is None or asked.model is not None:
+        source = asked.model or config.model or "the base model"
+        told.append(f"{source} reads {reader.reads}, {reader.parameters / 1e6:.1f} M parameters")
     if asked.ensemble is not None:
         members = "models, one after another" if asked.ensemble.by == "seeds" else "heads of one trunk"
         told.append(f"an ensemble of {asked.ensemble.members} {members}")

@@ -89,7 +89,7 @@ def held_out_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) ->
 def own_judged(
     config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]]
 ) -> tuple[ScoredAnswers, ...]:
-    """The SFT model's own answers to the world's held-out prompts, with their gold as score."""
+    """The policy's own answers to the world's held-out prompts, with their gold as score."""
     prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
     asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
     answers = [

@@ -14,10 +14,13 @@ from sawyer.runs import replace_folder
 
 class Best:
     """Among the evaluations whose KL is within `budget` and that give at most `alike` of the prompts one answer, the one with
-    the highest held-out reward; the first evaluation, of the SFT model, whatever it is."""
+    the highest held-out reward; the first evaluation, of the model that RL starts from, whatever it is.
 
-    def __init__(self, folder: Path, *, budget: float, alike: float) -> None:
-        self.folder, self.budget, self.alike = folder, budget, alike
+    Where nobody scores answers (`of_pairs`) the lowest loss of the held-out pairs stands for the reward, as its negative.
+    """
+
+    def __init__(self, folder: Path, *, budget: float, alike: float, of_pairs: bool = False) -> None:
+        self.folder, self.budget, self.alike, self.of_pairs = folder, budget, alike, of_pairs
         self.start: dict[str, float] = {}  # step, reward and kl of the first evaluation
         self.found: dict[str, float] = {}  # of the best one
         self.rewards: dict[str, list[float]] = {}  # by prompt: of the first evaluation (`start`) and of the best one (`best`)
@@ -26,7 +29,8 @@ class Best:
     def offer(self, step: int, held_out: Mapping[str, float], rewards: Sequence[float]) -> bool:
         """Take an evaluation's figures and its rewards by prompt; whether it is the best so far, and so must be kept."""
         self.evaluations += 1
-        now = {"step": float(step), "reward": held_out["held_out_reward"], "kl": held_out["held_out_kl"]}
+        worth = -held_out["held_out_pair_loss"] if self.of_pairs else held_out["held_out_reward"]
+        now = {"step": float(step), "reward": worth, "kl": held_out["held_out_kl"]}
         if not self.start:
             self.start = self.found = now
             self.rewards = {"start": list(rewards), "best": list(rewards)}
@@ -57,8 +61,10 @@ class Best:
 
     def why(self, of: int) -> str:
         """Which step is kept and for what reason, in words; `of` is the number of steps done."""
+        worth = self.found["reward"]
+        judged = f"loss of the held-out pairs {-worth:.3f}" if self.of_pairs else f"held-out reward {worth:.3f}"
         return (
-            f"kept the model after update {int(self.found['step'])} of {of}: held-out reward {self.found['reward']:.3f}, the "
+            f"kept the model after update {int(self.found['step'])} of {of}: {judged}, the "
             f"best of {self.evaluations} evaluations whose KL ({self.found['kl']:.2f} nats) is within {self.budget:g} "
             f"and that give at most {self.alike:.0%} of the prompts one and the same answer"
         )

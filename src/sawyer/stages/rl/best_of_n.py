@@ -13,11 +13,11 @@ from typing import Any
 from sawyer.config import Config, wanted
 from sawyer.engine import generator, run_steps, stop_if_asked
 from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
-from sawyer.models import copy_model
+from sawyer.models import copy_model, save_model
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.stages.rl.guards import same_answer
 from sawyer.stages.rl.measures import SHOWN
-from sawyer.stages.rl.networks import open_networks
+from sawyer.stages.rl.networks import open_networks, policy_start
 from sawyer.stages.rl.rollout import collect, finite
 from sawyer.stages.rl.scorers import tell_cut
 from sawyer.stages.rl.work import STAGE, prompts_of
@@ -43,7 +43,13 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     run.journal.metrics(STAGE, work.steps, last)
     tell_cut(run, work.scorer)
     with replace_folder(run.layout.model(STAGE)) as folder:
-        copy_model(run.layout.model("sft"), folder, {"best_of": n})
+        start = policy_start(config)
+        if (
+            start.stage is None or start.template is not None
+        ):  # a hub id is no folder, and the config's template may not be the one that it brings
+            save_model(folder, work.speaker.model, work.speaker.tokenizer, {"best_of": n})
+        else:
+            copy_model(run.layout.model(start.stage), folder, {"best_of": n})
     figures: dict[str, Any] = {
         "algorithm": "best_of_n",
         "best_of": n,

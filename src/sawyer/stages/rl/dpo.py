@@ -24,11 +24,11 @@ from sawyer.models import policy_logprobs
 from sawyer.runs import Run
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.measures import HeldOut, length_correlation
-from sawyer.stages.rl.pairs import PairedPart, load_pairs, paired_parts
+from sawyer.stages.rl.pairs import PairedPart, held_out_pairs, load_pairs, longest, paired_parts
 from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.work import ADAM_EPS, STAGE, PolicyWork
 from sawyer.stages.rl.zero import Reread
-from sawyer.text import pad_right
+from sawyer.text import Batch, pad_right
 
 
 @dataclass(slots=True)
@@ -55,6 +55,7 @@ class DpoWork(PolicyWork):
         asked = self.asked
         self.beta = asked.beta
         self.groups = load_pairs(config, run, self.policy_speaker.codec, self.held_out)
+        self.groups_aside = () if config.is_scored else held_out_pairs(config, run, self.policy_speaker.codec)
         self.total = asked.epochs * len(self.groups)
         self.steps = math.ceil(self.total / asked.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup=0)
@@ -121,10 +122,7 @@ class DpoWork(PolicyWork):
     def loss(self, part: PairedPart, sums: Sums) -> Tensor:
         """The sum over the part's pairs; each answer goes through each network once."""
         batch = part.batch.to(self.place.device)
-        with self.place.autocast():
-            new = policy_logprobs(self.policy_speaker.model, batch).logprobs
-            with torch.no_grad():
-                ref = policy_logprobs(self.reference, batch).logprobs
+        new, ref = self._logprobs(batch)
         ratios = response_log_ratio(new, ref, batch.trained)
         found = dpo_loss(ratios[list(part.chosen)], ratios[list(part.rejected)], self.beta)
         sums.margins += float(found.margins)
@@ -133,12 +131,40 @@ class DpoWork(PolicyWork):
         sums.ratio_error = max(sums.ratio_error, float(off))
         return found.total
 
+    def held_out_margins(self) -> list[list[float]]:
+        """Each held-out prompt's margins, chosen less rejected, at the config's `beta`: a rollback's would be no measure."""
+        groups = self.groups_aside
+
+        def margins(mine: list[int]) -> list[list[float]]:
+            order = sorted(mine, key=lambda place: longest(groups[place]))
+            flat: list[float] = []
+            chosen = [groups[place] for place in order]
+            for part in paired_parts(chosen, self.policy_speaker.codec.pad_id, self.config.micro_batch_tokens):
+                batch = part.batch.to(self.place.device)
+                ratios = response_log_ratio(*self._logprobs(batch), batch.trained)
+                flat += (self.asked.beta * (ratios[list(part.chosen)] - ratios[list(part.rejected)])).tolist()
+            rest = iter(flat)
+            found = {place: [next(rest) for _ in groups[place].pairs] for place in order}
+            return [found[place] for place in mine]
+
+        with torch.no_grad():
+            return processes.shared([sum(len(row.ids) for row in group.rows) for group in groups], margins)
+
+    def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(the policy's, the reference's) of each token, (N, T) each; the policy's alone carries a gradient."""
+        with self.place.autocast():
+            new = policy_logprobs(self.policy_speaker.model, batch).logprobs
+            with torch.no_grad():
+                ref = policy_logprobs(self.reference, batch).logprobs
+        return new, ref
+
     def _evaluated(self, index: int) -> dict[str, float]:
         """Evaluate, and let the guards look at the answers: between two evaluations there are none to look at."""
         found = self.evaluate(index)
         assert self.found is not None
         batch = {name.removeprefix("held_out_"): value for name, value in found.items()}
         batch["length_correlation"] = length_correlation(self.found.episodes)
+        batch.setdefault("score", 0.0)  # nobody scores: no guard that looks at scores can trip
         self._heed(index, self.guards.look(batch))
         self._heed(index, self.guards.evaluated(self.judged))
         return found

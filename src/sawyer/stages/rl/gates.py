@@ -161,6 +161,14 @@ class Outcome:
         """What the kept model gained: the best of all evaluations but the first."""
         return paired_interval(self.start, self.best, looks=max(1, self.evaluations - 1))
 
+    def figures(self, *, of_pairs: bool) -> dict[str, float]:
+        """What the kept model gained with its interval, for summary.json; `of_pairs`: in loss of held-out pairs."""
+        gained, name = self.gained, "pair_loss" if of_pairs else "reward"
+        ends = (-gained.value, -gained.high, -gained.low) if of_pairs else (gained.value, gained.low, gained.high)
+        found = dict(zip((f"{name}_change", f"{name}_change_low", f"{name}_change_high"), ends, strict=True))
+        found[f"{name}_detectable"] = gained.detectable
+        return found | ({} if self.zero_variance is None else {"zero_variance_groups": self.zero_variance})
+
     @property
     def moved(self) -> PairedInterval:
         """What the last model gained or lost."""
@@ -171,7 +179,7 @@ def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> list
     """Did the reward surely rise on held-out prompts, within the KL budget, without a guard having to step in?"""
     budget = asked.kl.budget
     return [
-        reward_gate(figures, asked, outcome),
+        _pairs_gate(figures, outcome) if "pair_loss_best" in figures else reward_gate(figures, asked, outcome),
         Gate(
             stage="rl",
             name="rl_kl_budget",
@@ -179,7 +187,7 @@ def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> list
             verdict="ok" if figures["kl_last"] <= budget else "warn",
             value=figures["kl_last"],
             threshold=budget,
-            message=f"the last model is {figures['kl_last']:.2f} nats a response away from the SFT model, "
+            message=f"the last model is {figures['kl_last']:.2f} nats a response away from its reference, "
             f"the kept one {figures['kl']:.2f}",
             advice=f"raise {_tie(asked)}, or rl.kl.budget if the last answers are still good: what came after the kept model "
             "was spent in vain",
@@ -234,6 +242,22 @@ def _advice(asked: Rl, outcome: Outcome) -> str:
     return (
         f"raise {longer} or rl.learning_rate to gain more, rl.eval_prompts (and rl.held_out) to see smaller gains; if the "
         f"reward is flat, look at {gates} first"
+    )
+
+
+def _pairs_gate(figures: Mapping[str, Any], outcome: Outcome) -> Gate:
+    """Where nobody scores answers: are held-out pairs surely told apart better than by the model that dpo starts from?"""
+    first, best, kept = figures["pair_loss_first"], figures["pair_loss_best"], figures["best_step"]
+    change = outcome.gained if kept else outcome.moved
+    return Gate(
+        stage="rl",
+        name="rl_improves",
+        verdict="ok" if outcome.gained.low > 0 else "warn",
+        value=outcome.gained.low,
+        threshold=0.0,
+        message=f"loss of the held-out pairs {first:.3f} -> {best:.3f} (update {kept} of {figures['updates']}); "
+        f"gained: {change.summary}",
+        advice="lower rl.learning_rate if the training loss fell, else raise it or rl.epochs; more pairs tell more",
     )
 
 

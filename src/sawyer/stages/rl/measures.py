@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from sawyer.config import Rl
 from sawyer.maths import distinct_n, kl_k1, masked_mean, masked_sum, missing_eos, zero_variance
@@ -78,6 +80,18 @@ def held_out_measures(found: HeldOut, missing_eos_penalty: float) -> dict[str, f
     return {f"held_out_{name}": value for name, value in measured.items()}
 
 
+def pair_losses(margins: Sequence[Sequence[float]]) -> list[float]:
+    """-log sigmoid(margin), the mean over each prompt's pairs: (P prompts with their margins) -> (P,)."""
+    return [-float(logsigmoid(torch.tensor(own, dtype=torch.float64)).mean()) for own in margins]
+
+
+def pair_measures(margins: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Means over the prompts of held-out pairs, of their loss and of the share whose margin is positive."""
+    losses = pair_losses(margins)
+    right = [sum(margin > 0 for margin in own) / len(own) for own in margins]
+    return {"held_out_pair_loss": math.fsum(losses) / len(losses), "held_out_pair_accuracy": math.fsum(right) / len(right)}
+
+
 def length_correlation(episodes: Episodes) -> float:
     """Pearson's correlation of the scores with the logarithm of the responses' tokens; 0 where one side does not vary."""
     lengths = [math.log(max(1, len(completion.ids))) for completion in episodes.completions]
@@ -95,8 +109,8 @@ def _parts(episodes: Episodes) -> dict[str, float]:
     return found | ({} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement.mean())})
 
 
-def shown(found: HeldOut) -> list[dict[str, Any]]:
-    """The first answers as samples of the journal."""
+def shown(found: HeldOut, *, scored: bool = True) -> list[dict[str, Any]]:
+    """The first answers as samples of the journal; without a reward where nobody `scored` them."""
     episodes, kls = found.episodes, found.kls.tolist()
     rows = []
     for i in range(min(SHOWN, len(episodes.prompts))):
@@ -111,6 +125,8 @@ def shown(found: HeldOut) -> list[dict[str, Any]]:
         parts = {name: values[i] for name, values in episodes.parts.items() if values[i] is not None}
         row |= {"parts": parts} if parts else {}
         row |= {} if episodes.disagreement is None else {"disagreement": float(episodes.disagreement[i])}
+        if not scored:
+            del row["reward"]
         rows.append(row | ({"gold": found.golds[i]} if found.golds is not None else {}))
     return rows
 

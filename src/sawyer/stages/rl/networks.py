@@ -7,12 +7,12 @@
 | reward model | a network | its adapter and head, if it was trained on the same network; else a network |
 | value network | a network, from the reward or the SFT model | an adapter that begins as the reward model's, or the policy's |
 
+Without an SFT stage the run's own model stands in the SFT model's place everywhere.
 With `value_start: frozen` there is no value network: values are fitted to the states of the reward model, or of the reference.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer.config import Config, Lora
+from sawyer.config import Config, Lora, Start, start_of
 from sawyer.engine import Place, choose_place, generator
 from sawyer.models import (
     Adapted,
@@ -89,25 +89,33 @@ def _bytes(weight: Tensor) -> int:
 
 def open_networks(config: Config, run: Run) -> Networks:
     """Policy, reference and what is paid for; of the value network see `open_value`."""
-    sft = run.layout.model("sft")
+    start = policy_start(config)
+    source = start.path(run.layout.model)
     if config.lora is None:
-        speaker = open_speaker(sft)
+        speaker = open_speaker(source, start.template)
         place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         speaker.model.to(place.device)
-        reference = open_speaker(sft).model.to(place.device)
+        reference = open_speaker(source, start.template).model.to(place.device)
         return Networks(
             place=place, speaker=speaker, reference=reference, scorer=open_scorer(config, run, place.device, load_reward)
         )
-    return _open_shared(config, config.lora, run, sft)
+    return _open_shared(config, config.lora, run, source, start.template)
 
 
-def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
-    tokenizer = load_tokenizer(sft)
-    set_template(tokenizer, "auto")
-    base = base_of(sft) if is_adapter(sft) else str(sft)
+def policy_start(config: Config) -> Start:
+    """What the policy and its reference are before the first update: the SFT model, or the run's own."""
+    start = start_of(config, "rl")
+    assert start is not None
+    return start
+
+
+def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
+    tokenizer = load_tokenizer(source)
+    set_template(tokenizer, template or "auto")
+    base = base_of(source) if is_adapter(source) else str(source)
     shared = Shared(load_policy(base, tokenizer))
-    if is_adapter(sft):
-        shared.add("reference", read_adapter(sft), sft)
+    if is_adapter(source):
+        shared.add("reference", read_adapter(source), source)
         shared.add_copy("policy", "reference")
     else:
         shared.add_new("policy", base, lora, seed=config.seed)
@@ -119,7 +127,7 @@ def _open_shared(config: Config, lora: Lora, run: Run, sft: Path) -> Networks:
     return Networks(
         place=place,
         speaker=speaker,
-        reference=Adapted(shared, "reference") if is_adapter(sft) else Adapted(shared),
+        reference=Adapted(shared, "reference") if is_adapter(source) else Adapted(shared),
         scorer=open_scorer(config, run, place.device, _loader(shared, base, tokenizer)),
         shared=shared,
     )
@@ -177,9 +185,11 @@ def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:
     apart = shared is not None and own is not None and not isinstance(own.model, Adapted)
     reason = "the reward model was not trained on the network that the policy has its adapters in" if apart else ""
     from_reward = begins_from_reward(config, run, networks.scorer, networks.speaker, reason)
-    made: Callable[[Path], ValueNetwork] = ValueNetwork.from_reward if from_reward else ValueNetwork.from_policy
     if shared is None:
-        return made(run.layout.model("reward" if from_reward else "sft"))
+        if from_reward:
+            return ValueNetwork.from_reward(run.layout.model("reward"))
+        start = policy_start(config)
+        return ValueNetwork.from_policy(start.path(run.layout.model), start.template)
     assert own is not None or not from_reward
     shared.add_copy("value", own.model.name if own is not None and from_reward else "policy")
     trunk = AdaptedTrunk(shared, "value")

@@ -36,19 +36,41 @@ class PairedPart:
 
 
 def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt]) -> tuple[Paired, ...]:
-    """The training side of `reward.data` and of the collected answers, all pairs of a prompt with different scores.
+    """The training side of `rl.data`, else of `reward.data` and of the collected answers: all pairs with different scores.
 
     Prompts on which the policy will be evaluated are left out. What cannot teach is counted in a warning. Raises DataError
     where no pair is left.
     """
-    asked, kept = wanted(config.reward, "reward"), {prompt.messages for prompt in held_out}
+    kept = {prompt.messages for prompt in held_out}
     left: Counter[str] = Counter()
+    name, share = _named(config)
+    records, aside = split(list(_records(config, run)), share)
+    told = [record for record in records if record.prompt.messages not in kept]
+    left["prompts that the policy is evaluated on"] = len(records) - len(told)
+    found = _encoded(told, codec, left)
+    if words := [f"{count:,} {what}" for what, count in left.items() if count]:
+        run.journal.event(STAGE, "warning", message=f"pairs: left out {', '.join(words)}")
+    if not found:
+        raise DataError(
+            f"rl.algorithm: dpo has nothing to learn: no prompt of {name}.data has two answers of which one is better",
+            expected=f"at least one pair outside {name}.held_out and outside the prompts held out in rl"
+            + f" ({len(aside):,} prompts are held out by {name}.held_out: {share:g})" * bool(aside),
+            todo=f"score the answers, name another file in {name}.data, or take another algorithm",
+        )
+    return found
+
+
+def held_out_pairs(config: Config, run: Run, codec: Codec) -> tuple[Paired, ...]:
+    """The pairs that are kept from training, by which dpo is judged where nobody scores its answers; those it learns from where
+    none are kept."""
+    records, aside = split(list(_records(config, run)), _named(config)[1])
+    return _encoded(aside, codec, Counter()) or _encoded(records, codec, Counter())
+
+
+def _encoded(records: Sequence[ScoredAnswers | Pair], codec: Codec, left: Counter[str]) -> tuple[Paired, ...]:
+    """The records that have a pair and room for it, as tokens; what is left out is counted in `left`."""
     found: list[Paired] = []
-    records, _ = split(list(_records(config, run)), asked.held_out)
     for record in records:
-        if record.prompt.messages in kept:
-            left["prompts that the policy is evaluated on"] += 1
-            continue
         responses, better = _judged(record, left)
         rows = [codec.answer(record.prompt, response) for response in responses]
         if not all(any(row.trained) for row in rows):
@@ -57,19 +79,18 @@ def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt
         left["answers cut to the model's context (they are learnt from all the same)"] += sum(row.cut for row in rows)
         if better:
             found.append(_kept(rows, better))
-    if told := [f"{count:,} {what}" for what, count in left.items() if count]:
-        run.journal.event(STAGE, "warning", message=f"pairs: left out {', '.join(told)}")
-    if not found:
-        raise DataError(
-            "rl.algorithm: dpo has nothing to learn: no prompt of reward.data has two answers of which one is better",
-            expected="at least one pair outside reward.held_out and outside the prompts held out in rl",
-            todo="score the answers, name another file in reward.data, or take another algorithm",
-        )
     return tuple(found)
 
 
+def _named(config: Config) -> tuple[str, float]:
+    """(section that names the pairs, share of its prompts that is held out)."""
+    rl = wanted(config.rl, "rl")
+    own = bool(rl.data) or config.reward is None
+    return ("rl", rl.held_out) if own else ("reward", wanted(config.reward, "reward").held_out)
+
+
 def _records(config: Config, run: Run) -> Iterator[ScoredAnswers | Pair]:
-    asked = wanted(config.reward, "reward")
+    asked = wanted(config.rl, "rl") if _named(config)[0] == "rl" else wanted(config.reward, "reward")
     sources = [(asked.data, asked.columns)] if asked.data else []
     sources += [([str(run.layout.answers)], {})] if config.collect is not None else []
     for source, columns in sources:
@@ -100,13 +121,18 @@ def _kept(rows: Sequence[Row], better: Sequence[tuple[int, int]]) -> Paired:
     return Paired(rows=tuple(rows[i] for i in used), pairs=tuple((places[j], places[k]) for j, k in better))
 
 
+def longest(group: Paired) -> int:
+    """Tokens of the longest of its answers, the prompt included."""
+    return max(len(row.ids) for row in group.rows)
+
+
 def paired_parts(groups: Sequence[Paired], pad_id: int, token_budget: int) -> Iterator[PairedPart]:
     """Cut a batch between prompts, never inside one: the two answers of a pair share a part. At most `token_budget` padded
     tokens a part, unless a single prompt's answers exceed it."""
     taken: list[Paired] = []
-    for group in sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows)):
+    for group in sorted(groups, key=longest):
         rows = sum(len(one.rows) for one in taken) + len(group.rows)
-        if taken and rows * max(len(row.ids) for row in group.rows) > token_budget:
+        if taken and rows * longest(group) > token_budget:
             yield _part(taken, pad_id)
             taken = []
         taken.append(group)

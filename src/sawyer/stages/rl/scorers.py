@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,16 +23,24 @@ from sawyer.models import (
     load_reward,
     score_head,
 )
+from sawyer.records import Prompt
 from sawyer.runs import Run
 from sawyer.text import PairCodec
 
 STAGE = "rl"
 
 
+def nothing_paid(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+    """The scorer of a run in which nobody scores: dpo from pairs alone. No figure is made of it."""
+    return [0.0] * len(responses)
+
+
 def open_scorer(config: Config, run: Run, device: torch.device, load: Load = load_reward) -> Scorer:
     """The run's own reward model, unless `rl.rewards` names parts. `load` opens a reward model's network."""
     asked = config.rl
     assert asked is not None
+    if not config.is_scored:
+        return nothing_paid
     if not asked.rewards:
         return RewardScorer.load(run.layout.model("reward"), device=device, load=load)
     return WeightedScorer(
@@ -126,7 +134,8 @@ def begins_from_reward(config: Config, run: Run, scorer: Scorer, speaker: Speake
         )
     if asked.value_start in (None, "frozen"):
         what = "the value network starts from" if asked.value_start is None else "values are read from the states of"
-        run.journal.event(STAGE, "warning", message=f"{what} the SFT model: {reason}")
+        start = "the run's own model" if config.sft is None else "the SFT model"
+        run.journal.event(STAGE, "warning", message=f"{what} {start}: {reason}")
     return False
 
 

@@ -44,10 +44,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     with replace_folder(run.layout.model(STAGE)) as folder:
         best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
     run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
+    first, found = best.start["reward"], best.found["reward"]
+    told = (
+        {"pair_loss_first": -first, "pair_loss_best": -found} if best.of_pairs else {"reward_sft": first, "reward_best": found}
+    )
     figures: dict[str, Any] = {
         "algorithm": asked.algorithm,
-        "reward_sft": best.start["reward"],
-        "reward_best": best.found["reward"],
+        **told,
         "best_step": int(best.found["step"]),
         "kl": best.found["kl"],
         "kl_last": last["held_out_kl"],
@@ -57,11 +60,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         "stopped": work.stopped or "",
     }
     outcome = work.outcome()
-    gained = outcome.gained
-    figures |= {"reward_change": gained.value, "reward_change_low": gained.low, "reward_change_high": gained.high}
-    figures["reward_detectable"] = gained.detectable
-    if outcome.zero_variance is not None:
-        figures["zero_variance_groups"] = outcome.zero_variance
+    figures |= outcome.figures(of_pairs=best.of_pairs)
     for gate in final_gates(figures, asked, outcome):
         run.journal.gate(gate)
     return figures

@@ -9,12 +9,12 @@ from sawyer.config import Config, wanted
 from sawyer.engine import Learner, generator, memory_plan, memory_told
 from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import Speaker, hold_in_bf16, network_of
-from sawyer.records import Prompt, read, split
+from sawyer.records import Prompt, prompt_in, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, advice_for, rules_of, stop_words
-from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, shown
+from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, pair_losses, pair_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
@@ -53,7 +53,10 @@ class PolicyWork:
         )
         alike = self.rules["same_answer"]
         self.best = Best(
-            run.layout.best(STAGE), budget=self.asked.kl.budget, alike=1.0 if alike.action == "off" else alike.threshold
+            run.layout.best(STAGE),
+            budget=self.asked.kl.budget,
+            alike=1.0 if alike.action == "off" else alike.threshold,
+            of_pairs=not config.is_scored,
         )
         self.found: HeldOut | None = None  # the last evaluation's answers
         self.judged: dict[str, list[float]] = {}  # and what they are worth, by prompt
@@ -133,11 +136,19 @@ class PolicyWork:
             golds=golds,
         )
         metrics = held_out_measures(found, self.asked.missing_eos_penalty)
-        self.run.journal.samples(STAGE, step, shown(found))
         self.rewards = held_out_rewards(found, self.asked.missing_eos_penalty).tolist()
+        if not self.config.is_scored:  # dpo alone goes without a scorer, and has pairs
+            margins = self.held_out_margins()
+            metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
+            metrics, self.rewards = metrics | pair_measures(margins), [-loss for loss in pair_losses(margins)]
+        self.run.journal.samples(STAGE, step, shown(found, scored=self.config.is_scored))
         if self.best.offer(step, metrics, self.rewards):
             self.best.keep(self.policy_speaker, self.learnt())
         return metrics
+
+    def held_out_margins(self) -> list[list[float]]:
+        """Of held-out pairs, prompt by prompt, by which an algorithm is judged whose answers nobody scores."""
+        raise NotImplementedError
 
     def close(self, done: int) -> dict[str, float]:
         """The last evaluation; where the last update has ruined the policy, of the best model."""
@@ -174,6 +185,9 @@ class PolicyWork:
             episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip
         )
         gates = step_zero_gates(found)
+        if found.score is None:
+            words = "the gate step0_score is left out: no reward model is paid for whose scores could be asked for again"
+            self.run.journal.event(STAGE, "left_out", message=words)
         for gate in gates:
             self.run.journal.gate(gate)
         stop_if_failed(gates)
@@ -259,11 +273,12 @@ class PolicyWork:
 def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
     """The prompts to train on and those to evaluate on; what is left out is told. Raises DataError where none is left."""
     asked = wanted(config.rl, "rl")
-    read_in = read(asked.prompts, want="prompts", columns=asked.columns)
-    if read_in.skipped:
+    # DPO may go without prompts of their own: those of its pairs are asked then. What is wrong with the pairs it says itself.
+    read_in = read(asked.prompts or asked.data, want="prompts" if asked.prompts else "comparisons", columns=asked.columns)
+    if read_in.skipped and asked.prompts:
         run.journal.event(STAGE, "warning", message=read_in.told_skipped)
-    found = read_in.records
-    fitting = [p for p in found if isinstance(p, Prompt) and speaker.codec.fits(p, room=asked.max_new_tokens)]
+    found = list({prompt.messages: prompt for prompt in map(prompt_in, read_in.records)}.values())
+    fitting = [prompt for prompt in found if speaker.codec.fits(prompt, room=asked.max_new_tokens)]
     if len(fitting) < len(found):
         run.journal.event(
             STAGE,
@@ -274,7 +289,7 @@ def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt
     prompts, held_out = split(fitting, asked.held_out)
     if not prompts:
         raise DataError(
-            "rl.prompts has no prompt to train on",
+            f"rl.{'prompts' if asked.prompts else 'data'} has no prompt to train on",
             expected="prompts that fit the model beside their answer",
             todo="give shorter prompts, lower rl.max_new_tokens, or lower rl.held_out",
         )
