@@ -409,7 +409,7 @@ def test_dpo_needs_judgements(tiny: Fixture, tmp_path: Path) -> None:
     tree = {**tiny.rl_config(tmp_path).model_dump(), "reward": None}
     asked = {"prompts": [str(tiny.prompts)], "rewards": paid}
     checked({**tree, "rl": asked})
-    with pytest.raises(ConfigError, match=r"rl\.algorithm: dpo learns from the judgements"):
+    with pytest.raises(ConfigError, match=r"rl\.data: dpo learns from judged pairs, and the file names none"):
         checked({**tree, "rl": {**asked, "algorithm": "dpo"}})
 
 

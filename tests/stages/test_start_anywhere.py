@@ -86,7 +86,16 @@ def test_a_reward_model_alone(tiny: Fixture, tmp_path: Path, kind: str) -> None:
     assert summary["reward"]["reward_scale"] == pytest.approx(deviation, rel=1e-4)
 
 
-RL = {"episodes": 16, "batch_size": 8, "minibatches": 2, "epochs": 1, "max_new_tokens": 8, "eval_prompts": 4, "eval_every": 1}
+RL = {
+    "held_out": 0.3,
+    "episodes": 16,
+    "batch_size": 8,
+    "minibatches": 2,
+    "epochs": 1,
+    "max_new_tokens": 8,
+    "eval_prompts": 4,
+    "eval_every": 1,
+}
 PAID = {"rewards": [{"name": "short", "function": "my_short:short"}]}
 SHARED: dict[str, Any] = {"value_start": "shared"}
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -106,7 +115,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) -> None:
     changes, besides = WAYS[way]
     out, before = tmp_path / "run", hash_folder(tiny.sft)
-    kept = ("max_new_tokens", "eval_prompts")
+    kept = ("max_new_tokens", "eval_prompts", "held_out")
     base = {name: RL[name] for name in kept} if way == "best_of_n" else RL
     asked = {"prompts": [str(tiny.prompts)], "learning_rate": 1e-3, **base, **PAID, **changes}
     if way == "best_of_n":
@@ -141,7 +150,8 @@ def test_dpo_from_pairs_alone(tiny: Fixture, tmp_path: Path, besides: dict[str, 
     told = summary["rl"]
     # Policy and reference are one at the start: every margin is 0, and each pair costs log 2.
     assert told["pair_loss_first"] == pytest.approx(math.log(2), abs=1e-6) and told["pair_loss_best"] < told["pair_loss_first"]
-    assert "reward_best" not in told and summary["gates"]["rl_improves"] == "ok"
+    assert "reward_best" not in told and told["pair_loss_change"] < 0
+    assert (summary["gates"]["rl_improves"] == "ok") == (told["pair_loss_change_high"] < 0)
     rows = [row for row in read_rows(Layout(out).metrics) if "held_out_pair_loss" in row]
     assert min(row["held_out_pair_loss"] for row in rows) == told["pair_loss_best"]
     assert not any(name in row for row in rows for name in ("held_out_reward", "held_out_score", "score"))
