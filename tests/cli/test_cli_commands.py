@@ -164,7 +164,7 @@ def test_check_lists_and_counts(sawyer: Callable[..., Any], tmp_path: Path) -> N
 def test_check_shows_as_many_problems_as_asked(sawyer: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(json.dumps({"instruction": f"Say {i}.", "input": "", "output": ""}) + "\n" for i in range(60)))
-    assert "and 10 more (--most 0 shows all)" in sawyer("check", path).out
+    assert "and 11 more (--most 0 shows all)" in sawyer("check", path).out
     assert f"{path}:60" in sawyer("check", path, "--most", "0").out
 
 

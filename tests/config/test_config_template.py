@@ -39,9 +39,11 @@ def test_what_is_commented_out_is_right(path: Path) -> None:
 
 def test_defaults_that_it_names_are_the_defaults() -> None:
     """A top-level line that is commented out shows what holds without it."""
-    shown = re.findall(r"^# (device|precision|micro_batch_tokens|save_every_seconds): (\S+)", template_file(), re.M)
+    shown = re.findall(
+        r"^# (device|precision|micro_batch_tokens|save_every_seconds|max_bad_rows): (\S+)", template_file(), re.M
+    )
     defaults = {name: default for name, default, _ in fields()}
-    assert len(shown) == 4
+    assert len(shown) == 5
     for name, value in shown:
         assert str(Config.model_fields[name].default) == str(type(Config.model_fields[name].default)(value)), name
         assert name in defaults

@@ -46,21 +46,23 @@ def test_problems_are_listed_counted_and_refused(put: Put, checked: Callable[...
     assert (code, err) == (1, "")
     assert out.split("\n") == [
         "✕ a.jsonl  (1 record, taken as prompts)",
+        "  a.jsonl: 2 of 4 rows cannot be used, and max_bad_rows: 0.01 lets fewer pass",
+        "      mend them, or set max_bad_rows: 0.5 to leave them out (`sawyer check --max-bad-rows 0.5`)",
         "  a.jsonl:2:prompt: `prompt` is empty",
         "      mend `prompt`, or name its column in `columns:`",
-        "  a.jsonl:3:row: the same as line 1; left out",
+        "  a.jsonl:3:row: the same as a.jsonl:1; left out",
         "      remove it",
         "  a.jsonl:4:prompt: `prompt` is a number, not text",
         "      mend `prompt`, or name its column in `columns:`",
         "  a.jsonl:5: the last line is cut off (Unterminated string starting at, column 2)",
         "      copy the file again, or remove what is cut off",
-        "  counts: 1 empty, 1 duplicate, 1 type, 1 truncated",
+        "  counts: 1 bad rows, 1 empty, 1 duplicate, 1 type, 1 truncated",
         "",
         "Training would refuse a.jsonl",
         "",
     ]
     shown = checked("a.jsonl", "--most", "1")[1]
-    assert "and 3 more (--most 0 shows all)" in shown and "a.jsonl:3" not in shown
+    assert "and 4 more (--most 0 shows all)" in shown and "a.jsonl:3" not in shown
 
 
 def test_what_is_only_left_out_does_not_refuse(put: Put, checked: Callable[..., tuple[int, str, str]]) -> None:
@@ -85,7 +87,7 @@ def test_held_out_and_columns(put: Put, checked: Callable[..., tuple[int, str, s
         ("a.json", b"", "a.json: the file is empty"),
         ("a.json", b'[\n{"prompt": "x"},\n{},\n{},\n{},\n{},\n{"prompt" "x"}\n]', "a.json:7: not JSON"),
         ("a.json", bytes(range(256)) * 4, "a.json: a binary file"),
-        ("a.json", b'["\\ud800", "a\\u001b[31mb"]', "a.json"),
+        ("a.json", b'["\\ud800", "\\ud800", "a\\u001b[31mb"]', "a.json"),
         ("a.parquet", b"PAR1PAR1", "a.parquet: not a Parquet file"),
         ("a.json", b'{"\\ud800": 1}', "a row with \\ud800"),
     ],

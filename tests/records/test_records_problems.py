@@ -21,7 +21,7 @@ def report(put: Put, rows: Any, **options: Any) -> FileReport:
 
 def told(found: FileReport) -> list[tuple[str, str, bool]]:
     assert all(problem.message and problem.todo for problem in found.problems)
-    return [(problem.where, problem.kind, problem.fatal) for problem in found.problems]
+    return [(problem.where, problem.kind, problem.fatal or problem.bad) for problem in found.problems]
 
 
 def scored(*scores: Any) -> dict[str, Any]:
@@ -127,13 +127,16 @@ def test_a_sound_file_has_no_problem(put: Put, row: Any) -> None:
         (TREE, {"id": 1}, "prompt", "missing"),
     ],
 )
-def test_what_refuses_a_file(put: Put, good: Any, bad: Any, field: str, kind: str) -> None:
+def test_a_bad_row_costs_a_row(put: Put, good: Any, bad: Any, field: str, kind: str) -> None:
+    """It is named and left out; where none is let pass, it refuses the file."""
     found = report(put, [good, bad, good])
-    assert told(found)[0] == (f"a.jsonl:2:{field}", kind, True)
-    assert [row[1] for row in told(found)[1:]] == ["duplicate"] and found.refused  # the good row came twice
+    assert told(found)[0] == (f"a.jsonl:2:{field}", kind, True) and found.problems[0].bad
+    assert [row[1] for row in told(found)[1:]] == ["duplicate"] and not found.refused  # the good row came twice
     assert found.counts == {kind: 1, "duplicate": 1} and found.records == 1
+    assert len(read("a.jsonl", want=found.want).records) == 1
+    assert report(put, [good, bad, good], max_bad_rows=0.0).refused
     with pytest.raises(DataError) as caught:
-        read("a.jsonl", want=found.want)
+        read("a.jsonl", want=found.want, max_bad_rows=0.0)
     assert caught.value.where == f"a.jsonl:2:{field}"
 
 
@@ -186,8 +189,11 @@ def test_what_is_left_out(put: Put, good: Any, bad: Any, field: str, kind: str) 
 )
 def test_what_is_kept_and_told(put: Put, row: Any, field: str | None, kind: str) -> None:
     found = report(put, [row])
-    assert told(found)[0] == (f"a.jsonl:1:{field or 'responses_and_scores[0].response'}", kind, False)
-    assert found.records == 1 and not found.refused
+    assert (f"a.jsonl:1:{field or 'responses_and_scores[0].response'}", kind, False) in told(found)
+    assert found.records == 1
+    # Two scored answers at least, and not the same score: else nothing can be learnt, and the whole file says so.
+    scores = {item["score"] for item in row["responses_and_scores"]} - {None, ""}
+    assert found.refused == (len(scores) < 2) == (told(found)[0] == ("a.jsonl", "no pair", True))
 
 
 def test_a_last_question_without_an_answer(put: Put) -> None:
@@ -217,7 +223,7 @@ def test_duplicates(put: Put) -> None:
     rows = [DEMO, {**DEMO, "output": "Other."}, {**DEMO, "input": None, "id": 3}, {**DEMO, "input": "x"}, DEMO]
     found = report(put, rows)
     assert told(found) == [("a.jsonl:3:row", "duplicate", False), ("a.jsonl:5:row", "duplicate", False)]
-    assert found.problems[0].message == "the same as line 1; left out"
+    assert found.problems[0].message == "the same as a.jsonl:1; left out"
     assert found.records == 3 and not found.refused
     # The same question to another score is another judgement.
     assert report(put, [scored(1, 2), scored(2, 1), scored(1, 2)]).records == 2
@@ -262,7 +268,7 @@ def test_too_long_for_the_model(put: Put) -> None:
         (b'{"prompt": "caf\xe9"}\n', "a.jsonl:1", "encoding"),
         (b'{"prompt": "a\x00"}\n', "a.jsonl:1", "NUL"),
         (b'{"prompt": "a"}\n{"prompt": "b', "a.jsonl:2", "truncated"),
-        (b'{"prompt": "a"}\n{"prompt" "b"}\n', "a.jsonl:2", "broken JSON"),
+        (b'[{"prompt": "a"},\n{"prompt" "b"}]\n', "a.jsonl:2", "broken JSON"),
         (b"", "a.jsonl", "empty file"),
         (b"[]", "a.jsonl", "empty file"),
         (b"\x89PNG\r\n\x1a\n", "a.jsonl", "file"),
@@ -279,11 +285,11 @@ def test_all_problems_of_all_files_come_in_their_order(put: Put) -> None:
     two = put("two.csv", "prompt,score\n,1\nx,2\n")
     found = check([one, two, put("three.jsonl", [{"prompt": "x"}])])
     assert [told(f) for f in found] == [
-        [("one.jsonl:1:prompt", "empty", True), ("one.jsonl:2:prompt", "type", True)],
+        [("one.jsonl", "bad rows", True), ("one.jsonl:1:prompt", "empty", True), ("one.jsonl:2:prompt", "type", True)],
         [("two.csv:2:prompt", "empty", True)],
         [],
     ]
-    assert [f.refused for f in found] == [True, True, False]
+    assert [f.refused for f in found] == [True, False, False]
 
 
 def test_a_file_that_is_not_there_is_an_error(put: Put) -> None:
@@ -330,6 +336,6 @@ def test_a_deeply_nested_row_is_only_a_wrong_type(put: Put) -> None:
     deep = "[" * 900 + "]" * 900
     for field in ("instruction", "output", "input"):
         row = json.dumps({**DEMO, field: None}).replace("null", deep)
-        assert report(put, json.dumps(DEMO) + "\n" + row + "\n").refused
+        assert [p.kind for p in report(put, json.dumps(DEMO) + "\n" + row + "\n").problems] == ["type"]
     text = f'{{"messages": [{{"role": {deep}, "content": "x"}}]}}\n'
     assert told(report(put, text)) == [("a.jsonl:1:messages[0]", "type", True)]

@@ -49,6 +49,9 @@ def check(
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or id: prompts too long for it are named.")] = None,
     template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "auto",
+    max_bad_rows: Annotated[
+        float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
+    ] = 0.01,
     most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
 ) -> None:
     """Read data as training would; list every problem as file:line:field. Exit code 1 if training would refuse a file."""
@@ -68,7 +71,14 @@ def check(
 
         context = codec.context
     console = stdout()
-    reports = check_files(files, held_out=held_out or [], columns=column_names(columns or []), length=length, context=context)
+    reports = check_files(
+        files,
+        held_out=held_out or [],
+        columns=column_names(columns or []),
+        length=length,
+        context=context,
+        max_bad_rows=max_bad_rows,
+    )
     for report in reports:
         _show(console, report, most)
     refused = [report.file for report in reports if report.refused]
@@ -100,6 +110,8 @@ def world(
 
 def _show(console: Console, report: FileReport, most: int) -> None:
     """One file: what it is taken for, its problems, their counts."""
+    from sawyer.records import unread_in_words
+
     verdict = ("✕", "red") if report.refused else ("!", "yellow") if report.problems else ("✓", "green")
     taken = f"{report.records:,} {'record' if report.records == 1 else 'records'}, taken as {report.format or report.want}"
     say(console, verdict, " ", (report.file, "bold"), f"  ({taken})")
@@ -110,6 +122,8 @@ def _show(console: Console, report: FileReport, most: int) -> None:
             say(console, (f"      {problem.todo}", "dim"))
     if len(shown) < len(report.problems):
         say(console, (f"  and {len(report.problems) - len(shown):,} more (--most 0 shows all)", "dim"))
+    if report.unread:
+        say(console, (f"  {unread_in_words(report.unread)}", "dim"))
     if report.problems:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
         say(console, ("  counts: ", "dim"), counts)

@@ -80,8 +80,9 @@ def _records(
     from sawyer.records import Pair, ScoredAnswers, bucket, read, split
 
     found = read(data, want="comparisons", columns=columns)
-    if found.skipped:
-        say(console, (found.told_skipped, "yellow"))
+    for words, style in ((found.warning, "yellow"), (found.remarks().removeprefix("; "), "dim")):
+        if words:
+            say(console, (words, style))
     records = [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
     _, chosen = split(records, held_out)
     if not chosen:

@@ -48,6 +48,9 @@ class Sft(Section):
     eval_prompts: int = Field(64, ge=1, description="held-out prompts that are answered after training")
     max_new_tokens: int = Field(128, ge=1, description="longest answer when checking")
     freeze: int = Field(0, ge=0, description="first layers that stay as they are, with the embeddings from 1 on")
+    max_tokens: int | None = Field(
+        None, ge=8, description="most tokens of a row, its prompt included: answers are cut; none given: what the model reads"
+    )
 
 
 class Collect(Section):
@@ -100,6 +103,9 @@ class Reward(Section):
     held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
     thin: float | None = Field(
         None, gt=0, lt=1, description="similarity of meaning to an earlier training prompt from which on one is left out"
+    )
+    max_tokens: int | None = Field(
+        None, ge=8, description="most tokens of a prompt and its answer, which is cut; none given: what the model reads"
     )
     calibration_prompts: int = Field(128, ge=2, description="training prompts whose SFT answers set the reward's zero and unit")
 
@@ -210,6 +216,11 @@ class Rl(Section):
     value_learning_rate: float | None = Field(None, gt=0, description="of the value network; none given: the policy's")
     temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-prob")
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
+    max_tokens: int | None = Field(
+        None,
+        ge=8,
+        description="most tokens of a prompt, longer ones are left out; dpo: of a prompt and its answer, which is cut",
+    )
     kl: Kl = Field(default_factory=Kl, description="the tie to the model that RL starts from")  # type: ignore[arg-type]
     gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
@@ -334,6 +345,9 @@ class Config(Section):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="of matrix products; weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the arithmetic happens")
     micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens that go through a network at once")
+    max_bad_rows: float = Field(
+        0.01, ge=0, le=1, description="share of a file's rows that may be left out because they cannot be used"
+    )
     save_every_seconds: float = Field(60.0, ge=0, description="between two saves of a stage's state")
     lora: Lora | None = Field(
         None, description="low-rank adapters in classify, sft, reward and rl; none given: all weights learn"

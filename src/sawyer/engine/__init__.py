@@ -1,6 +1,7 @@
 """The engine: place and precision, the optimizer step, next-token training, the one loop, checkpoints, seeded randomness."""
 
 from sawyer.engine.checkpoint import STATE, load_checkpoint, put_state, save_checkpoint
+from sawyer.engine.data import encode_all, lengths_in_words, read_data, tell_remarks
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
@@ -20,9 +21,11 @@ __all__ = [
     "Work",
     "batch_indices",
     "choose_place",
+    "encode_all",
     "generator",
     "kept_memory",
     "learned_gate",
+    "lengths_in_words",
     "load_checkpoint",
     "losses_of",
     "memory_plan",
@@ -30,9 +33,11 @@ __all__ = [
     "peak_memory_mb",
     "put_state",
     "put_weights",
+    "read_data",
     "reset_peak_memory",
     "run_steps",
     "save_checkpoint",
     "stop_if_asked",
+    "tell_remarks",
     "trained_weights",
 ]

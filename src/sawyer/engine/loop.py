@@ -53,7 +53,7 @@ def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, sh
             asked, due = processes.greatest(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
             if asked and run.stop.agreed():
                 _save(run, stage, work, index, finished)
-                _interrupt(run, stage, index, work.steps)
+                _interrupt(run, stage, f" at step {index} of {work.steps}")
             if due:
                 _save(run, stage, work, index, finished)
                 saved_at, saved_step = time.monotonic(), index
@@ -63,10 +63,10 @@ def run_steps(run: Run, stage: str, work: Work, *, save_every_seconds: float, sh
     return index
 
 
-def stop_if_asked(run: Run, stage: str) -> None:
-    """Between the pieces of an evaluation: raise Interrupted when the run was asked to stop (the steps are saved)."""
+def stop_if_asked(run: Run, stage: str, where: str = "during its evaluation") -> None:
+    """Between the pieces of what is no step: raise Interrupted when the run was asked to stop (the steps are saved)."""
     if run.stop.agreed():
-        _interrupt(run, stage, 0, 0)
+        _interrupt(run, stage, f", {where}")
 
 
 def _resume(run: Run, stage: str, work: Work) -> tuple[int, bool]:
@@ -102,8 +102,7 @@ def _save(run: Run, stage: str, work: Work, step: int, finished: bool) -> None:
     run.journal.event(stage, "save", step=step)
 
 
-def _interrupt(run: Run, stage: str, step: int, steps: int) -> None:
-    where = f" at step {step} of {steps}" if steps else ", during its evaluation"
+def _interrupt(run: Run, stage: str, where: str) -> None:
     run.journal.event(stage, "interrupted", reason=str(run.stop.reason))
     raise Interrupted(
         f"{stage} was interrupted{where} ({run.stop.reason}); everything so far is saved",

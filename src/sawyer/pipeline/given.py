@@ -133,7 +133,7 @@ def _try_functions(config: Config) -> None:
     functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
     from sawyer.models import FunctionScorer
 
-    found = read(asked.prompts, want="prompts", columns=asked.columns).records
+    found = read(asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows).records
     prompts = [prompt for prompt in found if isinstance(prompt, Prompt)][:2]
     if not prompts:  # what is wrong with the file the stage tells
         return

@@ -2,12 +2,13 @@
 
 from sawyer.records.answered import Answered, answered
 from sawyer.records.check import FileReport, check
+from sawyer.records.files import expand
 from sawyer.records.formats import prompt_in
 from sawyer.records.pairs import Judgement, judgement, pairs
 from sawyer.records.problems import Problem
-from sawyer.records.read import Read, named, read
-from sawyer.records.rows import expand
+from sawyer.records.read import MAX_BAD_ROWS, Read, named, read, unread_in_words
 from sawyer.records.split import bucket, split
+from sawyer.records.sufficient import insufficient
 from sawyer.records.types import (
     Answer,
     Demonstration,
@@ -24,6 +25,7 @@ from sawyer.records.types import (
 from sawyer.records.write import json_lines, scored_row
 
 __all__ = [
+    "MAX_BAD_ROWS",
     "Answer",
     "Answered",
     "Demonstration",
@@ -43,6 +45,7 @@ __all__ = [
     "bucket",
     "check",
     "expand",
+    "insufficient",
     "json_lines",
     "judgement",
     "named",
@@ -52,4 +55,5 @@ __all__ = [
     "read",
     "scored_row",
     "split",
+    "unread_in_words",
 ]

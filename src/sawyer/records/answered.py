@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sawyer.records.fields import Unfit
+from sawyer.records.files import expand
 from sawyer.records.formats import FORMATS, prompt_in, take
 from sawyer.records.problems import Problem
-from sawyer.records.rows import expand, raw_rows
+from sawyer.records.rows import raw_rows
 from sawyer.records.types import Pair, Prompt, Record, ScoredAnswers, Where, responses_of
 
 Value = TypeVar("Value")

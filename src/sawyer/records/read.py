@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sawyer.errors import DataError
 from sawyer.records.fields import Unfit
+from sawyer.records.files import expand
 from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, shape_of, take
 from sawyer.records.pairs import join, pairs
-from sawyer.records.problems import Problem
-from sawyer.records.rows import RawRow, documents, expand, raw_rows
+from sawyer.records.problems import EXPECTED_KINDS, Problem
+from sawyer.records.rows import RawRow, documents, raw_rows
 from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers, Where
+
+MAX_BAD_ROWS = 0.01  # share of a file's rows
+TOO_MANY = "bad rows"
+MOST_BAD = 0.5  # a file with more bad rows than good ones is not what it is taken for: to raise the limit is no advice
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +31,54 @@ class Read:
     format: str  # the shapes' names, for the user
     skipped: tuple[Problem, ...]  # none of them fatal
     files: tuple[str, ...]
+    rows: int  # that the files hold, bad ones included
     unread: Mapping[str, int]  # path of a field -> rows in which it holds something and was not read
 
     @property
-    def told_skipped(self) -> str:
-        """How many rows were left out or looked odd, by kind with the first few of each; empty when none was."""
-        kinds: dict[str, list[str]] = {}
-        for problem in self.skipped:
-            kinds.setdefault(problem.kind, []).append(Path(problem.where).name)
-        return "; ".join(
-            f"{len(found):,} {'row' if len(found) == 1 else 'rows'}: {kind} ({named(found)})" for kind, found in kinds.items()
+    def warning(self) -> str:
+        """What the files' owner should act on: bad rows, which are left out, and what looks odd; by kind with the first few
+        places of each. Empty where there is nothing."""
+        kinds = _by_kind(problem for problem in self.skipped if problem.bad or problem.kind not in EXPECTED_KINDS)
+        told = [f"{kind} ({named([Path(problem.where).name for problem in found])})" for kind, found in kinds.items()]
+        counts = [_rows_in_words(len(found)) for found in kinds.values()]
+        left = sum(problem.bad for problem in self.skipped)
+        bad = f"{left:,} of {self.rows:,} rows cannot be used and {'is' if left == 1 else 'are'} left out: " if left else ""
+        return bad + "; ".join(f"{count}: {words}" for count, words in zip(counts, told, strict=True))
+
+    def remarks(self, *, without: Collection[str] = ()) -> str:
+        """What is as it is in any large file, for the plan's line: rows that say nothing to learn, counted by kind, and the
+        columns that are not read. Begins with "; ", or is empty. `without`: kinds that the caller counts itself."""
+        kinds = _by_kind(
+            problem
+            for problem in self.skipped
+            if not problem.bad and problem.kind in EXPECTED_KINDS and problem.kind not in without
         )
+        told = [f"{len(found):,} {kind}" for kind, found in kinds.items()]
+        return "".join(f"; {words}" for words in (", ".join(told), unread_in_words(self.unread)) if words)
+
+
+def _by_kind(problems: Iterable[Problem]) -> Mapping[str, list[Problem]]:
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    return kinds
+
+
+def _rows_in_words(count: int) -> str:
+    return f"{count:,} {'row' if count == 1 else 'rows'}"
+
+
+def unread_in_words(unread: Mapping[str, int], most: int = 8) -> str:
+    """The columns and fields that are not read, with the rows in which they stand; the most frequent first."""
+    ordered = sorted(unread.items(), key=lambda item: -item[1])
+    if not ordered:
+        return ""
+    counts = {count for _, count in ordered}
+    if len(counts) == 1:
+        names, rows = ", ".join(name for name, _ in ordered[:most]), f" (in {_rows_in_words(counts.pop())})"
+    else:
+        names, rows = ", ".join(f"{name} ({count:,})" for name, count in ordered[:most]), ""
+    return f"not read: {names}{f' and {len(ordered) - most:,} more' if len(ordered) > most else ''}{rows}"
 
 
 def named(places: Sequence[str], most: int = 3) -> str:
@@ -52,57 +95,80 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
     shapes: dict[str, None] = field(default_factory=dict)
     seen: dict[Any, Where] = field(default_factory=dict)
-    unread: Counter[str] = field(default_factory=Counter)
     single: dict[tuple[Message, ...], list[ScoredAnswers]] = field(default_factory=dict)  # answers judged a row each, by prompt
+    rows: int = 0
+    unread: Counter[str] = field(default_factory=Counter)
 
 
-def read(paths: str | Sequence[str], *, want: Want, columns: Mapping[str, str] | None = None) -> Read:
+def read(
+    paths: str | Sequence[str],
+    *,
+    want: Want,
+    columns: Mapping[str, str] | None = None,
+    max_bad_rows: float = MAX_BAD_ROWS,
+) -> Read:
     """Read all of `paths` (files or patterns) as what is wanted.
 
-    `columns` maps their names to ours, e.g. `{"query": "prompt", "reply": "response"}`. Raises DataError when a file cannot be
-    used: it names the first problem and how many there are, `sawyer check` lists them all.
+    `columns` maps their names to ours, e.g. `{"query": "prompt", "reply": "response"}`. A row that cannot be used is left out
+    and named; more than the share `max_bad_rows` of a file's rows refuse it (one is let pass in any file, unless it is 0).
+    Raises DataError when a file cannot be used: it names the first problem and how many there are, `sawyer check` lists them
+    all. One room decides for `check` and for training: `scan_file` of each file, `insufficient` of what they give together.
     """
     files = expand(paths)
     scan = Scan()
-    fatal: list[tuple[str, Problem]] = []
     for path in files:
         known = len(scan.problems)
-        scan_file(path, want, columns or {}, scan)
-        fatal += [(path, problem) for problem in scan.problems[known:] if problem.fatal]
+        scan_file(path, want, columns or {}, scan, max_bad_rows)
+        if fatal := [problem for problem in scan.problems[known:] if problem.fatal]:
+            raise _refusal(path, fatal[0], scan.problems[known:])
     finish(scan)
-    if fatal:
-        path, first = fatal[0]
-        more = f" (and {len(fatal) - 1:,} more {'problem' if len(fatal) == 2 else 'problems'})" if len(fatal) > 1 else ""
-        raise DataError(
-            f"{first.message}{more}",
-            where=first.where,
-            why="a row that was misread or dropped in silence would change what the model learns",
-            todo=f"{first.todo}; `sawyer check {path}` lists all",
-        )
     if not scan.records:
+        first = next(iter(scan.problems), None)
         raise DataError(
-            "no row can be used" + (f": {scan.problems[0].message}" if scan.problems else ""),
-            where=scan.problems[0].where if scan.problems else files[0],
+            "no row can be used" + (f": {first.message}" if first is not None else ""),
+            where=first.where if first is not None else files[0],
             expected="at least one good row",
-            todo=f"`sawyer check {files[0]}` says what is wrong with each",
+            todo=f"{first.todo}; `sawyer check {files[0]}` lists all" if first is not None else "name a file with rows",
         )
     return Read(
         records=tuple(scan.records),
         format=" + ".join(scan.shapes),
         skipped=tuple(scan.problems),
         files=tuple(files),
-        unread=scan.unread,
+        rows=scan.rows,
+        unread=dict(scan.unread),
     )
 
 
-def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> None:
+def _refusal(path: str, first: Problem, problems: Sequence[Problem]) -> DataError:
+    """Why a file is refused; where its bad rows are too many, the first of them is shown."""
+    if first.kind == TOO_MANY:
+        row = next(problem for problem in problems if problem.bad)
+        given, where, todo = f"{row.message}; {first.message}", row.where, first.todo
+    else:
+        fatal = sum(problem.fatal for problem in problems)
+        more = f" (and {fatal - 1:,} more {'problem' if fatal == 2 else 'problems'})" if fatal > 1 else ""
+        given, where, todo = f"{first.message}{more}", first.where, first.todo
+    return DataError(
+        given,
+        where=where,
+        why="a row that was misread or dropped in silence would change what the model learns",
+        todo=f"{todo}; `sawyer check {path}` lists all",
+    )
+
+
+def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max_bad_rows: float = MAX_BAD_ROWS) -> None:
     """Add one file's records and problems to the scan. A duplicate is left out; so is what cannot teach what is wanted."""
+    known = len(scan.problems)
     if want == "text":
         scan.shapes["text"] = None
-        scan.records += list(documents(path, scan.problems))
+        texts = list(documents(path, scan.problems))
+        scan.records += texts
+        scan.rows += len(texts)
         return
-    known = len(scan.problems)
     rows = rows_of(path, columns, scan.problems)
+    total = len(rows) + len({problem.where for problem in scan.problems[known:] if problem.bad})
+    scan.rows += total
     model = next((row.value for row in rows if isinstance(row.value, Mapping) and shape_of(row.value, want)), {})
     for row in rows:
         where = Where(file=path, line=row.line)
@@ -110,12 +176,26 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan) -> 
             taken = take(row.value, where, want, model)
             scan.shapes[taken.shape] = None
             scan.unread.update(taken.unread)
-            scan.problems += [_problem(where, note, fatal=False) for note in taken.notes]
+            scan.problems += [_problem(where, note) for note in taken.notes]
             for record in taken.records:
                 _keep(record, scan, joins=taken.joins)
         except Unfit as unfit:
-            scan.problems.append(_problem(where, unfit, fatal=unfit.kind not in LEFT_OUT))
-    scan.problems[known:] = in_order(scan.problems[known:], path)
+            scan.problems.append(_problem(where, unfit, bad=unfit.kind not in LEFT_OUT))
+    scan.problems[known:] = too_many_bad(path, scan.problems[known:], total, max_bad_rows)
+
+
+def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float) -> list[Problem]:
+    """A file's problems in order, behind one that refuses the file where more of its rows are bad than `share` lets pass."""
+    ordered = in_order(problems, path)
+    bad = list({problem.where: problem for problem in ordered if problem.bad}.values())
+    if len(bad) <= (max(1, math.floor(share * rows + 1e-9)) if share else 0):
+        return ordered
+    needed = math.ceil(100 * len(bad) / rows) / 100
+    mend = bad[0].todo
+    if needed <= MOST_BAD:
+        mend = f"mend them, or set max_bad_rows: {needed:g} to leave them out (`sawyer check --max-bad-rows {needed:g}`)"
+    message = f"{len(bad):,} of {rows:,} rows cannot be used, and max_bad_rows: {share:g} lets fewer pass"
+    return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *ordered]
 
 
 def in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
@@ -158,7 +238,7 @@ def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
     key, where = identity(record), prompt_in(record).where
     if key in scan.seen:
-        told = f"the same as {_place(scan.seen[key], where)}; left out"
+        told = f"the same as {scan.seen[key]}; left out"
         scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
         return
     scan.seen[key] = where
@@ -171,12 +251,8 @@ def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     if isinstance(record, Labelled) and not record.many:
         first = scan.seen.setdefault(("labelled", record.text), where)
         if first is not where:
-            told = f"the same text has another label in {_place(first, where)}; both are kept"
+            told = f"the same text has another label in {first}; both are kept"
             scan.problems.append(_note(where, "label", "contradiction", told, "keep the right one"))
-
-
-def _place(first: Where, here: Where) -> str:
-    return f"line {first.line}" if first.file == here.file else str(first)
 
 
 def _judgeable(record: ScoredAnswers) -> Iterator[Problem]:
@@ -207,9 +283,10 @@ def identity(record: Record) -> Any:
             return prompt, frozenset(record.labels)
 
 
-def _problem(where: Where, unfit: Unfit, *, fatal: bool) -> Problem:
-    return Problem(where=f"{where}:{unfit.field}", kind=unfit.kind, message=unfit.message, todo=unfit.todo, fatal=fatal)
+def _problem(where: Where, unfit: Unfit, *, bad: bool = False) -> Problem:
+    place = f"{where}:{unfit.field}"
+    return Problem(where=place, kind=unfit.kind, message=unfit.message, todo=unfit.todo, fatal=False, bad=bad)
 
 
 def _note(where: Where, field: str, kind: str, message: str, todo: str) -> Problem:
-    return _problem(where, Unfit(field, kind, message, todo), fatal=False)
+    return _problem(where, Unfit(field, kind, message, todo))

@@ -1,66 +1,38 @@
-"""Files -> raw rows with the line each begins on. Knows .json, .jsonl, .csv, .tsv, .parquet, .txt, .md, each also .gz."""
+"""Files -> raw rows with the line each begins on: JSON, tables, lines of text, Parquet and Arrow, each also packed.
+
+What is a row and what is the file: in formats with a row a line (.jsonl, .tsv, .txt) a line that cannot be read is a bad
+row, and so is a row of a table with too many or too few cells. A file that ends in the middle, JSON that breaks inside an
+array, a quote that is never closed are the file's: which rows are missing cannot be known.
+"""
 
 from __future__ import annotations
 
 import csv
-import glob
-import gzip
 import io
 import json
-import os.path
 import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sawyer.errors import DataError
+from sawyer.records.columnar import columnar_rows
+from sawyer.records.files import ROW_SUFFIXES, TEXT_SUFFIXES, Text, suffix_of, text_of_file
 from sawyer.records.problems import Problem
 
-ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-TEXT_SUFFIXES = (".txt", ".md")
-BINARY = (b"\x1f\x8b", b"PAR1", b"PK\x03\x04", b"\x89PNG", b"%PDF", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 DECODER = json.JSONDecoder()
 SPACE = re.compile(r"[ \t\r\n]*")
-csv.field_size_limit(2**31 - 1)
+LONGEST_CELL = 2**31 - 1  # characters; Python's own limit is 131,072
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawRow:
-    """A row as the file has it: an object (or a bare text), and the line it begins on, counted from 1 (Parquet: its number)."""
+    """A row as the file has it: an object (or a bare text), and the line it begins on, counted from 1. Where rows have no lines
+    (Parquet, Arrow, a JSON array that lies on one line) it is the row's number."""
 
     line: int
     value: Any
-
-
-def expand(patterns: str | Sequence[str]) -> list[str]:
-    """File names of paths and patterns, in order, each once. A pattern without a match is a DataError that names it."""
-    found: dict[str, None] = {}
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        is_pattern = glob.has_magic(pattern) and not os.path.isfile(pattern)
-        matches = sorted(glob.glob(pattern, recursive=True)) if is_pattern else [pattern]
-        files = [match for match in matches if os.path.isfile(match)]
-        if not files:
-            what = "is a folder" if os.path.isdir(pattern) else "there is no such file"
-            raise DataError(
-                what,
-                where=pattern,
-                expected="a file, or a pattern such as data/*.jsonl that matches one",
-                todo="check the path; it is taken from the folder the command runs in",
-            )
-        found |= dict.fromkeys(files)
-    if not found:
-        raise DataError("no file is named", expected="at least one data file", todo="name a file or a pattern")
-    return list(found)
-
-
-def suffix_of(path: str) -> str:
-    """The ending that tells the format, without .gz: data/A.JSON.gz -> .json."""
-    name = Path(path)
-    return Path(name.stem).suffix.lower() if name.suffix.lower() == ".gz" else name.suffix.lower()
+    last: int = 0  # the line it ends on; 0: the same
 
 
 def raw_rows(
@@ -86,27 +58,40 @@ def _rows(
     suffix = suffix_of(path)
     if suffix not in ROW_SUFFIXES + TEXT_SUFFIXES:
         known = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
-        problems.append(
-            _fatal(path, "format", f"{suffix or 'no ending'} is not known", f"use one of {known}, or these with .gz")
-        )
+        todo = f"use one of {known}, or these with .gz or .zst"
+        problems.append(_fatal(path, "format", f"{suffix or 'no ending'} is not known", todo))
         return
-    if suffix == ".parquet":
-        yield from _parquet(path)
+    if suffix in (".parquet", ".arrow"):
+        yield from (RawRow(line=number, value=value) for number, value in enumerate(columnar_rows(path), 1))
         return
-    text = _text(path, problems)
+    before = len(problems)
+    found = text_of_file(path, problems, by_rows=True)
+    text = found.text
     if not text.strip():
         problems.append(_fatal(path, "empty file", "the file is empty", "name a file with rows"))
-    elif suffix in (".csv", ".tsv"):
-        yield from _table(path, text, "\t" if suffix == ".tsv" else ",", problems, columns)
+    elif suffix == ".csv":
+        yield from _sound(_csv(path, text, problems, columns), found)
+    elif suffix == ".tsv":
+        yield from _sound(_tsv(path, text, problems, columns), found)
     elif suffix in TEXT_SUFFIXES:
-        yield from (RawRow(line=i, value=line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
+        lines = (RawRow(line=i, value=line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
+        yield from _sound(lines, found)
     else:
-        yield from _json(path, text, problems, is_row)
+        if _on_one_line(text):  # which of its rows is damaged cannot be told
+            problems[before:] = [replace(problem, fatal=True, bad=False) for problem in problems[before:]]
+        yield from _sound(_json(path, text, problems, is_row), found)
+
+
+def _sound(rows: Iterator[RawRow], text: Text) -> Iterator[RawRow]:
+    """Without the rows on damaged lines, which are named already."""
+    if not text.damaged:
+        return rows
+    return (row for row in rows if text.damaged.isdisjoint(range(row.line, max(row.line, row.last) + 1)))
 
 
 def documents(path: str, problems: list[Problem]) -> Iterator[str]:
     """The paragraphs of a text file, cut at blank lines."""
-    text = _text(path, problems)
+    text = text_of_file(path, problems, by_rows=False).text
     if not text.strip():
         problems.append(_fatal(path, "empty file", "the file is empty", "name a file with text"))
     for block in text.replace("\r\n", "\n").split("\n\n"):
@@ -114,48 +99,9 @@ def documents(path: str, problems: list[Problem]) -> Iterator[str]:
             yield block.strip()
 
 
-def _bytes(path: str) -> bytes:
-    try:
-        content = Path(path).read_bytes()
-        return gzip.decompress(content) if path.lower().endswith(".gz") else content
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(
-            f"cannot be read: {error}",
-            where=path,
-            expected="a readable file, whole",
-            todo="check the file and its rights, or copy it again",
-        ) from error
-
-
-def _text(path: str, problems: list[Problem]) -> str:
-    """A file as text. Lines that are not UTF-8 or hold NUL bytes are problems; the rest of them is kept."""
-    content = _bytes(path)
-    sample = content[:4096].translate(None, b"\t\n\r\f\x1b")
-    controls = sum(byte < 32 for byte in sample)
-    utf_16 = content.startswith(UTF_16)
-    if utf_16 or content.startswith(BINARY) or (controls >= 8 and controls > len(sample) / 20):
-        raise DataError(
-            "the file is in UTF-16" if utf_16 else "a binary file under a text file's name",
-            where=path,
-            expected="text in UTF-8",
-            todo="save it as UTF-8" if utf_16 else "unpack or convert it, or give it its right ending (.gz, .parquet)",
-        )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        for number, line in enumerate(content.split(b"\n"), 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                byte = f"byte {line[error.start]:#04x} is not UTF-8"
-                problems.append(_fatal(f"{path}:{number}", "encoding", byte, "save the file as UTF-8"))
-        text = content.decode("utf-8-sig", errors="replace")
-    if "\0" in text:
-        for number, words in enumerate(text.split("\n"), 1):
-            if "\0" in words:
-                problems.append(_fatal(f"{path}:{number}", "NUL", "a NUL byte", "remove it; the file may be damaged"))
-        text = text.replace("\0", "")
-    return text
+def _on_one_line(text: str) -> bool:
+    """Whether an array, or an object around one, lies on one line, so that its rows are told by their number."""
+    return "\n" not in text.strip() and "\r" not in text.strip()
 
 
 def _json(path: str, text: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[RawRow]:
@@ -182,7 +128,8 @@ def _json(path: str, text: str, problems: list[Problem], is_row: Callable[[Mappi
     elif isinstance(value, dict) and not is_row(value) and (inner := _only_array(text, start)) is not None:
         yield from _array(path, text, inner, problems)
     else:
-        yield RawRow(line=1 + text.count("\n", 0, start), value=value)
+        line = 1 + text.count("\n", 0, start)
+        yield RawRow(line=line, value=value, last=line + text.count("\n", start, end))
 
 
 def _is_json(lines: list[str]) -> bool:
@@ -201,18 +148,20 @@ def _json_lines(path: str, text: str, problems: list[Problem]) -> Iterator[RawRo
         try:
             yield RawRow(line=number, value=json.loads(line))
         except (ValueError, RecursionError) as error:
-            problems.append(_broken(path, line, error, line=number, last=number == len(lines)))
+            broken = _broken(path, line, error, line=number, last=number == len(lines))
+            problems.append(broken if broken.kind == "truncated" else replace(broken, fatal=False, bad=True))
 
 
 def _array(path: str, text: str, start: int, problems: list[Problem]) -> Generator[RawRow, None, int | None]:
     """The values of the array that begins at `start`, one by one, so that each has its line; returns where it ends."""
-    line, counted = 1, 0
+    line, counted, number = 1, 0, 0
+    numbered = _on_one_line(text)
     try:
         place = _skip(text, start + 1)
         while text[place] != "]":
-            line, counted = line + text.count("\n", counted, place), place
+            line, counted, number = line + text.count("\n", counted, place), place, number + 1
             value, end = DECODER.raw_decode(text, place)
-            yield RawRow(line=line, value=value)
+            yield RawRow(line=number if numbered else line, value=value, last=line + text.count("\n", place, end))
             place = _skip(text, end)
             if text[place] == ",":
                 place = _skip(text, place + 1)
@@ -221,7 +170,8 @@ def _array(path: str, text: str, start: int, problems: list[Problem]) -> Generat
             elif text[place] != "]":
                 raise json.JSONDecodeError("expected , or ] after a row", text, place)
     except (ValueError, IndexError, RecursionError) as error:
-        problems.append(_broken(path, text, error, line=None if isinstance(error, json.JSONDecodeError) else line))
+        known = None if isinstance(error, json.JSONDecodeError) else line
+        problems.append(_broken(path, text, error, line=max(1, number) if numbered else known))
         return None
     return place + 1
 
@@ -270,70 +220,73 @@ def _broken(path: str, text: str, error: Exception, *, line: int | None = None, 
     return _fatal(where, "broken JSON", f"not JSON ({message})", "mend the text at or just before this line")
 
 
-def _table(path: str, text: str, separator: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    header: list[str] | None = None
-    begins, lines = 1, text.count("\n") + 1
+def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
+    """A table whose cells may be quoted, and then hold separators and line breaks."""
+    found: list[tuple[int, int, list[str]]] = []
+    before = csv.field_size_limit(LONGEST_CELL)
+    begins = 1
     try:
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         for cells in reader:
-            line, begins = begins, reader.line_num + 1
-            if not cells or (len(cells) == 1 and cells[0].isspace()):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                if _by_number(columns, header):
-                    header = [str(number + 1) for number in range(len(cells))]
-                    yield RawRow(line=line, value=dict(zip(header, cells, strict=True)))
-                    continue
-                for name in (name for name, count in Counter(header).items() if name and count > 1):
-                    problems.append(
-                        _fatal(f"{path}:{line}:{name}", "columns", f"two columns are called `{name}`", "rename one")
-                    )
-            elif len(cells) == len(header):
-                yield RawRow(line=line, value=dict(zip(header, cells, strict=True)))
-            else:
-                last = begins > lines and len(cells) < len(header)  # the text does not end with a line break
-                kind, what = ("truncated", "the last line is cut off: ") if last else ("columns", "")
-                todo = "copy the file again" if last else "quote cells that hold the separator"
-                problems.append(_fatal(f"{path}:{line}", kind, f"{what}{len(cells)} cells under {len(header)} columns", todo))
+            found.append((begins, reader.line_num, cells))
+            begins = reader.line_num + 1
     except csv.Error as error:
         cut = "unexpected end" in str(error)
         message = "a quote that opens in this row is never closed" if cut else str(error)
         todo = "close the quote, or copy the file again" if cut else 'write a quote inside a quoted cell as ""'
         problems.append(_fatal(f"{path}:{begins}", "truncated" if cut else "broken table", message, todo))
+    finally:
+        csv.field_size_limit(before)  # it is the whole process's, and a program that calls us may have its own
+    return _table(path, found, text.count("\n") + 1, "quote cells that hold the separator", problems, columns)
+
+
+def _tsv(path: str, text: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
+    """A table without quoting: every line is a row and every tab a border, so that a quote is a character like others."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    found = [(number, number, line.split("\t") if line.strip(" ") else []) for number, line in enumerate(lines, 1)]
+    for number, _, cells in found:
+        if any(len(cell) > 2 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1] for cell in cells):
+            message = "a cell is quoted as in a .csv file; its quotes are taken as text, since a .tsv file has no quoting"
+            todo = "if it is a table with quoted cells, save it with commas as .csv"
+            problems.append(Problem(where=f"{path}:{number}", kind="quotes", message=message, todo=todo, fatal=False))
+    todo = "a .tsv file has no quoting: a cell with a tab or a line break needs a .csv or .jsonl file"
+    return _table(path, found, len(lines), todo, problems, columns)
+
+
+def _table(
+    path: str,
+    found: Sequence[tuple[int, int, list[str]]],
+    lines: int,
+    todo: str,
+    problems: list[Problem],
+    columns: Collection[str],
+) -> Iterator[RawRow]:
+    """Rows of cells (first line, last line, cells) under the names of the first of them."""
+    header: list[str] | None = None
+    for line, last, cells in found:
+        if not cells or (len(cells) == 1 and cells[0].isspace()):
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if _by_number(columns, header):
+                header = [str(number + 1) for number in range(len(cells))]
+                yield RawRow(line=line, value=dict(zip(header, cells, strict=True)), last=last)
+                continue
+            for name in (name for name, count in Counter(header).items() if name and count > 1):
+                problems.append(_fatal(f"{path}:{line}:{name}", "columns", f"two columns are called `{name}`", "rename one"))
+        elif len(cells) == len(header):
+            yield RawRow(line=line, value=dict(zip(header, cells, strict=True)), last=last)
+        elif last >= lines and len(cells) < len(header):  # the text does not end with a line break
+            message = f"the last line is cut off: {len(cells)} cells under {len(header)} columns"
+            problems.append(_fatal(f"{path}:{line}", "truncated", message, "copy the file again"))
+        else:
+            message = f"{len(cells)} cells under {len(header)} columns"
+            problems.append(Problem(where=f"{path}:{line}", kind="columns", message=message, todo=todo, fatal=False, bad=True))
 
 
 def _by_number(columns: Collection[str], first: Sequence[str]) -> bool:
     """Whether the first row is data: all columns are asked for by number, and it does not hold those numbers as names."""
     return bool(columns) and all(name.isdecimal() for name in columns) and not set(columns) <= set(first)
-
-
-def _parquet(path: str) -> Iterator[RawRow]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            "Parquet needs pyarrow, which is not installed",
-            where=path,
-            expected="pyarrow beside SAWYER",
-            todo="pip install pyarrow, or convert the file to .jsonl",
-        ) from error
-    content = _bytes(path)
-    number = 0
-    try:
-        for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches(batch_size=1024):
-            for value in batch.to_pylist():
-                number += 1
-                yield RawRow(line=number, value=value)
-    except (OSError, ValueError, EOFError, OverflowError, pyarrow.ArrowException) as error:
-        what = f"row {number + 1} or a later one cannot be read" if number else "not a Parquet file"
-        raise DataError(
-            f"{what} ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
-            where=path,
-            expected="a whole Parquet file",
-            todo="copy or write the file again",
-        ) from error
 
 
 def _fatal(where: str, kind: str, message: str, todo: str) -> Problem:

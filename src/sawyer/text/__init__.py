@@ -2,6 +2,7 @@
 
 from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right, whole_numbers
 from sawyer.text.encode import Codec, ConversationCodec, Row, all_ends
+from sawyer.text.limit import limited
 from sawyer.text.pair import PairCodec, Reader, conversation
 from sawyer.text.plain import plain_row, windows
 from sawyer.text.rendering import unrenderable
@@ -19,6 +20,7 @@ __all__ = [
     "batches",
     "conversation",
     "dated",
+    "limited",
     "micro_batches",
     "pad_left",
     "pad_right",

@@ -9,10 +9,9 @@ from typing import Any
 from torch import nn
 
 from sawyer.config import Config, wanted
-from sawyer.engine import LanguageWork, Place, choose_place, run_steps
+from sawyer.engine import LanguageWork, Place, choose_place, read_data, run_steps
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
-from sawyer.records import read
 from sawyer.runs import Gate, Run, remove_folder, replace_folder
 from sawyer.text import Row, set_template, template_text, windows
 
@@ -24,9 +23,7 @@ HELD_OUT_EVERY = 50  # one window in so many, over all of the text: its beginnin
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train and save the base model of `config.base`; returns its key figures."""
     asked = wanted(config.base, "base")
-    found = read(asked.text, want="text")
-    if found.skipped:
-        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    found = read_data(run, STAGE, asked.text, want="text", columns={}, max_bad_rows=config.max_bad_rows)
     texts = [str(text) for text in found.records]
     # The template's own words recur in every later row: seen by the tokenizer, each costs few tokens.
     tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)

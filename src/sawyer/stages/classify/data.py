@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sawyer.config import Config, wanted
+from sawyer.engine import read_data
 from sawyer.errors import DataError
-from sawyer.records import Labelled, read, split
+from sawyer.records import Labelled, Read, insufficient, split
 from sawyer.runs import Run
 from sawyer.text import Row, plain_row
 
@@ -24,7 +25,7 @@ class Texts:
     held_out: tuple[Labelled, ...]
     labels: tuple[str, ...]  # in the order of the model's logits
     many: bool  # any number of labels may apply to a text
-    format: str
+    source: Read  # the files, as they were read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,20 +40,10 @@ class Example:
 def load(config: Config, run: Run) -> Texts:
     """Read the config's files. Raises DataError where no classifier can be learnt from them, or not be checked."""
     asked = wanted(config.classify, "classify")
-    found = read(asked.data, want="labels", columns=asked.columns)
-    if found.skipped:
-        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    found = read_data(run, STAGE, asked.data, want="labels", columns=asked.columns, max_bad_rows=config.max_bad_rows)
     records: tuple[Labelled, ...] = found.records
-    many = records[0].many
-    other = next((record for record in records if record.many != many), None)
-    if other is not None:
-        raise DataError(
-            f"one row has `label`, another `labels`: {records[0].where} and this one",
-            where=f"{other.where}:{'labels' if other.many else 'label'}",
-            expected="one label in each row, or a list of labels in each",
-            why="the two are learnt with different losses",
-            todo="write every row the same way",
-        )
+    if (problem := insufficient(records, "labels")) is not None:
+        raise DataError(problem.message, where=problem.where, todo=problem.todo)
     train, held_out = split(records, asked.held_out)
     if not train:
         raise DataError(
@@ -63,20 +54,18 @@ def load(config: Config, run: Run) -> Texts:
         )
     labels = _classes(train)
     _check(train, held_out, labels)
-    return Texts(train=train, held_out=held_out, labels=labels, many=many, format=found.format)
+    return Texts(train=train, held_out=held_out, labels=labels, many=records[0].many, source=found)
 
 
-def encoded(texts: Texts, records: Sequence[Labelled], tokenizer: Any, context: int) -> list[Example]:
-    """The records as the model reads them."""
+def encoder(texts: Texts, tokenizer: Any, context: int) -> Callable[[Labelled], Example]:
+    """What makes a record what the model reads."""
     place = {label: i for i, label in enumerate(texts.labels)}
-    return [
-        Example(
-            record=record,
-            row=plain_row(tokenizer, record.text, context),
-            truth=tuple(sorted(place[label] for label in record.labels)),
-        )
-        for record in records
-    ]
+
+    def example(record: Labelled) -> Example:
+        truth = tuple(sorted(place[label] for label in record.labels))
+        return Example(record=record, row=plain_row(tokenizer, record.text, context), truth=truth)
+
+    return example
 
 
 def _classes(records: Sequence[Labelled]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.config import Config, wanted
-from sawyer.engine import Learner, Place, batch_indices, choose_place, losses_of, run_steps, stop_if_asked
+from sawyer.engine import Learner, Place, batch_indices, choose_place, encode_all, losses_of, run_steps, stop_if_asked
 from sawyer.errors import TrainingError
 from sawyer.maths import LABEL_LOSSES, linear_schedule
 from sawyer.models import (
@@ -28,7 +28,7 @@ from sawyer.models import (
     sequence_logits,
 )
 from sawyer.runs import Run, remove_folder, replace_folder
-from sawyer.stages.classify.data import STAGE, Example, Texts, encoded, load
+from sawyer.stages.classify.data import STAGE, Example, Texts, encoder, load
 from sawyer.stages.classify.judge import examine, judge, samples, truths, usual_of
 from sawyer.text import batches
 
@@ -43,14 +43,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     place = choose_place(config.device, config.precision, width=model.config.get_text_config().hidden_size)
     model.to(place.device)
     context = context_length(model)
-    examples, held_out = (encoded(texts, records, tokenizer, context) for records in (texts.train, texts.held_out))
+    encode = encoder(texts, tokenizer, context)
+    examples, held_out = (encode_all(run, STAGE, records, encode) for records in (texts.train, texts.held_out))
     _tell_cut([*examples, *held_out], context, run)
     frozen = f", {freeze(model, asked.freeze, setting='classify.freeze').told}" if asked.freeze else lora_told(model)
     pad_id = int(tokenizer.pad_token_id)
     kept = _thinned(config, run, model, place, examples, pad_id)
     work = ClassifyWork(config, place, model, pad_id, kept, texts)
-    told = f"{_plan(texts, kept)}, {work.steps:,} steps{frozen}, {place.reason}"
-    run.journal.event(STAGE, "plan", message=told)
+    told = f"{_plan(texts, kept)}, {work.steps:,} steps{frozen}, {place.reason}{texts.source.remarks()}"
+    run.journal.event(STAGE, "plan", message=told, unread=dict(texts.source.unread))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
     with replace_folder(run.layout.model(STAGE)) as folder:
@@ -155,4 +156,5 @@ def _plan(texts: Texts, kept: Sequence[Example]) -> str:
     counts = Counter(place for example in kept for place in example.truth)
     classes = ", ".join(f"{label} {counts[place]:,}" for place, label in enumerate(texts.labels))
     kind = "labels, any number a row" if texts.many else "classes"
-    return f"{len(kept):,} rows ({texts.format}), {len(texts.held_out):,} held out, {len(texts.labels)} {kind} ({classes})"
+    held_out = f"{len(texts.held_out):,} held out"
+    return f"{len(kept):,} rows ({texts.source.format}), {held_out}, {len(texts.labels)} {kind} ({classes})"

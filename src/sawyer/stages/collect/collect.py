@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sawyer.config import Config, start_of, wanted
-from sawyer.engine import Place, choose_place, generator, run_steps
+from sawyer.engine import Place, choose_place, generator, read_data, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Speaker, only_read, open_speaker, sample
-from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, read, scored_row
+from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, scored_row
 from sawyer.runs import Run, write_text
 from sawyer.worlds import rate
 
@@ -28,9 +28,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     only_read(speaker.model)
-    found = read(asked.prompts, want="prompts", columns=asked.columns)
-    if found.skipped:
-        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    found = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
     prompts = [p for p in found.records if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
     if not prompts:
         raise DataError("collect.prompts has no prompt that fits the model", todo="give shorter prompts")
@@ -40,7 +38,9 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
         STAGE,
         "plan",
         message=f"{len(prompts):,} prompts x {asked.answers} answers of at most {asked.max_new_tokens} tokens"
-        + (f"; {left_out:,} prompts left out (too long, or over the limit)" * bool(left_out)),
+        + (f"; {left_out:,} prompts left out (too long, or over the limit)" * bool(left_out))
+        + found.remarks(),
+        unread=dict(found.unread),
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     records = _judged(config, prompts, work.responses)

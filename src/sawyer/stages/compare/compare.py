@@ -11,10 +11,10 @@ import torch
 
 from sawyer import processes
 from sawyer.config import Config, Start, wanted
-from sawyer.engine import Place, choose_place, generator, run_steps
+from sawyer.engine import Place, choose_place, generator, read_data, run_steps, tell_remarks
 from sawyer.errors import DataError
 from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
-from sawyer.records import Prompt, prompt_of, read
+from sawyer.records import Prompt, prompt_of
 from sawyer.runs import Gate, Run, write_text
 from sawyer.stages.compare.figures import figures_of
 from sawyer.stages.compare.rows import Answered, Compared, Job, Setting
@@ -314,9 +314,8 @@ def _prompts(config: Config, run: Run) -> list[Prompt]:
     if not asked.prompts:
         found = [prompt_of(question) for question in questions()]
     else:
-        read_in = read(asked.prompts, want="prompts", columns=asked.columns)
-        if read_in.skipped:
-            run.journal.event(STAGE, "warning", message=read_in.told_skipped)
+        read_in = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+        tell_remarks(run, STAGE, "compare.prompts", read_in)
         found = [prompt for prompt in read_in.records if isinstance(prompt, Prompt)]
     if not found:
         raise DataError("compare.prompts has no prompt", expected="at least one")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from sawyer.config import Config, wanted
+from sawyer.engine import encode_all, read_data
 from sawyer.errors import DataError
 from sawyer.maths import Judged, RewardLoss, Standard
 from sawyer.models import Judge, Speaker
-from sawyer.records import Pair, Prompt, ScoredAnswers, judgement, named, pairs, read, split
+from sawyer.records import Pair, Prompt, ScoredAnswers, insufficient, judgement, named, pairs, split
 from sawyer.runs import Run
 from sawyer.stages.reward.loss import open_loss
-from sawyer.text import Row
+from sawyer.text import Reader, Row, limited
 
 STAGE = "reward"
 AS_THEY_ARE = Standard(mean=0.0, scale=1.0)
@@ -47,6 +49,8 @@ class Judgements:
     held_out: tuple[Group, ...]  # each with a pair at least
     format: str
     standard: Standard = AS_THEY_ARE  # of the scores in `train`
+    remarks: str = ""  # what the plan says of the data, "; " before each
+    unread: Mapping[str, int] = field(default_factory=dict)  # column or field -> rows in which it was not read
 
     @property
     def examined(self) -> tuple[Group, ...]:
@@ -80,18 +84,27 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     asked = wanted(config.reward, "reward")
     loss = open_loss(asked.loss)
     records: list[ScoredAnswers | Pair] = []
-    formats: list[str] = []
+    formats, remarks, unread = list[str](), list[str](), Counter[str]()
     sources: list[Sequence[str]] = [asked.data] if asked.data else []
     columns = [asked.columns] if asked.data else []
     if config.collect is not None:
         sources, columns = [*sources, [str(run.layout.answers)]], [*columns, {}]
     for source, names in zip(sources, columns, strict=True):
-        found = read(source, want="comparisons", columns=names)
+        found = read_data(run, STAGE, source, want="comparisons", columns=names, max_bad_rows=config.max_bad_rows)
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
         formats.append(found.format)
-        if found.skipped:
-            run.journal.event(STAGE, "warning", message=found.told_skipped)
+        remarks.append(found.remarks(without=("tied", "one answer", "unscored")))  # `left` counts them
+        unread.update(found.unread)
+    if (problem := insufficient(records, "comparisons")) is not None:
+        raise DataError(
+            "there is nothing to learn: no prompt of reward.data has two answers with different scores",
+            where=problem.where,
+            expected="at least one pair of answers of which one is better",
+            why="a reward model learns from differences alone",
+            todo="score the answers (collect/answers.jsonl, if they were collected), or name another file",
+        )
     train, held_out = split(records, asked.held_out)
+    codec, left = limited(reader.codec, asked.max_tokens), _Left()
     if held_out and not train:
         raise DataError(
             f"reward.held_out is {asked.held_out:g}: all {len(held_out):,} rows of reward.data are held out, "
@@ -99,15 +112,19 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
             expected="rows on both sides",
             todo="lower reward.held_out, or give more judged prompts",
         )
-    learnt, checked = _groups(train, reader, run, "training", loss), _groups(held_out, reader, run, "held-out", loss)
-    if even := sum(not group.pairs for group in checked):  # such a prompt teaches `regression`, but examines nothing
-        prompts = "1 prompt is" if even == 1 else f"{even:,} prompts are"
-        run.journal.event(STAGE, "warning", message=f"held-out data: {prompts} left out: no answer is better than another")
+    learnt, checked = _groups(train, codec, run, left, loss), _groups(held_out, codec, run, left, loss)
+    for group in checked:
+        if not group.pairs:  # such a prompt teaches `regression`, but examines nothing
+            left.add("no answer is better than another", group.prompt)
+    if words := left.warning(codec.context, asked.max_tokens):
+        run.journal.event(STAGE, "warning", message=words)
     judgements = Judgements(
         train=learnt,
         held_out=tuple(group for group in checked if group.pairs),
         format=" + ".join(formats),
         standard=standard_of(learnt),
+        remarks="".join(remarks) + left.remarks(codec.context, asked.max_tokens),
+        unread=unread,
     )
     if not any(group.pairs for group in judgements.train):
         raise DataError(
@@ -119,72 +136,105 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     return judgements
 
 
+# Why a prompt cannot teach, of those reasons that any large file has.
+EXPECTED_REASONS = (
+    "no answer has a score",
+    "a single scored answer has nothing to compare with",
+    "all scores are equal",
+    "no answer is better than another",
+)
+
+
 @dataclass(slots=True)
 class _Left:
-    """What cannot teach, by reason: where it stands in the files. `ties` and `cut` are counted, inside prompts that can."""
+    """What cannot teach, by reason: where it stands in the files. The other three are counted inside prompts that can."""
 
     places: dict[str, list[str]] = field(default_factory=dict)
     ties: int = 0
+    equal: int = 0  # pairs whose answers are the same tokens to the model
     cut: int = 0
 
-    def add(self, reason: str, record: ScoredAnswers | Pair) -> None:
+    def add(self, reason: str, prompt: Prompt) -> None:
         # The file's name alone: what is told is the same wherever a run lies.
-        file, line = Path(record.where.file).name, record.where.line
+        file, line = Path(prompt.where.file).name, prompt.where.line
         self.places.setdefault(reason, []).append(f"{file}:{line}" if line else file)
 
-    def told(self, context: int) -> list[str]:
-        said = []
-        for reason, places in self.places.items():
-            prompts = "1 prompt is" if len(places) == 1 else f"{len(places):,} prompts are"
-            said.append(f"{prompts} left out: {reason} ({named(places)})")
-        if self.ties:
-            tied = "1 tied pair" if self.ties == 1 else f"{self.ties:,} tied pairs"
-            said.append(f"{tied} of other prompts left out: equal scores say nothing of which is better")
-        if self.cut:
-            answers = "1 answer is" if self.cut == 1 else f"{self.cut:,} answers are"
-            said.append(f"{answers} cut to the model's {context} tokens")
-        return said
+    def warning(self, context: int, max_tokens: int | None) -> str:
+        """What the data's owner should act on; empty where there is nothing."""
+        told = [
+            f"{counted(len(places), 'prompt')} left out: {reason} ({named(places)})"
+            for reason, places in self.places.items()
+            if reason not in EXPECTED_REASONS
+        ]
+        if self.cut and context != max_tokens:
+            told.append(f"{counted(self.cut, 'answer')} cut to the model's {context:,} tokens")
+        return "; ".join(told)
+
+    def remarks(self, context: int, max_tokens: int | None) -> str:
+        """What is as it is in any large file, and what `max_tokens` cost, for the plan."""
+        told = [
+            f"{counted(len(places), 'prompt')} left out: {reason}"
+            for reason, places in self.places.items()
+            if reason in EXPECTED_REASONS
+        ]
+        told += [f"{counted(self.ties, 'tied pair')} left out"] if self.ties else []
+        told += [f"{counted(self.equal, 'pair')} left out: the same tokens twice"] if self.equal else []
+        if self.cut and context == max_tokens:
+            told.append(f"reward.max_tokens: {counted(self.cut, 'answer')} cut to {context:,} tokens")
+        return "".join(f"; {words}" for words in told)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 pair is`, `3 pairs are`"""
+    return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
 
 
 def _groups(
-    records: Sequence[ScoredAnswers | Pair], reader: Judge | Speaker, run: Run, name: str, loss: RewardLoss
+    records: Sequence[ScoredAnswers | Pair], codec: Reader, run: Run, left: _Left, loss: RewardLoss
 ) -> tuple[Group, ...]:
-    """The records that can teach, encoded; a warning counts and names the others."""
+    """The records that can teach, encoded; the others go to `left`."""
     groups: list[Group] = []
-    left = _Left()
-    for record in records:
-        group = _group(record, reader)
-        if reason := _unfit(record, group, loss):
-            left.add(reason, record)
+    found = encode_all(run, STAGE, records, lambda record: _group(record, codec), "prompts encoded")
+    for record, whole in zip(records, found, strict=True):
+        group = _without_equal(whole)
+        if reason := _unfit(record, whole, group, loss):
+            left.add(reason, record.prompt)
             continue
+        left.equal += len(whole.pairs) - len(group.pairs)
         if isinstance(record, ScoredAnswers) and loss.counts == "pairs":
             left.ties += pairs(record)[1]
         left.cut += sum(row.cut for row in group.rows)
         groups.append(group)
-    if told := left.told(reader.codec.context):
-        run.journal.event(STAGE, "warning", message=f"{name} data: {'; '.join(told)}")
     return tuple(groups)
 
 
-def _unfit(record: ScoredAnswers | Pair, group: Group, loss: RewardLoss) -> str:
+def _without_equal(group: Group) -> Group:
+    """Without the pairs whose answers are the same tokens, as they are read: cut at the same place, or alike from the first."""
+    apart = tuple(pair for pair in group.pairs if group.rows[pair[0]].ids != group.rows[pair[1]].ids)
+    return group if len(apart) == len(group.pairs) else replace(group, pairs=apart)
+
+
+def _unfit(record: ScoredAnswers | Pair, whole: Group, group: Group, loss: RewardLoss) -> str:
     """Why the loss can learn nothing from this prompt; empty where it can."""
     if loss.counts == "answers" and isinstance(record, Pair):
         return "a pair has no score to learn"
     if not group.responses:
         return "no answer has a score"
-    if not group.pairs and loss.counts != "answers":
-        return "a single scored answer has nothing to compare with" if len(group.responses) == 1 else "all scores are equal"
     if not all(any(row.trained) for row in group.rows):
         return "the prompt leaves no room for an answer"
+    if whole.pairs and not group.pairs and loss.counts != "answers":
+        return "its answers are the same tokens as they are read"
+    if not group.pairs and loss.counts != "answers":
+        return "a single scored answer has nothing to compare with" if len(group.responses) == 1 else "all scores are equal"
     return ""
 
 
-def _group(record: ScoredAnswers | Pair, reader: Judge | Speaker) -> Group:
+def _group(record: ScoredAnswers | Pair, codec: Reader) -> Group:
     told = judgement(record)
     return Group(
         prompt=record.prompt,
         responses=told.responses,
-        rows=tuple(reader.codec.answer(record.prompt, response) for response in told.responses),
+        rows=tuple(codec.answer(record.prompt, response) for response in told.responses),
         pairs=((0, 1, told.scores[0]),) if isinstance(record, Pair) else tuple(pairs(record)[0]),
         sources=told.sources,
         scores=told.scores,

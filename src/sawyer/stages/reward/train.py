@@ -59,7 +59,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         work = MembersWork(ensemble.members, begin, run.layout.members(STAGE))
     else:
         _, work = begin(0)
-    run.journal.event(STAGE, "plan", message=_plan(config, judgements, work.steps, place, reader, frozen))
+    plan = _plan(config, judgements, work.steps, place, reader, frozen)
+    run.journal.event(STAGE, "plan", message=plan, unread=dict(judgements.unread))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
@@ -253,4 +254,4 @@ def _plan(config: Config, judgements: Judgements, steps: int, place: Place, read
     if asked.ensemble is not None:
         members = "models, one after another" if asked.ensemble.by == "seeds" else "heads of one trunk"
         told.append(f"an ensemble of {asked.ensemble.members} {members}")
-    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_told(reader.model)
+    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_told(reader.model) + judgements.remarks

@@ -94,7 +94,7 @@ def _records(config: Config, run: Run) -> Iterator[ScoredAnswers | Pair]:
     sources = [(asked.data, asked.columns)] if asked.data else []
     sources += [([str(run.layout.answers)], {})] if config.collect is not None else []
     for source, columns in sources:
-        for record in read(source, want="comparisons", columns=columns).records:
+        for record in read(source, want="comparisons", columns=columns, max_bad_rows=config.max_bad_rows).records:
             if isinstance(record, ScoredAnswers | Pair):
                 yield record
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sawyer.config import Config, wanted
-from sawyer.engine import Learner, generator, memory_plan, memory_told
+from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, tell_remarks
 from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import Speaker, hold_in_bf16, network_of
 from sawyer.records import Prompt, prompt_in, read, split
@@ -274,10 +274,18 @@ def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt
     """The prompts to train on and those to evaluate on; what is left out is told. Raises DataError where none is left."""
     asked = wanted(config.rl, "rl")
     # DPO may go without prompts of their own: those of its pairs are asked then. What is wrong with the pairs it says itself.
-    read_in = read(asked.prompts or asked.data, want="prompts" if asked.prompts else "comparisons", columns=asked.columns)
-    if read_in.skipped and asked.prompts:
-        run.journal.event(STAGE, "warning", message=read_in.told_skipped)
+    if asked.prompts:
+        read_in = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+        tell_remarks(run, STAGE, "rl.prompts", read_in)
+    else:
+        read_in = read(asked.data, want="comparisons", columns=asked.columns, max_bad_rows=config.max_bad_rows)
     found = list({prompt.messages: prompt for prompt in map(prompt_in, read_in.records)}.values())
+    if asked.max_tokens is not None and asked.algorithm != "dpo":
+        short = [prompt for prompt in found if len(speaker.codec.prompt(prompt)) <= asked.max_tokens]
+        if len(short) < len(found):
+            message = f"{len(found) - len(short):,} of {len(found):,} prompts are longer than {asked.max_tokens:,} tokens"
+            run.journal.event(STAGE, "data", message=f"rl.max_tokens: {message} and are left out")
+        found = short
     fitting = [prompt for prompt in found if speaker.codec.fits(prompt, room=asked.max_new_tokens)]
     if len(fitting) < len(found):
         run.journal.event(

@@ -4,17 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from sawyer.config import Config, wanted
-from sawyer.engine import LanguageWork, Place, choose_place, generator, learned_gate, losses_of, run_steps, stop_if_asked
+from sawyer.config import Config, Sft, wanted
+from sawyer.engine import (
+    LanguageWork,
+    Place,
+    choose_place,
+    encode_all,
+    generator,
+    learned_gate,
+    lengths_in_words,
+    losses_of,
+    read_data,
+    run_steps,
+    stop_if_asked,
+)
 from sawyer.errors import DataError
 from sawyer.models import Speaker, freeze, lora_told, mean_loss, open_speaker, sample, save_model, without_adapters
-from sawyer.records import Demonstration, Prompt, read, split
+from sawyer.records import Demonstration, Prompt, split
 from sawyer.runs import Gate, Run, is_adapter, replace_folder
-from sawyer.text import Row
+from sawyer.text import Codec, Row, limited
 
 STAGE = "sft"
 EOS_SHARE = 0.9  # below this the model has not learnt to stop
@@ -27,11 +40,11 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_speaker(base, config.template, lora=config.lora, seed=config.seed)
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
-    found = read(asked.data, want="demonstrations", columns=asked.columns)
-    if found.skipped:
-        run.journal.event(STAGE, "warning", message=found.told_skipped)
+    found = read_data(run, STAGE, asked.data, want="demonstrations", columns=asked.columns, max_bad_rows=config.max_bad_rows)
     train_records, held_records = split(found.records, asked.held_out)
-    rows, held_rows = _rows(speaker, train_records, run), _rows(speaker, held_records, run)
+    codec = limited(speaker.codec, asked.max_tokens)
+    encoded, held = _encoded(codec, train_records, asked, run), _encoded(codec, held_records, asked, run)
+    rows, held_rows = encoded.rows, held.rows
     if not rows:
         raise DataError(
             "sft.data has no row to train on",
@@ -44,14 +57,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         STAGE,
         "plan",
         message=f"{len(rows):,} rows ({found.format}), {len(held_rows):,} held out, "
-        f"{sum(len(row.ids) for row in rows):,} tokens an epoch, {work.steps:,} steps, "
-        f"{speaker.parameters / 1e6:.1f} M parameters{frozen}, {place.reason}",
+        f"{lengths_in_words(rows)}, {work.steps:,} steps, "
+        f"{speaker.parameters / 1e6:.1f} M parameters{frozen}, {place.reason}{found.remarks()}{encoded.remark}",
+        unread=dict(found.unread),
     )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
     with replace_folder(run.layout.model(STAGE)) as folder:
         save_model(folder, speaker.model, speaker.tokenizer)
-    judged = (held_rows, held_records) if held_rows else (rows, train_records)
+    judged = (held_rows, held.records) if held_rows else (rows, encoded.records)
     figures = _evaluate(config, run, speaker, place, *judged, steps)
     figures |= losses_of(run, STAGE)
     _judge(run, figures, held_out=bool(held_rows))
@@ -78,21 +92,42 @@ class SftWork(LanguageWork):
         )
 
 
-def _rows(speaker: Speaker, records: Sequence[Demonstration], run: Run) -> list[Row]:
-    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its EOS: both said.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Encoded:
+    """Records that leave room for an answer, each with its row, and what `max_tokens` cost, for the plan."""
+
+    records: tuple[Demonstration, ...]
+    rows: tuple[Row, ...]
+    remark: str
+
+
+def _encoded(codec: Codec, records: Sequence[Demonstration], asked: Sft, run: Run) -> _Encoded:
+    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its end: both said, in the
+    plan where `max_tokens` asks for it, as a warning where the model reads no more.
 
     An earlier answer of a conversation may fit where the last prompt does not: such a row is left out as well.
     """
-    usable = [speaker.codec.demonstration(record) for record in records if speaker.codec.fits(record.prompt)]
-    cut = sum(row.cut for row in usable)
-    if cut or len(usable) < len(records):
-        run.journal.event(
-            STAGE,
-            "warning",
-            message=f"{cut} of {len(records)} rows are longer than the model's {speaker.codec.context} tokens and lose the end "
-            f"of their response; {len(records) - len(usable)} have a prompt that leaves no room for one and are left out",
+
+    def row_of(record: Demonstration) -> Row | None:
+        return codec.demonstration(record) if codec.fits(record.prompt) else None
+
+    found = encode_all(run, STAGE, records, row_of)
+    usable = [(record, row) for record, row in zip(records, found, strict=True) if row is not None]
+    cut, left_out = sum(row.cut for _, row in usable), len(records) - len(usable)
+    told = ""
+    if cut or left_out:
+        told = (
+            f"{cut:,} of {len(records):,} rows are longer than {codec.context:,} tokens and lose the end of their response; "
+            f"{left_out:,} have a prompt that leaves no room for one and are left out"
         )
-    return usable
+    by_setting = codec.context == asked.max_tokens
+    if told and not by_setting:
+        run.journal.event(STAGE, "warning", message=f"{told}: the model reads no more")
+    return _Encoded(
+        records=tuple(record for record, _ in usable),
+        rows=tuple(row for _, row in usable),
+        remark=f"; sft.max_tokens: {told}" if told and by_setting else "",
+    )
 
 
 def _evaluate(

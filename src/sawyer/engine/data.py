@@ -1,0 +1,55 @@
+"""A stage's data: files read for it and rows encoded, with what the user should know of either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+from sawyer.engine.loop import stop_if_asked
+from sawyer.records import Read, read
+from sawyer.records.formats import Want
+from sawyer.runs import Run
+from sawyer.text import Row
+
+Record = TypeVar("Record")
+Encoded = TypeVar("Encoded")
+AT_ONCE = 512  # records between two looks at whether to stop
+
+
+def read_data(
+    run: Run, stage: str, paths: Sequence[str], *, want: Want, columns: Mapping[str, str], max_bad_rows: float
+) -> Read:
+    """Read a stage's files. Bad rows and what else their owner should act on is a warning; what is as it is in any large file
+    (`Read.remarks`) the stage adds to its plan. Raises DataError for files that cannot be used."""
+    found = read(paths, want=want, columns=columns, max_bad_rows=max_bad_rows)
+    if found.warning:
+        run.journal.event(stage, "warning", message=found.warning)
+    return found
+
+
+def tell_remarks(run: Run, stage: str, setting: str, found: Read) -> None:
+    """What is as it is in any large file, on a line of its own, for a stage whose plan is told elsewhere."""
+    if words := found.remarks():
+        run.journal.event(stage, "data", message=f"{setting}: {words.removeprefix('; ')}", unread=dict(found.unread))
+
+
+def encode_all(
+    run: Run, stage: str, records: Sequence[Record], encode: Callable[[Record], Encoded], name: str = "rows encoded"
+) -> list[Encoded]:
+    """`encode` of each record. A million of them take many minutes: how far it is is shown, and a wish to stop is heard.
+
+    Raises Interrupted once the run was asked to stop; nothing is lost, since nothing was trained.
+    """
+    found: list[Encoded] = []
+    for start in range(0, len(records), AT_ONCE):
+        found += map(encode, records[start : start + AT_ONCE])
+        if len(records) > AT_ONCE:
+            run.journal.progress(f"{stage}, {name}", len(found), len(records), name)
+        stop_if_asked(run, stage, "while its data was encoded")
+    return found
+
+
+def lengths_in_words(rows: Iterable[Row]) -> str:
+    """Tokens in all and of the longest row: it decides the memory that a batch takes."""
+    lengths = [len(row.ids) for row in rows]
+    return f"{sum(lengths):,} tokens an epoch (the longest row has {max(lengths):,})"
