@@ -129,6 +129,30 @@ def test_other_column_names_and_shapes(folders: dict[str, Path], tmp_path: Path,
     assert len(json.loads(sawyer("score", folders["bert"], tmp_path / "trees.jsonl").out)["reward"]) == 2
 
 
+def test_each_shape_s_rewards_have_its_own_form(folders: dict[str, Path], tmp_path: Path, sawyer: Callable[..., Any]) -> None:
+    ask, up, down = ({"role": r, "content": c} for r, c in (("user", "where ?"), ("assistant", "up"), ("assistant", "down")))
+    rows = [
+        {"prompt": "where ?", "completion": "up", "label": False},
+        {"prompt": "where ?", "response": "up", "score": 3},
+        {"conversation_a": [ask, up], "conversation_b": [ask, down], "winner": "tie"},
+        {"prompt": "where ?", "chosen": "up", "rejected": ["down", ""]},
+        {"prompt": "where ?", "answers": [{"answer": "up", "rank": 1}, {"answer": "down", "rank": 2}]},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = sawyer("score", folders["bert"], tmp_path / "rows.jsonl")
+    one, two, none = RewardScorer.load(folders["bert"])([prompt_of("where ?")] * 3, ["up", "down", ""])
+    expected = [one, one, {"chosen": one, "rejected": two}]
+    expected += [[{"chosen": one, "rejected": two}, {"chosen": one, "rejected": none}], [one, two]]
+    found = [json.loads(line)["reward"] for line in done.out.splitlines()]
+    assert json.dumps(_rounded(found)) == json.dumps(_rounded(expected))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(part) for key, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else round(value, 4)
+
+
 def test_many_rows_are_written_in_order(
     folders: dict[str, Path], tmp_path: Path, sawyer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,8 @@ GOOD, BAD = {"role": "assistant", "content": "Down."}, {"role": "assistant", "co
         ),
         ({"context": [ASK], "response1": "Down.", "response2": "Up.", "overall_preference": -2}, 2.0),
         ({"context": [ASK], "response1": "Up.", "response2": "Down.", "overall_preference": 3}, 3.0),
+        ({"prompt": "Up?", "response_1": "Up.", "response_2": "Down.", "preference_strength": 1}, 1.0),
+        ({"prompt": '["Up?"]', "response_a": '["Down."]', "response_b": '["Up."]', "winner_model_a": 1}, 1.0),
         ({"prompt": "Up?", "response_0": "Up.", "response_1": "Down.", "better_response_id": 1}, 1.0),
         ({"history": "Up?", "human_ref_A": "Down.", "human_ref_B": "Up.", "labels": 1, "score_A": 9, "score_B": 2}, 1.0),
         ({"history": "Up?", "human_ref_A": "Up.", "human_ref_B": "Down.", "labels": 0}, 1.0),
@@ -71,6 +74,8 @@ GOOD, BAD = {"role": "assistant", "content": "Down."}, {"role": "assistant", "co
         ({"prompt": [ASK], "chosen": [GOOD], "rejected": [BAD], "rating_chosen": 5, "rating_rejected": None}, None),
         ({"input": {"messages": [ASK]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, None),
         ({"messages": [ASK, GOOD], "rejected_response": "Up."}, None),
+        ({"query": "Up?", "response": "Down.", "rejected_response": "Up."}, None),
+        ({"chosen": json.dumps([ASK, GOOD]), "rejected": json.dumps([ASK, BAD])}, None),  # as a table's cells
         # HH as one prompt and two answers: the transcript is the conversation, not the user's words.
         ({"prompt": "\n\nHuman: Up?\n\nAssistant:", "chosen": "Down.", "rejected": "Up."}, None),
     ],

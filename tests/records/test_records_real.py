@@ -1,4 +1,4 @@
-"""Real files, where SAWYER_REAL_DATA names a folder that has them."""
+"""Real files, where SAWYER_REAL_DATA names a folder that has them, and the rows that the docs show."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sawyer.records import ScoredAnswers, check, read
-from sawyer.records.formats import Want
+from sawyer.records.formats import FORMATS, Want
 
 FOLDER = os.environ.get("SAWYER_REAL_DATA", "")
 FILES: list[tuple[str, Want, int, str]] = [
@@ -35,3 +35,27 @@ def test_real_files() -> None:
         records: tuple[ScoredAnswers, ...] = read(str(Path(FOLDER, name)), want="comparisons").records
         assert sum(len(record.answers) for record in records) == count
     assert len({record.where.line for record in records}) == 100
+
+
+SECTIONS: dict[str, Want] = {
+    "Instructions": "demonstrations",
+    "Judgements": "comparisons",
+    "Labels": "labels",
+    "Prompts": "prompts",
+}
+
+
+def test_every_row_in_the_docs_is_read_whole(tmp_path: Path) -> None:
+    """docs/data.md names every shape there is, and each row it shows is what its section says, with no field left over."""
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    taken = set()
+    for title, want in SECTIONS.items():
+        section = text.split(f"\n## {title}")[1].split("\n## ")[0]
+        rows = [line for block in section.split("```jsonl\n")[1:] for line in block.split("```")[0].splitlines()]
+        assert rows
+        for row in rows:
+            (tmp_path / "a.jsonl").write_text(row + "\n", encoding="utf-8")
+            found = read(str(tmp_path / "a.jsonl"), want=want)
+            assert found.records and not found.unread, row
+            taken.add(found.format)
+    assert taken == {shape.name for shape in FORMATS}

@@ -120,7 +120,7 @@ def test_weights_of_turns(put: Put) -> None:
     rows = [
         {"messages": [U, A | {"weight": 0}, more, A | {"weight": 1}]},
         {"messages": [U, A, more, {"role": "assistant", "content": "x", "weight": 0}]},
-        {"messages": [U, A | {"weight": 0}]},
+        {"messages": [U, A | {"train": False}]},
     ]
     found = read(put("a.jsonl", rows), want="demonstrations")
     untrained = Message(role="assistant", content="Down.", trained=False)

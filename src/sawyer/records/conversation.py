@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,8 @@ ROLES: Mapping[str, Role] = {
     "developer": "system",
 }  # fmt: skip
 TOOL_ROLES = ("tool", "function", "function_call", "observation", "ipython", "tool_response", "function_response")
+CONTENTS = ("content", "value", "text")
+WEIGHTS = ("weight", "train")
 CALLS = ("tool_calls", "function_call")
 INSTRUCTIONS = ("instruction", "prompt", "question", "user_input", "text", "query")
 RESPONSES = ("output", "response", "completion", "answer")
@@ -66,7 +69,7 @@ def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message
     if role is None:
         raise Unfit(name, "type", f"turn {place + 1} is by {reprlib.repr(said)}", f"use one of: {', '.join(ROLES)}")
     with inside(name):
-        field = first_of(turn, ("content", "value", "text"))
+        field = first_of(turn, CONTENTS)
         if role == "system" and turn.peek(field) is None:
             return Message(role=role, content="")
         said = Fields({field: _joined(turn[field], field)}) if isinstance(turn.peek(field), list) else turn
@@ -88,16 +91,40 @@ def _joined(parts: Sequence[Any], field: str) -> str:
 
 
 def _is_trained(turn: Fields) -> bool:
-    """OpenAI's `weight`: a turn of weight 0 is read, not imitated."""
-    weight = turn.get("weight")
-    if weight is not None and weight not in (0, 1):
-        raise Unfit("weight", "type", f"`weight` is {reprlib.repr(weight)}", "give 1 (imitated) or 0 (not)")
-    return weight is None or bool(weight)
+    """OpenAI's `weight`, Axolotl's `train`: a turn with 0 or false is read, not imitated."""
+    for name in WEIGHTS:
+        weight = turn.get(name)
+        if weight is not None and weight not in (0, 1):
+            raise Unfit(name, "type", f"`{name}` is {reprlib.repr(weight)}", "give 1 (imitated) or 0 (not)")
+        if weight is not None and not weight:
+            return False
+    return True
+
+
+def json_list(value: Any) -> list[Any] | None:
+    """A list that a table's cell holds as JSON; None where it is none."""
+    if not isinstance(value, str) or not value.startswith("["):
+        return None
+    try:
+        given = json.loads(value)
+    except (ValueError, RecursionError):
+        return None
+    return given if isinstance(given, list) else None
 
 
 def role_of(said: Any) -> Role | None:
     """Whose turn it is, by any of the names people use."""
     return ROLES.get(said.lower()) if isinstance(said, str) else None
+
+
+def unpacked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its conversations as lists, where a table's cells hold them as JSON."""
+    found = {name: given for name, cell in row.items() if (given := json_list(cell)) and all(map(_is_turn, given))}
+    return {**row, **found} if found else row
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, Mapping) and any(n in value for n in ("role", "from")) and any(n in value for n in CONTENTS)
 
 
 def waits(row: Any) -> bool:

@@ -16,6 +16,7 @@ from sawyer.records.conversation import (
     prompt_in_row,
     response_of,
     turns,
+    unpacked,
     waiting,
     waits,
     with_system,
@@ -301,6 +302,7 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
     if not isinstance(value, Mapping):
         told = f"a row is a {type(value).__name__}, not an object"
         raise Unfit("row", "type", told, "use one object with named fields a row")
+    value = unpacked(value)
     shape = shape_of(value, want)
     if shape is None and model:
         shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}

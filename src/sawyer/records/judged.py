@@ -13,6 +13,7 @@ from sawyer.records.conversation import (
     RESPONSES,
     answered_last,
     asked,
+    json_list,
     prompt_in_row,
     response_of,
     role_of,
@@ -26,7 +27,7 @@ from sawyer.records.types import Answer, Message, Pair, Prompt, Record, ScoredAn
 
 ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
 SCORE_LISTS = ("scores", "ratings", "rating")
-SCORES = ("score", "overall_score", "fine-grained_score", "rating", "helpfulness")  # helpfulness is HelpSteer's, of five
+SCORES = ("score", "overall_score", "fine-grained_score", "rating", "pm_score", "helpfulness")  # the last is HelpSteer's
 LABELS = ("label", "kto_tag")
 SOURCES = ("source", "model", "model_name")
 ITEM_TEXTS = ("response", "answer", "text", "completion", "output", "content")
@@ -35,6 +36,7 @@ SIDES = (
     ("chosen", "rejected"),
     ("preferred_output", "non_preferred_output"),
     ("messages", "rejected_response"),
+    ("response", "rejected_response"),
     ("messages", "rejected_message"),
 )
 SIDE_SCORES = (
@@ -225,7 +227,8 @@ ONE_OF_THREE = {"winner_model_a": 1.0, "winner_model_b": -1.0, "winner_tie": 0.0
 def _winner(row: Fields) -> float | None:
     """Arena's `winner`, or the three columns of which one is 1."""
     if "winner" not in row and any_of(row, tuple(ONE_OF_THREE)):
-        return next((apart for name, apart in ONE_OF_THREE.items() if number_of(row, name)), None)
+        won = [apart for name, apart in ONE_OF_THREE.items() if number_of(row, name)]
+        return won[0] if len(won) == 1 else None
     said = row.get("winner")
     if said is None:
         return None
@@ -234,10 +237,14 @@ def _winner(row: Fields) -> float | None:
     return WINNERS[said.strip().lower()]
 
 
-def _preference(row: Fields) -> float | None:
-    """HelpSteer 3: -3 (the first is much better) to 3 (the second is)."""
-    strength = number_of(row, "overall_preference")
-    return None if strength is None else 0.0 - strength
+def _strength(field: str) -> Callable[[Fields], float | None]:
+    """HelpSteer's -3 (the first is much better) to 3 (the second is)."""
+
+    def verdict(row: Fields) -> float | None:
+        strength = number_of(row, field)
+        return None if strength is None else 0.0 - strength
+
+    return verdict
 
 
 def _choice(field: str, first: float) -> Callable[[Fields], float | None]:
@@ -262,7 +269,8 @@ def _two_scores(row: Fields) -> float | None:
 VOTES = (
     Vote(first="conversation_a", second="conversation_b", field="winner", verdict=_winner),  # Arena, MT-bench
     Vote(first="response_a", second="response_b", field="winner", verdict=_winner),
-    Vote(first="response1", second="response2", field="overall_preference", verdict=_preference),  # HelpSteer 3
+    Vote(first="response1", second="response2", field="overall_preference", verdict=_strength("overall_preference")),
+    Vote(first="response_1", second="response_2", field="preference_strength", verdict=_strength("preference_strength")),
     Vote(first="response_0", second="response_1", field="better_response_id", verdict=_choice("better_response_id", 0.0)),
     Vote(first="human_ref_A", second="human_ref_B", field="labels", verdict=_choice("labels", 1.0)),  # SHP
     Vote(first="answer_0", second="answer_1", field="score_0", verdict=_two_scores),  # WebGPT
@@ -284,7 +292,8 @@ def vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if kind is None:
         raise Unfit("row", "missing", "there are no two answers", "give both")
     apart = kind.verdict(row)
-    (before, one), (other, two) = (_side(row, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
+    talks = _packed(row, kind)
+    (before, one), (other, two) = (_side(talks, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
     if before and other and before != other:
         told = "the two conversations differ before their last answer"
         raise Unfit(kind.second, "pair", told, "remove the row; it is left out")
@@ -293,6 +302,26 @@ def vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         raise Unfit(kind.field, "unranked", "nobody said which answer is better", "add it; the row is left out")
     better, worse = (one, two) if apart >= 0 else (two, one)
     yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=abs(apart))
+
+
+def _packed(row: Fields, kind: Vote) -> Fields:
+    """Arena's table: prompt and answers are lists of the turns' texts, as JSON. Any other row is as it is."""
+    texts = [json_list(row.peek(name)) for name in ("prompt", kind.first, kind.second)]
+    if any(given is None for given in texts):
+        return row
+    questions, *answers = ([text for text in given or [] if isinstance(text, str)] for given in texts)
+    talks = {}
+    for name, said in zip((kind.first, kind.second), answers, strict=True):
+        if len(said) != len(questions):
+            told = f"`{name}` does not answer each turn of the prompt"
+            raise Unfit(name, "pair", told, "remove the row; it is left out")
+        turns_said = (
+            ({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in zip(questions, said, strict=True)
+        )
+        talks[name] = [turn for both in turns_said for turn in both]
+        row.get(name)
+    row.get("prompt")
+    return Fields(talks)
 
 
 def label_of(row: Mapping[str, Any]) -> float | None:
