@@ -41,11 +41,13 @@ class Kept:
     """A listener that keeps what lies on the disk as each word of one stage is said: what a run leaves that is lost there.
 
     No `finally` and no `except` of the run has come by then, as where the system kills a process or the power fails. `words`
-    are those before which something was written: at the others the same would be gone on with again.
+    are those before which something was written: at the others the same would be gone on with again. `state` alone: what
+    counts is what the stage goes on from, not its journal, which is cut back to that.
     """
 
-    def __init__(self, stage: str, out: Path, folder: Path) -> None:
+    def __init__(self, stage: str, out: Path, folder: Path, *, state: bool = False) -> None:
         self.stage, self.out, self.folder = stage, out, folder
+        self.watched = [out / stage] if state else [out]
         self.said, self.words = 0, list[int]()
         self._there = frozenset[tuple[Any, ...]]()
 
@@ -53,7 +55,7 @@ class Kept:
         if row.get("stage") != self.stage:
             return
         self.said += 1
-        found = [(path, path.stat()) for path in self.out.rglob("*")]
+        found = [(path, path.stat()) for watched in self.watched for path in watched.rglob("*")]
         there = frozenset((path, about.st_ino, about.st_size, about.st_mtime_ns) for path, about in found)
         if there != self._there:
             self._there = there
@@ -63,6 +65,20 @@ class Kept:
     def at(self, word: int) -> Path:
         """The run as it was at that word."""
         return self.folder / str(word)
+
+
+class Clock:
+    """A listener by which a stage's clock goes on a second with each of its steps."""
+
+    def __init__(self, stage: str) -> None:
+        self.stage, self.seconds = stage, 0.0
+
+    def __call__(self, kind: str, row: Row) -> None:
+        self.seconds += kind == "metric" and row["stage"] == self.stage
+
+    def monotonic(self) -> float:
+        """Seconds since the first step."""
+        return self.seconds
 
 
 def words_of(tiny: Any, stage: str, out: Path, save: float) -> int:
@@ -87,5 +103,9 @@ def same(tiny: Any, out: Path, stage: str | None = None) -> None:
     for name in ("metrics", "samples", "products", "figures", "compared", "states"):
         assert getattr(found, name) == getattr(expected, name), name
     assert found == expected
-    left = [p for p in out.rglob("*") if p.name in ("checkpoint", "best") or (p.name.startswith(".") and "sawyer" in p.name)]
+    left = [
+        p
+        for p in out.rglob("*")
+        if p.name == "checkpoint" or p.name.startswith("best-") or (p.name.startswith(".") and "sawyer" in p.name)
+    ]
     assert left == [], "the state of a finished stage, or half of something, is left over"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import Gate, Journal, Layout, last_gates, read_rows
+from sawyer.runs import Gate, Journal, Layout, last_gates, open_run, read_rows
 
 
 def journal(root: Path) -> Journal:
@@ -141,11 +141,85 @@ def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", synced.append)
     book.sync()
-    assert synced == []
+    assert len(synced) == 1  # what there is of them, which is nothing
+    synced.clear()
     book.metrics("sft", 0, {"loss": 1.0})
     book.samples("sft", 0, [{"prompt": "a"}])
+    book.event("sft", "save")
     book.sync()
-    assert len(synced) == 2
+    assert len(synced) == 4
+
+
+# What is cut or changed after it was saved is seen.
+
+
+def saved(root: Path) -> Layout:
+    """A run's journal after a save, with a row that came since."""
+    book = journal(root)
+    book.event("reward", "gate", name="trust", verdict="fail")
+    for step in range(3):
+        book.metrics("rl", step, {"loss": 1.0})
+        book.samples("rl", step, [{"prompt": "a"}])
+    book.sync()
+    book.metrics("rl", 3, {"loss": 1.0})
+    return book.layout
+
+
+@pytest.mark.parametrize("name", ["events", "metrics", "samples"])
+def test_rows_that_were_cut_or_changed_since_are_missed(tmp_path: Path, name: str) -> None:
+    path = getattr(saved(tmp_path), name)
+    assert journal(tmp_path).gone == [], "rows that came since are no damage"
+    whole = path.read_bytes()
+    last = whole.rfind(b"\n", 0, -1) + 1
+    for damage, words in (
+        (b"", "cut off"),
+        (whole[: last if name == "events" else len(whole) // 2], "cut off"),
+        (whole.replace(b"r", b"R", 1), "checksum"),
+        (bytes(len(whole)), "checksum"),
+    ):
+        path.write_bytes(damage)
+        with pytest.raises(RunError, match=words) as caught:
+            journal(tmp_path)
+        assert str(path) in caught.value.given
+    # The advice is good advice: restored it is as it was, and moved away it is told.
+    path.write_bytes(whole)
+    assert journal(tmp_path).gone == []
+    path.rename(tmp_path / "away")
+    with open_run(tmp_path):
+        pass
+    assert str(path) in read_rows(tmp_path / "events.jsonl")[-1]["message"]
+
+
+def test_a_rewind_is_no_damage_wherever_it_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = saved(tmp_path)
+    journal(tmp_path).rewind("rl", {"metrics": 1, "samples": 1})
+    assert steps(tmp_path, "rl") == [0]
+    noted = layout.journal.read_bytes()
+    book = journal(tmp_path)
+    real = Path.replace
+
+    def killed(self: Path, target: Path) -> Path:
+        real(self, target)
+        raise SystemExit
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(Path, "replace", killed)
+        book.rewind("rl", {"metrics": 0, "samples": 0})
+    assert not layout.journal.exists() and steps(tmp_path, "rl") == []
+    layout.journal.write_bytes(noted)  # as if it had not been dropped first
+    with pytest.raises(RunError, match="cut off"):
+        journal(tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"metrics": 3}', "[" * 100_000])
+def test_what_was_noted_is_itself_damaged(tmp_path: Path, damage: str) -> None:
+    layout = saved(tmp_path)
+    layout.journal.write_text(damage)
+    with pytest.raises(RunError, match=r"journal\.json") as caught:
+        journal(tmp_path)
+    assert "delete it" in caught.value.todo
+    layout.journal.unlink()
+    assert steps(tmp_path, "rl") == [0, 1, 2, 3]
 
 
 def test_of_each_gate_the_last_word_counts_and_none_from_before_a_stage_began_anew() -> None:

@@ -71,7 +71,7 @@ def kill(monkeypatch: pytest.MonkeyPatch, point: str, at: int, *, before: bool) 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize(
     ("point", "at"),
-    [("replace", 1), ("replace", 2), ("mkdir", 1), *(("rmtree", n) for n in (1, 2, 3)), *(("fsync", n) for n in range(1, 7))],
+    [("replace", 1), ("replace", 2), ("mkdir", 1), ("rmtree", 1), ("unlink", 1), *(("fsync", n) for n in range(1, 7))],
 )
 def test_killed_while_a_folder_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, at: int, before: bool

@@ -47,7 +47,7 @@ def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
         gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
         rows = run.journal.rows("rl")
         assert run.layout.model("rl").is_dir()
-        assert same(run.layout.model("rl"), run.layout.best("rl"))
+        assert same(run.layout.model("rl"), run.layout.best("rl", figures["best_step"]))
     assert figures["updates"] == 6  # batches 3, 4 and 5, counted from 0
     assert "policy_loss" in rows[4] and "policy_loss" not in rows[5]
     assert [(row["guard"], row["step"], row["action"]) for row in told] == [("length", 5, "stop")]

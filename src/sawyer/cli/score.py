@@ -6,10 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from secrets import token_hex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -104,7 +103,7 @@ def _tell(console: Any, judge: TextScorer, scored: int, replaced: int, problems:
 @contextmanager
 def _output(out: str | None, files: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """What writes a row: to standard output, or to a file that is there only once it is whole."""
-    from sawyer.runs import disk_errors, plain
+    from sawyer.runs import disk_errors, new_file, plain, remove_leftovers
 
     def show(row: Mapping[str, Any]) -> None:
         if not print_line(as_json(row)):
@@ -114,26 +113,14 @@ def _output(out: str | None, files: Sequence[str]) -> Iterator[Callable[[Mapping
         yield show
         return
     path = _free(out, files)
-    # A name that nobody can foresee, opened only if it is not there: no link that waits for it is written through.
-    beside = path.with_name(f".{path.name[:100]}.{token_hex(8)}.sawyer-new")
-    try:
-        with disk_errors(path):
-            opened = beside.open("x", encoding="utf-8", errors="backslashreplace")
+    remove_leftovers(path)
+    with new_file(path) as opened:
 
         def write(row: Mapping[str, Any]) -> None:
             with disk_errors(path):
                 opened.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
-        try:
-            yield write
-        finally:
-            with disk_errors(path):
-                opened.close()
-        with disk_errors(path):
-            beside.replace(path)
-    finally:
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+        yield write
 
 
 def _free(out: str, files: Sequence[str]) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from sawyer import processes
-from sawyer.runs import damaged, is_complete, replace_folder
+from sawyer.runs import check_sealed, damaged, is_complete, replace_folder
 
 STATE = "state.pt"
 
@@ -26,11 +26,16 @@ def put_state(new: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state saved last, on the CPU, or None where no complete checkpoint lies. Raises RunError for a damaged one."""
+    """The state saved last, on the CPU, or None where no complete checkpoint lies.
+
+    Raises RunError for a damaged one: a bit that has flipped in a weight is found by its checksum alone.
+    """
     if not is_complete(folder):
         return None
+    todo = f"restore the file, or delete {folder.parent} to do this stage again"
+    processes.first(lambda: check_sealed(folder, todo))
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and the system each have their own classes
-        raise damaged(folder / STATE, error, f"restore the file, or delete {folder} to do this stage again") from error
+        raise damaged(folder / STATE, error, todo) from error
     return state

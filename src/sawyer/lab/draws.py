@@ -78,12 +78,12 @@ def draw(own: Config, answers: int, listeners: Sequence[Listener]) -> Draws:
         opened.journal.event(STAGE, "start")
         from sawyer.engine import run_steps
 
-        began = time.time()
+        began = time.monotonic()
         work = DrawWork(own, opened, answers)
         run_steps(opened, STAGE, work, save_every_seconds=own.save_every_seconds, show="gold")
         write_text(opened.layout.drawn, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in work.rows))
-        opened.manifest.update(STAGE, status="done", seconds=state.seconds + time.time() - began)
-        opened.journal.event(STAGE, "done", seconds=round(time.time() - began, 1))
+        opened.manifest.update(STAGE, status="done", seconds=state.seconds + time.monotonic() - began)
+        opened.journal.event(STAGE, "done", seconds=round(time.monotonic() - began, 1))
         remove_folder(opened.layout.checkpoint(STAGE))
         return _read(opened.layout.drawn)
 

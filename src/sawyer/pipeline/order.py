@@ -47,9 +47,11 @@ def product(layout: Layout, stage: str) -> Path:
 def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder.
 
-    A hub id is told by its commit, as `pins_of` has it.
+    A hub id is told by its commit, as `pins_of` has it. Where the stage is still to be done, all of it is read. Raises
+    RunError for a model of the run's own that is damaged.
     """
     found, given = {}, given_models(config, stage)
+    afresh = run.manifest.stage(stage).status != "done"
     for parent in builds_on(config, stage):
         path = product(run.layout, parent)
         if parent == "base" and config.model is not None:
@@ -57,10 +59,10 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
             if not path.is_dir():
                 continue
         if path.exists():
-            found[parent] = run.manifest.content_hash(parent, path)
+            found[parent] = run.manifest.content_hash(parent, path, afresh=afresh)
     for name, source in given.items():
         if Path(source).is_dir():
-            found[name] = run.manifest.content_hash(name, Path(source))
+            found[name] = run.manifest.content_hash(name, Path(source), afresh=afresh)
     return found | pins_of(config, stage)
 
 

@@ -11,12 +11,12 @@ from sawyer.runs import Run, last_gates, read_rows, write_json
 
 
 def report(run: Run) -> None:
-    began = time.time()
+    began = time.monotonic()
     summarise(run)
     from sawyer.stages.report import build
 
     processes.first(lambda: build(run.layout.root))
-    run.manifest.update("report", status="done", seconds=time.time() - began, ended=time.time())
+    run.manifest.update("report", status="done", seconds=time.monotonic() - began, ended=time.time())
 
 
 def summarise(run: Run) -> dict[str, Any]:

@@ -82,7 +82,6 @@ def _run(
         check_world(config)
         check_loss(config, opened, todo)
         check_given(config, opened, todo)
-        worked = False
         for stage in todo:
             if opened.stop.agreed():
                 raise Interrupted(
@@ -96,14 +95,13 @@ def _run(
                 _drop_state(opened, stage)  # a kill right after the stage's end leaves it
                 continue
             if opened.manifest.stage(stage).status != "waiting":
-                worked = True
                 _do(config, opened, stage, prints[stage], parents)
                 if stage == "classify":  # its labels are known only now, and RL may be paid for one of them
                     check_given(config, opened, todo)
             if opened.manifest.stage(stage).status == "waiting":
                 _tell_waiting(opened, stage)
                 break
-        if worked or not opened.layout.report.exists():
+        if opened.manifest.stage("report").status != "done" or not opened.layout.report.exists():
             report(opened)
         return summarise(opened)
 
@@ -113,22 +111,31 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     before = run.manifest.stage(stage)
     if before.status == "pending":
         _clear(run, stage)
-    began = time.time()
-    run.manifest.update(
-        stage, status="running", started=before.started or began, fingerprint=fingerprint, parents=parents, reason=""
-    )
+    began = time.monotonic()
+    _outdate_report(run)
+    started = before.started or time.time()
+    run.manifest.update(stage, status="running", started=started, fingerprint=fingerprint, parents=parents, reason="")
     run.journal.event(stage, "start")
+    changed = run.note_versions()
+    if changed:
+        run.journal.event(
+            stage,
+            "warning",
+            message=f"since work was last done on this run these have changed: {changed}; what is done from here on may differ "
+            "from what the old ones would have given",
+        )
     module, name = DOORS[stage]
     from sawyer.engine import kept_memory, peak_memory_mb, reset_peak_memory
 
     reset_peak_memory()
 
     def close(status: str, reason: str, **more: Any) -> None:
-        now, peak = time.time(), peak_memory_mb()
+        peak = peak_memory_mb()
         most = peak if before.peak_mb is None or peak is None else max(before.peak_mb, peak)
-        took = {"seconds": before.seconds + now - began, "peak_mb": most}
+        took = {"seconds": before.seconds + time.monotonic() - began, "peak_mb": most}
         begun_with = {**parents, **pins_of(config, stage)}  # what the hub gave is known only now
-        run.manifest.update(stage, status=status, reason=reason, ended=now, parents=begun_with, **took, **more)
+        run.journal.sync()
+        run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
 
     try:
         with kept_memory():
@@ -152,6 +159,12 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     if not waiting:
         run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
     _drop_state(run, stage)
+
+
+def _outdate_report(run: Run) -> None:
+    """The page that lies there is no longer the run's; noted before anything changes, so that a kill does not make it stay."""
+    if run.manifest.stage("report").status == "done":
+        run.manifest.update("report", status="pending")
 
 
 def _named(stage: str, error: Exception) -> Exception:
@@ -193,7 +206,8 @@ def _put_by(layout: Layout) -> Path | None:
 def _drop_state(run: Run, stage: str) -> None:
     """The optimizer's state of a finished stage is of no further use and several times the model's size."""
     remove_folder(run.layout.checkpoint(stage))
-    remove_folder(run.layout.best(stage))
+    for best in processes.first(lambda: run.layout.bests(stage)):
+        remove_folder(best)
     remove_folder(run.layout.members(stage))
 
 
@@ -224,6 +238,7 @@ def _finished(run: Run, stage: str) -> bool:
         scored = sum(answer.score is not None for answer in answers)
         if not scored:
             return False
+        _outdate_report(run)
         run.manifest.update(stage, status="done", reason="")
         run.journal.event(stage, "scored", message=f"{scored:,} of {len(answers):,} collected answers are scored")
         return True

@@ -12,20 +12,28 @@ import json
 import math
 import os
 import re
+import secrets
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from glob import escape as glob_escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TextIO
 
 from sawyer import processes
 from sawyer.errors import RunError
 
 MARKER = ".complete"  # the last file written into a folder: without it the folder is not what it looks like
+SEALED = "all of this folder is written\n"  # its first line; then a line with the checksum of each file
 # What is being written, and what is being replaced, beside its place. A run may live among a user's own files, and a
-# leftover is removed when the run is opened: the names must be nobody else's.
+# leftover is removed when the run is opened: the names must be nobody else's. What is new has a random part too: in a
+# folder that somebody sent, a link under a name that can be foreseen would be written through.
 NEW, OLD = ".sawyer-new", ".sawyer-old"
+LONG = 100  # bytes of a file's own name in that of what takes its place: systems take 255
+# Of Unix: a link is not followed, and a pipe in a file's place is not waited for.
+NOT_THROUGH = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
@@ -49,6 +57,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 def _refused(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return _full(path, error.strerror or "no space")
+    if error.errno == errno.ELOOP:
+        return _no_file(path, "a link")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return RunError(
             f"{path} cannot be made: a file is in the way",
@@ -70,25 +80,89 @@ def _full(path: Path, words: str) -> RunError:
     )
 
 
+def _no_file(path: Path, what: str) -> RunError:
+    return RunError(
+        f"{path} is {what}",
+        expected="a file or folder of the run's own",
+        why="what is written there would change something outside the run",
+        todo="if the run is yours, put what it stands for in its place; if somebody sent it, be careful with the rest of it",
+    )
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole. Raises RunError, the old one untouched, when it cannot be written."""
     processes.first(partial(_write_text, path, text))
 
 
 def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}{NEW}")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as file, disk_errors(path):
+        file.write(text)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[TextIO]:
+    """Fill a new text file (UTF-8), which then takes the place of `path` whole; a link there is replaced, not followed.
+
+    Raises RunError, what was there untouched, when the disk refuses; any other error passes, what was there untouched too.
+    """
+    beside = _beside(path)
+    with disk_errors(path):
+        # Made here and nowhere else, with the rights that the umask leaves.
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOT_THROUGH, 0o666)
+        file = open(handle, "w", encoding="utf-8", errors="backslashreplace")
+    try:
         try:
-            with beside.open("w", encoding="utf-8", errors="backslashreplace") as file:
-                file.write(text)
+            yield file
+            with disk_errors(path):
                 file.flush()
                 os.fsync(file.fileno())
+        finally:
+            with disk_errors(path):
+                file.close()
+        with disk_errors(path):
             beside.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
+    except BaseException:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
+        raise
+
+
+def _beside(path: Path) -> Path:
+    """A name beside `path` that nobody can foresee, for what will take its place."""
+    return path.with_name(f".{_short(path.name)}.{secrets.token_hex(8)}{NEW}")
+
+
+def _short(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:LONG])
+
+
+def remove_leftovers(path: Path) -> None:
+    """What a process that was killed left of a new `path`."""
+    for left in path.parent.glob(f".{glob_escape(_short(path.name))}.*{NEW}"):
+        _remove(left)
+
+
+def open_own(path: Path) -> int:
+    """A handle on a run's file, made if need be, to be read and appended to in place.
+
+    Raises RunError for a link, a pipe or a device in its place, and where the system refuses.
+    """
+    with disk_errors(path):
+        if path.is_symlink():  # for Windows, where a handle cannot be asked not to follow
+            raise _no_file(path, "a link")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NOT_THROUGH | getattr(os, "O_BINARY", 0), 0o666)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise _no_file(path, "no plain file")
+        return handle
+
+
+def refuse_link(folder: Path) -> None:
+    """Raises RunError where the place of a folder is a link: what is written into it would land elsewhere."""
+    if folder.is_symlink():
+        raise _no_file(folder, "a link")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -113,7 +187,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = plain_bytes(path).split(b"\n")
     except OSError as error:
         raise damaged(path, error) from error
     rows: list[dict[str, Any]] = []
@@ -128,6 +202,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             raise damaged(path, ValueError(f"line {number} is no JSON object"))
         rows.append(row)
     return rows
+
+
+def plain_bytes(path: Path) -> bytes:
+    """A file's content. Raises OSError for a pipe or a device, which would never end."""
+    if not path.is_file():
+        raise OSError(errno.EINVAL, "no plain file")
+    return path.read_bytes()
 
 
 def damaged(path: Path, error: Exception, todo: str = "") -> RunError:
@@ -176,23 +257,31 @@ def _thrown_away() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
-    new, old = folder.with_name(f".{folder.name}{NEW}"), folder.with_name(f".{folder.name}{OLD}")
+    new, old = _beside(folder), folder.with_name(f".{folder.name}{OLD}")
     with disk_errors(folder):
         try:
             recover(folder)
-            shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             yield new
             _seal(new)
-            if folder.exists():
+            if os.path.lexists(folder):  # a link too: it goes, and what it shows stays as it is
                 folder.replace(old)
             new.replace(folder)
             _sync(folder.parent)
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
         except BaseException:
             recover(folder)
-            shutil.rmtree(new, ignore_errors=True)
+            _remove(new)
             raise
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, a file or a link; what a link shows stays. What cannot be removed is left."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def link(here: Path, target: Path) -> None:
@@ -228,28 +317,33 @@ def is_complete(folder: Path) -> bool:
 def recover(folder: Path) -> None:
     """Finish what a kill cut short in `replace_folder`: between its two renames only the old folder is whole."""
     old = folder.with_name(f".{folder.name}{OLD}")
-    if old.exists() and not folder.exists():
+    if os.path.lexists(old) and not os.path.lexists(folder):
         old.replace(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def recover_all(root: Path) -> None:
     """`recover` for every folder of the run in `root`, and what was left unfinished is removed."""
-    for old in sorted([*root.glob(f".*{OLD}"), *root.glob(f"*/.*{OLD}")]):
+    for old in _left(root, OLD):
         recover(old.with_name(old.name[1 : -len(OLD)]))
-    for new in sorted([*root.glob(f".*{NEW}"), *root.glob(f"*/.*{NEW}")]):
-        shutil.rmtree(new, ignore_errors=True) if new.is_dir() else new.unlink(missing_ok=True)
+    for new in _left(root, NEW):
+        _remove(new)
+
+
+def _left(root: Path, ending: str) -> list[Path]:
+    return sorted(path for below in ("", "*/", "*/*/") for path in root.glob(f"{below}.*{ending}"))
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, its marker first: cut short, what is left does not look finished."""
+    """Remove a folder, its marker first: cut short, what is left does not look finished. Of a link the link alone goes."""
     processes.first(partial(_remove_folder, folder))
 
 
 def _remove_folder(folder: Path) -> None:
     for path in (folder, folder.with_name(f".{folder.name}{OLD}")):
-        (path / MARKER).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        if not path.is_symlink():
+            (path / MARKER).unlink(missing_ok=True)
+        _remove(path)
 
 
 def hash_files(paths: Iterable[str | Path], *, salt: str = "") -> str:
@@ -265,12 +359,40 @@ def hash_files(paths: Iterable[str | Path], *, salt: str = "") -> str:
 
 def hash_folder(folder: Path) -> str:
     """One hash of all that lies in a folder (or of one file), wherever it is; hidden files do not count."""
-    digest = hashlib.sha256()
+    return _hash_of(_checksums(folder))
+
+
+def check_sealed(folder: Path, todo: str = "") -> str:
+    """`hash_folder(folder)`, all of it read. Raises RunError where that is not what `replace_folder` wrote there.
+
+    A folder (or a file) that somebody else wrote has no checksums and is taken as it is.
+    """
+    found = _checksums(folder)
+    try:
+        told = plain_bytes(folder / MARKER).decode("utf-8", "replace") if is_complete(folder) else SEALED
+    except OSError as error:
+        raise damaged(folder / MARKER, error, todo) from error
+    sealed = told.removeprefix(SEALED)
+    if told == sealed or (sealed and sealed != found):
+        wrong = sorted({*sealed.splitlines()} ^ {*found.splitlines()})
+        name = wrong[0].rpartition(" ")[0] if told != sealed else MARKER
+        raise damaged(folder / name, ValueError("its content is not what was written there, by its checksum"), todo)
+    return _hash_of(found)
+
+
+def _checksums(folder: Path) -> str:
+    """A line for each file of a folder: its name and the SHA-256 of its content."""
+    lines = []
     for path in _inside(folder):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder)} {content}\n".encode("utf-8", "backslashreplace"))
-    return digest.hexdigest()[:32]
+        name = str(path.relative_to(folder)).encode("utf-8", "backslashreplace").decode()
+        lines.append(f"{name} {content}\n")
+    return "".join(lines)
+
+
+def _hash_of(checksums: str) -> str:
+    return hashlib.sha256(checksums.encode()).hexdigest()[:32]
 
 
 def stamp_folder(folder: Path) -> str:
@@ -287,11 +409,14 @@ def _inside(folder: Path) -> list[Path]:
 
 
 def _seal(folder: Path) -> None:
-    """All content on the disk first, then the marker: a power cut must not leave a marked folder of empty files."""
+    """All content on the disk first, then the marker: a power cut must not leave a marked folder of empty files.
+
+    The marker has the checksums of what it stands for: damage that keeps sizes and times is found by them alone.
+    """
     for path in folder.rglob("*"):
         _sync(path)
-    with (folder / MARKER).open("w") as file:
-        file.write("all of this folder is written\n")
+    with (folder / MARKER).open("w", encoding="utf-8") as file:
+        file.write(SEALED + _checksums(folder))
         file.flush()
         os.fsync(file.fileno())
     _sync(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from sawyer import processes
 from sawyer.errors import RunError
-from sawyer.runs.files import disk_errors, plain, read_rows, write_text
+from sawyer.runs.files import damaged, disk_errors, open_own, plain, plain_bytes, read_rows, write_json, write_text
 from sawyer.runs.layout import Layout
 
 Listener = Callable[[str, dict[str, Any]], None]
@@ -42,16 +43,26 @@ class Journal:
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
     Of several processes the first one writes; all count, and read what it wrote.
+
+    At each save the length and the checksum of every file are noted beside them. Raises RunError where one of them is no
+    longer what was noted, is a link, or cannot be read. `gone` are those that somebody has moved away since.
     """
 
     def __init__(self, layout: Layout, listeners: Sequence[Listener] = ()) -> None:
         self.layout, self.listeners = layout, list(listeners)
-        self.counts = processes.first(self._mended)
+        self._written: dict[Path, Written] = {}  # of the first process alone
+        self.counts, self.gone = processes.first(self._opened)
 
-    def _mended(self) -> dict[str, dict[str, int]]:
-        for path in (self.layout.metrics, self.layout.samples, self.layout.events):
+    def _opened(self) -> tuple[dict[str, dict[str, int]], list[Path]]:
+        gone = check_journal(self.layout)  # first: what is damaged is to be mended by who can
+        for path in self._files.values():
             _mend(path)
-        return {name: _counted(path) for name, path in self._cut_back.items()}
+        self._written = {path: Written.of(path) for path in self._files.values()}
+        return {name: _counted(path) for name, path in self._cut_back.items()}, gone
+
+    @property
+    def _files(self) -> Mapping[str, Path]:
+        return {**self._cut_back, "events": self.layout.events}
 
     @property
     def _cut_back(self) -> Mapping[str, Path]:
@@ -92,11 +103,15 @@ class Journal:
         return {name: counts.get(stage, 0) for name, counts in self.counts.items()}
 
     def sync(self) -> None:
-        """All rows go to the disk: a checkpoint must not outlive the rows it counts."""
-        for path in self._cut_back.values():
-            if processes.is_first() and path.exists():
-                with disk_errors(path), path.open("rb+") as file:
+        """All rows go to the disk, and then what there is of them: a checkpoint must not outlive the rows it counts."""
+        processes.first(self._sync)
+
+    def _sync(self) -> None:
+        for path in self._files.values():
+            if path.exists():
+                with disk_errors(path), os.fdopen(open_own(path), "rb") as file:
                     os.fsync(file.fileno())
+        write_json(self.layout.journal, {name: self._written[path].told() for name, path in self._files.items()})
 
     def rewind(self, stage: str, position: Mapping[str, int]) -> None:
         """Drop the stage's rows after `position`: the work they tell of is done again.
@@ -114,7 +129,15 @@ class Journal:
                 )
             if there == keep:
                 continue
-            self.counts[name] = processes.first(partial(_shortened, path, stage, keep))
+            self.counts[name] = processes.first(partial(self._shorten, path, stage, keep))
+
+    def _shorten(self, path: Path, stage: str, keep: int) -> dict[str, int]:
+        # Not to be taken for damage by who comes after a kill right here.
+        self.layout.journal.unlink(missing_ok=True)
+        counts = _shortened(path, stage, keep)
+        self._written[path] = Written.of(path)
+        self._sync()
+        return counts
 
     def clear(self, stage: str) -> None:
         """Drop all rows of a stage that begins anew."""
@@ -123,10 +146,12 @@ class Journal:
     def _append(self, kind: str, counted: str | None, path: Path, rows: Sequence[dict[str, Any]]) -> None:
         rows = [plain(row) for row in rows]
         if processes.is_first():
+            content = "".join(map(_line, rows)).encode("utf-8", "backslashreplace")
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-                    file.write("".join(map(_line, rows)))
+            with disk_errors(path), os.fdopen(open_own(path), "ab") as file:
+                file.write(content)
+            self._written[path].add(content)
         for row in rows:
             if counted is not None:
                 self.counts[counted][row["stage"]] = self.counts[counted].get(row["stage"], 0) + 1
@@ -141,6 +166,58 @@ class Journal:
                 name = getattr(listener, "__name__", type(listener).__name__)
                 words = f"{name} is told no more of this run, which goes on ({type(error).__name__}: {error})"
                 self.event(str(row.get("stage", "")), "unheard", message=words)
+
+
+class Written:
+    """What has been written to a file so far: how long it is and its checksum."""
+
+    def __init__(self) -> None:
+        self.bytes, self.digest = 0, hashlib.sha256()
+
+    @classmethod
+    def of(cls, path: Path) -> Written:
+        """Of what lies there."""
+        found = cls()
+        if path.exists():
+            found.add(plain_bytes(path))
+        return found
+
+    def add(self, content: bytes) -> None:
+        """So much more."""
+        self.bytes += len(content)
+        self.digest.update(content)
+
+    def told(self) -> dict[str, Any]:
+        """As journal.json has it."""
+        return {"bytes": self.bytes, "sha256": self.digest.hexdigest()}
+
+
+def check_journal(layout: Layout) -> list[Path]:
+    """Whether each journal file still begins with what was there at the last save; returns those that are gone.
+
+    Rows may have been added since; nothing is known of a run that noted nothing. Raises RunError for a file that is cut or
+    changed: gates that failed would vanish with its rows.
+    """
+    if not layout.journal.exists():
+        return []
+    try:
+        noted = json.loads(plain_bytes(layout.journal))
+        known = {path: noted[path.stem] for path in (layout.metrics, layout.samples, layout.events)}
+        sizes = {path: int(told["bytes"]) for path, told in known.items()}
+        sums = {path: str(told["sha256"]) for path, told in known.items()}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(layout.journal, error, "delete it: its checksums are then made anew") from error
+    there = [path for path in sizes if path.exists()]
+    for path in there:
+        try:
+            content, size = plain_bytes(path), sizes[path]
+        except OSError as error:
+            raise damaged(path, error) from error
+        if len(content) < size:
+            raise damaged(path, ValueError(f"it has {len(content):,} bytes and was saved with {size:,}: rows are cut off"))
+        if hashlib.sha256(content[:size]).hexdigest() != sums[path]:
+            raise damaged(path, ValueError("its rows are not those that were saved, by their checksum"))
+    return [path for path, size in sizes.items() if size and path not in there]
 
 
 def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -180,10 +257,10 @@ def _counted(path: Path) -> dict[str, int]:
 
 def _mend(path: Path) -> None:
     """Cut off a last line that a kill left unfinished."""
-    if not path.exists():
+    if not os.path.lexists(path):
         return
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with disk_errors(path), path.open("r+b") as file:
+    with disk_errors(path), os.fdopen(open_own(path), "rb+") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
             file.truncate(whole)

@@ -38,6 +38,11 @@ class Layout:
         return self.root / "samples.jsonl"
 
     @property
+    def journal(self) -> Path:
+        """How long those three were at the last save, and their checksums: what is cut or damaged is found by them."""
+        return self.root / "journal.json"
+
+    @property
     def answers(self) -> Path:
         """The SFT model's answers, scored or waiting for a score."""
         return self.root / "collect" / "answers.jsonl"
@@ -117,6 +122,10 @@ class Layout:
         """Of an ensemble at work: the members that are trained, a folder each, counted from 0."""
         return self.root / stage / "members"
 
-    def best(self, stage: str) -> Path:
-        """The best model so far of a stage at work."""
-        return self.root / stage / "best"
+    def best(self, stage: str, step: int) -> Path:
+        """Of a stage at work the best model so far, found after so many steps."""
+        return self.root / stage / f"best-{step}"
+
+    def bests(self, stage: str) -> list[Path]:
+        """All of them that lie there: the one that the checkpoint knows, and one that is newer."""
+        return sorted((self.root / stage).glob("best-*"))

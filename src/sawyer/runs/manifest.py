@@ -10,7 +10,7 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 from sawyer import processes
-from sawyer.runs.files import damaged, hash_folder, stamp_folder, write_json
+from sawyer.runs.files import check_sealed, damaged, hash_folder, plain_bytes, stamp_folder, write_json
 from sawyer.version import __version__
 
 Status = Literal["pending", "running", "waiting", "done", "failed", "interrupted"]
@@ -49,6 +49,7 @@ class Manifest:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.content = processes.first(lambda: read_manifest(path)) or {"sawyer": __version__, "versions": {}, "stages": {}}
+        self._read: set[str] = set()  # whose content was read in this sitting
 
     def stage(self, name: str) -> StageState:
         """A stage's state; pending where nothing is known of it."""
@@ -66,14 +67,26 @@ class Manifest:
         if self.content.get("stages", {}).pop(name, None) is not None:
             write_json(self.path, self.content)
 
-    def content_hash(self, name: str, path: Path) -> str:
-        """`hash_folder(path)`, remembered under `name`: what was not touched since is not read again."""
-        stamp = stamp_folder(path)
+    def content_hash(self, name: str, path: Path, *, afresh: bool = False) -> str:
+        """`hash_folder(path)`, remembered under `name`: what was not touched since is not read again.
+
+        `afresh`: something is about to be built on it, and sizes and times tell nothing of flipped bits; it is read at least
+        once in a sitting. Raises RunError where it was read, lies in the run and is not what a stage wrote there.
+        """
         known = self.content.setdefault("contents", {})
-        if known.get(name, {}).get("stamp") != stamp:
-            known[name] = {"stamp": stamp, "hash": hash_folder(path)}
-            write_json(self.path, self.content)
+        stamp = processes.first(lambda: stamp_folder(path))
+        if known.get(name, {}).get("stamp") != stamp or (afresh and name not in self._read):
+            found = {"stamp": stamp, "hash": processes.first(lambda: self._hash(path))}
+            self._read.add(name)
+            if known.get(name) != found:
+                known[name] = found
+                write_json(self.path, self.content)
         return str(known[name]["hash"])
+
+    def _hash(self, path: Path) -> str:
+        if not path.is_relative_to(self.path.parent):  # somebody's own, to be changed as they like
+            return hash_folder(path)
+        return check_sealed(path, f"restore it, or delete {path} to do that stage again")
 
     def note_versions(self, versions: Mapping[str, str]) -> None:
         """The versions of what did the work."""
@@ -92,7 +105,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(plain_bytes(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, TODO) from error
     if not isinstance(content, dict):

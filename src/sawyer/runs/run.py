@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -18,12 +19,14 @@ import yaml
 
 from sawyer import processes
 from sawyer.errors import RunError
-from sawyer.runs.files import disk_errors, recover_all, write_text
+from sawyer.runs.files import disk_errors, open_own, plain_bytes, recover_all, refuse_link, write_text
 from sawyer.runs.journal import Journal
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest
+from sawyer.runs.words import STAGES
 from sawyer.version import __version__
 
+OWNER = "process "  # how the lock begins: who holds it
 NOTED = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 
 
@@ -68,12 +71,21 @@ class Run:
             write_text(self.layout.config, text)
         self.manifest.note_seed(int(config.get("seed", 0)))
 
+    def note_versions(self) -> str:
+        """Note by what versions the work is done from now on; what changed since work was last done here, in words."""
+        before, now = self.manifest.content.get("versions", {}), processes.first(_versions)
+        if before != now:
+            self.manifest.note_versions(now)
+        changed = [(name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+        return ", ".join(f"{name} {old} -> {new}" for name, old, new in changed)
+
 
 @contextlib.contextmanager
 def open_run(root: Path) -> Iterator[Run]:
     """Open a run's folder, making it if need be, for this process alone, or for those of one launcher.
 
-    Raises RunError when it cannot be made or written, is at work elsewhere, or holds files that are not a run's.
+    Raises RunError when it cannot be made or written, is at work elsewhere, holds files that are not a run's, or has a link in
+    the place of one of its own.
     """
     layout = Layout(root)
     with processes.joined(), contextlib.ExitStack() as held:
@@ -81,17 +93,21 @@ def open_run(root: Path) -> Iterator[Run]:
         def take() -> None:
             with disk_errors(root):
                 root.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context(layout.lock.open("a+"))
-            _hold(lock, root)
-            with disk_errors(root):
+                lock = held.enter_context(os.fdopen(open_own(layout.lock), "a+"))
+                _hold(lock, root)
+                for stage in STAGES:
+                    refuse_link(layout.folder(stage))
+                    refuse_link(layout.members(stage))
                 recover_all(root)
 
         processes.first(take)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)
         run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))
-        if not layout.manifest.exists() or manifest.content.get("versions", {}) != _versions():
-            manifest.note_versions(_versions())
+        if not layout.manifest.exists():
+            run.note_versions()
+        for path in journal.gone:
+            journal.event("run", "warning", message=f"{path} is gone: what it told, gates included, is in no figure or page")
         yield run
 
 
@@ -136,11 +152,20 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
 
 def _hold(lock: IO[str], root: Path) -> None:
     """Take the lock or say who has it; the system gives it back however the process ends."""
+    lock.seek(0)
+    owner = lock.read(100).strip()
+    if owner and not owner.startswith(OWNER):
+        raise RunError(
+            f"{root / '.lock'} is not the lock of a run",
+            expected="the file by which a run is held",
+            why="what it holds would be lost",
+            todo="look whose file it is; if it is nobody's, delete it",
+        )
     try:
         _lock(lock)
     except OSError as error:
-        lock.seek(0)
-        owner = lock.read().strip()
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # held by nobody: it cannot be locked
+            raise
         raise RunError(
             f"{root} is at work in another process{f' ({owner})' if owner else ''}",
             expected="one process on a run's folder at a time",
@@ -148,7 +173,7 @@ def _hold(lock: IO[str], root: Path) -> None:
             todo="wait for it, stop it, or use another `out:`",
         ) from error
     lock.truncate(0)
-    lock.write(f"process {os.getpid()}")
+    lock.write(f"{OWNER}{os.getpid()}")
     lock.flush()
 
 
@@ -169,7 +194,7 @@ def _previous(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.safe_load(plain_bytes(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return None  # it is written anew; what a stage was begun with is known by its fingerprint
     return found if isinstance(found, dict) else None

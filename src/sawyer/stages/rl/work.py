@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from sawyer.stages.rl.zero import Reread, measured, reread
 from sawyer.worlds import gold
 
 STAGE = "rl"
+DECIDING = ("held_out_reward", "held_out_pair_loss", "held_out_kl")  # by which the best model is chosen
 ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
 
 
@@ -53,7 +55,8 @@ class PolicyWork:
         )
         alike = self.rules["same_answer"]
         self.best = Best(
-            run.layout.best(STAGE),
+            run.layout,
+            STAGE,
             budget=self.asked.kl.budget,
             alike=1.0 if alike.action == "off" else alike.threshold,
             of_pairs=not config.is_scored,
@@ -142,6 +145,11 @@ class PolicyWork:
             metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
             metrics, self.rewards = metrics | pair_measures(margins), [-loss for loss in pair_losses(margins)]
         self.run.journal.samples(STAGE, step, shown(found, scored=self.config.is_scored))
+        wrong = [name for name in DECIDING if not math.isfinite(metrics.get(name, 0.0))]
+        if wrong:
+            figures = ", ".join(f"{name} {metrics[name]:g}" for name in wrong)
+            message = f"the evaluation after {step} updates is not finite ({figures}): such a model is never the best one"
+            self.run.journal.event(STAGE, "warning", message=f"{message}; look at what rl pays for")
         if self.best.offer(step, metrics, self.rewards):
             self.best.keep(self.policy_speaker, self.learnt())
         return metrics
