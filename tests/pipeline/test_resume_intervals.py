@@ -68,7 +68,7 @@ def fits(tiny: Any, patch: pytest.MonkeyPatch, tmp_path: Path, name: str, interv
         kept = Kept("rl", out, tmp_path / f"{save}", state=True)
         run_rl(tiny, patch, name, out, save, [kept])
         assert tiny.result(out) == expected
-        for word in kept.words:
+        for word in kept.words[:: 2 if save in (0, NEVER) else 1]:  # there are many, and each is as long as the run
             run_rl(tiny, patch, name, kept.at(word), save)
             assert tiny.result(kept.at(word)) == expected, f"{name}, saved every {save} steps, lost at word {word}"
 
