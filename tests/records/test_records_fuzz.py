@@ -21,7 +21,9 @@ NAMES = ("a.json", "a.jsonl", "a.csv", "a.tsv", "a.txt", "a.jsonl.gz", "a.json.g
 KEYS = (
     *("instruction", "input", "output", "prompt", "completion", "question", "answer", "text", "messages", "conversations"),
     *("role", "content", "from", "value", "user_input", "responses_and_scores", "response", "score", "source", "margin"),
-    *("chosen", "rejected", "instances", "replies", "rank", "x"),
+    *("chosen", "rejected", "instances", "replies", "rank", "x", "label", "labels", "completions", "answers", "ratings"),
+    *("history", "context", "system", "weight", "tool_calls", "score_chosen", "score_rejected", "winner", "conversation_a"),
+    *("conversation_b", "response1", "response2", "overall_preference", "conversation"),
 )
 SCALARS: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 3.5, 10**400, float("nan"), float("-inf"), "", " ", "x", "7", "nan", "\ud800", "\0", "🙂"),
@@ -140,6 +142,18 @@ def test_every_shape_survives_every_type_in_every_field(put: Put) -> None:
         {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         {"instruction": "q", "input": "i", "output": "o"},
         {"prompt": turns[:1], "completion": turns[1:]},
+        {"prompt": "q", "completion": "a", "label": True, "system": "s", "history": [["x", "y"]], "context": "c"},
+        {"prompt": "q", "response": "a", "score": 1},
+        {"prompt": "q", "answers": [{"answer": "a", "rank": 1}, {"answer": "b", "rank": 2}]},
+        {"question": "q", "answers": {"text": ["a"]}},
+        {"prompt": "q", "generations": ["a", "b"], "ratings": [1, 2]},
+        {"conversation_a": turns, "conversation_b": turns, "winner": "model_a"},
+        {"prompt": '["q"]', "response_a": '["a"]', "response_b": '["b"]', "winner_model_a": 1},
+        {"context": turns[:1], "response1": "a", "response2": "b", "overall_preference": 1},
+        {"question": {"full_text": "q"}, "answer_0": "a", "answer_1": "b", "score_0": 1, "score_1": 0},
+        {"input": {"messages": turns[:1]}, "preferred_output": turns[1:], "non_preferred_output": turns[1:]},
+        {"prompt": "q", "chosen": turns[1], "rejected": ["b", "c"], "score_chosen": 1, "score_rejected": 0},
+        {"conversation": [{"input": "q", "output": "a"}]},
     ]
     assert all(any(shape.fits(row) for shape in FORMATS) for row in sound)
 
