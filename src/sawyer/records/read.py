@@ -56,6 +56,11 @@ class Read:
         told = [f"{len(found):,} {kind}" for kind, found in kinds.items()]
         return "".join(f"; {words}" for words in (", ".join(told), unread_in_words(self.unread)) if words)
 
+    @property
+    def told_skipped(self) -> str:
+        """Both in one line: all that was left out, looked odd or was not read. Empty where everything was read."""
+        return "; ".join(words for words in (self.warning, self.remarks().removeprefix("; ")) if words)
+
 
 def _by_kind(problems: Iterable[Problem]) -> Mapping[str, list[Problem]]:
     kinds: dict[str, list[Problem]] = {}
