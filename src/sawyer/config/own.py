@@ -1,9 +1,15 @@
-"""A user's own function, named in a config as `module:function`."""
+"""A user's own function, named in a config as `module:function`.
+
+A config is code: what it names is imported and run. So a module is taken from the folder that the command runs in alone, where
+its user can see it, and never from what happens to be installed: a config of somebody else's could name `pty:spawn`.
+"""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
+import importlib.util
 import os
 import re
 import sys
@@ -13,6 +19,9 @@ from typing import Any
 
 from sawyer.errors import ConfigError
 
+OURS = ("sawyer.worlds",)  # modules of the package whose functions a config may name
+# Module -> hash of the files that it was imported from: one whose files are as they were is not executed again.
+_imported_from: dict[str, str] = {}
 OWN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
@@ -79,7 +88,7 @@ def own_function(name: str, setting: str) -> Callable[..., Any]:
     names = own_names(name)
     if names is None:
         raise ConfigError(f"{setting}: {name!r} names no function", expected="module:function, such as my_rewards:short")
-    module = _module(name, names[0], setting)
+    module = importlib.import_module(names[0]) if names[0] in OURS else _module(name, names[0], setting)
     function = getattr(module, names[1], None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == names[0] and callable(value)]
@@ -92,33 +101,77 @@ def own_function(name: str, setting: str) -> Callable[..., Any]:
     return found
 
 
+def own_source(name: str) -> str:
+    """Where the function comes from, in words, without running anything: a file here, or SAWYER itself."""
+    names = own_names(name)
+    if names is not None and names[0] in OURS:
+        return "part of SAWYER"
+    file = own_file(name)
+    return str(file) if file is not None else "not there"
+
+
 def _module(name: str, module: str, setting: str) -> Any:
-    """Import it with the working directory first on the path; what was imported before from the same file is read again."""
+    """Import it with the working directory first on the path; where its files are as they were, it is not executed again."""
     file, here = own_file(name), os.getcwd()
-    known = sys.modules.get(module)
-    taken = getattr(known, "__file__", None)
-    if file is not None and known is not None and (taken is None or Path(taken).resolve() != file.resolve()):
+    if file is None:
+        raise ConfigError(
+            f"there is no module {module} in {here} to take {name} from",
+            expected=f"a file {module.replace('.', '/')}.py there",
+            why="a config may come from others, and must not run whatever is installed",
+            todo="check the spelling before the colon, or start the command in the folder that holds the file; to use an "
+            "installed package's function, import it in a file of yours and name it there",
+        )
+    sys.path.insert(0, here)
+    try:
+        importlib.invalidate_caches()
+        _check_name(module, file, setting)
+        content, known = _content(own_files(name)), sys.modules.get(module)
+        if known is not None and _imported_from.get(module) == content:
+            return known
+        if module in _imported_from:  # changed since, perhaps in what it imports: that first, it may take functions from there
+            for helper in reversed(own_files(name)[1:]):
+                _reload(helper)
+        found = importlib.import_module(module) if known is None else importlib.reload(known)
+        _imported_from[module] = content
+        return found
+    except ConfigError:
+        raise
+    except Exception as error:  # a user's module may raise anything
+        raise _unreadable(name, file, error) from error
+    finally:
+        sys.path.remove(here)
+
+
+def _check_name(module: str, file: Path, setting: str) -> None:
+    """Nothing else may be called so: what is built in, installed or imported before would be run in place of the file."""
+    known, top = sys.modules.get(module), Path(module.split(".")[0])
+    if known is not None:
+        taken, ours = getattr(known, "__file__", None), [file]
+    else:
+        spec = importlib.util.find_spec(top.name)  # of the first name alone, which runs nothing
+        taken = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
+        ours = [top, top.with_suffix(".py"), top / "__init__.py"]
+    if taken is None or Path(taken).resolve() not in [path.resolve() for path in ours]:
         raise ConfigError(
             f"{file}: another module is called {module} ({taken or 'built in'})",
             expected="a name of its own",
             todo=f"rename the file, e.g. my_{module.split('.')[-1]}.py, and name it so in {setting}",
         )
-    sys.path.insert(0, here)
-    try:
-        importlib.invalidate_caches()
-        return importlib.reload(known) if known is not None and file is not None else importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.split(".")[0] and error.name != module:
-            raise _unreadable(name, file, error) from error
-        raise ConfigError(
-            f"there is no module {module} to take {name} from",
-            expected=f"a file {module.replace('.', '/')}.py in {here}, or an installed package",
-            todo="check the spelling before the colon, or start the command in the folder that holds the file",
-        ) from error
-    except Exception as error:  # a user's module may raise anything
-        raise _unreadable(name, file, error) from error
-    finally:
-        sys.path.remove(here)
+
+
+def _reload(file: Path) -> None:
+    """Read a module here once more, if it was imported."""
+    parts = file.parent.parts if file.name == "__init__.py" else file.with_suffix("").parts
+    known = sys.modules.get(".".join(parts))
+    if known is not None and Path(getattr(known, "__file__", None) or "").resolve() == file.resolve():
+        importlib.reload(known)
+
+
+def _content(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"\0{file.resolve()}\0".encode("utf-8", "backslashreplace") + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _unreadable(name: str, file: Path | None, error: Exception) -> ConfigError:
