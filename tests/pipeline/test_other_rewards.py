@@ -110,6 +110,26 @@ def test_a_user_s_reward_is_tried_before_anything_is_trained(
     assert not Layout(tmp_path / "run").folder("base").exists()
 
 
+def test_code_is_named_before_it_is_run(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_marked.py").write_text("from pathlib import Path\nPath('ran').touch()\ndef f(p, r): return None\n")
+    seen: list[tuple[str, bool]] = []
+
+    def listen(kind: str, row: dict[str, Any]) -> None:
+        if row.get("kind") == "code":
+            seen.append((row["message"], (tmp_path / "ran").exists()))
+
+    rewards = [{"name": "gold", "function": "sawyer.worlds:golds"}, {"name": "mine", "function": "my_marked:f"}]
+    with pytest.raises(TrainingError, match="returned NoneType"):
+        tiny.run(tmp_path / "run", {"rl.rewards": rewards}, listeners=[listen])
+    assert seen == [("rl runs Python that the config names: my_marked:f (my_marked.py)", False)]
+    assert (tmp_path / "ran").exists()
+    seen.clear()
+    with pytest.raises(ConfigError, match="there is no module pty"):
+        tiny.run(tmp_path / "run", {"rl.rewards": [{"name": "mine", "function": "pty:spawn"}]}, listeners=[listen])
+    assert [words for words, _ in seen] == ["rl runs Python that the config names: pty:spawn (not there)"]
+
+
 def test_a_module_beside_a_user_s_reward_counts(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sawyer import pipeline
 

@@ -1,7 +1,7 @@
 """What was asked: the typed tree, and reading it."""
 
 from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file, with_settings
-from sawyer.config.own import own_file, own_files, own_function, own_names
+from sawyer.config.own import OURS, own_file, own_files, own_function, own_names, own_source
 from sawyer.config.schema import (
     KNOWN_TO,
     LOSSES,
@@ -24,6 +24,7 @@ from sawyer.config.start import Start, start_of
 __all__ = [
     "KNOWN_TO",
     "LOSSES",
+    "OURS",
     "WORLD_BASE",
     "Algorithm",
     "Base",
@@ -50,6 +51,7 @@ __all__ = [
     "own_files",
     "own_function",
     "own_names",
+    "own_source",
     "start_of",
     "template_file",
     "wanted",

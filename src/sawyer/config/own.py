@@ -19,7 +19,8 @@ from typing import Any
 
 from sawyer.errors import ConfigError
 
-OURS = ("sawyer.worlds",)  # modules of the package whose functions a config may name
+BUILT_IN = ("sawyer.worlds",)  # modules of the package whose functions a config may name
+OURS = "part of SAWYER"  # what `own_source` says of those
 # Module -> hash of the files that it was imported from: one whose files are as they were is not executed again.
 _imported_from: dict[str, str] = {}
 OWN = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
@@ -88,7 +89,7 @@ def own_function(name: str, setting: str) -> Callable[..., Any]:
     names = own_names(name)
     if names is None:
         raise ConfigError(f"{setting}: {name!r} names no function", expected="module:function, such as my_rewards:short")
-    module = importlib.import_module(names[0]) if names[0] in OURS else _module(name, names[0], setting)
+    module = importlib.import_module(names[0]) if names[0] in BUILT_IN else _module(name, names[0], setting)
     function = getattr(module, names[1], None)
     if not callable(function):
         there = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == names[0] and callable(value)]
@@ -104,10 +105,9 @@ def own_function(name: str, setting: str) -> Callable[..., Any]:
 def own_source(name: str) -> str:
     """Where the function comes from, in words, without running anything: a file here, or SAWYER itself."""
     names = own_names(name)
-    if names is not None and names[0] in OURS:
-        return "part of SAWYER"
-    file = own_file(name)
-    return str(file) if file is not None else "not there"
+    if names is not None and names[0] in BUILT_IN:
+        return OURS
+    return str(own_file(name) or "not there")
 
 
 def _module(name: str, module: str, setting: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sawyer.config import Config, own_names
+from sawyer.config import OURS, Config, own_names, own_source
 from sawyer.errors import ModelError, RunError
 from sawyer.pipeline.order import builds_on, product
 from sawyer.runs import Layout, Run, read_manifest
@@ -45,6 +45,17 @@ def check_world(config: Config) -> None:
             why="it would be asked about facts it was never told",
             todo="train it again: `make world-base`",
         )
+
+
+def name_code(config: Config, run: Run, todo: Sequence[str]) -> None:
+    """Say which code the config names, and of which files, before any of it is imported: a config may come from others."""
+    losses = [config.reward.loss] if config.reward is not None and own_names(config.reward.loss) else []
+    rewards = [part.function for part in config.rl.rewards if part.function] if config.rl is not None else []
+    for stage, functions in (("reward", losses), ("rl", rewards)):
+        foreign = [name for name in dict.fromkeys(functions) if own_source(name) != OURS]
+        if foreign and stage in todo and run.manifest.stage(stage).status != "done":
+            named = ", ".join(f"{name} ({own_source(name)})" for name in foreign)
+            run.journal.event(stage, "code", message=f"{stage} runs Python that the config names: {named}")
 
 
 def check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
-from sawyer.pipeline.early import check_loss, check_only, check_world
+from sawyer.pipeline.early import check_loss, check_only, check_world, name_code
 from sawyer.pipeline.given import check_given
 from sawyer.pipeline.order import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fingerprint
@@ -80,6 +80,7 @@ def _run(
         check_unit(opened, prints)
         opened.adopt(config.model_dump(mode="json"))
         check_world(config)
+        name_code(config, opened, todo)
         check_loss(config, opened, todo)
         check_given(config, opened, todo)
         for stage in todo:

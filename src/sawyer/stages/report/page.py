@@ -25,7 +25,10 @@ from sawyer.stages.report.words import (
     verdict_words,
 )
 
-TOLD = ("plan", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored", "interrupted")
+TOLD = (
+    *("plan", "code", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored"),
+    *("interrupted", "unheard"),
+)
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
