@@ -12,6 +12,7 @@ import atexit
 import contextlib
 import os
 import pickle
+import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -48,18 +49,40 @@ _state = _State()
 
 def launched() -> int:
     """How many processes the launcher started; 1 without one."""
-    told = os.environ
-    return int(told["WORLD_SIZE"]) if "RANK" in told and told.get("WORLD_SIZE", "1").isdecimal() else 1
+    return (_number_in("WORLD_SIZE") or 1) if "RANK" in os.environ else 1
 
 
 def number() -> int:
     """Which of them this one is, from 0."""
-    return int(os.environ["RANK"]) if launched() > 1 else 0
+    return (_number_in("RANK") or 0) if launched() > 1 else 0
 
 
 def number_here() -> int:
     """Which of those on this machine this one is, from 0: the number of its card."""
-    return int(os.environ.get("LOCAL_RANK", number())) if launched() > 1 else 0
+    here = _number_in("LOCAL_RANK")
+    return (number() if here is None else here) if launched() > 1 else 0
+
+
+def _number_in(name: str) -> int | None:
+    """What the launcher says under this name; None where it says no number, which `joined` refuses."""
+    said = os.environ.get(name, "")
+    return int(said) if re.fullmatch("[0-9]{1,6}", said) else None
+
+
+def _check_launched() -> None:
+    """Raise ProcessError where the environment says who this process is, and not in numbers that fit."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    said = {name: os.environ[name] for name in names if name in os.environ}
+    if "RANK" not in said or "WORLD_SIZE" not in said:
+        return
+    rank, size = _number_in("RANK"), _number_in("WORLD_SIZE")
+    if rank is None or size is None or rank >= size or ("LOCAL_RANK" in said and _number_in("LOCAL_RANK") is None):
+        raise ProcessError(
+            f"the environment says {', '.join(f'{name}={value[:40]!r}' for name, value in said.items())}",
+            expected="RANK, a number from 0 to below WORLD_SIZE, as torchrun or accelerate launch set them",
+            why="processes that take themselves for the same one would overwrite each other's work",
+            todo="unset them for one process alone, or start by `torchrun --nproc-per-node N -m sawyer ...`",
+        )
 
 
 def is_first() -> bool:
@@ -83,6 +106,7 @@ def joined() -> Iterator[None]:
 
     Raises ProcessError where the others do not come.
     """
+    _check_launched()
     if launched() > 1 and not _state.met:
         _meet()
     _state.joined += 1

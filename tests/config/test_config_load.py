@@ -324,6 +324,30 @@ def test_wrong_values_are_told_with_what_is_right(asked: Any, override: str, wor
     assert words in refusal(asked, BASE, override)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (f"seed: {'1' * 5000}", "a value that YAML cannot hold"),
+        (f"seed: 0x{'f' * 6000}", "line 1: the number 0xf"),
+        (f"model: x\nsft: {{data: [0b{'1' * 20000}]}}", "line 2: the number 0b1"),
+        ('model: "a\\0b"', "line 1: the text 'a\\x00b' holds the character NUL"),
+        ("model: a\0b", "unacceptable character #x0000"),
+        (f"{'x' * 900}: 1", "unknown setting `xxx"),
+        (f"model: x\nsft: {{data: [x], epochs: {'x' * 5000}}}", "`sft.epochs` is 'xxx"),
+    ],
+)
+def test_values_that_no_file_holds_by_right(asked: Any, text: str, words: str) -> None:
+    said = refusal(asked, text)
+    assert words in said and len(said) < 1000, "no more of it than can be read"
+
+
+def test_a_default_that_hangs_on_a_wrong_setting_is_not_told(asked: Any) -> None:
+    """The defaults of rl.group and rl.epochs come from the algorithm, that of lora.alpha from the rank."""
+    said = refusal(asked, WITH_RL, "rl.algorithm=foo", "lora={rank: x}")
+    assert "`rl.algorithm` is 'foo'" in said and "`lora.rank` is 'x'" in said
+    assert "Undefined" not in said and "rl.group" not in said and "lora.alpha" not in said
+
+
 def test_all_that_is_wrong_is_told_at_once(asked: Any) -> None:
     said = refusal(asked, BASE, "seed=-1", "precision=fp16", "sft.epochs=x")
     assert all(f"`{name}`" in said for name in ("seed", "precision", "sft.epochs"))

@@ -15,12 +15,34 @@ from typing import Any
 import pytest
 
 from sawyer import processes
+from sawyer.errors import ProcessError
 
 PATIENCE = 120.0  # seconds; only a broken program waits so long
 SOURCE = str(Path(__file__).parents[2] / "src")
 
 
 # Quick: shares, and one process by itself.
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"RANK": "abc", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "two"},
+        {"RANK": "5", "WORLD_SIZE": "2"},
+        {"RANK": "-1", "WORLD_SIZE": "2"},
+        {"RANK": "0", "WORLD_SIZE": "0"},
+        {"RANK": "9" * 5000, "WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "\u0663x"},
+    ],
+)
+def test_a_launcher_that_says_no_numbers_is_refused(monkeypatch: pytest.MonkeyPatch, said: dict[str, str]) -> None:
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ProcessError, match="the environment says RANK='") as refused, processes.joined():
+        pass
+    assert refused.value.silent and "unset them" in refused.value.todo and len(str(refused.value)) < 500
+    assert processes.number() >= 0 and processes.number_here() >= 0  # whoever tells of the error asks who it is
 
 
 def hands(monkeypatch: pytest.MonkeyPatch, sizes: list[float], number: int) -> list[list[int]]:

@@ -12,7 +12,7 @@ import typer
 
 from sawyer.cli.screen import say, stderr, stdout
 from sawyer.cli.streams import as_json as json_of
-from sawyer.cli.streams import print_line
+from sawyer.cli.streams import print_line, visible
 from sawyer.errors import RunError, SawyerError
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _run_row(layout: Any) -> tuple[Text | str, ...]:
     from sawyer.cli.figures import counted
     from sawyer.runs import STAGES, clock, read_manifest
 
-    name, unread = Text(layout.root.name, style="bold"), Text("cannot be read", style="red")
+    name, unread = Text(visible(layout.root.name), style="bold"), Text("cannot be read", style="red")
     try:
         stages: Mapping[str, Any] = read_manifest(layout.manifest).get("stages", {})
     except SawyerError:

@@ -20,8 +20,8 @@ from typing import Any, TextIO, cast
 from sawyer.errors import RunError
 
 # C0 but tab and newline, DEL and C1 steer a terminal; the bidirectional controls reorder what is read; the separators of lines
-# and paragraphs break a line of JSON.
-STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069]")
+# and paragraphs break a line of JSON; surrogates are bytes of a file's name that are no text.
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 STEERING_BUT_RETURN = re.compile(
     STEERING.pattern.replace("\x0b-\x1f", "\x0b\x0c\x0e-\x1f")
 )  # progress bars of libraries use it
@@ -181,4 +181,4 @@ def as_json(value: Any) -> str:
     stream = steady(sys.stdout).inner
     ascii_alone = not (stream.encoding or "ascii").lower().replace("-", "").startswith("utf")
     text = json.dumps(plain(value), ensure_ascii=ascii_alone, allow_nan=False, default=str)
-    return re.sub(f"{STEERING.pattern}|[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
+    return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -19,6 +19,7 @@ from sawyer.errors import ConfigError
 PRESETS = Path(__file__).parent / "presets"
 PATHS = ("out", "model", "template", "data", "prompts", "text")  # settings that name files or folders
 OFF = ("guards", "action")  # settings that may be `off`, which YAML reads as false
+LONGEST_SHOWN = 120  # letters of a value in a message
 MOST_VALUES = 100_000  # in a config, aliases written out
 WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
@@ -37,7 +38,9 @@ def checked(tree: Mapping[str, Any], *, where: str = "config") -> Config:
     try:
         return Config.model_validate(_at_home(tree))
     except ValidationError as error:
-        raise ConfigError("\n".join(_told(item, where) for item in error.errors()), todo=f"mend {where}") from error
+        # A default that is taken from another setting cannot be made where that one is wrong: the other is told.
+        found = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
+        raise ConfigError("\n".join(_told(item, where) for item in found), todo=f"mend {where}") from error
 
 
 def _at_home(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +133,27 @@ class _Loader(yaml.SafeLoader):
             )
         return self.construct_document(node)
 
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if "\0" in value:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: the text {_shown(value)} holds the character NUL",
+                expected="text without it",
+                why="no file or model can be called so",
+                todo="take it out",
+            )
+        return value
+
+    def construct_number(self, node: Any) -> int:
+        value = self.construct_yaml_int(node)
+        if not -(2**63) <= value < 2**63:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: the number {_cut(node.value)} is too large",
+                expected="a whole number of up to 18 digits",
+                todo="put it in quotes if it is meant as text",
+            )
+        return int(value)
+
     def construct_text(self, node: Any) -> Any:
         return self.construct_yaml_str(node)
 
@@ -153,7 +177,9 @@ def _size(node: Any, known: dict[int, int]) -> int:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:null", _Loader.construct_null)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_text)
+_Loader.add_constructor("tag:yaml.org,2002:binary", _Loader.construct_text)
 _Loader.add_constructor("tag:yaml.org,2002:seq", _Loader.construct_list)
 _Loader.add_constructor("tag:yaml.org,2002:map", _Loader.construct_section)
 _Loader.add_implicit_resolver(
@@ -246,7 +272,7 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
         if name not in model.model_fields:
             guess = _guess(str(name), model, prefix)
             raise ConfigError(
-                f"{where}: unknown setting `{prefix}{name}`" + (f"; did you mean `{guess}`?" if guess else ""),
+                f"{where}: unknown setting `{prefix}{_cut(str(name))}`" + (f"; did you mean `{guess}`?" if guess else ""),
                 expected=f"one of: {', '.join(model.model_fields)}",
                 why="a setting that is not known would be ignored without a word",
             )
@@ -389,4 +415,9 @@ def _shown(value: Any) -> str:
         return "a section" if isinstance(value, dict) else "a list"
     if isinstance(value, bool):
         return f"{str(value).lower()} (so YAML reads true, yes and on; false, no and off)"
-    return "null" if value is None else repr(value)
+    return "null" if value is None else _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    """Text from a file, short enough for a message."""
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
