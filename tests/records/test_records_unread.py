@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.records import Message, Prompt, check, prompt_of, read
+from sawyer.records import Message, Prompt, check, prompt_of, read, unread_in_words
 from sawyer.records.fields import is_bookkeeping
 from sawyer.records.formats import Want
 
@@ -109,9 +109,19 @@ def test_what_is_not_read_is_named(put: Put, row: dict[str, Any], want: Want, un
     assert found.unread == dict.fromkeys(unread, 2)
 
 
+def test_a_field_s_name_cannot_break_what_names_it(put: Put) -> None:
+    """A name may hold anything; it is written to the journal and to the terminal."""
+    found = read(put("a.jsonl", [{"prompt": "x", "completion": "y", "\x1b[31m\ud800": 1, "k" * 999: 1}]), want="demonstrations")
+    assert found.unread == {"\\x1b[31m\\ud800": 1, "k" * 80: 1} and found.told_skipped.encode()
+
+
 def test_bookkeeping_is_known() -> None:
+    """It is named last, so that what one should look at comes first."""
     named = ["id", "messages[].name", "source", "system", "tools", "messages[].weight"]
     assert [name for name in named if is_bookkeeping(name)] == ["id", "messages[].name", "source"]
+    assert (
+        unread_in_words({"id": 2, "tools": 1, "turns": 2, "system": 2}) == "not read: system (2), tools (1), id (2), turns (2)"
+    )
 
 
 def test_weights_of_turns(put: Put) -> None:

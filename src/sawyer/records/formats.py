@@ -316,7 +316,7 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
             list(shape.read(Fields({**dict.fromkeys(model), **value}), where))
         raise
     records = tuple(record for record in found if not isinstance(record, Unfit))
-    unread = row.unread()
+    unread = (path if path.isprintable() and len(path) <= 80 else repr(path)[1:-1][:80] for path in row.unread())
     if want == "prompts":
         records = tuple(_with_fields(prompt_in(record), row) for record in records)
     elif want in ("pairs", "comparisons"):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.errors import DataError
-from sawyer.records.fields import Unfit
+from sawyer.records.fields import Unfit, is_bookkeeping
 from sawyer.records.files import expand
 from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, shape_of, take
 from sawyer.records.pairs import join, pairs
@@ -74,8 +74,9 @@ def _rows_in_words(count: int) -> str:
 
 
 def unread_in_words(unread: Mapping[str, int], most: int = 8) -> str:
-    """The columns and fields that are not read, with the rows in which they stand; the most frequent first."""
-    ordered = sorted(unread.items(), key=lambda item: -item[1])
+    """The columns and fields that are not read, with the rows in which they stand; the most frequent first, and last those that
+    only say which row it is or where it comes from."""
+    ordered = sorted(unread.items(), key=lambda item: (is_bookkeeping(item[0]), -item[1]))
     if not ordered:
         return ""
     counts = {count for _, count in ordered}
