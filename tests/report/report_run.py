@@ -125,14 +125,20 @@ def examined(prompts: int = 60) -> Trust:
         scores = [rng.randint(2, 18) / 2 for _ in range(4)]
         sources = ("expert", "<b>rude</b>", "sft", "sft")
         answers = tuple(
-            Answer(response=f"{HOSTILE if number == 7 else ''}{_text(rng)} {score:g}", score=score, source=source)
+            Answer(response=f"{HOSTILE if number == 7 else ''}{_text(rng)} {number}: {score:g}", score=score, source=source)
             for score, source in zip(scores, sources, strict=True)
         )
         records.append(ScoredAnswers(prompt=prompt_of(f"What is {number}?"), answers=answers))
 
     def scorer(asked: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         known = [float(text.split()[-1]) if text.split()[-1:] and text[-1].isdigit() else 3.0 for text in responses]
-        return [score / 4 + random.Random(ascii(text)).gauss(0, 0.6) for score, text in zip(known, responses, strict=True)]
+        # It reads the prompt, whose number an answer names, and dislikes being told everything twice.
+        off = [
+            (f" {prompt.text[8:-1]}:" not in text) + (text.count(":") > 1)
+            for prompt, text in zip(asked, responses, strict=True)
+        ]
+        noise = [random.Random(ascii(text)).gauss(0, 0.6) for text in responses]
+        return [score / 4 + error - 2 * wrong for score, error, wrong in zip(known, noise, off, strict=True)]
 
     return trust(scorer, records, loss="squared", held_out=True)
 

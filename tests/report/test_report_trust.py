@@ -26,8 +26,9 @@ def values(found: Trust | None = None) -> dict[str, Any]:
 
 def test_the_verdict_stands_first_with_the_figures_that_decided() -> None:
     found = view(values())
-    assert (found.kind, found.look) == ("trust_above", "warn") and found.words == told(examined()).words
-    assert [line[0] for line in found.decided] == [doubt.name.replace("_", " ") for doubt in told(examined()).doubts]
+    verdict = told(examined())
+    assert (found.kind, found.look, found.chip) == ("guarded", "warn", "! only with guards") and found.words == verdict.words
+    assert [line[0] for line in found.decided] == [why.name.replace("_", " ") for why in (*verdict.reasons, *verdict.doubts)]
     bad = told(examined(8))
     refused = view(values(examined(8)))
     assert (refused.look, refused.chip) == ("fail", "✕ no RL on it") and refused.decided[0][1] == bad.reasons[0].words

@@ -16,6 +16,7 @@ from sawyer.config import GuardName, Rl, checked
 from sawyer.stages.rl.gates import MEAN_TIMES, MOST_TIMES, SMALL, Apart, Outcome, StepZero, final_gates, step_zero_gates
 from sawyer.stages.rl.guards import (
     BEGINNING,
+    COMPARED,
     DEFAULTS,
     WORDS,
     Guards,
@@ -29,6 +30,8 @@ from sawyer.stages.rl.guards import (
     stop_words,
     surely,
 )
+from sawyer.trust import NeededGuard
+from sawyer.trust.verdict import NEEDED
 
 GOOD = {
     "kl": 1.0,
@@ -202,6 +205,30 @@ def test_a_stop_says_what_happened_and_what_to_try() -> None:
     assert "2 rollbacks, the last with a KL coefficient of 0.2, did not help" in stop_words(
         one.told(1), one, 2, ", the last with a KL coefficient of 0.2"
     )
+
+
+# What the reward model's trust report asks for
+
+
+def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
+    asks = [NeededGuard(guard=name, threshold=value, reason=why) for why, told in NEEDED.items() for name, value in told]
+    for one in asks:
+        assert one.guard in get_args(GuardName)
+        found = rules_of(asked(kl={"budget": 20.0}), [one])
+        default = rules_of(asked(kl={"budget": 20.0}))[one.guard].threshold
+        beyond = found[one.guard].threshold > default if one.guard in COMPARED else found[one.guard].threshold < default
+        assert found[one.guard].threshold == one.threshold and beyond, one
+        assert {name: rule for name, rule in found.items() if name != one.guard} == {
+            name: rule for name, rule in rules_of(asked(kl={"budget": 20.0})).items() if name != one.guard
+        }
+    # A budget that is smaller already stays, and what the config says of a guard goes before what is asked.
+    needed = [
+        NeededGuard(guard=name, threshold=0.1 if name == "same_answer" else 10.0, reason="x")
+        for name in ("same_answer", "kl_budget")
+    ]
+    rules = rules_of(asked(guards={"same_answer": {"threshold": 0.4}}), needed)
+    assert (rules["kl_budget"].threshold, rules["same_answer"].threshold) == (6.0, 0.4)
+    assert rules_of(asked(guards="off"), needed)["same_answer"].action == "off"
 
 
 # What is not finite

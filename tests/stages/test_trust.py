@@ -15,6 +15,7 @@ from sawyer.records import Prompt, ScoredAnswers, pairs, prompt_of
 from sawyer.stages.reward.data import Group, Judgements
 from sawyer.stages.reward.trust import Remembered, examine, gold_accuracy, judge, own_judged, records_of
 from sawyer.stats import wilson
+from sawyer.trust import Figure, Probe
 from sawyer.worlds import gold, tasks
 
 Scorer = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
@@ -96,7 +97,7 @@ def test_length_correlation_is_over_all_answers() -> None:
 def test_without_held_out_prompts_the_training_prompts_are_told_as_such() -> None:
     found = examined(table(SCORES), FIRST, held_out=False)
     assert (found["held_out_prompts"], found["accuracy"]) == (0, 2 / 3)
-    assert "training pairs (none was held out)" in judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].message
+    assert "training pairs (none was held out)" in judge({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].message
 
 
 def test_accuracy_by_gap() -> None:
@@ -170,7 +171,7 @@ def test_the_verdict_is_told() -> None:
 @pytest.mark.parametrize(("prompts", "verdict"), [(1, "warn"), (3, "warn"), (10, "warn"), (40, "ok")])
 def test_a_few_prompts_that_agree_prove_little(prompts: int, verdict: str) -> None:
     found = examined(table({"good": 1.0, "baad": 0.0}), *[group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(prompts)])
-    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5})[0].verdict == verdict
+    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].verdict == verdict
 
 
 def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
@@ -236,8 +237,15 @@ def test_without_a_clear_pair_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch
 
 FIGURES = {
     **{"held_out_prompts": 50, "accuracy": 0.8, "accuracy_low": 0.7, "baseline_longer": 0.55, "baseline_high": 0.6},
-    **{"damaged_wins": 0.05, "probes": {"twice": 0.02, "empty": 0.08}, "loss_first": 1.0, "loss_last": 0.5},
+    **{"damaged_wins": 0.05, "loss_first": 1.0, "loss_last": 0.5},
 }
+HARMLESS = {"twice": (0.02, 0.0, 0.06), "empty": (0.08, 0.03, 0.13)}
+
+
+def probes(shares: dict[str, tuple[float, float, float]], cases: int = 100) -> list[Probe]:
+    """By name the share of damaged answers that win, with its interval."""
+    found = {name: Figure(value=v, low=low, high=high, prompts=cases, cases=cases) for name, (v, low, high) in shares.items()}
+    return [Probe(name=name, what=name, wins=wins, example=None) for name, wins in found.items()]
 
 
 @pytest.mark.parametrize(
@@ -254,11 +262,6 @@ FIGURES = {
             "reward_beats_baselines",
             "fail",
         ),
-        ({}, "reward_rejects_damage", "ok"),
-        ({"damaged_wins": 0.1}, "reward_rejects_damage", "warn"),
-        ({"damaged_wins": 0.299}, "reward_rejects_damage", "warn"),
-        ({"damaged_wins": 0.31}, "reward_rejects_damage", "fail"),
-        ({"probes": {}}, "reward_rejects_damage", "ok"),
         ({}, "reward_learned", "ok"),
         ({"loss_last": 1.0}, "reward_learned", "warn"),  # a single update
         ({"loss_last": 1.001}, "reward_learned", "fail"),
@@ -268,10 +271,36 @@ FIGURES = {
     ],
 )
 def test_gates(changed: dict[str, Any], gate: str, verdict: str) -> None:
-    found = {one.name: one for one in judge({**FIGURES, **changed})}
+    found = {one.name: one for one in judge({**FIGURES, **changed}, probes(HARMLESS))}
     assert found[gate].verdict == verdict
     assert [one.name for one in found.values() if one.verdict != "ok"] == ([] if verdict == "ok" else [gate])
 
 
+@pytest.mark.parametrize(
+    ("shares", "verdict"),
+    [
+        ({}, "ok"),
+        ({"twice": (0.099, 0.05, 0.19)}, "ok"),
+        ({"twice": (0.1, 0.05, 0.19)}, "warn"),
+        ({"twice": (0.05, 0.0, 0.2)}, "warn"),  # so few prompts that it may be one in five
+        ({"twice": (0.6, 0.5, 0.7)}, "warn"),
+        ({"twice": (0.61, 0.51, 0.7)}, "fail"),
+        ({"empty": (0.26, 0.2, 0.33)}, "warn"),
+        ({"empty": (0.27, 0.21, 0.33)}, "fail"),
+        ({"other_prompt": (0.3, 0.19, 0.5)}, "fail"),  # it may not read the prompt at all
+        (
+            {"other_prompt": (0.41, 0.32, 0.51), "twice": (0.0, 0.0, 0.01), "empty": (0.0, 0.0, 0.01)},
+            "fail",
+        ),  # the mean is 14 %
+    ],
+)
+def test_each_damage_counts_by_its_own_interval(shares: dict[str, tuple[float, float, float]], verdict: str) -> None:
+    gate = judge(FIGURES, probes(HARMLESS | shares if shares else {}))[1]
+    assert (gate.name, gate.verdict) == ("reward_rejects_damage", verdict)
+
+
 def test_the_worst_damage_is_named() -> None:
-    assert "(worst: empty, 8%)" in judge(FIGURES)[1].message
+    assert "(worst: empty, 8%, from 3% to 13%)" in judge(FIGURES, probes(HARMLESS))[1].message
+    # What refuses is worse than what wins more often and only asks for guards.
+    both = judge(FIGURES, probes({"twice": (0.5, 0.4, 0.6), "other_prompt": (0.3, 0.22, 0.39)}))[1]
+    assert "worst: other_prompt, 30%" in both.message and both.verdict == "fail"

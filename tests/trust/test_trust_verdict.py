@@ -34,8 +34,8 @@ def test_the_truth_is_trusted_by_honest_raters() -> None:
 
 
 def test_a_noisy_scorer_is_trusted_for_clear_differences() -> None:
-    found, verdict = verdict_on(gold_scorer(noise=6.0), judged("honest", 80))
-    assert verdict.kind == "trust_above" and verdict.above in (1.0, 2.0, 4.0)
+    found, verdict = verdict_on(gold_scorer(noise=2.0), judged("honest", 80))
+    assert verdict.kind == "trust_above" and verdict.above in (1.0, 2.0, 4.0) and verdict.guards == ()
     assert verdict.words.startswith(f"Trust it for gaps of {verdict.above:g} and more")
     assert found.everything.by_gap[0].accuracy.low < 0.5 < found.everything.by_gap[-1].accuracy.low
 
@@ -81,7 +81,7 @@ def test_a_constant_and_a_noise_are_seen_for_what_they_are() -> None:
     found, verdict = verdict_on(noise_scorer, honest)
     assert names(verdict)[0] == "chance" and "no better than chance" in verdict.words
     assert found.everything.accuracy.low < 0.5 and verdict.reasons[0].value == found.everything.accuracy.low
-    assert "damage" in names(verdict), "half of all damaged answers win"
+    assert {"damage_other_prompt", "damage_empty", "damage_shuffled"} <= {*names(verdict)}, "half of all damaged answers win"
 
 
 @pytest.mark.slow
@@ -118,7 +118,8 @@ def test_an_interval_that_holds_chance_and_use_says_too_few_and_not_bad() -> Non
     """26 of 40 pairs right, from 0.50 to 0.79: not surely better than chance, not surely worse than useful."""
     records = [record(str(i), ("good", 2.0), ("poor", 1.0)) for i in range(20)]
     records += [record(f"{i}", ("poor", 2.0), ("good", 1.0)) for i in range(100, 114)]
-    verdict = told(trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records))
+    found = trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records)
+    verdict = told(replace(found, probes=()))  # a table reads no prompt
     assert names(verdict) == ["too_few"] and "34 prompts are too few to say" in verdict.words
 
 
@@ -133,6 +134,7 @@ def test_wide_gaps_may_hold_where_all_together_do_not() -> None:
     found = trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records)
     assert found.everything.accuracy.value == pytest.approx(0.55)
     side = replace(found.everything, accuracy=replace(found.everything.accuracy, low=0.49))
+    found = replace(found, probes=())  # a table reads no prompt
     verdict = told(replace(found, sides=(side,)))
     assert (verdict.kind, verdict.above) == ("trust_above", 4.0)
     assert "of those 4 or more apart 75 % of 100 pairs" in verdict.words
@@ -140,13 +142,50 @@ def test_wide_gaps_may_hold_where_all_together_do_not() -> None:
     assert names(told(replace(found, sides=(flat,)))) == ["chance"]
 
 
-def test_damage_refuses_or_is_minded() -> None:
+def damaged(found: Trust, **shares: tuple[float, float, float]) -> Trust:
+    """The same where some kinds of damage win so often: (share, low, high)."""
+    probes = []
+    for probe in found.probes:
+        value, low, high = shares.get(probe.name, (0.0, 0.0, 0.02))
+        probes.append(replace(probe, wins=Figure(value=value, low=low, high=high, prompts=100, cases=100)))
+    return replace(found, probes=tuple(probes))
+
+
+def test_a_model_that_hardly_reads_the_prompt_is_refused_however_good_the_mean_is() -> None:
+    """41 of 100 answers to another prompt are preferred; the six kinds together win 7 % of the time."""
     found, good = verdict_on(gold_scorer(), judged("honest", 150))
-    assert "damage" not in [doubt.name for doubt in good.doubts]
-    some = told(replace(found, damaged=Figure(value=0.15, low=0.12, high=0.18, prompts=150, cases=900)))
-    assert some.kind == "trust" and "damaged answers win 15 %" in some.words
-    much = told(replace(found, damaged=Figure(value=0.35, low=0.3, high=0.4, prompts=150, cases=900)))
-    assert names(much) == ["damage"] and "it prefers them to whole ones 35 % of the time" in much.words
+    assert (good.kind, good.guards) == ("trust", ()) and not any(doubt.name.startswith("damage") for doubt in good.doubts)
+    verdict = told(damaged(found, other_prompt=(0.41, 0.32, 0.51)))
+    assert (verdict.kind, names(verdict)) == ("refuse", ["damage_other_prompt"])
+    assert "it hardly reads the prompt" in verdict.words and "41 % of the time (32 % to 51 %)" in verdict.words
+    assert (verdict.reasons[0].figure, verdict.reasons[0].value) == ("probes.other_prompt", 0.41)
+    # For those who run RL on it all the same.
+    assert {guard.guard for guard in verdict.guards} == {"same_answer", "kl_budget"}
+
+
+def test_between_trust_and_refusal_guards_are_named() -> None:
+    found, _ = verdict_on(gold_scorer(), judged("honest", 150))
+    verdict = told(damaged(found, twice=(0.3, 0.22, 0.39), empty=(0.12, 0.07, 0.19)))
+    assert verdict.kind == "guarded" and names(verdict) == ["damage_twice", "damage_empty"], "the worst first"
+    assert verdict.words.startswith(
+        "Only with these guards, which RL sets: distinct_2 0.5, length_paid 0.4, length 0.5; because"
+    )
+    assert "Trust it then: it ranks" in verdict.words and "30 % of the time" in verdict.words
+    assert [(guard.guard, guard.reason) for guard in verdict.guards] == [
+        ("distinct_2", "damage_twice"),
+        ("length_paid", "damage_twice"),
+        ("length", "damage_empty"),
+    ]
+    # Nothing has won, but so few were tried that one in five may.
+    assert told(damaged(found, twice=(0.0, 0.0, 0.24))).kind == "guarded"
+
+
+def test_length_that_shows_asks_for_its_guard() -> None:
+    found, _ = verdict_on(gold_scorer(), judged("honest", 150))
+    tied = Figure(value=0.3, low=0.2, high=0.4, prompts=150, cases=900)
+    verdict = told(replace(found, sides=(replace(found.everything, length_controlled=tied),)))
+    assert (verdict.kind, names(verdict)) == ("guarded", ["length"])
+    assert [(guard.guard, guard.threshold) for guard in verdict.guards] == [("length_paid", 0.4)]
 
 
 def test_the_sft_model_s_own_answers_decide_too() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sawyer.records import Pair, Prompt, ScoredAnswers
     from sawyer.trust import Figure, Side, Trust, Verdict
 
-LOOKS = {"trust": "ok", "trust_above": "warn", "refuse": "fail"}
+LOOKS = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
 SIDES = {"all": "all judged", "file": "the files'", "own": "SFT's own", "gold": "SFT's own, by gold"}
 
 

@@ -16,6 +16,7 @@ from sawyer.trust.figures import (
     Example,
     Figure,
     Gap,
+    NeededGuard,
     Probe,
     Reason,
     Side,
@@ -24,7 +25,7 @@ from sawyer.trust.figures import (
     Verdict,
 )
 from sawyer.trust.trust_file import as_json, from_json
-from sawyer.trust.verdict import DAMAGED_WINS, told
+from sawyer.trust.verdict import DAMAGED_WINS, SURELY_WINS, level, told
 
 if TYPE_CHECKING:
     from sawyer.trust.examine import trust
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DAMAGED_WINS",
     "DAMAGES",
+    "SURELY_WINS",
     "Bin",
     "Calibration",
     "Ceiling",
@@ -40,6 +42,7 @@ __all__ = [
     "Example",
     "Figure",
     "Gap",
+    "NeededGuard",
     "Probe",
     "Reason",
     "Side",
@@ -48,6 +51,7 @@ __all__ = [
     "Verdict",
     "as_json",
     "from_json",
+    "level",
     "told",
     "trust",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["trust", "trust_above", "refuse"]
+Kind = Literal["trust", "trust_above", "guarded", "refuse"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,11 +158,21 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NeededGuard:
+    """A guard of RL that must be this strict with the model: its name in `rl.guards`, and the reason that asks for it."""
+
+    guard: str
+    threshold: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """How far to trust: `above` is the smallest gap between two judges' scores from which the model's order holds."""
 
     kind: Kind
     above: float | None
     words: str
-    reasons: tuple[Reason, ...]  # for refusing, the gravest first; empty if trusted
+    reasons: tuple[Reason, ...]  # for refusing, or for the guards, the gravest first; empty if trusted
     doubts: tuple[Reason, ...]  # what a trusting reader should know
+    guards: tuple[NeededGuard, ...] = ()  # what RL sets; also where it is refused, for those who run it all the same

@@ -1,12 +1,28 @@
-"""The verdict in words: trust it, trust it for clear differences, or don't run RL on it, and which figure decided."""
+"""The verdict in words: trust it, trust it for clear differences, only with guards, or don't run RL on it, and which figure
+decided. It is as strict as its worst evidence; docs/trust.md has the thresholds and where they are from."""
 
 from __future__ import annotations
 
-from sawyer.trust.figures import Ceiling, Figure, Reason, Side, Trust, Verdict
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from sawyer.trust.figures import Ceiling, Figure, NeededGuard, Probe, Reason, Side, Trust, Verdict
 
 CHANCE = 0.5
-DAMAGED_WINS = 0.10  # more than this share of damaged answers preferred to the whole one: not to be trusted
-REFUSED_DAMAGE = 3 * DAMAGED_WINS  # RL finds any weakness; one this wide it finds in its first updates
+DAMAGED_WINS = 0.10  # a kind of damage that wins as often as this asks for guards: RL finds any weakness
+SURELY_WINS = 0.20  # so does one that may win as often as this; of damage that spoils an answer, one that surely does refuses
+# Nothing is left of a good answer; the others' damage is one of style or length, which guards can watch.
+SPOILS = ("other_prompt", "shuffled", "empty")
+# What evidence asks of RL's guards (docs/guards.md), by a probe's name or the reason's: what the policy would be paid for.
+NEEDED: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "other_prompt": (("same_answer", 0.1), ("kl_budget", 10.0)),  # one answer for all
+    "shuffled": (("kl_budget", 10.0),),  # word salad is far from the SFT model
+    "empty": (("length", 0.5),),
+    "truncated": (("length", 0.5),),
+    "twice": (("distinct_2", 0.5), ("length_paid", 0.4)),
+    "pleasantries": (("distinct_2", 0.5), ("length_paid", 0.4)),  # the same phrases around every answer
+    "length": (("length_paid", 0.4),),
+}
 USEFUL = 0.60  # reward models that RL has profited from rank 0.63 to 0.69 as people did (Huang et al. 2024, TL;DR)
 CLOSE = 0.05  # a model surely less than this ahead of a rule about length has learnt that rule and hardly more
 LENGTH_RULES = 0.5  # correlation with length, at equal scores, from which on length decides more than all else together
@@ -20,9 +36,13 @@ def told(found: Trust) -> Verdict:
     """The verdict on a model from its figures alone, with every reason and doubt and the figure that decided each."""
     side = found.everything
     reasons = tuple(_reasons(found))
+    watched = tuple(_watched(found))
+    guards = _guards([*reasons, *watched])
     refused = {reason.name for reason in reasons}
+    watched = tuple(reason for reason in watched if reason.name not in refused)
     doubts = tuple(doubt for doubt in _doubts(found) if doubt.name not in refused)
     if reasons:
+        doubts = (*watched, *doubts)
         first = reasons[0]
         more = "".join(f" Also: {reason.words}." for reason in reasons[1:]) + _mind(doubts)
         return Verdict(
@@ -31,6 +51,7 @@ def told(found: Trust) -> Verdict:
             words=f"Don't run RL on it, because {first.words}.{more}{_known(side)}",
             reasons=reasons,
             doubts=doubts,
+            guards=guards,
         )
     above = holds_above(side)
     lead = "Trust it" if not above else f"Trust it for gaps of {above:g} and more on the judges' scale"
@@ -38,9 +59,40 @@ def told(found: Trust) -> Verdict:
     if above:
         widest = side.by_gap[-1]
         finer = f"; of those {widest.name} apart {_of(widest.accuracy)}; finer differences it does not surely rank above chance"
+    if watched:
+        set_so = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
+        because = "; ".join(reason.words for reason in watched)
+        lead = f"Only with these guards, which RL sets: {set_so}; because {because}. {lead} then"
     words = f"{lead}: it ranks {_of(side.accuracy)} as the judges did{_rule(side)}{finer}.{_known(side)}"
     words += _mind(doubts)
-    return Verdict(kind="trust_above" if above else "trust", above=above or None, words=words, reasons=(), doubts=doubts)
+    kind: Literal["trust", "trust_above", "guarded"] = "guarded" if watched else "trust_above" if above else "trust"
+    return Verdict(kind=kind, above=above or None, words=words, reasons=watched, doubts=doubts, guards=guards)
+
+
+def level(probe: Probe) -> Literal["ok", "guard", "refuse"]:
+    """What one kind of damage asks for, by its own interval: nothing, guards, or that no RL is run on the model.
+
+    ok: it wins less than 10 % of the time and surely less than 20 %. Damage that spoils an answer refuses where it surely wins
+    more than 20 % of the time, or where it may win half of the time, as with a model that cannot see it; other damage where it
+    surely wins more than half of the time.
+    """
+    wins = probe.wins
+    if not wins.cases:
+        return "ok"
+    if probe.name in SPOILS and (wins.low > SURELY_WINS or (wins.high >= CHANCE and wins.value >= DAMAGED_WINS)):
+        return "refuse"
+    if wins.low > CHANCE:
+        return "refuse"
+    return "guard" if wins.value >= DAMAGED_WINS or wins.high >= SURELY_WINS else "ok"
+
+
+def _guards(reasons: Sequence[Reason]) -> tuple[NeededGuard, ...]:
+    """The guards that the reasons ask for, each once."""
+    found: dict[str, NeededGuard] = {}
+    for reason in reasons:
+        for guard, threshold in NEEDED.get(reason.name.removeprefix("damage_"), ()):
+            found.setdefault(guard, NeededGuard(guard=guard, threshold=threshold, reason=reason.name))
+    return tuple(found.values())
 
 
 def holds_above(side: Side) -> float:
@@ -130,15 +182,34 @@ def _length(side: Side) -> list[Reason]:
 
 
 def _damage(found: Trust) -> list[Reason]:
-    damaged = found.damaged
-    if damaged.value < REFUSED_DAMAGE or damaged.low <= DAMAGED_WINS:
-        return []
-    worst = max(found.probes, key=lambda probe: probe.wins.value if probe.wins.cases else -1.0)
-    words = (
-        f"damaged answers win: it prefers them to whole ones {_pct(damaged.value)} of the time ({_range(damaged)}), most often "
-        f"with {worst.what} ({_pct(worst.wins.value)})"
-    )
-    return [_reason("damage", words, "damaged", damaged.value, REFUSED_DAMAGE)]
+    """A reason for each kind of damage that refuses the model, the worst first."""
+    return [_damaged(probe, "refuse") for probe in _worst_first(found.probes) if level(probe) == "refuse"]
+
+
+def _watched(found: Trust) -> list[Reason]:
+    """What asks for guards: each kind of damage by itself, and length."""
+    reasons = [_damaged(probe, "guard") for probe in _worst_first(found.probes) if level(probe) == "guard"]
+    tied = found.everything.length_controlled
+    if tied is not None and abs(tied.value) >= LENGTH_SHOWS and tied.low * tied.high > 0:
+        words = f"at equal scores its reward goes with length by {tied.value:+.2f} ({tied.low:+.2f} to {tied.high:+.2f})"
+        reasons.append(_reason("length", words, "length_controlled", tied.value, LENGTH_SHOWS))
+    return reasons
+
+
+def _worst_first(probes: Sequence[Probe]) -> list[Probe]:
+    return sorted(probes, key=lambda probe: -probe.wins.value)
+
+
+def _damaged(probe: Probe, asks: Literal["guard", "refuse"]) -> Reason:
+    wins = probe.wins
+    share = f"{_pct(wins.value)} of the time ({_range(wins)})"
+    if probe.name == "other_prompt":
+        words = f"it prefers the answer to another prompt {share}"
+        words += ": it hardly reads the prompt, and a model that does not see it at all has 50 %" if asks == "refuse" else ""
+    else:
+        words = f"it prefers a damaged answer ({probe.what}) to the whole one {share}"
+    limit = DAMAGED_WINS if asks == "guard" else SURELY_WINS if probe.name in SPOILS else CHANCE
+    return _reason(f"damage_{probe.name}", words, f"probes.{probe.name}", wins.value, limit)
 
 
 def _own(found: Trust) -> list[Reason]:
@@ -161,17 +232,6 @@ def _doubts(found: Trust) -> list[Reason]:
         doubts.append(_reason("few_prompts", words, "accuracy.prompts", side.accuracy.prompts, KNOWN_PROMPTS))
     if not side.pairs:
         return doubts
-    if found.damaged.cases and found.damaged.value >= DAMAGED_WINS:
-        worst = max(found.probes, key=lambda probe: probe.wins.value if probe.wins.cases else -1.0)
-        words = (
-            f"damaged answers win {_pct(found.damaged.value)} of the time, most often with {worst.what} "
-            f"({_pct(worst.wins.value)}): the policy will find this"
-        )
-        doubts.append(_reason("damage", words, "damaged", found.damaged.value, DAMAGED_WINS))
-    tied = side.length_controlled
-    if tied is not None and abs(tied.value) >= LENGTH_SHOWS and tied.low * tied.high > 0:
-        words = f"at equal scores its reward goes with length by {tied.value:+.2f}: watch the length of answers during RL"
-        doubts.append(_reason("length", words, "length_controlled", tied.value, LENGTH_SHOWS))
     if side.calibration and side.calibration[0].error.low > CALIBRATED:
         chosen = side.calibration[0]
         words = f"its confidence {chosen.formula} is off by {_pct(chosen.error.value)} on average"

@@ -20,6 +20,7 @@ MOST_LETTERS = 420  # of an example's answer
 CHIPS: Mapping[str, tuple[str, str]] = {  # what a verdict looks like
     "trust": ("ok", "✓ trust it"),
     "trust_above": ("warn", "! for clear differences"),
+    "guarded": ("warn", "! only with guards"),
     "refuse": ("fail", "✕ no RL on it"),
 }
 SIDES: Mapping[str, str] = {"all": "All judged", "file": "The files'", "own": "SFT's own", "gold": "SFT's own, by gold"}

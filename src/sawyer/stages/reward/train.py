@@ -88,7 +88,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     run.journal.event(STAGE, "verdict", message=verdict.words)
-    for gate in judge(figures):
+    for gate in judge(figures, found.probes):
         run.journal.gate(gate)
     return figures
 

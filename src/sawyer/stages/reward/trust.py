@@ -17,7 +17,7 @@ from sawyer.runs import Gate
 from sawyer.stages.reward.data import STAGE, Group, Judgements, judged
 from sawyer.stages.reward.loss import open_loss
 from sawyer.stats import correlation, wilson
-from sawyer.trust import DAMAGED_WINS, Figure, Trust, told, trust
+from sawyer.trust import DAMAGED_WINS, Figure, Probe, Trust, level, told, trust
 from sawyer.worlds import find, gold, tasks
 
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: LAB.md, "What limits the reward model?"
@@ -182,13 +182,12 @@ def _cell(figure: Figure) -> dict[str, float]:
     return {"value": figure.value, "low": figure.low, "high": figure.high, "pairs": figure.cases}
 
 
-def judge(figures: Mapping[str, Any]) -> list[Gate]:
-    """The gates of the reward model (method section 3)."""
-    low, bar, damaged = figures["accuracy_low"], figures["baseline_high"], figures["damaged_wins"]
+def judge(figures: Mapping[str, Any], probes: Sequence[Probe]) -> list[Gate]:
+    """The gates of the reward model (method section 3). Damage is judged by the probe that comes off worst."""
+    low, bar = figures["accuracy_low"], figures["baseline_high"]
     longer = figures["baseline_longer"]
     beats = figures["accuracy"] > max(longer, 1 - longer)
     where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
-    worst = max(figures["probes"], key=figures["probes"].get, default="none")
     gates = [
         Gate(
             stage=STAGE,
@@ -200,21 +199,31 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
             f"wins' and chance may reach {bar:.3f}",
             advice="judge more prompts (intervals shrink with prompts, not with answers), or check the raters agree",
         ),
-        Gate(
-            stage=STAGE,
-            name="reward_rejects_damage",
-            verdict="ok" if damaged < DAMAGED_WINS else "warn" if damaged < 3 * DAMAGED_WINS else "fail",
-            value=damaged,
-            threshold=DAMAGED_WINS,
-            message=f"damaged answers beat the whole ones {damaged:.1%} of the time (worst: {worst}, "
-            f"{figures['probes'].get(worst, 0.0):.0%})",
-            advice="add judged answers of that kind; the policy will find this weakness",
-        ),
+        _damage_gate(figures, probes),
         learned_gate(STAGE, figures),
     ]
     if "gold_accuracy" in figures:
         gates.append(_gold_gate(figures))
     return gates
+
+
+def _damage_gate(figures: Mapping[str, Any], probes: Sequence[Probe]) -> Gate:
+    order = {"ok": 0, "guard": 1, "refuse": 2}
+    tried = [probe for probe in probes if probe.wins.cases]
+    worst = max(tried, key=lambda probe: (order[level(probe)], probe.wins.value), default=None)
+    found = "ok" if worst is None else level(worst)
+    told = f"damaged answers beat the whole ones {figures['damaged_wins']:.1%} of the time"
+    if worst is not None:
+        told += f" (worst: {worst.name}, {worst.wins.value:.0%}, from {worst.wins.low:.0%} to {worst.wins.high:.0%})"
+    return Gate(
+        stage=STAGE,
+        name="reward_rejects_damage",
+        verdict={"ok": "ok", "guard": "warn", "refuse": "fail"}[found],  # type: ignore[arg-type]
+        value=worst.wins.value if worst is not None else 0.0,
+        threshold=DAMAGED_WINS,
+        message=told,
+        advice="add judged answers of that kind; the policy will find this weakness",
+    )
 
 
 def _gold_gate(figures: Mapping[str, Any]) -> Gate:

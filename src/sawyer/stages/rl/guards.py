@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sawyer.config import Rl
 from sawyer.stats import student_t
+from sawyer.trust import NeededGuard
 
 Action = Literal["warn", "stop", "rollback", "off"]
 BEGINNING = 3  # batches whose mean the collapses are held to: one small batch is chance
@@ -128,9 +129,13 @@ class Tripped:
         return f"{self.guard}{figure} after {updates} update{'s' * (updates != 1)}: {WORDS[self.guard][0]}"
 
 
-def rules_of(asked: Rl) -> dict[str, Rule]:
-    """Each guard's rule: its default, and what `rl.guards` changes of it."""
+def rules_of(asked: Rl, needed: Sequence[NeededGuard] = ()) -> dict[str, Rule]:
+    """Each guard's rule: its default, as strict as the reward model's trust report asks, and what `rl.guards` changes of it."""
     found = {**DEFAULTS, "kl_budget": replace(DEFAULTS["kl_budget"], threshold=asked.kl.budget)}
+    for one in needed:
+        stricter = max if one.guard in COMPARED else min  # what must not fall below a share, and what must not rise above one
+        rule = found[one.guard]
+        found[one.guard] = replace(rule, threshold=stricter(rule.threshold, one.threshold))
     for name, guard in asked.guards.items():
         found[name] = replace(found[name], **guard.model_dump(exclude_none=True))
     return found

@@ -35,6 +35,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     work = DpoWork(config, run) if asked.algorithm == "dpo" else RlWork(config, run)
     run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}")
     run.journal.event(STAGE, "plan", message=work.memory)
+    work.tell_verdict()
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show=work.shown)
     stop_if_asked(run, STAGE)
     last = work.close(done)

@@ -15,6 +15,7 @@ from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
 from sawyer.stages.rl.guards import Guards, Tripped, advice_for, rules_of, stop_words
+from sawyer.stages.rl.heeded import reward_verdict, verdict_summary
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, pair_losses, pair_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
@@ -44,7 +45,8 @@ class PolicyWork:
                 if network_of(network) is network:  # a shared one is read in fp32 as well, by the gates of step zero
                     hold_in_bf16(network)
         self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
-        self.rules = rules_of(self.asked)
+        self.verdict = reward_verdict(self.asked, run)
+        self.rules = rules_of(self.asked, self.verdict.guards if self.verdict is not None else ())
         self.guards = Guards(
             self.rules,
             longest=self.asked.max_new_tokens,
@@ -72,6 +74,12 @@ class PolicyWork:
     def plan(self) -> str:
         """What is about to be done, in words."""
         raise NotImplementedError
+
+    def tell_verdict(self) -> None:
+        """What the trust report asks for, in the journal; a verdict that asks for nothing is not told again."""
+        if self.verdict is not None and self.verdict.kind in ("guarded", "refuse"):
+            kind = "warning" if self.verdict.kind == "refuse" else "plan"
+            self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.asked, self.rules))
 
     @property
     def memory(self) -> str:

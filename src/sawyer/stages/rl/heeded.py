@@ -1,0 +1,43 @@
+"""What RL makes of the reward model's trust report: its verdict is told, and the guards that it asks for are set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from sawyer.config import Rl
+from sawyer.runs import Run, damaged
+from sawyer.stages.rl.guards import Rule
+from sawyer.trust import Verdict, from_json
+
+
+def reward_verdict(asked: Rl, run: Run) -> Verdict | None:
+    """The verdict on the run's own reward model; None where it is no part of what is paid for, or nobody has examined it.
+
+    Raises RunError for a report that is not as it was written.
+    """
+    path = run.layout.trust
+    if not asked.uses_stage or not path.exists():
+        return None
+    try:
+        return from_json(json.loads(path.read_text(encoding="utf-8")))[1]
+    except (OSError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def verdict_summary(verdict: Verdict, asked: Rl, rules: Mapping[str, Rule]) -> str:
+    """The guards that the verdict asks for as they are set now, and why; whose threshold `rl.guards` gives is told as such."""
+    given = {str(name): guard for name, guard in asked.guards.items()}
+    told = []
+    for needed in verdict.guards:
+        rule, named = rules[needed.guard], given.get(needed.guard)
+        own = named is not None and (named.threshold is not None or named.action == "off")
+        off = rule.action == "off"
+        kept = f" by rl.guards, though {needed.threshold:g} is asked for" if own else ""
+        told.append(f"{needed.guard} {'off' if off else f'{rule.threshold:g}'}{kept}")
+    because = "; ".join(reason.words for reason in verdict.reasons)
+    guards = f"guards set by the reward model's trust report: {', '.join(told)}" if told else ""
+    if verdict.kind == "refuse":
+        refused = f"the reward model's trust report says not to run RL on it, because {because}"
+        return f"{refused}; {guards}" if guards else refused
+    return f"{guards}; because {because}"
