@@ -98,11 +98,21 @@ def test_a_jinja_file(bytes_tokenizer: Any, tmp_path: Path) -> None:
 
 
 UNFIT = {
-    "counts its turns at the start": ("{{ messages|length }}" + OWN, "otherwise once it is answered"),
+    "turns its questions round": (
+        OWN.replace("{{ m['content'] }}", "{{ m['content'][::-1] if add_generation_prompt else m['content'] }}"),
+        "leaves out what a turn says",
+    ),
+    "asks otherwise": (
+        OWN.replace("<|{{ m['role'] }}|>", "<|{{ m['role'] }}{{ '?' if add_generation_prompt }}|>").replace(
+            "<|end|>", "{{ '<|done|>' if add_generation_prompt else '<|end|>' }}"
+        ),
+        "otherwise once it is answered",
+    ),
     "shows the last turn alone": ("{% set messages = messages[-1:] %}" + OWN, "leaves out what a turn says"),
     "forgets what came before": ("{% set messages = messages[-2:] %}" + OWN, "leaves out what a turn says"),
 }
 REWRITES = {
+    "counts its turns at the start": "{{ messages|length }}" + OWN,
     "shortens earlier answers": OWN.replace(
         "{{ m['content'] }}", "{{ m['content'][:3] if m['role'] == 'assistant' and not loop.last else m['content'] }}"
     ),
@@ -123,7 +133,7 @@ def test_a_template_that_rewrites_earlier_answers_is_taken(bytes_tokenizer: Any,
     path = tmp_path / "mine.jinja"
     path.write_text(template, encoding="utf-8")
     words = set_template(bytes_tokenizer, str(path))
-    assert ("rewrites earlier turns" in words) is ("[:3]" in template)
+    assert ("rewrites earlier turns" in words) is ("closed" not in template)
     codec = Codec(tokenizer=bytes_tokenizer, context=512)
     row = codec.demonstration(Demonstration(prompt=Prompt(messages=turns("a", "wordy", "b")), response="c"))
     trained = [i for i, on in zip(row.ids, row.trained, strict=True) if on]

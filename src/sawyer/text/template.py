@@ -136,27 +136,33 @@ def _roles(messages: Sequence[Message]) -> str:
 def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
     """The text of a conversation that ends with an answer, as it is trained: it goes on from the prompt's own text `before`.
 
-    Some templates open a thought in the prompt and leave it out once the answer is there (DeepSeek-R1, QwQ). The model must
-    then learn to close it: what the answer thinks, or nothing, `</think>` and the answer follow the prompt. Raises ModelError
-    for any other template that writes a prompt otherwise once it is answered.
+    Some templates write a prompt otherwise once it is answered (Mistral's leaves the system text out): then the prompt is what
+    is served, and the answer what the template writes after the question. Some open a thought in the prompt and leave it out of
+    what is answered (DeepSeek-R1, QwQ): the model must learn to close it, so what the answer thinks, or nothing, `</think>` and
+    the answer follow. Raises ModelError where no question is found before the answer.
     """
     text = render(tokenizer, messages, answer_next=False)
     if text.startswith(before):
         return text
-    if before.rstrip().endswith(THINK):
-        opened = before.rstrip()[: -len(THINK)]
-        thought, closes, answer = messages[-1].content.rpartition(THOUGHT)
-        tail = text[len(opened) :] if text.startswith(opened) else ""
-        place = tail.find(answer.strip())
-        if tail and place >= 0:
-            thought = thought.strip().removeprefix(THINK).strip("\n") if closes else ""
-            return f"{before}{thought}\n{THOUGHT}\n\n{tail[place:]}"
-    raise ModelError(
-        f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
-        expected="a template whose answer goes on where its prompt ends",
-        why="the model would be trained on other prompts than it is asked",
-        todo="use `template: question` or `chatml`",
-    )
+    asked = before.rstrip().removesuffix(THINK) if before.rstrip().endswith(THINK) else before
+    question = messages[-2].content.strip()
+    suffix = asked[asked.rfind(question) :] if question else ""
+    place = text.rfind(suffix) if suffix else -1
+    if place < 0:
+        raise ModelError(
+            f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
+            expected="a template whose answer goes on where its prompt ends",
+            why="the model would be trained on other prompts than it is asked",
+            todo="use `template: question` or `chatml`",
+        )
+    turn, opened = text[place + len(suffix) :], before[len(asked) :]
+    if opened and turn.startswith(opened):
+        return asked + turn
+    if opened:
+        thought, closes, _ = messages[-1].content.rpartition(THOUGHT)
+        thought = thought.strip().removeprefix(THINK).strip("\n") if closes else ""
+        turn = f"{opened}{thought}\n{THOUGHT}\n\n{turn.rpartition(THOUGHT)[2].lstrip()}"
+    return asked + turn
 
 
 def check_template(tokenizer: Any, name: str) -> None:

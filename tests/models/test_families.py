@@ -1,0 +1,224 @@
+"""Instruct and reward models of the families that people download, against plain transformers with their own templates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from families import FAMILIES, R1, Family, tokenizer_of, write_instruct, write_reward
+
+from sawyer.errors import ModelError
+from sawyer.models import RewardScorer, load_judge, new_judge, open_speaker, sample, save_model
+from sawyer.records import Demonstration, Message, Prompt, prompt_of
+from sawyer.text import Codec, dated, set_template
+
+QUESTIONS = ["What is red?", "Say hi to me, please."]
+ANSWERS = ["It is red.", " No idea, sorry!\nBe terse."]
+CONVERSATION = Prompt(
+    messages=(
+        Message(role="user", content="What is red?"),
+        Message(role="assistant", content="It is red."),
+        Message(role="user", content="Say hi."),
+    )
+)
+
+
+@pytest.fixture(scope="module")
+def instruct(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = write_instruct(tmp_path_factory.mktemp(name), FAMILIES[name])
+        return made[name]
+
+    return folder
+
+
+def turns(prompt: Prompt, answer: str | None = None) -> list[dict[str, str]]:
+    said = [{"role": message.role, "content": message.content} for message in prompt.messages]
+    return said if answer is None else [*said, {"role": "assistant", "content": answer}]
+
+
+def plain_ids(tokenizer: Any, prompt: Prompt, answer: str | None = None) -> tuple[int, ...]:
+    """As anybody would with transformers."""
+    return tuple(tokenizer.apply_chat_template(turns(prompt, answer), add_generation_prompt=answer is None)["input_ids"])
+
+
+def plain_score(folder: Path, prompt: Prompt, answer: str) -> float:
+    """One row, as model cards compute it."""
+    model = hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = torch.tensor([plain_ids(hf.AutoTokenizer.from_pretrained(folder), prompt, answer)])
+    with torch.no_grad():
+        return float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0])
+
+
+def trained_text(codec: Codec, row: Any) -> str:
+    return str(codec.tokenizer.decode([token for token, on in zip(row.ids, row.trained, strict=True) if on]))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_masks_and_ends_are_the_makers(instruct: Callable[[str], Path], name: str) -> None:
+    family, theirs = FAMILIES[name], hf.AutoTokenizer.from_pretrained(instruct(name))
+    speaker = open_speaker(instruct(name))
+    codec = speaker.codec
+    assert speaker.reads.startswith("its own chat template")
+    assert {*codec.end_ids} == {*theirs.convert_tokens_to_ids([*family.ends, family.end, family.eos])}
+    assert codec.eos_id == theirs.convert_tokens_to_ids(family.end)
+    assert codec.pad_id not in (codec.eos_id, theirs.convert_tokens_to_ids(family.eos))
+    for prompt in (*map(prompt_of, QUESTIONS), CONVERSATION):
+        for answer in ANSWERS:
+            row = codec.demonstration(Demonstration(prompt=prompt, response=answer))
+            assert codec.prompt(prompt) == plain_ids(theirs, prompt) == row.ids[: row.prompt_length]
+            assert row.ids == plain_ids(theirs, prompt, answer)
+            trained = trained_text(codec, row)
+            assert trained.endswith(f"{answer.strip()}{family.end}") and trained.count(family.end) <= 2
+            assert sum(codec.answer(prompt, answer).trained) <= sum(row.trained)
+            assert row.ids.count(theirs.bos_token_id) == ("bos_token" in family.template)
+
+
+def test_earlier_answers_are_trained_unless_the_template_rewrites_them(instruct: Callable[[str], Path]) -> None:
+    record = Demonstration(prompt=CONVERSATION, response="hi")
+    plain = open_speaker(instruct("qwen25"))
+    assert trained_text(plain.codec, plain.codec.demonstration(record)) == "It is red.<|im_end|>hi<|im_end|>"
+    assert "rewrites" not in plain.reads
+    thinking = open_speaker(instruct("qwen3"))
+    found = trained_text(thinking.codec, thinking.codec.demonstration(record))
+    assert found == "<think>\n\n</think>\n\nhi<|im_end|>"
+    assert thinking.reads.endswith("which rewrites earlier turns: of a conversation the last answer alone is trained")
+    # Mistral's system text moves to the last question: with one, the earlier answer followed another prompt.
+    moving = open_speaker(instruct("mistral")).codec
+    system = Prompt(messages=(Message(role="system", content="Be terse."), *CONVERSATION.messages))
+    assert trained_text(moving, moving.demonstration(record)).count("</s>") == 2
+    assert trained_text(moving, moving.demonstration(Demonstration(prompt=system, response="hi"))).count("</s>") == 1
+    untrained = Prompt(messages=tuple(Message(role=m.role, content=m.content, trained=False) for m in CONVERSATION.messages))
+    assert (
+        trained_text(plain.codec, plain.codec.demonstration(Demonstration(prompt=untrained, response="hi"))) == "hi<|im_end|>"
+    )
+
+
+def test_a_thought_that_the_prompt_opens_is_closed_by_the_answer() -> None:
+    """DeepSeek-R1's template leaves the thought out once it is there: what is sampled begins within it all the same."""
+    specials = ("<s>", "</s>", "<User>", "<Assistant>")
+    family = Family(template=R1, specials=specials, bos="<s>", eos="</s>", end="</s>", ends=("</s>",))
+    tokenizer = tokenizer_of(family)
+    tokenizer.pad_token = "</s>"
+    assert "rewrites earlier turns" in set_template(tokenizer, "auto")
+    codec = Codec(tokenizer=tokenizer, context=256)
+    prompt = prompt_of("What is red?")
+    for answer, trained in (
+        ("It is.", "\n</think>\n\nIt is.</s>"),
+        ("<think>\nHm.\n</think>\n\nIt is.", "Hm.\n</think>\n\nIt is.</s>"),
+        ("Hm.\n</think>It is.", "Hm.\n</think>\n\nIt is.</s>"),
+    ):
+        row = codec.answer(prompt, answer)
+        assert row.ids[: row.prompt_length] == codec.prompt(prompt) == plain_ids(tokenizer, prompt)
+        assert tokenizer.decode(codec.prompt(prompt)).endswith("<Assistant><think>\n")
+        assert trained_text(codec, row) == trained
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_greedy_answers_end_as_transformers_ends_them(instruct: Callable[[str], Path], tmp_path: Path, name: str) -> None:
+    """From the makers' folder and from what is saved of it; some answers must end by themselves, and by more than one token."""
+    speaker = open_speaker(instruct(name))
+    generator = torch.Generator().manual_seed(0)
+    tokenizer, model = speaker.tokenizer, hf.AutoModelForCausalLM.from_pretrained(instruct(name))
+    save_model(tmp_path, speaker.model, tokenizer)
+    again = hf.AutoModelForCausalLM.from_pretrained(tmp_path)
+    prompts = [prompt_of(f"{a} {b}") for a in ("What is", "Say", "Be", "No") for b in ("red", "me", "sorry", "idea", "?")]
+    encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+    ends = speaker.codec.end_ids
+    with torch.no_grad():  # each end is what the state of one of the prompts likes best
+        likes = [model.model(torch.tensor([ids])).last_hidden_state[0, -1] for ids in encoded[: len(ends)]]
+        for network in (speaker.model, model, again):
+            head = network.get_output_embeddings().weight
+            for end, state in zip(ends, likes, strict=True):
+                head[end] = 50 * state / state.square().sum()
+            if speaker.codec.pad_id < len(head) and speaker.codec.pad_id not in ends:
+                head[speaker.codec.pad_id] = 0.0
+    found = sample(
+        speaker.model, encoded, codec=speaker.codec, max_new_tokens=12, temperature=1.0, generator=generator, greedy=True
+    )
+    assert {found[place].ids for place in range(len(ends))} == {(end,) for end in ends}
+    for ids, completion in zip(encoded, found, strict=True):
+        for network in (model, again):
+            given = torch.tensor([ids])
+            out = network.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=12, do_sample=False)
+            assert tuple(out[0, len(ids) :].tolist()) == completion.ids
+
+
+@pytest.mark.parametrize("pad", ["as it is", "eos", "none"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_downloaded_reward_model_scores_as_its_makers_do(tmp_path: Path, name: str, pad: str) -> None:
+    family = FAMILIES[name]
+    eos = tokenizer_of(family).convert_tokens_to_ids(family.eos)
+    more = {} if pad == "as it is" else {"pad_token_id": eos if pad == "eos" else None}
+    folder = write_reward(tmp_path, family, **more)
+    scorer = RewardScorer.load(folder)
+    prompts = [*map(prompt_of, QUESTIONS), CONVERSATION]
+    answers = [*ANSWERS, "hi"]
+    expected = [plain_score(folder, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert scorer(prompts, answers) == pytest.approx(expected, abs=1e-4)
+    assert not scorer.note
+    # Read one token further or less, it scores otherwise: the comparison can fail.
+    model = hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    ids = scorer.codec.answer(prompts[0], answers[0]).ids
+    with torch.no_grad():
+        shorter = float(model(input_ids=torch.tensor([ids[:-1]])).logits[0, 0])
+    assert shorter != pytest.approx(expected[0], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_our_own_reward_model_scores_the_same_in_transformers(
+    instruct: Callable[[str], Path], tmp_path: Path, name: str
+) -> None:
+    """Trained heads on an instruct model; in a padded batch too, as anybody would call it."""
+    judge = new_judge(instruct(name), seed=0)
+    save_model(tmp_path, judge.model, judge.tokenizer)
+    prompts, scorer = [*map(prompt_of, QUESTIONS), CONVERSATION], RewardScorer.load(tmp_path)
+    answers = [*ANSWERS, "hi"]
+    found = scorer(prompts, answers)
+    expected = [plain_score(tmp_path, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert found == pytest.approx(expected, abs=1e-4)
+    tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path)
+    texts = [tokenizer.apply_chat_template(turns(p, a), tokenize=False) for p, a in zip(prompts, answers, strict=True)]
+    for side in ("left", "right"):
+        inputs = tokenizer(texts, padding=True, padding_side=side, add_special_tokens=False, return_tensors="pt")
+        model = hf.AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+        with torch.no_grad():
+            batch = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, 0].tolist()
+        assert batch == pytest.approx(expected, abs=1e-4)
+    assert load_judge(tmp_path).codec.pad_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("name", "pad"), [("llama3", "<|finetune_right_pad_id|>"), ("mistral", "<unk>"), ("gemma", "<pad>")])
+def test_the_vocabulary_does_not_grow_for_a_pad_token(instruct: Callable[[str], Path], name: str, pad: str) -> None:
+    theirs, ours = hf.AutoTokenizer.from_pretrained(instruct(name)), open_speaker(instruct(name)).tokenizer
+    assert ours.pad_token == pad and len(ours) == len(theirs)
+
+
+def test_the_day_is_written_into_what_is_saved(instruct: Callable[[str], Path], tmp_path: Path) -> None:
+    with dated(date(2024, 7, 26)):
+        speaker = open_speaker(instruct("llama3"))
+    assert speaker.reads == "its own chat template, dated 2024-07-26"
+    save_model(tmp_path, speaker.model, speaker.tokenizer)
+    prompt = prompt_of("What is red?")
+    assert "Today Date: 26 Jul 2024\n" in speaker.tokenizer.decode(speaker.codec.prompt(prompt))
+    assert plain_ids(hf.AutoTokenizer.from_pretrained(tmp_path), prompt) == speaker.codec.prompt(prompt)
+    assert open_speaker(tmp_path).codec.prompt(prompt) == speaker.codec.prompt(prompt)
+    today = hf.AutoTokenizer.from_pretrained(instruct("llama3"))
+    assert plain_ids(today, prompt) == open_speaker(instruct("llama3")).codec.prompt(prompt) != speaker.codec.prompt(prompt)
+
+
+def test_a_tokenizer_of_another_model_is_refused(instruct: Callable[[str], Path], tmp_path: Path) -> None:
+    other = tokenizer_of(FAMILIES["gemma"])
+    config = hf.GPT2Config(vocab_size=300, n_embd=8, n_layer=1, n_head=1, n_positions=32)
+    hf.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    other.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"the tokenizer has tokens up to number \d+, the model embeddings for 300"):
+        open_speaker(tmp_path)
