@@ -32,10 +32,21 @@ class Reply:
     ended: bool  # False: the length limit cut it
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _How:
+    """How answers are sampled."""
+
+    temperature: float
+    greedy: bool
+    max_new_tokens: int
+    seed: int
+
+
 class Chat:
     """The models of the run in `folder`, loaded once.
 
-    Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`
+    Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`. `ask` answers a question by
+    itself; `say` goes on with a conversation, of which each model has its own answers, until `reset`.
 
     Raises RunError where the folder holds no run or no model yet. A given base model that is no longer there is left out, and
     `missing` says why.
@@ -52,6 +63,7 @@ class Chat:
         self.config: Config = load(self.layout.config)
         self.missing: dict[str, str] = {}
         self._speakers: dict[str, Speaker] = {}
+        self._said: dict[str, tuple[Message, ...]] = {}  # by model: what was said and answered so far
         for name in MODELS:
             self._open(name)
         if not self._speakers:
@@ -73,52 +85,92 @@ class Chat:
         """The models that answer, in order."""
         return tuple(self._speakers)
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run's models were made for conversations; the built-in world's know single questions alone."""
+        return self.config.world is None
+
     def ask(
         self,
         question: str | Sequence[Message | Mapping[str, str]],
         *,
+        system: str = "",
         temperature: float = 0.7,
         greedy: bool = False,
         max_new_tokens: int = 128,
         seed: int = 0,
     ) -> list[Reply]:
-        """Every model's answer to a question, or to a conversation (messages, or mappings with role and content).
+        """Every model's answer to a question, or to a conversation (messages, or mappings with role and content); `system` is
+        put before it.
 
         The same seed gives the same answers. Raises DataError for a conversation that does not end with a user's message, and
         for one that leaves a model no room to answer.
         """
-        prompt = _prompt(question)
+        prompt = _prompt(question, system)
+        how = _How(temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
+        return self._answers(dict.fromkeys(self._speakers, prompt), how)
+
+    def say(
+        self,
+        text: str,
+        *,
+        system: str = "",
+        temperature: float = 0.7,
+        greedy: bool = False,
+        max_new_tokens: int = 128,
+        seed: int = 0,
+    ) -> list[Reply]:
+        """Every model's answer to the conversation's next turn, as `ask`: each has read its own earlier answers."""
+        turn = _prompt(text).messages
+        before = {name: self._said.get(name, ()) for name in self._speakers}
+        prompts = {name: _prompt((*said, *turn), system) for name, said in before.items()}
+        how = _How(temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
+        replies = self._answers(prompts, how)
+        for reply in replies:
+            answer = Message(role="assistant", content=reply.response)
+            self._said[reply.model] = (*before[reply.model], *turn, answer)
+        return replies
+
+    def reset(self) -> None:
+        """The next turn begins a conversation."""
+        self._said.clear()
+
+    def _answers(self, prompts: Mapping[str, Prompt], how: _How) -> list[Reply]:
         texts: list[str] = []
-        lengths: list[int] = []
-        ended: list[bool] = []
+        completions: list[Completion] = []
         for name, speaker in self._speakers.items():
+            prompt = prompts[name]
             if not speaker.codec.fits(prompt):
+                what = "question" if len(prompt.messages) == 1 else "conversation"
                 raise DataError(
-                    f"the question has {len(speaker.codec.prompt(prompt)):,} tokens",
+                    f"the {what} has {len(speaker.codec.prompt(prompt)):,} tokens",
                     expected=f"fewer than the {speaker.codec.context:,} that the {name} model reads",
-                    todo="ask something shorter",
+                    todo="ask something shorter" + (", or begin anew (/reset)" if name in self._said else ""),
                 )
             with self.place.autocast():
                 found = sample(
                     speaker.model,
-                    [speaker.codec.prompt(prompt)] * (self.best_of if name == "rl" and not greedy else 1),
+                    [speaker.codec.prompt(prompt)] * (self.best_of if name == "rl" and not how.greedy else 1),
                     codec=speaker.codec,
-                    max_new_tokens=max_new_tokens,
-                    temperature=temperature,
-                    generator=generator(seed, "chat", 0),
-                    greedy=greedy,
+                    max_new_tokens=how.max_new_tokens,
+                    temperature=how.temperature,
+                    generator=generator(how.seed, "chat", 0),
+                    greedy=how.greedy,
                 )
-            completion = self._chosen(prompt, found, speaker)
-            texts.append(speaker.codec.decode(completion.ids))
-            lengths.append(len(completion.ids))
-            ended.append(completion.ended)
-        rewards: Sequence[float | None] = self.scorer([prompt] * len(texts), texts) if self.scorer else [None] * len(texts)
-        golds = [self._gold(prompt, text) for text in texts]
+            completions.append(self._chosen(prompt, found, speaker))
+            texts.append(speaker.codec.decode(completions[-1].ids))
+        asked = [prompts[name] for name in self._speakers]
+        rewards: Sequence[float | None] = self.scorer(asked, texts) if self.scorer else [None] * len(texts)
         return [
-            Reply(model=model, response=text, reward=reward, gold=true, length=length, ended=end)
-            for model, text, reward, true, length, end in zip(
-                self._speakers, texts, rewards, golds, lengths, ended, strict=True
+            Reply(
+                model=model,
+                response=text,
+                reward=reward,
+                gold=self._gold(prompt, text),
+                length=len(completion.ids),
+                ended=completion.ended,
             )
+            for model, prompt, text, reward, completion in zip(self._speakers, asked, texts, rewards, completions, strict=True)
         ]
 
     @property
@@ -161,12 +213,15 @@ class Chat:
             return None
 
 
-def _prompt(question: str | Sequence[Message | Mapping[str, str]]) -> Prompt:
+def _prompt(question: str | Sequence[Message | Mapping[str, str]], system: str = "") -> Prompt:
+    before = (Message(role="system", content=system),) if system else ()
     if isinstance(question, str):
         if not question.strip():
             raise DataError("the question is empty", todo="ask something")
-        return prompt_of(question)
+        return Prompt(messages=(*before, *prompt_of(question).messages))
     messages = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in question)  # type: ignore[arg-type]
     if not messages or messages[-1].role != "user":
         raise DataError("the conversation does not wait for an answer", expected="messages of which the last one is the user's")
-    return Prompt(messages=messages)
+    if before and messages[0].role == "system":
+        raise DataError("the conversation has a system prompt already", expected="one", todo="leave `system` out")
+    return Prompt(messages=(*before, *messages))

@@ -162,3 +162,50 @@ def test_questions_from_a_pipe(folder: Path, sawyer: Callable[..., Any], monkeyp
 def test_too_long_a_question_is_explained(folder: Path, sawyer: Callable[..., Any]) -> None:
     done = sawyer("chat", folder, "--prompt", "cold " * 200)
     assert done.code == 1 and "what to do" in done.err and "Traceback" not in done.err
+
+
+def conversing(folder: Path, tmp_path: Path) -> Path:
+    """The same run, of models that know conversations."""
+    root = shutil.copytree(folder, tmp_path / "talks")
+    settings = yaml.safe_load(Layout(root).config.read_text())
+    del settings["world"]
+    Layout(root).config.write_text(yaml.safe_dump(settings))
+    return root
+
+
+def test_a_conversation_goes_on_with_each_models_own_answers(folder: Path, tmp_path: Path) -> None:
+    chat, alone = Chat(conversing(folder, tmp_path)), Chat(folder)
+    how: dict[str, Any] = {"greedy": True, "max_new_tokens": 8}
+    first = chat.say("what is hot?", system="cold is hot", **how)
+    assert first == chat.ask("what is hot?", system="cold is hot", **how) != chat.ask("what is hot?", **how)
+    second = chat.say(QUESTION, system="cold is hot", **how)
+    for number, reply in enumerate(second):
+        turns = [
+            {"role": "system", "content": "cold is hot"},
+            {"role": "user", "content": "what is hot?"},
+            {"role": "assistant", "content": first[number].response},
+            {"role": "user", "content": QUESTION},
+        ]
+        assert reply == chat.ask(turns, **how)[number]
+    chat.reset()
+    assert chat.say(QUESTION, **how) == chat.ask(QUESTION, **how)
+    with pytest.raises(DataError, match="/reset"):
+        chat.say("cold " * 200)
+    with pytest.raises(DataError, match="system prompt already"):
+        chat.ask(turns, system="cold")
+    assert chat.goes_on and not alone.goes_on
+
+
+def test_a_system_prompt_and_several_turns_from_a_pipe(
+    folder: Path, tmp_path: Path, sawyer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = conversing(folder, tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO("what is hot?\nwhat is cold?\n/reset\nwhat is cold?\n"))
+    done = sawyer("chat", root, "--json", "--greedy", "--max-new-tokens", "6", "--system", "cold is hot")
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["prompt"] for row in rows] == ["what is hot?", "what is cold?", "what is cold?"]
+    assert rows[1]["answers"] != rows[2]["answers"]
+    alone = sawyer(
+        "chat", root, "--json", "--greedy", "--max-new-tokens", "6", "--system", "cold is hot", "--prompt", "what is cold?"
+    )
+    assert json.loads(alone.out)["answers"] == rows[2]["answers"]

@@ -32,6 +32,7 @@ MARKS = {
 NAMES = {"base": "base", "sft": "SFT", "rl": "RL"}
 # What reading a value of another kind than the program wrote raises.
 ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+RESET = "/reset"  # the line that begins a new conversation
 BAR = 10  # characters of a reward's bar to either side of zero
 FULL = 3.0  # the reward that fills it, in the SFT answers' deviations
 
@@ -46,13 +47,14 @@ def report(run: Annotated[str, typer.Argument(help="A run's folder.", metavar="R
 def chat(
     run: Annotated[str, typer.Argument(help="A run's folder.", metavar="RUN")],
     prompt: Annotated[str | None, typer.Option(help="One question; without it they are read from you.")] = None,
+    system: Annotated[str, typer.Option(help="The system prompt, for models that know one.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a question.")] = False,
     temperature: Annotated[float, typer.Option(help="Of sampling.", min=0.01)] = 0.7,
     greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token, always.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 128,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.", min=0)] = 0,
 ) -> None:
-    """Ask the stages of a run side by side; rewards shown."""
+    """Ask the stages of a run side by side; rewards shown. Lines are turns of one conversation; /reset begins another."""
     from sawyer.chat import Chat
 
     console = stdout()
@@ -60,10 +62,16 @@ def chat(
     for model, reason in talk.missing.items():
         say(stderr(), (f"The {model} model is left out: ", "yellow"), reason)
     questions = iter([prompt]) if prompt is not None else _questions(console, talk, quiet=as_json)
+    answer = talk.say if talk.goes_on else talk.ask
     for number, question in enumerate(questions):
         try:
-            replies = talk.ask(
-                question, temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed + number
+            replies = answer(
+                question,
+                system=system,
+                temperature=temperature,
+                greedy=greedy,
+                max_new_tokens=max_new_tokens,
+                seed=seed + number,
             )
         except SawyerError as error:
             if prompt is not None or as_json:
@@ -104,7 +112,8 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
     from rich.text import Text
 
     if sys.stdin.isatty() and not quiet:
-        say(console, f"{', '.join(NAMES[m] for m in talk.models)} listen. Each question stands alone; an empty line ends.")
+        how = f"The conversation goes on until {RESET}" if talk.goes_on else "Each question stands alone"
+        say(console, f"{', '.join(NAMES[m] for m in talk.models)} listen. {how}; an empty line ends.")
     while True:
         if sys.stdin.isatty() and not quiet:
             console.print(Text("\n> ", style="bold"), end="")
@@ -116,6 +125,9 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
             if line and not sys.stdin.isatty():
                 continue
             return
+        if line.strip() == RESET:
+            talk.reset()
+            continue
         yield line.strip()
 
 

@@ -127,6 +127,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         )
     module, name = DOORS[stage]
     from sawyer.engine import kept_memory, peak_memory_mb, reset_peak_memory
+    from sawyer.text import dated
 
     reset_peak_memory()
 
@@ -139,7 +140,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
 
     try:
-        with kept_memory():
+        with kept_memory(), dated(run.manifest.first_day()):
             figures = getattr(import_module(module), name)(config, run)
     except Interrupted as stop:
         close("interrupted", stop.given)

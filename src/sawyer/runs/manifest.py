@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import date
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
@@ -99,6 +100,13 @@ class Manifest:
             self.content["seed"] = seed
             write_json(self.path, self.content)
 
+    def first_day(self) -> date:
+        """The day that chat templates are told where they print today's: the one on which the run first asked, recorded."""
+        if "date" not in self.content:
+            self.content["date"] = processes.first(lambda: date.today().isoformat())
+            write_json(self.path, self.content)
+        return date.fromisoformat(self.content["date"])
+
 
 def read_manifest(path: Path) -> dict[str, Any]:
     """What run.json says; empty where there is none. Raises RunError for one that is damaged."""
@@ -115,6 +123,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
             raise damaged(path, ValueError(f"`{name}` is no object"), TODO)
     for stage, state in content.get("stages", {}).items():
         _check(path, stage, state)
+    try:
+        date.fromisoformat(content.get("date", "2000-01-01"))
+    except (TypeError, ValueError) as error:
+        raise damaged(path, ValueError(f"date is {content['date']!r}"), TODO) from error
     return content
 
 

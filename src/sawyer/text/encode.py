@@ -168,7 +168,7 @@ class Codec:
         return _Answered(ids=ids, begin=begin, stop=stop + 1, added=False)
 
     def _earlier(self, messages: tuple[Message, ...]) -> list[tuple[int, int]]:
-        """(begin, stop) of each earlier answer of a conversation that is to be trained and stands in it as when it was given."""
+        """(begin, stop) of each earlier answer that is to be trained and stands in its conversation as when it was given."""
         whole, found = self._conversation(messages).ids, []
         for place, message in enumerate(messages):
             if message.role == "assistant" and message.trained and place:
