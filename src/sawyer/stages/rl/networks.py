@@ -111,7 +111,7 @@ def policy_start(config: Config) -> Start:
 
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
     tokenizer = load_tokenizer(source)
-    set_template(tokenizer, template or "auto")
+    reads = set_template(tokenizer, template or "auto")
     base = base_of(source) if is_adapter(source) else str(source)
     shared = Shared(load_policy(base, tokenizer))
     if is_adapter(source):
@@ -121,7 +121,7 @@ def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, templ
         shared.add_new("policy", base, lora, seed=config.seed)
     policy = Adapted(shared, "policy")
     policy.learn()
-    speaker = Speaker(model=policy, tokenizer=tokenizer, codec=codec_of(shared.network, tokenizer))
+    speaker = Speaker(model=policy, tokenizer=tokenizer, codec=codec_of(shared.network, tokenizer), reads=reads)
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     shared.network.to(place.device)
     return Networks(

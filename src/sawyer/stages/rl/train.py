@@ -33,7 +33,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     if asked.algorithm == "best_of_n":
         return best_of_n(config, run)
     work = DpoWork(config, run) if asked.algorithm == "dpo" else RlWork(config, run)
-    run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}")
+    run.journal.event(STAGE, "plan", message=f"{work.plan}{_paid(config)}; written with {work.policy_speaker.reads}")
     run.journal.event(STAGE, "plan", message=work.memory)
     work.tell_verdict()
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show=work.shown)
