@@ -162,6 +162,10 @@ def test_a_prompt_brings_its_row_s_other_fields(put: Put) -> None:
     other = Prompt(messages=prompt.messages, where=prompt.where)
     assert prompt == other and hash(prompt) == hash(other) and "fields" not in repr(prompt)
     assert one(put, {"messages": [U, A], "k": 1}, "prompts").fields == {"k": 1, "messages": [U, A]}
+    told = "not in the prompt, for reward functions alone: k, messages[-1].content (in 1 row)"
+    assert read("a.jsonl", want="prompts").told_skipped == told
+    assert one(put, {"messages": [U | {"name": "Ann"}]}, "prompts").fields == {"messages": [U | {"name": "Ann"}]}
+    assert one(put, {"messages": [U]}, "prompts").fields == {}
     assert one(put, {"prompt": "Up?", "chosen": "a", "rejected": "b"}, "prompts").fields == {"chosen": "a", "rejected": "b"}
 
 

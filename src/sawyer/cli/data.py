@@ -123,7 +123,7 @@ def _show(console: Console, report: FileReport, most: int) -> None:
     if len(shown) < len(report.problems):
         say(console, (f"  and {len(report.problems) - len(shown):,} more (--most 0 shows all)", "dim"))
     if report.unread:
-        say(console, (f"  {unread_in_words(report.unread, most=len(report.unread))}", "dim"))
+        say(console, (f"  {unread_in_words(report.unread, most=len(report.unread), prompts=report.want == 'prompts')}", "dim"))
     if report.problems:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in report.counts.items())
         say(console, ("  counts: ", "dim"), counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -112,11 +113,9 @@ def _prompt(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     field = first_of(row, CHATS)
     messages = turns(row, field)
     if messages and messages[-1].role == "assistant":  # the answer is no part of the prompt, but somebody may compare with it
-        prompt = asked(with_system(row, messages[:-1]), field, where)
         row.inside(f"{field}[-1]", {"content": messages[-1].content})
-        yield replace(prompt, fields={field: row[field]})
-    else:
-        yield asked(with_system(row, messages), field, where)
+        messages = messages[:-1]
+    yield asked(with_system(row, messages), field, where)
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -332,8 +331,9 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
 
 
 def _with_fields(prompt: Prompt, row: Fields) -> Prompt:
-    """The prompt with the row's other fields."""
-    return replace(prompt, fields={**row.others, **prompt.fields})
+    """The prompt with the row's other fields, those of which a part was not read among them."""
+    parts = {name: row.peek(name) for path in row.unread() if (name := re.split(r"[.\[]", path)[0]) in row}
+    return replace(prompt, fields={**row.others, **parts})
 
 
 def _misfit(row: Mapping[str, Any], want: Want) -> Unfit:

@@ -54,7 +54,8 @@ class Read:
             if not problem.bad and problem.kind in EXPECTED_KINDS and problem.kind not in without
         )
         told = [f"{len(found):,} {kind}" for kind, found in kinds.items()]
-        return "".join(f"; {words}" for words in (", ".join(told), unread_in_words(self.unread)) if words)
+        unread = unread_in_words(self.unread, prompts=isinstance(self.records[0], Prompt))
+        return "".join(f"; {words}" for words in (", ".join(told), unread) if words)
 
     @property
     def told_skipped(self) -> str:
@@ -73,9 +74,9 @@ def _rows_in_words(count: int) -> str:
     return f"{count:,} {'row' if count == 1 else 'rows'}"
 
 
-def unread_in_words(unread: Mapping[str, int], most: int = 8) -> str:
+def unread_in_words(unread: Mapping[str, int], *, most: int = 8, prompts: bool = False) -> str:
     """The columns and fields that are not read, with the rows in which they stand; the most frequent first, and last those that
-    only say which row it is or where it comes from."""
+    only say which row it is or where it comes from. Of `prompts`, reward functions that take rows still see them."""
     ordered = sorted(unread.items(), key=lambda item: (is_bookkeeping(item[0]), -item[1]))
     if not ordered:
         return ""
@@ -84,7 +85,8 @@ def unread_in_words(unread: Mapping[str, int], most: int = 8) -> str:
         names, rows = ", ".join(name for name, _ in ordered[:most]), f" (in {_rows_in_words(counts.pop())})"
     else:
         names, rows = ", ".join(f"{name} ({count:,})" for name, count in ordered[:most]), ""
-    return f"not read: {names}{f' and {len(ordered) - most:,} more' if len(ordered) > most else ''}{rows}"
+    unread_by = "not in the prompt, for reward functions alone" if prompts else "not read"
+    return f"{unread_by}: {names}{f' and {len(ordered) - most:,} more' if len(ordered) > most else ''}{rows}"
 
 
 def named(places: Sequence[str], most: int = 3) -> str:
