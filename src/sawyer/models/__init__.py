@@ -1,6 +1,6 @@
 """Networks: load and save, forward, sample, score."""
 
-from sawyer.models.adapters import LowRank, lora_told, merge, read_adapter, without_adapters
+from sawyer.models.adapters import LowRank, lora_told, merge, without_adapters
 from sawyer.models.artifact import copy_model, read_extra, save_model
 from sawyer.models.blocked import only_read
 from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
@@ -23,6 +23,7 @@ from sawyer.models.forward import (
     token_values,
     trunk_states,
 )
+from sawyer.models.foreign import read_adapter
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
 from sawyer.models.judge import Judge, Load, load_judge, new_judge

@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.errors import ConfigError, ModelError
+from sawyer.models.foreign import PREFIX, WEIGHTS, Adapter, merge_whole, unreadable
 from sawyer.models.freeze import POOLER
-from sawyer.runs import BESIDE, base_of, is_local
+from sawyer.runs import BESIDE, is_local
 
 NAME = "default"  # what PEFT calls an adapter that stands alone
-WEIGHTS = "adapter_model.safetensors"
-PREFIX = "base_model.model."  # before every name in PEFT's files
 KINDS: Mapping[bool, str] = {False: "CAUSAL_LM", True: "SEQ_CLS"}
 OFF = "off"  # no adapter's name: with it a layer is what it was before
 
@@ -56,21 +55,6 @@ class Attached:
     name: str
     config: Any  # peft.LoraConfig
     heads: tuple[str, ...] = ()  # names of the network's other trained weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """What a folder of adapters holds."""
-
-    base: str  # the network they belong to: a folder or hub id
-    config: Any  # peft.LoraConfig
-    weights: Mapping[str, Tensor]  # by the network's own names, without an adapter's
-    heads: Mapping[str, Tensor]  # whole weights of the network, trained beside the adapters
-
-    @property
-    def scores(self) -> int:
-        """How many scores its head gives; 0 for a language model's."""
-        return next((len(weight) for name, weight in reversed(list(self.heads.items())) if name.endswith("weight")), 0)
 
 
 def attach(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
@@ -107,51 +91,51 @@ def settled(config: Any, base: str | Path, heads: Sequence[str]) -> Any:
     return found
 
 
-def read_adapter(folder: str | Path) -> Adapter:
-    """Raises ModelError for a folder whose adapters are of another kind than LoRA, or incomplete."""
-    from peft import LoraConfig, PeftConfig
-    from peft.utils import load_peft_weights
+def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
+    """The network with the adapters of `folder`, which belong to it, heads included where it has the same.
 
-    base = base_of(folder)
-    try:
-        config, weights = PeftConfig.from_pretrained(str(folder)), load_peft_weights(str(folder), device="cpu")
-    except Exception as error:  # PEFT, safetensors and json each have their own classes
-        raise _unreadable(folder, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
-    if not isinstance(config, LoraConfig):
-        raise _unreadable(folder, f"they are {config.peft_type}")
-    named = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
-    return Adapter(
-        base=base,
-        config=config,
-        weights={name: weight for name, weight in named.items() if ".lora_" in name},
-        heads={name: weight for name, weight in named.items() if ".lora_" not in name},
-    )
-
-
-def put(model: Any, adapter: Adapter, folder: str | Path) -> None:
-    """The adapters of `folder` in the network that they belong to, heads included where the network has the same."""
+    Where they train more than A and B (embeddings, biases, DoRA's magnitudes) all of it is merged at once, and the network that
+    is given back has plain weights.
+    """
+    heads = _heads(model)
+    if adapter.beyond(heads):
+        return merge_whole(model, adapter, folder, heads)
     place(model, adapter, NAME, folder)
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in adapter.heads.items():
             if name in own and own[name].shape == weight.shape:
                 own[name].copy_(weight)
-    heads = _heads(model)
     model.attached = Attached(name=NAME, config=settled(adapter.config, adapter.base, heads), heads=heads)
     train_adapter(model)
+    return model
 
 
 def place(network: Any, adapter: Adapter, name: str, folder: str | Path) -> None:
-    """The weights of an adapter under this name in a network, which may have others."""
+    """The weights of an adapter under this name in a network, which may have others. Raises ModelError for one that trains more
+    than A and B: these would change the network for all."""
     from peft import set_peft_model_state_dict
 
+    if more := adapter.beyond(tuple(adapter.heads)):
+        raise cannot_go_on(folder, more)
     inject(network, adapter.config, name)
-    before = _lora_names(network, name)
-    told = set_peft_model_state_dict(network, dict(adapter.weights), adapter_name=name)
-    found = {key.replace(".lora_A.", f".lora_A.{name}.").replace(".lora_B.", f".lora_B.{name}.") for key in adapter.weights}
-    odd = [*told.unexpected_keys, *sorted(set(before) - found)]
-    if odd:
-        raise _unreadable(folder, f"{odd[0]} does not fit the model in {adapter.base}")
+    try:
+        told = set_peft_model_state_dict(network, dict(adapter.weights), adapter_name=name)
+    except Exception as error:  # sizes of another model
+        raise unreadable(folder, str(error).strip().splitlines()[-1].strip()) from error
+    missing = [key for key in told.missing_keys if ".lora_" in key and key.endswith(f".{name}.weight")]
+    if odd := [*told.unexpected_keys, *missing]:
+        raise unreadable(folder, f"{odd[0]} does not fit the model in {adapter.base}")
+
+
+def cannot_go_on(folder: str | Path, more: str) -> ModelError:
+    """The error for adapters that can be merged into their model, and not trained further beside it."""
+    return ModelError(
+        f"the adapters in {folder} train more than LoRA's A and B: {more}",
+        expected="plain LoRA where training goes on from adapters",
+        why="the rest would have to change the model that they belong to",
+        todo=f"write the whole model with `sawyer merge {folder}`, and name that as the model",
+    )
 
 
 def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
@@ -166,9 +150,9 @@ def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(bare, network, name)
-        except ValueError as error:
+        except Exception as error:  # PEFT has many classes for settings that do not fit
             raise ModelError(
-                f"{type(network).__name__} takes no adapters: {str(error).splitlines()[0]}",
+                f"{type(network).__name__} takes no adapters: {str(error).strip().splitlines()[0]}",
                 expected="linear layers",
                 todo="name other `lora.targets`, or leave `lora` out",
             ) from error
@@ -308,11 +292,3 @@ def _module_of(weight: str) -> str:
 
 def _last(name: str) -> str:
     return name.rpartition(".")[2]
-
-
-def _unreadable(folder: str | Path, what: str) -> ModelError:
-    return ModelError(
-        f"the adapters in {folder} cannot be used: {what}",
-        expected="LoRA adapters as PEFT writes them, with the model that they were trained on",
-        todo="copy the whole folder again, or merge them with the program that made them",
-    )

@@ -1,7 +1,8 @@
 """Reading prompts and then one token at a time, with the keys and values of what was read kept.
 
 Where the architecture allows it, prompts are read without padding, equal ones once, into a cache with room for the answers;
-elsewhere padded, into transformers' own cache.
+elsewhere padded, into transformers' own cache; and where that cache tells a row beside others something else than alone, whole
+rows are read again at each token.
 """
 
 from __future__ import annotations
@@ -9,21 +10,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from sawyer.models.attend import attend, attend_last, attends_by, is_narrow, width_of
-from sawyer.models.forward import goes_on, head_of, next_logits, splits_exactly, trunk_of
+from sawyer.models.forward import goes_on, head_of, network_of, next_logits, splits_exactly, trunk_of
 from sawyer.models.laid import EndToEnd, Family
 from sawyer.models.pack import filled_up, packs_exactly, reading, tail_of
 from sawyer.models.processor import products_by_rows
+from sawyer.models.reach import reaches
 from sawyer.text import pad_left, whole_numbers
 
 ROOM = 32  # tokens a row for which room is made at once
 LOGITS = 3  # copies of a row's logits that there are at once while its token is drawn
 STATES = 12  # numbers a unit that there are at once of each token of a prompt while it is read
+TRIAL = 2e11  # weights times tokens that the trial of a cache may cost: seconds on a processor
+SHORTEST, LONGEST = 7, 300  # tokens of that trial's longer row, whatever the config names
+CLOSE = 1e-3  # how far logits may lie from those of the row alone, absolutely and as a share
+
+_caches: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 class Decoder:
@@ -46,7 +54,9 @@ class Decoder:
 
 def decoder(model: nn.Module, rows: Sequence[Sequence[int]], *, room: int) -> Decoder:
     """Ready to read `rows`, to each of which at most `room` tokens will be added."""
-    return RoomDecoder(model, rows, room) if _has_room(model) else PaddedDecoder(model, rows)
+    if _has_room(model):
+        return RoomDecoder(model, rows, room)
+    return PaddedDecoder(model, rows) if caches_exactly(model) else RereadDecoder(model, rows)
 
 
 def rows_within(held: int, model: nn.Module, columns: int) -> int:
@@ -87,8 +97,43 @@ class PaddedDecoder(Decoder):
 
     def keep(self, rows: Tensor) -> None:
         cache: Any = self.cache
-        cache.batch_select_indices(rows)
+        # Layers with a state know how to leave rows out as beam search does, and no other way.
+        states = any(hasattr(layer, "conv_states") for layer in cache.layers)
+        (cache.reorder_cache if states else cache.batch_select_indices)(rows)
         self.ids, self.positions, self.mask = self.ids[rows], self.positions[rows], self.mask[rows]
+
+
+class RereadDecoder(Decoder):
+    """Nothing is kept: whole rows, padded on the right, are read again at each token. Slow, and right for whatever is causal."""
+
+    def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]]) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.rows = [list(row) for row in rows]
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """Tokens of the longest row."""
+        return max(map(len, self.rows))
+
+    def first(self) -> Tensor:
+        lengths = torch.tensor([len(row) for row in self.rows], device=self.device)
+        filled = [row + row[:1] * (self.width - len(row)) for row in self.rows]
+        ids, number = torch.tensor(filled, device=self.device), torch.arange(len(self.rows), device=self.device)
+        if splits_exactly(self.model):
+            states = trunk_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
+            logits: Tensor = head_of(self.model)(states[number, lengths - 1])
+        else:
+            logits = self.model(input_ids=ids, use_cache=False).logits[number, lengths - 1]
+        return logits.float()
+
+    def next(self, chosen: Tensor) -> Tensor:
+        for row, token in zip(self.rows, chosen.tolist(), strict=True):
+            row.append(token)
+        return self.first()
+
+    def keep(self, rows: Tensor) -> None:
+        self.rows = [self.rows[i] for i in rows.tolist()]
 
 
 class RoomDecoder(Decoder):
@@ -194,6 +239,39 @@ class Room(DynamicLayer):
         shown = self.all_keys.shape[2] if self.whole else self.length
         self.keys, self.values = self.all_keys[:, :, :shown], self.all_values[:, :, :shown]
         return self.keys, self.values
+
+
+def caches_exactly(model: nn.Module) -> bool:
+    """Whether rows that are padded on the left, read into the model's own cache, and of which some leave, are told what each is
+    told alone. Tried once, on two rows, as long as the config's windows where they are not too long."""
+    network = network_of(model)  # adapters change nothing of how a network is built
+    if network not in _caches:
+        try:
+            _caches[network] = _cached_right(network)
+        except Exception:  # recurrent networks keep their past each in its own way
+            _caches[network] = False
+    return _caches[network]
+
+
+@torch.no_grad()
+def _cached_right(network: Any) -> bool:
+    table = network.get_input_embeddings().weight
+    weights = sum(weight.numel() for weight in network.parameters())
+    most = min(LONGEST, max(SHORTEST, int(TRIAL / weights)))
+    length = min(most, max([SHORTEST, *(value + 3 for value in reaches(network.config).values() if value + 3 <= most)]))
+    ids = [(7 * i * i + 3 * i + 1) % min(table.shape[0], 97) for i in range(length + 3)]
+    short = length // 2
+    with torch.autocast(table.device.type, enabled=False):
+        rows = PaddedDecoder(network, [ids[:length], ids[1 : 1 + short]])
+        rows.first()
+        rows.keep(torch.tensor([1, 0], device=table.device))
+        for step in range(3):
+            told = rows.next(torch.tensor([ids[1 + short + step], ids[length + step]], device=table.device))
+        for row, whole in zip(told, (ids[1 : 4 + short], ids), strict=True):
+            alone = network(input_ids=torch.tensor([whole], device=table.device), use_cache=False).logits[0, -1].float()
+            if not torch.allclose(row, alone, atol=CLOSE, rtol=CLOSE):
+                return False
+    return True
 
 
 def with_room(width: int) -> int:

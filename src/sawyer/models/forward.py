@@ -173,8 +173,9 @@ def goes_on(network: nn.Module, past: Any) -> dict[str, Any]:
 
 @lru_cache(maxsize=16)
 def _past_in(forward: Callable[..., Any]) -> str:
-    """The name of the cache: a new one since transformers 5.24."""
-    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+    """The name of the cache: a new one since transformers 5.24; state-space models have their own."""
+    known = inspect.signature(forward).parameters
+    return next((name for name in ("cache", "cache_params") if name in known), "past_key_values")
 
 
 def splits_exactly(model: nn.Module) -> bool:

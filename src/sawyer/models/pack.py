@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from sawyer.models.attend import attend, attends_by, width_of
 from sawyer.models.laid import EndToEnd, Family
+from sawyer.models.reach import long_range
 from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
@@ -56,7 +57,8 @@ def real_states(trunk: Any, batch: Batch, read: Tensor | None = None) -> Tensor:
 
 def packs_exactly(trunk: Any) -> bool:
     """Whether rows end to end give what padded rows give: tried once, on three rows. Not so where attention is not
-    transformers' own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions)."""
+    transformers' own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions), nor
+    where the config names what three short rows cannot show (windows, chunks: `reach.long_range`)."""
     return tail_of(trunk) is not None
 
 
@@ -73,7 +75,7 @@ def tail_of(trunk: Any) -> Tail | None:
     """The trunk's tail, as far as it can be told; None where rows end to end are not exact."""
     trunk = getattr(trunk, "network", trunk)  # adapters change nothing of how a network is built
     if trunk not in _packs:
-        _packs[trunk] = _tried(trunk)
+        _packs[trunk] = None if long_range(trunk.config) else _tried(trunk)
     names = _packs[trunk]
     if names is None:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.blocked import in_blocks
-from sawyer.models.decode import decoder, rows_within
+from sawyer.models.decode import caches_exactly, decoder, rows_within
 from sawyer.models.pack import spare
 from sawyer.text import Codec, pad_left
 
@@ -89,7 +89,8 @@ def deliberate(
     device = next(model.parameters()).device
     never = _never(codec, model.get_input_embeddings().weight.shape[0])
     room = [min(max_new_tokens, codec.context - len(ids)) for ids in prompts]
-    together = _asked_together(prompts, room)
+    cached = caches_exactly(model)
+    together = _asked_together(prompts, room, padded=cached)
     seeds = [int(torch.randint(2**31, (1,), generator=generator)) for _ in together]
 
     def answered(number: int) -> list[Completion]:
@@ -113,6 +114,7 @@ def deliberate(
                 pad_token_id=codec.pad_id,
                 eos_token_id=list(codec.end_ids),
                 suppress_tokens=never,
+                use_cache=cached,
             )
         return [_deliberated(row, codec) for row in out[:, batch.ids.shape[1] :].tolist()]
 
@@ -127,11 +129,14 @@ def deliberate(
     return [found[i] for i in range(len(prompts))]
 
 
-def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int]) -> list[list[int]]:
-    """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length."""
+def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int], *, padded: bool) -> list[list[int]]:
+    """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length; where
+    nothing may be padded, of one length."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: (-room[i], len(prompts[i]), i)):
-        if groups and len(groups[-1]) < BEAMED and room[groups[-1][0]] == room[i]:
+        first = groups[-1][0] if groups else i
+        fits = room[first] == room[i] and (padded or len(prompts[first]) == len(prompts[i]))
+        if groups and len(groups[-1]) < BEAMED and fits:
             groups[-1].append(i)
         else:
             groups.append([i])

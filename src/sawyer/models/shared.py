@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from sawyer.models.adapters import (
     OFF,
-    Adapter,
     Attached,
     LowRank,
     inject,
@@ -24,6 +23,7 @@ from sawyer.models.adapters import (
     settled,
     speak_as,
 )
+from sawyer.models.foreign import Adapter
 
 
 class Shared:

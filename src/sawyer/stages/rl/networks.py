@@ -140,7 +140,7 @@ def _loader(shared: Shared, base: str, tokenizer: Any) -> Load:
         if not is_adapter(source) or not _same(base_of(source), base) or its_tokenizer.get_vocab() != tokenizer.get_vocab():
             return load_reward(source, its_tokenizer)
         adapter = read_adapter(source)
-        if set(adapter.heads) != {SCORE}:
+        if set(adapter.heads) != {SCORE} or adapter.beyond((SCORE,)):
             return load_reward(source, its_tokenizer)
         name = f"reward-{sum(known.startswith('reward') for known in shared.configs) + 1}"
         shared.add(name, adapter, source)
