@@ -24,8 +24,10 @@ from sawyer.models import (
     new_policy,
     new_reward,
     open_speaker,
+    sample,
     train_tokenizer,
 )
+from sawyer.models.decode import caches_exactly
 
 Make = Callable[[str], Path]
 
@@ -77,7 +79,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "does not load"),
     "config is a list": (lambda f: (f / "config.json").write_text("[]"), "does not load"),
     "config without a type": (lambda f: (f / "config.json").write_text("{}"), "does not load"),
-    "unknown type": (lambda f: edit(f / "config.json", model_type="no such thing"), "does not load"),
+    "unknown type": (lambda f: edit(f / "config.json", model_type="no such thing"), "knows no family 'no such thing'"),
+    "no layers": (lambda f: edit(f / "config.json", n_layer=-2), "n_layer is '-2'"),
+    "a thousand million layers": (lambda f: edit(f / "config.json", n_layer=10**9), "n_layer is '1000000000'"),
+    "a thousand million labels": (lambda f: edit(f / "config.json", num_labels=10**9), "num_labels is '1000000000'"),
+    "layers in words": (lambda f: edit(f / "config.json", num_hidden_layers="many"), "num_hidden_layers is 'many'"),
     "another width": (lambda f: edit(f / "config.json", n_embd=32), "does not load"),
     "heads that do not divide": (lambda f: edit(f / "config.json", n_head=3), "does not load"),
     "more layers": (lambda f: edit(f / "config.json", n_layer=3), "lacks 12 of its weights"),
@@ -130,12 +136,13 @@ def test_a_masked_language_model(make: Make) -> None:
 
 
 def test_a_recurrent_model(make: Make) -> None:
-    with pytest.raises(ModelError, match="cannot be sampled in batches"):
-        open_speaker(make("mamba"))
+    """Without keys and values to cache its rows are read again at each token, and say what they say alone."""
+    opened = open_speaker(make("mamba"))
+    check_answers(opened)
 
 
 def test_a_model_that_answers_otherwise_beside_others(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Positions that ignore the padding, as an architecture that drops `position_ids` has them."""
+    """Positions that ignore the padding, as an architecture that drops `position_ids` has them: nothing is padded then."""
     run = hf.GPT2Model.forward
 
     @wraps(run)
@@ -143,8 +150,19 @@ def test_a_model_that_answers_otherwise_beside_others(make: Make, monkeypatch: p
         return run(self, *given, **named)
 
     monkeypatch.setattr(hf.GPT2Model, "forward", forgetful)
-    with pytest.raises(ModelError, match="beside others"):
-        open_speaker(make("gpt2"))
+    opened = open_speaker(make("gpt2"))
+    assert not caches_exactly(opened.model)
+    check_answers(opened)
+
+
+@torch.no_grad()
+def check_answers(opened: Any) -> None:
+    prompts = [(50, 60), (51, 61, 71, 81, 91), (52,)]
+    draw = torch.Generator().manual_seed(1)
+    said = sample(opened.model, prompts, codec=opened.codec, max_new_tokens=5, temperature=1.0, generator=draw)
+    for prompt, one in zip(prompts, said, strict=True):
+        table = opened.model(input_ids=torch.tensor([[*prompt, *one.ids]])).logits[0].log_softmax(-1)[len(prompt) - 1 :]
+        assert list(one.logprobs) == pytest.approx([float(table[t, i]) for t, i in enumerate(one.ids)], abs=1e-4)
 
 
 def test_labels(make: Make, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from sawyer.models.forward import trunk_of
 from sawyer.models.load import check_causal
 from sawyer.models.pack import packs_exactly
 from sawyer.models.reach import long_range, steady_length
-from sawyer.text import Codec, Row, pad_right
+from sawyer.text import Row, pad_right
 
 VOCABULARY, WIDTH, WINDOW, NEW = 96, 32, 8, 12
 PAD, EOS = 1, 3
@@ -49,11 +50,14 @@ NAMED = (  # what settings are called that mean the same in the many families
 )
 SIZES = {name: size for size, names in NAMED for name in names.split()} | {"pad_token_id": PAD, "eos_token_id": EOS}
 HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+TURNED = {"rotary_dim": 4}
+WINDOWED = {"use_sliding_window": True, "max_window_layers": 1}
 LATENT = {"num_key_value_heads": 4, "head_dim": None}  # attention whose keys are made anew for each head
 MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next", "granitemoehybrid"), HYBRID),
     **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite", "glm_moe_dsa"), LATENT),
-    **dict.fromkeys(("longcat_flash", "minicpm3", "youtu", "dots3_note_text"), LATENT),
+    "longcat_flash": {"num_key_value_heads": 4},
+    **dict.fromkeys(("minicpm3", "youtu", "dots3_note_text"), LATENT),
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "bamba": {"attn_layer_indices": [1]},
@@ -61,11 +65,12 @@ MORE: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
     "zaya": {"num_experts_per_tok": 1},
     "moshi": {"sliding_window": 128},  # its own cache forgets beyond the window what its own mask still shows
-    **dict.fromkeys(("codegen", "gptj"), {"rotary_dim": 4}),
-    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3"), {"use_sliding_window": True, "max_window_layers": 1}),
-    "phi3": {"rope_parameters": {
+    **dict.fromkeys(("codegen", "gptj"), TURNED),
+    **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3"), WINDOWED),
+    "phi3": {"original_max_position_embeddings": 64, "rope_parameters": {
         "rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 64,
         "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 2.0, "partial_rotary_factor": 1.0,
     }},
@@ -81,6 +86,9 @@ LEFT_OUT: dict[str, str] = {
     **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), OF_IMAGES),
     "blt": "reads bytes through two more networks of its own, which a config of the whole does not make small",
     **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model, whose states it reads"),
+    **dict.fromkeys(("zamba", "zamba2"), "shares one layer's weights among more layers than a tiny config has"),
+    "cohere_compass_text": "asks its config for rotary settings of layers that it does not have",
+    "dbrx": "keeps its sizes in configs of its own, without rotary settings that today's transformers asks for",
     "xmod": "an encoder that must be told a language first",
     "reformer": "reads only rows of a multiple of its chunks, and an encoder unless told otherwise",
 }
@@ -102,7 +110,7 @@ def built(auto: Any, config: Any) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         with torch.device("meta"):
-            assert sum(weight.numel() for weight in auto.from_config(config).parameters()) < 3e6, "its config is not tiny"
+            assert sum(weight.numel() for weight in auto.from_config(config).parameters()) < 4e6, "its config is not tiny"
         model: nn.Module = auto.from_config(config).eval()
         draw = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -129,13 +137,10 @@ def rows() -> list[Row]:
 ROWS = rows()
 
 
-class Ids(Codec):
-    """A codec where no text is ever read."""
-
-    def __init__(self, context: int) -> None:
-        object.__setattr__(self, "context", context)
-
-    pad_id, eos_id, end_ids, size = PAD, EOS, (EOS,), VOCABULARY  # type: ignore[assignment]
+def codec_of_ids(context: int) -> Any:
+    """What sampling asks of a codec; no text is ever read."""
+    tokenizer = SimpleNamespace(unk_token_id=None)
+    return SimpleNamespace(tokenizer=tokenizer, context=context, size=VOCABULARY, pad_id=PAD, eos_id=EOS, end_ids=(EOS,))
 
 
 @torch.no_grad()
@@ -166,7 +171,7 @@ def check_logprobs(model: Any) -> None:
 def check_samples(model: Any) -> None:
     prompts = [*(row.ids[: row.prompt_length] for row in ROWS), ROWS[4].ids[:40]]
     draw = torch.Generator().manual_seed(0)
-    codec = Ids(context_length(model))
+    codec = codec_of_ids(context_length(model))
     for prompt, said in zip(prompts, sample(model, prompts, codec=codec, max_new_tokens=NEW, temperature=1.0, generator=draw),
                             strict=True):  # fmt: skip
         table = alone(model, prompt + said.ids)[len(prompt) - 1 :]
@@ -210,3 +215,56 @@ def test_a_row_is_told_what_it_is_told_alone(kind: str) -> None:
 def test_how_many_there_are() -> None:
     assert len(KINDS) >= 50 and set(LEFT_OUT) <= set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     assert all(LEFT_OUT.values())
+
+
+def test_what_is_read_from_the_config_and_not_tried() -> None:
+    """A window that lives in the mask alone: three short rows see nothing of it, and packed rows would be wrong."""
+    model: Any = built(hf.AutoModelForCausalLM, tiny("doge"))
+    assert long_range(model.config) == "keep_window_size: 2048, sliding_window: 8".partition(", ")[2]
+    assert not packs_exactly(trunk_of(model))
+    model.config.sliding_window = None  # the layers keep theirs: what a trial alone would have said
+    again = built(hf.AutoModelForCausalLM, tiny("doge"))
+    pack._packs[trunk_of(again)] = pack._tried(trunk_of(again))
+    assert packs_exactly(trunk_of(again))
+    with pytest.raises(AssertionError, match="row"):
+        check_logprobs(again)
+
+
+@pytest.mark.parametrize(
+    ("config", "told", "length"),
+    [
+        (hf.LlamaConfig(), "", None),
+        (hf.MistralConfig(sliding_window=4096, max_position_embeddings=32768), "sliding_window: 4096", None),
+        (hf.MistralConfig(sliding_window=4096, max_position_embeddings=4096), "", None),
+        (hf.Qwen2Config(), "", None),
+        (tiny("phi3"), "rope_type: longrope, sliding_window: 8", 64),
+        (tiny("qwen3_next"), "linear_attention", None),
+        (tiny("llama4_text"), "chunked_attention, attention_chunk_size: 8", None),
+        (hf.DeepseekV32Config(), "indexed_attention, index_topk: 2048", 2048),
+    ],
+)
+def test_what_configs_name(config: Any, told: str, length: int | None) -> None:
+    assert long_range(config) == told
+    assert steady_length(config) == length
+
+
+def test_the_context_ends_where_rows_begin_to_depend_on_each_other() -> None:
+    """Beyond 64 tokens Phi-3's long factors are those of the whole batch, plain transformers' too."""
+    model: Any = built(hf.AutoModelForCausalLM, tiny("phi3"))
+    assert context_length(model) == 64 < model.config.max_position_embeddings
+    short, long = ROWS[5].ids, ROWS[4].ids + ROWS[5].ids
+    beside = torch.tensor([short + (4,) * (len(long) - len(short)), long])
+    with torch.no_grad():
+        found = model(input_ids=beside, use_cache=False).logits[0, : len(short)].log_softmax(-1)
+    assert not torch.allclose(found, alone(model, short), atol=1e-2)
+
+
+@pytest.mark.parametrize(("kind", "cached"), [("llama", True), ("qwen3_next", True), ("falcon_h1", True), ("mamba", False)])
+def test_which_are_read_again_at_each_token(kind: str, cached: bool) -> None:
+    """Beam search as well: it is asked of prompts of one length where nothing may be padded."""
+    model: Any = built(hf.AutoModelForCausalLM, tiny(kind))
+    assert caches_exactly(model) is cached
+    prompts = [row.ids[: row.prompt_length] for row in ROWS]
+    draw = torch.Generator().manual_seed(0)
+    said = deliberate(model, prompts, codec=codec_of_ids(128), max_new_tokens=4, generator=draw)
+    assert [len(one.ids) > 0 for one in said] == [True] * len(prompts)

@@ -7,6 +7,7 @@ from sawyer.models.classify import Classifier, class_logits, load_classifier, ne
 from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
 from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.fitted import FittedValues
+from sawyer.models.foreign import read_adapter
 from sawyer.models.forward import (
     TokenLogprobs,
     before_trained,
@@ -23,13 +24,13 @@ from sawyer.models.forward import (
     token_values,
     trunk_states,
 )
-from sawyer.models.foreign import read_adapter
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
 from sawyer.models.judge import Judge, Load, load_judge, new_judge
 from sawyer.models.load import (
     codec_of,
     context_length,
+    load_base,
     load_policy,
     load_reader,
     load_reward,
@@ -39,6 +40,7 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.merged import save_merged
+from sawyer.models.pretrained import family_problem, remote_code
 from sawyer.models.processor import multiplies_bf16, multiplies_bf16_in_tiles
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
@@ -89,10 +91,12 @@ __all__ = [
     "context_length",
     "copy_model",
     "deliberate",
+    "family_problem",
     "freeze",
     "head_of",
     "hold_in_bf16",
     "is_causal",
+    "load_base",
     "load_classifier",
     "load_judge",
     "load_policy",
@@ -118,6 +122,7 @@ __all__ = [
     "policy_logprobs",
     "read_adapter",
     "read_extra",
+    "remote_code",
     "reward_folder",
     "row_cost",
     "sample",

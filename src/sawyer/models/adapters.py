@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sawyer.errors import ConfigError, ModelError
 from sawyer.models.foreign import PREFIX, WEIGHTS, Adapter, merge_whole, unreadable

@@ -11,8 +11,9 @@ from typing import Any
 from sawyer import processes
 from sawyer.models.adapters import write_adapter
 from sawyer.models.forward import network_of
-from sawyer.models.load import OURS, quiet
-from sawyer.runs import BESIDE, TOLD, is_adapter, plain, settings_of
+from sawyer.models.load import OURS
+from sawyer.models.pretrained import quiet
+from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, plain, settings_of
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
@@ -71,5 +72,5 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """What `save_model` was told besides the model; empty for a folder written elsewhere."""
-    found: dict[str, Any] = settings_of(folder).get(OURS) or {}
+    found = facts_of(settings_of(folder), folder)
     return {name: value for name, value in found.items() if name != BESIDE}

@@ -14,7 +14,6 @@ from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, merge
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.load import adapt, check_whole, context_length, grow, load_reader, ready, seeded, sequence_model
-from sawyer.runs import base_of, is_adapter
 from sawyer.text import Row, batches, plain_row
 
 PROBLEM: Mapping[bool, str] = {False: "single_label_classification", True: "multi_label_classification"}
@@ -37,7 +36,7 @@ def new_classifier(
     model.config.problem_type = PROBLEM[many]
     grow(model, tokenizer)
     ready(model, tokenizer)
-    adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
+    adapt(model, source, lora, seed=seed)
     return model
 
 

@@ -104,7 +104,7 @@ class PaddedDecoder(Decoder):
 
 
 class RereadDecoder(Decoder):
-    """Nothing is kept: whole rows, padded on the right, are read again at each token. Slow, and right for whatever is causal."""
+    """Nothing is kept: whole rows, padded on the right, are read again at each token. Slow; right for whatever is causal."""
 
     def __init__(self, model: nn.Module, rows: Sequence[Sequence[int]]) -> None:
         self.model = model

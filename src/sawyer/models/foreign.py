@@ -1,5 +1,5 @@
-"""Folders of adapters as any program writes them: read without the network, checked, and merged whole where LoRA is not all that
-they hold. What cannot be used is refused by its name: a weight that was trained and is left out changes answers in silence."""
+"""Folders of adapters as any program writes them: read without the network, checked, and merged whole where LoRA is not all
+that they hold. What cannot be used is refused by name: a trained weight that is left out changes answers in silence."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _fit_rows(model: Any, whole: Mapping[str, Tensor]) -> None:
 
 
 def _untie(model: Any) -> None:
-    """Tell the config where embeddings and output projection are no longer one, or whoever loads the folder makes one of them."""
+    """Tell the config where embeddings and output projection are no longer one: whoever loads the folder would tie them."""
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     table: nn.Module = model.get_input_embeddings()
     if head is not None and head.weight is not table.weight:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,8 +16,9 @@ from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
 from sawyer.models.foreign import read_adapter
 from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
+from sawyer.models.pretrained import check_family, check_folder, doors, explained, quiet
 from sawyer.models.reach import steady_length
-from sawyer.runs import ADAPTER, base_of, is_adapter, is_local, settings_of
+from sawyer.runs import base_of, facts_of, is_adapter, settings_of
 from sawyer.text import Codec, all_ends, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -34,15 +34,16 @@ def load_tokenizer(source: str | Path) -> Any:
     return tokenizer
 
 
-def load_reader(source: str | Path) -> Any:
-    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`)."""
+def load_reader(source: str | Path, *, here: bool = False) -> Any:
+    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`). `here`:
+    of a hub id only what is on this disk."""
     from transformers import AutoTokenizer
 
     check_folder(source)
     if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
-        return load_reader(base_of(source))
+        return load_reader(base_of(source), here=True)
     with explained(source, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=is_folder(source))
+        tokenizer = AutoTokenizer.from_pretrained(source, **doors(source, here=here))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
         raise ModelError(
             f"{source} has no tokenizer",
@@ -91,32 +92,47 @@ def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = No
     adapters gives the model that they make of the one they belong to, as plain weights. With `lora` only adapters are left to
     train: a copy of those in `source`, or new ones drawn from `seed`.
     """
-    from transformers import AutoModelForCausalLM
-
     check_folder(source, weights=True)
     base = base_of(source) if is_adapter(source) else source
-    check_folder(base, weights=True)
-    with explained(base, "language model"), quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, local_files_only=is_folder(base), output_loading_info=True
-        )
-        model, told = loaded
-        check_whole(base, told["missing_keys"])
-        grow(model, tokenizer)
-        check_causal(base, model)
-    ready(model, tokenizer)
+    model = ready(_causal(base, tokenizer, here=is_adapter(source)), tokenizer)
     if is_adapter(source):
-        put(model, read_adapter(source), source)
-    adapt(model, base, lora, seed=seed)
+        model = put(model, read_adapter(source), source)
+    adapt(model, source, lora, seed=seed)
     return model
 
 
-def adapt(model: Any, base: str | Path, lora: LowRank | None, *, seed: int) -> None:
-    """Leave adapters in `model` where they are asked for, new ones where it has none; else make plain weights of them."""
+def load_base(folder: Path, tokenizer: Any) -> nn.Module:
+    """The network that the adapters in a folder belong to, without them."""
+    base = base_of(folder)
+    return ready(_causal(base, tokenizer, here=True), tokenizer)
+
+
+def _causal(source: str | Path, tokenizer: Any, *, here: bool) -> Any:
+    """The language model in a folder or hub id, with a row for every token of the tokenizer; `here`: from this disk alone."""
+    from transformers import AutoModelForCausalLM
+
+    check_folder(source, weights=True)
+    check_family(source, "causal")
+    with explained(source, "language model"), quiet():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, **doors(source, here=here)
+        )
+        model, told = loaded
+        check_whole(source, told["missing_keys"])
+        grow(model, tokenizer)
+        check_causal(source, model)
+    return model
+
+
+def adapt(model: Any, source: str | Path, lora: LowRank | None, *, seed: int) -> None:
+    """Leave adapters in the `model` of `source` where they are asked for, new ones where it has none; else make plain weights
+    of them. Raises ModelError for adapters of which more than A and B were trained: new ones would not belong to their base."""
     if lora is None:
         merge(model)
     elif getattr(model, "attached", None) is None:
-        attach(model, base, lora, seed=seed)
+        if is_adapter(source):
+            raise cannot_go_on(source, read_adapter(source).beyond())
+        attach(model, source, lora, seed=seed)
 
 
 def new_policy(
@@ -167,7 +183,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
                 nn.init.zeros_(head.bias)
     grow(model, tokenizer)
     ready(model, tokenizer, padding)
-    adapt(model, base_of(source) if is_adapter(source) else source, lora, seed=seed)
+    adapt(model, source, lora, seed=seed)
     return model
 
 
@@ -180,20 +196,21 @@ def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, li
     adapter = read_adapter(source) if is_adapter(source) else None
     base = source if adapter is None else adapter.base
     check_folder(base, weights=True)
+    check_family(base, "classifier")
     if adapter is not None and not asked:
         asked = _as_told(source, adapter.scores)
     with explained(base, what), quiet():
         model, told = AutoModelForSequenceClassification.from_pretrained(
             base,
             dtype=torch.float32,
-            local_files_only=is_folder(base),
             output_loading_info=True,
             ignore_mismatched_sizes=bool(asked),  # another head is drawn anew; who asks looks at the trunk's weights
+            **doors(base, here=adapter is not None),
             **asked,
         )
     missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
     if adapter is not None:
-        put(model, adapter, source)
+        model = put(model, adapter, source)
         own = dict(model.named_parameters())
         missing = [key for key in missing if key not in adapter.heads or own[key].shape != adapter.heads[key].shape]
         setattr(model.config, OURS, settings_of(source).get(OURS))
@@ -231,7 +248,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     """A trained reward model: any folder that `AutoModelForSequenceClassification` loads with one label, or an ensemble of
     heads as we write it; adapters are added to the weights."""
     model, missing = sequence_model(source, "reward model")
-    if model.config.num_labels != int(facts(model).get("ensemble", {}).get("heads", 1)):
+    if model.config.num_labels != ((facts(model).get("ensemble") or {}).get("heads") or 1):
         raise ModelError(
             f"{source} has {model.config.num_labels} labels",
             expected="one: the reward",
@@ -247,8 +264,9 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
 
 def facts(model: Any) -> dict[str, Any]:
     """What `save_model` told the model's config besides; empty for a model from elsewhere."""
-    found: dict[str, Any] = getattr(model.config, OURS, None) or {}
-    return found
+    return facts_of(
+        {OURS: getattr(model.config, OURS, None)}, getattr(model.config, "_name_or_path", "") or type(model).__name__
+    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
@@ -377,69 +395,6 @@ def check_causal(source: str | Path, model: Any) -> None:
             why="it would read each answer before it foretells it",
             todo="name a decoder; an encoder can only be a reward model",
         )
-
-
-def is_folder(source: str | Path) -> bool:
-    return Path(source).is_dir()
-
-
-def check_folder(source: str | Path, *, weights: bool = False) -> None:
-    if not is_local(source):
-        return
-    path = Path(source)
-    if not path.is_dir():
-        raise ModelError(
-            f"there is no model folder {source}",
-            expected="a folder with config.json, weights and a tokenizer, or a hub id",
-            todo="check the path; it is taken from the folder the command runs in",
-        )
-    if not (path / "config.json").is_file() and not (path / ADAPTER).is_file():
-        raise ModelError(
-            f"{source} has no config.json",
-            expected="a folder in Hugging Face's format",
-            todo="write it with `save_pretrained`, or name another folder",
-        )
-    if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        raise ModelError(
-            f"{source} has no weights",
-            expected="model.safetensors (or pytorch_model.bin) beside config.json",
-            why="a model with random weights would train without a word and answer nonsense",
-            todo="copy the whole folder again",
-        )
-
-
-@contextlib.contextmanager
-def explained(source: str | Path, what: str) -> Iterator[None]:
-    """The many errors of loading, in one sentence and with what to do."""
-    try:
-        yield
-    except ModelError:
-        raise
-    except Exception as error:  # transformers, safetensors and the hub each have their own classes
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        offline = "" if is_folder(source) else "; without a network only local folders and cached hub ids load"
-        raise ModelError(
-            f"{source} does not load as a {what}: {first}",
-            expected="a folder or hub id that transformers loads",
-            todo=f"check the name and that the folder is whole{offline}",
-        ) from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Loading reports and progress bars of transformers are for its own users; ours see what matters to them."""
-    from transformers.utils import logging
-
-    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        if bars:
-            logging.enable_progress_bar()
 
 
 @contextlib.contextmanager

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from sawyer import processes
+from sawyer.errors import ModelError
 from sawyer.maths import COMBINATIONS, disagreement
 from sawyer.models.forward import TOKEN_BUDGET, before_trained, last_tokens, sequence_logits, shares_prompts, trunk_states
 from sawyer.models.judge import Load, load_judge
 from sawyer.models.load import facts, load_reward
 from sawyer.records import Prompt
 from sawyer.text import Reader, Row, batches
+
+ENSEMBLE = ("by", "members", "units", "reward", "penalty")  # what is needed to make one reward of several voices
 
 
 class Scorer(Protocol):
@@ -129,6 +132,12 @@ class RewardScorer:
         judge = load_judge(folder, template=template, fallback=fallback, load=load)
         told = facts(judge.model)
         ensemble = told.get("ensemble")
+        if ensemble and (lacks := [name for name in ENSEMBLE if ensemble.get(name) is None]):
+            raise ModelError(
+                f"{folder}: its config.json says nothing of the ensemble's {', '.join(lacks)}",
+                expected="what the reward stage wrote",
+                todo="copy the folder again",
+            )
         models: list[nn.Module] = [judge.model]
         if ensemble and ensemble["by"] == "seeds":
             others = range(1, int(ensemble["members"]))
@@ -148,7 +157,7 @@ class RewardScorer:
             for number, (shift, scale) in enumerate(ensemble["units"])
         ]
         how = Ensemble(
-            reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble["own_disagreement"]
+            reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble.get("own_disagreement")
         )
         return cls(codec=judge.codec, members=members, ensemble=how, note=judge.note)
 

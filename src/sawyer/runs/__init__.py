@@ -18,7 +18,7 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, is_adapter, is_local, settings_of
+from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, facts_of, is_adapter, is_local, settings_of
 from sawyer.runs.journal import Gate, Journal, Listener, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
@@ -48,6 +48,7 @@ __all__ = [
     "commit_of",
     "damaged",
     "disk_errors",
+    "facts_of",
     "handle_signals",
     "hash_files",
     "hash_folder",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ ADAPTER = "adapter_config.json"
 TOLD = "sawyer.json"
 BESIDE = "base_beside"  # among our facts: the way from a folder of adapters to their model, where both lie in one run
 # What ends so is a file's name; `owner/name` of the hub may have dots in it, but never these.
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
 
 
@@ -62,22 +66,91 @@ def settings_of(source: str | Path) -> dict[str, Any]:
     return _read(folder / "config.json")
 
 
+def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """What we told of a model besides, from its config.json: `{"reward_shift": 0.5, "reward_scale": 2.0}`; empty for a model
+    from elsewhere. Raises ModelError for entries that mean nothing: a score would be made of them."""
+    told = settings.get("sawyer")
+    if told is None:
+        return {}
+    odd = "" if isinstance(told, dict) else "is no table"
+    if not odd:
+        checked = {**told, **{f"ensemble.{name}": value for name, value in _table(told.get("ensemble")).items()}}
+        odd = next(
+            (f".{name} is {str(checked[name])[:60]!r}" for name, fits in FACTS.items() if not _fits(checked, name, fits)), ""
+        )
+    if odd:
+        raise ModelError(
+            f"{source}: in its config.json `sawyer`{odd if odd.startswith('.') else f' {odd}'}",
+            expected="what this program wrote beside the weights",
+            why="rewards are computed with it",
+            todo="copy the folder again, or delete the entry `sawyer` to take the model's scores as they are",
+        )
+    return dict(told)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _fits(told: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> bool:
+    """Whether an entry is absent or what it has to be."""
+    return name not in told or told[name] is None or fits(told[name])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_VOICES
+
+
+MOST_VOICES = 1000  # of an ensemble
+FACTS: Mapping[str, Callable[[Any], bool]] = {
+    "reward_shift": _number,
+    "reward_scale": lambda value: _number(value) and value > 0,
+    "loss": lambda value: isinstance(value, str),
+    "ensemble": lambda value: isinstance(value, dict),
+    "ensemble.heads": _count,
+    "ensemble.members": _count,
+    "ensemble.by": lambda value: value in ("seeds", "heads"),
+    "ensemble.reward": lambda value: value in ("mean", "min", "cautious"),
+    "ensemble.penalty": _number,
+    "ensemble.own_disagreement": _number,
+    "ensemble.units": lambda value: (
+        isinstance(value, list | tuple)
+        and all(isinstance(one, list | tuple) and len(one) == 2 and all(map(_number, one)) for one in value)
+    ),
+}
+
+
 def is_adapter(source: str | Path) -> bool:
     """Whether a folder holds adapters (LoRA, as PEFT writes them) instead of a whole model."""
     return (Path(source) / ADAPTER).is_file()
 
 
 def base_of(folder: str | Path) -> str:
-    """The whole model, a folder or hub id, to which a folder's adapters belong. Raises ModelError where it is gone."""
+    """The whole model, a folder or hub id, to which a folder's adapters belong. Raises ModelError where it is gone.
+
+    A hub id must be in the cache already: whoever wrote the folder must not choose what is fetched from the network.
+    """
     base = str(_read(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
-    if base and not is_adapter(base) and (not is_local(base) or Path(base).is_dir()):
+    remote = bool(base) and not is_local(base) and HUB_ID.fullmatch(base) is not None
+    if base and not is_adapter(base) and (commit_of(base) is not None if remote else Path(base).is_dir()):
         return base
     ours = _read(Path(folder) / TOLD).get("sawyer")
     moved = ours.get(BESIDE) if isinstance(ours, dict) else None
     if isinstance(moved, str) and (Path(folder) / moved).is_dir():
         return os.path.normpath(Path(folder).resolve() / moved)
+    if remote:
+        raise ModelError(
+            f"{folder} holds adapters for the hub's {base}, which is not on this disk",
+            expected="that model in the hub's cache",
+            why="a folder never touches the network: who wrote it must not choose what is fetched",
+            todo=f"if you trust that model, fetch it with `hf download {base}` and run the same command again",
+        )
     raise ModelError(
-        f"{folder} holds adapters for {base or 'a model that it does not name'}, which is not there",
+        f"{folder} holds adapters for {base[:200] or 'a model that it does not name'}, which is not there",
         expected="the model that they were trained on: adapters are differences from its weights",
         todo="put it back, or write its new place into base_model_name_or_path of adapter_config.json",
     )

@@ -34,6 +34,7 @@ from sawyer.models import (
     ValueNetwork,
     codec_of,
     head_of,
+    load_base,
     load_policy,
     load_reward,
     load_tokenizer,
@@ -113,7 +114,7 @@ def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, templ
     tokenizer = load_tokenizer(source)
     reads = set_template(tokenizer, template or "auto")
     base = base_of(source) if is_adapter(source) else str(source)
-    shared = Shared(load_policy(base, tokenizer))
+    shared = Shared(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):
         shared.add("reference", read_adapter(source), source)
         shared.add_copy("policy", "reference")

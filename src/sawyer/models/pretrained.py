@@ -1,0 +1,172 @@
+"""How transformers is asked for what a name means: where it may look, whose code may run, and its errors in words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Literal
+
+from sawyer.errors import ModelError
+from sawyer.runs import ADAPTER, is_local, settings_of
+
+Kind = Literal["causal", "classifier"]
+# Settings that are counts, and the most that is believed: transformers builds a thing for each of them before it looks at weights.
+COUNTS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 10_000),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_labels"), 1_000_000),
+}
+
+_trusted: ContextVar[bool] = ContextVar("trust_remote_code", default=False)
+
+
+@contextlib.contextmanager
+def remote_code(trusted: bool) -> Iterator[None]:
+    """Within it code from model folders may run if `trusted` (the config's `trust_remote_code`). Outside it never may."""
+    before = _trusted.set(trusted)
+    try:
+        yield
+    finally:
+        _trusted.reset(before)
+
+
+def doors(source: str | Path, *, here: bool = False) -> dict[str, Any]:
+    """What `from_pretrained` may do: a folder touches no network, and `here` nor does a hub id that nobody typed; code that
+    lies with the weights runs only where it was allowed, and nobody is asked."""
+    return {"local_files_only": here or is_folder(source), "trust_remote_code": _trusted.get()}
+
+
+def family_problem(source: str | Path, kind: Kind) -> str:
+    """Why the model of a folder or cached hub id cannot be opened as a language model or as a classifier, from its config.json
+    alone; empty where nothing speaks against it, or where the config is not on this disk."""
+    config = settings_of(source)
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        return ""
+    from transformers import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    )
+
+    code = config.get("auto_map")
+    if family not in CONFIG_MAPPING:
+        if isinstance(code, dict) and code:
+            return "" if _trusted.get() else BRINGS_CODE
+        return f"the installed transformers knows no family {family!r}"
+    if kind == "classifier":
+        known, what = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "no classifier (AutoModelForSequenceClassification)"
+    else:
+        known, what = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "no language model (AutoModelForCausalLM)"
+    if family in known or (isinstance(code, dict) and code and _trusted.get()):
+        return ""
+    sees = kind == "causal" and family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return f"transformers has {what} for the family {family!r}{', which reads images and text together' if sees else ''}"
+
+
+BRINGS_CODE = "it brings code of its own, which would have to run to load it"
+
+
+def check_family(source: str | Path, kind: Kind) -> None:
+    """Raise ModelError for a config.json that no network can be made of, or not of this kind (`family_problem`)."""
+    config = settings_of(source)
+    text = config.get("text_config")
+    for settings in (config, text if isinstance(text, dict) else {}):
+        for name, most in COUNTS.items():
+            count = settings.get(name)
+            if count is not None and not (type(count) is int and 0 <= count <= most):
+                raise ModelError(
+                    f"{source}: {name} is {str(count)[:40]!r} in config.json",
+                    expected=f"a whole number, at most {most:,}",
+                    todo="copy config.json again from where the model came from",
+                )
+    problem = family_problem(source, kind)
+    if problem == BRINGS_CODE:
+        raise brings_code(source)
+    if problem:
+        todo = "name a model of another family"
+        if "no family" in problem:
+            todo = "install a newer transformers (`pip install --upgrade transformers`), or " + todo
+        elif kind == "classifier":
+            todo += "; a reward model need not be of the policy's"
+        raise ModelError(f"{source}: {problem}", expected="a family such as GPT-2, Llama, Qwen or Gemma", todo=todo)
+
+
+def brings_code(source: str | Path) -> ModelError:
+    """The error for a model whose own code was not allowed to run."""
+    return ModelError(
+        f"{source}: {BRINGS_CODE}",
+        expected="a model whose family is part of transformers",
+        why="code from a model folder can do on this machine whatever you can",
+        todo="set `trust_remote_code: true` in the config if you trust where it comes from",
+    )
+
+
+def is_folder(source: str | Path) -> bool:
+    """Whether a name is a folder here."""
+    return Path(source).is_dir()
+
+
+def check_folder(source: str | Path, *, weights: bool = False) -> None:
+    """Raise ModelError for a local name behind which there is no model's folder, or none with weights."""
+    if not is_local(source):
+        return
+    path = Path(source)
+    if not path.is_dir():
+        raise ModelError(
+            f"there is no model folder {source}",
+            expected="a folder with config.json, weights and a tokenizer, or a hub id",
+            todo="check the path; it is taken from the folder the command runs in",
+        )
+    if not (path / "config.json").is_file() and not (path / ADAPTER).is_file():
+        raise ModelError(
+            f"{source} has no config.json",
+            expected="a folder in Hugging Face's format",
+            todo="write it with `save_pretrained`, or name another folder",
+        )
+    if weights and not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
+        raise ModelError(
+            f"{source} has no weights",
+            expected="model.safetensors (or pytorch_model.bin) beside config.json",
+            why="a model with random weights would train without a word and answer nonsense",
+            todo="copy the whole folder again",
+        )
+
+
+@contextlib.contextmanager
+def explained(source: str | Path, what: str) -> Iterator[None]:
+    """The many errors of loading, in one sentence and with what to do."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # transformers, safetensors and the hub each have their own classes
+        if "trust_remote_code" in str(error):
+            raise brings_code(source) from error
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        offline = "" if is_folder(source) else "; without a network only local folders and cached hub ids load"
+        raise ModelError(
+            f"{source} does not load as a {what}: {first}",
+            expected="a folder or hub id that transformers loads",
+            todo=f"check the name and that the folder is whole{offline}",
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Loading reports and progress bars of transformers are for its own users; ours see what matters to them."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
