@@ -13,7 +13,7 @@ from sawyer.errors import ModelError
 from sawyer.runs import ADAPTER, is_local, settings_of
 
 Kind = Literal["causal", "classifier"]
-# Settings that are counts, and the most that is believed: transformers builds a thing for each of them before it looks at weights.
+# Settings that are counts, and the most that is believed: transformers builds something for each before it looks at weights.
 COUNTS = {
     **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers"), 10_000),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_labels"), 1_000_000),
