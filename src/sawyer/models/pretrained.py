@@ -70,8 +70,8 @@ def family_problem(source: str | Path, kind: Kind) -> str:
 BRINGS_CODE = "it brings code of its own, which would have to run to load it"
 
 
-def check_family(source: str | Path, kind: Kind) -> None:
-    """Raise ModelError for a config.json that no network can be made of, or not of this kind (`family_problem`)."""
+def check_counts(source: str | Path) -> None:
+    """Raise ModelError for a config.json with numbers of which no network can be made: transformers would try for hours."""
     config = settings_of(source)
     text = config.get("text_config")
     for settings in (config, text if isinstance(text, dict) else {}):
@@ -83,6 +83,11 @@ def check_family(source: str | Path, kind: Kind) -> None:
                     expected=f"a whole number, at most {most:,}",
                     todo="copy config.json again from where the model came from",
                 )
+
+
+def check_family(source: str | Path, kind: Kind) -> None:
+    """Raise ModelError for a config.json of which no network of this kind can be made (`family_problem`)."""
+    check_counts(source)
     problem = family_problem(source, kind)
     if problem == BRINGS_CODE:
         raise brings_code(source)
