@@ -25,3 +25,14 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any],
         return name
 
     return write
+
+
+@pytest.fixture(scope="session")
+def shown() -> dict[str, list[Any]]:
+    """The rows that docs/data.md shows, by its sections' first words."""
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    found: dict[str, list[Any]] = {}
+    for section in text.split("\n## ")[1:]:
+        blocks = [block.split("```")[0] for block in section.split("```jsonl\n")[1:]]
+        found[section.split(":")[0]] = [json.loads(line) for block in blocks for line in block.splitlines()]
+    return found

@@ -10,7 +10,7 @@ import pytest
 
 from sawyer.errors import DataError
 from sawyer.records import Pair, Prompt, ScoredAnswers, answered, check, judgement, pairs, read, scored_row
-from sawyer.records.formats import FORMATS, PLACES, Format, Want, expected, shape_of
+from sawyer.records.formats import PLACES, Want, expected, shape_of
 
 Put = Callable[[str, Any], str]
 
@@ -149,7 +149,7 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
 
 def test_one_side_may_hold_several_answers(put: Put) -> None:
     assert judged(put, {"prompt": "Up?", "chosen": "a", "rejected": ["b", "c"]}) == [(UP, "a", "b", None), (UP, "a", "c", None)]
-    assert judged(put, {"prompt": "Up?", "chosen": ["a"], "rejected": ["b"]}) == [(UP, "a", "b", None)]
+    assert judged(put, {"prompt": "Up?", "chosen": ["a"], "rejected": ["a", "b"]}) == [(UP, "a", "b", None)]
 
 
 def test_an_empty_answer_that_lost_is_a_judgement(put: Put) -> None:
@@ -170,7 +170,8 @@ def test_labels_judge_and_are_never_imitated(put: Put) -> None:
     name = put("a.jsonl", rows)
     with pytest.raises(DataError, match=r"gives comparisons, not demonstrations") as refused:
         read(name, want="demonstrations")
-    assert "name the file in reward.data" in refused.value.todo
+    assert "name the file in reward.data" in refused.value.todo and "`{label: class}`" in refused.value.todo
+    assert len(read(name, want="demonstrations", columns={"label": "class"}).records) == 4
     assert check([name])[0].want == "comparisons" and not check([name])[0].refused
     assert [pairs(record) for record in read(name, want="comparisons").records] == [([(0, 1, 1.0)], 0)] * 2
     # A label that is a class is somebody's own, and the answer is imitated as before.
@@ -206,33 +207,27 @@ def test_what_is_written_is_read_again(put: Put) -> None:
     assert [(said(r.prompt), r.answers) for r in again] == [(said(r.prompt), r.answers) for r in found]
 
 
-EXAMPLES = {" ".join(shape.example): shape.example for shape in reversed(FORMATS)} | {
-    "question": {"question": "Up?"},
-    "text": {"text": "Up?"},
-    "messages": {"messages": [ASK, GOOD]},
-}
-
-
 @pytest.mark.parametrize("want", ["comparisons", "demonstrations", "labels", "prompts"])
-def test_the_fields_that_a_refusal_advises_are_read(put: Put, want: Want) -> None:
+def test_the_fields_that_a_refusal_advises_are_read(put: Put, shown: dict[str, list[Any]], want: Want) -> None:
     with pytest.raises(DataError) as refused:
         read(put("a.jsonl", [{"foo": 1}]), want=want)
     assert f"expected {expected(want)}; other names go into `columns:`" in refused.value.todo
-    for names in expected(want).partition(";")[0].removeprefix("lines of text, or ").split(" | "):
-        row = EXAMPLES[names]
+    rows = {" ".join(row): row for part in reversed(shown.values()) for row in part} | {"text": {"text": "x"}}
+    rows |= {"text labels": {"text": "x", "labels": ["a"]}, "instruction": {"instruction": "x"}}
+    for names in expected(want).partition(";")[0].removeprefix("lines of text | ").split(" | "):
+        row = shown["Judgements"][4] if "tree" in names else rows[names.partition(" (")[0]]
         assert len(read(put("b.jsonl", [row]), want=want).records) == 1, names
         columns = {f"their_{name}": name for name in row}
         theirs = {f"their_{name}": value for name, value in row.items()}
         assert len(read(put("c.jsonl", [theirs]), want=want, columns=columns).records) == 1, names
 
 
-@pytest.mark.parametrize("shape", FORMATS, ids=lambda shape: shape.name)
-def test_rows_of_another_use_are_sent_where_they_belong(put: Put, shape: Format) -> None:
-    name = put("a.jsonl", [shape.example])
-    own = next(use for use in PLACES if shape_of(shape.example, use))
-    assert read(name, want=own).records
-    for want in ("comparisons", "demonstrations", "labels"):
-        if shape_of(shape.example, want) is None and own != "prompts":
-            with pytest.raises(DataError, match=f"gives {own}, not {want}") as refused:
-                read(name, want=want)
-            assert f"name the file in {PLACES[own]}," in refused.value.todo
+def test_rows_of_another_use_are_sent_where_they_belong(put: Put, shown: dict[str, list[Any]]) -> None:
+    for row in (row for part in ("Instructions", "Judgements", "Labels") for row in shown[part]):
+        own = next(use for use in PLACES if shape_of(row, use))
+        assert read(put("a.jsonl", [row]), want=own).records
+        for want in ("comparisons", "demonstrations", "labels"):
+            if shape_of(row, want) is None:
+                with pytest.raises(DataError, match=f"gives {own}, not {want}") as refused:
+                    read("a.jsonl", want=want)
+                assert f"name the file in {PLACES[own]}," in refused.value.todo

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sawyer.records import ScoredAnswers, check, read
 from sawyer.records.formats import FORMATS, Want
 
+Put = Callable[[str, Any], str]
 FOLDER = os.environ.get("SAWYER_REAL_DATA", "")
 FILES: list[tuple[str, Want, int, str]] = [
     ("instructions/llms_from_scratch.json", "demonstrations", 1100, "instructions (Alpaca)"),
@@ -45,17 +48,13 @@ SECTIONS: dict[str, Want] = {
 }
 
 
-def test_every_row_in_the_docs_is_read_whole(tmp_path: Path) -> None:
+def test_every_row_in_the_docs_is_read_whole(put: Put, shown: dict[str, list[Any]]) -> None:
     """docs/data.md names every shape there is, and each row it shows is what its section says, with no field left over."""
-    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     taken = set()
+    assert shown.keys() == SECTIONS.keys()
     for title, want in SECTIONS.items():
-        section = text.split(f"\n## {title}")[1].split("\n## ")[0]
-        rows = [line for block in section.split("```jsonl\n")[1:] for line in block.split("```")[0].splitlines()]
-        assert rows
-        for row in rows:
-            (tmp_path / "a.jsonl").write_text(row + "\n", encoding="utf-8")
-            found = read(str(tmp_path / "a.jsonl"), want=want)
+        for row in shown[title]:
+            found = read(put("a.jsonl", [row]), want=want)
             assert found.records and not found.unread, row
             taken.add(found.format)
     assert taken == {shape.name for shape in FORMATS}

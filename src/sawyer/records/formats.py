@@ -29,6 +29,7 @@ from sawyer.records.judged import (
     is_pair,
     is_scored_answer,
     is_transcripts,
+    is_tree,
     is_vote,
     listed,
     pair,
@@ -54,7 +55,7 @@ class Format:
     gives: Gives
     fits: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Fields, Where], Iterable[Record | Unfit]]
-    example: Mapping[str, Any]  # a row of the shape; its fields' names are what an error advises
+    fields: str  # what an error advises: docs/data.md has a row of each
     joins: bool = False  # each row is one judged answer: those of the same prompt become one record
 
 
@@ -122,16 +123,22 @@ def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: all(name in row for name in names)
 
 
-def _imitated(fits: Callable[[Mapping[str, Any]], bool]) -> Callable[[Mapping[str, Any]], bool]:
-    """Rows that fit and whose answer is to be imitated: one that was judged wanted or unwanted is a judgement."""
-    return lambda row: fits(row) and not is_labelled_answer(row)
+def _taught(
+    name: str,
+    fits: Callable[[Mapping[str, Any]], bool],
+    read: Callable[[Fields, Where], Iterable[Record | Unfit]],
+    fields: str,
+) -> Format:
+    """A shape whose answers are imitated. One that was judged wanted or unwanted never is: it is a judgement."""
+    return Format(
+        name=name,
+        gives="demonstrations",
+        fits=lambda row: fits(row) and not is_labelled_answer(row),
+        read=read,
+        fields=fields,
+    )
 
 
-ASKED, SAID, OTHER = (
-    {"role": "user", "content": "Up?"},
-    {"role": "assistant", "content": "Down."},
-    {"role": "assistant", "content": "Up."},
-)
 # In order: the first that fits a row is its shape.
 FORMATS: tuple[Format, ...] = (
     Format(
@@ -139,48 +146,37 @@ FORMATS: tuple[Format, ...] = (
         gives="scored",
         fits=_has("responses_and_scores"),
         read=listed,
-        example={
-            "user_input": "Up?",
-            "responses_and_scores": [{"response": "Down.", "score": 6}, {"response": "Up.", "score": 2}],
-        },
+        fields="user_input responses_and_scores",
     ),
     Format(
         name="several answers (UltraFeedback, Nectar)",
         gives="scored",
         fits=is_listed,
         read=listed,
-        example={"prompt": "Up?", "answers": [{"answer": "Down.", "rank": 1}, {"answer": "Up.", "rank": 2}]},
+        fields="instruction completions | prompt answers",
     ),
-    Format(
-        name="message trees (OpenAssistant)",
-        gives="scored",
-        fits=lambda r: isinstance(r.get("prompt"), Mapping),
-        read=tree,
-        example={"prompt": {"text": "Up?", "replies": [{"text": "Down.", "rank": 0}, {"text": "Up.", "rank": 1}]}},
-    ),
+    Format(name="message trees (OpenAssistant)", gives="scored", fits=is_tree, read=tree, fields="prompt (a tree of replies)"),
     Format(
         name="transcripts (Anthropic HH)",
         gives="pairs",
         fits=is_transcripts,
         read=transcripts,
-        example={"chosen": "\n\nHuman: Up?\n\nAssistant: Down.", "rejected": "\n\nHuman: Up?\n\nAssistant: Up."},
+        fields="chosen rejected (transcripts)",
     ),
-    Format(
-        name="pairs", gives="pairs", fits=is_pair, read=pair, example={"prompt": "Up?", "chosen": "Down.", "rejected": "Up."}
-    ),
+    Format(name="pairs", gives="pairs", fits=is_pair, read=pair, fields="prompt chosen rejected"),
     Format(
         name="votes (Arena, HelpSteer 3)",
         gives="pairs",
         fits=is_vote,
         read=vote,
-        example={"conversation_a": [ASKED, SAID], "conversation_b": [ASKED, OTHER], "winner": "model_a"},
+        fields="conversation_a conversation_b winner | context response1 response2 overall_preference",
     ),
     Format(
         name="labelled answers (KTO)",
         gives="scored",
         fits=is_labelled_answer,
         read=single,
-        example={"prompt": "Up?", "completion": "Down.", "label": True},
+        fields="prompt completion label",
         joins=True,
     ),
     Format(
@@ -188,7 +184,7 @@ FORMATS: tuple[Format, ...] = (
         gives="scored",
         fits=is_scored_answer,
         read=single,
-        example={"prompt": "Up?", "response": "Down.", "score": 4},
+        fields="prompt response score",
         joins=True,
     ),
     Format(
@@ -196,63 +192,36 @@ FORMATS: tuple[Format, ...] = (
         gives="demonstrations",
         fits=_has("instances"),
         read=_instances,
-        example={"instruction": "Double.", "instances": [{"input": "2", "output": "4"}]},
+        fields="instruction instances",
     ),
-    Format(
-        name="chat messages (OpenAI)",
-        gives="demonstrations",
-        fits=_imitated(_has("messages")),
-        read=_chat,
-        example={"messages": [ASKED, SAID]},
+    _taught("chat messages (OpenAI)", _has("messages"), _chat, "messages"),
+    _taught("conversations (ShareGPT)", lambda r: any_of(r, CHATS[1:]), _chat, "conversations"),
+    _taught(
+        "instructions (Alpaca)",
+        lambda r: "instruction" in r and any_of(r, RESPONSES),
+        _demonstration,
+        "instruction input output",
     ),
-    Format(
-        name="conversations (ShareGPT)",
-        gives="demonstrations",
-        fits=_imitated(lambda r: any_of(r, CHATS[1:])),
-        read=_chat,
-        example={"conversations": [{"from": "human", "value": "Up?"}, {"from": "gpt", "value": "Down."}]},
+    _taught("prompt and completion", _has("prompt", "completion"), _demonstration, "prompt completion"),
+    _taught(
+        "question and answer",
+        lambda r: "question" in r and ("answer" in r or isinstance(r.get("answers"), Mapping)),
+        _demonstration,
+        "question answer",
     ),
-    Format(
-        name="instructions (Alpaca)",
-        gives="demonstrations",
-        fits=_imitated(lambda r: "instruction" in r and any_of(r, RESPONSES)),
-        read=_demonstration,
-        example={"instruction": "Say the opposite.", "input": "up", "output": "Down."},
+    _taught(
+        "prompt and response",
+        lambda r: any_of(r, INSTRUCTIONS) and any_of(r, RESPONSES),
+        _demonstration,
+        "prompt response",
     ),
-    Format(
-        name="prompt and completion",
-        gives="demonstrations",
-        fits=_imitated(_has("prompt", "completion")),
-        read=_demonstration,
-        example={"prompt": "Up?", "completion": "Down."},
-    ),
-    Format(
-        name="question and answer",
-        gives="demonstrations",
-        fits=_imitated(lambda r: "question" in r and ("answer" in r or isinstance(r.get("answers"), Mapping))),
-        read=_demonstration,
-        example={"question": "Up?", "answer": "Down."},
-    ),
-    Format(
-        name="prompt and response",
-        gives="demonstrations",
-        fits=_imitated(lambda r: any_of(r, INSTRUCTIONS) and any_of(r, RESPONSES)),
-        read=_demonstration,
-        example={"prompt": "Up?", "response": "Down."},
-    ),
-    Format(
-        name="labelled texts",
-        gives="labels",
-        fits=is_labelled,
-        read=labelled,
-        example={"text": "Buy now.", "label": "spam"},
-    ),
+    Format(name="labelled texts", gives="labels", fits=is_labelled, read=labelled, fields="text label | text labels (a list)"),
     Format(
         name="prompts",
         gives="prompts",
         fits=lambda r: any_of(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
         read=_prompt,
-        example={"prompt": "Up?"},
+        fields="lines of text | prompt | instruction | question | text | messages",
     ),
 )
 PROMPTS = FORMATS[-1]
@@ -284,10 +253,9 @@ def shape_of(row: Mapping[str, Any], want: Want) -> Format | None:
 
 def expected(want: Want) -> str:
     """The fields of every shape that gives what is wanted: what an error advises."""
-    shapes = dict.fromkeys(" ".join(shape.example) for shape in FORMATS if shape.gives in ACCEPTED[want])
-    lines = "lines of text, or " if want == "prompts" else ""
+    shapes = [PROMPTS] if want == "prompts" else [shape for shape in FORMATS if shape.gives in ACCEPTED[want]]
     more = "; a table without a header: `columns: {2: label, 4: text}` by number" if want == "labels" else ""
-    return lines + " | ".join(["prompt", "question", "text", "messages"] if want == "prompts" else shapes) + more
+    return " | ".join(shape.fields for shape in shapes) + more
 
 
 def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None = None) -> Taken:
@@ -319,8 +287,11 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
     if want == "prompts":
         records = tuple(_with_fields(prompt_in(record), row) for record in records)
     elif want in ("pairs", "comparisons"):
-        for record in records:
-            _check_pair(record)
+        faults = [fault for record in records if (fault := _fault(record)) is not None]
+        if len(faults) == len(records):
+            raise faults[0]
+        found += faults
+        records = tuple(record for record in records if _fault(record) is None)
     return Taken(
         records=records,
         notes=tuple(note for note in found if isinstance(note, Unfit)),
@@ -342,21 +313,25 @@ def _misfit(row: Mapping[str, Any], want: Want) -> Unfit:
     other = next((use for use in PLACES if use not in (want, "prompts") and shape_of(row, use)), None)
     if other is not None and want in ("demonstrations", "comparisons", "labels"):
         todo = f"name the file in {PLACES[other]}, or give rows with {expected(want)}; other names go into `columns:`"
+        if want == "demonstrations" and is_labelled_answer(row):
+            todo += ", where `{label: class}` sets a label aside that judges nothing"
         return Unfit("row", "shape", f"a row with {given} gives {other}, not {want}", todo)
     said = "holds no answer" if want == "answers" else f"is none of the shapes that give {want}"
     return Unfit("row", "shape", f"a row with {given} {said}", f"expected {expected(want)}; other names go into `columns:`")
 
 
-def _check_pair(record: Record) -> None:
+def _fault(record: Record) -> Unfit | None:
+    """Why a pair says nothing of which answer is better."""
     if not isinstance(record, Pair):
-        return
+        return None
     if record.chosen.strip() == record.rejected.strip():
-        raise Unfit("rejected", "tied", "chosen and rejected are the same text", "remove the row; it is left out")
+        return Unfit("rejected", "tied", "chosen and rejected are the same text", "remove the row; it is left out")
     if record.margin == 0:
-        raise Unfit("rejected", "tied", "the two answers are judged equal", "judge more finely; the row is left out")
+        return Unfit("rejected", "tied", "the two answers are judged equal", "judge more finely; the row is left out")
     if record.margin is not None and record.margin < 0:
         told = f"the rejected answer has the higher score, by {-record.margin:g}"
-        raise Unfit("rejected", "reversed", told, "exchange the two, or mend the scores; the row is left out")
+        return Unfit("rejected", "reversed", told, "exchange the two, or mend the scores; the row is left out")
+    return None
 
 
 def purpose(rows: Sequence[Any]) -> Want:

@@ -375,6 +375,11 @@ def _own_score(row: Fields) -> float | None:
     return number_of(row, first_of(row, SCORES))
 
 
+def is_tree(row: Mapping[str, Any]) -> bool:
+    """Whether the prompt is a message with replies."""
+    return isinstance(row.get("prompt"), Mapping)
+
+
 def tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """OpenAssistant: every prompter's message with two or more ranked replies. Rank 0 is the best of K and scores K - 1."""
     root = row.get("prompt")
