@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 Thing = TypeVar("Thing")
 Found = TypeVar("Found")
 
-PATIENCE = timedelta(minutes=30)  # without a word from another process: longer than anything that one does while others wait
+PATIENCE = timedelta(minutes=30)  # without a word from another process where all do a like share: within a step of training
+# Where one does what may take any time while others wait (a reward function asks a service, a file is read): one that ends is
+# heard of at once all the same, since its connections close.
+NO_LIMIT = timedelta(days=3650)
 WORDS = "sawyer/ended/{}"  # where a process leaves why it ended
 # Numbers from which on tensors are added up on a board, or, where there is none, a tensor where it lies; fewer go together, in
 # a copy, since each message takes its time.
@@ -40,6 +43,7 @@ class _State:
     looking_on = False  # while the first one writes a folder
     met = False  # the processes have found each other
     left = False  # this one has failed, and goes no longer in step
+    patient: Any = None  # a group of all of them, whose exchanges wait without a limit
     board: Board | None = None  # what large tensors are added up on
     board_sought = False
 
@@ -229,7 +233,7 @@ def gather(value: Found) -> list[Found]:
 
     found: list[Any] = [None] * count()
     with _in_touch():
-        others.all_gather_object(found, value)
+        others.all_gather_object(found, value, group=_state.patient)
     return found
 
 
@@ -311,6 +315,7 @@ def _meet() -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and others.is_nccl_available() else "gloo"
     try:
         others.init_process_group(backend, timeout=PATIENCE)
+        _state.patient = others.new_group(backend="gloo", timeout=NO_LIMIT)
     except Exception as error:  # a wrong address, a port in use, others that never came: each has its own class
         raise ProcessError(
             f"process {number()} of {launched()} does not find the others ({_line(error)})",
@@ -329,7 +334,7 @@ def _part() -> None:
         return
     import torch.distributed as others
 
-    _state.met = False
+    _state.met, _state.patient = False, None
     if _state.board is not None:
         _state.board.close()
     _state.board, _state.board_sought = None, False

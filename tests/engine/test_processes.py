@@ -315,6 +315,36 @@ def test_one_that_is_gone_is_told_of_and_nobody_waits_for_ever(how: str, words: 
     assert time.monotonic() - began < PATIENCE / 2
 
 
+SLOW = """
+import time
+from datetime import timedelta
+from sawyer import processes
+from sawyer.errors import ProcessError
+
+def asked():
+    time.sleep(3)  # a reward function that asks a service
+    return "scored"
+
+processes.PATIENCE = timedelta(seconds=1)
+with processes.joined():
+    print(processes.first(asked))
+    try:
+        if processes.number() == 0:
+            asked()
+        processes.summed(1.0)
+        print("summed")
+    except ProcessError:
+        print("lost")
+"""
+
+
+@pytest.mark.slow
+def test_work_of_one_may_take_longer_than_the_others_patience() -> None:
+    """What all do alike is waited for with less: there one that does not come has stopped."""
+    for code, said in start(SLOW, 2):
+        assert code == 0 and said.split()[0] == "scored" and "lost" in said, said
+
+
 LONELY = """
 import sys
 from datetime import timedelta
