@@ -34,6 +34,11 @@ stage, watched = import_module("sawyer.stages.rl.train"), import_module("sawyer.
         ([(0.0, 0.0), (1.0, 6.0), (1.0, 1.0), (0.5, 1.0)], 1),  # at the budget; an equal one comes too late
         ([(0.0, 0.0), (-1.0, 1.0), (-2.0, 1.0), (-3.0, 1.0)], 0),
         ([(0.0, 0.0), (math.nan, 1.0), (1.0, math.nan), (0.5, 1.0)], 3),
+        (
+            [(math.nan, 0.0), (-2.0, 1.0), (-1.0, 1.0), (-3.0, 1.0)],
+            2,
+        ),  # the first is not finite: the others are judged all the same
+        ([(0.0, math.inf), (math.nan, 1.0), (2.0, 6.1), (-3.0, 1.0)], 3),
     ],
 )
 def test_the_best_held_out_reward_within_the_budget_is_kept(
@@ -55,7 +60,7 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     assert len(policies) == 4
     assert figures["best_step"] == kept
     assert (figures["reward_best"], figures["kl"]) == pytest.approx(evaluations[kept])
-    assert figures["reward_sft"] == evaluations[0][0]
+    assert figures["reward_sft"] == pytest.approx(evaluations[0][0], nan_ok=True)
     assert figures["kl_last"] == pytest.approx(evaluations[-1][1])
     assert all(torch.equal(a, b) for a, b in zip(weights(folder), policies[kept], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(policies[kept], policies[(kept + 1) % 4], strict=True))

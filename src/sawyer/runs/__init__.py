@@ -19,7 +19,7 @@ from sawyer.runs.files import (
     write_text,
 )
 from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, facts_of, is_adapter, is_local, settings_of
-from sawyer.runs.journal import Gate, Journal, Listener, last_gates
+from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
 from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
@@ -43,6 +43,7 @@ __all__ = [
     "Stop",
     "base_of",
     "changed_keys",
+    "check_journal",
     "check_sealed",
     "clock",
     "commit_of",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from sawyer.errors import RunError
-from sawyer.runs import STAGES, Layout, last_gates, read_manifest, read_rows
+from sawyer.runs import STAGES, Layout, check_journal, last_gates, read_manifest, read_rows
 
 Verdict = Literal["ok", "warn", "fail"]
 SEVERITY: Mapping[str, int] = {"ok": 0, "warn": 1, "fail": 2}
@@ -76,6 +76,7 @@ def gather(root: Path) -> Facts:
             expected="a folder that `sawyer run` or `sawyer demo` wrote",
             todo="check the path; `sawyer runs` lists the runs",
         )
+    check_journal(layout)  # failed gates must not vanish with rows that were cut off
     manifest = read_manifest(layout.manifest)
     events = _rows(layout.events)
     metrics: dict[str, list[Mapping[str, Any]]] = {}
