@@ -56,6 +56,8 @@ class PairedInterval:
     @property
     def summary(self) -> str:
         """The change in words, with what could have been seen."""
+        if math.isnan(self.value):
+            return "a change that cannot be told, since not all figures are finite"
         change = (
             f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f}) on {self.prompts:,} prompt{'s' * (self.prompts != 1)}"
         )
@@ -71,9 +73,12 @@ def paired_interval(before: Sequence[float], after: Sequence[float], *, looks: i
     """mean(after - before) with Student's 95 % interval over prompts (Student 1908), one value of each a prompt.
 
     `looks`: of how many such changes this one was chosen as the best or the worst; the level is divided by it (Bonferroni).
-    Detectable at a power of 80 %: (t_{1 - 0.025 / looks} + t_{0.8}) s / sqrt(n). ValueError for no prompts.
+    Detectable at a power of 80 %: (t_{1 - 0.025 / looks} + t_{0.8}) s / sqrt(n). Where a figure is not finite the mean is nan
+    and nothing could have been seen. ValueError for no prompts.
     """
     changes = [b - a for a, b in zip(before, after, strict=True)]
+    if not all(map(math.isfinite, changes)):
+        return PairedInterval(value=math.nan, low=-math.inf, high=math.inf, detectable=math.inf, prompts=len(changes))
     value, count = mean(changes), len(changes)
     if count < 2:
         return PairedInterval(value=value, low=-math.inf, high=math.inf, detectable=math.inf, prompts=count)

@@ -160,6 +160,13 @@ def test_a_change_is_told_by_what_the_same_prompts_do() -> None:
     assert not paired_interval(level, moved).is_noise and statistics.fmean(moved) - statistics.fmean(level) < apart
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+def test_a_change_from_or_to_what_is_not_finite_is_nothing_sure(wrong: float) -> None:
+    for before, after in (([wrong, 1.0, 2.0], [1.0, 2.0, 3.0]), ([1.0, 2.0], [wrong, -wrong]), ([wrong] * 2, [wrong] * 2)):
+        found = paired_interval(before, after)
+        assert math.isnan(found.value) and found.is_noise and "not all figures are finite" in found.summary
+
+
 def test_what_so_many_prompts_would_see_is_seen_four_times_in_five() -> None:
     rng = random.Random(3)
     needed = paired_interval([0.0] * 40, [rng.gauss(0, 1) for _ in range(40)]).detectable
