@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import transformers as hf
-from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE
 
-TEXT = ["What is red? It is red.", "Say hi to me, please. No idea, sorry!", "Be terse.\n\nuser assistant system model"]
+TEXT = ["\n\n", "What is red? It is red.", "Say hi to me, please. No idea, sorry!", "Be terse.\n\nuser assistant system model"]
+WORDS = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+"  # lines' ends stay together, as in Llama 3 and Qwen
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -58,6 +59,11 @@ R1 = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<User>{{ m.content }}{% elif m.role == 'assistant' %}"
     "<Assistant>{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<Assistant><think>\n{% endif %}"
+)
+# The prompt closes an empty thought that is left out once it is answered.
+CLOSED = (
+    "{{ bos_token }}{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<turn>assistant\n<|thought><thought|>{% endif %}"
 )
 
 
@@ -138,7 +144,8 @@ def tokenizer_of(family: Family) -> Any:
         alphabet = [f"<0x{byte:02X}>" for byte in range(256)]
     else:
         core, alphabet = Tokenizer(BPE()), []
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        split = pre_tokenizers.Split(Regex(WORDS), "isolated")
+        core.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
         core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=420,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from families import FAMILIES, R1, Family, tokenizer_of, write_instruct, write_reward
+from families import CLOSED, FAMILIES, QWEN3, R1, Family, tokenizer_of, write_instruct, write_reward
 
 from sawyer.errors import ModelError
 from sawyer.models import RewardScorer, load_judge, new_judge, open_speaker, sample, save_model
@@ -120,6 +121,32 @@ def test_a_thought_that_the_prompt_opens_is_closed_by_the_answer() -> None:
         assert row.ids[: row.prompt_length] == codec.prompt(prompt) == plain_ids(tokenizer, prompt)
         assert tokenizer.decode(codec.prompt(prompt)).endswith("<Assistant><think>\n")
         assert trained_text(codec, row) == trained
+
+
+def test_a_prompt_that_closes_its_thought_is_followed_by_the_answer() -> None:
+    """Some templates write an empty thought into the prompt alone; what is trained follows what is served."""
+    family = Family(template=CLOSED, specials=("<s>", "</s>", "<turn>"), bos="<s>", eos="</s>", end="</s>", ends=("</s>",))
+    tokenizer = tokenizer_of(family)
+    tokenizer.pad_token = "</s>"
+    set_template(tokenizer, "auto")
+    codec = Codec(tokenizer=tokenizer, context=256)
+    for answer in ("It is red.", ""):
+        row = codec.answer(prompt_of("What is red?"), answer)
+        assert row.ids[: row.prompt_length] == plain_ids(tokenizer, prompt_of("What is red?"))
+        assert trained_text(codec, row) == f"{answer}</s>"
+
+
+def test_a_token_that_would_reach_over_the_prompts_end_is_split_there() -> None:
+    """Qwen 3.5: the prompt ends in a line's end and the answer begins with one, which together are one token."""
+    template = QWEN3.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
+    family = Family(**{**asdict(FAMILIES["qwen3"]), "template": template})
+    tokenizer = tokenizer_of(family)
+    set_template(tokenizer, "auto")
+    codec, prompt = Codec(tokenizer=tokenizer, context=256), prompt_of("What is red?")
+    row, whole = codec.answer(prompt, "It is."), plain_ids(tokenizer, prompt, "It is.")
+    assert row.ids[: row.prompt_length] == plain_ids(tokenizer, prompt) != whole[: row.prompt_length]
+    assert tokenizer.decode(row.ids) == tokenizer.decode(whole)
+    assert trained_text(codec, row) == "\n</think>\n\nIt is.<|im_end|>"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ PROBE = (
 )
 TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<format>[^"']*)\1\s*\)""")
 THINK, THOUGHT = "<think>", "</think>"
+HOLE = "<the answer>"  # where a template would write one
 _day: ContextVar[date | None] = ContextVar("day", default=None)
 
 
@@ -136,33 +138,31 @@ def _roles(messages: Sequence[Message]) -> str:
 def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
     """The text of a conversation that ends with an answer, as it is trained: it goes on from the prompt's own text `before`.
 
-    Some templates write a prompt otherwise once it is answered (Mistral's leaves the system text out): then the prompt is what
-    is served, and the answer what the template writes after the question. Some open a thought in the prompt and leave it out of
-    what is answered (DeepSeek-R1, QwQ): the model must learn to close it, so what the answer thinks, or nothing, `</think>` and
-    the answer follow. Raises ModelError where no question is found before the answer.
+    Some templates write a prompt otherwise once it is answered: Mistral's leaves the system text out, others a thought that the
+    prompt opens (DeepSeek-R1, QwQ) or closes at once (Gemma 4). Then the prompt is as it is served, and the answer follows with
+    the end that the template writes; a thought that is open is closed first, with what the answer thinks or nothing in it.
+    Raises ModelError where the template's own text from the question to the answer does not fit the prompt's.
     """
     text = render(tokenizer, messages, answer_next=False)
     if text.startswith(before):
         return text
-    asked = before.rstrip().removesuffix(THINK) if before.rstrip().endswith(THINK) else before
-    question = messages[-2].content.strip()
-    suffix = asked[asked.rfind(question) :] if question else ""
-    place = text.rfind(suffix) if suffix else -1
-    if place < 0:
+    content, question = messages[-1].content, messages[-2].content.strip()
+    empty = render(tokenizer, (*messages[:-1], replace(messages[-1], content=HOLE)), answer_next=False)
+    lead, hole, end = empty.rpartition(HOLE)
+    served, written = before.rpartition(question)[2], lead.rpartition(question)[2]  # from the question on
+    fits = written.startswith(served) or served.startswith(written.rstrip())
+    if not (question and question in before and question in lead and hole and fits):
         raise ModelError(
             f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
             expected="a template whose answer goes on where its prompt ends",
             why="the model would be trained on other prompts than it is asked",
             todo="use `template: question` or `chatml`",
         )
-    turn, opened = text[place + len(suffix) :], before[len(asked) :]
-    if opened and turn.startswith(opened):
-        return asked + turn
-    if opened:
-        thought, closes, _ = messages[-1].content.rpartition(THOUGHT)
+    if before.rstrip().endswith(THINK):
+        thought, closes, answer = content.rpartition(THOUGHT)
         thought = thought.strip().removeprefix(THINK).strip("\n") if closes else ""
-        turn = f"{opened}{thought}\n{THOUGHT}\n\n{turn.rpartition(THOUGHT)[2].lstrip()}"
-    return asked + turn
+        return f"{before}{thought}\n{THOUGHT}\n\n{answer.lstrip()}{end}"
+    return f"{before}{written.removeprefix(served) if written.startswith(served) else ''}{content}{end}"
 
 
 def check_template(tokenizer: Any, name: str) -> None:
