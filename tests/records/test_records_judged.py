@@ -141,7 +141,8 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
     told = [(problem.where, problem.kind, problem.fatal) for problem in found.skipped]
     kinds = ("tied", "reversed", "tied", "tied", "tied")
     assert told == [(f"a.jsonl:{line}:rejected", kind, False) for line, kind in enumerate(kinds, 1)]
-    assert found.told_skipped == "1 row: reversed (a.jsonl:2:rejected); 4 tied"
+    words = "reversed (a.jsonl:2:rejected): the rejected answer has the higher score, by 3"
+    assert found.told_skipped == f"{words}; 4 tied"
     # They are prompts like others, and their answers can be scored.
     assert len(read("a.jsonl", want="prompts").records) == 1
     assert [len(row.answers) for row in answered("a.jsonl", [])] == [2] * 6

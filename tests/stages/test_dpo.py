@@ -67,7 +67,7 @@ def loaded(tiny: Fixture, tmp_path: Path, rows: Sequence[dict[str, Any]], held_o
         found = load_pairs(config_of(tiny, tmp_path / "run", reward=reward), run, codec, held_out)
         from sawyer.runs import read_rows
 
-        told = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
+        told = [row["message"] for row in read_rows(run.layout.events) if row["kind"] in ("warning", "data")]
     return found, told
 
 

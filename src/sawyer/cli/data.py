@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,9 +58,10 @@ def check(
     """Read data as training would; list every problem as file:line:field. Exit code 1 if training would refuse a file."""
     from sawyer.records import check as check_files
 
-    length, context = None, None
+    length, context, refused_rows = None, None, None
     if model is not None:
         from sawyer.models import open_speaker
+        from sawyer.text import unrenderable
 
         codec = open_speaker(model, template).codec
 
@@ -69,7 +71,7 @@ def check(
             row = codec.answer(prompt, answer)
             return len(row.ids) + row.cut
 
-        context = codec.context
+        context, refused_rows = codec.context, partial(unrenderable, codec)
     console = stdout()
     reports = check_files(
         files,
@@ -77,6 +79,7 @@ def check(
         columns=column_names(columns or []),
         length=length,
         context=context,
+        unrenderable=refused_rows,
         max_bad_rows=max_bad_rows,
     )
     for report in reports:
@@ -87,7 +90,9 @@ def check(
         say(console, ("Training would refuse ", "bold red"), ", ".join(refused))
         raise typer.Exit(1)
     count = len(reports)
-    say(console, ("Training would take ", "bold green"), "the file" if count == 1 else f"all {count} files")
+    files_told = "the file" if count == 1 else f"all {count} files"
+    prompts = all(report.want == "prompts" for report in reports)  # lines of text are no demonstrations
+    say(console, ("Training would take ", "bold green"), files_told, " as prompts, not as answers to learn" * prompts)
 
 
 def world(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from sawyer.engine.loop import stop_if_asked
-from sawyer.records import Read, read
+from sawyer.records import Read, leave_out, read
 from sawyer.records.formats import Want
 from sawyer.runs import Run
-from sawyer.text import Row
+from sawyer.text import Codec, Reader, Row, unrenderable
 
 Record = TypeVar("Record")
 Encoded = TypeVar("Encoded")
@@ -17,11 +17,21 @@ AT_ONCE = 512  # records between two looks at whether to stop
 
 
 def read_data(
-    run: Run, stage: str, paths: Sequence[str], *, want: Want, columns: Mapping[str, str], max_bad_rows: float
+    run: Run,
+    stage: str,
+    paths: Sequence[str],
+    *,
+    want: Want,
+    columns: Mapping[str, str],
+    max_bad_rows: float,
+    codec: Reader | None = None,
 ) -> Read:
     """Read a stage's files. Bad rows and what else their owner should act on is a warning; what is as it is in any large file
-    (`Read.remarks`) the stage adds to its plan. Raises DataError for files that cannot be used."""
+    (`Read.remarks`) the stage adds to its plan. With a `codec`, a row that its template cannot render is a bad row as well.
+    Raises DataError for files that cannot be used."""
     found = read(paths, want=want, columns=columns, max_bad_rows=max_bad_rows)
+    if isinstance(codec, Codec):
+        found = leave_out(found, unrenderable(codec, found.records), max_bad_rows)
     if found.warning:
         run.journal.event(stage, "warning", message=found.warning)
     return found

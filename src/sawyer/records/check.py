@@ -134,9 +134,9 @@ def _as_a_model_reads(path: str, scan: Scan, asked: _Asked) -> None:
     if asked.unrenderable is not None and (found := asked.unrenderable(scan.records)):
         problems = [problem for problem in scan.problems if problem.kind != TOO_MANY]
         problems += [replace(problem, fatal=False, bad=True) for problem in found]
-        scan.problems = too_many_bad(path, problems, scan.rows, asked.max_bad_rows)
-        lines = {problem.where[len(path) + 1 :].partition(":")[0] for problem in found}
-        scan.records = [record for record in scan.records if str(prompt_in(record).where.line) not in lines]
+        scan.problems = too_many_bad(path, problems, scan.rows[path], asked.max_bad_rows)
+        places = {problem.where for problem in found}
+        scan.records = [record for record in scan.records if str(prompt_in(record).where) not in places]
     if asked.length is not None and asked.context is not None:
         for record in scan.records:
             scan.problems += _too_long(record, asked.length, asked.context)

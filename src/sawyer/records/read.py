@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,13 @@ from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, shape_of,
 from sawyer.records.pairs import join, pairs
 from sawyer.records.problems import EXPECTED_KINDS, Problem
 from sawyer.records.rows import RawRow, documents, raw_rows
-from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers, Where, responses_of
 
+# How an answer's end is written in the markers of the usual templates and tokenizers.
+TYPED_ENDS = (
+    *("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<|end|>", "<|eom_id|>", "</s>", "<eos>"),
+    *("<end_of_turn>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<\uff5cend\u2581of\u2581sentence\uff5c>", "[EOS]"),
+)
 MAX_BAD_ROWS = 0.01  # share of a file's rows
 TOO_MANY = "bad rows"
 MOST_BAD = 0.5  # a file with more bad rows than good ones is not what it is taken for: to raise the limit is no advice
@@ -31,31 +36,26 @@ class Read:
     format: str  # the shapes' names, for the user
     skipped: tuple[Problem, ...]  # none of them fatal
     files: tuple[str, ...]
-    rows: int  # that the files hold, bad ones included
+    rows: Mapping[str, int]  # file -> rows that it holds, bad ones included
     unread: Mapping[str, int]  # path of a field -> rows in which it holds something and was not read
 
     @property
     def warning(self) -> str:
         """What the files' owner should act on: bad rows, which are left out, and what looks odd; by kind with the first few
         places of each. Empty where there is nothing."""
-        kinds = _by_kind(problem for problem in self.skipped if problem.bad or problem.kind not in EXPECTED_KINDS)
-        told = [f"{kind} ({named([Path(problem.where).name for problem in found])})" for kind, found in kinds.items()]
-        counts = [_rows_in_words(len(found)) for found in kinds.values()]
-        left = sum(problem.bad for problem in self.skipped)
-        bad = f"{left:,} of {self.rows:,} rows cannot be used and {'is' if left == 1 else 'are'} left out: " if left else ""
-        return bad + "; ".join(f"{count}: {words}" for count, words in zip(counts, told, strict=True))
+        told = _kinds_in_words(problem for problem in self.skipped if problem.bad or problem.kind not in EXPECTED_KINDS)
+        left = len({problem.where for problem in self.skipped if problem.bad})
+        of = f"{left:,} of {sum(self.rows.values()):,} rows cannot be used and {'is' if left == 1 else 'are'} left out: "
+        return of * bool(left) + told
 
     def remarks(self, *, without: Collection[str] = ()) -> str:
         """What is as it is in any large file, for the plan's line: rows that say nothing to learn, counted by kind, and the
         columns that are not read. Begins with "; ", or is empty. `without`: kinds that the caller counts itself."""
-        kinds = _by_kind(
-            problem
-            for problem in self.skipped
-            if not problem.bad and problem.kind in EXPECTED_KINDS and problem.kind not in without
-        )
-        told = [f"{len(found):,} {kind}" for kind, found in kinds.items()]
+        expected = (problem for problem in self.skipped if not problem.bad and problem.kind in EXPECTED_KINDS)
+        kinds = Counter(problem.kind for problem in expected if problem.kind not in without)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         unread = unread_in_words(self.unread, prompts=isinstance(self.records[0], Prompt))
-        return "".join(f"; {words}" for words in (", ".join(told), unread) if words)
+        return "".join(f"; {words}" for words in (told, unread) if words)
 
     @property
     def told_skipped(self) -> str:
@@ -63,11 +63,16 @@ class Read:
         return "; ".join(words for words in (self.warning, self.remarks().removeprefix("; ")) if words)
 
 
-def _by_kind(problems: Iterable[Problem]) -> Mapping[str, list[Problem]]:
+def _kinds_in_words(problems: Iterable[Problem]) -> str:
     kinds: dict[str, list[Problem]] = {}
     for problem in problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    return kinds
+    return "; ".join(_kind_in_words(kind, found) for kind, found in kinds.items())
+
+
+def _kind_in_words(kind: str, found: Sequence[Problem]) -> str:
+    places = named([Path(problem.where).name for problem in found])
+    return f"{kind} ({places}): {found[0].message}" if len(found) == 1 else f"{len(found):,} rows: {kind} ({places})"
 
 
 def _rows_in_words(count: int) -> str:
@@ -104,7 +109,7 @@ class Scan:
     shapes: dict[str, None] = field(default_factory=dict)
     seen: dict[Any, Where] = field(default_factory=dict)
     single: dict[tuple[Message, ...], list[ScoredAnswers]] = field(default_factory=dict)  # answers judged a row each, by prompt
-    rows: int = 0
+    rows: dict[str, int] = field(default_factory=dict)  # file -> all its rows
     unread: Counter[str] = field(default_factory=Counter)
 
 
@@ -143,9 +148,27 @@ def read(
         format=" + ".join(scan.shapes),
         skipped=tuple(scan.problems),
         files=tuple(files),
-        rows=scan.rows,
+        rows=dict(scan.rows),
         unread=dict(scan.unread),
     )
+
+
+def leave_out(found: Read, problems: Sequence[Problem], max_bad_rows: float) -> Read:
+    """What was read without the rows that these problems name, which are bad rows like others. Raises DataError where they
+    are too many of a file, or all."""
+    if not problems:
+        return found
+    bad = [replace(problem, fatal=False, bad=True) for problem in problems]
+    for path in found.files:
+        mine = [problem for problem in (*found.skipped, *bad) if problem.where.startswith(f"{path}:")]
+        ordered = too_many_bad(path, mine, found.rows[path], max_bad_rows)
+        if ordered and ordered[0].fatal:
+            raise _refusal(path, ordered[0], ordered)
+    places = {problem.where for problem in problems}
+    records = tuple(record for record in found.records if str(prompt_in(record).where) not in places)
+    if not records:
+        raise DataError(bad[0].message, where=bad[0].where, expected="at least one good row", todo=bad[0].todo)
+    return replace(found, records=records, skipped=(*found.skipped, *bad))
 
 
 def _refusal(path: str, first: Problem, problems: Sequence[Problem]) -> DataError:
@@ -172,11 +195,12 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max
         scan.shapes["text"] = None
         texts = list(documents(path, scan.problems))
         scan.records += texts
-        scan.rows += len(texts)
+        scan.rows[path] = len(texts)
         return
     rows = rows_of(path, columns, scan.problems)
     total = len(rows) + len({problem.where for problem in scan.problems[known:] if problem.bad})
-    scan.rows += total
+    scan.rows[path] = total
+    before = len(scan.records)
     model = next((row.value for row in rows if isinstance(row.value, Mapping) and shape_of(row.value, want)), {})
     for row in rows:
         where = Where(file=path, line=row.line)
@@ -189,7 +213,23 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max
                 _keep(record, scan, joins=taken.joins)
         except Unfit as unfit:
             scan.problems.append(_problem(where, unfit, bad=unfit.kind not in LEFT_OUT))
+    scan.problems += _typed_ends(scan.records[before:])
     scan.problems[known:] = too_many_bad(path, scan.problems[known:], total, max_bad_rows)
+
+
+def _typed_ends(records: Sequence[Record]) -> list[Problem]:
+    """Answers that end in a marker somebody typed. It is told once a file: where one has it, most have."""
+    answers = [(record, answer.rstrip()) for record in records for answer in responses_of(record)]
+    typed = [(record, answer) for record, answer in answers if answer.endswith(TYPED_ENDS)]
+    if not typed:
+        return []
+    first, answer = typed[0]
+    end = next(end for end in TYPED_ENDS if answer.endswith(end))
+    message = f"{len(typed):,} of {len(answers):,} answers end in a typed `{end}`"
+    todo = (
+        "remove it: the end of an answer is written for you. Where it is the model's own end it is taken off, else it is text"
+    )
+    return [_note(prompt_in(first).where, "response", "typed end", message, todo)]
 
 
 def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float) -> list[Problem]:

@@ -28,7 +28,15 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     only_read(speaker.model)
-    found = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+    found = read_data(
+        run,
+        STAGE,
+        asked.prompts,
+        want="prompts",
+        columns=asked.columns,
+        max_bad_rows=config.max_bad_rows,
+        codec=speaker.codec,
+    )
     prompts = [p for p in found.records if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
     if not prompts:
         raise DataError("collect.prompts has no prompt that fits the model", todo="give shorter prompts")

@@ -26,7 +26,7 @@ from sawyer.stages.report.words import (
 )
 
 TOLD = (
-    *("plan", "code", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored"),
+    *("plan", "data", "code", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored"),
     *("interrupted", "unheard"),
 )
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order

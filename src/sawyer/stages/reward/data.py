@@ -90,7 +90,15 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     if config.collect is not None:
         sources, columns = [*sources, [str(run.layout.answers)]], [*columns, {}]
     for source, names in zip(sources, columns, strict=True):
-        found = read_data(run, STAGE, source, want="comparisons", columns=names, max_bad_rows=config.max_bad_rows)
+        found = read_data(
+            run,
+            STAGE,
+            source,
+            want="comparisons",
+            columns=names,
+            max_bad_rows=config.max_bad_rows,
+            codec=reader.codec,
+        )
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
         formats.append(found.format)
         remarks.append(found.remarks(without=("tied", "one answer", "unscored")))  # `left` counts them

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sawyer.config import Config, wanted
+from sawyer.engine import encode_all, read_data
 from sawyer.errors import DataError
-from sawyer.records import Pair, Prompt, ScoredAnswers, pairs, read, split
+from sawyer.records import Pair, Prompt, ScoredAnswers, pairs, split
 from sawyer.runs import Run
-from sawyer.text import Batch, Codec, Row, pad_right
+from sawyer.text import Batch, Codec, Row, limited, pad_right
 
 STAGE = "rl"
+CUT = "answers cut"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,18 +40,25 @@ class PairedPart:
 def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt]) -> tuple[Paired, ...]:
     """The training side of `rl.data`, else of `reward.data` and of the collected answers: all pairs with different scores.
 
-    Prompts on which the policy will be evaluated are left out. What cannot teach is counted in a warning. Raises DataError
-    where no pair is left.
+    Prompts on which the policy will be evaluated are left out. What cannot teach is counted and told. Raises DataError where
+    no pair is left.
     """
     kept = {prompt.messages for prompt in held_out}
     left: Counter[str] = Counter()
     name, share = _named(config)
-    records, aside = split(list(_records(config, run)), share)
+    records, aside = split(_records(config, run, codec), share)
     told = [record for record in records if record.prompt.messages not in kept]
     left["prompts that the policy is evaluated on"] = len(records) - len(told)
-    found = _encoded(told, codec, left)
+    most = wanted(config.rl, "rl").max_tokens
+    found = _encoded(run, told, limited(codec, most), left)
+    cut = left.pop(CUT)
     if words := [f"{count:,} {what}" for what, count in left.items() if count]:
-        run.journal.event(STAGE, "warning", message=f"pairs: left out {', '.join(words)}")
+        run.journal.event(STAGE, "data", message=f"pairs: left out {', '.join(words)}")
+    if cut and most is not None and most <= codec.context:
+        run.journal.event(STAGE, "data", message=f"rl.max_tokens: {cut:,} answers are cut to {most:,} tokens")
+    elif cut:
+        told_cut = f"{cut:,} answers are longer than the model's {codec.context:,} tokens and lose their end"
+        run.journal.event(STAGE, "warning", message=told_cut)
     if not found:
         raise DataError(
             f"rl.algorithm: dpo has nothing to learn: no prompt of {name}.data has two answers of which one is better",
@@ -63,22 +72,28 @@ def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt
 def held_out_pairs(config: Config, run: Run, codec: Codec) -> tuple[Paired, ...]:
     """The pairs that are kept from training, by which dpo is judged where nobody scores its answers; those it learns from where
     none are kept."""
-    records, aside = split(list(_records(config, run)), _named(config)[1])
-    return _encoded(aside, codec, Counter()) or _encoded(records, codec, Counter())
+    records, aside = split(_records(config, run, codec), _named(config)[1])
+    codec = limited(codec, wanted(config.rl, "rl").max_tokens)
+    return _encoded(run, aside, codec, Counter()) or _encoded(run, records, codec, Counter())
 
 
-def _encoded(records: Sequence[ScoredAnswers | Pair], codec: Codec, left: Counter[str]) -> tuple[Paired, ...]:
+def _encoded(run: Run, records: Sequence[ScoredAnswers | Pair], codec: Codec, left: Counter[str]) -> tuple[Paired, ...]:
     """The records that have a pair and room for it, as tokens; what is left out is counted in `left`."""
-    found: list[Paired] = []
-    for record in records:
+
+    def rows_of(record: ScoredAnswers | Pair) -> tuple[list[Row], list[tuple[int, int]]]:
         responses, better = _judged(record, left)
-        rows = [codec.answer(record.prompt, response) for response in responses]
+        return [codec.answer(record.prompt, response) for response in responses], better
+
+    found: list[Paired] = []
+    for rows, better in encode_all(run, STAGE, records, rows_of, "pairs encoded"):
         if not all(any(row.trained) for row in rows):
             left["prompts that leave no room for an answer"] += 1
             continue
-        left["answers cut to the model's context (they are learnt from all the same)"] += sum(row.cut for row in rows)
-        if better:
-            found.append(_kept(rows, better))
+        left[CUT] += sum(row.cut for row in rows)
+        apart = [(j, k) for j, k in better if rows[j].ids != rows[k].ids]
+        left["pairs of the same tokens, as they are read"] += len(better) - len(apart)
+        if apart:
+            found.append(_kept(rows, apart))
     return tuple(found)
 
 
@@ -89,14 +104,17 @@ def _named(config: Config) -> tuple[str, float]:
     return ("rl", rl.held_out) if own else ("reward", wanted(config.reward, "reward").held_out)
 
 
-def _records(config: Config, run: Run) -> Iterator[ScoredAnswers | Pair]:
+def _records(config: Config, run: Run, codec: Codec) -> list[ScoredAnswers | Pair]:
     asked = wanted(config.rl, "rl") if _named(config)[0] == "rl" else wanted(config.reward, "reward")
     sources = [(asked.data, asked.columns)] if asked.data else []
     sources += [([str(run.layout.answers)], {})] if config.collect is not None else []
+    records: list[ScoredAnswers | Pair] = []
     for source, columns in sources:
-        for record in read(source, want="comparisons", columns=columns, max_bad_rows=config.max_bad_rows).records:
-            if isinstance(record, ScoredAnswers | Pair):
-                yield record
+        found = read_data(
+            run, STAGE, source, want="comparisons", columns=columns, max_bad_rows=config.max_bad_rows, codec=codec
+        )
+        records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
+    return records
 
 
 def _judged(record: ScoredAnswers | Pair, left: Counter[str]) -> tuple[list[str], list[tuple[int, int]]]:

@@ -10,7 +10,7 @@ from sawyer.config import Config, wanted
 from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, tell_remarks
 from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import Speaker, hold_in_bf16, network_of
-from sawyer.records import Prompt, prompt_in, read, split
+from sawyer.records import Prompt, leave_out, prompt_in, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
@@ -21,6 +21,7 @@ from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
 from sawyer.stages.rl.zero import Reread, measured, reread
+from sawyer.text import unrenderable
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -291,10 +292,19 @@ def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt
     asked = wanted(config.rl, "rl")
     # DPO may go without prompts of their own: those of its pairs are asked then. What is wrong with the pairs it says itself.
     if asked.prompts:
-        read_in = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+        read_in = read_data(
+            run,
+            STAGE,
+            asked.prompts,
+            want="prompts",
+            columns=asked.columns,
+            max_bad_rows=config.max_bad_rows,
+            codec=speaker.codec,
+        )
         tell_remarks(run, STAGE, "rl.prompts", read_in)
     else:
         read_in = read(asked.data, want="comparisons", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+        read_in = leave_out(read_in, unrenderable(speaker.codec, read_in.records), config.max_bad_rows)
     found = list({prompt.messages: prompt for prompt in map(prompt_in, read_in.records)}.values())
     if asked.max_tokens is not None and asked.algorithm != "dpo":
         short = [prompt for prompt in found if len(speaker.codec.prompt(prompt)) <= asked.max_tokens]

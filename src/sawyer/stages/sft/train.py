@@ -40,7 +40,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_speaker(base, config.template, lora=config.lora, seed=config.seed)
     place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
-    found = read_data(run, STAGE, asked.data, want="demonstrations", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+    found = read_data(
+        run,
+        STAGE,
+        asked.data,
+        want="demonstrations",
+        columns=asked.columns,
+        max_bad_rows=config.max_bad_rows,
+        codec=speaker.codec,
+    )
     train_records, held_records = split(found.records, asked.held_out)
     codec = limited(speaker.codec, asked.max_tokens)
     encoded, held = _encoded(codec, train_records, asked, run), _encoded(codec, held_records, asked, run)
