@@ -35,6 +35,8 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     else:
         beside = write_adapter(folder, network_of(model), attached)
         _write(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
+        if (generation := getattr(network_of(model), "generation_config", None)) is not None:
+            generation.save_pretrained(folder)  # the ends, of which the model below may know fewer
     tokenizer.save_pretrained(folder)
 
 

@@ -124,10 +124,6 @@ class Codec:
             ids.pop()
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def types_end(self, response: str) -> bool:
-        """Whether a response ends in a typed end (`Yes.<|endoftext|>`), which is left out."""
-        return self._without_end(response) != response
-
     def _row(self, found: _Answered, earlier: Sequence[tuple[int, int]]) -> Row:
         marks = [False] * len(found.ids)
         for begin, stop in (*earlier, (found.begin, found.stop)):

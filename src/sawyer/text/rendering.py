@@ -35,7 +35,8 @@ def unrenderable(tokenizer: Codec | Any, records: Iterable[Record]) -> list[Prob
                     kind="template",
                     message=why[roles],
                     todo="mend the row, or use another `template:`",
-                    fatal=True,
+                    fatal=False,
+                    bad=True,
                 )
             )
     return found

@@ -129,15 +129,13 @@ def _encoded(codec: Codec, records: Sequence[Demonstration], asked: Sft, run: Ru
             f"{cut:,} of {len(records):,} rows are longer than {codec.context:,} tokens and lose the end of their response; "
             f"{left_out:,} have a prompt that leaves no room for one and are left out"
         )
-    typed = sum(codec.types_end(record.response) for record, _ in usable)
-    ends = f"; {typed:,} answers end in a typed end of text, which is left out: the template writes one" if typed else ""
     by_setting = codec.context == asked.max_tokens
     if told and not by_setting:
         run.journal.event(STAGE, "warning", message=f"{told}: the model reads no more")
     return _Encoded(
         records=tuple(record for record, _ in usable),
         rows=tuple(row for _, row in usable),
-        remark=(f"; sft.max_tokens: {told}" if told and by_setting else "") + ends,
+        remark=f"; sft.max_tokens: {told}" if told and by_setting else "",
     )
 
 
