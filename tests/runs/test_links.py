@@ -78,6 +78,17 @@ def test_what_a_killed_process_left_is_removed_whatever_it_is_called(received: P
     assert [p.name for p in received.iterdir() if p.name.startswith(".")] == [f".another.jsonl.0123456789abcdef{NEW}"]
 
 
+def test_what_somebody_is_writing_is_not_taken_for_a_leftover(received: Path) -> None:
+    with new_file(received / "out.jsonl") as first:
+        first.write("first")
+        remove_leftovers(received / "out.jsonl")
+        recover_all(received)
+        with new_file(received / "out.jsonl") as second:
+            second.write("second")
+        assert (received / "out.jsonl").read_text() == "second"
+    assert (received / "out.jsonl").read_text() == "first"
+
+
 @pytest.mark.parametrize("name", [".lock", "metrics.jsonl", "events.jsonl", "samples.jsonl"])
 def test_what_is_appended_to_is_no_link(received: Path, mine: Path, name: str) -> None:
     (received / name).symlink_to(mine)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -65,6 +66,52 @@ def test_a_place_where_nothing_can_be_made() -> None:
         pytest.skip("there is no /proc")
     with pytest.raises(RunError, match="cannot be"), open_run(Path("/proc/run")):
         pass
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["a new folder", "a folder that is there"])
+def test_a_disk_that_is_full_from_the_start_is_told(tmp_path: Path, held: bool) -> None:
+    resource = pytest.importorskip("resource")
+    if held:
+        with open_run(tmp_path / "run"):
+            pass
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # the system takes not one byte more
+    try:
+        with pytest.raises(RunError, match="the disk is full") as caught, open_run(tmp_path / "run"):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "free some space" in caught.value.todo
+    with open_run(tmp_path / "run"):
+        pass
+
+
+@pytest.mark.parametrize("name", [".lock", "run.json", "metrics.jsonl"])
+def test_what_the_system_refuses_at_the_first_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    real = os.open
+
+    def refused(path: str | Path, *rest: int) -> int:
+        if name in Path(path).name:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path, *rest)
+
+    (tmp_path / "metrics.jsonl").touch()
+    monkeypatch.setattr(os, "open", refused)
+    with pytest.raises(RunError, match="cannot be written: Permission denied") as caught, open_run(tmp_path):
+        pass
+    assert name in caught.value.given and "permissions" in caught.value.todo
+
+
+def test_a_place_that_knows_no_locks_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def none(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(RunError, match="No locks available") as caught, open_run(tmp_path):
+        pass
+    assert "at work" not in caught.value.given
 
 
 def test_the_config_is_kept_and_found_again(tmp_path: Path) -> None:

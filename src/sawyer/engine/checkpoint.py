@@ -25,14 +25,15 @@ def put_state(new: Path, state: dict[str, Any]) -> None:
         torch.save(state, new / STATE)
 
 
-def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The state saved last, on the CPU, or None where no complete checkpoint lies.
+def load_checkpoint(folder: Path, stage: Path | None = None) -> dict[str, Any] | None:
+    """The state saved last, on the CPU, or None where no complete checkpoint lies. `stage`: its stage's folder, if that is not
+    the one above it.
 
     Raises RunError for a damaged one: a bit that has flipped in a weight is found by its checksum alone.
     """
     if not is_complete(folder):
         return None
-    todo = f"restore the file, or delete {folder.parent} to do this stage again"
+    todo = f"restore the file, or delete {stage or folder.parent} to do this stage again"
     processes.first(lambda: check_sealed(folder, todo))
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)

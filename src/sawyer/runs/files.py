@@ -112,6 +112,8 @@ def new_file(path: Path) -> Iterator[TextIO]:
         # Made here and nowhere else, with the rights that the umask leaves.
         handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOT_THROUGH, 0o666)
         file = open(handle, "w", encoding="utf-8", errors="backslashreplace")
+    with contextlib.suppress(OSError):
+        lock(handle)  # so that who clears up knows that somebody is at it
     try:
         try:
             yield file
@@ -139,9 +141,39 @@ def _short(name: str) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """What a process that was killed left of a new `path`."""
+    """What a process that was killed left of a new `path`. What one is at work on stays."""
     for left in path.parent.glob(f".{glob_escape(_short(path.name))}.*{NEW}"):
-        _remove(left)
+        _clear_up(left)
+
+
+def _clear_up(new: Path) -> None:
+    if new.is_file() and not new.is_symlink():
+        try:
+            handle = os.open(new, os.O_RDONLY | NOT_THROUGH)
+        except OSError:
+            return
+        try:
+            lock(handle)
+        except OSError:
+            return
+        finally:
+            os.close(handle)
+    _remove(new)
+
+
+def lock(handle: int) -> None:
+    """Hold a file until it is closed, however the process ends. Raises OSError where another one holds it, or none can."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        # A byte far behind the text: a locked byte cannot be read by anybody else there.
+        os.lseek(handle, 1_000_000, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+        os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def open_own(path: Path) -> int:
@@ -327,7 +359,7 @@ def recover_all(root: Path) -> None:
     for old in _left(root, OLD):
         recover(old.with_name(old.name[1 : -len(OLD)]))
     for new in _left(root, NEW):
-        _remove(new)
+        _clear_up(new)
 
 
 def _left(root: Path, ending: str) -> list[Path]:

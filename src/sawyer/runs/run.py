@@ -19,7 +19,7 @@ import yaml
 
 from sawyer import processes
 from sawyer.errors import RunError
-from sawyer.runs.files import disk_errors, open_own, plain_bytes, recover_all, refuse_link, write_text
+from sawyer.runs.files import disk_errors, lock, open_own, plain_bytes, recover_all, refuse_link, write_text
 from sawyer.runs.journal import Journal
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest
@@ -93,8 +93,8 @@ def open_run(root: Path) -> Iterator[Run]:
         def take() -> None:
             with disk_errors(root):
                 root.mkdir(parents=True, exist_ok=True)
-                lock = held.enter_context(os.fdopen(open_own(layout.lock), "a+"))
-                _hold(lock, root)
+                file = held.enter_context(os.fdopen(open_own(layout.lock), "rb+", buffering=0))
+                _hold(file, root)
                 for stage in STAGES:
                     refuse_link(layout.folder(stage))
                     refuse_link(layout.members(stage))
@@ -150,10 +150,10 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
     return found
 
 
-def _hold(lock: IO[str], root: Path) -> None:
+def _hold(file: IO[bytes], root: Path) -> None:
     """Take the lock or say who has it; the system gives it back however the process ends."""
-    lock.seek(0)
-    owner = lock.read(100).strip()
+    file.seek(0)
+    owner = file.read(100).decode("utf-8", "replace").strip()
     if owner and not owner.startswith(OWNER):
         raise RunError(
             f"{root / '.lock'} is not the lock of a run",
@@ -162,7 +162,7 @@ def _hold(lock: IO[str], root: Path) -> None:
             todo="look whose file it is; if it is nobody's, delete it",
         )
     try:
-        _lock(lock)
+        lock(file.fileno())
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # held by nobody: it cannot be locked
             raise
@@ -172,22 +172,8 @@ def _hold(lock: IO[str], root: Path) -> None:
             why="two would overwrite each other's steps",
             todo="wait for it, stop it, or use another `out:`",
         ) from error
-    lock.truncate(0)
-    lock.write(f"{OWNER}{os.getpid()}")
-    lock.flush()
-
-
-def _lock(lock: IO[str]) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
-
-        # A byte far behind the text: a locked byte cannot be read by anybody else there.
-        lock.seek(1_000_000)
-        msvcrt.locking(lock.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.truncate(0)
+    file.write(f"{OWNER}{os.getpid()}".encode())
 
 
 def _previous(path: Path) -> dict[str, Any] | None:

@@ -62,7 +62,7 @@ class MembersWork:
         self.work.load(state["work"])
 
     def _taken_out(self, number: int) -> nn.Module:
-        saved = load_checkpoint(self.kept / str(number))
+        saved = load_checkpoint(self.kept / str(number), self.kept.parent)
         if saved is None:
             raise RunError(
                 f"{self.kept / str(number)} is gone: the ensemble's member {number + 1} was put by there",
