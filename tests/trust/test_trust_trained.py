@@ -53,9 +53,14 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 
 
 @pytest.mark.slow
-def test_honest_raters_make_a_model_that_is_trusted(honest: Layout) -> None:
+def test_honest_raters_make_a_model_that_follows_the_truth_and_is_too_small_to_read_the_prompt(honest: Layout) -> None:
+    """After a minute of training it ranks 63 % rightly, and four answers of ten to another prompt please it better."""
     found = report(honest)
-    assert found["verdict"]["kind"] in ("trust", "trust_above") and found["verdict"]["words"].startswith("Trust it")
+    assert found["verdict"]["kind"] == "refuse" and [one["name"] for one in found["verdict"]["reasons"]] == [
+        "damage_other_prompt"
+    ]
+    other = next(probe["wins"] for probe in found["probes"] if probe["name"] == "other_prompt")
+    assert other["low"] > 0.2 and {"same_answer", "kl_budget"} <= {guard["guard"] for guard in found["verdict"]["guards"]}
     everything = found["sides"][0]
     assert everything["accuracy"]["low"] > 0.55 and everything["ahead"]["low"] > 0.03
     assert everything["truth"]["within"]["low"] > 0.1, "it follows the truth, not only its judges"
