@@ -15,8 +15,9 @@ from sawyer.engine import Place, choose_place, generator, read_data, run_steps, 
 from sawyer.errors import DataError
 from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
 from sawyer.records import Prompt, prompt_of
-from sawyer.runs import Gate, Run, write_text
+from sawyer.runs import Run, write_text
 from sawyer.stages.compare.figures import figures_of
+from sawyer.stages.compare.gates import compare_gates
 from sawyer.stages.compare.rows import Answered, Compared, Job, Setting
 from sawyer.text import Row, batches
 from sawyer.worlds import find, gold, questions
@@ -47,35 +48,8 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     rows = _judged(config, run, work, scorer)
     write_text(run.layout.compare, "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows))
     figures = figures_of(rows, seed=config.seed)
-    start = {"sft": "SFT", "base": "the model it started from"}[work.start]
-    rate = figures.get(f"win_rate_rl_vs_{work.start}")
-    if rate is not None:
-        run.journal.gate(
-            Gate(
-                stage=STAGE,
-                name=f"rl_beats_{work.start}",
-                verdict="ok" if rate["low"] > 0.5 else "warn" if rate["high"] > 0.5 else "fail",
-                value=rate["low"],
-                threshold=0.5,
-                message=f"RL wins {rate['value']:.1%} of the prompts against {start} by {rate['judge']} "
-                f"({rate['low']:.1%} to {rate['high']:.1%}), ties as half, temperature 0.7",
-                advice="look at the answers side by side; more prompts narrow the interval",
-            )
-        )
-    change = figures.get(f"greedy_change_rl_vs_{work.start}")
-    if change is not None:
-        run.journal.gate(
-            Gate(
-                stage=STAGE,
-                name="rl_keeps_greedy",
-                verdict="ok" if change["high"] >= 0 else "warn",
-                value=change["value"],
-                threshold=0.0,
-                message=f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({change['low']:+.2f} to "
-                f"{change['high']:+.2f}) from {start} to RL",
-                advice="RL has learnt the reward model's mistakes: see the reward stage's gates, or raise rl.kl.coefficient",
-            )
-        )
+    for gate in compare_gates(figures, work.start, config):
+        run.journal.gate(gate)
     return figures
 
 

@@ -1,0 +1,65 @@
+"""The gates of the comparison: RL against the model that it started from, by intervals over prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sawyer.config import Config
+from sawyer.runs import Gate
+from sawyer.stats import detectable
+
+STAGE = "compare"
+NAMES = {"sft": "SFT", "base": "the model it started from"}
+EVEN = 0.5
+
+
+def compare_gates(figures: Mapping[str, Any], start: str, config: Config) -> list[Gate]:
+    """Whether RL surely wins against `start` (sft or base), and whether its greedy answers surely got worse; those of which
+    there are figures. What lies within noise is said to, with what so many prompts would have shown."""
+    gates = []
+    rate, change = figures.get(f"win_rate_rl_vs_{start}"), figures.get(f"greedy_change_rl_vs_{start}")
+    if rate is not None:
+        gates.append(_win_gate(rate, start))
+    if change is not None:
+        gates.append(_greedy_gate(change, start, config))
+    return gates
+
+
+def _win_gate(rate: Mapping[str, Any], start: str) -> Gate:
+    low, high = rate["low"], rate["high"]
+    told = f"RL wins {rate['value']:.1%} of the prompts against {NAMES[start]} by {rate['judge']} ({low:.1%} to {high:.1%})"
+    told += ", ties as half, temperature 0.7"
+    if low <= EVEN <= high:
+        told += f", which is within noise; {min(1.0, EVEN + detectable(low, high)):.0%} would probably be seen"
+    return Gate(
+        stage=STAGE,
+        name=f"rl_beats_{start}",
+        verdict="ok" if low > EVEN else "fail" if high < EVEN else "warn",
+        value=low,
+        threshold=EVEN,
+        message=told,
+        advice="look at the answers side by side; more prompts narrow the interval",
+    )
+
+
+def _greedy_gate(change: Mapping[str, Any], start: str, config: Config) -> Gate:
+    low, high = change["low"], change["high"]
+    told = (
+        f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({low:+.2f} to {high:+.2f}) from {NAMES[start]}"
+    )
+    told += " to RL"
+    if low < 0 < high:
+        told += f", which is within noise; a change of {detectable(low, high):.2g} would probably be seen"
+    rl = config.rl
+    tie = "rl.kl.coefficient" if rl is None or rl.knows("kl.coefficient") else "rl.beta"
+    gates = "see the reward stage's gates, or " if config.reward is not None else ""
+    return Gate(
+        stage=STAGE,
+        name="rl_keeps_greedy",
+        verdict="ok" if high >= 0 else "warn",
+        value=change["value"],
+        threshold=0.0,
+        message=told,
+        advice=f"RL has learnt what its reward gets wrong: {gates}raise {tie}",
+    )
