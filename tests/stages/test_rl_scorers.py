@@ -277,6 +277,14 @@ def test_functions_are_looked_for_before_anything_is_trained(
     assert not (tmp_path / "run" / "sft").exists()
 
 
+def test_an_answer_without_any_reward_is_refused_before_anything_is_trained(tiny: Fixture, tmp_path: Path, own: Any) -> None:
+    own("my_none", "def never(prompts, responses):\n    return [None] * len(responses)\n")
+    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "never", "function": "my_none:never"}])
+    with pytest.raises(TrainingError, match="no part of rl\\.rewards applies to the answer 'An answer"):
+        pipeline.run(config)
+    assert not (tmp_path / "run" / "sft").exists()
+
+
 @pytest.mark.parametrize(
     ("part", "told"),
     [

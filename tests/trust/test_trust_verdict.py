@@ -10,7 +10,7 @@ import pytest
 from judges import Scorer, constant_scorer, gold_scorer, judged, length_scorer, noise_scorer, record, table, truly
 
 from sawyer.records import Prompt, ScoredAnswers
-from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, told, trust
+from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, level, told, trust
 from sawyer.trust.verdict import holds_above
 
 
@@ -178,6 +178,13 @@ def test_between_trust_and_refusal_guards_are_named() -> None:
     ]
     # Nothing has won, but so few were tried that one in five may.
     assert told(damaged(found, twice=(0.0, 0.0, 0.24))).kind == "guarded"
+
+
+def test_of_a_few_prompts_no_damage_is_told() -> None:
+    """Ten of ten damaged answers win; they refuse as too few, and not as a model that does not read the prompt."""
+    found, verdict = verdict_on(noise_scorer, judged("honest", 10))
+    assert names(verdict) == ["too_few"] and "hardly reads" not in verdict.words
+    assert all(level(probe) != "refuse" for probe in found.probes) and any(level(probe) == "guard" for probe in found.probes)
 
 
 def test_length_that_shows_asks_for_its_guard() -> None:

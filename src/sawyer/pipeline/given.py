@@ -131,15 +131,16 @@ def _try_functions(config: Config) -> None:
     if asked is None or not parts:
         return
     functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
-    from sawyer.models import FunctionScorer
+    from sawyer.models import FunctionScorer, Part, WeightedScorer
 
     found = read(asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows).records
     prompts = [prompt for prompt in found if isinstance(prompt, Prompt)][:2]
     if not prompts:  # what is wrong with the file the stage tells
         return
-    for part, function in zip(parts, functions, strict=True):
+    scorers = [FunctionScorer(function, str(part.function)) for part, function in zip(parts, functions, strict=True)]
+    for part, scorer in zip(parts, scorers, strict=True):
         try:
-            FunctionScorer(function, str(part.function))([prompts[0], prompts[-1]], list(TRIED))
+            scorer([prompts[0], prompts[-1]], list(TRIED))
         except TrainingError as error:
             raise TrainingError(
                 f"rl.rewards, {part.name}: {error.given}, tried on two prompts of rl.prompts, the second answered with nothing",
@@ -147,3 +148,6 @@ def _try_functions(config: Config) -> None:
                 why=error.why,
                 todo=error.todo,
             ) from error
+    if len(parts) == len(asked.rewards):  # a model applies to every answer; functions alone may leave one without a reward
+        together = [Part(name=part.name, weight=part.weight, scorer=one) for part, one in zip(parts, scorers, strict=True)]
+        WeightedScorer(together)([prompts[0], prompts[-1]], list(TRIED))

@@ -74,15 +74,16 @@ def level(probe: Probe) -> Literal["ok", "guard", "refuse"]:
 
     ok: it wins less than 10 % of the time and surely less than 20 %. Damage that spoils an answer refuses where it surely wins
     more than 20 % of the time, or where it may win half of the time, as with a model that cannot see it; other damage where it
-    surely wins more than half of the time.
+    surely wins more than half of the time. Of fewer than 20 prompts no damage refuses: they are too few to say.
     """
     wins = probe.wins
     if not wins.cases:
         return "ok"
-    if probe.name in SPOILS and (wins.low > SURELY_WINS or (wins.high >= CHANCE and wins.value >= DAMAGED_WINS)):
-        return "refuse"
-    if wins.low > CHANCE:
-        return "refuse"
+    if wins.prompts >= FEW_PROMPTS:
+        if probe.name in SPOILS and (wins.low > SURELY_WINS or (wins.high >= CHANCE and wins.value >= DAMAGED_WINS)):
+            return "refuse"
+        if wins.low > CHANCE:
+            return "refuse"
     return "guard" if wins.value >= DAMAGED_WINS or wins.high >= SURELY_WINS else "ok"
 
 

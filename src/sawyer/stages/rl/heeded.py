@@ -35,7 +35,8 @@ def verdict_summary(verdict: Verdict, asked: Rl, rules: Mapping[str, Rule]) -> s
         off = rule.action == "off"
         kept = f" by rl.guards, though {needed.threshold:g} is asked for" if own else ""
         told.append(f"{needed.guard} {'off' if off else f'{rule.threshold:g}'}{kept}")
-    because = "; ".join(reason.words for reason in verdict.reasons)
+    because, more = verdict.reasons[0].words, len(verdict.reasons) - 1
+    because += f" (and {more} more reason{'s' * (more > 1)}: reward/trust.json)" if more else ""
     guards = f"guards set by the reward model's trust report: {', '.join(told)}" if told else ""
     if verdict.kind == "refuse":
         refused = f"the reward model's trust report says not to run RL on it, because {because}"
