@@ -157,6 +157,7 @@ def test_a_bad_row_costs_a_row(put: Put, good: Any, bad: Any, field: str, kind: 
         (CHAT, chat(U, U, A), "messages[1]", "order"),
         (CHAT, chat(U, A, S, U, A), "messages[2]", "order"),
         (DEMO, {"instruction": [U, A], "output": "x"}, "instruction", "order"),
+        (DEMO, {"instruction": "x", "output": "x", "history": [U, A, U]}, "history", "order"),
         (DEMO, {"instruction": [S], "output": "x"}, "instruction", "order"),
         (DEMO, {"instruction": "x", "output": [U, A]}, "output", "order"),
         (TREE, {"prompt": {"text": "x", "replies": [{"role": "prompter", "text": "y"}]}}, "prompt.replies[0].role", "order"),

@@ -92,6 +92,7 @@ def test_a_system_prompt_stands_before_pairs_and_prompts_too(put: Put) -> None:
         # UltraFeedback: what repeats what was read is not named.
         ({**PAIR, "prompt": "Up?", "prompt_id": "x", "score_chosen": 2, "score_rejected": 1}, "comparisons", {"prompt_id"}),
         ({**PAIR, "prompt": "Up?"}, "demonstrations", {"prompt", "rejected"}),
+        ({**PAIR, "prompt": [U]}, "comparisons", set()),
         ({"prompt": "Up?", "response": "x", "helpfulness": 1, "coherence": 2}, "comparisons", {"coherence"}),
         ({"prompt": "Up?", "chosen": "x", "rejected": "y", "margin": 2, "label": 1}, "comparisons", {"label"}),
         (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sawyer.records.fields import Fields, Unfit, answer_of, first_of, inside, is_what, list_of, text_of
+from sawyer.records.fields import Fields, Unfit, answer_of, first_field, inside, list_of, text_of, type_in_words
 from sawyer.records.types import Message, Prompt, Role, Where
 
 ROLES: Mapping[str, Role] = {
@@ -26,11 +26,11 @@ RESPONSES = ("output", "response", "completion", "answer")
 CHATS = ("messages", "conversations", "conversation")
 SYSTEMS = ("system", "system_prompt", "system_message")
 # Text with turns in it: how each begins. Anthropic's, and HelpSteer's from the second turn on.
-SPOKEN = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant):"), re.compile(r"\n?<extra_id_1>(User|Assistant)\n"))
+TRANSCRIPTS = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant):"), re.compile(r"\n?<extra_id_1>(User|Assistant)\n"))
 
 
 def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[Message, ...]:
-    """OpenAI's {role, content}, ShareGPT's {from, value} or Capybara's {input, output} turns, by two in turn.
+    """OpenAI's {role, content}, ShareGPT's {from, value} or Capybara's {input, output} turns: user and assistant alternate.
 
     A system turn that says nothing is none. `last_may_be_empty`: an answer without a word that somebody judged.
     """
@@ -39,7 +39,7 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
     for place, turn in enumerate(given):
         name = f"{field}[{place}]"
         if not isinstance(turn, Mapping):
-            raise Unfit(name, "type", f"turn {place + 1} is {is_what(turn)}, not an object", f"mend `{name}`")
+            raise Unfit(name, "type", f"turn {place + 1} is {type_in_words(turn)}, not an object", f"mend `{name}`")
         empty = last_may_be_empty and place == len(given) - 1
         fields = row.inside(f"{field}[]", turn)
         if "output" in turn and "role" not in turn and "from" not in turn:
@@ -60,7 +60,7 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
 
 
 def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message:
-    said = turn.get("role", turn.get("from"))
+    said = turn.get(first_field(turn, ("role", "from")))
     role = role_of(said)
     calls = next((call for call in CALLS if turn.peek(call)), None)
     if calls is not None or (isinstance(said, str) and said.lower() in TOOL_ROLES):
@@ -69,22 +69,22 @@ def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message
     if role is None:
         raise Unfit(name, "type", f"turn {place + 1} is by {reprlib.repr(said)}", f"use one of: {', '.join(ROLES)}")
     with inside(name):
-        field = first_of(turn, CONTENTS)
+        field = first_field(turn, CONTENTS)
         if role == "system" and turn.peek(field) is None:
             return Message(role=role, content="")
-        said = Fields({field: _joined(turn[field], field)}) if isinstance(turn.peek(field), list) else turn
+        texts = Fields({field: _join_parts(turn[field], field)}) if isinstance(turn.peek(field), list) else turn
         read = answer_of if role == "assistant" else text_of
-        content = read(said, field, may_be_empty=may_be_empty or role == "system")
+        content = read(texts, field, may_be_empty=may_be_empty or role == "system")
         return Message(role=role, content=content, trained=_is_trained(turn) if role == "assistant" else True)
 
 
-def _joined(parts: Sequence[Any], field: str) -> str:
+def _join_parts(parts: Sequence[Any], field: str) -> str:
     """Content in parts: [{type: text, text: ...}]. A part that is no text, an image say, cannot be read."""
     texts = []
     for place, part in enumerate(parts):
         text = part.get("text", part.get("content")) if isinstance(part, Mapping) else part
         if not isinstance(text, str):
-            kind = reprlib.repr(part.get("type")) if isinstance(part, Mapping) else is_what(part)
+            kind = reprlib.repr(part.get("type")) if isinstance(part, Mapping) else type_in_words(part)
             raise Unfit(f"{field}[{place}]", "type", f"a part of the content is no text ({kind})", "keep its text alone")
         texts.append(text)
     return "".join(texts)
@@ -117,7 +117,7 @@ def role_of(said: Any) -> Role | None:
     return ROLES.get(said.lower()) if isinstance(said, str) else None
 
 
-def unpacked(row: Mapping[str, Any]) -> Mapping[str, Any]:
+def parse_turn_cells(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """The row with its conversations as lists, where a table's cells hold them as JSON."""
     found = {name: given for name, cell in row.items() if (given := json_list(cell)) and all(map(_is_turn, given))}
     return {**row, **found} if found else row
@@ -144,14 +144,14 @@ def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
     return Prompt(messages=messages, where=where)
 
 
-def asked(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
+def prompt_from_turns(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """The same as a prompt to be answered, where nothing is imitated: weights of its turns do not make it another."""
     if not all(turn.trained for turn in messages):
         messages = tuple(replace(turn, trained=True) for turn in messages)
     return waiting(messages, field, where)
 
 
-def answered_last(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
+def split_last_answer(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
     """(what comes before the last answer, that answer)"""
     if not messages or messages[-1].role != "assistant":
         raise Unfit(field, "unanswered", "the last turn is not the assistant's", "add the answer; the row is left out")
@@ -161,15 +161,15 @@ def answered_last(messages: tuple[Message, ...], field: str) -> tuple[tuple[Mess
 def prompt_in_row(row: Fields, where: Where) -> Prompt:
     """The row's prompt: one of INSTRUCTIONS, as text or turns, or a conversation that waits. What belongs to it is read too:
     `input` and `context` (each after a blank line), earlier turns in `history`, a system prompt in a column."""
-    field = first_of(row, INSTRUCTIONS)
+    field = first_field(row, INSTRUCTIONS)
     value = row.peek(field)
     if value is None and (talk := _conversation_field(row)):
-        return asked(with_system(row, turns(row, talk)), talk, where)
+        return prompt_from_turns(with_system(row, turns(row, talk)), talk, where)
     if value is None and isinstance(row.peek("input"), Mapping):  # OpenAI's pairs
         with inside("input"):
-            return asked(turns(row.inside("input", row["input"]), "messages"), "messages", where)
+            return prompt_from_turns(turns(row.inside("input", row["input"]), "messages"), "messages", where)
     if isinstance(value, list):
-        return asked(with_system(row, turns(row, field)), field, where)
+        return prompt_from_turns(with_system(row, turns(row, field)), field, where)
     if isinstance(value, Mapping) and "full_text" in value:  # WebGPT's question
         with inside(field):
             text = text_of(row.inside(field, row[field]), "full_text")
@@ -177,12 +177,12 @@ def prompt_in_row(row: Fields, where: Where) -> Prompt:
         field, text = "history", text_of(row, "history")
     else:
         text = text_of(row, field)
-    spoken = _spoken_prompt(text, field)
+    spoken = _transcript_prompt(text, field)
     if spoken:
-        return asked(with_system(row, spoken), field, where)
-    parts = [text, *_more(row, ("input",) if field == "instruction" else ()), *_more(row, ("context",))]
+        return prompt_from_turns(with_system(row, spoken), field, where)
+    parts = [text, *_attached_texts(row, ("input",) if field == "instruction" else ()), *_attached_texts(row, ("context",))]
     last = Message(role="user", content="\n\n".join(parts))
-    return asked(with_system(row, (*_history(row), last)), field, where)
+    return prompt_from_turns(with_system(row, (*_history(row), last)), field, where)
 
 
 def _conversation_field(row: Fields) -> str | None:
@@ -190,7 +190,7 @@ def _conversation_field(row: Fields) -> str | None:
     return next((name for name in (*CHATS, "context") if isinstance(row.peek(name), list)), None)
 
 
-def _more(row: Fields, names: Iterable[str]) -> list[str]:
+def _attached_texts(row: Fields, names: Iterable[str]) -> list[str]:
     """Texts that go with the prompt; `input` must be one, a `context` of another type is somebody's own."""
     found = [name for name in names if isinstance(row.peek(name), str) or (name == "input" and row.peek(name) is not None)]
     return [text for name in found if (text := text_of(row, name, may_be_empty=True))]
@@ -202,7 +202,10 @@ def _history(row: Fields) -> tuple[Message, ...]:
     if not isinstance(given, list) or not given:
         return ()
     if all(isinstance(turn, Mapping) for turn in given):
-        return turns(row, "history")
+        earlier = turns(row, "history")
+        if earlier and earlier[-1].role != "assistant":
+            raise Unfit("history", "order", "it does not end with an answer", "add the answer; the row is left out")
+        return earlier
     if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in given):
         return ()
     messages: list[Message] = []
@@ -231,7 +234,7 @@ def response_of(row: Fields, field: str, *, may_be_empty: bool = False) -> str:
         return _turn(row.inside(field, row[field]), field, 0, may_be_empty=may_be_empty).content
     if not isinstance(row.peek(field), list):
         return answer_of(row, field, may_be_empty=may_be_empty)
-    before, answer = answered_last(turns(row, field, last_may_be_empty=may_be_empty), field)
+    before, answer = split_last_answer(turns(row, field, last_may_be_empty=may_be_empty), field)
     if before:
         raise Unfit(field, "order", f"`{field}` has {len(before) + 1} turns, not one", "move all but the last into the prompt")
     return answer
@@ -240,24 +243,24 @@ def response_of(row: Fields, field: str, *, may_be_empty: bool = False) -> str:
 def transcript(row: Fields, field: str) -> tuple[Message, ...]:
     """Anthropic's "\\n\\nHuman: ...\\n\\nAssistant: ..." turns; the last answer may be empty, since it was judged."""
     text_of(row, field)
-    before, *parts = SPOKEN[0].split(row[field])
+    before, *parts = TRANSCRIPTS[0].split(row[field])
     if before.strip() or not parts:
         told = 'expected "\\n\\nHuman: ...\\n\\nAssistant: ..." turns, or a prompt in a column of its own'
         raise Unfit(field, "type", "there is no prompt, and it is not a transcript", told)
-    return _spoken_turns(parts, field)
+    return _transcript_turns(parts, field)
 
 
-def _spoken_prompt(text: str, field: str) -> tuple[Message, ...]:
+def _transcript_prompt(text: str, field: str) -> tuple[Message, ...]:
     """A prompt that is a transcript up to where the assistant answers: its turns; () for any other text."""
     if text.startswith("Human:") and text.endswith("\n\nAssistant:"):
-        return _spoken_turns(SPOKEN[0].split(text)[1:], field)[:-1]
-    first, *parts = SPOKEN[1].split(text)
+        return _transcript_turns(TRANSCRIPTS[0].split(text)[1:], field)[:-1]
+    first, *parts = TRANSCRIPTS[1].split(text)
     if parts and first.strip():
-        return _spoken_turns(["Human", first, *parts], field)[: -1 if parts[-2] == "Assistant" else None]
+        return _transcript_turns(["Human", first, *parts], field)[: -1 if parts[-2] == "Assistant" else None]
     return ()
 
 
-def _spoken_turns(parts: Sequence[str], field: str) -> tuple[Message, ...]:
+def _transcript_turns(parts: Sequence[str], field: str) -> tuple[Message, ...]:
     """[who, text, who, text ...] -> turns; the one space after the colon is the transcript's, not the answer's."""
     said = list(zip(parts[::2], parts[1::2], strict=True))
     if any(not text.strip() for _, text in said[:-1]) or (said[-1][0] != "Assistant" and not said[-1][1].strip()):

@@ -69,7 +69,7 @@ class Fields(Mapping[str, Any]):
         """Where something stands that was not read, each path once. A field that repeats one that was read is none of them."""
         others = self.others
         texts = [v for name in self._read if isinstance(v := self._values[name], list | str)] if others else []
-        found = {name: None for name, v in others.items() if not _is_nothing(v) and not _is_one_of(v, texts)}
+        found = {name: None for name, v in others.items() if not _is_nothing(v) and not is_among(v, texts)}
         for path, inner in self._inner:
             found |= dict.fromkeys(f"{path}.{name}" for name in inner.unread())
         return list(found)
@@ -79,7 +79,8 @@ def _is_nothing(value: Any) -> bool:
     return value is None or (isinstance(value, str | list | dict) and not value) or (isinstance(value, str) and value.isspace())
 
 
-def _is_one_of(value: Any, values: Sequence[Any]) -> bool:
+def is_among(value: Any, values: Sequence[Any]) -> bool:
+    """Whether a text or a list is one of the values."""
     try:
         return isinstance(value, list | str) and value in values
     except RecursionError:  # nested without end: no copy of what was read
@@ -110,7 +111,7 @@ def inside(name: str) -> Iterator[None]:
         raise Unfit(path, unfit.kind, unfit.message, todo) from None
 
 
-def first_of(row: Fields, names: Sequence[str]) -> str:
+def first_field(row: Fields, names: Sequence[str]) -> str:
     """Which of the names the row uses: the first that has a value, else the first that is there."""
     there = ""
     for name in names:
@@ -121,7 +122,7 @@ def first_of(row: Fields, names: Sequence[str]) -> str:
     return there or names[0]
 
 
-def any_of(row: Mapping[str, Any], names: Sequence[str]) -> bool:
+def has_any(row: Mapping[str, Any], names: Sequence[str]) -> bool:
     """Whether one of the names is there."""
     for name in names:  # a loop: every shape asks this of every row
         if name in row:
@@ -129,7 +130,7 @@ def any_of(row: Mapping[str, Any], names: Sequence[str]) -> bool:
     return False
 
 
-def is_what(value: Any) -> str:
+def type_in_words(value: Any) -> str:
     """What a value is, in words."""
     names = {"NoneType": "nothing", "dict": "an object", "list": "a list", "int": "a number", "float": "a number"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")
@@ -150,7 +151,7 @@ def _text(row: Mapping[str, Any], field: str, may_be_empty: bool) -> str:
     if value is None:
         raise Unfit(field, "missing", f"there is no `{field}`")
     if not isinstance(value, str):
-        raise Unfit(field, "type", f"`{field}` is {is_what(value)}, not text")
+        raise Unfit(field, "type", f"`{field}` is {type_in_words(value)}, not text")
     if not value.isascii():
         try:
             value.encode()
@@ -167,7 +168,7 @@ def list_of(row: Mapping[str, Any], field: str) -> list[Any]:
     if value is None:
         raise Unfit(field, "missing", f"there is no `{field}`")
     if not isinstance(value, list):
-        raise Unfit(field, "type", f"`{field}` is {is_what(value)}, not a list")
+        raise Unfit(field, "type", f"`{field}` is {type_in_words(value)}, not a list")
     if not value:
         raise Unfit(field, "empty", f"`{field}` is empty")
     return value

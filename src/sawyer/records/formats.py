@@ -12,17 +12,17 @@ from sawyer.records.conversation import (
     CHATS,
     INSTRUCTIONS,
     RESPONSES,
-    answered_last,
-    asked,
+    parse_turn_cells,
+    prompt_from_turns,
     prompt_in_row,
     response_of,
+    split_last_answer,
     turns,
-    unpacked,
     waiting,
     waits,
     with_system,
 )
-from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, text_of
+from sawyer.records.fields import Fields, Unfit, answer_of, first_field, has_any, inside, list_of, text_of, type_in_words
 from sawyer.records.judged import (
     is_labelled_answer,
     is_listed,
@@ -31,14 +31,14 @@ from sawyer.records.judged import (
     is_transcripts,
     is_tree,
     is_vote,
-    listed,
-    pair,
-    single,
-    transcripts,
-    tree,
-    vote,
+    read_answer_list,
+    read_pair,
+    read_single_answer,
+    read_transcripts,
+    read_tree,
+    read_vote,
 )
-from sawyer.records.labels import is_labelled, labelled
+from sawyer.records.labels import is_labelled, read_labelled
 from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, prompt_of
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
@@ -71,17 +71,18 @@ class Taken:
 
 
 def _demonstration(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    if not any_of(row, RESPONSES) and isinstance(row.peek("answers"), Mapping):  # SQuAD: any of its answers is right
+    if not has_any(row, RESPONSES) and isinstance(row.peek("answers"), Mapping):  # SQuAD: any of its answers is right
+        prompt = prompt_in_row(row, where)
         with inside("answers"):
-            given = list_of(row.inside("answers", row["answers"]), "text")
-            yield Demonstration(prompt=prompt_in_row(row, where), response=answer_of(Fields({"text[0]": given[0]}), "text[0]"))
+            texts = list_of(row.inside("answers", row["answers"]), "text")
+            yield Demonstration(prompt=prompt, response=answer_of(Fields({"text[0]": texts[0]}), "text[0]"))
         return
-    yield Demonstration(prompt=prompt_in_row(row, where), response=response_of(row, first_of(row, RESPONSES)))
+    yield Demonstration(prompt=prompt_in_row(row, where), response=response_of(row, first_field(row, RESPONSES)))
 
 
 def _chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """A conversation up to the last answer that is imitated; what is said after that teaches nothing."""
-    field = first_of(row, CHATS)
+    field = first_field(row, CHATS)
     messages = turns(row, field)
     if all(message.role != "assistant" for message in messages):
         raise Unfit(field, "missing", "no turn is the assistant's", "add its answer")
@@ -90,7 +91,7 @@ def _chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     imitated = [place for place, message in enumerate(messages) if message.role == "assistant" and message.trained]
     if not imitated:
         raise Unfit(field, "unanswered", "no answer has a weight above 0", "give one the weight 1; the row is left out")
-    before, response = answered_last(messages[: imitated[-1] + 1], field)
+    before, response = split_last_answer(messages[: imitated[-1] + 1], field)
     yield Demonstration(prompt=waiting(with_system(row, before), field, where), response=response)
 
 
@@ -100,7 +101,7 @@ def _instances(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     for place, instance in enumerate(list_of(row, "instances")):
         name = f"instances[{place}]"
         if not isinstance(instance, Mapping):
-            raise Unfit(name, "type", f"an instance is {is_what(instance)}, not an object", f"mend `{name}`")
+            raise Unfit(name, "type", f"an instance is {type_in_words(instance)}, not an object", f"mend `{name}`")
         fields = row.inside("instances[]", instance)
         joined = Fields({"instruction": row["instruction"], "input": fields.get("input")})
         with inside(name):
@@ -108,22 +109,22 @@ def _instances(row: Fields, where: Where) -> Iterable[Record | Unfit]:
 
 
 def _prompt(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    if not any_of(row, CHATS):
+    if not has_any(row, CHATS):
         yield prompt_in_row(row, where)
         return
-    field = first_of(row, CHATS)
+    field = first_field(row, CHATS)
     messages = turns(row, field)
     if messages and messages[-1].role == "assistant":  # the answer is no part of the prompt, but somebody may compare with it
         row.inside(f"{field}[-1]", {"content": messages[-1].content})
         messages = messages[:-1]
-    yield asked(with_system(row, messages), field, where)
+    yield prompt_from_turns(with_system(row, messages), field, where)
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: all(name in row for name in names)
 
 
-def _taught(
+def _demonstration_format(
     name: str,
     fits: Callable[[Mapping[str, Any]], bool],
     read: Callable[[Fields, Where], Iterable[Record | Unfit]],
@@ -145,37 +146,39 @@ FORMATS: tuple[Format, ...] = (
         name="scored answers (GPT-4-LLM)",
         gives="scored",
         fits=_has("responses_and_scores"),
-        read=listed,
+        read=read_answer_list,
         fields="user_input responses_and_scores",
     ),
     Format(
         name="several answers (UltraFeedback, Nectar)",
         gives="scored",
         fits=is_listed,
-        read=listed,
+        read=read_answer_list,
         fields="instruction completions | prompt answers",
     ),
-    Format(name="message trees (OpenAssistant)", gives="scored", fits=is_tree, read=tree, fields="prompt (a tree of replies)"),
+    Format(
+        name="message trees (OpenAssistant)", gives="scored", fits=is_tree, read=read_tree, fields="prompt (a tree of replies)"
+    ),
     Format(
         name="transcripts (Anthropic HH)",
         gives="pairs",
         fits=is_transcripts,
-        read=transcripts,
+        read=read_transcripts,
         fields="chosen rejected (transcripts)",
     ),
-    Format(name="pairs", gives="pairs", fits=is_pair, read=pair, fields="prompt chosen rejected"),
+    Format(name="pairs", gives="pairs", fits=is_pair, read=read_pair, fields="prompt chosen rejected"),
     Format(
         name="votes (Arena, HelpSteer 3)",
         gives="pairs",
         fits=is_vote,
-        read=vote,
+        read=read_vote,
         fields="conversation_a conversation_b winner | context response1 response2 overall_preference",
     ),
     Format(
         name="labelled answers (KTO)",
         gives="scored",
         fits=is_labelled_answer,
-        read=single,
+        read=read_single_answer,
         fields="prompt completion label",
         joins=True,
     ),
@@ -183,7 +186,7 @@ FORMATS: tuple[Format, ...] = (
         name="an answer and its score (HelpSteer)",
         gives="scored",
         fits=is_scored_answer,
-        read=single,
+        read=read_single_answer,
         fields="prompt response score",
         joins=True,
     ),
@@ -194,32 +197,34 @@ FORMATS: tuple[Format, ...] = (
         read=_instances,
         fields="instruction instances",
     ),
-    _taught("chat messages (OpenAI)", _has("messages"), _chat, "messages"),
-    _taught("conversations (ShareGPT)", lambda r: any_of(r, CHATS[1:]), _chat, "conversations"),
-    _taught(
+    _demonstration_format("chat messages (OpenAI)", _has("messages"), _chat, "messages"),
+    _demonstration_format("conversations (ShareGPT)", lambda r: has_any(r, CHATS[1:]), _chat, "conversations"),
+    _demonstration_format(
         "instructions (Alpaca)",
-        lambda r: "instruction" in r and any_of(r, RESPONSES),
+        lambda r: "instruction" in r and has_any(r, RESPONSES),
         _demonstration,
         "instruction input output",
     ),
-    _taught("prompt and completion", _has("prompt", "completion"), _demonstration, "prompt completion"),
-    _taught(
+    _demonstration_format("prompt and completion", _has("prompt", "completion"), _demonstration, "prompt completion"),
+    _demonstration_format(
         "question and answer",
         lambda r: "question" in r and ("answer" in r or isinstance(r.get("answers"), Mapping)),
         _demonstration,
         "question answer",
     ),
-    _taught(
+    _demonstration_format(
         "prompt and response",
-        lambda r: any_of(r, INSTRUCTIONS) and any_of(r, RESPONSES),
+        lambda r: has_any(r, INSTRUCTIONS) and has_any(r, RESPONSES),
         _demonstration,
         "prompt response",
     ),
-    Format(name="labelled texts", gives="labels", fits=is_labelled, read=labelled, fields="text label | text labels (a list)"),
+    Format(
+        name="labelled texts", gives="labels", fits=is_labelled, read=read_labelled, fields="text label | text labels (a list)"
+    ),
     Format(
         name="prompts",
         gives="prompts",
-        fits=lambda r: any_of(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
+        fits=lambda r: has_any(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
         read=_prompt,
         fields="lines of text | prompt | instruction | question | text | messages",
     ),
@@ -269,12 +274,12 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
     if not isinstance(value, Mapping):
         told = f"a row is a {type(value).__name__}, not an object"
         raise Unfit("row", "type", told, "use one object with named fields a row")
-    value = unpacked(value)
+    value = parse_turn_cells(value)
     shape = shape_of(value, want)
     if shape is None and model:
         shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}
     if shape is None:
-        raise _misfit(value, want)
+        raise _no_shape(value, want)
     row = Fields(value)
     try:
         found = list(shape.read(row, where))
@@ -287,11 +292,11 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
     if want == "prompts":
         records = tuple(_with_fields(prompt_in(record), row) for record in records)
     elif want in ("pairs", "comparisons"):
-        faults = [fault for record in records if (fault := _fault(record)) is not None]
+        faults = [fault for record in records if (fault := _pair_problem(record)) is not None]
         if len(faults) == len(records):
             raise faults[0]
         found += faults
-        records = tuple(record for record in records if _fault(record) is None)
+        records = tuple(record for record in records if _pair_problem(record) is None)
     return Taken(
         records=records,
         notes=tuple(note for note in found if isinstance(note, Unfit)),
@@ -307,7 +312,7 @@ def _with_fields(prompt: Prompt, row: Fields) -> Prompt:
     return replace(prompt, fields={**row.others, **parts})
 
 
-def _misfit(row: Mapping[str, Any], want: Want) -> Unfit:
+def _no_shape(row: Mapping[str, Any], want: Want) -> Unfit:
     """A row of no shape that gives what is wanted; one of another use is told where it belongs."""
     given = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
     other = next((use for use in PLACES if use not in (want, "prompts") and shape_of(row, use)), None)
@@ -320,7 +325,7 @@ def _misfit(row: Mapping[str, Any], want: Want) -> Unfit:
     return Unfit("row", "shape", f"a row with {given} {said}", f"expected {expected(want)}; other names go into `columns:`")
 
 
-def _fault(record: Record) -> Unfit | None:
+def _pair_problem(record: Record) -> Unfit | None:
     """Why a pair says nothing of which answer is better."""
     if not isinstance(record, Pair):
         return None
@@ -344,7 +349,7 @@ def purpose(rows: Sequence[Any]) -> Want:
         elif isinstance(row, Mapping):
             judged = shape_of(row, "comparisons")
             if judged is not None and judged.joins and not is_labelled_answer(row):
-                single_prompts.append(_asked_in(row))
+                single_prompts.append(_prompt_key(row))
             else:
                 use = next((use for use in PLACES if shape_of(row, use)), None)
                 uses.update([use] if use else [])
@@ -353,7 +358,7 @@ def purpose(rows: Sequence[Any]) -> Want:
     return max(PLACES, key=lambda want: uses[want]) if any(uses.values()) else "demonstrations"
 
 
-def _asked_in(row: Mapping[str, Any]) -> str:
+def _prompt_key(row: Mapping[str, Any]) -> str:
     """What tells whether two rows with an answer have the same prompt, without reading either."""
     return repr(
         [row.get(name) for name in INSTRUCTIONS] + [said[:-1] for name in CHATS if isinstance(said := row.get(name), list)]

@@ -11,18 +11,30 @@ from sawyer.records.conversation import (
     CHATS,
     INSTRUCTIONS,
     RESPONSES,
-    answered_last,
-    asked,
     json_list,
+    prompt_from_turns,
     prompt_in_row,
     response_of,
     role_of,
+    split_last_answer,
     transcript,
     turns,
     waits,
     with_system,
 )
-from sawyer.records.fields import Fields, Unfit, answer_of, any_of, first_of, inside, is_what, list_of, number_of, text_of
+from sawyer.records.fields import (
+    Fields,
+    Unfit,
+    answer_of,
+    first_field,
+    has_any,
+    inside,
+    is_among,
+    list_of,
+    number_of,
+    text_of,
+    type_in_words,
+)
 from sawyer.records.types import Answer, Message, Pair, Prompt, Record, ScoredAnswers, Where
 
 ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
@@ -67,7 +79,7 @@ def _answer_list(row: Mapping[str, Any]) -> str | None:
     return None
 
 
-def listed(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_answer_list(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """GPT-4-LLM's responses_and_scores, UltraFeedback's completions, Nectar's answers; texts and scores in two lists."""
     field = _answer_list({name: row.peek(name) for name in row}) or "responses_and_scores"
     items = _with_scores(row, field)
@@ -77,13 +89,13 @@ def listed(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     for place, item in enumerate(items):
         name = f"{field}[{place}]"
         if not isinstance(item, Mapping):
-            raise Unfit(name, "type", f"an answer is {is_what(item)}, not an object", f"mend `{name}`")
+            raise Unfit(name, "type", f"an answer is {type_in_words(item)}, not an object", f"mend `{name}`")
         fields = row.inside(f"{field}[]", item)
         with inside(name):
-            response = answer_of(fields, first_of(fields, ITEM_TEXTS), may_be_empty=True)
+            response = answer_of(fields, first_field(fields, ITEM_TEXTS), may_be_empty=True)
             source = _source(fields)
         try:
-            score = number_of(fields, "rank" if ranked else first_of(fields, SCORES))
+            score = number_of(fields, "rank" if ranked else first_field(fields, SCORES))
         except Unfit as unfit:  # as "N/A" among a hundred thousand: the answer waits for a score, the others teach
             yield Unfit(f"{name}.{unfit.field}", "score", f"{unfit.message}; the answer has no score", unfit.todo)
             score = None
@@ -143,10 +155,10 @@ def _sides_of(row: Mapping[str, Any]) -> tuple[str, str] | None:
 
 def is_transcripts(row: Mapping[str, Any]) -> bool:
     """Whether the two are whole transcripts, without a prompt beside them."""
-    return "rejected" in row and isinstance(row.get("chosen"), str) and not any_of(row, (*INSTRUCTIONS, *CHATS))
+    return "rejected" in row and isinstance(row.get("chosen"), str) and not has_any(row, (*INSTRUCTIONS, *CHATS))
 
 
-def pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """Both sides as text, as one turn, as whole conversations; either may be a list of several texts."""
     margin = _margin(row)
     chosen, rejected = _sides_of(row) or SIDES[0]
@@ -166,29 +178,33 @@ def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[tuple[Mes
         texts = Fields({f"{name}[{place}]": text for place, text in enumerate(value)})
         return [((), answer_of(texts, field, may_be_empty=may_be_empty)) for field in texts]
     if isinstance(value, list):
-        return [answered_last(turns(row, name, last_may_be_empty=may_be_empty), name)]
+        return [split_last_answer(turns(row, name, last_may_be_empty=may_be_empty), name)]
     return [((), response_of(row, name, may_be_empty=may_be_empty))]
 
 
 def _shared(row: Fields, before: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """The turns that come before both answers; where there are none, the row's own prompt."""
-    if not before and any_of(row, (*INSTRUCTIONS, *CHATS, "input")):
+    if not before and has_any(row, (*INSTRUCTIONS, *CHATS, "input")):
         return prompt_in_row(row, where)
-    for name in (name for name in INSTRUCTIONS if isinstance(row.peek(name), str)):
-        if any(row.peek(name).strip() == message.content for message in before):
-            row.get(name)  # UltraFeedback repeats the question beside the lists
-    return asked(with_system(row, before), field, where)
+    talk = row.peek(field)
+    for name in INSTRUCTIONS:  # UltraFeedback repeats the question, others all turns before the answer, beside the lists
+        given = row.peek(name)
+        if isinstance(given, str) and any(given.strip() == message.content for message in before):
+            row.get(name)
+        elif isinstance(given, list) and isinstance(talk, list) and is_among(given, [talk[: len(given)]]):
+            row.get(name)
+    return prompt_from_turns(with_system(row, before), field, where)
 
 
-def transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """Anthropic HH: two transcripts that differ in their last answer."""
-    before, better = answered_last(transcript(row, "chosen"), "chosen")
-    other, worse = answered_last(transcript(row, "rejected"), "rejected")
+    before, better = split_last_answer(transcript(row, "chosen"), "chosen")
+    other, worse = split_last_answer(transcript(row, "rejected"), "rejected")
     if before != other:
         raise Unfit("rejected", "pair", "chosen and rejected differ before their last answer", "remove the row; it is left out")
     if not better:
         raise Unfit("chosen", "unanswered", "the chosen answer is empty", "remove the row; it is left out")
-    prompt = asked(with_system(row, before), "chosen", where)
+    prompt = prompt_from_turns(with_system(row, before), "chosen", where)
     yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=_margin(row))
 
 
@@ -226,8 +242,8 @@ ONE_OF_THREE = {"winner_model_a": 1.0, "winner_model_b": -1.0, "winner_tie": 0.0
 
 def _winner(row: Fields) -> float | None:
     """Arena's `winner`, or the three columns of which one is 1."""
-    if "winner" not in row and any_of(row, tuple(ONE_OF_THREE)):
-        won = [apart for name, apart in ONE_OF_THREE.items() if number_of(row, name)]
+    if "winner" not in row and has_any(row, tuple(ONE_OF_THREE)):
+        won = [apart for name, apart in ONE_OF_THREE.items() if label_of({"label": row.get(name)})]
         return won[0] if len(won) == 1 else None
     said = row.get("winner")
     if said is None:
@@ -253,9 +269,8 @@ def _choice(field: str, first: float) -> Callable[[Fields], float | None]:
     def verdict(row: Fields) -> float | None:
         said = number_of(row, field)
         if said is not None and said not in (0.0, 1.0):
-            raise Unfit(
-                field, "score", f"`{field}` is {said:g}", f"give {first:g} where the first answer is better, else 0 or 1"
-            )
+            todo = f"give {first:g} where the first answer is better, {1 - first:g} where the second is"
+            raise Unfit(field, "score", f"`{field}` is {said:g}", todo)
         return None if said is None else 1.0 if said == first else -1.0
 
     return verdict
@@ -286,13 +301,13 @@ def is_vote(row: Mapping[str, Any]) -> bool:
     return _vote_of(row) is not None
 
 
-def vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """Two answers and which is better: the winner is `chosen`, how much better it is the margin; a tie has margin 0."""
     kind = _vote_of(row)
     if kind is None:
         raise Unfit("row", "missing", "there are no two answers", "give both")
     apart = kind.verdict(row)
-    talks = _packed(row, kind)
+    talks = _parse_table_turns(row, kind)
     (before, one), (other, two) = (_side(talks, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
     if before and other and before != other:
         told = "the two conversations differ before their last answer"
@@ -304,7 +319,7 @@ def vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=abs(apart))
 
 
-def _packed(row: Fields, kind: Vote) -> Fields:
+def _parse_table_turns(row: Fields, kind: Vote) -> Fields:
     """Arena's table: prompt and answers are lists of the turns' texts, as JSON. Any other row is as it is."""
     texts = [json_list(row.peek(name)) for name in ("prompt", kind.first, kind.second)]
     if any(given is None for given in texts):
@@ -329,36 +344,36 @@ def label_of(row: Mapping[str, Any]) -> float | None:
     for name in LABELS:
         said = row.get(name)
         said = said.strip().lower() if isinstance(said, str) else said
-        if said in (True, "true", "1"):  # 1 == True and 1.0 == True: as tables write it
+        if said in (True, "true", "1", "1.0"):  # 1 == True and 1.0 == True: as tables write it
             return 1.0
-        if said is not None and said in (False, "false", "0"):
+        if said is not None and said in (False, "false", "0", "0.0"):
             return 0.0
     return None
 
 
 def is_labelled_answer(row: Mapping[str, Any]) -> bool:
     """KTO: an answer that is wanted or not. It is never imitated."""
-    return any_of(row, LABELS) and is_answered(row) and label_of(row) is not None
+    return has_any(row, LABELS) and is_answered(row) and label_of(row) is not None
 
 
 def is_scored_answer(row: Mapping[str, Any]) -> bool:
     """An answer with a score beside it."""
-    return any_of(row, SCORES) and is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
+    return has_any(row, SCORES) and is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
 
 
 def is_answered(row: Mapping[str, Any]) -> bool:
     """Whether the row holds a prompt and one answer to it."""
-    return (any_of(row, INSTRUCTIONS) and any_of(row, RESPONSES)) or (any_of(row, CHATS) and not waits(row))
+    return (has_any(row, INSTRUCTIONS) and has_any(row, RESPONSES)) or (has_any(row, CHATS) and not waits(row))
 
 
-def single(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_single_answer(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """One answer with its score or label; rows of the same prompt are one record in the end."""
-    if any_of(row, INSTRUCTIONS) and any_of(row, RESPONSES):
-        prompt, response = prompt_in_row(row, where), response_of(row, first_of(row, RESPONSES), may_be_empty=True)
+    if has_any(row, INSTRUCTIONS) and has_any(row, RESPONSES):
+        prompt, response = prompt_in_row(row, where), response_of(row, first_field(row, RESPONSES), may_be_empty=True)
     else:
-        field = first_of(row, CHATS)
-        before, response = answered_last(turns(row, field, last_may_be_empty=True), field)
-        prompt = asked(with_system(row, before), field, where)
+        field = first_field(row, CHATS)
+        before, response = split_last_answer(turns(row, field, last_may_be_empty=True), field)
+        prompt = prompt_from_turns(with_system(row, before), field, where)
     score = None
     try:
         score = _own_score(row)
@@ -370,9 +385,9 @@ def single(row: Fields, where: Where) -> Iterable[Record | Unfit]:
 def _own_score(row: Fields) -> float | None:
     label = label_of({name: row.peek(name) for name in LABELS})
     if label is not None:
-        row.get(first_of(row, LABELS))
+        row.get(first_field(row, LABELS))
         return label
-    return number_of(row, first_of(row, SCORES))
+    return number_of(row, first_field(row, SCORES))
 
 
 def is_tree(row: Mapping[str, Any]) -> bool:
@@ -380,11 +395,11 @@ def is_tree(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("prompt"), Mapping)
 
 
-def tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """OpenAssistant: every prompter's message with two or more ranked replies. Rank 0 is the best of K and scores K - 1."""
     root = row.get("prompt")
     if not isinstance(root, Mapping):
-        raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {is_what(root)}, not a message")
+        raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {type_in_words(root)}, not a message")
     found = False
     pending: list[tuple[str, Fields, tuple[Message, ...]]] = [("prompt", row.inside("prompt", root), ())]
     for name, node, before in pending:  # grows as it goes
@@ -401,7 +416,7 @@ def tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         for place, reply in enumerate(replies):
             path = f"{name}.replies[{place}]"
             if not isinstance(reply, Mapping):
-                raise Unfit(path, "type", f"a reply is {is_what(reply)}, not an object", f"mend `{path}`")
+                raise Unfit(path, "type", f"a reply is {type_in_words(reply)}, not an object", f"mend `{path}`")
             fields = row.inside("replies[]", reply)
             pending.append((path, fields, messages))
             with inside(path):

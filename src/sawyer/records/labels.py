@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sawyer.records.fields import Fields, Unfit, any_of, first_of, is_what, text_of
+from sawyer.records.fields import Fields, Unfit, first_field, has_any, text_of, type_in_words
 from sawyer.records.types import Labelled, Record, Where
 
 TEXTS = ("text", "sentence")  # what is classified
@@ -14,12 +14,12 @@ TEXTS = ("text", "sentence")  # what is classified
 
 def is_labelled(row: Mapping[str, Any]) -> bool:
     """Whether the row holds a text and its label, or its labels."""
-    return any_of(row, TEXTS) and any_of(row, ("label", "labels"))
+    return has_any(row, TEXTS) and has_any(row, ("label", "labels"))
 
 
-def labelled(row: Fields, where: Where) -> Iterable[Record | Unfit]:
+def read_labelled(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """A text with its one `label`, or with the list of those that apply (`labels`)."""
-    text = text_of(row, first_of(row, TEXTS))
+    text = text_of(row, first_field(row, TEXTS))
     many = row.peek("labels") is not None or "label" not in row
     if many and row.peek("label") is not None:
         raise Unfit("labels", "type", "the row has `label` and `labels`", "keep one of the two")
@@ -38,7 +38,7 @@ def _labels(row: Fields) -> tuple[str, ...]:
         raise Unfit("labels", "missing", "there is no `labels`", "give the list of labels; [] where none applies")
     if not isinstance(given, list):
         told = 'write ["one", "other"], or call a single label `label`'
-        raise Unfit("labels", "type", f"`labels` is {is_what(given)}, not a list", told)
+        raise Unfit("labels", "type", f"`labels` is {type_in_words(given)}, not a list", told)
     return tuple(dict.fromkeys(_label(item, f"labels[{place}]") for place, item in enumerate(given)))
 
 
