@@ -90,7 +90,7 @@ def test_a_header_of_numbers_is_a_header(put: Put) -> None:
 
 
 def test_numbers_and_names_together_need_a_header(put: Put) -> None:
-    with pytest.raises(DataError, match="none of the shapes"):
+    with pytest.raises(DataError, match="no row has `2`, which `columns:` names"):
         read(put("cola.tsv", COLA), want="labels", columns={"2": "label", "sentence": "text"})
 
 

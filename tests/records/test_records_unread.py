@@ -116,6 +116,12 @@ def test_a_field_s_name_cannot_break_what_names_it(put: Put) -> None:
     assert found.unread == {"\\x1b[31m\\ud800": 1, "k" * 80: 1} and found.told_skipped.encode()
 
 
+def test_a_column_that_no_row_has_is_named(put: Put) -> None:
+    name = put("a.jsonl", [{"q": "Up?", "completion": "Down."}])
+    found = read(name, want="demonstrations", columns={"q": "prompt", "sytem": "system"})
+    assert len(found.records) == 1 and "no row has `sytem`, which `columns:` names" in found.warning
+
+
 def test_bookkeeping_is_known() -> None:
     """It is named last, so that what one should look at comes first."""
     named = ["id", "messages[].name", "source", "system", "tools", "messages[].weight"]

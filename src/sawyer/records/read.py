@@ -261,9 +261,14 @@ def rows_of(path: str, columns: Mapping[str, str], problems: list[Problem]) -> l
     def is_row(value: Mapping[str, Any]) -> bool:
         return any(shape.fits(ours(value)) for shape in FORMATS)
 
-    rows = raw_rows(path, problems, is_row, columns)
+    rows = list(raw_rows(path, problems, is_row, columns))
+    for name in columns:
+        if rows and not any(isinstance(row.value, Mapping) and name in row.value for row in rows):
+            message = f"no row has `{name}`, which `columns:` names"
+            todo = "mend the name; in a table without a header every column is named by its number"
+            problems.append(Problem(where=path, kind="columns", message=message, todo=todo, fatal=False))
     if not columns:
-        return list(rows)
+        return rows
     return [RawRow(line=row.line, value=ours(row.value) if isinstance(row.value, Mapping) else row.value) for row in rows]
 
 
