@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date
@@ -13,9 +14,12 @@ import torch
 import transformers as hf
 from families import CLOSED, FAMILIES, QWEN3, R1, Family, tokenizer_of, write_instruct, write_reward
 
+from sawyer import pipeline
+from sawyer.config import checked
 from sawyer.errors import ModelError
 from sawyer.models import RewardScorer, load_judge, new_judge, open_speaker, sample, save_model
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
+from sawyer.runs import Layout, read_rows
 from sawyer.text import Codec, dated, set_template
 
 QUESTIONS = ["What is red?", "Say hi to me, please."]
@@ -249,3 +253,24 @@ def test_a_tokenizer_of_another_model_is_refused(instruct: Callable[[str], Path]
     other.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the tokenizer has tokens up to number \d+, the model embeddings for 300"):
         open_speaker(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_keeps_template_ends_and_the_day_that_it_began(instruct: Callable[[str], Path], tmp_path: Path) -> None:
+    """SFT of an instruct model, no template named, in a run that began on another day."""
+    rows = [{"messages": turns(prompt_of(question), "It is red.")} for question in QUESTIONS * 4]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    layout = Layout(tmp_path / "run")
+    layout.root.mkdir()
+    layout.manifest.write_text(json.dumps({"date": "2024-07-26"}))
+    sft = {"data": [str(tmp_path / "rows.jsonl")], "epochs": 1, "held_out": 0, "max_new_tokens": 4, "eval_prompts": 1}
+    config = {"out": str(layout.root), "model": str(instruct("llama3_base_eos")), "device": "cpu", "sft": sft}
+    pipeline.run(checked(config))
+    folder = layout.model("sft")
+    plan = next(row["message"] for row in read_rows(layout.events) if row["kind"] == "plan" and row["stage"] == "sft")
+    assert "written with its own chat template, dated 2024-07-26" in plan
+    tokenizer = hf.AutoTokenizer.from_pretrained(folder)
+    assert "Today Date: 26 Jul 2024\n" in tokenizer.decode(plain_ids(tokenizer, prompt_of("a")))
+    ends = hf.GenerationConfig.from_pretrained(folder).eos_token_id
+    assert ends == tokenizer.convert_tokens_to_ids(["<|eot_id|>", "<|end_of_text|>"])
+    assert json.loads(layout.manifest.read_text())["date"] == "2024-07-26"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ def test_every_change_is_on_the_disk(tmp_path: Path) -> None:
         )
     )
     assert again.content["versions"]["torch"] == "2" and again.content["seed"] == 7
+    day = first.first_day()
+    assert Manifest(path).first_day() == day and Manifest(path).content["date"] == day.isoformat()
+    path.write_text(path.read_text().replace(day.isoformat(), "2024-07-26"))
+    assert Manifest(path).first_day() == date(2024, 7, 26)  # tomorrow it is what it was today
     again.forget("sft")
     again.forget("sft")
     assert Manifest(path).stage("sft") == StageState()
@@ -71,6 +76,8 @@ DAMAGES: dict[str, Any] = {
     "figures are a number": {"stages": {"sft": {"status": "done", "figures": 3}}},
     "contents are a word": {"contents": "x"},
     "versions are a word": {"versions": "x"},
+    "a day that is none": {"date": "yesterday"},
+    "a day that is a number": {"date": 7},
 }
 
 
