@@ -89,13 +89,17 @@ def test_text_where_rows_are_wanted_and_the_other_way_round(ask: Ask, tiny: Any,
 def test_prompts_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
     path = rows(tmp_path / "long.jsonl", *({"prompt": "word " * 400 + str(i)} for i in range(3)))
     for stage in ("collect", "rl"):
-        ask(stage, {f"{stage}.prompts": path}).explained(f"{stage}.prompts has no prompt", "shorter prompts")
+        ask(stage, {f"{stage}.prompts": path}).explained(
+            f"{stage}.prompts: none of its 3 prompts leaves room for", "shorter prompts"
+        )
         shutil.rmtree(tmp_path / "run")
 
 
 def test_demonstrations_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
     path = rows(tmp_path / "long.jsonl", *({"instruction": "word " * 400 + str(i), "output": "a"} for i in range(3)))
-    ask("sft", {"sft.data": path}).explained("sft.data has no row to train on", "shorter prompts")
+    ask("sft", {"sft.data": path}).explained(
+        "sft.data: none of its 3 prompts leaves room for 1 new token in the 96", "shorter prompts"
+    )
 
 
 def test_judgements_that_are_all_ties(ask: Ask, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from sawyer.records import FileReport, Prompt
 
+CONFIGS = (".yaml", ".yml")
 MOST = 50  # problems shown of a file, unless more are asked for
 
 
@@ -45,7 +46,10 @@ def init(
 
 
 def check(
-    files: Annotated[list[str], typer.Argument(help="Files or patterns.", metavar="FILE...")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="Files or patterns; or a run's file, and settings that replace its own.", metavar="FILE..."),
+    ],
     held_out: Annotated[list[str] | None, typer.Option(help="A file that must share no prompt with the others.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
     model: Annotated[str | None, typer.Option(help="A model folder or id: prompts too long for it are named.")] = None,
@@ -55,7 +59,11 @@ def check(
     ] = 0.01,
     most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
 ) -> None:
-    """Read data as training would; list every problem as file:line:field. Exit code 1 if training would refuse a file."""
+    """Read data as training would; list every problem as file:line:field. Of a run's file (.yaml) show the whole plan.
+    Exit code 1 if training would refuse it."""
+    if Path(files[0]).suffix.lower() in CONFIGS:
+        check_run(files[0], files[1:])
+        return
     from sawyer.records import check as check_files
 
     length, context, refused_rows = None, None, None
@@ -93,6 +101,25 @@ def check(
     files_told = "the file" if count == 1 else f"all {count} files"
     prompts = all(report.want == "prompts" for report in reports)  # lines of text are no demonstrations
     say(console, ("Training would take ", "bold green"), files_told, " as prompts, not as answers to learn" * prompts)
+
+
+def check_run(config: str, settings: Sequence[str]) -> None:
+    """What the run would do and what it would be refused for. Nothing is trained or written. Exits 1 if it would be refused."""
+    from sawyer.cli.plan import show_plan
+    from sawyer.config import load
+    from sawyer.pipeline import preflight
+
+    console = stdout()
+    problems = show_plan(console, preflight(load(config, settings)))
+    console.print()
+    if problems:
+        say(
+            console,
+            ("The run would be refused ", "bold red"),
+            f"for {problems} problem{'s' * (problems > 1)}; nothing was trained",
+        )
+        raise typer.Exit(1)
+    say(console, ("The run would begin ", "bold green"), f"with: sawyer run {' '.join([config, *settings])}")
 
 
 def world(

@@ -18,10 +18,11 @@ from sawyer.config.schema import (
     Sft,
     wanted,
 )
-from sawyer.config.sections import Base, Classify, Compare, Lora, World
-from sawyer.config.start import Start, start_of
+from sawyer.config.sections import COMPARED, Base, Classify, Compare, Lora, World
+from sawyer.config.start import Start, left_out, start_of
 
 __all__ = [
+    "COMPARED",
     "KNOWN_TO",
     "LOSSES",
     "OURS",
@@ -46,6 +47,7 @@ __all__ = [
     "checked",
     "demo",
     "fields",
+    "left_out",
     "load",
     "own_file",
     "own_files",

@@ -40,3 +40,29 @@ def start_of(config: Config, stage: str) -> Start | None:
     if config.model is None:
         return Start(stage="base", template=config.template)
     return Start(source=config.model, template=config.template)
+
+
+def left_out(config: Config, stage: str) -> str:
+    """What a stage leaves out because nothing in this run gives it, as a sentence; empty where nothing is missing."""
+    if stage == "reward" and not config.has_policy:
+        return (
+            "the run has no model that answers (no sft, collect or rl): the file's own answers set the reward's zero and unit, "
+            "and nothing is told of the answers that RL will see"
+        )
+    if stage == "rl" and config.rl is not None and config.rl.algorithm != "best_of_n" and not _is_judged(config):
+        return "the gate step0_score is left out: no reward model is paid for whose scores could be asked for again"
+    if stage == "compare" and config.compare is not None and config.world is None:
+        if config.reward is None and config.compare.reward is None:
+            return (
+                "rewards, win rates and the gates on them are left out: nobody judges; `reward:` trains a judge, "
+                "`compare.reward` names one"
+            )
+    return ""
+
+
+def _is_judged(config: Config) -> bool:
+    """Whether a reward model is among what RL pays for."""
+    parts = config.rl.rewards if config.rl is not None else []
+    if not parts:
+        return config.reward is not None
+    return any(part.model is not None and part.label is None for part in parts)

@@ -27,6 +27,7 @@ from sawyer.models.forward import (
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
 from sawyer.models.judge import Judge, Load, load_judge, new_judge
+from sawyer.models.kinds import Known, look_at
 from sawyer.models.load import (
     codec_of,
     context_length,
@@ -69,6 +70,7 @@ __all__ = [
     "Frozen",
     "FunctionScorer",
     "Judge",
+    "Known",
     "LabelScorer",
     "Load",
     "LowRank",
@@ -103,6 +105,7 @@ __all__ = [
     "load_reader",
     "load_reward",
     "load_tokenizer",
+    "look_at",
     "lora_told",
     "mean_loss",
     "mean_pooled",

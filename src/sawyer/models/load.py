@@ -282,17 +282,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
     )
 
 
-def context_length(model: nn.Module) -> int:
-    """The most tokens the model can read, and reads alike whatever its row and its batch are (`reach.steady_length`)."""
-    settings: Any = model.config
-    config = settings.get_text_config()
-    known = (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+def context_in(config: Any) -> int:
+    """The most tokens that a model with this config reads, and reads alike in any row and batch (`reach.steady_length`)."""
+    text = config.get_text_config()
+    known = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
     length = int(next((length for length in known if length), 1024))
+    return min(length, steady_length(config) or length)
+
+
+def context_length(model: nn.Module) -> int:
+    """The most tokens the model can read, by its config and its table of positions."""
+    length = context_in(model.config)
     for name, module in model.named_modules():
         # RoBERTa and its kin count positions from the padding index on: a table of 514 rows reads 512 tokens.
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             length = min(length, int(module.num_embeddings) - int(module.padding_idx) - 1)
-    return min(length, steady_length(config) or length)
+    return length
 
 
 def ready(model: Any, tokenizer: Any, padding: int | None = None) -> nn.Module:

@@ -1,7 +1,8 @@
 """The stages in their order: `way` does them, `order` knows them, `same` and `early` refuse what must not be done."""
 
 from sawyer.pipeline.order import STAGES, product
+from sawyer.pipeline.preflight import StagePlan, preflight
 from sawyer.pipeline.same import fingerprint
 from sawyer.pipeline.way import demo, run
 
-__all__ = ["STAGES", "demo", "fingerprint", "product", "run"]
+__all__ = ["STAGES", "StagePlan", "demo", "fingerprint", "preflight", "product", "run"]

@@ -47,22 +47,17 @@ def check_world(config: Config) -> None:
         )
 
 
+def foreign_code(config: Config, stage: str) -> str:
+    """Which code the config names for a stage, and of which files; empty where it is ours. A config may come from others."""
+    losses = [config.reward.loss] if stage == "reward" and config.reward is not None and own_names(config.reward.loss) else []
+    rewards = [part.function for part in config.rl.rewards if part.function] if stage == "rl" and config.rl is not None else []
+    foreign = [name for name in dict.fromkeys([*losses, *rewards]) if own_source(name) != OURS]
+    return ", ".join(f"{name} ({own_source(name)})" for name in foreign)
+
+
 def name_code(config: Config, run: Run, todo: Sequence[str]) -> None:
-    """Say which code the config names, and of which files, before any of it is imported: a config may come from others."""
-    losses = [config.reward.loss] if config.reward is not None and own_names(config.reward.loss) else []
-    rewards = [part.function for part in config.rl.rewards if part.function] if config.rl is not None else []
-    for stage, functions in (("reward", losses), ("rl", rewards)):
-        foreign = [name for name in dict.fromkeys(functions) if own_source(name) != OURS]
-        if foreign and stage in todo and run.manifest.stage(stage).status != "done":
-            named = ", ".join(f"{name} ({own_source(name)})" for name in foreign)
+    """Say which code the config names before any of it is imported."""
+    for stage in ("reward", "rl"):
+        named = foreign_code(config, stage)
+        if named and stage in todo and run.manifest.stage(stage).status != "done":
             run.journal.event(stage, "code", message=f"{stage} runs Python that the config names: {named}")
-
-
-def check_loss(config: Config, run: Run, todo: Sequence[str]) -> None:
-    """A user's own loss is tried before the stages that come before it: hours of training may lie between."""
-    if config.reward is None or own_names(config.reward.loss) is None:
-        return
-    if "reward" in todo and run.manifest.stage("reward").status != "done":
-        from sawyer.stages.reward.loss import checked_loss
-
-        checked_loss(config.reward.loss)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sawyer.config import Config, RewardPart, own_function
 from sawyer.errors import ConfigError, ModelError, TrainingError
 from sawyer.pipeline.order import given_models
-from sawyer.records import Prompt, read
-from sawyer.runs import Run, base_of, is_adapter, is_complete, is_local, settings_of
+from sawyer.records import Prompt
+from sawyer.runs import base_of, is_adapter, is_local, settings_of
 
 # How config.json calls the number of layers: BERT and Llama, GPT-2, DistilBERT, some others.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -20,29 +20,23 @@ JUDGES = "ForSequenceClassification"
 TRIED = ("An answer in a few words.", "")  # a policy may also end at once
 
 
-def check_given(config: Config, run: Run, todo: Sequence[str]) -> None:
-    """Raise ModelError, ConfigError or TrainingError for what a stage yet to be done would stumble over, hours later."""
-    for stage in ("classify", "sft", "reward", "rl"):
-        if stage not in todo or run.manifest.stage(stage).status == "done":
-            continue
-        given = {setting: source for setting, source in given_models(config, stage).items() if not _to_come(source, run, todo)}
-        for setting, source in given.items():
-            _check_there(setting, source)
-        _check_freeze(config, stage)
-        if stage == "rl" and config.rl is not None:
-            for part in config.rl.rewards:
-                if f"rl.rewards.{part.name}" in given:
-                    _check_judge(part, settings_of(str(part.model)))
-            _try_functions(config)
+def check_given(config: Config, stage: str, is_coming: Callable[[str], bool]) -> None:
+    """Raise ModelError or ConfigError for given models that a stage yet to be done would stumble over, hours later.
+
+    `is_coming` tells the models that the run itself is to train before.
+    """
+    given = {setting: source for setting, source in given_models(config, stage).items() if not is_coming(source)}
+    for setting, source in given.items():
+        check_there(setting, source)
+    _check_freeze(config, stage)
+    if stage == "rl" and config.rl is not None:
+        for part in config.rl.rewards:
+            if f"rl.rewards.{part.name}" in given:
+                _check_judge(part, settings_of(str(part.model)))
 
 
-def _to_come(source: str, run: Run, todo: Sequence[str]) -> bool:
-    """Whether it is the run's own classifier, which is trained first."""
-    folder = run.layout.model("classify")
-    return "classify" in todo and not is_complete(folder) and Path(source).resolve() == folder.resolve()
-
-
-def _check_there(setting: str, source: str) -> None:
+def check_there(setting: str, source: str) -> None:
+    """Raise ModelError where a setting names a folder that is no model's; a hub id passes."""
     there = Path(source).is_dir()
     if is_adapter(source):
         base_of(source)  # says which model it needs and does not find
@@ -124,19 +118,17 @@ def _labels(settings: Mapping[str, Any]) -> list[str]:
     return [f"LABEL_{number}" for number in range(int(settings.get("num_labels", 2)))]
 
 
-def _try_functions(config: Config) -> None:
-    """A user's own rewards are found, and asked about two prompts of RL's own: one answered in words, one with nothing."""
-    asked = config.rl
-    parts = [part for part in asked.rewards if part.function is not None] if asked is not None else []
-    if asked is None or not parts:
-        return
+def try_functions(config: Config, prompts: Sequence[Prompt]) -> None:
+    """A user's own rewards are found, and asked about two of RL's prompts: one answered in words, one with nothing.
+
+    Raises ConfigError for one that is not there, TrainingError for one that fails. Without prompts it is only looked for.
+    """
+    parts = [part for part in config.rl.rewards if part.function is not None] if config.rl is not None else []
     functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
+    if not parts or not prompts:
+        return
     from sawyer.models import FunctionScorer, Part, WeightedScorer
 
-    found = read(asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows).records
-    prompts = [prompt for prompt in found if isinstance(prompt, Prompt)][:2]
-    if not prompts:  # what is wrong with the file the stage tells
-        return
     scorers = [FunctionScorer(function, str(part.function)) for part, function in zip(parts, functions, strict=True)]
     for part, scorer in zip(parts, scorers, strict=True):
         try:
@@ -148,6 +140,8 @@ def _try_functions(config: Config) -> None:
                 why=error.why,
                 todo=error.todo,
             ) from error
-    if len(parts) == len(asked.rewards):  # a model applies to every answer; functions alone may leave one without a reward
+    if config.rl is not None and len(parts) == len(
+        config.rl.rewards
+    ):  # a model applies to every answer; functions alone may leave one without a reward
         together = [Part(name=part.name, weight=part.weight, scorer=one) for part, one in zip(parts, scorers, strict=True)]
         WeightedScorer(together)([prompts[0], prompts[-1]], list(TRIED))

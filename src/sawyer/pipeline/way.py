@@ -13,9 +13,9 @@ from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
-from sawyer.pipeline.early import check_loss, check_only, check_world, name_code
-from sawyer.pipeline.given import check_given
+from sawyer.pipeline.early import check_only, name_code
 from sawyer.pipeline.order import DOORS, STAGES, parents_of, pins_of, product
+from sawyer.pipeline.preflight import look_ahead
 from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fingerprint
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, ScoredAnswers, read
@@ -75,14 +75,13 @@ def _run(
             prepare(opened)
         begun = [stage for stage in wanted if opened.manifest.stage(stage).status != "pending"]
         todo = wanted if only is None else [only]
-        prints = {stage: fingerprint(config, stage) for stage in wanted if stage in (*todo, *begun)}
-        check_unchanged(config, opened, prints)
-        check_unit(opened, prints)
+        before = {stage: fingerprint(config, stage) for stage in begun}
+        check_unchanged(config, opened, before)
+        check_unit(opened, before)
         opened.adopt(config.model_dump(mode="json"))
-        check_world(config)
         name_code(config, opened, todo)
-        check_loss(config, opened, todo)
-        check_given(config, opened, todo)
+        held = look_ahead(config, only)
+        prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
         for stage in todo:
             if opened.stop.agreed():
                 raise Interrupted(
@@ -97,8 +96,9 @@ def _run(
                 continue
             if opened.manifest.stage(stage).status != "waiting":
                 _do(config, opened, stage, prints[stage], parents)
-                if stage == "classify":  # its labels are known only now, and RL may be paid for one of them
-                    check_given(config, opened, todo)
+                held.clear()
+                if stage == "classify" and "rl" in todo:  # its labels are known only now, and RL may be paid for one of them
+                    look_ahead(config, "rl")
             if opened.manifest.stage(stage).status == "waiting":
                 _tell_waiting(opened, stage)
                 break

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from sawyer.errors import DataError
 from sawyer.records.fields import Unfit, is_bookkeeping
@@ -28,7 +29,7 @@ TOO_MANY = "bad rows"
 MOST_BAD = 0.5  # a file with more bad rows than good ones is not what it is taken for: to raise the limit is no advice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Read:
     """What was read: `records` (texts where text was wanted), the shapes taken, and what was left out or looked odd."""
 
@@ -126,12 +127,27 @@ def read(
     and named; more than the share `max_bad_rows` of a file's rows refuse it (one is let pass in any file, unless it is 0).
     Raises DataError when a file cannot be used: it names the first problem and how many there are, `sawyer check` lists them
     all. One room decides for `check` and for training: `scan_file` of each file, `insufficient` of what they give together.
+
+    What somebody still holds is not read again, unless a file has changed: a run looks at its files before its first stage
+    reads them, and a large one takes minutes.
     """
     files = expand(paths)
+    stamps = tuple((path, stamp.st_size, stamp.st_mtime_ns) for path in files for stamp in (Path(path).stat(),))
+    key = (stamps, want, tuple((columns or {}).items()), max_bad_rows)
+    known = _held.get(key)
+    if known is None:
+        known = _held[key] = _read(files, want, columns or {}, max_bad_rows)
+    return known
+
+
+_held: WeakValueDictionary[Any, Read] = WeakValueDictionary()  # what was read and is still in use
+
+
+def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_rows: float) -> Read:
     scan = Scan()
     for path in files:
         known = len(scan.problems)
-        scan_file(path, want, columns or {}, scan, max_bad_rows)
+        scan_file(path, want, columns, scan, max_bad_rows)
         if fatal := [problem for problem in scan.problems[known:] if problem.fatal]:
             raise _refusal(path, fatal[0], scan.problems[known:])
     finish(scan)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sawyer import processes
-from sawyer.config import Config, Start, wanted
+from sawyer.config import Config, Start, left_out, wanted
 from sawyer.engine import Place, choose_place, generator, read_data, run_steps, tell_remarks
 from sawyer.errors import DataError
 from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
@@ -34,10 +34,7 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     """Write `compare.jsonl`, a row for each prompt, model and setting; returns the key figures."""
     scorer = _scorer(config, run)
     work = CompareWork(config, run)
-    if scorer is None and config.world is None:
-        words = (
-            "rewards, win rates and the gates on them are left out: nobody judges; `reward:` trains, `compare.reward` names one"
-        )
+    if words := left_out(config, STAGE):
         run.journal.event(STAGE, "left_out", message=words)
     run.journal.event(
         STAGE,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sawyer import processes
-from sawyer.config import Config, start_of, wanted
+from sawyer.config import Config, left_out, start_of, wanted
 from sawyer.engine import Learner, Place, batch_indices, choose_place, generator, losses_of, run_steps, stop_if_asked
 from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
@@ -26,11 +26,6 @@ from sawyer.stages.reward.thin import thinned
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge, own_judged
 from sawyer.text import Batch, pad_right
 from sawyer.trust import as_json, told
-
-NO_POLICY = (
-    "the run has no model that answers (no sft, collect or rl): the file's own answers set the reward's zero and unit, and "
-    "nothing is told of the answers that RL will see"
-)
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -69,7 +64,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         own = own_answers(config, place, speaker, asked_first)
     else:
         own = filed_answers(judgements, asked.calibration_prompts)
-        run.journal.event(STAGE, "left_out", message=NO_POLICY)
+        run.journal.event(STAGE, "left_out", message=left_out(config, STAGE))
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
     with replace_folder(run.layout.model(STAGE)) as folder:

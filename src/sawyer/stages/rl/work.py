@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sawyer.config import Config, wanted
+from sawyer.config import Config, left_out, wanted
 from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, tell_remarks
 from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import Speaker, hold_in_bf16, network_of
@@ -202,8 +202,7 @@ class PolicyWork:
             episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip
         )
         gates = step_zero_gates(found)
-        if found.score is None:
-            words = "the gate step0_score is left out: no reward model is paid for whose scores could be asked for again"
+        if words := left_out(self.config, STAGE):
             self.run.journal.event(STAGE, "left_out", message=words)
         for gate in gates:
             self.run.journal.gate(gate)

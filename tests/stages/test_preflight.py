@@ -1,0 +1,159 @@
+"""What can be refused is refused before the first step; `sawyer check` of a run's file shows the whole plan."""
+
+from __future__ import annotations
+
+import gc
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers as hf
+from encoders import write
+from typer.testing import CliRunner
+
+from sawyer import pipeline
+from sawyer.cli.main import app
+from sawyer.errors import DataError, ModelError, SawyerError
+from sawyer.models import look_at
+from sawyer.pipeline import preflight
+from sawyer.records import read
+from sawyer.runs import Layout, read_rows
+
+Fixture = Any
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
+
+
+def rows(path: Path, *found: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return str(path)
+
+
+def problems(config: Any) -> list[str]:
+    return [f"{plan.stage}: {problem}" for plan in preflight(config) for problem in plan.problems]
+
+
+def whole(tiny: Fixture, out: Path, **sections: Any) -> Any:
+    """SFT, reward model, RL and comparison; `sections` change them."""
+    paid = {"prompts": [str(tiny.prompts)], "episodes": 16, "batch_size": 8, "minibatches": 2, "max_new_tokens": 8}
+    tree: dict[str, Any] = {
+        "sft": {"data": [str(tiny.instructions)], "batch_size": 60, "max_new_tokens": 8, "eval_prompts": 2},
+        "reward": {"data": [str(tiny.comparisons)], "batch_size": 20, "calibration_prompts": 4},
+        "rl": {**paid, "epochs": 1, "eval_prompts": 2, "eval_every": 2},
+        "compare": {"prompts": [str(tiny.prompts)], "limit": 3, "deliberate_limit": 1, "max_new_tokens": 4},
+    }
+    return tiny.config(out, **{name: {**tree.get(name, {}), **settings} for name, settings in {**tree, **sections}.items()})
+
+
+def test_a_good_run_is_told_whole(tiny: Fixture, tmp_path: Path) -> None:
+    config = whole(tiny, tmp_path / "run")
+    plans = preflight(config)
+    assert [plan.stage for plan in plans] == ["sft", "reward", "rl", "compare"] and problems(config) == []
+    facts = {plan.stage: dict(plan.facts) for plan in plans}
+    assert facts["sft"]["sft.data"].startswith("240 rows (instructions (Alpaca)), ") and "held out" in facts["sft"]["sft.data"]
+    assert facts["rl"]["steps"] == "2 updates of 8 answers (ppo)"
+    assert facts["compare"]["steps"] == "3 prompts to base, sft, rl"
+    assert "the template `question`" in facts["sft"]["model"] or "its own chat template" in facts["sft"]["model"]
+    assert not (tmp_path / "run").exists(), "a look writes nothing"
+
+
+@pytest.mark.slow
+def test_the_steps_that_are_told_are_the_steps_that_are_taken(tiny: Fixture, tmp_path: Path) -> None:
+    config = whole(tiny, tmp_path / "run")
+    told = {plan.stage: int(dict(plan.facts)["steps"].removeprefix("about ").split()[0]) for plan in preflight(config)}
+    pipeline.run(config)
+    taken = read_rows(Layout(tmp_path / "run").metrics)
+    for stage in ("sft", "reward"):
+        assert told[stage] == sum(row["stage"] == stage and "loss" in row for row in taken)
+    assert told["rl"] == sum(row["stage"] == "rl" and "policy_loss" in row for row in taken)
+    assert [plan.status for plan in preflight(config)] == ["done"] * 4
+
+
+def test_every_problem_of_every_stage_is_named_at_once(tiny: Fixture, tmp_path: Path) -> None:
+    shapeless = rows(tmp_path / "shapeless.jsonl", {"x": 1}, {"x": 2})
+    changes = {"reward": {"data": [shapeless]}, "rl": {"max_new_tokens": 1000}, "compare": {"prompts": [str(tmp_path / "no")]}}
+    config = whole(tiny, tmp_path / "run", **changes)
+    found = problems(config)
+    assert [line.partition(":")[0] for line in found] == ["reward", "rl", "compare"]
+    assert "shapeless.jsonl:1" in found[0] and "leaves room for 1000 new tokens in the 160" in found[1]
+    with pytest.raises(DataError, match=r"shapeless\.jsonl:1(.|\n)*also: 2 more problems; `sawyer check` of the same file"):
+        pipeline.run(config)
+    assert not (tmp_path / "run" / "sft").exists(), "nothing was trained"
+    (tmp_path / "run.yaml").write_text(json.dumps(config.model_dump(mode="json")))
+    said = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml")])
+    assert said.exit_code == 1 and "The run would be refused for 3 problems" in said.output
+    fixed = [f"reward.data=[{tiny.comparisons}]", "rl.max_new_tokens=8", f"compare.prompts=[{tiny.prompts}]"]
+    said = CliRunner().invoke(app, ["check", str(tmp_path / "run.yaml"), *fixed])
+    assert said.exit_code == 0 and "The run would begin with: sawyer run" in said.output
+
+
+def test_a_row_that_a_later_stage_cannot_render_is_named_before_the_first(tiny: Fixture, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(NO_SYSTEM)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    judged = [{"prompt": turns, "chosen": "a", "rejected": "b"}]
+    plain = [{"prompt": f"Why {i}?", "chosen": "a", "rejected": "b"} for i in range(150)]
+    few, many = rows(tmp_path / "few.jsonl", *judged, *plain), rows(tmp_path / "many.jsonl", *plain[:2], *judged)
+    template = {"template": str(tmp_path / "own.jinja")}
+    tree = whole(tiny, tmp_path / "run").model_dump(mode="json")
+    out = Path(tree.pop("out"))
+    for file, refused in ((few, False), (many, False)):
+        config = tiny.config(out, **{**tree, **template, "reward": {**tree["reward"], "data": [file]}})
+        assert bool(problems(config)) == refused, "one bad row is let pass in any file"
+    strict = {**tree, **template, "reward": {**tree["reward"], "data": [many]}, "max_bad_rows": 0}
+    (told,) = problems(tiny.config(out, **strict))
+    assert told.startswith("reward: ") and "many.jsonl:3" in told and "System role not supported" in told
+
+
+FAMILIES: dict[str, tuple[Any, str, str]] = {
+    "gpt2": (hf.GPT2Config, "", ""),
+    "granite": (hf.GraniteConfig, "", "no classifier"),
+    "mistral3": (hf.Mistral3Config, "no language model", "no classifier"),
+    "bert": (hf.BertConfig, "is an encoder", ""),
+    "roberta": (hf.RobertaConfig, "is an encoder", ""),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_family_cannot_do_is_told_by_its_config_alone(tmp_path: Path, family: str) -> None:
+    build, as_speaker, as_judge = FAMILIES[family]
+    build().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()  # nobody reads it
+    for kind, told in (("causal", as_speaker), ("classifier", as_judge)):
+        if told:
+            with pytest.raises(ModelError, match=told):
+                look_at(tmp_path, kind)  # type: ignore[arg-type]
+        else:
+            look_at(tmp_path, kind)  # type: ignore[arg-type]
+
+
+def test_an_encoder_does_not_answer(tiny: Fixture, tmp_path: Path) -> None:
+    encoder = str(write(tmp_path / "encoder", "bert"))
+    config = tiny.config(tmp_path / "run", model=encoder, reward={"data": [str(tiny.comparisons)]})
+    assert problems(config) == [] and "text pairs" in dict(preflight(config)[0].facts)["model"]
+    config = tiny.config(tmp_path / "run", model=encoder, sft={"data": [str(tiny.instructions)]})
+    (told,) = problems(config)
+    assert "is an encoder (of the family 'bert'), which reads and does not write" in told
+
+
+def test_a_file_is_read_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = import_module("sawyer.records.read")  # `read` of the door is the function
+    gc.collect()  # other tests have read the same file
+    asked: list[str] = []
+    real = room.scan_file
+    monkeypatch.setattr(room, "scan_file", lambda path, *more: asked.append(path) or real(path, *more))
+    config = tiny.config(tmp_path / "run", sft={"data": [str(tiny.instructions)], "max_new_tokens": 4, "eval_prompts": 2})
+    pipeline.run(config)
+    assert asked == [str(tiny.instructions)]
+    # Nobody holds it any more, and a file that has changed is read anew.
+    copy = tmp_path / "prompts.jsonl"
+    copy.write_text('{"prompt": "a"}\n')
+    first = read([str(copy)], want="prompts")
+    assert read([str(copy)], want="prompts") is first
+    copy.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    assert len(read([str(copy)], want="prompts").records) == 2
+    with pytest.raises(SawyerError):
+        read([str(tmp_path / "none")], want="prompts")
