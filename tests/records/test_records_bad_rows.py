@@ -136,7 +136,7 @@ def test_rows_that_a_template_cannot_render_are_bad_rows_like_others(put: Put) -
     refused = [Problem(where=f"{name}:3", kind="template", message="no system turn", todo="mend it", fatal=True)]
     left = leave_out(read_in, refused, 0.2)
     assert [record.where.line for record in left.records] == [1, 2, *range(4, 11)]
-    assert left.warning.startswith("2 of 11 rows cannot be used") and "no system turn (a.jsonl:3)" in left.warning
+    assert left.warning.startswith("2 of 11 rows cannot be used") and "template (a.jsonl:3): no system turn" in left.warning
     with pytest.raises(DataError, match="2 of 11 rows"):
         leave_out(read_in, refused, 0.1)
     (report,) = check([name], unrenderable=lambda records: refused, max_bad_rows=0.2)
@@ -174,7 +174,9 @@ def test_check_and_training_agree_over_every_shape(put: Put, shown: Any, want: W
     decided = set()
     for number, example in enumerate(examples):
         damaged: dict[str, None] = dict.fromkeys(example) if isinstance(example, dict) else {}
-        files = ([example], [example, damaged], [example, damaged, damaged, damaged], [damaged], [example, *[{"x": 1}] * 9])
+        named = isinstance(example, dict) and isinstance(example.get("label"), str)
+        good = [example, {**example, "label": "another"} if named else example]
+        files = ([example], good, [*good, damaged], [*good, *[damaged] * 3], [damaged], [*good, *[{"x": 1}] * 9])
         for more, content in enumerate(files):
             name = put(f"{number}-{more}.jsonl", content)
             taken = as_training(name, want)

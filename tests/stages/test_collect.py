@@ -67,7 +67,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     path = write_rows([{"prompt": "Say yes."}, {"prompt": "Say no."}, {"prompt": "Say yes."}])
     with tiny.run(tmp_path / "run", "sft") as run:
         collect(config_of(tiny, tmp_path / "run", world=False, prompts=path), run)
-        assert not events(run, "warning") and "; 1 duplicate" in events(run, "plan")[0]["message"]
+        assert not events(run, "warning") and "; 1 duplicate left out" in events(run, "plan")[0]["message"]
 
 
 def test_the_same_seed_gives_the_same_answers(tiny: Fixture, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 2})
     with tiny.run(tmp_path / "run", "sft") as run:
         stage.CompareWork(config, run)
-        assert [row["message"] for row in events(run, "data")] == ["compare.prompts: 1 duplicate"]
+        assert [row["message"] for row in events(run, "data")] == ["compare.prompts: 1 duplicate left out"]
 
 
 def test_no_prompt_with_room_is_an_error(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:

@@ -346,7 +346,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     path = write_rows([{"prompt": prompt.text} for prompt in (*_all(tiny), _all(tiny)[3])])
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         RlWork(tiny.rl_config(tmp_path / "run", prompts=[str(path)]), run)
-        assert [row["message"] for row in events(run, "data")] == ["rl.prompts: 1 duplicate"]
+        assert [row["message"] for row in events(run, "data")] == ["rl.prompts: 1 duplicate left out"]
 
 
 def _all(tiny: Fixture) -> Sequence[Any]:

@@ -129,7 +129,7 @@ def test_a_row_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Pat
     path = write_rows([*rows_with(2, 2), rows_with(2, 2)[0], rows_with(2, 2)[1]])
     with tiny.run(tmp_path / "run") as run:
         train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0, "max_new_tokens": 4}), run)
-        assert not events(run, "warning") and "; 2 duplicate" in events(run, "plan")[0]["message"]
+        assert not events(run, "warning") and "; 2 duplicates left out" in events(run, "plan")[0]["message"]
 
 
 def test_rows_that_fit_give_no_warning(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:

@@ -53,7 +53,7 @@ def encode_all(
     found: list[Encoded] = []
     for start in range(0, len(records), AT_ONCE):
         found += map(encode, records[start : start + AT_ONCE])
-        if len(records) > AT_ONCE:
+        if len(found) < len(records):  # all of them at once is nothing to wait for
             run.journal.progress(f"{stage}, {name}", len(found), len(records), name)
         stop_if_asked(run, stage, "while its data was encoded")
     return found

@@ -54,9 +54,11 @@ class Read:
         columns that are not read. Begins with "; ", or is empty. `without`: kinds that the caller counts itself."""
         expected = (problem for problem in self.skipped if not problem.bad and problem.kind in EXPECTED_KINDS)
         kinds = Counter(problem.kind for problem in expected if problem.kind not in without)
-        told = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        twice = kinds.pop("duplicate", 0)
+        told = [f"{twice:,} {'duplicate' if twice == 1 else 'duplicates'} left out"] if twice else []
+        told += [f"{count:,} {kind}" for kind, count in kinds.items()]
         unread = unread_in_words(self.unread, prompts=isinstance(self.records[0], Prompt))
-        return "".join(f"; {words}" for words in (told, unread) if words)
+        return "".join(f"; {words}" for words in (", ".join(told), unread) if words)
 
     @property
     def told_skipped(self) -> str:

@@ -144,12 +144,14 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     return judgements
 
 
+SAME_TOKENS = "its answers are the same tokens as they are read"  # cut where they begin to differ
 # Why a prompt cannot teach, of those reasons that any large file has.
 EXPECTED_REASONS = (
     "no answer has a score",
     "a single scored answer has nothing to compare with",
     "all scores are equal",
     "no answer is better than another",
+    SAME_TOKENS,
 )
 
 
@@ -231,7 +233,7 @@ def _unfit(record: ScoredAnswers | Pair, whole: Group, group: Group, loss: Rewar
     if not all(any(row.trained) for row in group.rows):
         return "the prompt leaves no room for an answer"
     if whole.pairs and not group.pairs and loss.counts != "answers":
-        return "its answers are the same tokens as they are read"
+        return SAME_TOKENS
     if not group.pairs and loss.counts != "answers":
         return "a single scored answer has nothing to compare with" if len(group.responses) == 1 else "all scores are equal"
     return ""
