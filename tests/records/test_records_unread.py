@@ -91,7 +91,8 @@ def test_a_system_prompt_stands_before_pairs_and_prompts_too(put: Put) -> None:
         ({"messages": [U, A | {"reasoning_content": ""}], "tools": [{"x": 1}]}, "demonstrations", {"tools"}),
         # UltraFeedback: what repeats what was read is not named.
         ({**PAIR, "prompt": "Up?", "prompt_id": "x", "score_chosen": 2, "score_rejected": 1}, "comparisons", {"prompt_id"}),
-        ({**PAIR, "prompt": "Up?"}, "demonstrations", {"prompt", "rejected"}),
+        ({**PAIR, "prompt": "Up?", "response": "Down."}, "demonstrations", {"rejected"}),
+        ({**PAIR, "prompt": "Up? Or down?"}, "demonstrations", {"prompt", "rejected"}),
         ({**PAIR, "prompt": [U]}, "comparisons", set()),
         ({"prompt": "Up?", "response": "x", "helpfulness": 1, "coherence": 2}, "comparisons", {"coherence"}),
         ({"prompt": "Up?", "chosen": "x", "rejected": "y", "margin": 2, "label": 1}, "comparisons", {"label"}),
@@ -173,6 +174,8 @@ def test_a_prompt_brings_its_row_s_other_fields(put: Put) -> None:
     assert read("a.jsonl", want="prompts").told_skipped == told
     assert one(put, {"messages": [U | {"name": "Ann"}]}, "prompts").fields == {"messages": [U | {"name": "Ann"}]}
     assert one(put, {"messages": [U]}, "prompts").fields == {}
+    again = {"messages": [U, A], "answer": "Down."}  # repeats what was read, and is there all the same
+    assert one(put, again, "prompts").fields == again
     assert one(put, {"prompt": "Up?", "chosen": "a", "rejected": "b"}, "prompts").fields == {"chosen": "a", "rejected": "b"}
 
 

@@ -56,6 +56,11 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
             told = f"two turns of the {message.role} follow each other"
             raise Unfit(name, "order", told, "join them; the row is left out")
         messages.append(message)
+    contents = [message.content.strip() for message in messages]
+    for name in (*INSTRUCTIONS, *RESPONSES):  # as UltraChat's prompt and Magpie's response, which stand in the turns too
+        text = row.peek(name)
+        if isinstance(text, str) and text.strip() in contents:
+            row.repeats(name)
     return tuple(messages)
 
 
@@ -223,7 +228,7 @@ def with_system(row: Fields, messages: tuple[Message, ...]) -> tuple[Message, ..
         return messages
     if messages and messages[0].role == "system":
         if messages[0].content == row.peek(name).strip():
-            row.get(name)
+            row.repeats(name)
         return messages
     return (Message(role="system", content=text_of(row, name)), *messages)
 

@@ -27,10 +27,10 @@ class Fields(Mapping[str, Any]):
     Example: of `{"prompt": "Up?", "id": 7}`, once `row["prompt"]` was taken, `unread()` is `["id"]`.
     """
 
-    __slots__ = ("_inner", "_read", "_values")
+    __slots__ = ("_inner", "_read", "_repeats", "_values")
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values, self._read = values, set[str]()
+        self._values, self._read, self._repeats = values, set[str](), set[str]()
         self._inner: list[tuple[str, Fields]] = []
 
     def __getitem__(self, name: str) -> Any:
@@ -60,6 +60,10 @@ class Fields(Mapping[str, Any]):
         self._inner.append((path, inner))
         return inner
 
+    def repeats(self, name: str) -> None:
+        """Note that a field says again what was read elsewhere: it is not read, and nothing of it is lost."""
+        self._repeats.add(name)
+
     @property
     def others(self) -> dict[str, Any]:
         """The fields that were not read, as they are."""
@@ -69,7 +73,8 @@ class Fields(Mapping[str, Any]):
         """Where something stands that was not read, each path once. A field that repeats one that was read is none of them."""
         others = self.others
         texts = [v for name in self._read if isinstance(v := self._values[name], list | str)] if others else []
-        found = {name: None for name, v in others.items() if not _is_nothing(v) and not is_among(v, texts)}
+        telling = ((name, v) for name, v in others.items() if name not in self._repeats and not _is_nothing(v))
+        found = {name: None for name, v in telling if not is_among(v, texts)}
         for path, inner in self._inner:
             found |= dict.fromkeys(f"{path}.{name}" for name in inner.unread())
         return list(found)

@@ -187,12 +187,10 @@ def _shared(row: Fields, before: tuple[Message, ...], field: str, where: Where) 
     if not before and has_any(row, (*INSTRUCTIONS, *CHATS, "input")):
         return prompt_in_row(row, where)
     talk = row.peek(field)
-    for name in INSTRUCTIONS:  # UltraFeedback repeats the question, others all turns before the answer, beside the lists
+    for name in INSTRUCTIONS:  # a prompt that repeats the turns before the answer
         given = row.peek(name)
-        if isinstance(given, str) and any(given.strip() == message.content for message in before):
-            row.get(name)
-        elif isinstance(given, list) and isinstance(talk, list) and is_among(given, [talk[: len(given)]]):
-            row.get(name)
+        if isinstance(given, list) and isinstance(talk, list) and is_among(given, [talk[: len(given)]]):
+            row.repeats(name)
     return prompt_from_turns(with_system(row, before), field, where)
 
 
