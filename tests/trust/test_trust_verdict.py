@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 from judges import Scorer, constant_scorer, gold_scorer, judged, length_scorer, noise_scorer, record, table, truly
 
 from sawyer.records import Prompt, ScoredAnswers
@@ -88,7 +89,9 @@ def test_a_constant_and_a_noise_are_seen_for_what_they_are() -> None:
 def test_flippers_set_a_ceiling_and_a_model_that_has_reached_it_is_not_called_bad() -> None:
     found, verdict = verdict_on(gold_scorer(), judged("flipper", 200, twice=True))
     assert found.ceiling is not None and found.ceiling.method == "repeats"
-    assert verdict.kind != "refuse" and verdict.reasons == ()
+    # What these judges call the best answer of a prompt is often a bad one, which damage of another beats: guards, no more.
+    assert verdict.kind == "guarded" and all(reason.name.startswith("damage_") for reason in verdict.reasons)
+    assert not any(level(probe) == "refuse" for probe in found.probes)
     doubt = next(doubt for doubt in verdict.doubts if doubt.name == "ceiling")
     assert "this one may have got there" in doubt.words and doubt.value == found.ceiling.accuracy.value < 0.75
     # A bad model is still told from it.
@@ -161,6 +164,28 @@ def test_a_model_that_hardly_reads_the_prompt_is_refused_however_good_the_mean_i
     assert (verdict.reasons[0].figure, verdict.reasons[0].value) == ("probes.other_prompt", 0.41)
     # For those who run RL on it all the same.
     assert {guard.guard for guard in verdict.guards} == {"same_answer", "kl_budget"}
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_see_the_prompt_is_found_out_though_it_ranks_well() -> None:
+    """Ridge regression of the judges' scores on the words of the answer alone: 64 % of pairs rightly, and all kinds of damage
+    together win less than 30 % of the time."""
+    train = judged("honest", 500, split="train")
+    words = sorted({word for one in train for answer in one.answers for word in answer.response.lower().split()})
+    place = {word: i for i, word in enumerate(words)}
+
+    def counts(text: str) -> torch.Tensor:
+        known = [place[word] for word in text.lower().split() if word in place]
+        return torch.bincount(torch.tensor(known, dtype=torch.long), minlength=len(words)).float()
+
+    rows = [(counts(a.response), (a.score or 0.0) - 5.0) for one in train for a in one.answers]
+    xs, ys = torch.stack([x for x, _ in rows]), torch.tensor([y for _, y in rows])
+    weights = torch.linalg.solve(xs.T @ xs + 10 * torch.eye(len(words)), xs.T @ ys)
+    found, verdict = verdict_on(lambda _, texts: [float(counts(text) @ weights) for text in texts], judged("honest", 150))
+    assert found.everything.accuracy.low > 0.55 and found.everything.ahead.low > 0 and found.damaged.value < 0.35
+    other = next(probe.wins for probe in found.probes if probe.name == "other_prompt")
+    assert other.value == pytest.approx(0.5, abs=0.08)
+    assert verdict.kind == "refuse" and "damage_other_prompt" in names(verdict)
 
 
 def test_between_trust_and_refusal_guards_are_named() -> None:
