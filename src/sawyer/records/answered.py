@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from sawyer.records.fields import Unfit
 from sawyer.records.files import expand
-from sawyer.records.formats import FORMATS, prompt_in, take
+from sawyer.records.formats import FORMATS, prompt_in, read_row
 from sawyer.records.problems import Problem
 from sawyer.records.rows import raw_rows
 from sawyer.records.types import Pair, Prompt, Record, ScoredAnswers, Where, responses_of
@@ -57,8 +57,8 @@ def answered(
         for row in raw_rows(path, problems, is_row, names):
             where = Where(file=path, line=row.line)
             try:
-                taken = take(ours(row.value) if isinstance(row.value, Mapping) else row.value, where, "answers")
-                yield Answered(row=row.value, records=taken.records, joins=taken.joins)
+                parsed = read_row(ours(row.value) if isinstance(row.value, Mapping) else row.value, where, "answers")
+                yield Answered(row=row.value, records=parsed.records, joins=parsed.joins)
             except Unfit as unfit:
                 problems.append(
                     Problem(

@@ -60,7 +60,7 @@ class Format:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class RowRecords:
     """What one row gives: its records, what is odd about them, and the paths of the fields that were not read."""
 
     records: tuple[Record, ...]
@@ -263,14 +263,14 @@ def expected(want: Want) -> str:
     return " | ".join(shape.fields for shape in shapes) + more
 
 
-def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None = None) -> Taken:
+def read_row(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None = None) -> RowRecords:
     """Read one row as what is wanted. One without a shape is read as `model`, another row of its file: what it lacks is named.
 
     Raises Unfit where it gives nothing: a tie and a pair whose scores contradict it are such rows where pairs are wanted.
     """
     if isinstance(value, str) and want == "prompts":
         prompt = prompt_of(text_of(Fields({"row": value}), "row"), where=where)
-        return Taken(records=(prompt,), notes=(), unread=(), shape="lines of text", joins=False)
+        return RowRecords(records=(prompt,), notes=(), unread=(), shape="lines of text", joins=False)
     if not isinstance(value, Mapping):
         told = f"a row is a {type(value).__name__}, not an object"
         raise Unfit("row", "type", told, "use one object with named fields a row")
@@ -297,7 +297,7 @@ def take(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None =
             raise faults[0]
         found += faults
         records = tuple(record for record in records if _pair_problem(record) is None)
-    return Taken(
+    return RowRecords(
         records=records,
         notes=tuple(note for note in found if isinstance(note, Unfit)),
         unread=tuple(unread),

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from sawyer.errors import DataError
 from sawyer.records.fields import Unfit, is_bookkeeping
 from sawyer.records.files import expand
-from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, shape_of, take
+from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, read_row, shape_of
 from sawyer.records.pairs import join, pairs
 from sawyer.records.problems import EXPECTED_KINDS, Problem
 from sawyer.records.rows import RawRow, documents, raw_rows
@@ -223,12 +223,12 @@ def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max
     for row in rows:
         where = Where(file=path, line=row.line)
         try:
-            taken = take(row.value, where, want, model)
-            scan.shapes[taken.shape] = None
-            scan.unread.update(taken.unread)
-            scan.problems += [_problem(where, note) for note in taken.notes]
-            for record in taken.records:
-                _keep(record, scan, joins=taken.joins)
+            parsed = read_row(row.value, where, want, model)
+            scan.shapes[parsed.shape] = None
+            scan.unread.update(parsed.unread)
+            scan.problems += [_problem(where, note) for note in parsed.notes]
+            for record in parsed.records:
+                _keep(record, scan, joins=parsed.joins)
         except Unfit as unfit:
             scan.problems.append(_problem(where, unfit, bad=unfit.kind not in LEFT_OUT))
     scan.problems += _typed_ends(scan.records[before:])
