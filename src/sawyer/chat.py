@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from sawyer.config import Config, load
@@ -11,7 +13,8 @@ from sawyer.engine import choose_place, generator
 from sawyer.errors import DataError, ModelError, RunError, WorldError
 from sawyer.models import Completion, RewardScorer, Speaker, only_read, open_speaker, sample
 from sawyer.records import Message, Prompt, prompt_of
-from sawyer.runs import Layout, is_complete
+from sawyer.runs import Layout, is_complete, read_manifest
+from sawyer.text import dated, unrenderable
 from sawyer.worlds import gold
 
 MODELS = ("base", "sft", "rl")
@@ -140,6 +143,14 @@ class Chat:
         completions: list[Completion] = []
         for name, speaker in self._speakers.items():
             prompt = prompts[name]
+            for problem in unrenderable(speaker.codec, [prompt]):
+                raise DataError(
+                    f"the {name} model: {problem.message}",
+                    expected="a conversation that its chat template takes",
+                    todo="leave the system prompt out, or put it into the question"
+                    if prompt.messages[0].role == "system"
+                    else "",
+                )
             if not speaker.codec.fits(prompt):
                 what = "question" if len(prompt.messages) == 1 else "conversation"
                 raise DataError(
@@ -198,11 +209,19 @@ class Chat:
             return
         try:
             template = self.config.template if name == "base" else None
-            self._speakers[name] = open_speaker(given or self.layout.model(name), template)
+            with self._as_dated():
+                self._speakers[name] = open_speaker(given or self.layout.model(name), template)
         except ModelError as error:
             if given is None:
                 raise
             self.missing[name] = error.given
+
+    def _as_dated(self) -> AbstractContextManager[None]:
+        """A template that prints the date prints the run's."""
+        with suppress(RunError):
+            day = read_manifest(self.layout.manifest).get("date")
+            return nullcontext() if day is None else dated(date.fromisoformat(day))
+        return nullcontext()
 
     def _gold(self, prompt: Prompt, text: str) -> float | None:
         if self.config.world is None:

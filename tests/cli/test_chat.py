@@ -209,3 +209,13 @@ def test_a_system_prompt_and_several_turns_from_a_pipe(
         "chat", root, "--json", "--greedy", "--max-new-tokens", "6", "--system", "cold is hot", "--prompt", "what is cold?"
     )
     assert json.loads(alone.out)["answers"] == rows[2]["answers"]
+
+
+def test_a_system_prompt_that_a_template_refuses_is_explained(folder: Path, tmp_path: Path, sawyer: Callable[..., Any]) -> None:
+    root = conversing(folder, tmp_path)
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    path = Layout(root).model("sft") / "chat_template.jinja"
+    path.write_text(template + path.read_text())
+    done = sawyer("chat", root, "--prompt", QUESTION, "--system", "Be terse.", "--max-new-tokens", "2")
+    assert done.code == 1 and "the sft model" in done.err and "System role not supported" in done.err
+    assert "leave the system prompt out" in done.err

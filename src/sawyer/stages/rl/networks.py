@@ -44,7 +44,7 @@ from sawyer.models import (
     read_extra,
     score_head,
 )
-from sawyer.runs import Run, base_of, is_adapter, is_local
+from sawyer.runs import Run, base_of, is_adapter, is_local, settings_of
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
 from sawyer.text import set_template
 
@@ -152,6 +152,8 @@ def _loader(shared: Shared, base: str, tokenizer: Any) -> Load:
         score.requires_grad_(False)
         settings = deepcopy(shared.network.config)
         settings.num_labels, settings.sawyer = weight.shape[0], read_extra(source)
+        if not settings.sawyer:  # another program's: its score is read before the pad token of the model below
+            settings.get_text_config().pad_token_id = settings_of(base).get("pad_token_id")
         return Adapted(shared, name, config=settings, score=score)
 
     return load
