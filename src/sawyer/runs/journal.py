@@ -222,12 +222,12 @@ def check_journal(layout: Layout) -> list[Path]:
 
 def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of a journal's events, each gate's last word; what was said of a stage before it began anew does not count."""
-    said: dict[tuple[Any, Any], Mapping[str, Any]] = {}
+    said: dict[tuple[str, str], Mapping[str, Any]] = {}
     for row in events:
         if row.get("kind") == "gate":
-            said[row.get("stage"), row.get("name")] = row
+            said[str(row.get("stage")), str(row.get("name"))] = row
         elif row.get("kind") == "anew":
-            said = {key: found for key, found in said.items() if key[0] != row.get("stage")}
+            said = {key: found for key, found in said.items() if key[0] != str(row.get("stage"))}
     return list(said.values())
 
 

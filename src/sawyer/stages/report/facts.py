@@ -82,7 +82,10 @@ def gather(root: Path) -> Facts:
     metrics: dict[str, list[Mapping[str, Any]]] = {}
     for row in _rows(layout.metrics):
         metrics.setdefault(str(row.get("stage")), []).append(row)
-    config_text = layout.config.read_text(encoding="utf-8", errors="replace") if layout.config.exists() else ""
+    try:
+        config_text = layout.config.read_text(encoding="utf-8", errors="replace") if layout.config.exists() else ""
+    except OSError as error:
+        raise _unreadable(layout.config, error) from error
     return Facts(
         root=root,
         config=_config(config_text, layout.config),
@@ -101,7 +104,7 @@ def gather(root: Path) -> Facts:
 
 def _checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
     """Each gate's last verdict, in the order of the stages; what was said of a stage before it began anew does not count."""
-    said = [row for row in last_gates(events) if row.get("verdict") in SEVERITY]
+    said = [row for row in last_gates(events) if str(row.get("verdict")) in SEVERITY]
     order = {stage: place for place, stage in enumerate(STAGES)}
     for row in sorted(said, key=lambda row: order.get(str(row.get("stage")), len(order))):
         yield Check(
@@ -125,7 +128,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 def _config(text: str, path: Path) -> dict[str, Any]:
     try:
         found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # as PyYAML lets them
         raise _unreadable(path, error) from error
     return found if isinstance(found, dict) else {}
 
@@ -135,14 +138,14 @@ def _values(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     return found if isinstance(found, dict) else {}
 
 
 def _unreadable(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"{path} cannot be read ({str(error).splitlines()[0]})",
+        f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})",
         expected="the file as the run wrote it",
         why="a report of half the facts would mislead",
         todo="restore the file, or move it away: the report leaves out what is not there",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sawyer.runs import SHORT, Layout, damaged, write_text
+from markupsafe import Markup
+
+from sawyer.runs import SHORT, Layout, write_text
 from sawyer.stages.report.answers import bar, gallery
 from sawyer.stages.report.classes import classified
 from sawyer.stages.report.curves import panels
@@ -30,6 +32,8 @@ TOLD = (
     *("interrupted", "unheard"),
 )
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
+PLACE = Markup("<!-- what cannot be drawn -->")  # what people wrote is escaped, and cannot hold it
+Made = TypeVar("Made")
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
 
@@ -58,48 +62,80 @@ def build(layout_root: Path) -> Path:
 
 
 def page(facts: Facts) -> str:
-    """The whole page as text."""
-    sections = [_section(facts, stage) for stage in facts.stages]
-    text = (
-        environment()
-        .get_template("page.html.j2")
-        .render(
+    """The whole page as text. A part that cannot be drawn is left out, and named at the top: the rest is of use."""
+    parts = Parts()
+    sections = [_section(facts, stage, parts) for stage in facts.stages]
+    made = environment()
+    text = str(
+        made.get_template("page.html.j2").render(
             title=facts.root.resolve().name,
             **styled(),
             facts=facts,
             names=NAMES,
             brief=BRIEF,
             short=SHORT,
-            unfinished=state_words(facts),
-            headline=headline(facts),
-            verdict=verdict_words(facts),
-            began=_began(facts),
-            flow=flow(facts),
+            part=parts.drawn,
+            undrawn=PLACE,
+            total=parts.made("How long it took", lambda: (facts.summary.get("seconds") or {}).get("total"), None),
+            unfinished=parts.made("How far the run is", lambda: state_words(facts), ""),
+            headline=parts.made("The outcome in a sentence", lambda: headline(facts), ""),
+            verdict=parts.made("Checks", lambda: verdict_words(facts), []),
+            began=parts.made("When it began", lambda: _began(facts), ""),
+            flow=parts.made("The picture of the stages", lambda: flow(facts), None),
             sections=sections,
-            tables=_tables(facts),
-            rates=_rates(facts),
-            classified=classified(facts),
-            trust=_trust(facts),
-            gallery=gallery(facts.compared),
-            tracks=_tracks(facts),
-            seconds=_seconds(facts),
+            tables=parts.made("Outcome", lambda: _tables(facts), []),
+            rates=parts.made("Win rate", lambda: _rates(facts), []),
+            classified=parts.made("The classifier's figures", lambda: classified(facts), {"rows": []}),
+            trust=parts.made("How far the reward model can be trusted", lambda: _trust(facts), None),
+            gallery=parts.made("Answers side by side", lambda: gallery(facts.compared), gallery([])),
+            tracks=parts.made("The same prompts through RL", lambda: _tracks(facts), []),
+            seconds=parts.made("Versions and time", lambda: _seconds(facts), []),
         )
     )
-    return text.encode("utf-8", "replace").decode("utf-8")
+    notice = made.get_template("undrawn.html.j2").render(undrawn=parts.undrawn) if parts.undrawn else ""
+    return text.replace(PLACE, notice).encode("utf-8", "replace").decode("utf-8")
 
 
-def _section(facts: Facts, stage: str) -> Section:
+class Parts:
+    """The parts of a page, each drawn by itself.
+
+    A run's folder may come from others, or be damaged: a value of another kind than the run writes can go wrong anywhere, and
+    must cost no more than the part that shows it. `undrawn` has the parts that cannot be drawn, and why.
+    """
+
+    def __init__(self) -> None:
+        self.undrawn: dict[str, str] = {}
+
+    def made(self, name: str, make: Callable[[], Made], otherwise: Made) -> Made:
+        """What `make` returns; `otherwise` where it fails, which is then noted."""
+        try:
+            return make()
+        except Exception as error:  # whatever a forged value leads to
+            words = str(error).strip().splitlines()
+            self.undrawn.setdefault(name, f"{type(error).__name__}{f': {words[0][:160]}' if words else ''}")
+            return otherwise
+
+    def drawn(self, name: str, caller: Callable[[], str]) -> str:
+        """A block of the template, `{% call part("its name") %}`."""
+        return self.made(name, caller, "")
+
+
+def _section(facts: Facts, stage: str, parts: Parts) -> Section:
     state = facts.states.get(stage, {})
-    drawn = [(panel, draw(panel, f"{stage}{place}")) for place, panel in enumerate(panels(facts, stage))]
+
+    def curve(panel: Panel, place: int) -> list[tuple[Panel, str]]:
+        return parts.made(f"{NAMES[stage]}: {panel.title}", lambda: [(panel, draw(panel, f"{stage}{place}"))], [])
+
+    planned = parts.made(f"{NAMES[stage]}: its curves", lambda: panels(facts, stage), [])
     return Section(
         stage=stage,
         name=NAMES[stage],
         status=facts.status(stage),
         reason=str(state.get("reason") or ""),
-        seconds=float(state.get("seconds") or 0.0),
-        panels=drawn,
+        seconds=parts.made("Versions and time", lambda: float(state.get("seconds") or 0.0), 0.0),
+        panels=[drawn for place, panel in enumerate(planned) for drawn in curve(panel, place)],
         notes=_notes(facts, stage),
-        facts=_collected(facts) if stage == "collect" else "",
+        facts=parts.made(f"{NAMES[stage]}: what was gathered", lambda: _collected(facts), "") if stage == "collect" else "",
     )
 
 
@@ -184,13 +220,8 @@ def _rates(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _trust(facts: Facts) -> View | None:
-    """The reward model's trust report; None where the run has none. Raises RunError for one that is not as it was written."""
-    if not facts.trust:
-        return None
-    try:
-        return view(facts.trust)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise damaged(Layout(facts.root).trust, error) from error
+    """The reward model's trust report; None where the run has none."""
+    return view(facts.trust) if facts.trust else None
 
 
 def _tracks(facts: Facts) -> list[dict[str, Any]]:
