@@ -148,6 +148,16 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
     assert [len(row.answers) for row in answered("a.jsonl", [])] == [2] * 6
 
 
+def test_a_vote_by_other_names(put: Put) -> None:
+    row = {"orig_instruction": "Up?", "orig_response_A": "Up.", "orig_response_B": "Down.", "orig_preference": "B"}
+    ours = dict(zip(row, ("prompt", "response_a", "response_b", "winner"), strict=True))
+    found = read(put("a.jsonl", [row, row | {"orig_preference": "tie"}]), want="comparisons", columns=ours)
+    assert [(record.chosen, record.rejected) for record in found.records] == [("Down.", "Up.")] and found.unread == {}
+    with pytest.raises(DataError, match="the winner is 'C'") as refused:
+        read(put("b.jsonl", [row | {"orig_preference": "C"}]), want="comparisons", columns=ours)
+    assert refused.value.todo.startswith("name model_a, model_b or tie")
+
+
 def test_one_side_may_hold_several_answers(put: Put) -> None:
     assert judged(put, {"prompt": "Up?", "chosen": "a", "rejected": ["b", "c"]}) == [(UP, "a", "b", None), (UP, "a", "c", None)]
     assert judged(put, {"prompt": "Up?", "chosen": ["a"], "rejected": ["a", "b"]}) == [(UP, "a", "b", None)]

@@ -43,7 +43,8 @@ from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, pro
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
 Gives = Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
-# What is wrong with one row alone, as in every large file: it is left out and counted. All else refuses the file.
+# What says nothing of how well a file is made, as every large one has it: such a row is left out and counted, however many
+# there are. All else is a bad row, of which a file may have few (`max_bad_rows`).
 LEFT_OUT = ("tied", "reversed", "order", "pair", "unanswered", "unranked")
 
 

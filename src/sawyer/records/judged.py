@@ -233,8 +233,8 @@ class Vote:
 WINNERS = {
     **dict.fromkeys(("model_a", "response_a", "assistant_a", "a"), 1.0),
     **dict.fromkeys(("model_b", "response_b", "assistant_b", "b"), -1.0),
-    **dict.fromkeys(("tie", "tie (bothbad)", "bothbad", "both_bad", "both bad"), 0.0),
 }
+TIES = ("tie", "both", "neither")  # how the words for a tie begin: tie (bothbad)
 ONE_OF_THREE = {"winner_model_a": 1.0, "winner_model_b": -1.0, "winner_tie": 0.0}
 
 
@@ -246,9 +246,10 @@ def _winner(row: Fields) -> float | None:
     said = row.get("winner")
     if said is None:
         return None
-    if not isinstance(said, str) or said.strip().lower() not in WINNERS:
+    word = said.strip().lower() if isinstance(said, str) else ""
+    if word not in WINNERS and not word.startswith(TIES):
         raise Unfit("winner", "score", f"the winner is {reprlib.repr(said)}", "name model_a, model_b or tie")
-    return WINNERS[said.strip().lower()]
+    return WINNERS.get(word, 0.0)
 
 
 def _strength(field: str) -> Callable[[Fields], float | None]:
