@@ -181,13 +181,16 @@ class Codec:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
         if not self._specials:
             self._specials.extend(special_tokens(self.tokenizer))
-        return tuple(
-            replace(m, content=broken(self._without_end(m.content) if m.role == "assistant" else m.content, self._specials))
-            for m in messages
-        )
+        return tuple(map(self._clean, messages))
+
+    def _clean(self, message: Message) -> Message:
+        if not any(special in message.content for special in self._specials):
+            return message  # nearly every one
+        text = self._without_end(message.content) if message.role == "assistant" else message.content
+        return replace(message, content=broken(text, self._specials))
 
     def _without_end(self, response: str) -> str:
-        ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end]
+        ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end in self._specials]
         while end := next((end for end in ends if response.rstrip().endswith(end)), ""):
             response = response.rstrip().removesuffix(end)
         return response
