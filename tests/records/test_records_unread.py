@@ -14,6 +14,7 @@ from sawyer.records.formats import Want
 Put = Callable[[str, Any], str]
 U, A = {"role": "user", "content": "Up?"}, {"role": "assistant", "content": "Down."}
 S = {"role": "system", "content": "Be brief."}
+PART = {"type": "text", "text": "Up?"}
 PAIR = {"messages": [U, A], "chosen": [U, A], "rejected": [U, A | {"content": "x"}]}
 BRIEF, UP, DOWN = ("system", "Be brief."), ("user", "Up?"), ("assistant", "Down.")
 
@@ -89,6 +90,8 @@ def test_a_system_prompt_stands_before_pairs_and_prompts_too(put: Put) -> None:
             {f"messages[].{n}" for n in ("name", "thinking")},
         ),
         ({"messages": [U, A | {"reasoning_content": ""}], "tools": [{"x": 1}]}, "demonstrations", {"tools"}),
+        ({"messages": [U | {"content": [PART, PART | {"image": None}]}, A]}, "demonstrations", set()),
+        ({"messages": [U | {"content": [PART | {"image": "x"}]}, A]}, "demonstrations", {"messages[].content[].image"}),
         # UltraFeedback: what repeats what was read is not named.
         ({**PAIR, "prompt": "Up?", "prompt_id": "x", "score_chosen": 2, "score_rejected": 1}, "comparisons", {"prompt_id"}),
         ({**PAIR, "prompt": "Up?", "response": "Down."}, "demonstrations", {"rejected"}),

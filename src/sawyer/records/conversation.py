@@ -77,20 +77,21 @@ def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message
         field = first_field(turn, CONTENTS)
         if role == "system" and turn.peek(field) is None:
             return Message(role=role, content="")
-        texts = Fields({field: _join_parts(turn[field], field)}) if isinstance(turn.peek(field), list) else turn
+        texts = Fields({field: _join_parts(turn, field)}) if isinstance(turn.peek(field), list) else turn
         read = answer_of if role == "assistant" else text_of
         content = read(texts, field, may_be_empty=may_be_empty or role == "system")
         return Message(role=role, content=content, trained=_is_trained(turn) if role == "assistant" else True)
 
 
-def _join_parts(parts: Sequence[Any], field: str) -> str:
+def _join_parts(turn: Fields, field: str) -> str:
     """Content in parts: [{type: text, text: ...}]. A part that is no text, an image say, cannot be read."""
     texts = []
-    for place, part in enumerate(parts):
-        text = part.get("text", part.get("content")) if isinstance(part, Mapping) else part
+    for place, part in enumerate(turn[field]):
+        fields = turn.inside(f"{field}[]", part) if isinstance(part, Mapping) else Fields({"text": part})
+        kind, text = fields.get("type"), fields.get(first_field(fields, ("text", "content")))
         if not isinstance(text, str):
-            kind = reprlib.repr(part.get("type")) if isinstance(part, Mapping) else type_in_words(part)
-            raise Unfit(f"{field}[{place}]", "type", f"a part of the content is no text ({kind})", "keep its text alone")
+            told = f"a part of the content is no text ({reprlib.repr(kind) if kind else type_in_words(part)})"
+            raise Unfit(f"{field}[{place}]", "type", told, "keep its text alone")
         texts.append(text)
     return "".join(texts)
 
