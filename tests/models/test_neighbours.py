@@ -66,6 +66,7 @@ MORE: dict[str, dict[str, Any]] = {
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2, "n_groups": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gemma3n_text": {"num_kv_shared_layers": 0},
+    "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4},
     "zaya": {"num_experts_per_tok": 1},
     "moshi": {"sliding_window": 128},  # its own cache forgets beyond the window what its own mask still shows
     **dict.fromkeys(("codegen", "gptj"), TURNED),

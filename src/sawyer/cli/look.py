@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import say, stderr, stdout
 from sawyer.cli.streams import as_json as json_of
 from sawyer.cli.streams import print_line, visible
@@ -53,12 +54,15 @@ def chat(
     greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token, always.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 128,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.", min=0)] = 0,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Ask the stages of a run side by side; rewards shown. Lines are turns of one conversation; /reset begins another."""
     from sawyer.chat import Chat
+    from sawyer.models import remote_code
 
     console = stdout()
-    talk = Chat(run)
+    with remote_code(trust_remote_code):
+        talk = Chat(run)
     for model, reason in talk.missing.items():
         say(stderr(), (f"The {model} model is left out: ", "yellow"), reason)
     questions = iter([prompt]) if prompt is not None else _questions(console, talk, quiet=as_json)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import say, stdout
 from sawyer.errors import ModelError, RunError
 
@@ -19,6 +20,7 @@ def merge(
         str | None, typer.Option(help="Of a run: sft, reward, rl or classify; none given: the last policy.")
     ] = None,
     out: Annotated[str | None, typer.Option(help="The folder to write; none given: one beside the adapters.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Write the model that LoRA's adapters make of their base model, as a plain folder that transformers loads alone."""
     folder, beside = _adapters(source, stage)
@@ -29,10 +31,10 @@ def merge(
             expected="a folder that is not there yet, or is empty",
             todo="name another with --out, or delete it",
         )
-    from sawyer.models import save_merged
+    from sawyer.models import remote_code, save_merged
     from sawyer.runs import replace_folder
 
-    with replace_folder(target) as new:
+    with replace_folder(target) as new, remote_code(trust_remote_code):
         save_merged(folder, new)
     say(stdout(), ("Wrote ", "dim"), str(target))
 

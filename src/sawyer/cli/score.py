@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sawyer.cli.data import column_names
+from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import say, stderr
 from sawyer.cli.streams import as_json, print_line
 from sawyer.errors import DataError, NotFiniteError
@@ -31,16 +32,18 @@ def score(
     out: Annotated[str | None, typer.Option(help="The JSONL file to write; without it rows go to standard output.")] = None,
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
     template: Annotated[str | None, typer.Option(help="In place of what a decoder's tokenizer brings.")] = None,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Add a reward to each row of a file: `reward`, and of an ensemble `disagreement`. The rest of the row stays as it is.
 
     A pair's is {"chosen", "rejected"}, that of several answers a list.
     """
-    from sawyer.models import TextScorer
+    from sawyer.models import TextScorer, remote_code
     from sawyer.records import answered, expand
 
     files = expand(file)  # a file that is not there is told before a model is loaded
-    judge = TextScorer(model, template=template)
+    with remote_code(trust_remote_code):
+        judge = TextScorer(model, template=template)
     console = stderr()
     if judge.note:
         say(console, (f"{judge.note}.", "yellow"))

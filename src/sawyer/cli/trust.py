@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sawyer.cli.data import column_names
+from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import chip, say, stderr, stdout
 from sawyer.cli.streams import as_json as json_of
 from sawyer.cli.streams import print_line
@@ -38,11 +39,12 @@ def trust(
     as_json: Annotated[bool, typer.Option("--json", help="Every figure as one line of JSON.")] = False,
     out: Annotated[str | None, typer.Option(help="Write the page: a .html file, or a folder for page and figures.")] = None,
     seed: Annotated[int, typer.Option(help="Of what is drawn at random.", min=0)] = 0,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Say how far a reward model can be trusted, and why: accuracy, calibration, length, damaged answers."""
     from statistics import fmean
 
-    from sawyer.models import TextScorer, read_extra, reward_folder
+    from sawyer.models import TextScorer, read_extra, remote_code, reward_folder
     from sawyer.trust import as_json as values_of
     from sawyer.trust import told
     from sawyer.trust import trust as examine
@@ -50,7 +52,8 @@ def trust(
     console = stdout()
     records = _records(data, column_names(columns or []), held_out, limit, stderr())
     folder = Path(reward_folder(model))
-    scorer = TextScorer(model, template=template).inner
+    with remote_code(trust_remote_code):
+        scorer = TextScorer(model, template=template).inner
     if scorer.note:
         say(stderr(), (f"{scorer.note}.", "yellow"))
     loss = read_extra(folder).get("loss") if folder.is_dir() else None

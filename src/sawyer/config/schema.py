@@ -339,6 +339,9 @@ class Config(Section):
     out: str = Field("runs/sawyer", min_length=1, description="the run's folder")
     seed: int = Field(0, ge=0, lt=2**32, description="of everything drawn at random")
     model: str | None = Field(None, min_length=1, description="a hub id or a folder; a folder never touches the network")
+    trust_remote_code: bool = Field(
+        False, description="let code run that lies in model folders or hub repositories, as families outside transformers need"
+    )
     template: str = Field(
         "auto", description="auto (the tokenizer's own, else question) | question | chatml | tokenizer (its own) | a Jinja file"
     )

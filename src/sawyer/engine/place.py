@@ -74,9 +74,9 @@ def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Li
     if asked == "bf16":
         return "bf16", "the config asks for it"
     if device == "cuda":
-        if torch.cuda.is_bf16_supported():
+        if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the card multiplies bf16 faster"
-        return "fp32", "the card has no bf16"
+        return "fp32", "the card has no bf16 of its own"
     if not multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
     least = BF16_WIDTH_IN_TILES if multiplies_bf16_in_tiles() else BF16_WIDTH

@@ -41,7 +41,7 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.merged import save_merged
-from sawyer.models.pretrained import family_problem, remote_code
+from sawyer.models.pretrained import family_problem, remote_code, table_rows
 from sawyer.models.processor import multiplies_bf16, multiplies_bf16_in_tiles
 from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sample import Completion, deliberate, sample
@@ -135,6 +135,7 @@ __all__ = [
     "scored",
     "sequence_logits",
     "splits_exactly",
+    "table_rows",
     "token_values",
     "train_tokenizer",
     "trunk_states",

@@ -71,14 +71,15 @@ def new_config(model: Any, lora: LowRank) -> Any:
     from peft import LoraConfig
     from transformers.pytorch_utils import Conv1D
 
-    layers = _linear_layers(model, lora.targets)
+    layers, stacks = _layers(model, lora.targets)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=int(lora.alpha) if lora.alpha == int(lora.alpha) else lora.alpha,  # others read whole numbers alone
         target_modules=_shortest(model, layers),
+        target_parameters=sorted({".".join(name.split(".")[-2:]) for name in stacks}) or None,
         lora_dropout=0.0,
         # GPT-2's layers keep their weights the other way round.
-        fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
+        fan_in_fan_out=bool(layers) and all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
     )
 
 
@@ -99,8 +100,8 @@ def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     """
     heads = _heads(model)
     if adapter.beyond(heads):
-        return merge_whole(model, adapter, folder, heads)
-    place(model, adapter, NAME, folder)
+        return merge_whole(model, adapter, folder)
+    place(model, adapter, NAME, folder, heads)
     own = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in adapter.heads.items():
@@ -111,12 +112,12 @@ def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     return model
 
 
-def place(network: Any, adapter: Adapter, name: str, folder: str | Path) -> None:
-    """The weights of an adapter under this name in a network, which may have others. Raises ModelError for one that trains more
-    than A and B: these would change the network for all."""
+def place(network: Any, adapter: Adapter, name: str, folder: str | Path, heads: Sequence[str] = ()) -> None:
+    """The weights of an adapter under this name in a network, which may have others; its `heads` are somebody else's matter.
+    Raises ModelError for one that trains more than A and B: these would change the network for all."""
     from peft import set_peft_model_state_dict
 
-    if more := adapter.beyond(tuple(adapter.heads)):
+    if more := adapter.beyond(heads):
         raise cannot_go_on(folder, more)
     inject(network, adapter.config, name)
     try:
@@ -199,7 +200,12 @@ def lora_told(model: Any) -> str:
     weights = {id(weight): weight for weight in model.parameters()}.values()
     trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
     config = model.attached.config
-    return f", LoRA of rank {config.r}: {trainable:,} of {sum(weight.numel() for weight in weights):,} weights are trained"
+    total = sum(weight.numel() for weight in weights)
+    told = f", LoRA of rank {config.r}: {trainable:,} of {total:,} weights are trained"
+    left = {} if config.target_parameters else _stacks(model)
+    share = sum(weight.numel() for weight in left.values()) / total
+    named = ", ".join(sorted({_last(name) for name in left}))
+    return told + (f"; experts, {share:.0%} of the weights, get no adapter (lora.targets could name {named})" if left else "")
 
 
 def merge(model: Any) -> None:
@@ -209,10 +215,13 @@ def merge(model: Any) -> None:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge(adapter_names=[model.attached.name])
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, module.get_base_layer())
+        parent, _, own = name.rpartition(".")
+        if isinstance(module, BaseTunerLayer) and own != "base_layer":
+            layer: Any = module
+            while isinstance(layer, BaseTunerLayer):  # experts have an adapter around another one's
+                layer.merge(adapter_names=[model.attached.name])
+                layer = layer.base_layer
+            setattr(model.get_submodule(parent), own, layer)
     for trace in ("attached", "peft_config"):
         vars(model).pop(trace, None)
     for weight in model.parameters():
@@ -241,8 +250,8 @@ def write_adapter(folder: Path, network: Any, attached: Attached) -> dict[str, s
     return {BESIDE: os.path.relpath(base.resolve(), here)} if together else {}
 
 
-def _linear_layers(model: Any, targets: Sequence[str] | None) -> list[str]:
-    """Names of the trunk's linear layers, or of those among them whose last name is asked for."""
+def _layers(model: Any, targets: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Names of the trunk's linear layers; or of those layers and stacked experts whose last name is asked for."""
     from transformers.pytorch_utils import Conv1D
 
     inside = {id(module) for module in model.base_model.modules()}
@@ -252,8 +261,9 @@ def _linear_layers(model: Any, targets: Sequence[str] | None) -> list[str]:
         if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and POOLER not in name.split(".")
     ]
     if targets is None:
-        return names
-    known = sorted({_last(name) for name in names})
+        return names, []
+    stacks = list(_stacks(model))
+    known = sorted({_last(name) for name in (*names, *stacks)})
     unknown = [target for target in targets if target not in known]
     if unknown:
         raise ConfigError(
@@ -261,7 +271,18 @@ def _linear_layers(model: Any, targets: Sequence[str] | None) -> list[str]:
             expected=f"some of: {', '.join(known)}",
             todo="leave it out for all of them",
         )
-    return [name for name in names if _last(name) in targets]
+    return [name for name in names if _last(name) in targets], [name for name in stacks if _last(name) in targets]
+
+
+def _stacks(model: Any) -> dict[str, nn.Parameter]:
+    """The weights of a mixture's experts, (experts, one side, other side) each, by their names: no linear layers hold them."""
+    trunk = {id(weight) for weight in model.base_model.parameters()}
+    convolutions = {id(weight) for module in model.modules() if isinstance(module, nn.Conv1d) for weight in module.parameters()}
+    return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.dim() == 3 and id(weight) in trunk - convolutions and ".lora_" not in name
+    }
 
 
 def _shortest(model: nn.Module, layers: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Adapter:
         """How many scores its head gives; 0 for a language model's."""
         return next((len(weight) for name, weight in reversed(list(self.heads.items())) if name.endswith("weight")), 0)
 
-    def beyond(self, heads: Mapping[str, Any] | tuple[str, ...] = ()) -> str:
+    def beyond(self, heads: Sequence[str] = ()) -> str:
         """What it trains besides plain A and B and a network's `heads`, in words; empty for nothing."""
         odd = sorted(name for name in self.weights if not name.endswith((A, B)))
         odd += sorted(name for name in self.heads if name not in heads)
@@ -80,13 +80,19 @@ def read_adapter(folder: str | Path) -> Adapter:
     ranks = [config.r, *(config.rank_pattern or {}).values()]
     if not all(type(rank) is int and 0 < rank <= largest for rank in ranks):
         raise unreadable(folder, f"rank {max(ranks, key=str)!r} is none that its weights have")
-    named = {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
+    named = _named(weights)
     return Adapter(
         base=base,
         config=config,
         weights={name: weight for name, weight in named.items() if ".lora_" in name},
         heads={name: weight for name, weight in named.items() if ".lora_" not in name},
     )
+
+
+def _named(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """By the network's own names. Beside a whole trained layer PEFT sometimes writes it again, and the one that it replaces."""
+    found = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if ".original_module." not in name}
+    return {name.replace(".modules_to_save.", "."): weight for name, weight in found.items()}
 
 
 def _check_settings(folder: str | Path) -> None:
@@ -118,7 +124,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     )
 
 
-def merge_whole(model: Any, adapter: Adapter, folder: str | Path, heads: tuple[str, ...]) -> Any:
+def merge_whole(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     """The network that PEFT makes of `model` and all that the adapter trained, as plain weights; of heads only those that the
     network has in this size (another one is about to be drawn)."""
     from peft import PeftModel, set_peft_model_state_dict
@@ -129,6 +135,7 @@ def merge_whole(model: Any, adapter: Adapter, folder: str | Path, heads: tuple[s
     dropped = {name for name in outside if name not in own or own[name].shape != adapter.heads[name].shape}
     whole = {name: weight for name, weight in adapter.heads.items() if name not in dropped}
     _fit_rows(model, whole)
+    _part_tables(model, adapter)
     kept = {name for name in adapter.config.modules_to_save or () if not any(name in key.split(".") for key in dropped)}
     adapter.config.modules_to_save = sorted(kept) or None
     adapter.config.task_type = None
@@ -139,8 +146,7 @@ def merge_whole(model: Any, adapter: Adapter, folder: str | Path, heads: tuple[s
             warnings.simplefilter("ignore")  # what PEFT tells its own users
             wrapped = PeftModel(model, adapter.config)
             told = set_peft_model_state_dict(wrapped, weights)
-            missing = [key for key in told.missing_keys if ".lora_" in key or ".default" in key]
-            if odd := [*told.unexpected_keys, *missing]:
+            if odd := [*told.unexpected_keys, *_not_loaded(wrapped, told.missing_keys)]:
                 raise unreadable(folder, f"{odd[0].removeprefix(PREFIX)} does not fit the model in {adapter.base}")
             merged: Any = wrapped.merge_and_unload()
     except ModelError:
@@ -161,6 +167,25 @@ def _fit_rows(model: Any, whole: Mapping[str, Tensor]) -> None:
     trained = whole.get(f"{name}.weight")
     if trained is not None and trained.shape[1:] == table.weight.shape[1:] and len(trained) != len(table.weight):
         model.resize_token_embeddings(len(trained), mean_resizing=False)
+
+
+def _not_loaded(wrapped: Any, missing: Iterable[str]) -> list[str]:
+    """The adapter's weights among those that had no value, but for second names of one that had (tied embeddings)."""
+    own, lacking = dict(wrapped.named_parameters(remove_duplicate=False)), set(missing)
+    loaded = {id(weight) for name, weight in own.items() if name not in lacking}
+    return [name for name in own if name in lacking and ".default" in name and id(own[name]) not in loaded]
+
+
+@torch.no_grad()
+def _part_tables(model: Any, adapter: Adapter) -> None:
+    """Make two of tied embeddings and output projection where one of them has A and B: merged into both they would count twice,
+    or where they do not belong."""
+    head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    tables = {id(model.get_input_embeddings()), id(head)}
+    names = [name for name, module in model.named_modules() if id(module) in tables]
+    touched = any(key.startswith(f"{name}.lora_") for key in adapter.weights for name in names)
+    if touched and head is not None and head.weight is model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.clone())
 
 
 def _untie(model: Any) -> None:

@@ -53,7 +53,7 @@ def new_judge(
     `template` replaces what a decoder brings; `fallback` is that of one whose tokenizer brings none that can be used. With
     `lora` the trunk learns through adapters alone.
     """
-    tokenizer = load_reader(source)
+    tokenizer = load_reader(source, fixed=lora is not None)
     return _judge(source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads, lora=lora), template, fallback)
 
 
@@ -70,7 +70,8 @@ def load_judge(
 
 def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> Judge:
     if is_causal(model):
-        reads, note = _set_template(source, tokenizer, template, fallback)
+        rows = model.get_input_embeddings().weight.shape[0] if getattr(model, "attached", None) is not None else None
+        reads, note = _set_template(source, tokenizer, template, fallback, rows)
         grow(model, tokenizer)
         codec = ConversationCodec(
             tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model), padding=padding_of(model)
@@ -84,10 +85,11 @@ def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None,
     return Judge(model=model, tokenizer=tokenizer, codec=pairs, reads="text pairs")
 
 
-def _set_template(source: str | Path, tokenizer: Any, template: str | None, fallback: str) -> tuple[str, str]:
-    """(in words, the note): the template that is asked for, else the tokenizer's own if it can be used, else `fallback`."""
+def _set_template(source: str | Path, tokenizer: Any, template: str | None, fallback: str, rows: int | None) -> tuple[str, str]:
+    """(in words, the note): the template that is asked for, else the tokenizer's own if it can be used, else `fallback`.
+    `rows`: how many embeddings there are, where there can be no more."""
     if template not in (None, "auto"):
-        return set_template(tokenizer, str(template)), ""
+        return set_template(tokenizer, str(template), rows=rows), ""
     why = "its tokenizer brings none"
     if tokenizer.chat_template:
         try:
@@ -96,7 +98,7 @@ def _set_template(source: str | Path, tokenizer: Any, template: str | None, fall
             why = error.given.replace("the template 'tokenizer'", "its own")
     name = "question" if fallback in ("tokenizer", "auto") else fallback
     check_end(source, tokenizer)  # ours write one
-    set_template(tokenizer, name)
+    set_template(tokenizer, name, rows=rows)
     reads = f"the template `{name}` ({why})"
     return reads, f"{source} is read by {reads}"
 

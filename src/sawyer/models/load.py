@@ -16,7 +16,7 @@ from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
 from sawyer.models.foreign import read_adapter
 from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
-from sawyer.models.pretrained import check_counts, check_family, check_folder, doors, explained, quiet
+from sawyer.models.pretrained import check_counts, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
 from sawyer.runs import base_of, facts_of, is_adapter, settings_of
 from sawyer.text import Codec, all_ends, turn_end
@@ -27,16 +27,19 @@ OTHER_PAD = re.compile(r"image|img|video|vision|audio|fim|code", re.IGNORECASE) 
 OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_tokenizer(source: str | Path, *, fixed: bool = False) -> Any:
     """The tokenizer of a language model: that of `load_reader`. Raises ModelError without an EOS: then no answer could end."""
-    tokenizer = load_reader(source)
+    tokenizer = load_reader(source, fixed=fixed)
     check_end(source, tokenizer)
     return tokenizer
 
 
-def load_reader(source: str | Path, *, here: bool = False) -> Any:
-    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`). `here`:
-    of a hub id only what is on this disk."""
+def load_reader(source: str | Path, *, here: bool = False, fixed: bool = False) -> Any:
+    """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`).
+
+    `here`: of a hub id only what is on this disk. `fixed`, and always with adapters: no token beyond the model's embeddings is
+    added, for adapters cannot bring a row that their base model lacks.
+    """
     from transformers import AutoTokenizer
 
     check_folder(source)
@@ -53,16 +56,17 @@ def load_reader(source: str | Path, *, here: bool = False) -> Any:
             todo="copy the tokenizer's files there too",
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        own_pad(tokenizer, (tokenizer.eos_token_id,))
+        own_pad(tokenizer, (tokenizer.eos_token_id,), table_rows(source) if fixed or is_adapter(source) else None)
     return tokenizer
 
 
-def own_pad(tokenizer: Any, ends: Iterable[int | None]) -> None:
+def own_pad(tokenizer: Any, ends: Iterable[int | None], rows: int | None = None) -> None:
     """Give a tokenizer a pad token that is none of `ends`.
 
     With pad = EOS, masks made from lengths stay right, but every other program that reads the folder would mask EOS away, and a
     reward model's score would be read before it. A token that is there for it, or that nothing uses, is taken where there is
-    one, else the token for what is unknown; only without these the vocabulary grows by one.
+    one, else the token for what is unknown; only without these the vocabulary grows by one, or, where a model has `rows`
+    embeddings and all are taken, EOS pads.
     """
     taken = {*ends, tokenizer.bos_token_id}
     spare = [
@@ -72,7 +76,8 @@ def own_pad(tokenizer: Any, ends: Iterable[int | None]) -> None:
     ]
     spare.sort(key=lambda name: "pad" not in name.lower())
     unknown = tokenizer.unk_token if tokenizer.unk_token_id not in taken else None
-    tokenizer.add_special_tokens({"pad_token": next((name for name in (*spare, unknown) if name), PAD)})
+    new = PAD if rows is None or len(tokenizer) < rows else tokenizer.eos_token
+    tokenizer.add_special_tokens({"pad_token": next((name for name in (*spare, unknown) if name), new)})
 
 
 def check_end(source: str | Path, tokenizer: Any) -> None:

@@ -100,13 +100,22 @@ def check_family(source: str | Path, kind: Kind) -> None:
         raise ModelError(f"{source}: {problem}", expected="a family such as GPT-2, Llama, Qwen or Gemma", todo=todo)
 
 
+def table_rows(source: str | Path) -> int | None:
+    """How many embeddings a model has, as its config.json says; of adapters the model's below. None: it does not say."""
+    config = settings_of(source)
+    text = config.get("text_config")
+    found = (text if isinstance(text, dict) else config).get("vocab_size")
+    return found if isinstance(found, int) else None
+
+
 def brings_code(source: str | Path) -> ModelError:
     """The error for a model whose own code was not allowed to run."""
     return ModelError(
         f"{source}: {BRINGS_CODE}",
         expected="a model whose family is part of transformers",
         why="code from a model folder can do on this machine whatever you can",
-        todo="set `trust_remote_code: true` in the config if you trust where it comes from",
+        todo="if you trust where it comes from, set `trust_remote_code: true` in the config, or give --trust-remote-code to a "
+        "command without one",
     )
 
 

@@ -38,8 +38,8 @@ class Shared:
             weight.requires_grad_(False)
 
     def add(self, name: str, adapter: Adapter, folder: str | Path) -> None:
-        """The adapter of a folder, under a name."""
-        place(self.network, adapter, name, folder)
+        """The adapter of a folder, under a name; its scalar head, if it has one, is left to the caller."""
+        place(self.network, adapter, name, folder, ("score.weight",))
         self._added(name, settled(adapter.config, adapter.base, ()))
 
     def add_new(self, name: str, base: str | Path, lora: LowRank, *, seed: int) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from sawyer.models.adapters import LowRank
 from sawyer.models.forward import network_of
 from sawyer.models.load import codec_of, load_policy, load_tokenizer
+from sawyer.models.pretrained import table_rows
 from sawyer.text import Codec, set_template
 
 
@@ -52,7 +53,7 @@ class Speaker(Opened):
 def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRank | None = None, seed: int = 0) -> Speaker:
     """Load a language model. `template` is set on its tokenizer; None is `auto`: the one that was saved with it. With `lora` it
     is ready to train adapters alone (`load_policy`)."""
-    tokenizer = load_tokenizer(source)
-    reads = set_template(tokenizer, template or "auto")
+    tokenizer = load_tokenizer(source, fixed=lora is not None)
+    reads = set_template(tokenizer, template or "auto", rows=table_rows(source) if lora is not None else None)
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
     return Speaker(model=model, tokenizer=tokenizer, codec=codec_of(model, tokenizer), reads=reads)

@@ -57,6 +57,9 @@ def foreign_code(config: Config, stage: str) -> str:
 
 def name_code(config: Config, run: Run, todo: Sequence[str]) -> None:
     """Say which code the config names before any of it is imported."""
+    if config.trust_remote_code:
+        for stage in [stage for stage in todo if run.manifest.stage(stage).status != "done"][:1]:
+            run.journal.event(stage, "code", message="trust_remote_code: Python that lies with the models may run")
     for stage in ("reward", "rl"):
         named = foreign_code(config, stage)
         if named and stage in todo and run.manifest.stage(stage).status != "done":

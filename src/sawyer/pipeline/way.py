@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -40,7 +41,17 @@ def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener
     `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
     from which the same call goes on.
     """
-    return _run(config, only, listeners)
+    with _trusting(config):
+        return _run(config, only, listeners)
+
+
+def _trusting(config: Config) -> AbstractContextManager[None]:
+    """Within it code that lies with models may run, where the config says so."""
+    if not config.trust_remote_code:
+        return nullcontext()
+    from sawyer.models import remote_code
+
+    return remote_code(True)
 
 
 def demo(

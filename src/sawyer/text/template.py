@@ -57,12 +57,13 @@ def dated(day: date) -> Iterator[None]:
         _day.reset(token)
 
 
-def set_template(tokenizer: Any, name: str) -> str:
+def set_template(tokenizer: Any, name: str, *, rows: int | None = None) -> str:
     """Put a template on the tokenizer; returns in words which one it is.
 
     `auto` is the tokenizer's own where it has one, else `question`. Others: `question`, `chatml`, `tokenizer` (its own) or the
-    path of a Jinja file. ChatML's markers become tokens of their own where the tokenizer lacks them. Where a template asks
-    for today's date, it is written into it (`pin_date`). Raises ModelError for a file that is not there, for `tokenizer` where
+    path of a Jinja file. ChatML's markers become tokens of their own where the tokenizer lacks them; where the model has `rows`
+    embeddings and no room for more, they are written as text. Where a template asks for today's date, it is written into it
+    (`pin_date`). Raises ModelError for a file that is not there, for `tokenizer` where
     it has none, and for a template that `check_template` refuses.
     """
     if name == "auto":
@@ -79,7 +80,8 @@ def set_template(tokenizer: Any, name: str) -> str:
         tokenizer.chat_template = ("{{- bos_token -}}" if adds_bos else "") + TEMPLATES[name]
         if name == "chatml":
             missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
-            tokenizer.add_tokens(missing, special_tokens=True)
+            if rows is None or len(tokenizer) + len(missing) <= rows:
+                tokenizer.add_tokens(missing, special_tokens=True)
     else:
         try:
             tokenizer.chat_template = Path(name).read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     asked = wanted(config.classify, "classify")
     texts = load(config, run)
     source = asked.model or config.model or run.layout.model("base")
-    tokenizer = load_reader(source)
+    tokenizer = load_reader(source, fixed=config.lora is not None)
     model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed, lora=config.lora)
     place = choose_place(config.device, config.precision, width=model.config.get_text_config().hidden_size)
     model.to(place.device)

@@ -43,6 +43,7 @@ from sawyer.models import (
     read_adapter,
     read_extra,
     score_head,
+    table_rows,
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local, settings_of
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
@@ -111,8 +112,8 @@ def policy_start(config: Config) -> Start:
 
 
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
-    tokenizer = load_tokenizer(source)
-    reads = set_template(tokenizer, template or "auto")
+    tokenizer = load_tokenizer(source, fixed=True)
+    reads = set_template(tokenizer, template or "auto", rows=table_rows(source))
     base = base_of(source) if is_adapter(source) else str(source)
     shared = Shared(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):
