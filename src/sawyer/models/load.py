@@ -18,7 +18,7 @@ from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
 from sawyer.models.pretrained import check_counts, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
-from sawyer.runs import base_of, facts_of, is_adapter, settings_of
+from sawyer.runs import base_of, facts_of, is_adapter, on_disk, settings_of
 from sawyer.text import Codec, all_ends, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -34,20 +34,20 @@ def load_tokenizer(source: str | Path, *, fixed: bool = False) -> Any:
     return tokenizer
 
 
-def load_reader(source: str | Path, *, here: bool = False, fixed: bool = False) -> Any:
+def load_reader(source: str | Path, *, fixed: bool = False) -> Any:
     """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`).
 
-    `here`: of a hub id only what is on this disk. `fixed`, and always with adapters: no token beyond the model's embeddings is
-    added, for adapters cannot bring a row that their base model lacks.
+    `fixed`, and always with adapters: no token beyond the model's embeddings is added, for adapters cannot bring a row that
+    their base model lacks.
     """
     from transformers import AutoTokenizer
 
     check_folder(source)
     if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
-        return load_reader(base_of(source), here=True)
+        return load_reader(on_disk(base_of(source)), fixed=True)
     check_counts(source)
     with explained(source, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, **doors(source, here=here))
+        tokenizer = AutoTokenizer.from_pretrained(source, **doors(source))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
         raise ModelError(
             f"{source} has no tokenizer",
@@ -99,8 +99,7 @@ def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = No
     train: a copy of those in `source`, or new ones drawn from `seed`.
     """
     check_folder(source, weights=True)
-    base = base_of(source) if is_adapter(source) else source
-    model = ready(_causal(base, tokenizer, here=is_adapter(source)), tokenizer)
+    model = ready(_causal(on_disk(base_of(source)) if is_adapter(source) else source, tokenizer), tokenizer)
     if is_adapter(source):
         model = put(model, read_adapter(source), source)
     adapt(model, source, lora, seed=seed)
@@ -109,19 +108,18 @@ def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = No
 
 def load_base(folder: Path, tokenizer: Any) -> nn.Module:
     """The network that the adapters in a folder belong to, without them."""
-    base = base_of(folder)
-    return ready(_causal(base, tokenizer, here=True), tokenizer)
+    return ready(_causal(on_disk(base_of(folder)), tokenizer), tokenizer)
 
 
-def _causal(source: str | Path, tokenizer: Any, *, here: bool) -> Any:
-    """The language model in a folder or hub id, with a row for every token of the tokenizer; `here`: from this disk alone."""
+def _causal(source: str | Path, tokenizer: Any) -> Any:
+    """The language model in a folder or hub id, with a row for every token of the tokenizer."""
     from transformers import AutoModelForCausalLM
 
     check_folder(source, weights=True)
     check_family(source, "causal")
     with explained(source, "language model"), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **doors(source, here=here)
+            source, dtype=torch.float32, output_loading_info=True, **doors(source)
         )
         model, told = loaded
         check_whole(source, told["missing_keys"])
@@ -200,7 +198,7 @@ def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, li
 
     check_folder(source, weights=True)
     adapter = read_adapter(source) if is_adapter(source) else None
-    base = source if adapter is None else adapter.base
+    base = source if adapter is None else on_disk(adapter.base)
     check_folder(base, weights=True)
     check_family(base, "classifier")
     if adapter is not None and not asked:
@@ -211,7 +209,7 @@ def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, li
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=bool(asked),  # another head is drawn anew; who asks looks at the trunk's weights
-            **doors(base, here=adapter is not None),
+            **doors(base),
             **asked,
         )
     missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]

@@ -32,10 +32,10 @@ def remote_code(trusted: bool) -> Iterator[None]:
         _trusted.reset(before)
 
 
-def doors(source: str | Path, *, here: bool = False) -> dict[str, Any]:
-    """What `from_pretrained` may do: a folder touches no network, and `here` nor does a hub id that nobody typed; code that
-    lies with the weights runs only where it was allowed, and nobody is asked."""
-    return {"local_files_only": here or is_folder(source), "trust_remote_code": _trusted.get()}
+def doors(source: str | Path) -> dict[str, Any]:
+    """What `from_pretrained` may do: a folder touches no network, and code that lies with the weights runs only where it was
+    allowed, without anybody being asked."""
+    return {"local_files_only": is_folder(source), "trust_remote_code": _trusted.get()}
 
 
 def family_problem(source: str | Path, kind: Kind) -> str:

@@ -18,7 +18,7 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, facts_of, is_adapter, is_local, settings_of
+from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, facts_of, is_adapter, is_local, on_disk, settings_of
 from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
@@ -59,6 +59,7 @@ __all__ = [
     "last_gates",
     "link",
     "new_file",
+    "on_disk",
     "open_run",
     "plain",
     "read_manifest",

@@ -48,6 +48,12 @@ def commit_of(source: str) -> str | None:
         return None
 
 
+def on_disk(source: str | Path) -> str | Path:
+    """The folder in which the cache keeps a hub id's files; whatever is a folder itself, or is not in the cache, as it is."""
+    commit = None if Path(source).is_dir() else commit_of(str(source))
+    return source if commit is None else _cached(str(source)) / "snapshots" / commit
+
+
 def settings_of(source: str | Path) -> dict[str, Any]:
     """The config.json of a model's folder, or of a hub id that is in the cache; empty where there is none that can be read.
 
@@ -61,9 +67,7 @@ def settings_of(source: str | Path) -> dict[str, Any]:
             return {**settings_of(base_of(source)), **told}
         except ModelError:
             return told
-    commit = None if Path(source).is_dir() else commit_of(str(source))
-    folder = Path(source) if commit is None else _cached(str(source)) / "snapshots" / commit
-    return _read(folder / "config.json")
+    return _read(Path(on_disk(source)) / "config.json")
 
 
 def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
