@@ -138,7 +138,7 @@ def test_the_unforeseen_is_short_here_and_whole_in_a_file(
 
 
 def test_init_writes_once(sawyer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sawyer.config.template_file", lambda: "model: gpt2\n")
+    monkeypatch.setattr("sawyer.config.template_file", lambda start: "model: gpt2\n")
     path = tmp_path / "mine.yaml"
     assert sawyer("init", path).code == 0 and path.read_text() == "model: gpt2\n"
     path.write_text("my settings")

@@ -17,7 +17,7 @@ from sawyer import pipeline
 from sawyer.cli.main import app
 from sawyer.errors import DataError, ModelError, SawyerError
 from sawyer.models import look_at
-from sawyer.pipeline import preflight
+from sawyer.pipeline import fingerprint, preflight
 from sawyer.records import read
 from sawyer.runs import Layout, read_rows
 
@@ -157,3 +157,30 @@ def test_a_file_is_read_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.
     assert len(read([str(copy)], want="prompts").records) == 2
     with pytest.raises(SawyerError):
         read([str(tmp_path / "none")], want="prompts")
+
+
+def test_one_file_spelt_in_two_ways_is_one_file(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data.json").write_bytes(tiny.instructions.read_bytes())
+    (tmp_path / "own.jinja").write_text(NO_SYSTEM)
+
+    def print_of(**spelt: Any) -> str:
+        return fingerprint(
+            tiny.config(tmp_path / "run", **{"sft": {"data": ["data.json"]}, "template": "own.jinja", **spelt}), "sft"
+        )
+
+    assert print_of() == print_of(sft={"data": ["./data.json"]}, template="./own.jinja") == print_of(model=f"{tiny.base}/")
+    (tmp_path / "more.json").write_bytes(tiny.instructions.read_bytes()[:-1] + b" ]")
+    assert print_of() != print_of(sft={"data": ["more.json"]})
+    before = print_of()
+    (tmp_path / "data.json").write_bytes(b"[]")
+    assert print_of() != before
+
+
+def test_a_home_folder_is_no_model_and_is_not_hashed(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sawyer.runs.manifest.hash_folder", lambda path: pytest.fail(f"{path} was hashed"))
+    for named in ("~", "~/"):
+        config = tiny.config(tmp_path / "run", model=named, sft={"data": [str(tiny.instructions)]})
+        with pytest.raises(ModelError, match=r"model: .* has no config\.json"):
+            pipeline.run(config)

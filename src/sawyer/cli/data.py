@@ -23,6 +23,14 @@ MOST = 50  # problems shown of a file, unless more are asked for
 
 def init(
     path: Annotated[str, typer.Argument(help="The file to write.")] = "sawyer.yaml",
+    start: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="Where you start: base (a base model, all stages), instruct (a model that follows instructions), reward (a "
+            "reward model alone), rl (functions or a reward model that is there), dpo (pairs).",
+        ),
+    ] = "base",
 ) -> None:
     """Write a commented sawyer.yaml to start from."""
     from sawyer.config import template_file
@@ -39,9 +47,10 @@ def init(
         )
     if not target.parent.is_dir():
         raise ConfigError(f"there is no folder {target.parent}", todo="make it first")
-    write_text(target, template_file())
+    write_text(target, template_file(start))
     console = stdout()
     say(console, f"Wrote {target}. Put your model and files in, then:")
+    say(console, (f"  sawyer check {target}", "bold"), ("    the plan, and whether it would be refused", "dim"))
     say(console, (f"  sawyer run {target}", "bold"))
 
 

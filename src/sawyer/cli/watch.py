@@ -70,7 +70,7 @@ class Watch:
             words = str(row.get("message", ""))
             say(
                 self.console,
-                (f"  {'' if kind == 'plan' else kind + ': '}", STYLES.get(kind, "dim")),
+                (f"  {'' if kind == 'plan' else kind.replace('_', ' ') + ': '}", STYLES.get(kind, "dim")),
                 (words, "dim" * (kind == "plan")),
             )
 

@@ -1,6 +1,6 @@
 """What was asked: the typed tree, and reading it."""
 
-from sawyer.config.load import WORLD_BASE, checked, demo, fields, load, template_file, with_settings
+from sawyer.config.load import STARTS, WORLD_BASE, checked, demo, fields, load, template_file, with_settings
 from sawyer.config.own import OURS, own_file, own_files, own_function, own_names, own_source
 from sawyer.config.schema import (
     KNOWN_TO,
@@ -26,6 +26,7 @@ __all__ = [
     "KNOWN_TO",
     "LOSSES",
     "OURS",
+    "STARTS",
     "WORLD_BASE",
     "Algorithm",
     "Base",

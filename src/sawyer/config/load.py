@@ -17,9 +17,17 @@ from sawyer.config.schema import Config
 from sawyer.errors import ConfigError
 
 PRESETS = Path(__file__).parent / "presets"
-PATHS = ("out", "model", "template", "data", "prompts", "text")  # settings that name files or folders
+PATHS = ("out", "model", "reward", "template", "data", "prompts", "text")  # settings that name files or folders
+STARTS = {  # where one starts, and the file for it
+    "base": "template.yaml",
+    "instruct": "instruct.yaml",
+    "reward": "reward.yaml",
+    "rl": "rl.yaml",
+    "dpo": "dpo.yaml",
+}
 OFF = ("guards", "action")  # settings that may be `off`, which YAML reads as false
 LONGEST_SHOWN = 120  # letters of a value in a message
+MOST_DIGITS = 1_000  # of a number, before it is read
 MOST_VALUES = 100_000  # in a config, aliases written out
 WORLD_BASE = Path(__file__).parent.parent / "worlds" / "base"
 
@@ -49,6 +57,8 @@ def _at_home(tree: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in tree.items():
         if isinstance(value, Mapping) and name in Config.model_fields:
             found[name] = _at_home(value)
+        elif name == "models" and isinstance(value, Mapping):
+            found[name] = {key: os.path.expanduser(item) if isinstance(item, str) else item for key, item in value.items()}
         elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             found[name] = [_at_home(item) for item in value]
         elif name in PATHS and isinstance(value, list):
@@ -78,9 +88,11 @@ def with_settings(config: Config, changes: Mapping[str, Any], overrides: Sequenc
     return checked(tree)
 
 
-def template_file() -> str:
-    """A commented sawyer.yaml to start from."""
-    return (PRESETS / "template.yaml").read_text(encoding="utf-8")
+def template_file(start: str = "base") -> str:
+    """A commented sawyer.yaml for where one starts: one of `STARTS`. Raises ConfigError for another."""
+    if start not in STARTS:
+        raise ConfigError(f"there is no start {start!r}", expected=f"one of: {', '.join(STARTS)}", todo="name one of them")
+    return (PRESETS / STARTS[start]).read_text(encoding="utf-8")
 
 
 def fields() -> list[tuple[str, str, str]]:
@@ -145,7 +157,8 @@ class _Loader(yaml.SafeLoader):
         return value
 
     def construct_number(self, node: Any) -> int:
-        value = self.construct_yaml_int(node)
+        # Python reads no more than some thousand digits.
+        value = self.construct_yaml_int(node) if len(node.value) <= MOST_DIGITS else 2**63
         if not -(2**63) <= value < 2**63:
             raise ConfigError(
                 f"line {node.start_mark.line + 1}: the number {_cut(node.value)} is too large",

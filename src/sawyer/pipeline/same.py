@@ -17,16 +17,29 @@ DATA_FIELDS = ("data", "prompts", "text")
 
 def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
-    section = getattr(config, stage).model_dump(mode="json")
-    common = {name: config.model_dump(mode="json")[name] for name in COMMON}
+    section = _plain(getattr(config, stage).model_dump(mode="json"))
+    common = _plain({name: config.model_dump(mode="json")[name] for name in COMMON})
     if stage in BY_LORA and config.lora is not None:
         common["lora"] = config.lora.model_dump(mode="json")
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
-    files += [config.template] if Path(config.template).is_file() else []
+    files = [str(Path(path)) for path in files]
+    files += [str(Path(config.template))] if Path(config.template).is_file() else []
     files += [str(file) for file in _own_files(section)]
     found = hash_files(files, salt=repr((common, section)))
     if stage == "reward" and config.rl is not None:
         found += f" {config.rl.max_new_tokens}@{config.rl.temperature:g}"
+    return found
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with paths in one spelling: `data.json` and `./data.json` are one file."""
+    found = dict(settings)
+    for name in (*DATA_FIELDS, "model", "template"):
+        value = found.get(name)
+        if isinstance(value, list):
+            found[name] = [str(Path(item)) for item in value]
+        elif isinstance(value, str) and Path(value).exists():
+            found[name] = str(Path(value))
     return found
 
 
