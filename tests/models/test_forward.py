@@ -12,7 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import ValueNetwork, forward, mean_loss, pack, policy_logprobs, row_cost, splits_exactly, token_values
+from sawyer.models import (
+    ValueNetwork,
+    forward,
+    mean_loss,
+    pack,
+    policy_logprobs,
+    row_cost,
+    row_losses,
+    splits_exactly,
+    token_values,
+)
 from sawyer.models.forward import next_logits
 from sawyer.models.pack import real_states
 from sawyer.text import Batch, Row, batches, pad_left, pad_right
@@ -232,3 +242,9 @@ def test_token_values(make: Callable[[str], Path]) -> None:
         hidden = network.trunk(input_ids=torch.tensor([single.ids])).last_hidden_state[0]
         expected = hidden @ network.head.weight[0] + network.head.bias
         assert close(found[r, : len(single.ids)], expected)
+
+
+def test_row_losses_add_up_to_the_mean_and_keep_the_rows_order(speaker: Speakers) -> None:
+    model, batch = speaker("gpt2").model, pad_right(ROWS, 1)
+    found = row_losses(model, ROWS, pad_id=1, token_budget=9, device=torch.device("cpu"))
+    assert found == pytest.approx((-brute_force(model, batch).sum(1)).tolist(), abs=1e-5)

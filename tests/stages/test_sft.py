@@ -18,6 +18,7 @@ from sawyer.records import read, split
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.sft import train
 from sawyer.stages.sft.train import _judge
+from sawyer.stats import paired_interval
 
 Fixture = Any
 
@@ -196,8 +197,10 @@ FIGURES = {"eos_share": 0.95, "held_out_loss": 1.0, "base_held_out_loss": 2.0, "
         ({"eos_share": 0.5}, "sft_stops", "warn"),
         ({"eos_share": 0.499}, "sft_stops", "fail"),
         ({}, "sft_beats_base", "ok"),
-        ({"held_out_loss": 2.0}, "sft_beats_base", "fail"),
-        ({"held_out_loss": 1.999}, "sft_beats_base", "ok"),
+        ({"held_out_loss": 2.1}, "sft_beats_base", "fail"),
+        ({"held_out_loss": 2.0}, "sft_beats_base", "warn"),
+        ({"held_out_loss": 1.99}, "sft_beats_base", "warn"),  # rows differ by 0.04: within noise of ten
+        ({"held_out_loss": 1.9}, "sft_beats_base", "ok"),
         ({"held_out_loss": math.nan}, "sft_beats_base", "fail"),
         ({}, "sft_learned", "ok"),
         ({"loss_last": 3.0}, "sft_learned", "warn"),  # a single update
@@ -207,7 +210,10 @@ FIGURES = {"eos_share": 0.95, "held_out_loss": 1.0, "base_held_out_loss": 2.0, "
 )
 def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, float], gate: str, verdict: str) -> None:
     with tiny.run(tmp_path / "run") as run:
-        _judge(run, {**FIGURES, **changed}, held_out=True)
+        figures = {**FIGURES, **changed}
+        apart = [0.04 * (-1) ** row for row in range(10)]
+        before = [figures["base_held_out_loss"]] * 10
+        _judge(run, figures, paired_interval(before, [figures["held_out_loss"] + value for value in apart]), held_out=True)
         found = {row["name"]: row for row in events(run, "gate")}
     assert set(found) == {"sft_stops", "sft_beats_base", "sft_learned"}
     assert found[gate]["verdict"] == verdict

@@ -7,6 +7,7 @@ memory, would otherwise go into logits that nobody reads.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -83,11 +84,24 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
 @torch.no_grad()
 def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> float:
     """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
-    total = 0.0
-    mine = processes.dealt(rows, row_cost(model))
-    for _, batch in batches(mine, pad_id=pad_id, token_budget=token_budget):
-        total -= float(policy_logprobs(model, batch.to(device)).logprobs.double().sum())
-    return processes.summed(total)[0] / sum(sum(row.trained) for row in rows)
+    losses = row_losses(model, rows, pad_id=pad_id, token_budget=token_budget, device=device)
+    return math.fsum(losses) / sum(sum(row.trained) for row in rows)
+
+
+@torch.no_grad()
+def row_losses(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> list[float]:
+    """(B,) -log pi of each row's trained tokens, in nats a row."""
+    cost = row_cost(model)
+
+    def read(mine: list[int]) -> list[float]:
+        found = [0.0] * len(mine)
+        for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
+            sums = policy_logprobs(model, batch.to(device)).logprobs.double().sum(1)
+            for place, value in zip(indices, sums.tolist(), strict=True):
+                found[place] = -value
+        return found
+
+    return processes.shared([cost(row) for row in rows], read)
 
 
 def sequence_logits(model: nn.Module, batch: Batch, states: Tensor | None = None) -> Tensor:

@@ -24,9 +24,10 @@ from sawyer.engine import (
     stop_if_asked,
 )
 from sawyer.errors import DataError
-from sawyer.models import Speaker, freeze, lora_told, mean_loss, open_speaker, sample, save_model, without_adapters
+from sawyer.models import Speaker, freeze, lora_told, open_speaker, row_losses, sample, save_model, without_adapters
 from sawyer.records import Demonstration, Prompt, split
 from sawyer.runs import Gate, Run, is_adapter, replace_folder
+from sawyer.stats import PairedInterval, paired_interval
 from sawyer.text import Codec, Row, limited
 
 STAGE = "sft"
@@ -75,9 +76,9 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     with replace_folder(run.layout.model(STAGE)) as folder:
         save_model(folder, speaker.model, speaker.tokenizer)
     judged = (held_rows, held.records) if held_rows else (rows, encoded.records)
-    figures = _evaluate(config, run, speaker, place, *judged, steps)
+    figures, change = _evaluate(config, run, speaker, place, *judged, steps)
     figures |= losses_of(run, STAGE)
-    _judge(run, figures, held_out=bool(held_rows))
+    _judge(run, figures, change, held_out=bool(held_rows))
     return figures
 
 
@@ -147,21 +148,26 @@ def _evaluate(
     rows: Sequence[Row],
     records: Sequence[Demonstration],
     steps: int,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], PairedInterval]:
+    """The figures of the trained model, and by how much the rows' loss is less than the base model's, in nats a token."""
     asked = wanted(config.sft, "sft")
 
-    def loss_of(model: nn.Module) -> float:
+    def losses_of_rows(model: nn.Module) -> list[float]:
         budget, pad_id = config.micro_batch_tokens, speaker.codec.pad_id
         with place.autocast():
-            return mean_loss(model, rows, pad_id=pad_id, token_budget=budget, device=place.device)
+            return row_losses(model, rows, pad_id=pad_id, token_budget=budget, device=place.device)
 
-    loss = loss_of(speaker.model)
+    after = losses_of_rows(speaker.model)
     source = config.model or run.layout.model("base")
     if config.lora is not None and not is_adapter(source):
         with without_adapters(speaker.model):
-            base_loss = loss_of(speaker.model)
+            before = losses_of_rows(speaker.model)
     else:
-        base_loss = loss_of(open_speaker(source, config.template).model.to(place.device))
+        before = losses_of_rows(open_speaker(source, config.template).model.to(place.device))
+    # A row's share of the tokens weighs it: the mean over rows is the mean over tokens, and so is that of the changes.
+    tokens = sum(sum(row.trained) for row in rows) / len(rows)
+    change = paired_interval([loss / tokens for loss in before], [loss / tokens for loss in after])
+    loss, base_loss = (math.fsum(losses) / tokens / len(rows) for losses in (after, before))
     stop_if_asked(run, STAGE)
     # A prompt that leaves no room for an answer, left out of the rows too, could not be answered to an end.
     prompts = [prompt for prompt in _distinct_prompts(records) if speaker.codec.fits(prompt)][: asked.eval_prompts]
@@ -194,11 +200,12 @@ def _evaluate(
             "eos_share": eos_share,
         },
     )
-    return {"held_out_loss": loss, "base_held_out_loss": base_loss, "eos_share": eos_share}
+    return {"held_out_loss": loss, "base_held_out_loss": base_loss, "eos_share": eos_share}, change
 
 
-def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
-    """The gates of SFT (method section 2)."""
+def _judge(run: Run, figures: Mapping[str, float], change: PairedInterval, *, held_out: bool) -> None:
+    """The gates of SFT (method section 2). `change` is of the loss in nats a token, row by row."""
+    noise = change.is_noise and not math.isnan(change.value)
     where = "held-out" if held_out else "training (no row was held out)"
     gates = (
         Gate(
@@ -213,10 +220,11 @@ def _judge(run: Run, figures: Mapping[str, float], *, held_out: bool) -> None:
         Gate(
             stage=STAGE,
             name="sft_beats_base",
-            verdict="ok" if figures["held_out_loss"] < figures["base_held_out_loss"] else "fail",
+            verdict="ok" if change.high < 0 else "warn" if noise else "fail",
             value=figures["held_out_loss"],
             threshold=figures["base_held_out_loss"],
-            message=f"{where} loss {figures['base_held_out_loss']:.3f} -> {figures['held_out_loss']:.3f} nats a token",
+            message=f"{where} loss {figures['base_held_out_loss']:.3f} -> {figures['held_out_loss']:.3f} nats a token"
+            + (f", which is within noise; a change of {change.detectable:.2g} would probably be seen" if noise else ""),
             advice="the learning rate is too high or the epochs too many, if the training loss fell and this did not",
         ),
         learned_gate(STAGE, figures),
