@@ -98,6 +98,7 @@ def test_a_system_prompt_stands_before_pairs_and_prompts_too(put: Put) -> None:
         ({**PAIR, "prompt": "Up? Or down?"}, "demonstrations", {"prompt", "rejected"}),
         ({**PAIR, "prompt": [U]}, "comparisons", set()),
         ({"prompt": "Up?", "response": "x", "helpfulness": 1, "coherence": 2}, "comparisons", {"coherence"}),
+        ({"prompt": "Up?", "response": "x", "score": 1, "source": "web", "model": "m"}, "comparisons", {"source"}),
         ({"prompt": "Up?", "chosen": "x", "rejected": "y", "margin": 2, "label": 1}, "comparisons", {"label"}),
         (
             {"user_input": "Up?", "responses_and_scores": [{"response": "a", "score": 1, "why": "x"}]},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,9 @@ def _is_ranked(items: Iterable[Any]) -> bool:
     return not scored and any(item.get("rank") is not None for item in given)
 
 
-def _source(item: Fields) -> str:
-    name = next((name for name in SOURCES if isinstance(item.peek(name), str)), None)
+def _source(item: Fields, names: Sequence[str] = SOURCES) -> str:
+    """Who wrote the answer, where somebody says so."""
+    name = next((name for name in names if isinstance(item.peek(name), str)), None)
     return text_of(item, name, may_be_empty=True) if name else ""
 
 
@@ -373,12 +374,12 @@ def read_single_answer(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         field = first_field(row, CHATS)
         before, response = split_last_answer(turns(row, field, last_may_be_empty=True), field)
         prompt = prompt_from_turns(with_system(row, before), field, where)
-    score = None
+    writer, score = _source(row, SOURCES[1:]), None  # a row's own `source` says which data set it comes from
     try:
         score = _own_score(row)
     except Unfit as unfit:
         yield Unfit(unfit.field, "score", f"{unfit.message}; the answer has no score", unfit.todo)
-    yield ScoredAnswers(prompt=prompt, answers=(Answer(response=response, score=score, source=_source(row)),))
+    yield ScoredAnswers(prompt=prompt, answers=(Answer(response=response, score=score, source=writer),))
 
 
 def _own_score(row: Fields) -> float | None:
