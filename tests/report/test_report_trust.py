@@ -97,5 +97,5 @@ def test_a_report_that_is_not_as_it_was_written_is_named(whole_run: Path) -> Non
     del content["sides"][0]["accuracy"]
     path.write_text(json.dumps(content))
     text = build(whole_run).read_text()
-    assert '<li>How far the reward model can be trusted <span class="soft">(KeyError' in text
+    assert '<li>How far the reward model can be trusted <span class="soft">(ValueError: sides[0].accuracy is missing)' in text
     assert "All judged" not in text and "Reward model" in text, "the rest of the page is drawn"

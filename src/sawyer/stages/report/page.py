@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from markupsafe import Markup
 
@@ -106,14 +106,14 @@ class Parts:
     def __init__(self) -> None:
         self.undrawn: dict[str, str] = {}
 
-    def made(self, name: str, make: Callable[[], Made], otherwise: Made) -> Made:
+    def made(self, name: str, make: Callable[[], Made], otherwise: Any) -> Made:
         """What `make` returns; `otherwise` where it fails, which is then noted."""
         try:
             return make()
         except Exception as error:  # whatever a forged value leads to
             words = str(error).strip().splitlines()
             self.undrawn.setdefault(name, f"{type(error).__name__}{f': {words[0][:160]}' if words else ''}")
-            return otherwise
+            return cast(Made, otherwise)
 
     def drawn(self, name: str, caller: Callable[[], str]) -> str:
         """A block of the template, `{% call part("its name") %}`."""
