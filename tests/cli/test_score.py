@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from encoders import write
+from safetensors.torch import load_file, save_file
 
 import sawyer as package
 from sawyer.errors import DataError, ModelError, RunError
-from sawyer.models import RewardScorer, load_tokenizer, new_policy, new_reward, save_model, train_tokenizer
+from sawyer.models import RewardScorer, load_reader, load_tokenizer, new_policy, new_reward, save_model, train_tokenizer
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, replace_folder
 from sawyer.text import set_template
@@ -187,3 +191,65 @@ def test_what_is_no_reward_model(folders: dict[str, Path], answers: Path, tmp_pa
         package.Scorer(tmp_path)
     assert "there is no model folder" in sawyer("score", tmp_path / "nowhere", answers).err
     assert "there is no such file" in sawyer("score", folders["bert"], tmp_path / "none.jsonl").err
+
+
+def test_a_score_that_is_no_number_is_refused(
+    folders: dict[str, Path], answers: Path, tmp_path: Path, sawyer: Callable[..., Any]
+) -> None:
+    shutil.copytree(folders["bert"], tmp_path / "broken")
+    weights = load_file(tmp_path / "broken" / "model.safetensors")
+    (embeddings,) = (name for name in weights if name.endswith("word_embeddings.weight"))
+    (word,) = load_reader(folders["bert"]).encode("down", add_special_tokens=False)  # in the first row alone
+    weights[embeddings][word] = float("nan")
+    save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    for more in ((), ("--out", tmp_path / "scored.jsonl")):
+        done = sawyer("score", tmp_path / "broken", answers, *more)
+        assert done.code == 1 and f"{answers}:1: the model's score is nan" in done.err and done.out == ""
+    assert not (tmp_path / "scored.jsonl").exists() and not list(tmp_path.glob(".*"))
+    for name in weights:
+        weights[name].fill_(float("nan"))
+    save_file(weights, tmp_path / "broken" / "model.safetensors", {"format": "pt"})
+    done = sawyer("score", tmp_path / "broken", answers)
+    assert done.code == 1 and "by numbers that are not finite" in done.err
+
+
+def test_rows_with_numbers_that_json_has_not_are_written_as_json(
+    folders: dict[str, Path], tmp_path: Path, sawyer: Callable[..., Any]
+) -> None:
+    (tmp_path / "a.jsonl").write_text('{"prompt": "a", "response": "b", "x": NaN, "y": -Infinity, "z": "\\u009b31m\\u202e"}\n')
+    done = sawyer("score", folders["bert"], tmp_path / "a.jsonl")
+    row = json.loads(done.out, parse_constant=lambda name: pytest.fail(name))
+    assert (row["x"], row["y"], row["z"]) == ("nan", "-inf", "\x9b31m\u202e")
+    assert not {"\x9b", "\u202e"} & set(done.out), "nothing steers the terminal"
+    assert sawyer("score", folders["bert"], tmp_path / "a.jsonl", "--out", tmp_path / "b.jsonl").code == 0
+    written = json.loads((tmp_path / "b.jsonl").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert written == row
+
+
+def test_a_file_that_cannot_be_written_or_must_not_be(
+    folders: dict[str, Path], answers: Path, tmp_path: Path, sawyer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = tmp_path / "mine.txt"
+    mine.write_text("a user's own")
+    out = tmp_path / "out.jsonl"
+    for name in (".out.jsonl.sawyer-new", "out.jsonl"):  # links that a received folder brings
+        (tmp_path / name).symlink_to(mine)
+    assert sawyer("score", folders["bert"], answers, "--out", out).code == 0
+    assert mine.read_text() == "a user's own" and not out.is_symlink() and len(out.read_text().splitlines()) == 5
+    if os.name == "posix":
+        umask = os.umask(0o027)
+        assert sawyer("score", folders["bert"], answers, "--out", out).code == 0
+        os.umask(umask)
+        assert out.stat().st_mode & 0o777 == 0o640, "the rights that the umask leaves, not those of a temporary file"
+        # Nobody can write there, root included.
+        for bad in ("/proc/scored.jsonl", "/dev/null", tmp_path / ("x" * 300), "a\0b"):
+            refused = sawyer("score", folders["bert"], answers, "--out", bad)
+            assert refused.code == 1 and "unforeseen" not in refused.err and "what to do" in refused.err, refused.err
+        monkeypatch.setattr("sawyer.cli.score.CHUNK", 1)
+        monkeypatch.setattr("sawyer.runs.plain", full)
+        refused = sawyer("score", folders["bert"], answers, "--out", tmp_path / "late.jsonl")
+        assert refused.code == 1 and "the disk is full" in refused.err and not (tmp_path / "late.jsonl").exists()
+
+
+def full(row: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

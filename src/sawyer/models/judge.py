@@ -118,6 +118,13 @@ def _check_padding(source: str | Path, model: nn.Module, codec: PairCodec) -> No
     rows = [Row(ids=ids, trained=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
     together = sequence_logits(model, pad_right(rows, codec.pad_id))[1]
     alone = sequence_logits(model, pad_right(rows[1:], codec.pad_id))[0]
+    if not bool(torch.isfinite(alone).all()):
+        raise ModelError(
+            f"{source} scores answers by numbers that are not finite",
+            expected="finite scores",
+            why="its weights are damaged: no answer can be ranked by it",
+            todo="fetch or train it again, or name another model",
+        )
     if not torch.allclose(together, alone, atol=1e-3, rtol=1e-3):
         raise ModelError(
             f"{source} scores an answer otherwise beside a longer one than alone",
