@@ -34,5 +34,6 @@ def shown() -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for section in text.split("\n## ")[1:]:
         blocks = [block.split("```")[0] for block in section.split("```jsonl\n")[1:]]
-        found[section.split(":")[0]] = [json.loads(line) for block in blocks for line in block.splitlines()]
+        if blocks:
+            found[section.split(":")[0]] = [json.loads(line) for block in blocks for line in block.splitlines()]
     return found

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Mapping, 
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sawyer.errors import DataError
 from sawyer.records.columnar import columnar_rows
 from sawyer.records.files import ROW_SUFFIXES, TEXT_SUFFIXES, Text, suffix_of, text_of_file
 from sawyer.records.problems import Problem
@@ -45,9 +46,17 @@ def raw_rows(
     still come. `is_row` tells a row from an object around all rows, in a JSON file that holds one object. `columns` are the
     names by which a table's columns are asked for: numbers alone stand for columns counted from 1, of one without a header."""
     before, rows = len(problems), 0
-    for row in _rows(path, problems, is_row, columns):
-        rows += 1
-        yield row
+    try:
+        for row in _rows(path, problems, is_row, columns):
+            rows += 1
+            yield row
+    except MemoryError as error:
+        raise DataError(
+            f"row {rows + 1:,} and those after it do not fit into memory",
+            where=path,
+            expected="files that fit into memory together",
+            todo="cut a part off and name that, or take a machine with more memory",
+        ) from error
     if not rows and len(problems) == before:
         problems.append(_fatal(path, "empty file", "the file has no rows", "name a file with rows"))
 
