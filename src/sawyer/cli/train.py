@@ -17,9 +17,9 @@ STAGES = {
     "base": "Train a base model from plain text.",
     "classify": "Train a classifier of texts.",
     "sft": "Teach the base model to follow instructions.",
-    "collect": "Gather the SFT model's answers, to be scored.",
+    "collect": "Gather a model's answers, to be scored.",
     "reward": "Learn from scored answers which is better.",
-    "rl": "Improve the SFT model against the reward model.",
+    "rl": "Improve a model against what is paid for.",
     "compare": "Ask all models the same and judge the answers.",
 }
 
@@ -77,5 +77,5 @@ def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
         say(console, ("Report   ", "bold"), str(layout.report))
     if layout.model("classify").exists():
         say(console, ("Classify ", "bold"), f'sawyer.Classifier("{layout.model("classify")}")(["a text"])')
-    if layout.model("sft").exists():
+    if layout.model("sft").exists() or layout.model("rl").exists():
         say(console, ("Talk     ", "bold"), f"sawyer chat {layout.root}")
