@@ -17,7 +17,8 @@ from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.models import FittedValues, RewardScorer, ValueNetwork, load_reward, load_tokenizer, open_speaker
-from sawyer.records import prompt_of
+from sawyer.pipeline.given import try_functions
+from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import read_rows, replace_folder
 from sawyer.stages.rl.guards import DEFAULTS
 from sawyer.stages.rl.train import RlWork, train
@@ -275,6 +276,17 @@ def test_functions_are_looked_for_before_anything_is_trained(
     with pytest.raises(ConfigError, match=told):
         pipeline.run(config)
     assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_the_trial_before_training_gives_rows_too(tiny: Fixture, tmp_path: Path, own: Any) -> None:
+    own("my_rows", "def keys(prompts, responses, rows):\n    return [float(row['worth']) for row in rows]\n")
+    config = tiny.rl_config(
+        tmp_path / "run", prompts=[str(tmp_path / "asked.jsonl")], rewards=[{"name": "k", "function": "my_rows:keys"}]
+    )
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": f"{i}?", "worth": i}) + "\n" for i in range(3)))
+    try_functions(config, [one for one in read(config.rl.prompts, want="prompts").records if isinstance(one, Prompt)])
+    with pytest.raises(TrainingError, match=r"my_rows:keys raised KeyError: 'worth', tried on two prompts"):
+        try_functions(config, [prompt_of("1?")])
 
 
 def test_an_answer_without_any_reward_is_refused_before_anything_is_trained(tiny: Fixture, tmp_path: Path, own: Any) -> None:

@@ -123,7 +123,8 @@ def try_functions(config: Config, prompts: Sequence[Prompt]) -> None:
 
     Raises ConfigError for one that is not there, TrainingError for one that fails. Without prompts it is only looked for.
     """
-    parts = [part for part in config.rl.rewards if part.function is not None] if config.rl is not None else []
+    rewards = config.rl.rewards if config.rl is not None else []
+    parts = [part for part in rewards if part.function is not None]
     functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
     if not parts or not prompts:
         return
@@ -140,8 +141,6 @@ def try_functions(config: Config, prompts: Sequence[Prompt]) -> None:
                 why=error.why,
                 todo=error.todo,
             ) from error
-    if config.rl is not None and len(parts) == len(
-        config.rl.rewards
-    ):  # a model applies to every answer; functions alone may leave one without a reward
+    if len(parts) == len(rewards):  # a model applies to every answer; functions alone may leave one without a reward
         together = [Part(name=part.name, weight=part.weight, scorer=one) for part, one in zip(parts, scorers, strict=True)]
         WeightedScorer(together)([prompts[0], prompts[-1]], list(TRIED))
