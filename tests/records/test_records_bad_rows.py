@@ -116,6 +116,14 @@ def test_a_quote_in_a_tsv_is_a_character(put: Put) -> None:
     ].todo
 
 
+@pytest.mark.parametrize("mark", [";", "\t", ","])
+def test_a_table_is_separated_as_its_header_is(put: Put, mark: str) -> None:
+    """Spreadsheets write semicolons where the comma is a decimal point."""
+    text = f'\ufeffprompt{mark}completion\r\n"Up, or left?"{mark}"Down;\tor ""not"""\r\n'
+    (record,) = read(put("a.csv", text), want="demonstrations").records
+    assert (record.prompt.text, record.response) == ("Up, or left?", 'Down;\tor "not"')
+
+
 def test_the_limit_of_csv_stays_as_a_program_set_it(put: Put) -> None:
     import csv
 

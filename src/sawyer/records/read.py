@@ -259,7 +259,7 @@ def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float
     needed = math.ceil(100 * len(bad) / rows) / 100
     mend = bad[0].todo
     if needed <= MOST_BAD:
-        mend = f"mend them, or set max_bad_rows: {needed:g} to leave them out (`sawyer check --max-bad-rows {needed:g}`)"
+        mend = f"{mend}; or leave them out with max_bad_rows: {needed:g} (`sawyer check --max-bad-rows {needed:g}`)"
     message = f"{len(bad):,} of {rows:,} rows cannot be used, and max_bad_rows: {share:g} lets fewer pass"
     return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *ordered]
 

@@ -235,7 +235,7 @@ def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]
     before = csv.field_size_limit(LONGEST_CELL)
     begins = 1
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
         for cells in reader:
             found.append((begins, reader.line_num, cells))
             begins = reader.line_num + 1
@@ -247,6 +247,12 @@ def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]
     finally:
         csv.field_size_limit(before)  # it is the whole process's, and a program that calls us may have its own
     return _table(path, found, text.count("\n") + 1, "quote cells that hold the separator", problems, columns)
+
+
+def _separator(text: str) -> str:
+    """A comma, unless the header has none but a semicolon (spreadsheets write it where the comma is the decimal point) or a tab."""
+    header = text.lstrip().split("\n", 1)[0]
+    return "," if "," in header else ";" if ";" in header else "\t" if "\t" in header else ","
 
 
 def _tsv(path: str, text: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
