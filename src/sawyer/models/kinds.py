@@ -9,7 +9,7 @@ from typing import Any
 from sawyer.errors import ModelError
 from sawyer.models.load import context_in
 from sawyer.models.pretrained import Kind, check_family, check_folder, doors, explained, quiet
-from sawyer.runs import base_of, is_adapter
+from sawyer.runs import base_of, is_adapter, on_disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ def look_at(source: str | Path, kind: Kind) -> Known:
     """
     from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig
 
-    base = base_of(source) if is_adapter(source) else source
+    base = on_disk(base_of(source)) if is_adapter(source) else source
     for folder in dict.fromkeys((source, base)):
         check_folder(folder, weights=True)
     check_family(base, kind)

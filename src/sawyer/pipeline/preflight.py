@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,9 +45,20 @@ def preflight(config: Config, *, only: str | None = None) -> list[StagePlan]:
     done = {stage for stage in wanted if status[stage] in ("done", "waiting") and product(layout, stage).exists()}
     coming = [stage for stage in wanted if stage not in done]
     looks = {stage: _Look(config, layout, stage, coming) for stage in coming}
-    return [
-        looks[stage].plan(status[stage]) if stage in looks else StagePlan(stage=stage, status=status[stage]) for stage in wanted
-    ]
+    with trusting(config):
+        return [
+            looks[stage].plan(status[stage]) if stage in looks else StagePlan(stage=stage, status=status[stage])
+            for stage in wanted
+        ]
+
+
+def trusting(config: Config) -> AbstractContextManager[None]:
+    """Within it code that lies with models may run, where the config says so."""
+    if not config.trust_remote_code:
+        return nullcontext()
+    from sawyer.models import remote_code
+
+    return remote_code(True)
 
 
 def look_ahead(config: Config, only: str | None) -> list[Read]:

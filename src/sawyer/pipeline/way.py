@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -16,7 +15,7 @@ from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.early import check_only, name_code
 from sawyer.pipeline.order import DOORS, STAGES, parents_of, pins_of, product
-from sawyer.pipeline.preflight import look_ahead
+from sawyer.pipeline.preflight import look_ahead, trusting
 from sawyer.pipeline.same import check_parents, check_unchanged, check_unit, fingerprint
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, ScoredAnswers, read
@@ -41,17 +40,8 @@ def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener
     `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
     from which the same call goes on.
     """
-    with _trusting(config):
+    with trusting(config):
         return _run(config, only, listeners)
-
-
-def _trusting(config: Config) -> AbstractContextManager[None]:
-    """Within it code that lies with models may run, where the config says so."""
-    if not config.trust_remote_code:
-        return nullcontext()
-    from sawyer.models import remote_code
-
-    return remote_code(True)
 
 
 def demo(
