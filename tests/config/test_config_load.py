@@ -511,3 +511,12 @@ def test_a_number_of_thousands_of_digits_is_told_as_one(asked: Any) -> None:
     for digits in ("9" * 5000, "0x" + "f" * 5000):
         assert "is too large" in refusal(asked, f"{BASE}seed: {digits}\n")
         assert "is too large" in refusal(asked, BASE, f"seed={digits}")
+
+
+@pytest.mark.parametrize(("text", "told"), [("true", True), ("false", False), ("yes", True)])
+def test_a_setting_that_is_true_or_false(tmp_path: Path, text: str, told: bool) -> None:
+    (tmp_path / "c.yaml").write_text(f"model: gpt2\ntrust_remote_code: {text}\nsft: {{data: [a.jsonl]}}\n")
+    assert load(tmp_path / "c.yaml").trust_remote_code is told
+    (tmp_path / "c.yaml").write_text("model: gpt2\ntrust_remote_code: perhaps\nsft: {data: [a.jsonl]}\n")
+    with pytest.raises(ConfigError, match=r"`trust_remote_code` is 'perhaps'; expected: true or false"):
+        load(tmp_path / "c.yaml")

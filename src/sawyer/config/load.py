@@ -291,7 +291,7 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
             )
         annotation = model.model_fields[name].annotation
         section = _section(annotation)
-        if isinstance(value, bool) and not (value is False and name in OFF):
+        if isinstance(value, bool) and annotation is not bool and not (value is False and name in OFF):
             raise ConfigError(f"{where}: `{prefix}{name}` is {_shown(value)}; expected: {_words(annotation)}")
         if section is not None and isinstance(value, Mapping):
             _known(value, section, f"{prefix}{name}.", where)
@@ -359,7 +359,14 @@ def _fields(model: type[BaseModel], prefix: str) -> list[tuple[str, str, str]]:
     return found
 
 
-_WORDS = {int: "a whole number", float: "a number", str: "text", list: "a list", dict: "names with values"}
+_WORDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "names with values",
+}
 _SIGNS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
