@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from families import CLOSED, FAMILIES, QWEN3, R1, Family, tokenizer_of, write_instruct, write_reward
+from tokenizers import Tokenizer
 
 from sawyer import pipeline
 from sawyer.config import checked
@@ -253,6 +254,40 @@ def test_a_tokenizer_of_another_model_is_refused(instruct: Callable[[str], Path]
     other.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the tokenizer has tokens up to number \d+, the model embeddings for 300"):
         open_speaker(tmp_path)
+
+
+def test_a_tokenizer_that_leaves_numbers_out(tmp_path: Path) -> None:
+    """As those after cl100k do: ends beyond the number of its tokens end answers, and may be drawn."""
+    tokenizer = tokenizer_of(FAMILIES["qwen25"])
+    settings = json.loads(tokenizer._tokenizer.to_str())
+    size = len(tokenizer)
+    for token in settings["added_tokens"]:
+        if token["content"] == "<|im_end|>":
+            settings["model"]["vocab"].pop("<|im_end|>")
+            token["id"] = settings["model"]["vocab"]["<|im_end|>"] = size + 20
+    core = hf.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(settings)), eos_token="<|im_end|>")
+    core.chat_template, core.pad_token = tokenizer.chat_template, "<|endoftext|>"
+    hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=size + 21, n_embd=8, n_layer=1, n_head=1, n_positions=64)).save_pretrained(
+        tmp_path
+    )
+    core.save_pretrained(tmp_path)
+    speaker = open_speaker(tmp_path)
+    assert speaker.codec.eos_id == size + 20 and speaker.codec.size == size + 21 > len(speaker.tokenizer)
+    assert speaker.model.get_input_embeddings().weight.shape[0] == size + 21
+    with torch.no_grad():
+        head = speaker.model.get_output_embeddings().weight
+        state = speaker.model.transformer(torch.tensor([speaker.codec.prompt(prompt_of("a"))])).last_hidden_state[0, -1]
+        head[size + 20] = 50 * state
+    found = sample(
+        speaker.model,
+        [speaker.codec.prompt(prompt_of("a"))],
+        codec=speaker.codec,
+        max_new_tokens=3,
+        temperature=1.0,
+        generator=torch.Generator(),
+        greedy=True,
+    )
+    assert found[0].ids == (size + 20,) and found[0].ended
 
 
 @pytest.mark.slow

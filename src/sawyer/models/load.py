@@ -19,7 +19,7 @@ from sawyer.models.fused import fuse_activations
 from sawyer.models.pretrained import check_counts, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
 from sawyer.runs import base_of, facts_of, is_adapter, on_disk, settings_of
-from sawyer.text import Codec, all_ends, turn_end
+from sawyer.text import Codec, all_ends, id_count, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 SPARE = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
@@ -353,16 +353,12 @@ def codec_of(model: nn.Module, tokenizer: Any) -> Codec:
 def grow(model: Any, tokenizer: Any) -> None:
     """An embedding for each token that was added to a tokenizer; new ones are the mean of those that were there.
 
-    Raises ModelError for a tokenizer whose own vocabulary reaches beyond the embeddings, or that leaves numbers out: it is
-    another model's, or damaged.
+    Raises ModelError for a tokenizer whose own vocabulary reaches beyond the embeddings, or that leaves numbers out there: it
+    is another model's, or damaged.
     """
-    table, size = model.get_input_embeddings().weight, len(tokenizer)
-    known = table.shape[0]
-    added = tokenizer.added_tokens_decoder
-    beyond = [
-        number for number in tokenizer.get_vocab().values() if number >= size or (number >= known and number not in added)
-    ]
-    if beyond:
+    size, known = id_count(tokenizer), model.get_input_embeddings().weight.shape[0]
+    beyond = sorted(number for number in tokenizer.get_vocab().values() if number >= known)
+    if beyond and (beyond[0] != known or len(beyond) != size - known or {*beyond} - {*tokenizer.added_tokens_decoder}):
         raise ModelError(
             f"the tokenizer has tokens up to number {max(beyond):,}, the model embeddings for {known:,}",
             expected="a tokenizer whose numbers are those of the model's embeddings",

@@ -1,7 +1,7 @@
 """Text and tokens: templates, encoding, batches."""
 
 from sawyer.text.batch import Batch, batches, micro_batches, pad_left, pad_right, whole_numbers
-from sawyer.text.encode import Codec, ConversationCodec, Row, all_ends
+from sawyer.text.encode import Codec, ConversationCodec, Row, all_ends, id_count
 from sawyer.text.limit import limited
 from sawyer.text.pair import PairCodec, Reader, conversation
 from sawyer.text.plain import plain_row, windows
@@ -20,6 +20,7 @@ __all__ = [
     "batches",
     "conversation",
     "dated",
+    "id_count",
     "limited",
     "micro_batches",
     "pad_left",

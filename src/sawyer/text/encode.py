@@ -69,6 +69,7 @@ class Codec:
     tokenizer: Any
     context: int
     end_ids: tuple[int, ...] = ()
+    _size: int = field(init=False, repr=False)
     _turn_end: int | None = field(init=False, repr=False)
     _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, init=False, repr=False)
     _held: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # characters of their texts
@@ -76,6 +77,7 @@ class Codec:
 
     def __post_init__(self) -> None:
         end = turn_end(self.tokenizer)
+        object.__setattr__(self, "_size", id_count(self.tokenizer))
         object.__setattr__(self, "_turn_end", end)
         object.__setattr__(self, "end_ids", all_ends(self.tokenizer, end, self.end_ids))
 
@@ -91,8 +93,8 @@ class Codec:
 
     @property
     def size(self) -> int:
-        """Number of token ids the tokenizer can mean; a model may have rows beyond them."""
-        return len(self.tokenizer)
+        """One more than the greatest id that the tokenizer can mean; a model may have rows beyond it."""
+        return self._size
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """Ids of the prompt."""
@@ -223,7 +225,13 @@ class ConversationCodec(Codec):
 def all_ends(tokenizer: Any, turn: int | None, named: Sequence[int]) -> tuple[int, ...]:
     """Every id that ends an answer, each once: what the template writes, the tokenizer's EOS, then those that are `named`."""
     ids = [token for token in (turn, tokenizer.eos_token_id, *named) if token is not None]
-    return tuple(dict.fromkeys(int(token) for token in ids if 0 <= token < len(tokenizer)))
+    size = id_count(tokenizer)
+    return tuple(dict.fromkeys(int(token) for token in ids if 0 <= token < size))
+
+
+def id_count(tokenizer: Any) -> int:
+    """One more than a tokenizer's greatest id: some leave numbers out, so that this is more than its number of tokens."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
