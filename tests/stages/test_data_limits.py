@@ -8,16 +8,18 @@ from typing import Any
 
 import pytest
 
+from sawyer import pipeline
 from sawyer.config import checked
-from sawyer.engine import encode_all
+from sawyer.engine import encode_all, encode_rows
 from sawyer.errors import ConfigError, DataError, Interrupted
 from sawyer.models import open_speaker
+from sawyer.records import Demonstration, prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.reward.data import load
 from sawyer.stages.rl.pairs import load_pairs
 from sawyer.stages.rl.work import prompts_of
 from sawyer.stages.sft import train
-from sawyer.text import limited
+from sawyer.text import Row, limited
 
 Fixture = Any
 
@@ -48,8 +50,6 @@ def test_sft_cuts_and_the_plan_says_what(tiny: Fixture, tmp_path: Path, write_ro
 
 
 def test_a_limited_codec_cuts_where_the_whole_row_goes_on(tiny: Fixture) -> None:
-    from sawyer.records import Demonstration, prompt_of
-
     codec = open_speaker(tiny.sft).codec
     record = Demonstration(prompt=prompt_of("First?"), response=LONG)
     whole, cut = codec.demonstration(record), limited(codec, 20).demonstration(record)
@@ -144,3 +144,40 @@ def test_encoding_shows_how_far_it_is_and_hears_a_wish_to_stop(tiny: Fixture, tm
         with pytest.raises(Interrupted, match="while its data was encoded"):
             encode_all(run, "sft", range(5000), encode)
         assert len(encoded) == 1024, "it stops at the next look, not at the end"
+
+
+def test_rows_are_encoded_once_where_there_are_many(
+    tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_rows: Any
+) -> None:
+    """A stage that goes on reads back what it has encoded, to the token; with other settings nothing is taken over."""
+    monkeypatch.setattr("sawyer.engine.kept_rows.KEPT_FROM", 4)
+    codec = limited(open_speaker(tiny.sft).codec, 30)
+    prompts = ["First?", "Second?", "word " * 40, "Third?"]
+    records = [Demonstration(prompt=prompt_of(text), response=LONG if text == "First?" else "yes") for text in prompts]
+    calls: list[str] = []
+
+    def row_of(record: Demonstration) -> Row | None:
+        calls.append(record.prompt.text)
+        return codec.demonstration(record) if codec.fits(record.prompt) else None
+
+    with tiny.run(tmp_path / "run") as run:
+        run.manifest.update("sft", fingerprint="one", parents={"base": "x"})
+        rows = encode_rows(run, "sft", records, row_of)
+        assert rows == [row_of(record) for record in records] and rows[2] is None and rows[0] is not None and rows[0].cut
+        calls.clear()
+        assert encode_rows(run, "sft", records, row_of) == rows and calls == []
+        run.manifest.update("sft", fingerprint="two", parents={"base": "x"})
+        assert encode_rows(run, "sft", records, row_of) == rows and calls == prompts
+
+
+def test_a_finished_stage_keeps_no_rows(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sawyer.engine.kept_rows.KEPT_FROM", 4)
+    asked = {"data": [str(tiny.instructions)], "held_out": 0.2, "batch_size": 64, "max_new_tokens": 4, "eval_prompts": 2}
+    out = tmp_path / "run"
+    with monkeypatch.context() as stopped:
+        stopped.setattr("sawyer.engine.loop._resume", lambda *a: (_ for _ in ()).throw(Interrupted("stopped", todo="go on")))
+        with pytest.raises(Interrupted):
+            pipeline.run(tiny.config(out, sft=asked))
+    assert (out / "sft" / "encoded").is_dir()
+    pipeline.run(tiny.config(out, sft=asked))
+    assert not (out / "sft" / "encoded").exists() and (out / "sft" / "model").is_dir()

@@ -2,6 +2,7 @@
 
 from sawyer.engine.checkpoint import STATE, load_checkpoint, put_state, save_checkpoint
 from sawyer.engine.data import encode_all, lengths_in_words, read_data, tell_remarks
+from sawyer.engine.kept_rows import encode_rows
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
 from sawyer.engine.loop import Work, run_steps, stop_if_asked
@@ -22,6 +23,7 @@ __all__ = [
     "batch_indices",
     "choose_place",
     "encode_all",
+    "encode_rows",
     "generator",
     "kept_memory",
     "learned_gate",

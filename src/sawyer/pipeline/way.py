@@ -212,6 +212,7 @@ def _drop_state(run: Run, stage: str) -> None:
     for best in processes.first(lambda: run.layout.bests(stage)):
         remove_folder(best)
     remove_folder(run.layout.members(stage))
+    remove_folder(run.layout.encoded(stage))
 
 
 def _forget_what_is_gone(run: Run, stage: str) -> None:

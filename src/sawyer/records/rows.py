@@ -250,7 +250,7 @@ def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]
 
 
 def _separator(text: str) -> str:
-    """A comma, unless the header has none but a semicolon (spreadsheets write it where the comma is the decimal point) or a tab."""
+    """A comma, unless the header has none but a semicolon (as where the comma is the decimal point) or a tab."""
     header = text.lstrip().split("\n", 1)[0]
     return "," if "," in header else ";" if ";" in header else "\t" if "\t" in header else ","
 

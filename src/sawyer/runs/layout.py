@@ -118,6 +118,10 @@ class Layout:
         """A stage's full state while it is at work."""
         return self.root / stage / "checkpoint"
 
+    def encoded(self, stage: str) -> Path:
+        """The rows of a stage at work, as tokens, where there are many."""
+        return self.root / stage / "encoded"
+
     def members(self, stage: str) -> Path:
         """Of an ensemble at work: the members that are trained, a folder each, counted from 0."""
         return self.root / stage / "members"

@@ -98,6 +98,7 @@ def open_run(root: Path) -> Iterator[Run]:
                 for stage in STAGES:
                     refuse_link(layout.folder(stage))
                     refuse_link(layout.members(stage))
+                    refuse_link(layout.encoded(stage))
                 recover_all(root)
 
         processes.first(take)

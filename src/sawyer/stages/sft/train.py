@@ -14,7 +14,7 @@ from sawyer.engine import (
     LanguageWork,
     Place,
     choose_place,
-    encode_all,
+    encode_rows,
     generator,
     learned_gate,
     lengths_in_words,
@@ -52,7 +52,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
     train_records, held_records = split(found.records, asked.held_out)
     codec = limited(speaker.codec, asked.max_tokens)
-    encoded, held = _encoded(codec, train_records, asked, run), _encoded(codec, held_records, asked, run)
+
+    def row_of(record: Demonstration) -> Row | None:
+        return codec.demonstration(record) if codec.fits(record.prompt) else None
+
+    every = encode_rows(run, STAGE, [*train_records, *held_records], row_of)
+    encoded = _usable(codec, train_records, every[: len(train_records)], asked, run)
+    held = _usable(codec, held_records, every[len(train_records) :], asked, run)
     rows, held_rows = encoded.rows, held.rows
     if not rows:
         raise DataError(
@@ -111,17 +117,12 @@ class _Encoded:
     remark: str
 
 
-def _encoded(codec: Codec, records: Sequence[Demonstration], asked: Sft, run: Run) -> _Encoded:
-    """Encode; a prompt that leaves no room for a response is left out, a response that is cut loses its end: both said, in the
-    plan where `max_tokens` asks for it, as a warning where the model reads no more.
+def _usable(codec: Codec, records: Sequence[Demonstration], found: Sequence[Row | None], asked: Sft, run: Run) -> _Encoded:
+    """Records with their rows. One whose prompt leaves no room for a response has none and is left out, a response that is cut
+    loses its end: both said, in the plan where `max_tokens` asks for it, as a warning where the model reads no more.
 
     An earlier answer of a conversation may fit where the last prompt does not: such a row is left out as well.
     """
-
-    def row_of(record: Demonstration) -> Row | None:
-        return codec.demonstration(record) if codec.fits(record.prompt) else None
-
-    found = encode_all(run, STAGE, records, row_of)
     usable = [(record, row) for record, row in zip(records, found, strict=True) if row is not None]
     cut, left_out = sum(row.cut for _, row in usable), len(records) - len(usable)
     told = ""
