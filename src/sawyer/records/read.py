@@ -309,7 +309,7 @@ def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
     key, where = identity(record), prompt_in(record).where
     if key in scan.seen:
-        told = f"the same as {scan.seen[key]}; left out"
+        told = f"the same as {_place(scan.seen[key], where)}; left out"
         scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
         return
     scan.seen[key] = where
@@ -322,8 +322,13 @@ def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     if isinstance(record, Labelled) and not record.many:
         first = scan.seen.setdefault(("labelled", record.text), where)
         if first is not where:
-            told = f"the same text has another label in {first}; both are kept"
+            told = f"the same text has another label in {_place(first, where)}; both are kept"
             scan.problems.append(_note(where, "label", "contradiction", told, "keep the right one"))
+
+
+def _place(first: Where, here: Where) -> str:
+    """Where a row stood before: in the same file its name is enough, without the folders."""
+    return f"{Path(first.file).name}:{first.line}" if first.file == here.file else str(first)
 
 
 def _judgeable(record: ScoredAnswers) -> Iterator[Problem]:
