@@ -235,6 +235,7 @@ Row = Mapping[str, Any]
 WIN_RATE = ("value", "low", "high", "length_controlled", "length_controlled_low", "length_controlled_high")
 TELLS = ("gold.MODEL.SETTING", "gold.best_of_8", "reward_mean.MODEL.SETTING", "reward_mean.best_of_8")
 TELLS += (*(f"compare.win_rate_rl_vs_sft.{name}" for name in WIN_RATE), "compare.win_rate_sft_vs_base.FIGURE")
+TELLS += ("compare.win_rate_A_vs_B.FIGURE",)  # the same loop, whichever two they are
 TELLS += tuple(f"compare.greedy_change_rl_vs_sft.{name}" for name in ("value", "low", "high"))
 
 
