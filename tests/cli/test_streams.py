@@ -136,6 +136,18 @@ def test_json_is_valid_in_any_encoding(monkeypatch: pytest.MonkeyPatch, encoding
     assert not STEERS & set(line) and ("✓" in line) == (encoding == "utf-8")
 
 
+def test_a_full_disk_behind_standard_output_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], put_runs: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sawyer", "runs", str(put_runs)])
+    for error, told in ((OSError(errno.ENOSPC, "No space left on device"), True), (OSError(errno.EIO, "gone"), False)):
+        monkeypatch.setattr(sys, "stdout", Broken(error))
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code
+        assert ("could not be written to its end: No space left" in capsys.readouterr().err) == told
+
+
 def test_a_result_that_cannot_be_written_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", Broken(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
     with pytest.raises(RunError, match="No space left"):

@@ -143,6 +143,8 @@ def steady_streams() -> Iterator[None]:
         yield
     finally:
         out.flush()
+        if isinstance(out.lost, OSError) and out.lost.errno not in (errno.EPIPE, errno.EIO):  # not that nobody reads any more
+            err.write(f"Standard output could not be written to its end: {out.lost.strerror}\n")
         err.flush()
         sys.stdin, sys.stdout, sys.stderr = before
 
