@@ -54,3 +54,11 @@ def test_autocast_multiplies_in_the_chosen_precision() -> None:
 def test_a_card_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match="no CUDA device"):
         choose_place("cuda", "auto", width=8)
+
+
+@pytest.mark.parametrize(("own", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.MonkeyPatch, own: bool, precision: str) -> None:
+    """As torch has it: with emulation every card says yes."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or own)
+    assert choose_place("cuda", "auto", width=8192).precision == precision

@@ -84,6 +84,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a thousand million layers": (lambda f: edit(f / "config.json", n_layer=10**9), "n_layer is '1000000000'"),
     "a thousand million labels": (lambda f: edit(f / "config.json", num_labels=10**9), "num_labels is '1000000000'"),
     "layers in words": (lambda f: edit(f / "config.json", num_hidden_layers="many"), "num_hidden_layers is 'many'"),
+    "code of the hub": (lambda f: edit(f / "config.json", attn_implementation="some/kernel"), "which is code on the hub"),
     "another width": (lambda f: edit(f / "config.json", n_embd=32), "does not load"),
     "heads that do not divide": (lambda f: edit(f / "config.json", n_head=3), "does not load"),
     "more layers": (lambda f: edit(f / "config.json", n_layer=3), "lacks 12 of its weights"),

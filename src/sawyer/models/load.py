@@ -16,7 +16,7 @@ from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
 from sawyer.models.foreign import read_adapter
 from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
-from sawyer.models.pretrained import check_counts, check_family, check_folder, doors, explained, quiet, table_rows
+from sawyer.models.pretrained import check_config, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
 from sawyer.runs import base_of, facts_of, is_adapter, on_disk, settings_of
 from sawyer.text import Codec, all_ends, id_count, turn_end
@@ -45,7 +45,7 @@ def load_reader(source: str | Path, *, fixed: bool = False) -> Any:
     check_folder(source)
     if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
         return load_reader(on_disk(base_of(source)), fixed=True)
-    check_counts(source)
+    check_config(source)
     with explained(source, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **doors(source))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files

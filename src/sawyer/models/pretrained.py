@@ -70,8 +70,9 @@ def family_problem(source: str | Path, kind: Kind) -> str:
 BRINGS_CODE = "it brings code of its own, which would have to run to load it"
 
 
-def check_counts(source: str | Path) -> None:
-    """Raise ModelError for a config.json with numbers of which no network can be made: transformers would try for hours."""
+def check_config(source: str | Path) -> None:
+    """Raise ModelError for a config.json with numbers of which no network can be made (transformers would try for hours), and
+    for one that names an attention of the hub: that is code, which would be fetched and run."""
     config = settings_of(source)
     text = config.get("text_config")
     for settings in (config, text if isinstance(text, dict) else {}):
@@ -83,11 +84,19 @@ def check_counts(source: str | Path) -> None:
                     expected=f"a whole number, at most {most:,}",
                     todo="copy config.json again from where the model came from",
                 )
+        for name in ("attn_implementation", "_attn_implementation"):
+            if "/" in str(settings.get(name)) and not _trusted.get():
+                raise ModelError(
+                    f"{source}: {name} is {str(settings[name])[:80]!r} in config.json, which is code on the hub",
+                    expected="none, or one that transformers has",
+                    why="that code would be fetched and run",
+                    todo=f"delete `{name}` from config.json, or set `trust_remote_code: true` if you trust who wrote it",
+                )
 
 
 def check_family(source: str | Path, kind: Kind) -> None:
     """Raise ModelError for a config.json of which no network of this kind can be made (`family_problem`)."""
-    check_counts(source)
+    check_config(source)
     problem = family_problem(source, kind)
     if problem == BRINGS_CODE:
         raise brings_code(source)
