@@ -262,7 +262,7 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
         assert kls[0] == 0.0 and abs(kls[-1]) > 1e-3
         told = " ".join(row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning")
         assert "the value network starts from the SFT model: the reward model was not trained on the network" in told
-        assert base_of(run.layout.best("rl", 0)) == str(run.layout.model("sft").resolve())
+        assert base_of(run.layout.bests("rl")[0]) == str(run.layout.model("sft").resolve())
         asked = config.model_copy(update={"rl": config.rl.model_copy(update={"value_start": "reward"})})  # type: ignore[union-attr]
         with pytest.raises(ConfigError, match="was not trained on the network"):
             open_value(asked, run, work.networks)
