@@ -260,5 +260,6 @@ def _tell_waiting(run: Run, stage: str) -> None:
 
 
 def _collected(run: Run) -> list[Answer]:
-    records = read([str(run.layout.answers)], want="scored").records
+    # A slip of the pen is a judgement: it is told, not left out.
+    records = read([str(run.layout.answers)], want="scored", max_bad_rows=0.0).records
     return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]
