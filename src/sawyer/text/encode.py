@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -73,11 +74,12 @@ class Codec:
     _turn_end: int | None = field(init=False, repr=False)
     _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, init=False, repr=False)
     _held: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # characters of their texts
-    _specials: list[str] = field(default_factory=list, init=False, repr=False)
+    _markers: Markers = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         end = turn_end(self.tokenizer)
         object.__setattr__(self, "_size", id_count(self.tokenizer))
+        object.__setattr__(self, "_markers", Markers.of(self.tokenizer))
         object.__setattr__(self, "_turn_end", end)
         object.__setattr__(self, "end_ids", all_ends(self.tokenizer, end, self.end_ids))
 
@@ -181,18 +183,16 @@ class Codec:
 
     def _harmless(self, messages: Sequence[Message]) -> tuple[Message, ...]:
         """Special tokens spelt out in a message are broken up: a user's text must not end a turn or a response."""
-        if not self._specials:
-            self._specials.extend(special_tokens(self.tokenizer))
         return tuple(map(self._clean, messages))
 
     def _clean(self, message: Message) -> Message:
-        if not any(special in message.content for special in self._specials):
+        if not self._markers.within(message.content):
             return message  # nearly every one
         text = self._without_end(message.content) if message.role == "assistant" else message.content
-        return replace(message, content=broken(text, self._specials))
+        return replace(message, content=self._markers.broken(text))
 
     def _without_end(self, response: str) -> str:
-        ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end in self._specials]
+        ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end in self._markers.names]
         while end := next((end for end in ends if response.rstrip().endswith(end)), ""):
             response = response.rstrip().removesuffix(end)
         return response
@@ -225,7 +225,7 @@ class ConversationCodec(Codec):
 def all_ends(tokenizer: Any, turn: int | None, named: Sequence[int]) -> tuple[int, ...]:
     """Every id that ends an answer, each once: what the template writes, the tokenizer's EOS, then those that are `named`."""
     ids = [token for token in (turn, tokenizer.eos_token_id, *named) if token is not None]
-    size = id_count(tokenizer)
+    size = len(tokenizer) if all(token < len(tokenizer) for token in ids) else id_count(tokenizer)
     return tuple(dict.fromkeys(int(token) for token in ids if 0 <= token < size))
 
 
@@ -234,15 +234,33 @@ def id_count(tokenizer: Any) -> int:
     return 1 + max(tokenizer.get_vocab().values(), default=-1)
 
 
-def special_tokens(tokenizer: Any) -> list[str]:
-    """What a tokenizer takes for a marker and not for text, the longest first."""
-    names = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))}
-    return sorted(names, key=lambda name: (-len(name), name))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Markers:
+    """What a tokenizer takes for a marker and not for text (Gemma has 6,000 of them), to be found in a text quickly."""
 
+    names: frozenset[str]
+    starts: re.Pattern[str]  # one of their first characters
+    lengths: tuple[int, ...]
 
-def broken(text: str, specials: Sequence[str]) -> str:
-    """The text with each special token in it broken up by a space: `<|end|>` -> `< |end|>`."""
-    for special in specials:
-        if special in text:
-            text = text.replace(special, f"{special[:1]} {special[1:]}")
-    return text
+    @classmethod
+    def of(cls, tokenizer: Any) -> Markers:
+        """Those that a tokenizer names, and those that it only knows."""
+        names = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))} - {""}
+        starts = "".join(sorted(re.escape(first) for first in {name[0] for name in names}))
+        return cls(
+            names=frozenset(names),
+            starts=re.compile(f"[{starts}]" if names else "(?!)"),
+            lengths=tuple(sorted({len(name) for name in names})),
+        )
+
+    def within(self, text: str) -> list[str]:
+        """The markers that are in a text, the longest first."""
+        places = [found.start() for found in self.starts.finditer(text)]
+        found = {text[place : place + length] for place in places for length in self.lengths} & self.names
+        return sorted(found, key=lambda name: (-len(name), name))
+
+    def broken(self, text: str) -> str:
+        """The text with each marker in it broken up by a space: `<|end|>` -> `< |end|>`."""
+        for name in self.within(text):
+            text = text.replace(name, f"{name[:1]} {name[1:]}")
+        return text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from sawyer.records import Prompt, Role
-from sawyer.text.encode import Row, broken, special_tokens
+from sawyer.text.encode import Markers, Row
 
 SPEAKERS: Mapping[Role, str] = {"system": "System", "user": "User", "assistant": "Assistant"}
 
@@ -42,7 +42,10 @@ class PairCodec:
     tokenizer: Any
     context: int
     types: bool
-    _specials: list[str] = field(default_factory=list, repr=False)
+    _markers: Markers = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_markers", Markers.of(self.tokenizer))
 
     @property
     def pad_id(self) -> int:
@@ -51,9 +54,7 @@ class PairCodec:
 
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response; the response is marked, with the special token that closes it."""
-        if not self._specials:
-            self._specials.extend(special_tokens(self.tokenizer))
-        first, second = broken(conversation(prompt), self._specials), broken(response, self._specials)
+        first, second = self._markers.broken(conversation(prompt)), self._markers.broken(response)
         found = self._encode(first, second, {})
         cut = len(found["input_ids"][0]) > self.context
         if cut:
