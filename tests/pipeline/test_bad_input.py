@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from sawyer.runs import Layout, is_complete, read_manifest
+from sawyer.runs import Layout, is_complete, journal, read_manifest, replace_folder
 
 Ask = Callable[..., Any]
 
@@ -57,7 +57,7 @@ def rows(path: Path, *found: dict[str, Any]) -> list[str]:
         ("binary.jsonl", b"\x89PNG\r\n\x1a\n\x00\x00", "binary file"),
         ("list.json", b"[]", "list.json"),
         ("word.json", b'"hello"', "word.json"),
-        ("half.json", b'[{"instruction": "a", "output": "b"}, {"instr', "half.json:1"),
+        ("half.json", b'[{"instruction": "a", "output": "b"}, {"instr', "half.json:2"),
     ],
 )
 def test_files_that_are_no_data(ask: Ask, tmp_path: Path, name: str, content: bytes | None, told: str) -> None:
@@ -71,12 +71,15 @@ def test_broken_json_on_line_7_is_named(ask: Ask, tmp_path: Path) -> None:
     lines = [json.dumps({"instruction": f"q {i}", "output": "a"}) for i in range(12)]
     lines[6] = lines[6][:-2]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    ask("sft", {"sft.data": [str(tmp_path / "data.jsonl")]}).explained("data.jsonl:7:", "not JSON")
+    asked = {"sft.data": [str(tmp_path / "data.jsonl")]}
+    ask("sft", {**asked, "max_bad_rows": 0}).explained("data.jsonl:7:", "not JSON")
+    shutil.rmtree(tmp_path / "run")
+    assert "1 of 12 rows cannot be used and is left out: broken JSON (data.jsonl:7)" in ask("sft", asked).out
 
 
 def test_data_of_another_kind(ask: Ask, tiny: Any) -> None:
     found = ask("sft", {"sft.data": [str(tiny.data / "comparisons.json")]})
-    found.explained("comparisons.json:", "none of the shapes that give demonstrations", "39 more problems")
+    found.explained("comparisons.json:", "gives comparisons, not demonstrations", "40 of 40 rows")
 
 
 def test_text_where_rows_are_wanted_and_the_other_way_round(ask: Ask, tiny: Any, tmp_path: Path) -> None:
@@ -288,21 +291,21 @@ def test_a_damaged_checkpoint_is_told_and_the_advice_works(
     out = tiny.prefix("sft", tmp_path / "run")
     checkpoint = cut_off(tiny, out, "sft", 3)
     damage(checkpoint / "state.pt")
-    ask("sft", out=out).explained("state.pt cannot be read", f"delete {checkpoint}")
-    shutil.rmtree(checkpoint)
+    ask("sft", out=out).explained("state.pt cannot be read", f"delete {checkpoint.parent} to do this stage again")
+    shutil.rmtree(checkpoint.parent)
     assert ask("sft", out=out).code == 0
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
 @pytest.mark.slow
 def test_a_checkpoint_of_something_else_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
-    import torch
 
     out = tiny.prefix("sft", tmp_path / "run")
-    state = cut_off(tiny, out, "sft", 3) / "state.pt"
-    good = torch.load(state, weights_only=True)
+    checkpoint = cut_off(tiny, out, "sft", 3)
+    good = torch.load(checkpoint / "state.pt", weights_only=True)
     for wrong in ({}, {**good, "work": {"model": {}}}, {**good, "journal": {}}, {**good, "step": None}, [1]):
-        torch.save(wrong, state)
+        with replace_folder(checkpoint) as new:  # with a checksum of its own: it is whole, and no checkpoint of this stage
+            torch.save(wrong, new / "state.pt")
         ask("sft", out=out).explained("checkpoint cannot be read", "to do sft again")
 
 
@@ -353,7 +356,8 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
     # Half a row fits, as a disk does it; then not even the manifest can be written.
     out = tiny.prefix("sft", tmp_path / "run")
     cut_off(tiny, out, "sft", 3)
-    real = Path.open
+    real_open, real_file = journal.open_own, os.fdopen
+    handles: set[int] = set()
 
     class Full:
         def __init__(self, file: Any) -> None:
@@ -365,17 +369,25 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
         def __exit__(self, *_: object) -> None:
             self.file.close()
 
-        def write(self, text: str) -> None:
-            self.file.write(text[: len(text) // 2])
+        def write(self, content: bytes) -> None:
+            self.file.write(content[: len(content) // 2])
             self.file.flush()
             full()
 
-    def opened(path: Path, mode: str = "r", *arguments: Any, **named: Any) -> Any:
-        file = real(path, mode, *arguments, **named)
-        return Full(file) if mode == "a" and path.name == "metrics.jsonl" else file
+    def opened(path: Path) -> int:
+        handle = real_open(path)
+        if path.name == "metrics.jsonl":
+            handles.add(handle)
+        return handle
+
+    def filed(handle: int, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+        file, metrics = real_file(handle, mode, *arguments, **named), handle in handles
+        handles.discard(handle)  # a closed handle's number is given out again
+        return Full(file) if mode == "ab" and metrics else file
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", opened)
+        patched.setattr(journal, "open_own", opened)
+        patched.setattr(os, "fdopen", filed)
         ask("sft", out=out).explained("the disk is full", "metrics.jsonl")
     assert ask("sft", out=out).code == 0
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))

@@ -7,6 +7,7 @@ same with and without it is no proof.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,6 +70,8 @@ TABLE: dict[str, Change | list[Change]] = {
     "precision": [Change("bf16", "metrics", stage) for stage in ("base", "classify", "sft", "reward", "rl")],
     "device": Change("cuda", "refused", "base"),
     "micro_batch_tokens": [Change(100, "parts", stage) for stage in ("base", "classify", "sft", "reward", "rl")],
+    "max_bad_rows": Change(0.0, "refused", "sft", {"sft.data": [Data("one_bad.json")]}),
+    "trust_remote_code": Change(True, "accepted", "sft", {**MODEL, "model": "coded/model"}),
     "save_every_seconds": Change(0.0, "saves", "sft"),
     "world.rater": Change("flipper", "product", "collect"),
     "lora.rank": [Change(2, "metrics", stage, {"lora.alpha": 4.0}) for stage in ("classify", "sft", "reward", "rl")],
@@ -104,6 +107,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "sft.eval_prompts": Change(2, "samples"),
     "sft.max_new_tokens": Change(3, "samples"),
     "sft.freeze": Change(1, "metrics"),
+    "sft.max_tokens": Change(48, "metrics"),
     "collect.prompts": Change([Data("held_out.jsonl")], "product"),
     "collect.columns": Change({"order": "prompt"}, "accepted"),
     "collect.limit": Change(5, "product"),
@@ -121,6 +125,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "reward.warmup": Change(0.5, "metrics"),
     "reward.held_out": Change(0.4, "metrics"),
     "reward.thin": Change(0.8, "metrics"),
+    "reward.max_tokens": Change(48, "metrics"),
     "reward.calibration_prompts": Change(4, "figures"),
     "reward.model": Change("base/model", "metrics"),
     "reward.freeze": [Change(1, "metrics"), Change("trunk", "metrics")],
@@ -153,6 +158,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "rl.value_learning_rate": Change(1e-4, "metrics"),
     "rl.temperature": Change(1.0, "metrics"),
     "rl.max_new_tokens": Change(4, "metrics"),
+    "rl.max_tokens": Change(40, "metrics"),
     "rl.kl.coefficient": Change(0.5, "metrics"),
     "rl.kl.target": Change(3.0, "metrics"),
     "rl.kl.horizon": Change(100.0, "metrics", "rl", {"rl.kl.target": 3.0}),
@@ -323,11 +329,27 @@ def resolved(tiny: Any, out: Path, value: Any) -> Any:
         return {name: resolved(tiny, out, inside) for name, inside in value.items()}
     if isinstance(value, Data):
         return str(written(tiny, out, value))
+    if value == "coded/model":
+        return str(coded(tiny.straight() / "base/model", out.parent / f"{out.name}-coded"))
     if value == "elsewhere":
         return str(out.parent / "elsewhere")
     if isinstance(value, str) and value.endswith("/model"):
         return str(tiny.straight() / value)
     return value
+
+
+def coded(model: Path, folder: Path) -> Path:
+    """A copy of a model of a family that only the code in its folder knows."""
+    shutil.copytree(model, folder)
+    (folder / "own.py").write_text(
+        "from transformers import GPT2Config, GPT2LMHeadModel\n"
+        "class OwnConfig(GPT2Config):\n    model_type = 'own'\n"
+        "class Own(GPT2LMHeadModel):\n    config_class = OwnConfig\n"
+    )
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.Own"}
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "own", "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def written(tiny: Any, out: Path, data: Data) -> Path:
@@ -339,6 +361,9 @@ def written(tiny: Any, out: Path, data: Data) -> Path:
     elif data.name in ("half.tsv", "moved.tsv"):
         lines = (tiny.data / "labelled.tsv").read_text().splitlines(keepends=True)
         made.write_text("".join(lines[:40] if data.name == "half.tsv" else [line.partition("\t")[2] for line in lines]))
+    elif data.name == "one_bad.json":
+        rows = json.loads((tiny.data / "instructions.json").read_text())
+        made.write_text(json.dumps([{**rows[0], "output": None}, *rows[1:]]))
     elif data.name.startswith("other"):
         rows = json.loads((tiny.data / {"other.json": "instructions.json"}.get(data.name, "comparisons.json")).read_text())
         made.write_text(json.dumps(rows[20:]))

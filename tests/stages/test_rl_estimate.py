@@ -179,7 +179,7 @@ def measured(tiny: Fixture, tmp_path: Path) -> Any:
         def __init__(self, config: Any, run: Run | None) -> None:
             from sawyer.maths import FixedKL
 
-            self.config, self.kl = config, FixedKL(coefficient=0.3)
+            self.config, self.asked, self.kl = config, config.rl, FixedKL(coefficient=0.3)
 
     return episodes, experience, Bare(config, None).measure(episodes, experience)
 

@@ -216,14 +216,20 @@ class _Reader:
         found = leave_out(found, unrenderable(self.codec, found.records), self.bad)
         prompts = [prompt_in(record) for record in found.records]
         prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt.messages))
-        codec = limited(self.codec, source.max_tokens)
-        if prompts and not any(codec.fits(prompt, room=source.room) for prompt in prompts):
+        # Of prompts alone `max_tokens` bounds the prompt; of rows with answers, both together.
+        codec = self.codec if source.want == "prompts" else limited(self.codec, source.max_tokens)
+        most = (source.max_tokens or codec.context) if source.want == "prompts" else codec.context
+        if prompts and not any(
+            codec.fits(prompt, room=source.room) and len(codec.prompt(prompt)) <= most for prompt in prompts
+        ):
             raise DataError(
-                f"{source.setting}: none of its {len(prompts):,} prompts leaves room for {source.room} new "
-                f"token{'s' * (source.room > 1)} in the {codec.context:,} that the model reads",
+                f"{source.setting}: none of its {len(prompts):,} prompts has at most {most:,} tokens and leaves room for "
+                f"{source.room} new token{'s' * (source.room > 1)} in {codec.context:,}",
                 where=str(prompts[0].where),
                 expected="prompts that the model can answer",
-                todo="give shorter prompts or a model that reads more" + ", or lower rl.max_new_tokens" * (source.room > 1),
+                why="the model reads no more tokens, or max_tokens allows no more",
+                todo="give shorter prompts, a model that reads more or a larger max_tokens"
+                + (", or lower rl.max_new_tokens" if source.room > 1 else ""),
             )
 
 

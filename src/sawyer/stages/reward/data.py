@@ -85,18 +85,19 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     loss = open_loss(asked.loss)
     records: list[ScoredAnswers | Pair] = []
     formats, remarks, unread = list[str](), list[str](), Counter[str]()
-    sources: list[Sequence[str]] = [asked.data] if asked.data else []
-    columns = [asked.columns] if asked.data else []
-    if config.collect is not None:
-        sources, columns = [*sources, [str(run.layout.answers)]], [*columns, {}]
-    for source, names in zip(sources, columns, strict=True):
+    sources: list[tuple[Sequence[str], Mapping[str, str], float]] = []
+    if asked.data:
+        sources.append((asked.data, asked.columns, config.max_bad_rows))
+    if config.collect is not None:  # a slip of the pen in what somebody judged by hand costs no judgement
+        sources.append(([str(run.layout.answers)], {}, 0.0))
+    for source, names, max_bad_rows in sources:
         found = read_data(
             run,
             STAGE,
             source,
             want="comparisons",
             columns=names,
-            max_bad_rows=config.max_bad_rows,
+            max_bad_rows=max_bad_rows,
             codec=reader.codec,
         )
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]

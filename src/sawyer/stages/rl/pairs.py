@@ -106,13 +106,12 @@ def _named(config: Config) -> tuple[str, float]:
 
 def _records(config: Config, run: Run, codec: Codec) -> list[ScoredAnswers | Pair]:
     asked = wanted(config.rl, "rl") if _named(config)[0] == "rl" else wanted(config.reward, "reward")
-    sources = [(asked.data, asked.columns)] if asked.data else []
-    sources += [([str(run.layout.answers)], {})] if config.collect is not None else []
+    sources = [(asked.data, asked.columns, config.max_bad_rows)] if asked.data else []
+    # A slip of the pen in what somebody judged by hand is told, and costs no judgement.
+    sources += [([str(run.layout.answers)], {}, 0.0)] if config.collect is not None else []
     records: list[ScoredAnswers | Pair] = []
-    for source, columns in sources:
-        found = read_data(
-            run, STAGE, source, want="comparisons", columns=columns, max_bad_rows=config.max_bad_rows, codec=codec
-        )
+    for source, columns, max_bad_rows in sources:
+        found = read_data(run, STAGE, source, want="comparisons", columns=columns, max_bad_rows=max_bad_rows, codec=codec)
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
     return records
 
