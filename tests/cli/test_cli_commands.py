@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,3 +231,18 @@ def test_the_end_of_a_run_shows_gold_wins_gates_time_report_and_chat(
         str(root / "report.html"), f"sawyer chat {root}",
     ):  # fmt: skip
         assert words in out, words
+
+
+def test_check_names_a_config_s_code_before_it_is_imported(
+    sawyer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_printing.py").write_text("print('it runs')\n\n\ndef f(prompts, responses):\n    return [0.0] * len(responses)\n")
+    Path("p.txt").write_text("What is up?\nWhat is down?\n")
+    part = "{name: mine, function: 'my_printing:f'}"
+    Path("a.yaml").write_text(f"model: nowhere/at/all\nrl: {{prompts: [p.txt], algorithm: grpo, rewards: [{part}]}}\n")
+    done = sawyer("check", "a.yaml")
+    assert done.code == 1 and "there is no model folder nowhere/at/all" in done.out
+    named = done.out.index("rl runs Python that the config names: my_printing:f (my_printing.py)")
+    assert named < done.out.index("it runs")
+    sys.modules.pop("my_printing")

@@ -116,10 +116,13 @@ def check_run(config: str, settings: Sequence[str]) -> None:
     """What the run would do and what it would be refused for. Nothing is trained or written. Exits 1 if it would be refused."""
     from sawyer.cli.plan import show_plan
     from sawyer.config import load
-    from sawyer.pipeline import preflight
+    from sawyer.pipeline import foreign_code, preflight
 
-    console = stdout()
-    problems = show_plan(console, preflight(load(config, settings)))
+    console, asked = stdout(), load(config, settings)
+    for stage in ("reward", "rl"):  # before anything is imported: a config may come from others, and functions are tried
+        if code := foreign_code(asked, stage):
+            say(console, (f"{stage} runs Python that the config names: ", "yellow"), code)
+    problems = show_plan(console, preflight(asked))
     console.print()
     if problems:
         say(

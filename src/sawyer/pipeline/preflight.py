@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sawyer.config import COMPARED, Config, Start, left_out, own_names, start_of
 from sawyer.errors import DataError, SawyerError
-from sawyer.pipeline.early import check_world, foreign_code
+from sawyer.pipeline.early import check_world
 from sawyer.pipeline.given import check_given, check_there, try_functions
 from sawyer.pipeline.order import STAGES, given_models, product
 from sawyer.pipeline.sources import Source, sources_of
@@ -101,8 +101,6 @@ class _Look:
             asked = next((found for setting, found in self.reads.items() if setting.startswith("rl.")), None)
             self._try(partial(try_functions, self.config, [prompt_in(one) for one in asked.records[:2]] if asked else []))
         self._steps()
-        if code := foreign_code(self.config, self.stage):
-            self.facts.append(("code", f"runs Python that the config names: {code}"))
         if words := left_out(self.config, self.stage):
             self.facts.append(("left out", words))
         return StagePlan(
