@@ -205,6 +205,20 @@ def test_a_downloaded_reward_model_scores_as_its_makers_do(tmp_path: Path, name:
     assert shorter != pytest.approx(expected[0], abs=1e-3)
 
 
+@pytest.mark.parametrize("word", [False, True], ids=["config", "tokenizer too"])
+def test_a_reward_model_that_pads_with_a_word(tmp_path: Path, word: bool) -> None:
+    """`pad_token_id: 0` is an exclamation mark in many a vocabulary: in a text it stays one, whoever names it."""
+    tokenizer = tokenizer_of(FAMILIES["qwen25"])
+    mark = tokenizer.convert_tokens_to_ids("!")
+    folder = write_reward(tmp_path, FAMILIES["qwen25"], pad_token_id=mark)
+    if word:
+        tokenizer.pad_token = "!"
+        tokenizer.save_pretrained(folder)
+    scorer, prompts, answers = RewardScorer.load(folder), [prompt_of("Say hi! Me!!")] * 2, ["Hi!", "No!!! idea!"]
+    expected = [plain_score(folder, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    assert scorer(prompts, answers) == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_our_own_reward_model_scores_the_same_in_transformers(
     instruct: Callable[[str], Path], tmp_path: Path, name: str

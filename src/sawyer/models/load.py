@@ -19,7 +19,7 @@ from sawyer.models.fused import fuse_activations
 from sawyer.models.pretrained import check_config, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
 from sawyer.runs import base_of, facts_of, is_adapter, on_disk, settings_of
-from sawyer.text import Codec, all_ends, id_count, turn_end
+from sawyer.text import Codec, all_ends, id_count, special_ids, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 SPARE = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
@@ -180,7 +180,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
         trunk = f"{model.base_model_prefix}."
         check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
         name, head = _last_linear(model, heads)
-        padding = None if f"{name}.weight" in missing else padding_of(model)
+        padding = None if f"{name}.weight" in missing or padding_of(model) not in special_ids(tokenizer) else padding_of(model)
         if f"{name}.weight" in missing:
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
             if head.bias is not None:
@@ -312,7 +312,7 @@ def ready(model: Any, tokenizer: Any, padding: int | None = None) -> nn.Module:
 
     generation = getattr(model, "generation_config", None)
     pad = tokenizer.pad_token_id if padding is None else padding
-    if padding is not None and padding != tokenizer.pad_token_id:
+    if padding != tokenizer.pad_token_id and padding in special_ids(tokenizer):  # some name 0, which is a word: it stays one
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
     ends = all_ends(tokenizer, turn_end(tokenizer) if tokenizer.chat_template else None, named_ends(model))
     eos = ends[0] if len(ends) == 1 else list(ends) or None

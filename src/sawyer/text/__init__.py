@@ -6,7 +6,7 @@ from sawyer.text.limit import limited
 from sawyer.text.pair import PairCodec, Reader, conversation
 from sawyer.text.plain import plain_row, windows
 from sawyer.text.rendering import unrenderable
-from sawyer.text.template import TEMPLATES, dated, render, set_template, template_text, turn_end
+from sawyer.text.template import TEMPLATES, dated, render, set_template, special_ids, template_text, turn_end
 
 __all__ = [
     "TEMPLATES",
@@ -28,6 +28,7 @@ __all__ = [
     "plain_row",
     "render",
     "set_template",
+    "special_ids",
     "template_text",
     "turn_end",
     "unrenderable",

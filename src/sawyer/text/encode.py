@@ -12,6 +12,7 @@ from sawyer.records import Demonstration, Message, Prompt
 from sawyer.text.template import answered, render, special_ids, turn_end
 
 KEPT = 20_000_000  # characters of prompts whose tokens are remembered: with their tokens at most half a gigabyte
+SHORTEST = 3  # characters of a marker: some pad with `!`, which stays what it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +246,8 @@ class Markers:
     @classmethod
     def of(cls, tokenizer: Any) -> Markers:
         """Those that a tokenizer names, and those that it only knows."""
-        names = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))} - {""}
+        every = {*tokenizer.all_special_tokens, *tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))}
+        names = {name for name in every if len(name) >= SHORTEST}
         starts = "".join(sorted(re.escape(first) for first in {name[0] for name in names}))
         return cls(
             names=frozenset(names),
