@@ -17,7 +17,7 @@ from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import SawyerError
 from sawyer.pipeline import way
-from sawyer.runs import Layout, Listener, Manifest, hash_folder, read_manifest, read_rows
+from sawyer.runs import Layout, Listener, Manifest, Run, hash_folder, read_manifest, read_rows
 from sawyer.worlds import write
 
 STAGES = pipeline.STAGES
@@ -193,7 +193,13 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(sys.modules["sawyer.stages.compare.compare"], "ANSWERS_A_STEP", 4)
     patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 6)
     # The page is drawn by other tests; here it would take longer than everything else.
-    patch.setattr(way, "report", lambda run: run.layout.report.write_text("page"))
+    patch.setattr(way, "report", drawn)
+
+
+def drawn(run: Run) -> None:
+    """A page in no time."""
+    run.layout.report.write_text("page")
+    run.manifest.update("report", status="done")
 
 
 @pytest.fixture(scope="session")
