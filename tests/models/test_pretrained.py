@@ -23,6 +23,7 @@ from sawyer.models import (
     load_base,
     load_reader,
     load_tokenizer,
+    new_judge,
     new_reward,
     open_speaker,
     read_extra,
@@ -223,3 +224,15 @@ def test_odd_facts_are_told_in_words(make: Make, tmp_path: Path, what: str) -> N
     edit(tmp_path / "config.json", sawyer=change)
     with pytest.raises(ModelError, match=told):
         RewardScorer.load(tmp_path)
+
+
+def test_an_encoder_and_decoder_together(make: Make, tmp_path: Path) -> None:
+    """T5 reads no row without its EOS; that is told in words."""
+    sizes = {"vocab_size": 288, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = hf.T5Config(**sizes, decoder_start_token_id=1, pad_token_id=1, eos_token_id=0)
+    hf.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    load_tokenizer(make("gpt2")).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot read any row as an encoder does"):
+        new_judge(tmp_path, seed=1)
+    with pytest.raises(ModelError, match="no language model"):
+        open_speaker(tmp_path)

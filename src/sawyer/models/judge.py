@@ -116,8 +116,15 @@ def _check_padding(source: str | Path, model: nn.Module, codec: PairCodec) -> No
                 todo="set `pad_token` in its tokenizer_config.json to the token of that number",
             )
     rows = [Row(ids=ids, trained=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
-    together = sequence_logits(model, pad_right(rows, codec.pad_id))[1]
-    alone = sequence_logits(model, pad_right(rows[1:], codec.pad_id))[0]
+    try:
+        together = sequence_logits(model, pad_right(rows, codec.pad_id))[1]
+        alone = sequence_logits(model, pad_right(rows[1:], codec.pad_id))[0]
+    except Exception as error:  # T5 and BART read no row without their EOS
+        raise ModelError(
+            f"{source} cannot read any row as an encoder does: {str(error).strip().splitlines()[0]}",
+            expected="an encoder such as BERT, RoBERTa or DeBERTa, or a decoder",
+            todo="name another model",
+        ) from error
     if not bool(torch.isfinite(alone).all()):
         raise ModelError(
             f"{source} scores answers by numbers that are not finite",

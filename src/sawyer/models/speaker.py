@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from sawyer.models.adapters import LowRank
+from sawyer.models.decode import caches_exactly
 from sawyer.models.forward import network_of
 from sawyer.models.load import codec_of, load_policy, load_tokenizer
 from sawyer.models.pretrained import table_rows
@@ -56,4 +57,6 @@ def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRa
     tokenizer = load_tokenizer(source, fixed=lora is not None)
     reads = set_template(tokenizer, template or "auto", rows=table_rows(source) if lora is not None else None)
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
+    if not caches_exactly(model):
+        reads += "; asked by reading whole rows again at each token, for its cache cannot be batched: slow"
     return Speaker(model=model, tokenizer=tokenizer, codec=codec_of(model, tokenizer), reads=reads)
