@@ -47,10 +47,8 @@ def test_a_page_killed_while_it_was_drawn_is_drawn_by_the_next_call(
     tiny: Any, tmp_path: Path, drawing: list[str], older: bool
 ) -> None:
     out = tiny.prefix("compare", tmp_path / "run")
-    if older:
-        tiny.run(out, {"compare": None})
-        assert drawing.pop() == "base classify collect reward rl sft"
-    else:
+    assert read_manifest(Layout(out).manifest)["stages"]["report"]["status"] == "done"
+    if not older:
         Layout(out).report.unlink()
     drawing.append("kill")
     with pytest.raises(SystemExit):
