@@ -220,14 +220,17 @@ class _Reader:
         if prompts and not any(
             codec.fits(prompt, room=source.room) and len(codec.prompt(prompt)) <= most for prompt in prompts
         ):
+            bound = "the model reads" if codec.context == self.codec.context else "max_tokens allows"
             raise DataError(
-                f"{source.setting}: none of its {len(prompts):,} prompts has at most {most:,} tokens and leaves room for "
-                f"{source.room} new token{'s' * (source.room > 1)} in {codec.context:,}",
+                f"{source.setting}: none of its {len(prompts):,} prompts leaves room for {source.room} new "
+                f"token{'s' * (source.room > 1)} in the {codec.context:,} that {bound}"
+                + f" and has at most the {most:,} of max_tokens"
+                * (most < codec.context),
                 where=str(prompts[0].where),
                 expected="prompts that the model can answer",
-                why="the model reads no more tokens, or max_tokens allows no more",
-                todo="give shorter prompts, a model that reads more or a larger max_tokens"
-                + (", or lower rl.max_new_tokens" if source.room > 1 else ""),
+                todo="give shorter prompts or a model that reads more"
+                + ", or raise max_tokens" * (source.max_tokens is not None)
+                + ", or lower rl.max_new_tokens" * (source.room > 1),
             )
 
 
