@@ -17,8 +17,20 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
 from sawyer.errors import ModelError
-from sawyer.models import load_policy, load_tokenizer, lora_told, merge, new_judge, open_speaker, save_merged, save_model
-from sawyer.models.shared import Shared
+from sawyer.models import (
+    Adapted,
+    Shared,
+    load_base,
+    load_policy,
+    load_tokenizer,
+    lora_told,
+    merge,
+    new_judge,
+    open_speaker,
+    read_adapter,
+    save_merged,
+    save_model,
+)
 from sawyer.runs import ADAPTER
 
 Make = Callable[[str], Path]
@@ -112,8 +124,6 @@ def test_what_cannot_be_trained_further(make: Make, tmp_path: Path, kind: str) -
         open_speaker(tmp_path / "adapter", lora=Asked())
     tokenizer = load_tokenizer(make("llama"))
     shared = Shared(load_policy(make("llama"), tokenizer))
-    from sawyer.models import read_adapter
-
     with pytest.raises(ModelError, match="train more than"):
         shared.add("policy", read_adapter(tmp_path / "adapter"), tmp_path / "adapter")
     (tmp_path / "merged").mkdir()
@@ -260,3 +270,25 @@ def test_experts_are_adapted_where_they_are_named(mixture: Path, tmp_path: Path)
     merge(opened.model)
     assert torch.allclose(logits(opened.model), ours, atol=1e-4)
     assert not any("lora" in name for name, _ in opened.model.named_parameters())
+
+
+def test_experts_of_several_models_on_one_network(mixture: Path, tmp_path: Path) -> None:
+    """Policy and reference with adapters on experts: each speaks for itself."""
+    opened = open_speaker(mixture, lora=Asked(targets=["q_proj", "down_proj"]), seed=5)
+    with torch.no_grad():
+        for weight in opened.model.parameters():
+            weight.add_(0.1 * weight.requires_grad)
+    (tmp_path / "sft").mkdir()
+    save_model(tmp_path / "sft", opened.model, opened.tokenizer)
+    shared = Shared(load_base(tmp_path / "sft", opened.tokenizer))
+    shared.add("reference", read_adapter(tmp_path / "sft"), tmp_path / "sft")
+    shared.add_copy("policy", "reference")
+    policy, reference = Adapted(shared, "policy"), Adapted(shared, "reference")
+    assert torch.allclose(logits(policy), logits(opened.model), atol=1e-5)
+    policy.learn()
+    with torch.no_grad():
+        for weight in policy.base_model.own.parameters():
+            weight.add_(0.1)
+    assert torch.allclose(logits(reference), logits(opened.model), atol=1e-5)
+    assert not torch.allclose(logits(policy), logits(reference), atol=1e-2)
+    assert torch.allclose(logits(Adapted(shared)), logits(open_speaker(mixture).model), atol=1e-5)
