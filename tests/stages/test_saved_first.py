@@ -32,3 +32,17 @@ def test_a_model_whose_judging_fails_is_saved(
         module.train(config, run)
     folder = run.layout.model(stage)
     assert is_complete(folder) and open_speaker(folder).parameters > 0
+
+
+def test_rl_s_best_model_is_saved_before_the_last_evaluation(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module("sawyer.stages.rl.train")
+
+    def failing(self: Any, done: int) -> Any:
+        raise ZeroDivisionError  # as a user's reward function may
+
+    monkeypatch.setattr(module.RlWork, "close", failing)
+    with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(ZeroDivisionError):
+        module.train(tiny.rl_config(tmp_path / "run", episodes=8), run)
+    assert is_complete(run.layout.model("rl")) and open_speaker(run.layout.model("rl")).parameters > 0

@@ -14,6 +14,7 @@ from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
 from sawyer.models import FittedValues, PolicyWithValue
 from sawyer.records import Prompt
 from sawyer.runs import Run, replace_folder
+from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.best_of_n import best_of_n
 from sawyer.stages.rl.dpo import DpoWork
 from sawyer.stages.rl.gates import final_gates
@@ -38,12 +39,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     work.tell_verdict()
     done = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show=work.shown)
     stop_if_asked(run, STAGE)
+    # Saved before the last evaluation, which may fail (it asks the user's functions); again where that finds a better one.
+    best = work.best
+    before = best.found
+    _save(run, best, done)
     last = work.close(done)
     run.journal.metrics(STAGE, done, last)
     tell_cut(run, work.scorer)
-    best = work.best
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
+    if best.found is not before:
+        _save(run, best, done)
     run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
     first, found = best.start["reward"], best.found["reward"]
     told = (
@@ -65,6 +69,12 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     for gate in final_gates(figures, asked, outcome):
         run.journal.gate(gate)
     return figures
+
+
+def _save(run: Run, best: Best, done: int) -> None:
+    if best.found:
+        with replace_folder(run.layout.model(STAGE)) as folder:
+            best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
 
 
 class RlWork(PolicyWork):
