@@ -146,6 +146,8 @@ def test_overrides_replace_add_and_remove(asked: Any) -> None:
         ("seed.x=1", "`seed` is a value, not a section"),
         ("sft.epoch=1", "did you mean `sft.epochs`?"),
         ("kl.coefficient=1", "did you mean `rl.kl`?"),
+        ("sft.max_length=9", "did you mean `sft.max_tokens`?"),
+        ("rl.max_prompt_length=9", "did you mean `rl.max_tokens`?"),
         ("sft.data=b.json", "a list, such as [b.json]"),
         ("sft.epochs=yes", "`sft.epochs` is true"),
         ("seed=null", "`seed` is null; expected: a whole number"),

@@ -311,8 +311,14 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
                     _known(inside, named[1], f"{prefix}{name}.{entry}.", where)
 
 
+# What other trainers call the most tokens of a row: TRL, transformers, LLaMA-Factory, Axolotl.
+LENGTHS = ("max_length", "max_prompt_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len")
+
+
 def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
     """The known setting nearest to `name`: of the same section, or of the same name in another."""
+    if name in LENGTHS and "max_tokens" in model.model_fields:
+        return f"{prefix}max_tokens"
     near = difflib.get_close_matches(name, list(model.model_fields), n=1, cutoff=0.5)
     everywhere = {dotted: dotted.split(".")[-1] for dotted, _, _ in fields()}
     same = [dotted for dotted, last in everywhere.items() if last == name]
