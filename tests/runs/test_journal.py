@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.errors import RunError
+from sawyer.errors import Interrupted, RunError
 from sawyer.runs import Gate, Journal, Layout, last_gates, open_run, read_rows
 
 
@@ -255,3 +255,13 @@ def test_a_listener_that_fails_is_dropped_and_that_is_said_once(tmp_path: Path) 
     book.listeners = [lambda kind, row: (_ for _ in ()).throw(SystemExit)]
     with pytest.raises(SystemExit):
         book.stopping("Ctrl-C")
+
+
+def test_a_listener_may_ask_for_a_stop(tmp_path: Path) -> None:
+    def enough(kind: str, row: dict[str, Any]) -> None:
+        raise Interrupted("seen enough")
+
+    book = Journal(Layout(tmp_path), [enough])
+    with pytest.raises(Interrupted):
+        book.metrics("rl", 0, {"loss": 1.0})
+    assert book.listeners == [enough] and steps(tmp_path, "rl") == [0]

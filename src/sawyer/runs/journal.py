@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sawyer import processes
-from sawyer.errors import RunError
+from sawyer.errors import Interrupted, RunError
 from sawyer.runs.files import damaged, disk_errors, open_own, plain, plain_bytes, read_rows, write_json, write_text
 from sawyer.runs.layout import Layout
 
@@ -37,8 +37,8 @@ class Gate:
 class Journal:
     """A run's three journal files. Listeners are called as (kind, row); kind is metric, event, sample, progress or stopping.
 
-    A listener that raises is dropped, and the event `unheard` says so: it cannot fail a stage. What is no Exception, such as
-    SystemExit, ends the run.
+    A listener that raises is dropped, and the event `unheard` says so: it cannot fail a stage. `Interrupted`, and what is no
+    Exception, such as SystemExit, ends the run.
 
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
@@ -161,6 +161,8 @@ class Journal:
         for listener in list(self.listeners):
             try:
                 listener(kind, row)
+            except Interrupted:  # it asks for a stop, as a study does that has seen enough
+                raise
             except Exception as error:  # whatever it is: who looks on must not cost a step
                 self.listeners.remove(listener)
                 name = getattr(listener, "__name__", type(listener).__name__)
