@@ -152,6 +152,14 @@ def test_rows_that_a_template_cannot_render_are_bad_rows_like_others(put: Put) -
     assert check([name], unrenderable=lambda records: refused, max_bad_rows=0.1)[0].refused
 
 
+def test_a_conversation_without_a_name_is_told_the_name(put: Put) -> None:
+    talk = [{"from": "human", "value": "Up?"}, {"from": "gpt", "value": "Down."}]
+    with pytest.raises(DataError) as refused:
+        read(put("a.json", [talk, talk]), want="demonstrations")
+    assert 'write it as {"messages": [...]}' in refused.value.todo
+    assert read(put("b.json", [{"messages": talk}]), want="demonstrations").records
+
+
 def test_a_typed_end_is_told(put: Put) -> None:
     answers = ["Yes.<|endoftext|>", "No.</s> ", "Perhaps."]
     name = put("a.jsonl", [{"prompt": f"q{i}", "completion": answer} for i, answer in enumerate(answers)])

@@ -274,7 +274,9 @@ def read_row(value: Any, where: Where, want: Want, model: Mapping[str, Any] | No
         return RowRecords(records=(prompt,), notes=(), unread=(), shape="lines of text", joins=False)
     if not isinstance(value, Mapping):
         told = f"a row is a {type(value).__name__}, not an object"
-        raise Unfit("row", "type", told, "use one object with named fields a row")
+        turned = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+        todo = 'write it as {"messages": [...]}' if turned else "use one object with named fields a row"
+        raise Unfit("row", "type", told, todo)
     value = parse_turn_cells(value)
     shape = shape_of(value, want)
     if shape is None and model:
