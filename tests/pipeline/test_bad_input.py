@@ -253,7 +253,7 @@ def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) ->
 @pytest.mark.parametrize("where", ["/dev/null/run", "/proc/nothing/run", "file/run", "file"])
 def test_an_out_that_cannot_be(ask: Ask, tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("mine")
-    ask("base", out=tmp_path / where).explained("cannot be", "another `out:`")
+    ask("base", out=tmp_path / where).explained("cannot be", "name another place for it (`out:`, --out)")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -63,12 +63,12 @@ def _refused(path: Path, error: OSError) -> RunError:
         return RunError(
             f"{path} cannot be made: a file is in the way",
             expected="a place for a folder",
-            todo="name another `out:`, or move the file away",
+            todo="name another place for it (`out:`, --out), or move the file away",
         )
     return RunError(
         f"{error.filename or path} cannot be written: {error.strerror or error}",
         expected="a folder that this user may write to",
-        todo="name another `out:`, or mend the folder's permissions",
+        todo="name another place for it (`out:`, --out), or mend the folder's permissions",
     )
 
 
