@@ -21,8 +21,8 @@ PACKED = (".gz", ".zst")
 BINARY = (b"\x1f\x8b", b"PAR1", b"ARROW1", b"PK\x03\x04", b"\x89PNG", b"%PDF", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PIECE = 1 << 24  # bytes read at once
-# Bytes of memory that a byte of a file takes at least once it is rows. Measured on JSON lines: 3.2 for rows of 3,600 bytes, 5.6 of 370,
-# 14 of 90, hence 3 a byte and some 950 a row. What surely does not fit is refused; what may not is told when memory runs out.
+# Bytes of memory that a byte of a file takes at least once it is rows. Measured on JSON lines: 3.2 for rows of 3,600 bytes,
+# 5.6 of 370, 14 of 90, hence 3 a byte and some 950 a row. What surely does not fit is refused; the rest is told if memory ends.
 MEMORY_A_BYTE = 3
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
