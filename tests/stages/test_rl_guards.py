@@ -565,6 +565,13 @@ def test_a_gain_within_the_noise_is_none_and_a_loss_within_it_neither() -> None:
     assert gates(start=lost, best=lucky, last=lucky)[0].verdict == "warn"
 
 
+def test_one_prompt_has_a_change_and_no_interval() -> None:
+    """Infinite ends would come back from summary.json as text."""
+    outcome = Outcome(start=(0.5,), best=(0.75,), last=(0.75,), evaluations=2)
+    assert outcome.figures(of_pairs=False) == {"reward_change": 0.25}
+    assert outcome.figures(of_pairs=True) == {"pair_loss_change": -0.25}
+
+
 def test_the_best_of_many_evaluations_was_lucky_too() -> None:
     rise = tuple(value + 0.15 + noise for value, noise in zip(START, around(0.0, 0.5, seed=1), strict=True))
     assert [gates(best=rise, evaluations=count)[0].verdict for count in (2, 60)] == ["ok", "warn"]

@@ -167,6 +167,7 @@ class Outcome:
         ends = (-gained.value, -gained.high, -gained.low) if of_pairs else (gained.value, gained.low, gained.high)
         found = dict(zip((f"{name}_change", f"{name}_change_low", f"{name}_change_high"), ends, strict=True))
         found[f"{name}_detectable"] = gained.detectable
+        found = {name: value for name, value in found.items() if math.isfinite(value)}  # one prompt has no interval
         return found | ({} if self.zero_variance is None else {"zero_variance_groups": self.zero_variance})
 
     @property
