@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from sawyer.config import checked
 from sawyer.records import Prompt, bucket, json_lines, scored_row
-from sawyer.trust import told, trust
+from sawyer.trust import NeededGuard, told, trust
 from sawyer.worlds import comparisons, gold
 
 RECORDS = comparisons(60, 3, split="held_out")
@@ -53,6 +56,21 @@ def test_the_verdict_comes_first_and_every_table_after_it(sawyer: Callable[..., 
         "4 or more", "sigmoid(D * d^2)", "the answer said twice", "damaged answers that win",
     ):  # fmt: skip
         assert words in done.out, words
+
+
+@pytest.mark.parametrize("asked", [{}, {"length_paid": 0.4, "kl_budget": 10.0}])
+def test_guards_come_as_lines_of_a_config(
+    sawyer: Callable[..., Any], model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, float]
+) -> None:
+    guards = tuple(NeededGuard(guard=name, threshold=value, reason="damage_twice") for name, value in asked.items())
+    monkeypatch.setattr("sawyer.trust.told", lambda found: replace(told(found), guards=guards))
+    out = sawyer("trust", model, "--data", data).out
+    assert ("any other reward model" in out) == bool(asked)
+    if asked:
+        tree = yaml.safe_load(out[out.index("\nrl:\n") :])
+        rl = {"prompts": ["p"], "rewards": [{"name": "theirs", "model": "some/model"}], **tree["rl"]}
+        config = checked({"model": "m", "rl": rl}).rl
+        assert config is not None and {name: guard.threshold for name, guard in config.guards.items()} == asked
 
 
 def test_json_is_one_line_with_every_figure(sawyer: Callable[..., Any], model: Path, data: Path) -> None:

@@ -23,6 +23,7 @@ from sawyer.stages.rl.guards import (
     Rule,
     Tripped,
     advice_for,
+    kl_budget,
     noise,
     raised,
     rules_of,
@@ -531,7 +532,9 @@ GAINED = tuple(value + 0.4 + noise for value, noise in zip(START, around(0.0, 0.
 
 def gates(changed: dict[str, Any] | None = None, /, rl: dict[str, Any] | None = None, **outcome: Any) -> list[Any]:
     found = {"start": START, "best": GAINED, "last": GAINED, "evaluations": 3, **outcome}
-    return final_gates({**FIGURES, **(changed or {})}, asked(**(rl or {})), Outcome(**found))
+    wanted = asked(**(rl or {}))
+    budget = kl_budget(rules_of(wanted), wanted)
+    return final_gates({**FIGURES, **(changed or {})}, wanted, Outcome(**found), budget)
 
 
 @pytest.mark.parametrize(
@@ -551,6 +554,22 @@ def test_final_gates(changed: dict[str, Any], verdicts: list[str]) -> None:
     assert [gate.verdict for gate in found] == verdicts
     if changed.get("rollbacks"):
         assert "put the run back to its best model twice" in found[-1].message
+
+
+@pytest.mark.parametrize(
+    ("guard", "budget", "named"),
+    [
+        ({}, 6.0, "rl.kl.budget"),
+        ({"threshold": 2.0}, 2.0, "rl.guards.kl_budget.threshold"),
+        ({"threshold": 8.0}, 8.0, "rl.guards.kl_budget.threshold"),
+        ({"threshold": 2.0, "action": "off"}, 6.0, "rl.kl.budget"),
+    ],
+)
+def test_the_budget_is_the_guard_s_where_it_watches(guard: dict[str, Any], budget: float, named: str) -> None:
+    rl = {"guards": {"kl_budget": guard}}
+    within, beyond = (gates({"kl_last": kl}, rl=rl)[1] for kl in (budget, budget + 0.1))
+    assert (within.verdict, beyond.verdict, beyond.threshold) == ("ok", "warn", budget)
+    assert f"or {named} if" in beyond.advice
 
 
 def test_a_gain_within_the_noise_is_none_and_a_loss_within_it_neither() -> None:

@@ -193,7 +193,7 @@ def test_between_trust_and_refusal_guards_are_named() -> None:
     verdict = told(damaged(found, twice=(0.3, 0.22, 0.39), empty=(0.12, 0.07, 0.19)))
     assert verdict.kind == "guarded" and names(verdict) == ["damage_twice", "damage_empty"], "the worst first"
     assert verdict.words.startswith(
-        "Only with these guards, which RL sets: distinct_2 0.5, length_paid 0.4, length 0.5; because"
+        "Only with these guards: distinct_2 0.5, length_paid 0.4, length 0.5 (RL sets those of a run's own model); because"
     )
     assert "Trust it then: it ranks" in verdict.words and "30 % of the time" in verdict.words
     assert [(guard.guard, guard.reason) for guard in verdict.guards] == [

@@ -72,6 +72,7 @@ def trust(
         print_line(json_of(values_of(found, verdict)))
         return
     _show(console, found, verdict)
+    _show_guards(console, verdict)
     for path in written:
         say(console, ("Wrote ", "dim"), str(path))
 
@@ -156,6 +157,19 @@ def _show(console: Console, found: Trust, verdict: Verdict) -> None:
         console.print()
         top = found.ceiling.accuracy
         say(console, f"No model gets above {_share(top)} against these judges, assuming that {found.ceiling.assumption}.")
+
+
+def _show_guards(console: Console, verdict: Verdict) -> None:
+    """The guards that are asked for as lines of a config: RL sets them by itself only where it was the run that asked."""
+    if not verdict.guards:
+        return
+    console.print()
+    say(
+        console, "RL sets these guards where a run's own reward stage asked for them. With any other reward model put them into"
+    )
+    say(console, "the config, where yours are not stricter:")
+    for line in ("rl:", "  guards:", *(f"    {one.guard}: {{threshold: {one.threshold:g}}}" for one in verdict.guards)):
+        say(console, line)
 
 
 def _in_parts(figure: Figure) -> tuple[str, str, str]:

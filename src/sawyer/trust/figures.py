@@ -175,4 +175,4 @@ class Verdict:
     words: str
     reasons: tuple[Reason, ...]  # for refusing, or for the guards, the gravest first; empty if trusted
     doubts: tuple[Reason, ...]  # what a trusting reader should know
-    guards: tuple[NeededGuard, ...] = ()  # what RL sets; also where it is refused, for those who run it all the same
+    guards: tuple[NeededGuard, ...] = ()  # what RL needs; also where it is refused, for those who run it all the same

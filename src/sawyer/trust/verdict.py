@@ -62,7 +62,7 @@ def told(found: Trust) -> Verdict:
     if watched:
         set_so = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
         because = "; ".join(reason.words for reason in watched)
-        lead = f"Only with these guards, which RL sets: {set_so}; because {because}. {lead} then"
+        lead = f"Only with these guards: {set_so} (RL sets those of a run's own model); because {because}. {lead} then"
     words = f"{lead}: it ranks {_of(side.accuracy)} as the judges did{_rule(side)}{finer}.{_known(side)}"
     words += _mind(doubts)
     kind: Literal["trust", "trust_above", "guarded"] = "guarded" if watched else "trust_above" if above else "trust"

@@ -20,6 +20,7 @@ from sawyer.stages.rl.measures import SHOWN
 from sawyer.stages.rl.networks import open_networks, policy_start
 from sawyer.stages.rl.rollout import collect, finite
 from sawyer.stages.rl.scorers import tell_cut
+from sawyer.stages.rl.trust_guards import reward_verdict, why_not
 from sawyer.stages.rl.work import STAGE, prompts_of
 from sawyer.stats import paired_interval
 from sawyer.worlds import gold
@@ -36,6 +37,9 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
         "plan",
         message=f"best_of_n: nothing is trained; {len(work.held_out):,} held-out prompts are answered {n} times each",
     )
+    verdict = reward_verdict(work.asked, run)
+    if verdict is not None and verdict.kind == "refuse":
+        run.journal.event(STAGE, "warning", message=why_not(verdict))
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
     last = work.figures()

@@ -176,9 +176,9 @@ class Outcome:
         return paired_interval(self.start, self.last)
 
 
-def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> list[Gate]:
-    """Did the reward surely rise on held-out prompts, within the KL budget, without a guard having to step in?"""
-    budget = asked.kl.budget
+def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome, budget: float) -> list[Gate]:
+    """Did the reward surely rise on held-out prompts, within the KL `budget`, without a guard having to step in?"""
+    name = "rl.kl.budget" if budget == asked.kl.budget else "rl.guards.kl_budget.threshold"
     return [
         _pairs_gate(figures, outcome) if "pair_loss_best" in figures else reward_gate(figures, asked, outcome),
         Gate(
@@ -190,7 +190,7 @@ def final_gates(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> list
             threshold=budget,
             message=f"the last model is {figures['kl_last']:.2f} nats a response away from its reference, "
             f"the kept one {figures['kl']:.2f}",
-            advice=f"raise {_tie(asked)}, or rl.kl.budget if the last answers are still good: what came after the kept model "
+            advice=f"raise {_tie(asked)}, or {name} if the last answers are still good: what came after the kept model "
             "was spent in vain",
         ),
         Gate(

@@ -58,8 +58,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "lower rl.learning_rate, {bound}or look for prompts with extreme scores",
     ),
     "kl_budget": (
-        "the policy has moved further from the SFT model than rl.kl.budget allows",
-        "raise {tie}, or rl.kl.budget if the samples are still good",
+        "the policy has moved further from the SFT model than is allowed",
+        "raise {tie}, or rl.guards.kl_budget.threshold if the samples are still good",
     ),
     "length": (
         "answers have shrunk to a few tokens; saying nothing may pay",
@@ -139,6 +139,12 @@ def rules_of(asked: Rl, needed: Sequence[NeededGuard] = ()) -> dict[str, Rule]:
     for name, guard in asked.guards.items():
         found[name] = replace(found[name], **guard.model_dump(exclude_none=True))
     return found
+
+
+def kl_budget(rules: Mapping[str, Rule], asked: Rl) -> float:
+    """The most nats a response that the best model may be from its reference: the guard's, `rl.kl.budget` where that is off."""
+    rule = rules["kl_budget"]
+    return asked.kl.budget if rule.action == "off" else rule.threshold
 
 
 def raised(coefficient: float) -> float:

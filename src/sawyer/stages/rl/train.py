@@ -66,7 +66,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     }
     outcome = work.outcome()
     figures |= outcome.figures(of_pairs=best.of_pairs)
-    for gate in final_gates(figures, asked, outcome):
+    for gate in final_gates(figures, asked, outcome, best.budget):
         run.journal.gate(gate)
     return figures
 

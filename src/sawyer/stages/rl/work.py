@@ -14,12 +14,12 @@ from sawyer.records import Prompt, leave_out, prompt_in, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
-from sawyer.stages.rl.guards import Guards, Tripped, advice_for, rules_of, stop_words
-from sawyer.stages.rl.heeded import reward_verdict, verdict_summary
+from sawyer.stages.rl.guards import Guards, Tripped, advice_for, kl_budget, rules_of, stop_words
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, pair_losses, pair_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
 from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
+from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
 from sawyer.stages.rl.zero import Reread, measured, reread
 from sawyer.text import unrenderable
 from sawyer.worlds import gold
@@ -60,7 +60,7 @@ class PolicyWork:
         self.best = Best(
             run.layout,
             STAGE,
-            budget=self.asked.kl.budget,
+            budget=kl_budget(self.rules, self.asked),
             alike=1.0 if alike.action == "off" else alike.threshold,
             of_pairs=not config.is_scored,
         )
@@ -80,7 +80,7 @@ class PolicyWork:
         """What the trust report asks for, in the journal; a verdict that asks for nothing is not told again."""
         if self.verdict is not None and self.verdict.kind in ("guarded", "refuse"):
             kind = "warning" if self.verdict.kind == "refuse" else "plan"
-            self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.asked, self.rules))
+            self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.asked, self.guards))
 
     @property
     def memory(self) -> str:
