@@ -11,7 +11,7 @@ from pathlib import Path
 from sawyer.config import Config, load
 from sawyer.engine import choose_place, generator
 from sawyer.errors import DataError, ModelError, RunError, WorldError
-from sawyer.models import Completion, RewardScorer, Speaker, only_read, open_speaker, sample
+from sawyer.models import Completion, RewardScorer, Speaker, only_read, open_speaker, remote_code, sample
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete, read_manifest
 from sawyer.text import dated, unrenderable
@@ -49,13 +49,14 @@ class Chat:
     """The models of the run in `folder`, loaded once.
 
     Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`. `ask` answers a question by
-    itself; `say` goes on with a conversation, of which each model has its own answers, until `reset`.
+    itself; `say` goes on with a conversation, of which each model has its own answers, until `reset`. With `trust_remote_code`
+    Python that lies with the models may run.
 
     Raises RunError where the folder holds no run or no model yet. A given base model that is no longer there is left out, and
     `missing` says why.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self.layout = Layout(Path(folder))
         if not self.layout.config.exists():
             raise RunError(
@@ -67,8 +68,9 @@ class Chat:
         self.missing: dict[str, str] = {}
         self._speakers: dict[str, Speaker] = {}
         self._said: dict[str, tuple[Message, ...]] = {}  # by model: what was said and answered so far
-        for name in MODELS:
-            self._open(name)
+        with remote_code(trust_remote_code):
+            for name in MODELS:
+                self._open(name)
         if not self._speakers:
             raise RunError(
                 f"no model of {folder} can be talked to yet",
@@ -81,7 +83,8 @@ class Chat:
             speaker.model.to(self.place.device)
             only_read(speaker.model)
         scorer = self.layout.model("reward")
-        self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
+        with remote_code(trust_remote_code):
+            self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
 
     @property
     def models(self) -> tuple[str, ...]:

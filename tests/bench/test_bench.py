@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,9 @@ from sawyer.bench.phases import CALLS, PHASES, phases
 from sawyer.bench.work import BUILD, Step, Work
 from sawyer.config import Config
 from sawyer.engine import choose_place
-from sawyer.errors import ConfigError
+from sawyer.errors import ConfigError, DataError
 from sawyer.models import open_speaker
+from sawyer.models.pretrained import doors
 from sawyer.records import read
 
 CPU = torch.device("cpu")
@@ -213,3 +215,28 @@ def test_the_rate_is_the_best_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     took = iter([2e-3, 1e-3])
     monkeypatch.setattr(ceiling, "_median", lambda *_: next(took))
     assert product_rate(CPU, torch.float32) == pytest.approx(2 * 16**3 / 1e-3 / 1e9)
+
+
+def test_the_config_decides_on_bad_rows_and_on_code_beside_the_model(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert config.sft is not None and config.model is not None
+    rows = json.loads(Path(config.sft.data[0]).read_text())
+    (tmp_path / "sft.json").write_text(json.dumps([*rows, {"instruction": "Why?"}, {"output": "So."}]))
+    config = config.model_copy(update={"sft": config.sft.model_copy(update={"data": [str(tmp_path / "sft.json")]})})
+    for stage in ("sft", "sampling"):
+        only = config.model_copy(update={"rl": None})
+        with pytest.raises(DataError, match=r"sft\.json"):
+            measure(only, stage, tmp_path / f"{stage}-refused", steps=1)
+        assert measure(only.model_copy(update={"max_bad_rows": 0.3}), stage, tmp_path / stage, steps=1).done > 0
+    allowed = []
+    build = BUILD["sampling"]
+
+    def noted(*given: Any) -> Work:
+        allowed.append(doors("some/model")["trust_remote_code"])
+        return build(*given)
+
+    monkeypatch.setitem(BUILD, "sampling", noted)
+    for trusted in (False, True):
+        measure(config.model_copy(update={"trust_remote_code": trusted}), "sampling", tmp_path / str(trusted), steps=1)
+    assert allowed == [False, True] and not doors("some/model")["trust_remote_code"]

@@ -12,6 +12,7 @@ import pytest
 
 from sawyer.config import Config
 from sawyer.errors import Interrupted, RunError
+from sawyer.models.pretrained import brings_code, doors
 from sawyer.runs import Journal, Layout, Manifest
 
 MINIMAL = "model: gpt2\nout: {out}\nsft: {{data: [a.json]}}\n"
@@ -167,6 +168,20 @@ def test_check_shows_as_many_problems_as_asked(sawyer: Callable[..., Any], tmp_p
     path.write_text("".join(json.dumps({"instruction": f"Say {i}.", "input": "", "output": ""}) + "\n" for i in range(60)))
     assert "and 11 more (--most 0 shows all)" in sawyer("check", path).out
     assert f"{path}:60" in sawyer("check", path, "--most", "0").out
+
+
+@pytest.mark.parametrize("options", [[], ["--trust-remote-code"]])
+def test_check_opens_a_model_as_it_is_allowed_to(
+    sawyer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    def opened(source: str, template: str) -> None:
+        assert doors(source)["trust_remote_code"] == bool(options)
+        raise brings_code(source)
+
+    monkeypatch.setattr("sawyer.models.open_speaker", opened)
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    done = sawyer("check", tmp_path / "rows.jsonl", "--model", "some/model", *options)
+    assert done.code == 1 and "--trust-remote-code" in done.err
 
 
 def test_check_takes_other_column_names(sawyer: Callable[..., Any], tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from sawyer.config import Config, checked
-from sawyer.errors import ConfigError
-from sawyer.lab.draws import Draws
+from sawyer.errors import ConfigError, RunError
+from sawyer.lab.draws import Draws, draw
 from sawyer.lab.overoptimisation import (
     Overoptimisation,
     Point,
@@ -23,6 +23,7 @@ from sawyer.lab.overoptimisation import (
     study_overoptimisation,
     without_kl,
 )
+from sawyer.models.pretrained import doors
 from sawyer.runs import Journal, Layout
 from sawyer.stages.report import build_overoptimisation
 
@@ -102,6 +103,21 @@ def study(tmp_path: Path, *, turns: bool = True) -> Overoptimisation:
     proxy = tuple(tuple(row.tolist()) for row in rows[0])
     gold = tuple(tuple((5 + row - row**2).tolist()) for row in rows[0])
     return found_in(layout, Draws(prompts=tuple("abcdefghijkl"), proxy=proxy, gold=gold), str(tmp_path))
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_code_beside_a_model_runs_where_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool) -> None:
+    """Answers are drawn outside the run's own stages, with what the run's config allows."""
+
+    def opened(*_: Any) -> None:
+        assert doors("some/model")["trust_remote_code"] is trusted
+        raise RunError("seen")
+
+    monkeypatch.setattr("sawyer.lab.draws.DrawWork", opened)
+    monkeypatch.setattr("sawyer.lab.draws.fingerprint", lambda *_: "as it was")  # of files that are not there
+    own = config(tmp_path).model_copy(update={"out": str(tmp_path / "run"), "trust_remote_code": trusted})
+    with pytest.raises(RunError, match="seen"):
+        draw(own, 4, [])
 
 
 def test_the_points_are_those_of_the_journal(tmp_path: Path) -> None:

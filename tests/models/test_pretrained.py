@@ -16,7 +16,8 @@ import torch
 import transformers as hf
 from safetensors.torch import save_file
 
-from sawyer.errors import ModelError
+from sawyer import Chat, Classifier, Scorer
+from sawyer.errors import ModelError, RunError
 from sawyer.models import (
     RewardScorer,
     family_problem,
@@ -31,6 +32,7 @@ from sawyer.models import (
     save_merged,
     save_model,
 )
+from sawyer.models.pretrained import BRINGS_CODE
 from sawyer.runs import ADAPTER, base_of
 
 Make = Callable[[str], Path]
@@ -45,17 +47,28 @@ def edit(path: Path, **changes: Any) -> None:
 def coded(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model of a family that no transformers knows, whose code lies with it; asking somebody is an error."""
     folder = shutil.copytree(make("llama"), tmp_path / "coded")
-    maps = {"AutoConfig": "own_config.OwnConfig", "AutoModelForCausalLM": "own_model.OwnForCausalLM"}
+    maps = {
+        "AutoConfig": "own_config.OwnConfig",
+        "AutoModelForCausalLM": "own_model.OwnForCausalLM",
+        "AutoModelForSequenceClassification": "own_model.OwnForSequenceClassification",
+    }
     edit(folder / "config.json", model_type="own", architectures=["OwnForCausalLM"], auto_map=maps)
     note = "from pathlib import Path\nPath(__file__).parent.joinpath('it-ran').touch()\n"
     (folder / "own_config.py").write_text(
         f"{note}from transformers import LlamaConfig\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
     )
     (folder / "own_model.py").write_text(
-        "from transformers import LlamaForCausalLM\nfrom .own_config import OwnConfig\n"
+        "from transformers import LlamaForCausalLM, LlamaForSequenceClassification\nfrom .own_config import OwnConfig\n"
         "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        "from torch import nn\nfrom transformers.models.llama.modeling_llama import LlamaModel, LlamaPreTrainedModel\n"
+        "class OwnForSequenceClassification(LlamaForSequenceClassification):\n    config_class = OwnConfig\n"
+        "    def __init__(self, config):\n        LlamaPreTrainedModel.__init__(self, config)\n"
+        "        self.num_labels, self.model = config.num_labels, LlamaModel(config)\n"
+        "        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)\n        self.post_init()\n"
     )
     monkeypatch.setattr(sys, "path", list(sys.path))
+    for module in [name for name in sys.modules if name.partition(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, module)  # of a test before: they would look into its folders
     for module in ("dynamic_module_utils", "utils.hub"):
         monkeypatch.setattr(f"transformers.{module}.HF_MODULES_CACHE", str(tmp_path / "modules"), raising=False)
 
@@ -108,6 +121,49 @@ def test_it_runs_where_that_was_allowed(make: Make, tmp_path: Path, coded: Path)
     assert list(tmp_path.rglob("it-ran"))
     with pytest.raises(ModelError, match="code of its own"):
         open_speaker(tmp_path / "saved")
+
+
+def test_code_counts_for_the_kinds_that_it_names(make: Make, coded: Path) -> None:
+    """What it does not name is refused, trusted or not: the advice to trust it would lead to the next refusal."""
+    tokenizer = load_tokenizer(make("llama"))
+    with remote_code(True):
+        assert type(new_reward(coded, tokenizer, seed=1)).__name__ == "OwnForSequenceClassification"
+    maps = json.loads((coded / "config.json").read_text())["auto_map"]
+    del maps["AutoModelForSequenceClassification"]
+    edit(coded / "config.json", auto_map=maps)
+    for trusted in (False, True):
+        with remote_code(trusted):
+            assert family_problem(coded, "causal") == ("" if trusted else BRINGS_CODE)
+            with pytest.raises(ModelError, match="no classifier") as caught:
+                new_reward(coded, tokenizer, seed=1)
+            assert "trust_remote_code" not in str(caught.value)
+    with remote_code(True):
+        assert type(open_speaker(coded).model).__name__ == "OwnForCausalLM"
+
+
+def test_every_door_that_has_no_config_takes_trust(make: Make, tmp_path: Path, coded: Path) -> None:
+    """The advice of the error names them. What a door allows ends with it; what was allowed around it stays."""
+    tokenizer = load_tokenizer(make("llama"))
+    with remote_code(True):
+        for name, many in (("judge", 1), ("classes", 2)):
+            labels = {"id2label": {i: str(i) for i in range(many)}, "label2id": {str(i): i for i in range(many)}}
+            model = hf.AutoModelForSequenceClassification.from_pretrained(coded, trust_remote_code=True, **labels)
+            model.config.pad_token_id = tokenizer.pad_token_id
+            model.save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"model: {coded}\nsft: {{data: [a.jsonl]}}\n")
+    for door, source in ((Scorer, "judge"), (Classifier, "classes")):
+        with pytest.raises(ModelError, match=r"(?s)code of its own.*Classifier take trust_remote_code=True"):
+            door(tmp_path / source)
+        door(tmp_path / source, trust_remote_code=True)
+        with pytest.raises(ModelError, match="code of its own"):
+            door(tmp_path / source)
+        with remote_code(True):
+            door(tmp_path / source)
+    with pytest.raises(RunError, match="no model"):
+        Chat(tmp_path / "run")
+    assert Chat(tmp_path / "run", trust_remote_code=True).models == ("base",)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from sawyer.bench.variant import WHOLE, Part, Variant
 from sawyer.bench.work import BUILD
 from sawyer.config import Config
 from sawyer.engine import kept_memory
+from sawyer.models import remote_code
 from sawyer.runs import open_run
 
 PACE = 1.0  # seconds of steps after which the machine's rate is measured again: a shared machine's is another by then
@@ -62,7 +63,7 @@ def measure(
     the config does not name what the stage needs.
     """
     variant = variant or Variant()
-    with open_run(folder) as run, kept_memory():
+    with remote_code(config.trust_remote_code), open_run(folder) as run, kept_memory():
         asked = config.model_copy(update={"out": str(folder)})
         work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
         place = work.place

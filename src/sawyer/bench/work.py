@@ -167,7 +167,8 @@ def _as_sft(config: Config, run: Run) -> Speaker:
 
 
 def _read(asked: Any, config: Config, want: Any) -> Sequence[Any]:
-    found: Sequence[Any] = read(asked.prompts if want == "prompts" else asked.data, want=want, columns=asked.columns).records
+    paths = asked.prompts if want == "prompts" else asked.data
+    found: Sequence[Any] = read(paths, want=want, columns=asked.columns, max_bad_rows=config.max_bad_rows).records
     return found
 
 

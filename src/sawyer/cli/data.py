@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import say, stdout
 from sawyer.errors import ConfigError
 
@@ -67,6 +68,7 @@ def check(
         float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
     ] = 0.01,
     most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Read data as training would; list every problem as file:line:field. Of a run's file (.yaml) show the whole plan.
     Exit code 1 if training would refuse it."""
@@ -77,10 +79,11 @@ def check(
 
     length, context, refused_rows = None, None, None
     if model is not None:
-        from sawyer.models import open_speaker
+        from sawyer.models import open_speaker, remote_code
         from sawyer.text import unrenderable
 
-        codec = open_speaker(model, template).codec
+        with remote_code(trust_remote_code):
+            codec = open_speaker(model, template).codec
 
         def length(prompt: Prompt, answer: str | None) -> int:
             if answer is None:

@@ -77,9 +77,11 @@ def draw(own: Config, answers: int, listeners: Sequence[Listener]) -> Draws:
         opened.manifest.update(STAGE, status="running", fingerprint=asked)
         opened.journal.event(STAGE, "start")
         from sawyer.engine import run_steps
+        from sawyer.models import remote_code
 
         began = time.monotonic()
-        work = DrawWork(own, opened, answers)
+        with remote_code(own.trust_remote_code):
+            work = DrawWork(own, opened, answers)
         run_steps(opened, STAGE, work, save_every_seconds=own.save_every_seconds, show="gold")
         write_text(opened.layout.drawn, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in work.rows))
         opened.manifest.update(STAGE, status="done", seconds=state.seconds + time.monotonic() - began)

@@ -14,6 +14,7 @@ from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, merge
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.load import adapt, check_whole, context_length, grow, load_reader, ready, seeded, sequence_model
+from sawyer.models.pretrained import remote_code
 from sawyer.text import Row, batches, plain_row
 
 PROBLEM: Mapping[bool, str] = {False: "single_label_classification", True: "multi_label_classification"}
@@ -60,13 +61,16 @@ class Classifier:
     """What a text is: `Classifier("runs/mine/classify/model")(["Some text."])` -> `[{"yes": 0.9, "no": 0.1}]`.
 
     `labels` are its classes; with `many` each has a probability of its own, else they sum to 1. `cut` counts the texts so far
-    that were longer than the model's context and were read without their end. Raises ModelError for a folder without a
-    classifier.
+    that were longer than the model's context and were read without their end. With `trust_remote_code` Python that lies with
+    the model may run. Raises ModelError for a folder without a classifier.
     """
 
-    def __init__(self, source: str | Path, *, device: torch.device | str | None = None) -> None:
-        self.tokenizer = load_reader(source)
-        self.model = load_classifier(source, self.tokenizer)
+    def __init__(
+        self, source: str | Path, *, device: torch.device | str | None = None, trust_remote_code: bool = False
+    ) -> None:
+        with remote_code(trust_remote_code):
+            self.tokenizer = load_reader(source)
+            self.model = load_classifier(source, self.tokenizer)
         if device is not None:
             self.model.to(device)
         self.context = context_length(self.model)

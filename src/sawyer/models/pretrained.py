@@ -24,8 +24,9 @@ _trusted: ContextVar[bool] = ContextVar("trust_remote_code", default=False)
 
 @contextlib.contextmanager
 def remote_code(trusted: bool) -> Iterator[None]:
-    """Within it code from model folders may run if `trusted` (the config's `trust_remote_code`). Outside it never may."""
-    before = _trusted.set(trusted)
+    """Within it code from model folders may run if `trusted` (the config's `trust_remote_code`), or where it may already.
+    Outside it never may."""
+    before = _trusted.set(trusted or _trusted.get())
     try:
         yield
     finally:
@@ -52,22 +53,28 @@ def family_problem(source: str | Path, kind: Kind) -> str:
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     )
 
-    code = config.get("auto_map")
-    if family not in CONFIG_MAPPING:
-        if isinstance(code, dict) and code:
-            return "" if _trusted.get() else BRINGS_CODE
-        return f"the installed transformers knows no family {family!r}"
     if kind == "classifier":
-        known, what = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "no classifier (AutoModelForSequenceClassification)"
+        known, auto, what = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "AutoModelForSequenceClassification", "classifier"
     else:
-        known, what = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "no language model (AutoModelForCausalLM)"
-    if family in known or (isinstance(code, dict) and code and _trusted.get()):
+        known, auto, what = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM", "language model"
+    what, maps = f"no {what} ({auto})", config.get("auto_map")
+    code = maps if isinstance(maps, dict) else {}
+    if family in known:
         return ""
+    if auto in code:
+        return "" if _trusted.get() else BRINGS_CODE
+    if family not in CONFIG_MAPPING:
+        unknown = f"the installed transformers knows no family {family!r}"
+        return f"{unknown}, and the code that the model brings has {what}" if code else unknown
     sees = kind == "causal" and family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     return f"transformers has {what} for the family {family!r}{', which reads images and text together' if sees else ''}"
 
 
 BRINGS_CODE = "it brings code of its own, which would have to run to load it"
+ALLOW = (
+    "if you trust where it comes from, set `trust_remote_code: true` in the config; a command without one takes "
+    "--trust-remote-code, and sawyer.Chat, Scorer and Classifier take trust_remote_code=True"
+)
 
 
 def check_config(source: str | Path) -> None:
@@ -90,7 +97,7 @@ def check_config(source: str | Path) -> None:
                     f"{source}: {name} is {str(settings[name])[:80]!r} in config.json, which is code on the hub",
                     expected="none, or one that transformers has",
                     why="that code would be fetched and run",
-                    todo=f"delete `{name}` from config.json, or set `trust_remote_code: true` if you trust who wrote it",
+                    todo=f"delete `{name}` from config.json, or, {ALLOW}",
                 )
 
 
@@ -123,8 +130,7 @@ def brings_code(source: str | Path) -> ModelError:
         f"{source}: {BRINGS_CODE}",
         expected="a model whose family is part of transformers",
         why="code from a model folder can do on this machine whatever you can",
-        todo="if you trust where it comes from, set `trust_remote_code: true` in the config, or give --trust-remote-code to a "
-        "command without one",
+        todo=ALLOW,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from sawyer.errors import DataError, RunError
+from sawyer.models.pretrained import remote_code
 from sawyer.models.score import RewardScorer, Scored
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete
@@ -20,14 +21,23 @@ class TextScorer:
 
     `source` is a run's folder, or the folder or hub id of a reward model: ours, an ensemble, or one that plain transformers
     wrote, decoder or encoder. Rewards of our own are in standard deviations of the SFT model's answers, others as they are.
-    `template` (question, chatml, a Jinja file) replaces what a decoder's tokenizer brings. Raises ModelError, or RunError for a
+    `template` (question, chatml, a Jinja file) replaces what a decoder's tokenizer brings. With `trust_remote_code` Python that
+    lies with the model may run. Raises ModelError, or RunError for a
     run without a reward model.
     """
 
-    def __init__(self, source: str | Path, *, template: str | None = None, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path,
+        *,
+        template: str | None = None,
+        device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.inner = RewardScorer.load(reward_folder(source), template=template, device=torch.device(device))
+        with remote_code(trust_remote_code):
+            self.inner = RewardScorer.load(reward_folder(source), template=template, device=torch.device(device))
 
     @property
     def note(self) -> str:
