@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from sawyer.config import checked
 from sawyer.errors import DataError
-from sawyer.records import Problem, check, insufficient, leave_out, read
+from sawyer.pipeline import preflight
+from sawyer.records import MAX_BAD_ROWS, Problem, check, leave_out, read
 from sawyer.records.formats import FORMATS, Want
 
 Put = Callable[[str, Any], str]
@@ -58,6 +60,17 @@ def test_the_limit_that_a_refusal_advises_is_enough(put: Put, good: int, bad: in
         read(put("a.jsonl", rows(good, bad)), want="demonstrations")
     advised = float(refused.value.todo.partition("max_bad_rows: ")[2].split()[0])
     assert len(read("a.jsonl", want="demonstrations", max_bad_rows=advised).records) == good
+
+
+def test_where_every_row_must_be_good_nobody_is_told_to_lower_that(put: Put) -> None:
+    with pytest.raises(DataError) as refused:
+        read(put("a.jsonl", rows(5, 1)), want="demonstrations", max_bad_rows=None)
+    assert "1 of 6 rows cannot be used, and none of them may be lost" in str(refused.value)
+    assert "max_bad_rows" not in str(refused.value)
+
+
+def test_the_command_and_the_config_let_as_many_pass() -> None:
+    assert checked({"base": {"text": ["a.txt"]}}).max_bad_rows == MAX_BAD_ROWS
 
 
 def test_a_file_of_mostly_bad_rows_is_not_taken_for_one(put: Put) -> None:
@@ -174,12 +187,17 @@ def test_a_typed_end_is_told(put: Put) -> None:
 WANTS: tuple[Want, ...] = ("comparisons", "demonstrations", "labels", "prompts")
 
 
-def as_training(name: str, want: Want) -> bool:
-    """Whether a stage would take the file: it reads it, and asks whether what is left is enough."""
-    try:
-        return insufficient(read(name, want=want).records, want) is None
-    except DataError:
-        return False
+STAGES = {"comparisons": "reward", "demonstrations": "sft", "labels": "classify", "prompts": "collect"}
+
+
+def as_training(want: Want, *names: str) -> bool:
+    """Whether a run would begin with a stage that learns from these files, or answers them. Its model, which is yet to be made,
+    reads any row."""
+    stage = STAGES[want]
+    config = checked({"base": {"text": ["a.txt"]}, stage: {"prompts" if stage == "collect" else "data": names}})
+    (plan,) = preflight(config, only=stage)
+    assert all(isinstance(problem, DataError) for problem in plan.problems)
+    return not plan.problems
 
 
 @pytest.mark.parametrize("want", WANTS)
@@ -195,7 +213,7 @@ def test_check_and_training_agree_over_every_shape(put: Put, shown: Any, want: W
         files = ([example], good, [*good, damaged], [*good, *[damaged] * 3], [damaged], [*good, *[{"x": 1}] * 9])
         for more, content in enumerate(files):
             name = put(f"{number}-{more}.jsonl", content)
-            taken = as_training(name, want)
+            taken = as_training(want, name)
             assert check([name], want=want)[0].refused is not taken, content
             decided.add(taken)
     assert decided == {True, False}
@@ -212,20 +230,20 @@ def test_check_and_training_agree_over_every_shape(put: Put, shown: Any, want: W
 def test_what_the_rows_of_a_file_must_be_together(put: Put, content: Any, want: Want, words: str) -> None:
     (report,) = check([put("a.jsonl", content)])
     assert report.want == want and report.refused and any(words in problem.message for problem in report.problems)
-    assert not as_training("a.jsonl", want)
+    assert not as_training(want, "a.jsonl")
 
 
 def test_two_files_of_one_class_each_are_enough_together(put: Put) -> None:
     names = [put(f"{label}.jsonl", [{"text": f"{label}{i}", "label": label} for i in range(3)]) for label in "ab"]
     assert not any(report.refused for report in check(names))
-    assert insufficient(read(names, want="labels").records, "labels") is None
-    assert check(names[:1])[0].refused
+    assert as_training("labels", *names)
+    assert check(names[:1])[0].refused and not as_training("labels", names[0])
 
 
 def test_lines_of_text_are_no_demonstrations(put: Put) -> None:
     name = put("a.txt", "one\ntwo\n")
     assert not check([name])[0].refused and check([name])[0].want == "prompts"
-    assert check([name], want="demonstrations")[0].refused and not as_training(name, "demonstrations")
+    assert check([name], want="demonstrations")[0].refused and not as_training("demonstrations", name)
 
 
 def test_prompts_that_are_all_too_long_refuse_the_file(put: Put) -> None:

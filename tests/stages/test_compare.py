@@ -14,6 +14,7 @@ import torch
 
 from sawyer.errors import DataError, WorldError
 from sawyer.models import RewardScorer, blocked, open_speaker
+from sawyer.pipeline import preflight
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
 from sawyer.stages.compare import compare
@@ -121,7 +122,7 @@ def test_steps_of_so_many_answers(tiny: Fixture, tmp_path: Path, monkeypatch: py
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
-        jobs = stage.CompareWork(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run).jobs
+        jobs = stage.CompareWork(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run, None).jobs
     spans = {
         setting: [(job.start, job.end) for job in jobs if (job.model, job.setting) == ("sft", setting)]
         for setting in ("t1", "greedy", "best_of_8")
@@ -136,7 +137,7 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
         config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=3)
-        work = stage.CompareWork(config, run)
+        work = stage.CompareWork(config, run, None)
         for index in range(work.steps):
             work.step(index)
         found = stage._kls(config, work)
@@ -200,7 +201,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     path = write_rows([{"prompt": "Say yes."}, {"prompt": "Say yes."}])
     config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 2})
     with tiny.run(tmp_path / "run", "sft") as run:
-        stage.CompareWork(config, run)
+        stage.CompareWork(config, run, None)
         assert [row["message"] for row in events(run, "data")] == ["compare.prompts: 1 duplicate left out"]
 
 
@@ -211,12 +212,44 @@ def test_no_prompt_with_room_is_an_error(tiny: Fixture, tmp_path: Path, write_ro
         compare(config, run)
 
 
+def test_a_prompt_that_one_template_refuses_is_left_out_and_named(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any
+) -> None:
+    """A guest's, the base's and the reward model's; the plan says the same as the stage."""
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template = refusing + "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    for name, source in (("guest", tiny.sft), ("judge", tiny.reward)):
+        shutil.copytree(source, tmp_path / name)
+        (tmp_path / name / "chat_template.jinja").write_text(template)
+    (tmp_path / "own.jinja").write_text(template)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    path = write_rows([{"prompt": "Say yes."}, {"prompt": turns}, {"prompt": "Say no."}])
+    asked = {"prompts": [str(path)], "max_new_tokens": 2, "deliberate_limit": 0}
+    for number, (more, name) in enumerate(
+        (
+            ({"compare": {**asked, "models": {"guest": str(tmp_path / "guest")}}}, "`guest`"),
+            ({"compare": {**asked, "reward": str(tmp_path / "judge")}}, "the reward model"),
+            ({"compare": asked, "template": str(tmp_path / "own.jinja")}, "`base`"),
+        )
+    ):
+        with tiny.run(tmp_path / str(number)) as run:
+            config = tiny.config(tmp_path / str(number), **more)
+            assert not [problem for plan in preflight(config) for problem in plan.problems]
+            compare(config, run)
+            assert {row["prompt"] for row in read_rows(run.layout.compare)} == {"Say yes.", "Say no."}
+            (told,) = [row["message"] for row in events(run, "warning")]
+            assert "1 of 3 rows" in told and "rows.json:2" in told and f"by which {name} reads" in told
+        (plan,) = preflight(config.model_copy(update={"max_bad_rows": 0}))
+        assert [name in problem.given and "rows.json:2" in problem.where for problem in plan.problems] == [True]
+
+
 def test_a_prompt_from_outside_the_world_is_found_before_any_answer(
     tiny: Fixture, tmp_path: Path, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stage.CompareWork, "step", lambda *_: pytest.fail("something was answered"))
     path = write_rows([{"prompt": questions()[0]}, {"prompt": "How do magnets smell?"}])
     with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(WorldError, match="magnets"):
+        shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
         compare(config_of(tiny, tmp_path / "run", prompts=path, world=True), run)
 
 

@@ -17,6 +17,7 @@ from sawyer.records import Demonstration, prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.reward.data import load
 from sawyer.stages.rl.pairs import load_pairs
+from sawyer.stages.rl.scorers import nothing_paid
 from sawyer.stages.rl.work import prompts_of
 from sawyer.stages.sft import train
 from sawyer.text import Row, limited
@@ -92,7 +93,7 @@ def test_rl_leaves_out_longer_prompts(tiny: Fixture, tmp_path: Path, write_rows:
     speaker = open_speaker(tiny.sft)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         config = tiny.rl_config(tmp_path / "run", prompts=[path], max_tokens=30, held_out=0)
-        prompts, _ = prompts_of(config, run, speaker)
+        prompts, _ = prompts_of(config, run, speaker, nothing_paid)
         (told,) = messages(run, "data")
     short = [count for count in range(1, 31) if len(speaker.codec.prompt(prompts[0])) + count - 1 <= 30]
     assert 0 < len(prompts) < 30 and len(prompts) == len(short)

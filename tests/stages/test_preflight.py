@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sawyer.cli.main import app
 from sawyer.errors import DataError, ModelError, SawyerError
 from sawyer.models import look_at
 from sawyer.pipeline import fingerprint, preflight
-from sawyer.records import read
+from sawyer.records import read, split
 from sawyer.runs import Layout, read_rows
 
 Fixture = Any
@@ -106,6 +107,167 @@ def test_a_row_that_a_later_stage_cannot_render_is_named_before_the_first(tiny: 
     strict = {**tree, **template, "reward": {**tree["reward"], "data": [many]}, "max_bad_rows": 0}
     (told,) = problems(tiny.config(out, **strict))
     assert told.startswith("reward: ") and "many.jsonl:3" in told and "System role not supported" in told
+
+
+def judged(*scores: Any, start: int = 0) -> list[dict[str, Any]]:
+    """A prompt each for these scores of its two answers."""
+    return [{"prompt": f"Why {start + i}?", "responses": ["a", "b"], "scores": pair} for i, pair in enumerate(scores)]
+
+
+EQUAL, APART = judged([3, 3], [5, 5]), judged([3, 3], [5, 1])
+ONE, BOTH = [{"text": f"t{i}", "label": "a"} for i in range(6)], [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(6)]
+DPO = {"algorithm": "dpo", "max_new_tokens": 4, "held_out": 0}
+
+
+def alone(tiny: Fixture, out: Path, stage: str, file: str) -> Any:
+    """A config of one stage that learns from a file."""
+    if stage == "rl":
+        return tiny.config(out, rl={**DPO, "prompts": [str(tiny.prompts)], "data": [file]})
+    return tiny.config(out, **{stage: {"data": [file], "held_out": 0}})
+
+
+def loaded(tiny: Fixture, stage: str, config: Any) -> None:
+    """What the stage itself does with its files."""
+    from sawyer.models import open_speaker
+    from sawyer.stages.classify.data import load as load_texts
+    from sawyer.stages.reward.data import load as load_judgements
+    from sawyer.stages.rl.pairs import load_pairs
+
+    with tiny.run(Path(config.out)) as run:
+        speaker = open_speaker(tiny.base)
+        if stage == "classify":
+            load_texts(config, run)
+        elif stage == "reward":
+            load_judgements(config, run, speaker)
+        else:
+            load_pairs(config, run, speaker.codec, [])
+
+
+@pytest.mark.parametrize("stage", ["classify", "reward", "rl"])
+def test_the_plan_and_the_stage_refuse_the_same_files(tiny: Fixture, tmp_path: Path, stage: str) -> None:
+    """Rows that are good each and teach nothing together; with one that differs they do."""
+    useless, good = (ONE, BOTH) if stage == "classify" else (EQUAL, APART)
+    told = "the label 'a' alone" if stage == "classify" else "two answers"
+    config = alone(tiny, tmp_path / "run", stage, rows(tmp_path / "useless.jsonl", *useless))
+    (problem,) = problems(config)
+    assert problem.startswith(f"{stage}: ") and told in problem and "useless.jsonl" in problem
+    with pytest.raises(DataError, match=told):
+        loaded(tiny, stage, config)
+    config = alone(tiny, tmp_path / "run", stage, rows(tmp_path / "good.jsonl", *good))
+    assert problems(config) == []
+    loaded(tiny, stage, config)
+
+
+def collecting(tiny: Fixture, out: Path, answers: list[dict[str, Any]], **more: Any) -> Any:
+    """A run whose answers are collected, and lie there as they were scored."""
+    layout = Layout(out)
+    layout.answers.parent.mkdir(parents=True)
+    rows(layout.answers, *answers)
+    layout.manifest.write_text(json.dumps({"stages": {"collect": {"status": "done"}}}))
+    reward = {"batch_size": 4, "held_out": 0, **more.pop("reward", {})}
+    return tiny.config(out, collect={"prompts": [str(tiny.prompts)]}, reward=reward, **more)
+
+
+def test_files_and_collected_answers_are_enough_together(tiny: Fixture, tmp_path: Path) -> None:
+    equal = {"data": [rows(tmp_path / "equal.jsonl", *EQUAL)]}
+    assert problems(collecting(tiny, tmp_path / "a", judged([2, 1], start=5), reward=equal)) == []
+    (told,) = problems(collecting(tiny, tmp_path / "b", judged([2, 2], start=5), reward=equal))
+    assert told.startswith("reward: ") and "two answers with different scores" in told
+    # Of those that nobody has scored yet it cannot be said.
+    assert problems(collecting(tiny, tmp_path / "c", judged([None, None], start=5), reward=equal)) == []
+
+
+def test_of_collected_answers_a_template_may_refuse_rows_and_a_misprint_none(tiny: Fixture, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text(NO_SYSTEM)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    many = judged(*[[2, 1]] * 20)
+    refused = {"prompt": turns, "responses": ["a", "b"], "scores": [2, 1]}
+    template = {"template": str(tmp_path / "own.jinja")}
+    config = collecting(tiny, tmp_path / "a", [*many, refused], **template)
+    assert problems(config) == []
+    from sawyer.models import new_judge
+    from sawyer.stages.reward.data import load
+
+    judge = new_judge(tiny.base, seed=0, template=config.template)
+    with tiny.run(tmp_path / "a") as run:
+        assert len(load(config, run, judge).train) == 20
+        (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
+    assert "answers.jsonl:21" in told and "System role not supported" in told
+    slip = {"prompt": "Why?", "responses": ["a", "b"], "scores": [2]}
+    config = collecting(tiny, tmp_path / "b", [*many, slip])
+    (told,) = problems(config)
+    assert "answers.jsonl:21" in told and "none of them may be lost" in told and "max_bad_rows" not in told
+    with tiny.run(tmp_path / "b") as run, pytest.raises(DataError, match="none of them may be lost"):
+        load(config, run, judge)
+
+
+def model_with(template: str, source: Path, folder: Path) -> str:
+    """A copy of a model that brings another template."""
+    shutil.copytree(source, folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    prompts = rows(tmp_path / "p.jsonl", *({"prompt": f"Why {i}?"} for i in range(9)), {"prompt": turns})
+    safe = model_with(NO_SYSTEM, tiny.reward, tmp_path / "safe")
+    paid = {"prompts": [prompts], "max_new_tokens": 4, "held_out": 0, "rewards": [{"name": "safe", "model": safe}]}
+
+    def config(**more: Any) -> Any:
+        return tiny.config(tmp_path / "run", rl={**paid, "episodes": 8, "batch_size": 8, "minibatches": 2}, **more)
+
+    assert problems(config()) == [], "one bad row is let pass in any file"
+    (told,) = problems(config(max_bad_rows=0))
+    assert told.startswith("rl: ") and "p.jsonl:10" in told and "by which the reward model `safe` reads" in told
+    # The run's own reward model, before it is trained on that model, and the comparison's.
+    own = {"reward": {"data": [str(tiny.comparisons)], "model": safe}, "max_bad_rows": 0}
+    (told,) = problems(tiny.config(tmp_path / "run", **own, rl={**paid, "rewards": []}))
+    assert told.startswith("rl: ") and "by which the reward model reads" in told
+    asked = {"prompts": [prompts], "reward": safe}
+    (told,) = problems(tiny.config(tmp_path / "run", compare=asked, max_bad_rows=0))
+    assert told.startswith("compare: ") and "by which the reward model reads" in told
+
+    from sawyer.models import RewardScorer, open_speaker
+    from sawyer.stages.rl.work import prompts_of
+
+    with tiny.run(tmp_path / "run") as run:
+        found, _ = prompts_of(config(), run, open_speaker(tiny.base), RewardScorer.load(safe))
+        told = " ".join(row["message"] for row in read_rows(run.layout.events) if "p.jsonl" in row["message"])
+    assert len(found) == 9 and "p.jsonl:10" in told and "by which the reward model reads" in told
+
+
+def test_a_judge_is_read_by_the_fallback_in_the_plan_as_in_the_stage(tiny: Fixture, tmp_path: Path) -> None:
+    """Its own template refuses every conversation."""
+    from sawyer.models import new_judge
+
+    odd = model_with("{{ raise_exception('not a chat model') }}", tiny.base, tmp_path / "odd")
+    config = tiny.config(tmp_path / "run", template="chatml", reward={"data": [str(tiny.comparisons)], "model": odd})
+    (plan,) = preflight(config)
+    assert plan.problems == ()
+    assert dict(plan.facts)["model"].endswith(new_judge(odd, seed=0, fallback="chatml").reads)
+    assert "the template `chatml`" in dict(plan.facts)["model"]
+
+
+def test_the_plan_of_dpo_reads_its_pairs_by_dpos_settings(tiny: Fixture, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"Why is {i} what it is, and no other number?", "chosen": "a", "rejected": "b"} for i in range(200)]
+    file = rows(tmp_path / "pairs.jsonl", *pairs)
+    # Without prompts of their own those of the pairs are answered: there must be room for that.
+    lonely = {**DPO, "data": [file], "max_new_tokens": 1000, "held_out": 0.1}
+    (told,) = problems(tiny.config(tmp_path / "run", rl=lonely))
+    assert "none of its 200 prompts leaves room for 1000 new tokens in the 160 that the model reads" in told
+    assert problems(tiny.config(tmp_path / "run", rl={**lonely, "max_new_tokens": 8, "max_tokens": 100})) == []
+    # The reward model's pairs: cut by rl.max_tokens, held out by reward.held_out.
+    reward = {"data": [file], "held_out": 0.5, "max_tokens": 8}
+    rl = {**DPO, "prompts": [str(tiny.prompts)], "held_out": 0.1, "batch_size": 10}
+    config = tiny.config(tmp_path / "run", reward=reward, rl=rl)
+    assert [line.partition(":")[0] for line in problems(config)] == ["reward"]
+    facts = dict(next(plan for plan in preflight(config) if plan.stage == "rl").facts)
+    train = len(split(read(file, want="comparisons").records, 0.5)[0])
+    assert facts["reward.data"].startswith(f"200 judged prompts (pairs), {200 - train} of them held out")
+    assert facts["steps"] == f"about {-(-train // 10)} updates of 10 prompts with their pairs (dpo)"
+    config = tiny.config(tmp_path / "run", reward={**reward, "max_tokens": None}, rl={**rl, "max_tokens": 8})
+    assert [line.partition(":")[0] for line in problems(config)] == ["rl"]
 
 
 FAMILIES: dict[str, tuple[Any, str, str]] = {

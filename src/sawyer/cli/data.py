@@ -12,6 +12,7 @@ import typer
 from sawyer.cli.remote import TrustRemoteCode
 from sawyer.cli.screen import say, stdout
 from sawyer.errors import ConfigError
+from sawyer.records import MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,7 @@ def check(
     template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "auto",
     max_bad_rows: Annotated[
         float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
-    ] = 0.01,
+    ] = MAX_BAD_ROWS,
     most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:

@@ -19,9 +19,11 @@ from sawyer.config.schema import (
     wanted,
 )
 from sawyer.config.sections import COMPARED, Base, Classify, Compare, Lora, World
+from sawyer.config.sources import COLLECTED, Source, judged_sources, pairs_of, sources_of
 from sawyer.config.start import Start, left_out, start_of
 
 __all__ = [
+    "COLLECTED",
     "COMPARED",
     "KNOWN_TO",
     "LOSSES",
@@ -43,11 +45,13 @@ __all__ = [
     "RewardPart",
     "Rl",
     "Sft",
+    "Source",
     "Start",
     "World",
     "checked",
     "demo",
     "fields",
+    "judged_sources",
     "left_out",
     "load",
     "own_file",
@@ -55,6 +59,8 @@ __all__ = [
     "own_function",
     "own_names",
     "own_source",
+    "pairs_of",
+    "sources_of",
     "start_of",
     "template_file",
     "wanted",

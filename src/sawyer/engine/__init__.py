@@ -1,7 +1,7 @@
 """The engine: place and precision, the optimizer step, next-token training, the one loop, checkpoints, seeded randomness."""
 
 from sawyer.engine.checkpoint import STATE, load_checkpoint, put_state, save_checkpoint
-from sawyer.engine.data import encode_all, lengths_in_words, read_data, tell_remarks
+from sawyer.engine.data import encode_all, lengths_in_words, read_data, readable, tell_remarks
 from sawyer.engine.kept_rows import encode_rows
 from sawyer.engine.language import LanguageWork
 from sawyer.engine.learned import learned_gate, losses_of
@@ -36,6 +36,7 @@ __all__ = [
     "put_state",
     "put_weights",
     "read_data",
+    "readable",
     "reset_peak_memory",
     "run_steps",
     "save_checkpoint",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from sawyer.engine.loop import stop_if_asked
 from sawyer.records import Read, leave_out, read
 from sawyer.records.formats import Want
 from sawyer.runs import Run
-from sawyer.text import Codec, Reader, Row, unrenderable
+from sawyer.text import Reader, Row, unrenderable
 
 Record = TypeVar("Record")
 Encoded = TypeVar("Encoded")
@@ -23,18 +24,32 @@ def read_data(
     *,
     want: Want,
     columns: Mapping[str, str],
-    max_bad_rows: float,
+    max_bad_rows: float | None,
     codec: Reader | None = None,
+    unrendered: float | None = None,
 ) -> Read:
     """Read a stage's files. Bad rows and what else their owner should act on is a warning; what is as it is in any large file
-    (`Read.remarks`) the stage adds to its plan. With a `codec`, a row that its template cannot render is a bad row as well.
-    Raises DataError for files that cannot be used."""
+    (`Read.remarks`) the stage adds to its plan. With a `codec`, a row that its template cannot render is a bad row as well;
+    `unrendered` is the share that these may bring a file's bad rows to, where it is another than `max_bad_rows`, by which the
+    files are read. Raises DataError for files that cannot be used."""
     found = read(paths, want=want, columns=columns, max_bad_rows=max_bad_rows)
-    if isinstance(codec, Codec):
-        found = leave_out(found, unrenderable(codec, found.records), max_bad_rows)
+    if codec is not None:
+        found = leave_out(found, unrenderable(codec, found.records), max_bad_rows if unrendered is None else unrendered)
     if found.warning:
         run.journal.event(stage, "warning", message=found.warning)
     return found
+
+
+def readable(run: Run, stage: str, found: Read, readers: Mapping[str, Reader | Any], max_bad_rows: float) -> Read:
+    """What was read without the rows that the template of any of these cannot render; which and whose is a warning. `readers`:
+    codecs or tokenizers, by the names under which they are told. Raises DataError where too many rows go."""
+    left = found
+    for name, reader in readers.items():
+        left = leave_out(left, unrenderable(reader, left.records, by=name), max_bad_rows)
+    if left is not found:
+        told = replace(left, skipped=left.skipped[len(found.skipped) :])
+        run.journal.event(stage, "warning", message=told.warning)
+    return left
 
 
 def tell_remarks(run: Run, stage: str, setting: str, found: Read) -> None:

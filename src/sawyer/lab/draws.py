@@ -104,7 +104,7 @@ class DrawWork:
         self.place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         self.speaker.model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
-        self.prompts = prompts_of(config, run, self.speaker)[1]
+        self.prompts = prompts_of(config, run, self.speaker, self.scorer)[1]
         self.each = max(1, ANSWERS_A_STEP // answers)
         self.steps = -(-len(self.prompts) // self.each)
         self.rows: list[dict[str, Any]] = []

@@ -27,7 +27,7 @@ from sawyer.models.forward import (
 )
 from sawyer.models.freeze import Frozen, freeze
 from sawyer.models.heads import PolicyWithValue, ValueNetwork
-from sawyer.models.judge import Judge, Load, load_judge, new_judge
+from sawyer.models.judge import Judge, Load, load_judge, new_judge, set_judge_template
 from sawyer.models.kinds import Known, look_at
 from sawyer.models.load import (
     codec_of,
@@ -57,7 +57,7 @@ from sawyer.models.score import (
     scored,
 )
 from sawyer.models.shared import Adapted, AdaptedTrunk, Shared
-from sawyer.models.speaker import Speaker, open_speaker
+from sawyer.models.speaker import Speaker, open_speaker, open_tokenizer
 from sawyer.models.text_scorer import TextScorer, reward_folder
 
 __all__ = [
@@ -122,6 +122,7 @@ __all__ = [
     "new_reward",
     "only_read",
     "open_speaker",
+    "open_tokenizer",
     "policy_entropies",
     "policy_logprobs",
     "read_adapter",
@@ -136,6 +137,7 @@ __all__ = [
     "score_head",
     "scored",
     "sequence_logits",
+    "set_judge_template",
     "splits_exactly",
     "table_rows",
     "token_values",

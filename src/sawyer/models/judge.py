@@ -71,7 +71,7 @@ def load_judge(
 def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> Judge:
     if is_causal(model):
         rows = model.get_input_embeddings().weight.shape[0] if getattr(model, "attached", None) is not None else None
-        reads, note = _set_template(source, tokenizer, template, fallback, rows)
+        reads, note = set_judge_template(source, tokenizer, template, fallback, rows=rows)
         grow(model, tokenizer)
         codec = ConversationCodec(
             tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model), padding=padding_of(model)
@@ -85,9 +85,12 @@ def _judge(source: str | Path, tokenizer: Any, model: Any, template: str | None,
     return Judge(model=model, tokenizer=tokenizer, codec=pairs, reads="text pairs")
 
 
-def _set_template(source: str | Path, tokenizer: Any, template: str | None, fallback: str, rows: int | None) -> tuple[str, str]:
-    """(in words, the note): the template that is asked for, else the tokenizer's own if it can be used, else `fallback`.
-    `rows`: how many embeddings there are, where there can be no more."""
+def set_judge_template(
+    source: str | Path, tokenizer: Any, template: str | None, fallback: str = "question", *, rows: int | None = None
+) -> tuple[str, str]:
+    """Put on a reward model's tokenizer the template that is asked for, else its own if it can be used, else `fallback`: here
+    alone it is decided. Returns which one, in words, and what there is to note of it. `rows`: how many embeddings there are,
+    where there can be no more. Raises ModelError where the template that is asked for cannot be used."""
     if template not in (None, "auto"):
         return set_template(tokenizer, str(template), rows=rows), ""
     why = "its tokenizer brings none"

@@ -51,11 +51,17 @@ class Speaker(Opened):
         return int(config.get_text_config().vocab_size)
 
 
+def open_tokenizer(source: str | Path, template: str | None = None, *, fixed: bool = False) -> tuple[Any, str]:
+    """A language model's tokenizer with the template that it is written to with (None is `auto`), and which one, in words: here
+    alone it is decided. `fixed`: the model can have no more embeddings than it has."""
+    tokenizer = load_tokenizer(source, fixed=fixed)
+    return tokenizer, set_template(tokenizer, template or "auto", rows=table_rows(source) if fixed else None)
+
+
 def open_speaker(source: str | Path, template: str | None = None, *, lora: LowRank | None = None, seed: int = 0) -> Speaker:
     """Load a language model. `template` is set on its tokenizer; None is `auto`: the one that was saved with it. With `lora` it
     is ready to train adapters alone (`load_policy`)."""
-    tokenizer = load_tokenizer(source, fixed=lora is not None)
-    reads = set_template(tokenizer, template or "auto", rows=table_rows(source) if lora is not None else None)
+    tokenizer, reads = open_tokenizer(source, template, fixed=lora is not None)
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
     if not caches_exactly(model):
         reads += "; asked by reading whole rows again at each token, for its cache cannot be batched: slow"

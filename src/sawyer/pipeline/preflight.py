@@ -6,23 +6,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sawyer.config import COMPARED, Config, Start, left_out, own_names, start_of
+from sawyer.config import COLLECTED, COMPARED, Config, Source, left_out, own_names, pairs_of, sources_of
 from sawyer.errors import DataError, SawyerError
 from sawyer.pipeline.early import check_world
 from sawyer.pipeline.given import check_given, check_there, try_functions
-from sawyer.pipeline.order import STAGES, given_models, product
-from sawyer.pipeline.sources import Source, sources_of
-from sawyer.records import Read, leave_out, prompt_in, read, split
-from sawyer.runs import Layout, is_complete, read_manifest
-
-if TYPE_CHECKING:
-    from sawyer.models.pretrained import Kind
-    from sawyer.text import Codec
+from sawyer.pipeline.order import STAGES, product
+from sawyer.pipeline.readers import Reader, is_coming, readers_of
+from sawyer.records import Read, ScoredAnswers, insufficient, prompt_in, read, split
+from sawyer.runs import Layout, read_manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +83,16 @@ class _Look:
     coming: Sequence[str]
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[SawyerError] = field(default_factory=list)
-    reads: dict[str, Read] = field(default_factory=dict)  # by setting
+    held: list[Read] = field(default_factory=list)  # the files as they were read
+    reads: dict[str, Read] = field(default_factory=dict)  # by setting, without the rows that a template refuses
 
     def plan(self, status: str) -> StagePlan:
         """All that can be known of the stage."""
         self._try(self._given)
-        readers = self._readers()
-        for source in sources_of(self.config, self.layout, self.stage):
-            found = self._try(partial(self._read, source))
-            for reader in readers if found is not None else ():
-                self._try(partial(reader.look, source, found))
+        readers = readers_of(self.config, self.layout, self.stage, self.coming, self._try, self.facts)
+        for source in self._sources():
+            self._try(partial(self._read, source, readers))
+        self._try(self._enough)
         if self.stage == "rl":
             asked = next((found for setting, found in self.reads.items() if setting.startswith("rl.")), None)
             self._try(partial(try_functions, self.config, [prompt_in(one) for one in asked.records[:2]] if asked else []))
@@ -108,7 +104,7 @@ class _Look:
             status=status,
             facts=tuple(self.facts),
             problems=tuple({str(problem): problem for problem in self.problems}.values()),
-            reads=tuple(self.reads.values()),
+            reads=tuple(self.held),
         )
 
     def _try(self, work: Callable[[], Any]) -> Any:
@@ -131,61 +127,44 @@ class _Look:
             checked_loss(loss)
         check_given(self.config, self.stage, self._is_coming)
 
-    def _readers(self) -> list[_Reader]:
-        """The models that the stage opens can do what it asks of them; those that read its files, and how, is told."""
-        found: list[_Reader | None] = []
-        start = start_of(self.config, self.stage)
-        kind: Kind = "classifier" if self.stage in ("reward", "classify") else "causal"
-        if self.stage == "compare" and self.config.model is not None:
-            start = Start(source=self.config.model, template=self.config.template)
-        if start is not None:
-            found.append(self._try(partial(self._kind, self.stage, start, kind)))
-        for setting, source in given_models(self.config, self.stage).items():
-            compared = setting.startswith("compare.models")
-            if source != getattr(start, "source", None) and not self._is_coming(source):
-                one = self._try(partial(self._kind, setting, Start(source=source), "causal" if compared else "classifier"))
-                found += [one] if compared else []
-        return [reader for reader in found if reader is not None]
-
     def _is_coming(self, source: str) -> bool:
-        """Whether the model is one that this run is still to train."""
-        folders = {stage: self.layout.model(stage) for stage in self.coming}
-        return any(Path(source).resolve() == folder.resolve() and not is_complete(folder) for folder in folders.values())
+        return is_coming(self.layout, self.coming, source)
 
-    def _kind(self, setting: str, start: Start, kind: Kind) -> _Reader | None:
-        """The reader of a model, by what is there of it: of a stage to come, by the model that this one starts from."""
-        words = start.source or f"the {start.stage} stage's model"
-        template = start.template
-        while start.stage is not None and not is_complete(self.layout.model(start.stage)):
-            below = start_of(self.config, start.stage)
-            if below is None:  # a base model that is yet to be made reads any row
-                self.facts.append(("model", words))
-                return None
-            start, template = below, below.template
-        from sawyer.models import load_reader, load_tokenizer, look_at
-        from sawyer.text import Codec, set_template
+    def _sources(self) -> list[Source]:
+        """What the stage will read; collected answers once they are there."""
+        found = sources_of(self.config, self.stage, self.layout.answers)
+        return [source for source in found if source.setting != COLLECTED or self.layout.answers.exists()]
 
-        source = start.path(self.layout.model)
-        known = look_at(source, kind)
-        tokenizer = load_tokenizer(source) if kind == "causal" else load_reader(source)
-        if known.is_encoder or self.stage == "classify":
-            self.facts.append(
-                (_named(setting, self.stage), f"{words}, which reads {'texts' if self.stage == 'classify' else 'text pairs'}")
-            )
-            return None
-        reads = set_template(tokenizer, template or "auto")
-        self.facts.append((_named(setting, self.stage), f"{words}, which reads {reads}"))
-        return _Reader(setting=setting, codec=Codec(tokenizer=tokenizer, context=known.context), bad=self.config.max_bad_rows)
-
-    def _read(self, source: Source) -> Read:
-        found = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=self.config.max_bad_rows)
+    def _read(self, source: Source, readers: Sequence[Reader]) -> None:
+        found = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
+        self.held.append(found)
         self.reads[source.setting] = found
-        return found
+        for reader in readers:
+            left = self._try(partial(reader.readable, self.config, source, found)) or found
+            if reader.is_scorer and source.want != "prompts":  # the pairs are learnt from: their prompts alone are not asked
+                told = replace(left, skipped=left.skipped[len(found.skipped) :]).warning
+                self.facts += [("warning", told)] if told else []
+            else:
+                self.reads[source.setting] = found = left
+                self._try(partial(reader.check_room, source, found))
+
+    def _enough(self) -> None:
+        """Raise DataError where nothing can be learnt from all that the stage reads, taken together."""
+        sources = [source for source in self._sources() if source.want in ("labels", "comparisons")]
+        if any(source.setting not in self.reads for source in sources):
+            return  # what is wrong there is told already
+        records = [record for source in sources for record in self.reads[source.setting].records]
+        if self.stage in ("reward", "rl") and self.config.collect is not None:
+            known = self.reads[COLLECTED].records if COLLECTED in self.reads and "collect" not in self.coming else ()
+            if not any(answer.score is not None for one in known if isinstance(one, ScoredAnswers) for answer in one.answers):
+                return  # they are yet to be collected, or to be scored
+        if records and (problem := insufficient(records, sources[0].want)) is not None:
+            raise DataError(problem.message, where=problem.where, todo=problem.todo)
 
     def _steps(self) -> None:
         """Rows and steps, where the stage's files could be read."""
         for setting, found in self.reads.items():
-            source = next(one for one in sources_of(self.config, self.layout, self.stage) if one.setting == setting)
+            source = next(one for one in self._sources() if one.setting == setting)
             records = found.records[: source.limit]
             kept = len(split(records, source.held_out)[1]) if source.held_out and source.want != "labels" else 0
             aside = f", {kept:,} of them held out" if kept else ""
@@ -195,43 +174,6 @@ class _Look:
                 self.facts.append(("warning", found.warning))
         if words := steps_in_words(self.config, self.stage, self.reads):
             self.facts.append(("steps", words))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Reader:
-    """How a stage's model reads conversations."""
-
-    setting: str
-    codec: Codec
-    bad: float  # share of a file's rows that may be left out
-
-    def look(self, source: Source, found: Read) -> None:
-        """Raise DataError where the template refuses too many rows, and where no row leaves room for an answer."""
-        from sawyer.text import limited, unrenderable
-
-        if source.want in ("text", "labels"):
-            return
-        found = leave_out(found, unrenderable(self.codec, found.records), self.bad)
-        prompts = [prompt_in(record) for record in found.records]
-        prompts.sort(key=lambda prompt: sum(len(message.content) for message in prompt.messages))
-        # Of prompts alone `max_tokens` bounds the prompt; of rows with answers, both together.
-        codec = self.codec if source.want == "prompts" else limited(self.codec, source.max_tokens)
-        most = (source.max_tokens or codec.context) if source.want == "prompts" else codec.context
-        if prompts and not any(
-            codec.fits(prompt, room=source.room) and len(codec.prompt(prompt)) <= most for prompt in prompts
-        ):
-            bound = "the model reads" if codec.context == self.codec.context else "max_tokens allows"
-            raise DataError(
-                f"{source.setting}: none of its {len(prompts):,} prompts leaves room for {source.room} new "
-                f"token{'s' * (source.room > 1)} in the {codec.context:,} that {bound}"
-                + f" and has at most the {most:,} of max_tokens"
-                * (most < codec.context),
-                where=str(prompts[0].where),
-                expected="prompts that the model can answer",
-                todo="give shorter prompts or a model that reads more"
-                + ", or raise max_tokens" * (source.max_tokens is not None)
-                + ", or lower rl.max_new_tokens" * (source.room > 1),
-            )
 
 
 NOUNS = {"text": "texts", "labels": "rows", "demonstrations": "rows", "prompts": "prompts", "comparisons": "judged prompts"}
@@ -269,9 +211,6 @@ def _rl_steps(config: Config, reads: Mapping[str, Read]) -> str:
         return f"none: of {rl.group} answers to each held-out prompt the best is given"
     if rl.algorithm != "dpo":
         return f"{rl.episodes // rl.batch_size:,} updates of {rl.batch_size} answers ({rl.algorithm})"
-    count = sum(len(split(one.records, rl.held_out)[0]) for setting, one in reads.items() if setting != "rl.prompts")
+    share = pairs_of(config)[1]
+    count = sum(len(split(one.records, share)[0]) for setting, one in reads.items() if setting != "rl.prompts")
     return f"about {math.ceil(rl.epochs * count / rl.batch_size):,} updates of {rl.batch_size} prompts with their pairs (dpo)"
-
-
-def _named(setting: str, stage: str) -> str:
-    return "model" if setting == stage else setting

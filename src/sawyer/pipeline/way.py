@@ -261,5 +261,5 @@ def _tell_waiting(run: Run, stage: str) -> None:
 
 def _collected(run: Run) -> list[Answer]:
     # A slip of the pen is a judgement: it is told, not left out.
-    records = read([str(run.layout.answers)], want="scored", max_bad_rows=0.0).records
+    records = read([str(run.layout.answers)], want="scored", max_bad_rows=None).records
     return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]

@@ -121,14 +121,15 @@ def read(
     *,
     want: Want,
     columns: Mapping[str, str] | None = None,
-    max_bad_rows: float = MAX_BAD_ROWS,
+    max_bad_rows: float | None = MAX_BAD_ROWS,
 ) -> Read:
     """Read all of `paths` (files or patterns) as what is wanted.
 
     `columns` maps their names to ours, e.g. `{"query": "prompt", "reply": "response"}`. A row that cannot be used is left out
     and named; more than the share `max_bad_rows` of a file's rows refuse it (one is let pass in any file, unless it is 0).
-    Raises DataError when a file cannot be used: it names the first problem and how many there are, `sawyer check` lists them
-    all. One room decides for `check` and for training: `scan_file` of each file, `insufficient` of what they give together.
+    None: every row must be good, and no setting changes that. Raises DataError when a file cannot be used: it names the first
+    problem and how many there are, `sawyer check` lists them all. `check` reads by the same `scan_file`. Whether all that a
+    stage reads is enough to learn from is not asked here: the stages, the plan and `check` ask `insufficient`.
 
     What somebody still holds is not read again, unless a file has changed: a run looks at its files before its first stage
     reads them, and a large one takes minutes.
@@ -145,7 +146,7 @@ def read(
 _held: WeakValueDictionary[Any, Read] = WeakValueDictionary()  # what was read and is still in use
 
 
-def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_rows: float) -> Read:
+def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_rows: float | None) -> Read:
     scan = Scan()
     for path in files:
         known = len(scan.problems)
@@ -171,7 +172,7 @@ def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_
     )
 
 
-def leave_out(found: Read, problems: Sequence[Problem], max_bad_rows: float) -> Read:
+def leave_out(found: Read, problems: Sequence[Problem], max_bad_rows: float | None) -> Read:
     """What was read without the rows that these problems name, which are bad rows like others. Raises DataError where they
     are too many of a file, or all."""
     if not problems:
@@ -206,7 +207,7 @@ def _refusal(path: str, first: Problem, problems: Sequence[Problem]) -> DataErro
     )
 
 
-def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max_bad_rows: float = MAX_BAD_ROWS) -> None:
+def scan_file(path: str, want: Want, columns: Mapping[str, str], scan: Scan, max_bad_rows: float | None = MAX_BAD_ROWS) -> None:
     """Add one file's records and problems to the scan. A duplicate is left out; so is what cannot teach what is wanted."""
     known = len(scan.problems)
     if want == "text":
@@ -250,17 +251,18 @@ def _typed_ends(records: Sequence[Record]) -> list[Problem]:
     return [_note(prompt_in(first).where, "response", "typed end", message, todo)]
 
 
-def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float) -> list[Problem]:
-    """A file's problems in order, behind one that refuses the file where more of its rows are bad than `share` lets pass."""
+def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float | None) -> list[Problem]:
+    """A file's problems in order, behind one that refuses the file where more of its rows are bad than `share` lets pass; None
+    lets none pass, and nobody is told to raise it."""
     ordered = in_order(problems, path)
     bad = list({problem.where: problem for problem in ordered if problem.bad}.values())
     if len(bad) <= (max(1, math.floor(share * rows + 1e-9)) if share else 0):
         return ordered
     needed = math.ceil(100 * len(bad) / rows) / 100
-    mend = bad[0].todo
-    if needed <= MOST_BAD:
+    mend, limit = bad[0].todo, f"max_bad_rows: {share:g} lets fewer pass" if share is not None else "none of them may be lost"
+    if needed <= MOST_BAD and share is not None:
         mend = f"{mend}; or leave them out with max_bad_rows: {needed:g} (`sawyer check --max-bad-rows {needed:g}`)"
-    message = f"{len(bad):,} of {rows:,} rows cannot be used, and max_bad_rows: {share:g} lets fewer pass"
+    message = f"{len(bad):,} of {rows:,} rows cannot be used, and {limit}"
     return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *ordered]
 
 

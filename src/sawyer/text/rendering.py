@@ -7,18 +7,24 @@ from typing import Any
 
 from sawyer.errors import ModelError
 from sawyer.records import Labelled, Message, Problem, Prompt, Record
-from sawyer.text.encode import Codec
+from sawyer.text.encode import Codec, ConversationCodec
+from sawyer.text.pair import PairCodec, Reader
 from sawyer.text.template import answered, render
 
+ANSWER = "An answer."
 
-def unrenderable(tokenizer: Codec | Any, records: Iterable[Record]) -> list[Problem]:
+
+def unrenderable(reader: Reader | Any, records: Iterable[Record], *, by: str = "") -> list[Problem]:
     """One problem for each row whose conversation the chat template refuses (a system turn under Gemma, two user turns in a row
-    under Mistral), as file:line. `tokenizer` is one with its template, or the codec that has it.
+    under Mistral), as file:line. `reader` is a tokenizer with its template, or the codec that has it: a reward model's is asked
+    for the prompt with an answer, and one that reads text pairs reads any. `by` is its name, where several read the same rows.
 
     A template is asked once for each sequence of roles (and which of them say nothing): what they refuse, they refuse by that.
     """
-    if isinstance(tokenizer, Codec):
-        tokenizer = tokenizer.tokenizer
+    if isinstance(reader, PairCodec):
+        return []
+    if isinstance(reader, Codec) and not isinstance(reader, ConversationCodec):
+        reader = reader.tokenizer
     why: dict[tuple[tuple[str, bool], ...], str] = {}
     found = []
     for record in records:
@@ -27,14 +33,14 @@ def unrenderable(tokenizer: Codec | Any, records: Iterable[Record]) -> list[Prob
         prompt = record if isinstance(record, Prompt) else record.prompt
         roles = tuple((message.role, not message.content.strip()) for message in prompt.messages)
         if roles not in why:
-            why[roles] = _refusal(tokenizer, prompt, answers=not isinstance(record, Prompt))
+            why[roles] = _refusal(reader, prompt, answers=not isinstance(record, Prompt))
         if why[roles]:
             found.append(
                 Problem(
                     where=str(prompt.where),
-                    kind="template",
-                    message=why[roles],
-                    todo="mend the row, or use another `template:`",
+                    kind=f"template of {by}" if by else "template",
+                    message=f"{why[roles]}, by which {by} reads" if by else why[roles],
+                    todo="mend the row, or name another model" if by else "mend the row, or use another `template:`",
                     fatal=False,
                     bad=True,
                 )
@@ -42,12 +48,15 @@ def unrenderable(tokenizer: Codec | Any, records: Iterable[Record]) -> list[Prob
     return found
 
 
-def _refusal(tokenizer: Any, prompt: Prompt, *, answers: bool) -> str:
+def _refusal(reader: Any, prompt: Prompt, *, answers: bool) -> str:
     """Why a conversation cannot be rendered; empty where it can."""
     try:
-        before = render(tokenizer, prompt.messages, answer_next=True)
+        if isinstance(reader, ConversationCodec):
+            reader.answer(prompt, ANSWER)
+            return ""
+        before = render(reader, prompt.messages, answer_next=True)
         if answers:
-            answered(tokenizer, before, (*prompt.messages, Message(role="assistant", content="An answer.")))
+            answered(reader, before, (*prompt.messages, Message(role="assistant", content=ANSWER)))
     except ModelError as error:
         return error.given
     return ""

@@ -11,9 +11,19 @@ import torch
 
 from sawyer import processes
 from sawyer.config import Config, Start, left_out, wanted
-from sawyer.engine import Place, choose_place, generator, read_data, run_steps, tell_remarks
+from sawyer.engine import Place, choose_place, generator, read_data, readable, run_steps, tell_remarks
 from sawyer.errors import DataError
-from sawyer.models import Completion, RewardScorer, Speaker, deliberate, only_read, open_speaker, policy_logprobs, sample
+from sawyer.models import (
+    Completion,
+    RewardScorer,
+    Speaker,
+    deliberate,
+    only_read,
+    open_speaker,
+    open_tokenizer,
+    policy_logprobs,
+    sample,
+)
 from sawyer.records import Prompt, prompt_of
 from sawyer.runs import Run, write_text
 from sawyer.stages.compare.figures import figures_of
@@ -33,7 +43,7 @@ OWN_TEMPLATE = "auto"  # a model from elsewhere is asked as its makers mean it
 def compare(config: Config, run: Run) -> dict[str, Any]:
     """Write `compare.jsonl`, a row for each prompt, model and setting; returns the key figures."""
     scorer = _scorer(config, run)
-    work = CompareWork(config, run)
+    work = CompareWork(config, run, scorer)
     if words := left_out(config, STAGE):
         run.journal.event(STAGE, "left_out", message=words)
     run.journal.event(
@@ -53,13 +63,13 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
 class CompareWork:
     """Answers in steps: one model, one setting, some prompts."""
 
-    def __init__(self, config: Config, run: Run) -> None:
+    def __init__(self, config: Config, run: Run, scorer: RewardScorer | None) -> None:
         self.config, self.run, self.asked = config, run, wanted(config.compare, "compare")
         self.models = _models(config, run)
         self.start = "base" if config.sft is None else "sft"  # what RL starts from
         # How many answers the RL model gives to choose one of: where RL trained nothing, it is the SFT model and that choice.
         self.best_of = config.rl.group if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
-        self.prompts = _prompts(config, run)
+        self.prompts = _prompts(config, run, self.models, scorer)
         self.jobs = [
             Job(model=model, setting=setting, start=start, end=min(start + each_step, count))
             for model in self.models
@@ -280,13 +290,19 @@ def _scorer(config: Config, run: Run) -> RewardScorer | None:
     return scorer
 
 
-def _prompts(config: Config, run: Run) -> list[Prompt]:
+def _prompts(config: Config, run: Run, models: Mapping[str, Start], scorer: RewardScorer | None) -> list[Prompt]:
+    """Those that every model can be asked and whose answers can be scored: a row that one template refuses is left out."""
     asked = wanted(config.compare, "compare")
     if not asked.prompts:
         found = [prompt_of(question) for question in questions()]
     else:
         read_in = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
         tell_remarks(run, STAGE, "compare.prompts", read_in)
+        readers: dict[str, Any] = {
+            f"`{name}`": open_tokenizer(start.path(run.layout.model), start.template)[0] for name, start in models.items()
+        }
+        readers |= {"the reward model": scorer.codec} if scorer is not None else {}
+        read_in = readable(run, STAGE, read_in, readers, config.max_bad_rows)
         found = [prompt for prompt in read_in.records if isinstance(prompt, Prompt)]
     if not found:
         raise DataError("compare.prompts has no prompt", expected="at least one")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from sawyer.config import Config, wanted
+from sawyer.config import Config, judged_sources, wanted
 from sawyer.engine import encode_all, read_data
 from sawyer.errors import DataError
 from sawyer.maths import Judged, RewardLoss, Standard
@@ -85,20 +85,16 @@ def load(config: Config, run: Run, reader: Judge | Speaker) -> Judgements:
     loss = open_loss(asked.loss)
     records: list[ScoredAnswers | Pair] = []
     formats, remarks, unread = list[str](), list[str](), Counter[str]()
-    sources: list[tuple[Sequence[str], Mapping[str, str], float]] = []
-    if asked.data:
-        sources.append((asked.data, asked.columns, config.max_bad_rows))
-    if config.collect is not None:  # a slip of the pen in what somebody judged by hand costs no judgement
-        sources.append(([str(run.layout.answers)], {}, 0.0))
-    for source, names, max_bad_rows in sources:
+    for source in judged_sources(config, STAGE, run.layout.answers):
         found = read_data(
             run,
             STAGE,
-            source,
-            want="comparisons",
-            columns=names,
-            max_bad_rows=max_bad_rows,
+            source.paths,
+            want=source.want,
+            columns=source.columns,
+            max_bad_rows=source.max_bad_rows,
             codec=reader.codec,
+            unrendered=config.max_bad_rows,
         )
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
         formats.append(found.format)

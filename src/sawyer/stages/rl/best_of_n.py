@@ -85,7 +85,7 @@ class BestOfN:
         self.config, self.asked = config, wanted(config.rl, "rl")
         self.networks = open_networks(config, run)
         self.speaker, self.place, self.scorer = self.networks.speaker, self.networks.place, self.networks.scorer
-        _, self.held_out = prompts_of(config, run, self.speaker)
+        _, self.held_out = prompts_of(config, run, self.speaker, self.scorer)
         self.steps = math.ceil(len(self.held_out) / PROMPTS_A_STEP)
         self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order
 

@@ -37,17 +37,15 @@ from sawyer.models import (
     load_base,
     load_policy,
     load_reward,
-    load_tokenizer,
     network_of,
     open_speaker,
+    open_tokenizer,
     read_adapter,
     read_extra,
     score_head,
-    table_rows,
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local, settings_of
 from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
-from sawyer.text import set_template
 
 SCORE = "score.weight"  # the head of a reward model that is a decoder
 
@@ -112,8 +110,7 @@ def policy_start(config: Config) -> Start:
 
 
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
-    tokenizer = load_tokenizer(source, fixed=True)
-    reads = set_template(tokenizer, template or "auto", rows=table_rows(source))
+    tokenizer, reads = open_tokenizer(source, template, fixed=True)
     base = base_of(source) if is_adapter(source) else str(source)
     shared = Shared(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from sawyer.config import Config, wanted
+from sawyer.config import Config, judged_sources, pairs_of, wanted
 from sawyer.engine import encode_all, read_data
 from sawyer.errors import DataError
 from sawyer.records import Pair, Prompt, ScoredAnswers, pairs, split
@@ -45,7 +45,7 @@ def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt
     """
     kept = {prompt.messages for prompt in held_out}
     left: Counter[str] = Counter()
-    name, share = _named(config)
+    name, share = pairs_of(config)
     records, aside = split(_records(config, run, codec), share)
     told = [record for record in records if record.prompt.messages not in kept]
     left["prompts that the policy is evaluated on"] = len(records) - len(told)
@@ -72,7 +72,7 @@ def load_pairs(config: Config, run: Run, codec: Codec, held_out: Sequence[Prompt
 def held_out_pairs(config: Config, run: Run, codec: Codec) -> tuple[Paired, ...]:
     """The pairs that are kept from training, by which dpo is judged where nobody scores its answers; those it learns from where
     none are kept."""
-    records, aside = split(_records(config, run, codec), _named(config)[1])
+    records, aside = split(_records(config, run, codec), pairs_of(config)[1])
     codec = limited(codec, wanted(config.rl, "rl").max_tokens)
     return _encoded(run, aside, codec, Counter()) or _encoded(run, records, codec, Counter())
 
@@ -97,21 +97,19 @@ def _encoded(run: Run, records: Sequence[ScoredAnswers | Pair], codec: Codec, le
     return tuple(found)
 
 
-def _named(config: Config) -> tuple[str, float]:
-    """(section that names the pairs, share of its prompts that is held out)."""
-    rl = wanted(config.rl, "rl")
-    own = bool(rl.data) or config.reward is None
-    return ("rl", rl.held_out) if own else ("reward", wanted(config.reward, "reward").held_out)
-
-
 def _records(config: Config, run: Run, codec: Codec) -> list[ScoredAnswers | Pair]:
-    asked = wanted(config.rl, "rl") if _named(config)[0] == "rl" else wanted(config.reward, "reward")
-    sources = [(asked.data, asked.columns, config.max_bad_rows)] if asked.data else []
-    # A slip of the pen in what somebody judged by hand is told, and costs no judgement.
-    sources += [([str(run.layout.answers)], {}, 0.0)] if config.collect is not None else []
     records: list[ScoredAnswers | Pair] = []
-    for source, columns, max_bad_rows in sources:
-        found = read_data(run, STAGE, source, want="comparisons", columns=columns, max_bad_rows=max_bad_rows, codec=codec)
+    for source in judged_sources(config, STAGE, run.layout.answers):
+        found = read_data(
+            run,
+            STAGE,
+            source.paths,
+            want=source.want,
+            columns=source.columns,
+            max_bad_rows=source.max_bad_rows,
+            codec=codec,
+            unrendered=config.max_bad_rows,
+        )
         records += [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
     return records
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sawyer.config import Config, left_out, wanted
-from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, tell_remarks
+from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, readable, tell_remarks
 from sawyer.errors import DataError, NotFiniteError
-from sawyer.models import Speaker, hold_in_bf16, network_of
+from sawyer.models import RewardScorer, Scorer, Speaker, hold_in_bf16, network_of
 from sawyer.records import Prompt, leave_out, prompt_in, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
@@ -18,7 +18,7 @@ from sawyer.stages.rl.guards import Guards, Tripped, advice_for, kl_budget, rule
 from sawyer.stages.rl.measures import HeldOut, held_out_measures, held_out_rewards, pair_losses, pair_measures, shown
 from sawyer.stages.rl.networks import alone_mb, open_networks
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
-from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement
+from sawyer.stages.rl.scorers import all_learned, judges_of, own_disagreement, parts_of
 from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
 from sawyer.stages.rl.zero import Reread, measured, reread
 from sawyer.text import unrenderable
@@ -45,7 +45,7 @@ class PolicyWork:
             for network in (self.reference, *judges_of(self.scorer)):
                 if network_of(network) is network:  # a shared one is read in fp32 as well, by the gates of step zero
                     hold_in_bf16(network)
-        self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker)
+        self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker, self.scorer)
         self.verdict = reward_verdict(self.asked, run)
         self.rules = rules_of(self.asked, self.verdict.guards if self.verdict is not None else ())
         self.guards = Guards(
@@ -286,8 +286,9 @@ class PolicyWork:
         self.rollbacks, self.stopped = state["rollbacks"], state["stopped"]
 
 
-def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """The prompts to train on and those to evaluate on; what is left out is told. Raises DataError where none is left."""
+def prompts_of(config: Config, run: Run, speaker: Speaker, scorer: Scorer) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """The prompts to train on and those to evaluate on, which the policy and all that scores its answers can read; what is left
+    out is told. Raises DataError where none is left."""
     asked = wanted(config.rl, "rl")
     # DPO may go without prompts of their own: those of its pairs are asked then. What is wrong with the pairs it says itself.
     if asked.prompts:
@@ -304,6 +305,8 @@ def prompts_of(config: Config, run: Run, speaker: Speaker) -> tuple[tuple[Prompt
     else:
         read_in = read(asked.data, want="comparisons", columns=asked.columns, max_bad_rows=config.max_bad_rows)
         read_in = leave_out(read_in, unrenderable(speaker.codec, read_in.records), config.max_bad_rows)
+    judges = {name: part.codec for name, part in parts_of(scorer) if isinstance(part, RewardScorer)}
+    read_in = readable(run, STAGE, read_in, judges, config.max_bad_rows)
     found = list({prompt.messages: prompt for prompt in map(prompt_in, read_in.records)}.values())
     if asked.max_tokens is not None and asked.algorithm != "dpo":
         short = [prompt for prompt in found if len(speaker.codec.prompt(prompt)) <= asked.max_tokens]
