@@ -237,6 +237,21 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
     assert len(found) == 9 and "p.jsonl:10" in told and "by which the reward model reads" in told
 
 
+def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, tmp_path: Path) -> None:
+    from sawyer.models import open_speaker
+    from sawyer.stages.reward.data import load
+    from sawyer.stages.reward.train import _answerable
+
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    file = rows(tmp_path / "j.jsonl", *judged([1, 2], [2, 1]), {"prompt": turns, "chosen": "a", "rejected": "b"})
+    policy = open_speaker(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
+    config = tiny.config(tmp_path / "run", reward={"data": [file], "held_out": 0})
+    with tiny.run(tmp_path / "run") as run:
+        found = _answerable(load(config, run, open_speaker(tiny.base)), policy, run)
+        (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
+    assert len(found) == 2 and "1 of 3" in told and "j.jsonl:3" in told and "System role not supported" in told
+
+
 def test_a_judge_is_read_by_the_fallback_in_the_plan_as_in_the_stage(tiny: Fixture, tmp_path: Path) -> None:
     """Its own template refuses every conversation."""
     from sawyer.models import new_judge

@@ -131,9 +131,10 @@ class _Look:
         return is_coming(self.layout, self.coming, source)
 
     def _sources(self) -> list[Source]:
-        """What the stage will read; collected answers once they are there."""
+        """What the stage will read; collected answers once they are there, and are not to be collected anew."""
+        there = "collect" not in self.coming and self.layout.answers.exists()
         found = sources_of(self.config, self.stage, self.layout.answers)
-        return [source for source in found if source.setting != COLLECTED or self.layout.answers.exists()]
+        return [source for source in found if source.setting != COLLECTED or there]
 
     def _read(self, source: Source, readers: Sequence[Reader]) -> None:
         found = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
@@ -155,7 +156,7 @@ class _Look:
             return  # what is wrong there is told already
         records = [record for source in sources for record in self.reads[source.setting].records]
         if self.stage in ("reward", "rl") and self.config.collect is not None:
-            known = self.reads[COLLECTED].records if COLLECTED in self.reads and "collect" not in self.coming else ()
+            known = self.reads[COLLECTED].records if COLLECTED in self.reads else ()
             if not any(answer.score is not None for one in known if isinstance(one, ScoredAnswers) for answer in one.answers):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:

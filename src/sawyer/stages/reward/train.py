@@ -17,14 +17,14 @@ from sawyer.engine import Learner, Place, batch_indices, choose_place, generator
 from sawyer.errors import DataError
 from sawyer.maths import Judged, Standard, linear_schedule
 from sawyer.models import Frozen, Judge, Speaker, freeze, lora_told, new_judge, open_speaker, sample, sequence_logits
-from sawyer.records import Prompt
+from sawyer.records import Prompt, named
 from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.data import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss import checked_loss, objective
 from sawyer.stages.reward.members import MembersWork, as_trained, calibrated, member_seed, save_members
 from sawyer.stages.reward.thin import thinned
 from sawyer.stages.reward.trust import examine, gold_accuracy, judge, own_judged
-from sawyer.text import Batch, pad_right
+from sawyer.text import Batch, pad_right, unrenderable
 from sawyer.trust import as_json, told
 
 
@@ -195,16 +195,22 @@ def _part(groups: Sequence[Group], pad_id: int, standard: Standard) -> Part:
 
 
 def _answerable(judgements: Judgements, speaker: Speaker, run: Run) -> list[Prompt]:
-    """The training prompts that leave the SFT model room for an answer, which sets the reward's zero and unit.
+    """The training prompts that the SFT model can read and has room to answer; its answers set the reward's zero and unit.
 
-    Another network may read more than the SFT model does. Raises DataError where no prompt is left.
+    Another network may read more than the SFT model does, and by another template. Raises DataError where no prompt is left.
     """
     prompts = [group.prompt for group in judgements.train]
+    if refused := unrenderable(speaker.codec, prompts, by="the model that answers"):
+        places = {problem.where for problem in refused}
+        message = f"{len(refused):,} of {len(prompts):,} training prompts cannot be asked ({named(sorted(places))}): "
+        message += f"{refused[0].message}: the reward's zero and unit are set without them"
+        run.journal.event(STAGE, "warning", message=message)
+        prompts = [prompt for prompt in prompts if str(prompt.where) not in places]
     fitting = [prompt for prompt in prompts if speaker.codec.fits(prompt)]
     context = speaker.codec.context
     if not fitting:
         raise DataError(
-            f"none of the {len(prompts):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
+            f"none of the {len(judgements.train):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
             expected="prompts that it can answer",
             why="its answers set the reward's zero and unit, and RL is trained on them",
             todo="give shorter prompts, or an SFT model that reads more",
