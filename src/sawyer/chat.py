@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Chat:
 
     def __init__(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
         self.layout = Layout(Path(folder))
-        if not self.layout.config.exists():
+        if not os.path.exists(self.layout.config):
             raise RunError(
                 f"there is no run in {folder}",
                 expected="a folder that `sawyer run` or `sawyer demo` wrote",

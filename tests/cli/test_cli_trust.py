@@ -73,6 +73,14 @@ def test_guards_come_as_lines_of_a_config(
         assert config is not None and {name: guard.threshold for name, guard in config.guards.items()} == asked
 
 
+def test_what_a_refusal_for_bad_rows_advises_is_an_option(sawyer: Callable[..., Any], model: Path, data: Path) -> None:
+    with data.open("a") as file:
+        file.write('{"user_input": "x", "responses_and_scores": 3}\n' * 3)
+    refused = sawyer("trust", model, "--data", data)
+    assert refused.code == 1 and "--max-bad-rows 0.05" in refused.err
+    assert sawyer("trust", model, "--data", data, "--max-bad-rows", "0.05").code == 0
+
+
 def test_json_is_one_line_with_every_figure(sawyer: Callable[..., Any], model: Path, data: Path) -> None:
     done = sawyer("trust", model, "--data", data, "--json", "--world")
     (line,) = done.out.strip().split("\n")

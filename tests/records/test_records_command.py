@@ -48,7 +48,7 @@ def test_problems_are_listed_counted_and_refused(put: Put, checked: Callable[...
         "✕ a.jsonl  (1 record, taken as prompts)",
         "  a.jsonl: 2 of 4 rows cannot be used, and max_bad_rows: 0.01 lets fewer pass",
         "      mend `prompt`, or name its column in `columns:`; or leave them out with max_bad_rows: 0.5 "
-        "(`sawyer check --max-bad-rows 0.5`)",
+        "(of a command: `--max-bad-rows 0.5`)",
         "  a.jsonl:2:prompt: `prompt` is empty",
         "      mend `prompt`, or name its column in `columns:`",
         "  a.jsonl:3:row: the same as a.jsonl:1; left out",

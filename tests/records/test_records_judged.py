@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import Pair, Prompt, ScoredAnswers, answered, check, judgement, pairs, read, scored_row
+from sawyer.records import Pair, Prompt, ScoredAnswers, answered, check, judgement, once_each, pairs, read, scored_row
 from sawyer.records.formats import PLACES, Want, expected, shape_of
 
 Put = Callable[[str, Any], str]
@@ -55,7 +55,6 @@ GOOD, BAD = {"role": "assistant", "content": "Down."}, {"role": "assistant", "co
         ({"context": [ASK], "response1": "Down.", "response2": "Up.", "overall_preference": -2}, 2.0),
         ({"context": [ASK], "response1": "Up.", "response2": "Down.", "overall_preference": 3}, 3.0),
         ({"prompt": "Up?", "response_1": "Up.", "response_2": "Down.", "preference_strength": 1}, 1.0),
-        ({"prompt": '["Up?"]', "response_a": '["Down."]', "response_b": '["Up."]', "winner_model_a": 1}, 1.0),
         ({"prompt": "Up?", "response_0": "Up.", "response_1": "Down.", "better_response_id": 1}, 1.0),
         ({"history": "Up?", "human_ref_A": "Down.", "human_ref_B": "Up.", "labels": 1, "score_A": 9, "score_B": 2}, 1.0),
         ({"history": "Up?", "human_ref_A": "Up.", "human_ref_B": "Down.", "labels": 0}, 1.0),
@@ -75,13 +74,26 @@ GOOD, BAD = {"role": "assistant", "content": "Down."}, {"role": "assistant", "co
         ({"input": {"messages": [ASK]}, "preferred_output": [GOOD], "non_preferred_output": [BAD]}, None),
         ({"messages": [ASK, GOOD], "rejected_response": "Up."}, None),
         ({"query": "Up?", "response": "Down.", "rejected_response": "Up."}, None),
-        ({"chosen": json.dumps([ASK, GOOD]), "rejected": json.dumps([ASK, BAD])}, None),  # as a table's cells
         # HH as one prompt and two answers: the transcript is the conversation, not the user's words.
         ({"prompt": "\n\nHuman: Up?\n\nAssistant:", "chosen": "Down.", "rejected": "Up."}, None),
     ],
 )
 def test_two_answers(put: Put, row: dict[str, Any], margin: float | None) -> None:
     assert judged(put, row) == [(UP, "Down.", "Up.", margin)]
+
+
+def test_a_table_s_cells_hold_turns_as_json_and_elsewhere_such_text_is_text(put: Put) -> None:
+    chosen, rejected = json.dumps([ASK, GOOD]), json.dumps([ASK, BAD])
+    cells = "".join(f'"{cell.replace(chr(34), chr(34) * 2)}",' for cell in (chosen, rejected))
+    pair = read(put("a.csv", f"chosen,rejected,n\n{cells}1\n"), want="pairs").records[0]
+    assert (pair.prompt.text, pair.chosen, pair.rejected) == ("Up?", "Down.", "Up.")
+    votes = 'prompt,response_a,response_b,winner_model_a\n"[""Up?""]","[""Down.""]","[""Up.""]",1\n'  # Arena's
+    assert read(put("b.csv", votes), want="pairs").records[0].chosen == "Down."
+    row = {"prompt": json.dumps([ASK]), "completion": json.dumps([GOOD])}
+    (told,) = read(put("a.jsonl", [row]), want="demonstrations").records
+    assert (told.prompt.text, told.response) == (row["prompt"], row["completion"])
+    vote = {"prompt": '["Up?"]', "response_a": '["Down."]', "response_b": '["Up."]', "winner": "a"}
+    assert read(put("b.jsonl", [vote]), want="pairs").records[0].chosen == '["Down."]'
 
 
 @pytest.mark.parametrize(
@@ -134,18 +146,20 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
         {"conversation_a": [ASK, GOOD], "conversation_b": [ASK, BAD], "winner": "tie (bothbad)"},
         {"context": [ASK], "response1": "Down.", "response2": "Up.", "overall_preference": 0},
         {"prompt": "Up?", "chosen": "Down.", "rejected": "Down. "},
+        {**sides, "margin": 0},
+        {**sides, "margin": -1.5},
         {**sides, "score_chosen": 7.0, "score_rejected": 6.5},
     ]
     found = read(put("a.jsonl", rows), want="comparisons")
     assert [record.margin for record in found.records] == [0.5]
     told = [(problem.where, problem.kind, problem.fatal) for problem in found.skipped]
-    kinds = ("tied", "reversed", "tied", "tied", "tied")
+    kinds = ("tied", "reversed", "tied", "tied", "tied", "tied", "reversed")
     assert told == [(f"a.jsonl:{line}:rejected", kind, False) for line, kind in enumerate(kinds, 1)]
-    words = "reversed (a.jsonl:2:rejected): the rejected answer has the higher score, by 3"
-    assert found.told_skipped == f"{words}; 4 tied"
+    assert found.told_skipped == "2 rows: reversed (a.jsonl:2:rejected, a.jsonl:7:rejected); 5 tied"
+    assert [p.message[-2:] for p in found.skipped if p.kind == "reversed"] == [" 3", ".5"]
     # They are prompts like others, and their answers can be scored.
-    assert len(read("a.jsonl", want="prompts").records) == 1
-    assert [len(row.answers) for row in answered("a.jsonl", [])] == [2] * 6
+    assert len(once_each(read("a.jsonl", want="prompts")).records) == 1
+    assert [len(row.answers) for row in answered("a.jsonl", [])] == [2] * 8
 
 
 def test_a_vote_by_other_names(put: Put) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import FileReport, Prompt, check, read
+from sawyer.records import FileReport, Prompt, check, once_each, read, split
 
 Put = Callable[[str, Any], str]
 
@@ -82,8 +82,6 @@ def test_a_sound_file_has_no_problem(put: Put, row: Any) -> None:
         (PAIR, {"prompt": "x", "chosen": "y", "rejected": ["z", 3]}, "rejected[0]", "type"),
         (PAIR, {"prompt": "x", "chosen": [A, "y"], "rejected": "z"}, "chosen[1]", "type"),
         (PAIR, {**PAIR, "margin": "wide"}, "margin", "score"),
-        (PAIR, {**PAIR, "margin": 0}, "margin", "score"),
-        (PAIR, {**PAIR, "margin": -1.5}, "margin", "score"),
         (PAIR, {**PAIR, "margin": True}, "margin", "score"),
         # Scores
         (SCORED, {"user_input": "x", "responses_and_scores": []}, "responses_and_scores", "empty"),
@@ -230,6 +228,20 @@ def test_duplicates(put: Put) -> None:
     assert report(put, [scored(1, 2), scored(2, 1), scored(1, 2)]).records == 2
     assert report(put, [PAIR, {**PAIR, "chosen": "x"}, {**PAIR, "rejected": "x"}, {**PAIR, "margin": 2}]).records == 3
     assert report(put, [{"prompt": "x"}, {"prompt": "x", "id": 2}, "x"]).records == 1
+
+
+def test_prompts_with_other_fields_are_two_and_what_never_reads_those_takes_one(put: Put) -> None:
+    """A reward function may compare with `answer`: the second gold answer is another row. Ids and sources tell nothing."""
+    gold = [{"prompt": "Which?", "answer": answer, "id": number} for number, answer in enumerate("aba")]
+    inside = [{"prompt": "Which?", "extra": {"index": number, "truth": truth}} for number, truth in enumerate((1, 1, 2))]
+    found = read(put("a.jsonl", [*gold, *inside, {"prompt": "Other?", "answer": "a"}]), want="prompts")
+    assert [dict(prompt.fields).get("answer") for prompt in found.records] == ["a", "b", None, None, "a"]
+    assert [(p.where, p.kind) for p in found.skipped] == [("a.jsonl:3:row", "duplicate"), ("a.jsonl:5:row", "duplicate")]
+    train, held_out = split(found.records, 0.5)
+    assert {p.messages for p in train}.isdisjoint({p.messages for p in held_out}), "a prompt is on one side"
+    once = once_each(found)
+    assert [prompt.where.line for prompt in once.records] == [1, 7] and "5 duplicates left out" in once.remarks()
+    assert once_each(once) is once
 
 
 def test_a_prompt_in_training_and_held_out_file(put: Put) -> None:

@@ -14,7 +14,7 @@ import yaml
 from report_run import make_run
 
 from sawyer.errors import RunError
-from sawyer.runs import Layout
+from sawyer.runs import Journal, Layout, open_run
 from sawyer.stages.report import build, overoptimisation, page, trust
 
 ODD: list[Any] = [None, "x", -1e308, 10**400, float("nan"), float("inf"), [], {}, [1, "x"], {"a": [1]}, True, "\x1b[31m<b>", -5]
@@ -96,6 +96,29 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_is_drawn(
 @pytest.mark.usefixtures("plots_left_out")
 def test_of_a_good_folder_nothing_is_left_out(small_run: Path) -> None:
     assert "Not everything" not in build(small_run).read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("plots_left_out")
+def test_a_journal_file_that_somebody_moved_away_is_named(small_run: Path) -> None:
+    """Its failed gates would be in no figure; and once the run was opened again the new file hides that the old one is gone."""
+    layout = Layout(small_run)
+    kept = {path: path.read_bytes() for path in small_run.iterdir() if path.is_file()}
+    Journal(layout).sync()
+    layout.metrics.unlink()
+    try:
+        before = build(small_run).read_text(encoding="utf-8")
+        with open_run(small_run) as run:
+            run.journal.sync()
+        after = build(small_run).read_text(encoding="utf-8")
+    finally:
+        for path in small_run.iterdir():
+            if path.is_file() and path not in kept:
+                path.unlink()
+        for path, content in kept.items():
+            path.write_bytes(content)
+    for text in (before, after):
+        notice = text[text.index("Not everything in this run") : text.index("<main>")]
+        assert notice.count("<li>metrics.jsonl <span") == 1 and "failed checks included" in notice
 
 
 @pytest.mark.slow

@@ -43,6 +43,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("/gpt3", True),
         ("owner/model.safetensors", True),
         ("model.gguf", True),
+        ("a" * 300, False),  # longer than a file's name can be: to look for it is an OSError
+        ("owner/" + "a" * 300, False),
     ],
 )
 def test_a_path_is_told_from_a_hub_id(here: Path, source: str, local: bool) -> None:

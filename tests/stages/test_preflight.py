@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from sawyer import pipeline
 from sawyer.cli.main import app
+from sawyer.config import Compare
 from sawyer.errors import DataError, ModelError, SawyerError
 from sawyer.models import look_at
 from sawyer.pipeline import fingerprint, preflight
@@ -352,6 +353,32 @@ def test_one_file_spelt_in_two_ways_is_one_file(tiny: Fixture, tmp_path: Path, m
     before = print_of()
     (tmp_path / "data.json").write_bytes(b"[]")
     assert print_of() != before
+
+
+def test_one_model_spelt_in_two_ways_is_one_model(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge", "other", "policy"):
+        (tmp_path / name).mkdir()
+
+    def prints(judge: str, policy: str) -> tuple[str, str]:
+        rewards = [{"name": "a", "model": judge}]
+        compare = {"reward": judge, "models": {"theirs": policy, "hub": "owner/name"}}
+        config = tiny.rl_config(tmp_path / "run", rewards=rewards).model_copy(
+            update={"compare": Compare.model_validate(compare)}
+        )
+        return fingerprint(config, "rl"), fingerprint(config, "compare")
+
+    assert prints("judge", "policy") == prints("./judge", "policy/") == prints("judge/", "./policy")
+    rl, compared = prints("judge", "policy")
+    assert rl != prints("other", "policy")[0] and compared != prints("judge", "other")[1]
+
+
+def test_a_model_s_name_that_no_file_can_have_is_no_folder(tiny: Fixture, tmp_path: Path) -> None:
+    long = "a" * 300
+    for name in (long, f"./{long}"):
+        config = tiny.config(tmp_path / "run", model=name, sft={"data": [str(tiny.instructions)]})
+        with pytest.raises(ModelError, match="aaa"):
+            pipeline.run(config)
 
 
 def test_a_home_folder_is_no_model_and_is_not_hashed(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

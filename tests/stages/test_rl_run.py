@@ -16,7 +16,9 @@ from scripted import same, scripted, weights
 from sawyer.errors import TrainingError
 from sawyer.models import RewardScorer, ValueNetwork, open_speaker, read_extra
 from sawyer.runs import Run, read_rows
+from sawyer.stages.rl.scorers import nothing_paid
 from sawyer.stages.rl.train import RlWork, train
+from sawyer.stages.rl.work import prompts_of
 
 Fixture = Any
 stage, watched = import_module("sawyer.stages.rl.train"), import_module("sawyer.stages.rl.work")
@@ -347,6 +349,23 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         RlWork(tiny.rl_config(tmp_path / "run", prompts=[str(path)]), run)
         assert [row["message"] for row in events(run, "data")] == ["rl.prompts: 1 duplicate left out"]
+
+
+def test_rows_of_one_prompt_with_two_gold_answers_stay_two_where_a_function_pays(
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any
+) -> None:
+    """A function that takes rows compares with `answer`; a reward model reads the prompt alone, which then comes once."""
+    path = write_rows([{"prompt": prompt.text, "answer": answer} for prompt in _all(tiny) for answer in ("yes", "no")])
+    pays: Any
+    for pays, count in ([{"name": "gold", "function": "tests_own:gold"}], 2), ([], 1):
+        with tiny.run(tmp_path / f"run{count}") as run:
+            config = tiny.rl_config(tmp_path / f"run{count}", prompts=[str(path)], rewards=pays, eval_prompts=200)
+            prompts, held_out = prompts_of(config, run, open_speaker(tiny.sft), nothing_paid)
+            told = [row["message"] for row in events(run, "data")]
+        found = [(prompt.text, prompt.fields["answer"]) for prompt in (*prompts, *held_out)]
+        assert len(set(found)) == len(found) == 40 * count
+        assert {text for text, _ in found[: len(prompts)]}.isdisjoint({text for text, _ in found[len(prompts) :]})
+        assert ("40 duplicates left out" in told[0]) is (count == 1)
 
 
 def _all(tiny: Fixture) -> Sequence[Any]:

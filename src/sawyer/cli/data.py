@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -39,15 +40,15 @@ def init(
     from sawyer.runs import write_text
 
     target = Path(path)
-    if target.is_dir():
+    if os.path.isdir(target):
         target = target / "sawyer.yaml"
-    if target.exists():
+    if os.path.exists(target):
         raise ConfigError(
             f"{target} is there already",
             why="your settings in it would be lost",
             todo="name another file: sawyer init OTHER.yaml",
         )
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise ConfigError(f"there is no folder {target.parent}", todo="make it first")
     write_text(target, template_file(start))
     console = stdout()

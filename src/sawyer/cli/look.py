@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -95,7 +96,7 @@ def runs(folder: Annotated[str, typer.Argument(help="A folder of runs.", metavar
     from sawyer.runs import Layout
 
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise RunError(f"there is no folder {folder}", expected="a folder of runs", todo="start with `sawyer demo`")
     inside = [path for path in (root, *sorted(root.iterdir())) if path.is_dir()]
     found = [Layout(path) for path in inside if Layout(path).manifest.exists()]

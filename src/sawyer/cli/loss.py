@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,7 @@ def loss(
     path = Path(out or f"loss-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.png")
     if out is not None and path.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}", expected="a file that ends in .png", todo="name one, e.g. --out loss.png")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"there is no folder {path.parent}", todo="make it first")
     found = open_loss(name)
     formula = found.formula or _first_line(getattr(found, "function", None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,7 @@ def merge(
     """Write the model that LoRA's adapters make of their base model, as a plain folder that transformers loads alone."""
     folder, beside = _adapters(source, stage)
     target = beside if out is None else Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(
             f"{target} is there already",
             expected="a folder that is not there yet, or is empty",
@@ -46,7 +47,7 @@ def _adapters(source: str, stage: str | None) -> tuple[Path, Path]:
     if is_adapter(source):
         return Path(source), Path(source).with_name(f"{Path(source).name}-merged")
     layout = Layout(Path(source))
-    if not layout.config.exists():
+    if not os.path.exists(layout.config):
         raise ModelError(
             f"{source} is neither a run nor a folder of adapters",
             expected="what a run with `lora:` leaves",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,7 @@ def opened(config: str | None, settings: list[str] | None) -> Config | None:
     """The file with its settings; None where there is no file."""
     from sawyer.config import load
 
-    if config is not None and "=" in config and not Path(config).exists():
+    if config is not None and "=" in config and not os.path.exists(config):
         raise ConfigError(
             f"{config!r} stands where a file should",
             expected="a run's file before its settings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,9 @@ def trust(
         float,
         typer.Option(help="Only prompts that a run with this reward.held_out keeps back; 1: all.", min=0.001, max=1.0),
     ] = 1.0,
+    max_bad_rows: Annotated[
+        float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
+    ] = 0.01,
     limit: Annotated[int | None, typer.Option(help="The most prompts taken, an even draw.", min=1)] = None,
     world: Annotated[bool, typer.Option("--world", help="The prompts are the built-in world's: the truth is known.")] = False,
     template: Annotated[str | None, typer.Option(help="In place of what a decoder's tokenizer brings.")] = None,
@@ -50,13 +54,13 @@ def trust(
     from sawyer.trust import trust as examine
 
     console = stdout()
-    records = _records(data, column_names(columns or []), held_out, limit, stderr())
+    records = _records(data, column_names(columns or []), max_bad_rows, held_out, limit, stderr())
     folder = Path(reward_folder(model))
     with remote_code(trust_remote_code):
         scorer = TextScorer(model, template=template).inner
     if scorer.note:
         say(stderr(), (f"{scorer.note}.", "yellow"))
-    loss = read_extra(folder).get("loss") if folder.is_dir() else None
+    loss = read_extra(folder).get("loss") if os.path.isdir(folder) else None
     found = examine(
         scorer,
         records,
@@ -78,12 +82,17 @@ def trust(
 
 
 def _records(
-    data: list[str], columns: Mapping[str, str], held_out: float, limit: int | None, console: Console
+    data: list[str],
+    columns: Mapping[str, str],
+    max_bad_rows: float,
+    held_out: float,
+    limit: int | None,
+    console: Console,
 ) -> list[ScoredAnswers | Pair]:
     """The judged answers asked for; what was skipped is said."""
     from sawyer.records import Pair, ScoredAnswers, bucket, read, split
 
-    found = read(data, want="comparisons", columns=columns)
+    found = read(data, want="comparisons", columns=columns, max_bad_rows=max_bad_rows)
     for words, style in ((found.warning, "yellow"), (found.remarks().removeprefix("; "), "dim")):
         if words:
             say(console, (words, style))

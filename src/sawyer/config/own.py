@@ -38,7 +38,7 @@ def own_file(name: str) -> Path | None:
     if names is None:
         return None
     path = Path(*names[0].split("."))
-    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if os.path.isfile(file)), None)
 
 
 def own_files(name: str) -> list[Path]:
@@ -78,7 +78,7 @@ def _files_of(module: tuple[str, ...]) -> Iterator[Path]:
     for length in range(1, len(module) + 1):
         path = Path(*module[:length])
         candidates = (path / "__init__.py", path.with_name(f"{path.name}.py"))
-        yield from (file for file in candidates if file.is_file())
+        yield from (file for file in candidates if os.path.isfile(file))
 
 
 def own_function(name: str, setting: str) -> Callable[..., Any]:

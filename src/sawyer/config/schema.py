@@ -250,6 +250,11 @@ class Rl(Section):
         return not self.rewards or any(part.is_stage for part in self.rewards)
 
     @property
+    def has_functions(self) -> bool:
+        """Whether a user's function pays, which may look at all that a prompt's row holds."""
+        return any(part.function is not None for part in self.rewards)
+
+    @property
     def is_online(self) -> bool:
         """Whether it learns from answers that it samples."""
         return self.algorithm in ONLINE

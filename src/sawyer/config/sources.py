@@ -29,6 +29,7 @@ class Source:
     limit: int | None = None
     max_tokens: int | None = None
     room: int = 1
+    by_fields: bool = False  # prompts that differ in their rows' other fields alone are two
 
 
 def sources_of(config: Config, stage: str, answers: Path) -> Iterator[Source]:
@@ -102,4 +103,5 @@ def _of(
         limit=getattr(section, "limit", None),
         max_tokens=max_tokens,
         room=room,
+        by_fields=stage == "rl" and section.has_functions,
     )

@@ -136,7 +136,7 @@ def brings_code(source: str | Path) -> ModelError:
 
 def is_folder(source: str | Path) -> bool:
     """Whether a name is a folder here."""
-    return Path(source).is_dir()
+    return os.path.isdir(source)
 
 
 def check_folder(source: str | Path, *, weights: bool = False) -> None:
@@ -144,13 +144,13 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
     if not is_local(source):
         return
     path = Path(source)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise ModelError(
             f"there is no model folder {source}",
             expected="a folder with config.json, weights and a tokenizer, or a hub id",
             todo="check the path; it is taken from the folder the command runs in",
         )
-    if not (path / "config.json").is_file() and not (path / ADAPTER).is_file():
+    if not os.path.isfile(path / "config.json") and not os.path.isfile(path / ADAPTER):
         raise ModelError(
             f"{source} has no config.json",
             expected="a folder in Hugging Face's format",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class TextScorer:
 def reward_folder(source: str | Path) -> str | Path:
     """The reward model's folder of a run, or `source` itself where it is no run."""
     layout = Layout(Path(source))
-    if not (layout.manifest.exists() or layout.config.exists()) or (Path(source) / "config.json").exists():
+    if not any(map(os.path.exists, (layout.manifest, layout.config))) or os.path.exists(Path(source) / "config.json"):
         return source
     if not is_complete(layout.model("reward")):
         raise RunError(

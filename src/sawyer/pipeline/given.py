@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,11 +38,11 @@ def check_given(config: Config, stage: str, is_coming: Callable[[str], bool]) ->
 
 def check_there(setting: str, source: str) -> None:
     """Raise ModelError where a setting names a folder that is no model's; a hub id passes."""
-    there = Path(source).is_dir()
+    there = os.path.isdir(source)
     if is_adapter(source):
         base_of(source)  # says which model it needs and does not find
         return
-    if (there and not (Path(source) / "config.json").is_file()) or (not there and is_local(source)):
+    if (there and not os.path.isfile(Path(source) / "config.json")) or (not there and is_local(source)):
         raise ModelError(
             f"{setting}: {source} has no config.json" if there else f"{setting}: there is no model folder {source}",
             expected="a folder in Hugging Face's format, or a hub id",

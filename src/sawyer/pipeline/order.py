@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,12 +57,12 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
         path = product(run.layout, parent)
         if parent == "base" and config.model is not None:
             path = Path(config.model)
-            if not path.is_dir():
+            if not os.path.isdir(path):
                 continue
         if path.exists():
             found[parent] = run.manifest.content_hash(parent, path, afresh=afresh)
     for name, source in given.items():
-        if Path(source).is_dir():
+        if os.path.isdir(source):
             found[name] = run.manifest.content_hash(name, Path(source), afresh=afresh)
     return found | pins_of(config, stage)
 
@@ -71,7 +72,7 @@ def pins_of(config: Config, stage: str) -> dict[str, str]:
     named = given_models(config, stage)
     if "base" in builds_on(config, stage) and config.model is not None:
         named = {"base": config.model, **named}
-    commits = {name: commit_of(source) for name, source in named.items() if not Path(source).is_dir()}
+    commits = {name: commit_of(source) for name, source in named.items() if not os.path.isdir(source)}
     return {name: f"{PIN}{commit}" for name, commit in commits.items() if commit is not None}
 
 

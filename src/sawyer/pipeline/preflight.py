@@ -17,7 +17,7 @@ from sawyer.pipeline.early import check_world
 from sawyer.pipeline.given import check_given, check_there, try_functions
 from sawyer.pipeline.order import STAGES, product
 from sawyer.pipeline.readers import Reader, is_coming, readers_of
-from sawyer.records import Read, ScoredAnswers, insufficient, prompt_in, read, split
+from sawyer.records import Read, ScoredAnswers, insufficient, once_each, prompt_in, read, split
 from sawyer.runs import Layout, read_manifest
 
 
@@ -148,6 +148,8 @@ class _Look:
             else:
                 self.reads[source.setting] = found = left
                 self._try(partial(reader.check_room, source, found))
+        if source.want == "prompts" and not source.by_fields:
+            self.reads[source.setting] = once_each(found)
 
     def _enough(self) -> None:
         """Raise DataError where nothing can be learnt from all that the stage reads, taken together."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,18 @@ from sawyer.records import expand
 from sawyer.runs import Layout, Run, changed_keys, hash_files
 
 DATA_FIELDS = ("data", "prompts", "text")
+MODEL_FIELDS = ("model", "models", "reward", "template")
 
 
 def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
-    section = _plain(getattr(config, stage).model_dump(mode="json"))
-    common = _plain({name: config.model_dump(mode="json")[name] for name in COMMON})
+    section = _spelt(getattr(config, stage).model_dump(mode="json"))
+    common = _spelt({name: config.model_dump(mode="json")[name] for name in COMMON})
     if stage in BY_LORA and config.lora is not None:
         common["lora"] = config.lora.model_dump(mode="json")
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
     files = [str(Path(path)) for path in files]
-    files += [str(Path(config.template))] if Path(config.template).is_file() else []
+    files += [str(Path(config.template))] if os.path.isfile(config.template) else []
     files += [str(file) for file in _own_files(section)]
     found = hash_files(files, salt=repr((common, section)))
     if stage == "reward" and config.rl is not None:
@@ -31,16 +33,17 @@ def fingerprint(config: Config, stage: str) -> str:
     return found
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings with paths in one spelling: `data.json` and `./data.json` are one file."""
-    found = dict(settings)
-    for name in (*DATA_FIELDS, "model", "template"):
-        value = found.get(name)
-        if isinstance(value, list):
-            found[name] = [str(Path(item)) for item in value]
-        elif isinstance(value, str) and Path(value).exists():
-            found[name] = str(Path(value))
-    return found
+def _spelt(value: Any, setting: str = "") -> Any:
+    """A setting's value, however deep, with paths in one spelling: `data.json` and `./data.json` are one file.
+
+    A model's name is a path where there is such a folder, else a hub id, which has one spelling alone.
+    """
+    if isinstance(value, Mapping):
+        return {name: _spelt(item, setting if setting == "models" else name) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_spelt(item, setting) for item in value]
+    is_model = setting in MODEL_FIELDS and isinstance(value, str) and os.path.exists(value)
+    return str(Path(value)) if is_model or (setting in DATA_FIELDS and isinstance(value, str)) else value
 
 
 def _own_files(section: Mapping[str, Any]) -> list[Path]:

@@ -6,7 +6,7 @@ from sawyer.records.files import expand
 from sawyer.records.formats import prompt_in
 from sawyer.records.pairs import Judgement, judgement, pairs
 from sawyer.records.problems import Problem
-from sawyer.records.read import MAX_BAD_ROWS, Read, leave_out, named, read, unread_in_words
+from sawyer.records.read import MAX_BAD_ROWS, Read, leave_out, named, once_each, read, unread_in_words
 from sawyer.records.split import bucket, split
 from sawyer.records.sufficient import insufficient
 from sawyer.records.types import (
@@ -50,6 +50,7 @@ __all__ = [
     "judgement",
     "leave_out",
     "named",
+    "once_each",
     "pairs",
     "prompt_in",
     "prompt_of",

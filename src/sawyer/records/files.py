@@ -17,6 +17,7 @@ from sawyer.records.problems import Problem
 
 ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 TEXT_SUFFIXES = (".txt", ".md")
+CELL_SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow")  # whose columns may hold a list as JSON: they have no other way
 PACKED = (".gz", ".zst")
 BINARY = (b"\x1f\x8b", b"PAR1", b"ARROW1", b"PK\x03\x04", b"\x89PNG", b"%PDF", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")

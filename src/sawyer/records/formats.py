@@ -23,6 +23,7 @@ from sawyer.records.conversation import (
     with_system,
 )
 from sawyer.records.fields import Fields, Unfit, answer_of, first_field, has_any, inside, list_of, text_of, type_in_words
+from sawyer.records.files import CELL_SUFFIXES, suffix_of
 from sawyer.records.judged import (
     is_labelled_answer,
     is_listed,
@@ -277,7 +278,8 @@ def read_row(value: Any, where: Where, want: Want, model: Mapping[str, Any] | No
         turned = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
         todo = 'write it as {"messages": [...]}' if turned else "use one object with named fields a row"
         raise Unfit("row", "type", told, todo)
-    value = parse_turn_cells(value)
+    if suffix_of(where.file) in CELL_SUFFIXES:  # elsewhere a list is a list, and text that looks like one is text
+        value = parse_turn_cells(value)
     shape = shape_of(value, want)
     if shape is None and model:
         shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}

@@ -35,6 +35,7 @@ from sawyer.records.fields import (
     text_of,
     type_in_words,
 )
+from sawyer.records.files import CELL_SUFFIXES, suffix_of
 from sawyer.records.types import Answer, Message, Pair, Prompt, Record, ScoredAnswers, Where
 
 ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
@@ -210,8 +211,6 @@ def read_transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
 def _margin(row: Fields) -> float | None:
     """How much better the chosen answer is: `margin`, or the difference of the two answers' scores."""
     margin = number_of(row, "margin")
-    if margin is not None and margin <= 0:
-        raise Unfit("margin", "score", f"`margin` is {margin:g}", "a margin is how much better the chosen answer is: above 0")
     if margin is not None:
         return margin
     for chosen, rejected in SIDE_SCORES:
@@ -307,7 +306,7 @@ def read_vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if kind is None:
         raise Unfit("row", "missing", "there are no two answers", "give both")
     apart = kind.verdict(row)
-    talks = _parse_table_turns(row, kind)
+    talks = _parse_table_turns(row, kind) if suffix_of(where.file) in CELL_SUFFIXES else row
     (before, one), (other, two) = (_side(talks, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
     if before and other and before != other:
         told = "the two conversations differ before their last answer"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -190,6 +191,19 @@ def leave_out(found: Read, problems: Sequence[Problem], max_bad_rows: float | No
     return replace(found, records=records, skipped=(*found.skipped, *bad))
 
 
+def once_each(found: Read) -> Read:
+    """Prompts that were read, each conversation once, for what never looks at a row's other fields: rows that differ in those
+    alone are duplicates then."""
+    firsts: dict[tuple[Message, ...], Prompt] = {}
+    again = []
+    for prompt in found.records:
+        first = firsts.setdefault(prompt.messages, prompt)
+        if first is not prompt:
+            told = f"the same prompt as {_place(first.where, prompt.where)}; left out"
+            again.append(_note(prompt.where, "row", "duplicate", told, "remove it"))
+    return replace(found, records=tuple(firsts.values()), skipped=(*found.skipped, *again)) if again else found
+
+
 def _refusal(path: str, first: Problem, problems: Sequence[Problem]) -> DataError:
     """Why a file is refused; where its bad rows are too many, the first of them is shown."""
     if first.kind == TOO_MANY:
@@ -261,7 +275,7 @@ def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float
     needed = math.ceil(100 * len(bad) / rows) / 100
     mend, limit = bad[0].todo, f"max_bad_rows: {share:g} lets fewer pass" if share is not None else "none of them may be lost"
     if needed <= MOST_BAD and share is not None:
-        mend = f"{mend}; or leave them out with max_bad_rows: {needed:g} (`sawyer check --max-bad-rows {needed:g}`)"
+        mend = f"{mend}; or leave them out with max_bad_rows: {needed:g} (of a command: `--max-bad-rows {needed:g}`)"
     message = f"{len(bad):,} of {rows:,} rows cannot be used, and {limit}"
     return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *ordered]
 
@@ -350,7 +364,7 @@ def identity(record: Record) -> Any:
     prompt = prompt_in(record).messages
     match record:
         case Prompt():
-            return prompt
+            return prompt, _digest(record.fields)
         case Demonstration():
             return prompt, record.response
         case ScoredAnswers():
@@ -359,6 +373,19 @@ def identity(record: Record) -> Any:
             return prompt, record.chosen, record.rejected
         case Labelled():
             return prompt, frozenset(record.labels)
+
+
+def _digest(fields: Mapping[str, Any]) -> bytes:
+    """What a reward function may read beside a prompt, in a few bytes; nothing where all of it is bookkeeping."""
+    telling = _telling(fields)
+    return hashlib.blake2b(repr(telling).encode("utf-8", "surrogatepass"), digest_size=16).digest() if telling else b""
+
+
+def _telling(value: Any) -> Any:
+    """A value without its bookkeeping and what is empty, and with its fields in one order."""
+    if isinstance(value, Mapping):
+        return {name: _telling(value[name]) for name in sorted(value) if not (value[name] is None or is_bookkeeping(name))}
+    return list(map(_telling, value)) if isinstance(value, list) else value
 
 
 def _problem(where: Where, unfit: Unfit, *, bad: bool = False) -> Problem:

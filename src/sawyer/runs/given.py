@@ -25,16 +25,17 @@ def is_local(source: str | Path) -> bool:
     """Whether a model's name means a folder here and never a hub id: then it need not be asked for where there is none.
 
     A hub id is `name` or `owner/name`. One whose owner is a folder here is taken for a path: `runs/mien`, misspelt, is not
-    asked of the hub, which would take a minute to say that it does not know it.
+    asked of the hub, which would take a minute to say that it does not know it. A name that is too long for a file is not
+    there: so `os.path` says, where `Path.exists` raises OSError.
     """
     path = Path(source)
-    if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or path.exists():
+    if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or os.path.exists(path):
         return True
     return len(path.parts) != len(source.split("/")) or len(path.parts) > 2 or _half_there(path) or path.suffix in FILES
 
 
 def _half_there(path: Path) -> bool:
-    return len(path.parts) == 2 and Path(path.parts[0]).is_dir()
+    return len(path.parts) == 2 and os.path.isdir(path.parts[0])
 
 
 def commit_of(source: str) -> str | None:
@@ -50,7 +51,7 @@ def commit_of(source: str) -> str | None:
 
 def on_disk(source: str | Path) -> str | Path:
     """The folder in which the cache keeps a hub id's files; whatever is a folder itself, or is not in the cache, as it is."""
-    commit = None if Path(source).is_dir() else commit_of(str(source))
+    commit = None if os.path.isdir(source) else commit_of(str(source))
     return source if commit is None else _cached(str(source)) / "snapshots" / commit
 
 
@@ -130,7 +131,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
 
 def is_adapter(source: str | Path) -> bool:
     """Whether a folder holds adapters (LoRA, as PEFT writes them) instead of a whole model."""
-    return (Path(source) / ADAPTER).is_file()
+    return os.path.isfile(Path(source) / ADAPTER)
 
 
 def base_of(folder: str | Path) -> str:
@@ -140,11 +141,11 @@ def base_of(folder: str | Path) -> str:
     """
     base = str(_read(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
     remote = bool(base) and not is_local(base) and HUB_ID.fullmatch(base) is not None
-    if base and not is_adapter(base) and (commit_of(base) is not None if remote else Path(base).is_dir()):
+    if base and not is_adapter(base) and (commit_of(base) is not None if remote else os.path.isdir(base)):
         return base
     ours = _read(Path(folder) / TOLD).get("sawyer")
     moved = ours.get(BESIDE) if isinstance(ours, dict) else None
-    if isinstance(moved, str) and (Path(folder) / moved).is_dir():
+    if isinstance(moved, str) and os.path.isdir(Path(folder) / moved):
         return os.path.normpath(Path(folder).resolve() / moved)
     if remote:
         raise ModelError(

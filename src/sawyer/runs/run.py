@@ -108,7 +108,8 @@ def open_run(root: Path) -> Iterator[Run]:
         if not layout.manifest.exists():
             run.note_versions()
         for path in journal.gone:
-            journal.event("run", "warning", message=f"{path} is gone: what it told, gates included, is in no figure or page")
+            told = f"{path} is gone: what it told, gates included, is in no figure or page"
+            journal.event("run", "warning", message=told, gone=path.name)
         yield run
 
 

@@ -11,7 +11,7 @@ from sawyer.config import Config, start_of, wanted
 from sawyer.engine import Place, choose_place, generator, read_data, run_steps
 from sawyer.errors import DataError
 from sawyer.models import Speaker, only_read, open_speaker, sample
-from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, scored_row
+from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
 from sawyer.worlds import rate
 
@@ -37,6 +37,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
         max_bad_rows=config.max_bad_rows,
         codec=speaker.codec,
     )
+    found = once_each(found)
     prompts = [p for p in found.records if isinstance(p, Prompt) and speaker.codec.fits(p)][: asked.limit]
     if not prompts:
         raise DataError("collect.prompts has no prompt that fits the model", todo="give shorter prompts")

@@ -24,7 +24,7 @@ from sawyer.models import (
     policy_logprobs,
     sample,
 )
-from sawyer.records import Prompt, prompt_of
+from sawyer.records import Prompt, once_each, prompt_of
 from sawyer.runs import Run, write_text
 from sawyer.stages.compare.figures import figures_of
 from sawyer.stages.compare.gates import compare_gates
@@ -297,6 +297,7 @@ def _prompts(config: Config, run: Run, models: Mapping[str, Start], scorer: Rewa
         found = [prompt_of(question) for question in questions()]
     else:
         read_in = read_data(run, STAGE, asked.prompts, want="prompts", columns=asked.columns, max_bad_rows=config.max_bad_rows)
+        read_in = once_each(read_in)
         tell_remarks(run, STAGE, "compare.prompts", read_in)
         readers: dict[str, Any] = {
             f"`{name}`": open_tokenizer(start.path(run.layout.model), start.template)[0] for name, start in models.items()

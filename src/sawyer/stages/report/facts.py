@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ class Facts:
     summary: Mapping[str, Any]
     trust: Mapping[str, Any]  # the reward model's trust report; {} without one
     checks: Sequence[Check]
+    gone: Sequence[str]  # journal files that somebody moved away since rows were saved in them
 
     def status(self, stage: str) -> str:
         """pending, running, waiting, done, failed or interrupted."""
@@ -70,13 +72,13 @@ class Facts:
 def gather(root: Path) -> Facts:
     """Read the folder. Raises RunError when there is no run in it, or a file of it cannot be read for what it is."""
     layout = Layout(root)
-    if not any(path.exists() for path in (layout.manifest, layout.metrics, layout.events, layout.config)):
+    if not any(map(os.path.exists, (layout.manifest, layout.metrics, layout.events, layout.config))):
         raise RunError(
             f"there is no run in {root}",
             expected="a folder that `sawyer run` or `sawyer demo` wrote",
             todo="check the path; `sawyer runs` lists the runs",
         )
-    check_journal(layout)  # failed gates must not vanish with rows that were cut off
+    gone = [path.name for path in check_journal(layout)]  # failed gates must not vanish with rows that were cut off
     manifest = read_manifest(layout.manifest)
     events = _rows(layout.events)
     metrics: dict[str, list[Mapping[str, Any]]] = {}
@@ -99,6 +101,7 @@ def gather(root: Path) -> Facts:
         summary=_values(layout.summary),
         trust=_values(layout.trust),
         checks=tuple(_checks(events)),
+        gone=tuple(dict.fromkeys([*gone, *(name for row in events if isinstance(name := row.get("gone"), str))])),
     )
 
 

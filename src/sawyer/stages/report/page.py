@@ -33,6 +33,8 @@ TOLD = (
 )
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 PLACE = Markup("<!-- what cannot be drawn -->")  # what people wrote is escaped, and cannot hold it
+GONE = "the file was moved away after the run had written it: what it told, failed checks included, is not on this page"
+NOTHING: Mapping[str, str] = {}
 Made = TypeVar("Made")
 MOST_TRACKS, MOST_LOOKS = 6, 7  # prompts followed through RL, and at how many updates each
 
@@ -63,7 +65,7 @@ def build(layout_root: Path) -> Path:
 
 def page(facts: Facts) -> str:
     """The whole page as text. A part that cannot be drawn is left out, and named at the top: the rest is of use."""
-    parts = Parts()
+    parts = Parts({name: GONE for name in facts.gone})
     sections = [_section(facts, stage, parts) for stage in facts.stages]
     made = environment()
     text = str(
@@ -100,11 +102,11 @@ class Parts:
     """The parts of a page, each drawn by itself.
 
     A run's folder may come from others, or be damaged: a value of another kind than the run writes can go wrong anywhere, and
-    must cost no more than the part that shows it. `undrawn` has the parts that cannot be drawn, and why.
+    must cost no more than the part that shows it. `undrawn` has what cannot be shown, and why.
     """
 
-    def __init__(self) -> None:
-        self.undrawn: dict[str, str] = {}
+    def __init__(self, undrawn: Mapping[str, str] = NOTHING) -> None:
+        self.undrawn = dict(undrawn)
 
     def made(self, name: str, make: Callable[[], Made], otherwise: Any) -> Made:
         """What `make` returns; `otherwise` where it fails, which is then noted."""

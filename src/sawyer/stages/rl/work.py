@@ -10,7 +10,7 @@ from sawyer.config import Config, left_out, wanted
 from sawyer.engine import Learner, generator, memory_plan, memory_told, read_data, readable, tell_remarks
 from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import RewardScorer, Scorer, Speaker, hold_in_bf16, network_of
-from sawyer.records import Prompt, leave_out, prompt_in, read, split
+from sawyer.records import Prompt, leave_out, once_each, prompt_in, read, split
 from sawyer.runs import Run
 from sawyer.stages.rl.best import Best
 from sawyer.stages.rl.gates import Outcome, step_zero_gates, stop_if_failed
@@ -301,13 +301,16 @@ def prompts_of(config: Config, run: Run, speaker: Speaker, scorer: Scorer) -> tu
             max_bad_rows=config.max_bad_rows,
             codec=speaker.codec,
         )
+        read_in = read_in if asked.has_functions else once_each(read_in)
         tell_remarks(run, STAGE, "rl.prompts", read_in)
     else:
         read_in = read(asked.data, want="comparisons", columns=asked.columns, max_bad_rows=config.max_bad_rows)
         read_in = leave_out(read_in, unrenderable(speaker.codec, read_in.records), config.max_bad_rows)
     judges = {name: part.codec for name, part in parts_of(scorer) if isinstance(part, RewardScorer)}
     read_in = readable(run, STAGE, read_in, judges, config.max_bad_rows)
-    found = list({prompt.messages: prompt for prompt in map(prompt_in, read_in.records)}.values())
+    found = [prompt_in(record) for record in read_in.records]
+    if not asked.prompts:  # of which one may have many pairs
+        found = list({prompt.messages: prompt for prompt in found}.values())
     if asked.max_tokens is not None and asked.algorithm != "dpo":
         short = [prompt for prompt in found if len(speaker.codec.prompt(prompt)) <= asked.max_tokens]
         if len(short) < len(found):
