@@ -242,6 +242,8 @@ def test_prompts_with_other_fields_are_two_and_what_never_reads_those_takes_one(
     once = once_each(found)
     assert [prompt.where.line for prompt in once.records] == [1, 7] and "5 duplicates left out" in once.remarks()
     assert once_each(once) is once
+    deep = '{"prompt": "x", "a": ' + '{"a":' * 600 + "1" + "}" * 600 + "}\n"
+    assert len(read(put("b.jsonl", deep * 2), want="prompts").records) == 2, "too deep to compare: nothing vanishes"
 
 
 def test_a_prompt_in_training_and_held_out_file(put: Put) -> None:

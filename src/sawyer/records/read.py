@@ -112,6 +112,7 @@ class Scan:
     problems: list[Problem] = field(default_factory=list)
     shapes: dict[str, None] = field(default_factory=dict)
     seen: dict[Any, Where] = field(default_factory=dict)
+    prompts: dict[tuple[Message, ...], Prompt] = field(default_factory=dict)  # where prompts are wanted: the first of its turns
     single: dict[tuple[Message, ...], list[ScoredAnswers]] = field(default_factory=dict)  # answers judged a row each, by prompt
     rows: dict[str, int] = field(default_factory=dict)  # file -> all its rows
     unread: Counter[str] = field(default_factory=Counter)
@@ -323,7 +324,7 @@ def finish(scan: Scan) -> None:
 
 def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
     """Each record once; a scored one that has no pair is named (it stays: somebody may score it later)."""
-    key, where = identity(record), prompt_in(record).where
+    key, where = _row_key(record, scan), prompt_in(record).where
     if key in scan.seen:
         told = f"the same as {_place(scan.seen[key], where)}; left out"
         scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
@@ -364,7 +365,7 @@ def identity(record: Record) -> Any:
     prompt = prompt_in(record).messages
     match record:
         case Prompt():
-            return prompt, _digest(record.fields)
+            return prompt
         case Demonstration():
             return prompt, record.response
         case ScoredAnswers():
@@ -375,10 +376,25 @@ def identity(record: Record) -> Any:
             return prompt, frozenset(record.labels)
 
 
+def _row_key(record: Record, scan: Scan) -> Any:
+    """What makes two rows the same. Prompts may differ in the rest of their rows alone: of those of the same turns that is
+    looked at, and of no others, since it takes time."""
+    if not isinstance(record, Prompt):
+        return identity(record)
+    first = scan.prompts.setdefault(record.messages, record)
+    if first is record:
+        return record.messages
+    scan.seen.setdefault((record.messages, _digest(first.fields)), first.where)
+    return record.messages, _digest(record.fields)
+
+
 def _digest(fields: Mapping[str, Any]) -> bytes:
-    """What a reward function may read beside a prompt, in a few bytes; nothing where all of it is bookkeeping."""
-    telling = _telling(fields)
-    return hashlib.blake2b(repr(telling).encode("utf-8", "surrogatepass"), digest_size=16).digest() if telling else b""
+    """What a reward function may read beside a prompt, bookkeeping aside, in a few bytes."""
+    try:
+        telling = repr(_telling(fields) or "")
+    except RecursionError:  # nested without end: it is like no other
+        telling = str(id(fields))
+    return hashlib.blake2b(telling.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _telling(value: Any) -> Any:
