@@ -34,7 +34,12 @@ ONLINE: dict[str, Any] = {**GUARDED, "episodes": 96, "minibatches": 2, "epochs":
 ONLINE["kl"] = {"coefficient": 0.1, "target": 6.0, "horizon": 200.0}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {**ONLINE, "algorithm": "ppo"},
-    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared"},
+    "ppo shared": {
+        **ONLINE,
+        "algorithm": "ppo",
+        "value_start": "shared",
+        "guards": {"kl_budget": {"threshold": 0.2, "streak": 2}},
+    },
     "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen"},
     "rloo": {**ONLINE, "algorithm": "rloo", "learning_rate": 2e-3, "guards": {"kl_budget": {"threshold": 0.3, "streak": 2}}},
     "grpo": {
@@ -44,7 +49,13 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
         "learning_rate": 6e-3,
         "guards": {"kl_budget": {"threshold": 0.3, "streak": 2}},
     },
-    "dpo": {**GUARDED, "algorithm": "dpo", "epochs": 2, "learning_rate": 6e-3},
+    "dpo": {
+        **GUARDED,
+        "algorithm": "dpo",
+        "epochs": 2,
+        "learning_rate": 6e-3,
+        "guards": {"kl_budget": {"threshold": 0.2, "streak": 2}},
+    },
 }
 
 
@@ -61,8 +72,8 @@ def fits(tiny: Any, patch: pytest.MonkeyPatch, tmp_path: Path, name: str, interv
     straight = tiny.prefix("rl", tmp_path / "straight")
     run_rl(tiny, patch, name, straight, NEVER)
     expected = tiny.result(straight)
-    kinds = [row["kind"] for row in read_rows(Layout(straight).events)]
-    assert kinds.count("rollback") > 1 and expected.figures["rl"]["best_step"] > 0
+    back = [row["to"] for row in read_rows(Layout(straight).events) if row["kind"] == "rollback"]
+    assert len(back) > 1 and max(back) > 0
     for save in intervals:
         out = tiny.prefix("rl", tmp_path / f"{save}" / "run")
         kept = Kept("rl", out, tmp_path / f"{save}", state=True)
