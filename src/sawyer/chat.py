@@ -72,6 +72,13 @@ class Chat:
         with remote_code(trust_remote_code):
             for name in MODELS:
                 self._open(name)
+        if not self._speakers and not self.config.has_policy and self.config.base is None:
+            judges = is_complete(self.layout.model("reward"))
+            raise RunError(
+                f"the run in {folder} has no model that answers" + "".join(f" ({why})" for why in self.missing.values()),
+                expected="a run with sft or rl, or one that starts from a model that answers",
+                todo=f"`sawyer score {folder} FILE` scores answers with its reward model" if judges else "name another run",
+            )
         if not self._speakers:
             raise RunError(
                 f"no model of {folder} can be talked to yet",

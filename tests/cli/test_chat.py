@@ -131,6 +131,19 @@ def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
         Chat(tmp_path)
 
 
+def test_a_run_without_a_model_that_answers_says_so(folder: Path, tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.config.write_text(
+        yaml.safe_dump({"out": str(tmp_path), "reward": {"data": ["a"], "model": str(tmp_path / "given")}})
+    )
+    with pytest.raises(RunError, match="has no model that answers") as none:
+        Chat(tmp_path)
+    (tmp_path / "reward").symlink_to(folder / "reward")
+    with pytest.raises(RunError, match="has no model that answers") as judge:
+        Chat(tmp_path)
+    assert "name another run" in none.value.todo and f"sawyer score {tmp_path} FILE" in judge.value.todo
+
+
 def test_a_given_base_model_that_is_gone_is_left_out(folder: Path, tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     layout.config.write_text(yaml.safe_dump({"out": str(tmp_path), "model": str(tmp_path / "gone"), "sft": {"data": ["a"]}}))

@@ -64,6 +64,7 @@ def test_unknown_command_names_the_nearest(sawyer: Callable[..., Any]) -> None:
         (("chat", "nowhere"), "there is no run in nowhere"),
         (("world", "--out", "x", "--rater", "kind"), "there is no rater 'kind'"),
         (("check", "a.json", "--columns", "query"), "THEIRS=OURS"),
+        (("check", "a.json", "--columns", "q=prompt,good=chosen"), "write --columns q=prompt --columns good=chosen"),
     ],
 )
 def test_a_mistake_is_explained(

@@ -159,6 +159,24 @@ def test_overrides_that_are_refused(asked: Any, override: str, words: str) -> No
     assert words in refusal(asked, BASE + "seed: 1\n", override)
 
 
+@pytest.mark.parametrize(
+    ("override", "mend"),
+    [
+        ("sft.epochs=two", "override 'sft.epochs=two'"),
+        ("sft={data: [a], epochs: two}", "override 'sft={data: [a], epochs: two}'"),
+        ("rl.episodes=100", "override 'rl.episodes=100'"),
+        ("rl.batch_size=33", "override 'rl.batch_size=33' or "),  # with the file's minibatches: either may be wrong
+    ],
+)
+def test_a_wrong_override_is_what_is_to_be_mended(asked: Any, override: str, mend: str) -> None:
+    said = refusal(asked, WITH_RL, override).partition("what to do: mend ")[2]
+    assert said.startswith(mend) and (".yaml" in said) == mend.endswith("or ")
+
+
+def test_a_wrong_file_is_to_be_mended_whatever_else_is_overridden(asked: Any, tmp_path: Path) -> None:
+    assert refusal(asked, WITH_RL + "seed: two\n", "sft.epochs=2").endswith(f"mend {tmp_path / 'run.yaml'}")
+
+
 # Files that cannot be read.
 
 

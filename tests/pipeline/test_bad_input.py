@@ -245,6 +245,9 @@ def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) ->
     (tmp_path / "bare").mkdir()
     found = ask("sft", {"model": str(tmp_path / "bare")}, out=tmp_path / "d", drop="base")
     found.explained("has no config.json")
+    run = whole.parents[1]
+    found = ask("sft", {"model": str(run)}, out=tmp_path / "e", drop="base")
+    found.explained(f"{run} is a run's folder", f"name a model in it: {whole}")
 
 
 # The run's folder.

@@ -85,6 +85,9 @@ def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:
     assert "Macro F1 0.791, Matthews correlation 0.613" in said and "1,111" in said and "said spam" in said
     show_summary(stdout(), {"classify": figures("a", "b", many=True)})
     assert "Micro F1 0.777" in capsys.readouterr().out
+    for models, unit in ((("base", "sft"), "SFT answers' deviations"), (("base", "rl"), "reward model's own unit")):
+        show_summary(stdout(), {"reward_mean": {model: {"t1": 0.5} for model in models}})
+        assert f"Reward (mean, in the {unit})" in capsys.readouterr().out
     show_classified(stdout(), figures(*"abcdefghi"))
     assert "said" not in capsys.readouterr().out
     assert _key_figures({"classify": figures("a", "b")}) == "classifier 81%"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def test_the_earliest_failure_comes_first_and_the_good_ones_are_named(tmp_path: 
     said = verdict_words(gather(make_run(tmp_path / "bad", bad_reward=True)))
     assert said[0].startswith("The reward model is bad: Accuracy 0.861") and "What to do: " in said[0]
     assert said[-1] == "The rest (supervised fine-tuning, reinforcement learning and the comparison) passed every check."
+
+
+def test_a_run_without_checks_is_not_waiting_for_them(tmp_path: Path) -> None:
+    facts = replace(gather(make_run(tmp_path / "run")), checks=())
+    assert verdict_words(facts) == ["No stage of this run has checks."]
+    assert verdict_words(replace(facts, states={})) == ["No stage has been checked yet."]
 
 
 def test_a_later_verdict_replaces_an_earlier_one(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ PAIRS = [
 
 
 def test_sft_cuts_and_the_plan_says_what(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
-    rows = [{"prompt": f"Say {i}.", "completion": "yes"} for i in range(6)]
+    rows = [{"prompt": f"Say {i}.", "completion": "yes"} for i in range(8)]
     rows += [{"prompt": "Tell all.", "completion": LONG}, {"prompt": LONG, "completion": "yes"}]
     path = str(write_rows(rows))
     asked = {"data": [path], "held_out": 0, "max_new_tokens": 4, "max_tokens": 40}
@@ -46,8 +46,24 @@ def test_sft_cuts_and_the_plan_says_what(tiny: Fixture, tmp_path: Path, write_ro
         train(tiny.config(tmp_path / "run", sft=asked), run)
         (plan,) = messages(run, "plan")
         assert messages(run, "warning") == []
-    assert "7 rows" in plan and "(the longest row has 40)" in plan
-    assert "; sft.max_tokens: 1 of 8 rows are longer than 40 tokens and lose the end of their response; 1 have a prompt" in plan
+    assert "9 rows" in plan and "(the longest row has 40)" in plan
+    assert (
+        "; sft.max_tokens: 1 of 10 rows are longer than 40 tokens and lose the end of their response; 1 have a prompt" in plan
+    )
+
+
+def test_many_cut_rows_are_a_warning_and_the_gate_names_the_setting(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
+    path = str(write_rows([{"prompt": f"Tell {i}.", "completion": LONG} for i in range(8)]))
+    asked = {"data": [path], "held_out": 0, "max_new_tokens": 4, "max_tokens": 40}
+    with tiny.run(tmp_path / "run") as run:
+        train(tiny.config(tmp_path / "run", sft=asked), run)
+        (plan,), (warning,) = messages(run, "plan"), messages(run, "warning")
+        (gate,) = [row for row in read_rows(run.layout.events) if row.get("name") == "sft_stops"]
+    assert (
+        warning.startswith("sft.max_tokens: 8 of 8 rows are longer than 40 tokens and lose the end")
+        and "max_tokens" not in plan
+    )
+    assert gate["advice"].startswith("8 of 8 rows were cut and have no end to learn from: raise sft.max_tokens; ")
 
 
 def test_a_limited_codec_cuts_where_the_whole_row_goes_on(tiny: Fixture) -> None:

@@ -611,6 +611,13 @@ def test_a_run_without_anything_to_learn_says_so() -> None:
     assert "equal scores" not in gates(best=START, last=START, zero_variance=0.4)[0].advice
 
 
+def test_answers_that_never_end_are_told_before_their_equal_scores() -> None:
+    found = gates(rl={"algorithm": "grpo", "max_new_tokens": 9}, best=START, last=START, ended=0.0, zero_variance=1.0)[0]
+    assert found.advice.startswith("no held-out answer ended within 9 tokens: raise rl.max_new_tokens")
+    assert "rl.missing_eos_penalty" in found.advice and "equal scores" not in found.advice
+    assert "ended within" not in gates(best=START, last=START, ended=0.1)[0].advice
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "dpo"])
 @pytest.mark.parametrize("rewards", [[], [{"name": "mine", "function": "my_rewards:right"}]])
 def test_advice_names_settings_that_the_algorithm_has_and_gates_that_the_run_has(algorithm: str, rewards: list[Any]) -> None:

@@ -185,5 +185,8 @@ def column_names(pairs: Sequence[str]) -> dict[str, str]:
         theirs, equals, ours = pair.partition("=")
         if not (theirs and equals and ours):
             raise ConfigError(f"--columns {pair!r}", expected="THEIRS=OURS, such as query=prompt", todo="name both columns")
+        if "," in ours:
+            each = " ".join(f"--columns {one}" for one in pair.split(",") if one)
+            raise ConfigError(f"--columns {pair!r}", expected="one column each time", todo=f"write {each}")
         found[theirs] = ours
     return found

@@ -23,10 +23,11 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
     console.print()
     for key, title in (
         ("gold", "Gold (mean true score, 0 to 10)"),
-        ("reward_mean", "Reward (mean, in the SFT answers' deviations)"),
+        ("reward_mean", "Reward (mean, in the {unit})"),
     ):
         if summary.get(key):
-            console.print(scores(summary[key], title, signed=key != "gold"))
+            unit = "SFT answers' deviations" if "sft" in summary[key] else "reward model's own unit"
+            console.print(scores(summary[key], title.format(unit=unit), signed=key != "gold"))
             break
     for name, rate in (summary.get("compare") or {}).items():
         if isinstance(rate, Mapping) and name.startswith("win_rate_"):

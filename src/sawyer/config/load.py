@@ -37,18 +37,51 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     tree = _filled(_read(Path(path)), Config)
     for override in overrides:
         _override(tree, override)
-    return checked(tree, where=str(path))
+    return checked(tree, where=str(path), overrides=overrides)
 
 
-def checked(tree: Mapping[str, Any], *, where: str = "config") -> Config:
-    """A tree of plain values as a config; unknown names are refused with the nearest known one, `~` in a path is the home."""
-    _known(tree, Config, "", where)
+def checked(tree: Mapping[str, Any], *, where: str = "config", overrides: Sequence[str] = ()) -> Config:
+    """A tree of plain values as a config; unknown names are refused with the nearest known one, `~` in a path is the home.
+
+    What is wrong is told as that of `where`, or of the override that set it.
+    """
+    _known(tree, Config, "", where, overrides)
     try:
         return Config.model_validate(_at_home(tree))
     except ValidationError as error:
         # A default that is taken from another setting cannot be made where that one is wrong: the other is told.
         found = [item for item in error.errors() if item["type"] != "default_factory_not_called"]
-        raise ConfigError("\n".join(_told(item, where) for item in found), todo=f"mend {where}") from error
+        names = [_name(item, overrides) for item in found]
+        told = "\n".join(_told(item, _source(name, where, overrides)) for item, name in zip(found, names, strict=True))
+        raise ConfigError(told, todo=f"mend {_to_mend(names, where, overrides)}") from error
+
+
+def _name(item: Any, overrides: Sequence[str]) -> str:
+    """The setting that a finding of pydantic's is about; of a section that does not fit together, one that was overridden."""
+    stated = str(item["ctx"]["error"]).partition(":")[0] if item["type"] == "value_error" else ""
+    if any(_named_by(override) == stated for override in overrides):
+        return stated
+    return ".".join(str(part) for part in item["loc"] if part != "[key]")
+
+
+def _source(name: str, where: str, overrides: Sequence[str]) -> str:
+    """Where the setting `name` was given: in an override of it or of its section (the last one counts), else in `where`."""
+    mine = [one for one in overrides if f"{name}.".startswith(f"{_named_by(one)}.")]
+    return f"override {_cut(repr(mine[-1]))}" if mine else where
+
+
+def _to_mend(names: Sequence[str], where: str, overrides: Sequence[str]) -> str:
+    """Overrides and file that may be wrong: of a section that does not fit together, what was overridden in it as well."""
+    found = []
+    for name in names:
+        source = _source(name, where, overrides)
+        inside = [one for one in overrides if not name or _named_by(one).startswith(f"{name}.")] if source == where else []
+        found += [*(f"override {_cut(repr(one))}" for one in inside), source]
+    return " or ".join(dict.fromkeys(found))
+
+
+def _named_by(override: str) -> str:
+    return override.partition("=")[0].strip()
 
 
 def _at_home(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,27 +312,29 @@ def _override(tree: dict[str, Any], override: str) -> None:
     here[path[-1]] = _filled(value, None)
 
 
-def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: str) -> None:
+def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: str, overrides: Sequence[str] = ()) -> None:
     """Refuse names that are not settings, and true or false (YAML's yes, no, on and off), which pydantic takes for 1 or 0."""
     for name, value in tree.items():
         if name not in model.model_fields:
             guess = _guess(str(name), model, prefix)
             raise ConfigError(
-                f"{where}: unknown setting `{prefix}{_cut(str(name))}`" + (f"; did you mean `{guess}`?" if guess else ""),
+                f"{_source(f'{prefix}{name}', where, overrides)}: unknown setting `{prefix}{_cut(str(name))}`"
+                + (f"; did you mean `{guess}`?" if guess else ""),
                 expected=f"one of: {', '.join(model.model_fields)}",
                 why="a setting that is not known would be ignored without a word",
             )
         annotation = model.model_fields[name].annotation
         section = _section(annotation)
         if isinstance(value, bool) and annotation is not bool and not (value is False and name in OFF):
-            raise ConfigError(f"{where}: `{prefix}{name}` is {_shown(value)}; expected: {_words(annotation)}")
+            told = f"{_source(f'{prefix}{name}', where, overrides)}: `{prefix}{name}` is {_shown(value)}"
+            raise ConfigError(f"{told}; expected: {_words(annotation)}")
         if section is not None and isinstance(value, Mapping):
-            _known(value, section, f"{prefix}{name}.", where)
+            _known(value, section, f"{prefix}{name}.", where, overrides)
         item = _item(annotation)
         if item is not None and isinstance(value, list):
             for place, inside in enumerate(value):
                 if isinstance(inside, Mapping):
-                    _known(inside, item, f"{prefix}{name}.{place}.", where)
+                    _known(inside, item, f"{prefix}{name}.{place}.", where, overrides)
         named = _named(annotation)
         if named is not None and isinstance(value, Mapping):
             for entry, inside in value.items():
@@ -308,7 +343,7 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
                         f"{where}: unknown name `{prefix}{name}.{entry}`", expected=f"one of: {', '.join(named[0])}"
                     )
                 if isinstance(inside, Mapping):
-                    _known(inside, named[1], f"{prefix}{name}.{entry}.", where)
+                    _known(inside, named[1], f"{prefix}{name}.{entry}.", where, overrides)
 
 
 # What other trainers call the most tokens of a row: TRL, transformers, LLaMA-Factory, Axolotl.

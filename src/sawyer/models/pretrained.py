@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sawyer.errors import ModelError
-from sawyer.runs import ADAPTER, is_local, settings_of
+from sawyer.runs import ADAPTER, instead_of_run, is_local, settings_of
 
 Kind = Literal["causal", "classifier"]
 # Settings that are counts, and the most that is believed: transformers builds something for each before it looks at weights.
@@ -151,6 +151,8 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
             todo="check the path; it is taken from the folder the command runs in",
         )
     if not os.path.isfile(path / "config.json") and not os.path.isfile(path / ADAPTER):
+        if inside := instead_of_run(source):
+            raise ModelError(f"{source} is a run's folder", expected="a model's folder", todo=inside)
         raise ModelError(
             f"{source} has no config.json",
             expected="a folder in Hugging Face's format",

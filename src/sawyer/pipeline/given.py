@@ -11,7 +11,7 @@ from sawyer.config import Config, RewardPart, own_function
 from sawyer.errors import ConfigError, ModelError, TrainingError
 from sawyer.pipeline.order import given_models
 from sawyer.records import Prompt
-from sawyer.runs import base_of, is_adapter, is_local, settings_of
+from sawyer.runs import base_of, instead_of_run, is_adapter, is_local, settings_of
 
 # How config.json calls the number of layers: BERT and Llama, GPT-2, DistilBERT, some others.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -43,6 +43,8 @@ def check_there(setting: str, source: str) -> None:
         base_of(source)  # says which model it needs and does not find
         return
     if (there and not os.path.isfile(Path(source) / "config.json")) or (not there and is_local(source)):
+        if inside := instead_of_run(source):
+            raise ModelError(f"{setting}: {source} is a run's folder", expected="a model's folder", todo=inside)
         raise ModelError(
             f"{setting}: {source} has no config.json" if there else f"{setting}: there is no model folder {source}",
             expected="a folder in Hugging Face's format, or a hub id",

@@ -76,7 +76,7 @@ def check_unchanged(config: Config, run: Run, prints: Mapping[str, str]) -> None
         f"{run.layout.root} holds a run whose {changed[0]} stage was begun with another config; changed: {what}",
         expected="the settings and data it was begun with",
         why="a run that goes on under other settings is neither the old experiment nor the new one",
-        todo="use another `out:` for the new settings, restore the old ones, or delete "
+        todo="use another `out:` for the new settings (on the command line out=FOLDER), restore the old ones, or delete "
         f"{_again(run.layout, changed)} to do that again",
     )
 

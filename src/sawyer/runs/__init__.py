@@ -18,7 +18,19 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.given import ADAPTER, BESIDE, TOLD, base_of, commit_of, facts_of, is_adapter, is_local, on_disk, settings_of
+from sawyer.runs.given import (
+    ADAPTER,
+    BESIDE,
+    TOLD,
+    base_of,
+    commit_of,
+    facts_of,
+    instead_of_run,
+    is_adapter,
+    is_local,
+    on_disk,
+    settings_of,
+)
 from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest, StageState, read_manifest
@@ -53,6 +65,7 @@ __all__ = [
     "handle_signals",
     "hash_files",
     "hash_folder",
+    "instead_of_run",
     "is_adapter",
     "is_complete",
     "is_local",

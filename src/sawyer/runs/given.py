@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.errors import ModelError
+from sawyer.runs.layout import Layout
+from sawyer.runs.words import STAGES
 
 ADAPTER = "adapter_config.json"
 # What we tell of adapters besides. It is no config.json: with one, transformers takes the folder for a whole model.
@@ -32,6 +34,16 @@ def is_local(source: str | Path) -> bool:
     if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or os.path.exists(path):
         return True
     return len(path.parts) != len(source.split("/")) or len(path.parts) > 2 or _half_there(path) or path.suffix in FILES
+
+
+def instead_of_run(folder: str | Path) -> str:
+    """What to name in place of a run's folder, where a model's is wanted; empty where the folder is no run's."""
+    layout = Layout(Path(folder))
+    if not (layout.config.is_file() or layout.manifest.is_file()):
+        return ""
+    models = [layout.model(stage) for stage in reversed(tuple(STAGES))]
+    there = [str(one) for one in models if any((one / name).is_file() for name in ("config.json", ADAPTER))]
+    return f"name a model in it: {', '.join(there)}" if there else "it has no model yet: finish its run first"
 
 
 def _half_there(path: Path) -> bool:

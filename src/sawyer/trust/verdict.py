@@ -240,7 +240,7 @@ def _doubts(found: Trust) -> list[Reason]:
     if found.ceiling is not None and found.ceiling.accuracy.high < 0.9:
         doubts.append(_ceiling(side, found.ceiling))
     if found.side("own") is None and found.side("gold") is None:
-        words = "nobody has judged the SFT model's own answers, which are what RL will show it"
+        words = "nobody has judged the own answers of the model that RL starts from, which are what RL will show it"
         doubts.append(_reason("own_unknown", words, "own.prompts", 0, FEW_PROMPTS))
     if not found.held_out:
         words = "that it was not trained on these prompts is taken on trust"

@@ -116,7 +116,8 @@ def verdict_words(facts: Facts) -> list[str]:
     doubtful = [stage for stage in facts.stages if facts.worst(stage) == "warn"]
     good = [stage for stage in facts.stages if facts.worst(stage) == "ok"]
     if not facts.checks:
-        return ["No stage has been checked yet."]
+        done = bool(facts.stages) and all(facts.status(stage) == "done" for stage in facts.stages)
+        return ["No stage of this run has checks." if done else "No stage has been checked yet."]
     said = []
     if bad:
         first = _gravest(facts.checks, bad[0])

@@ -149,6 +149,7 @@ class Outcome:
     last: tuple[float, ...]
     evaluations: int
     ruined: bool = False  # no answer of the last model's could be read
+    ended: float | None = None  # share of the last model's answers that end by themselves; None: it has not been asked
     zero_variance: float | None = None  # mean share over the updates of groups without variance; None: it has no groups
 
     @property
@@ -236,6 +237,11 @@ def _advice(asked: Rl, outcome: Outcome) -> str:
     """What to try after a run that did not surely gain, in settings that its algorithm has and by gates that it has."""
     if outcome.ruined or outcome.moved.high < 0:
         return f"training made the policy worse than it began: lower rl.learning_rate or raise {_tie(asked)}"
+    if outcome.ended == 0:
+        return (
+            f"no held-out answer ended within {asked.max_new_tokens:,} tokens: raise rl.max_new_tokens, look at what "
+            "rl.missing_eos_penalty takes from each, or begin with a model that has learnt to stop"
+        )
     if outcome.is_idle:
         return f"nothing could be learnt from groups of equal scores: {advice_for(asked)['zero_variance_groups']}"
     longer = "rl.episodes" if asked.knows("episodes") else "rl.epochs"

@@ -188,6 +188,7 @@ class PolicyWork:
             last=tuple(self.rewards),
             evaluations=self.best.evaluations,
             ruined=self.ruined,
+            ended=None if self.found is None else float(self.found.episodes.ended.float().mean()),
             zero_variance=sum(shares) / len(shares) if shares else None,
         )
 

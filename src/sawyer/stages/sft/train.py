@@ -32,6 +32,7 @@ from sawyer.text import Codec, Row, limited
 
 STAGE = "sft"
 EOS_SHARE = 0.9  # below this the model has not learnt to stop
+MANY_CUT = 0.1  # of the rows: with more of them cut the model sees too few ends to learn to stop
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -84,7 +85,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     judged = (held_rows, held.records) if held_rows else (rows, encoded.records)
     figures, change = _evaluate(config, run, speaker, place, *judged, steps)
     figures |= losses_of(run, STAGE)
-    _judge(run, figures, change, held_out=bool(held_rows))
+    _judge(
+        run,
+        figures,
+        change,
+        held_out=bool(held_rows),
+        cut=_advice_of_cut(encoded, by_setting=codec.context == asked.max_tokens),
+    )
     return figures
 
 
@@ -119,7 +126,8 @@ class _Encoded:
 
 def _usable(codec: Codec, records: Sequence[Demonstration], found: Sequence[Row | None], asked: Sft, run: Run) -> _Encoded:
     """Records with their rows. One whose prompt leaves no room for a response has none and is left out, a response that is cut
-    loses its end: both said, in the plan where `max_tokens` asks for it, as a warning where the model reads no more.
+    loses its end: both said, in the plan where `max_tokens` asks for it, as a warning where the model reads no more, or where
+    many rows lose their end.
 
     An earlier answer of a conversation may fit where the last prompt does not: such a row is left out as well.
     """
@@ -132,13 +140,25 @@ def _usable(codec: Codec, records: Sequence[Demonstration], found: Sequence[Row 
             f"{left_out:,} have a prompt that leaves no room for one and are left out"
         )
     by_setting = codec.context == asked.max_tokens
+    many = cut > MANY_CUT * len(records)
     if told and not by_setting:
         run.journal.event(STAGE, "warning", message=f"{told}: the model reads no more")
+    elif many:
+        run.journal.event(STAGE, "warning", message=f"sft.max_tokens: {told}: what is cut teaches no end")
     return _Encoded(
         records=tuple(record for record, _ in usable),
         rows=tuple(row for _, row in usable),
-        remark=f"; sft.max_tokens: {told}" if told and by_setting else "",
+        remark=f"; sft.max_tokens: {told}" if told and by_setting and not many else "",
     )
+
+
+def _advice_of_cut(found: _Encoded, *, by_setting: bool) -> str:
+    """What to do about rows without their end, where so many are cut that the model may not stop for it; else nothing."""
+    cut = sum(row.cut for row in found.rows)
+    if cut <= MANY_CUT * len(found.rows):
+        return ""
+    todo = "raise sft.max_tokens" if by_setting else "give shorter rows or a model that reads more tokens"
+    return f"{cut:,} of {len(found.rows):,} rows were cut and have no end to learn from: {todo}; "
 
 
 def _evaluate(
@@ -204,8 +224,8 @@ def _evaluate(
     return {"held_out_loss": loss, "base_held_out_loss": base_loss, "eos_share": eos_share}, change
 
 
-def _judge(run: Run, figures: Mapping[str, float], change: PairedInterval, *, held_out: bool) -> None:
-    """The gates of SFT (method section 2). `change` is of the loss in nats a token, row by row."""
+def _judge(run: Run, figures: Mapping[str, float], change: PairedInterval, *, held_out: bool, cut: str = "") -> None:
+    """The gates of SFT (method section 2). `change` is of the loss in nats a token, row by row; `cut` is advice on cut rows."""
     noise = change.is_noise and not math.isnan(change.value)
     where = "held-out" if held_out else "training (no row was held out)"
     gates = (
@@ -216,7 +236,7 @@ def _judge(run: Run, figures: Mapping[str, float], change: PairedInterval, *, he
             value=figures["eos_share"],
             threshold=EOS_SHARE,
             message=f"{figures['eos_share']:.0%} of answers to {where} prompts end by themselves",
-            advice="train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
+            advice=f"{cut}train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
         ),
         Gate(
             stage=STAGE,
