@@ -170,7 +170,7 @@ def check_answers(opened: Any) -> None:
 
 def test_labels(make: Make, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(make("gpt2"))
-    with pytest.raises(ModelError, match="2 labels"):  # what transformers takes a language model for
+    with pytest.raises(ModelError, match=r"is a language model \(GPT2LMHeadModel\)"):  # transformers: 2 labels
         load_reward(make("gpt2"), tokenizer)
     config = hf.GPT2Config.from_pretrained(make("gpt2"), num_labels=3)
     hf.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)

@@ -77,6 +77,21 @@ def test_a_model_that_cannot_judge_is_found_before_anything_is_trained(
     assert not Layout(tmp_path / "run").folder("base").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"architectures": ["GPT2LMHeadModel"]}, r"is a language model \(GPT2LMHeadModel\)"), ({}, "has 2 labels")],
+)
+def test_what_cannot_judge_a_comparison_is_found_before_anything_is_trained(
+    tiny: Any, tmp_path: Path, settings: dict[str, Any], told: str
+) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "config.json").write_text(json.dumps({"model_type": "gpt2", **settings}))
+    with pytest.raises(ModelError, match=rf"compare\.reward: .* {told}") as caught:
+        tiny.run(tmp_path / "run", {"compare.reward": str(tmp_path / "given")})
+    assert "label:" not in caught.value.todo  # a comparison has no such setting
+    assert not Layout(tmp_path / "run").folder("base").exists()
+
+
 @pytest.mark.parametrize("settings", [{"num_hidden_layers": 3}, {"n_layer": 3}, {"text_config": {"num_hidden_layers": 3}}])
 @pytest.mark.parametrize("stage", ["reward", "classify"])
 def test_too_many_frozen_layers_are_found_too(tiny: Any, tmp_path: Path, settings: dict[str, Any], stage: str) -> None:

@@ -137,6 +137,15 @@ def damaged(told: Sequence[Told], seed: int) -> list[tuple[str, Told, str, str]]
     return [(name, told[i], best[i], text) for name, i, text in cases if text.strip() != best[i].strip()]
 
 
+def damage_scored(told: Sequence[Told], reward: Callable[[Any, str], float], seed: int) -> list[tuple[str, bool]]:
+    """(damage, whether it won) where the two scores differ by more than a ten thousandth of the scores' standard deviation."""
+    scores = [reward(one.prompt, text) for one in told if one.pairs for text in one.texts]
+    middle = sum(scores) / len(scores)
+    near = 1e-4 * math.sqrt(sum((score - middle) ** 2 for score in scores) / len(scores))
+    leads = [(name, reward(one.prompt, bad) - reward(one.prompt, whole)) for name, one, whole, bad in damaged(told, seed)]
+    return [(name, lead > 0) for name, lead in leads if abs(lead) > near]
+
+
 def calibration(told: Sequence[Told], reward: Callable[[Any, str], float]) -> float:
     """Each pair's answer preferred, with sigmoid(|D|): in ten drawers by that, how far being right is from being sure."""
     drawers: list[list[tuple[float, float]]] = [[] for _ in range(10)]
@@ -159,7 +168,7 @@ def examined(told: Sequence[Told], reward: Callable[[Any, str], float], seed: in
         won_by(told, lambda one, j, k: float(reward(one.prompt, one.texts[j]) > reward(one.prompt, one.texts[k]))), seed
     )
     longest = share(won_by(told, longer), seed)
-    cases = damaged(told, seed)
+    wins = [won for _, won in damage_scored(told, reward, seed)]
     return {
         "accuracy": value,
         "accuracy_low": low,
@@ -171,7 +180,7 @@ def examined(told: Sequence[Told], reward: Callable[[Any, str], float], seed: in
             [float(len(text.split())) for one in told for text in one.texts],
             [reward(one.prompt, text) for one in told for text in one.texts],
         ),
-        "damaged_wins": sum(reward(o.prompt, bad) > reward(o.prompt, whole) for _, o, whole, bad in cases) / len(cases),
+        "damaged_wins": sum(wins) / len(wins),
     }
 
 
@@ -289,6 +298,6 @@ def by_source(told: Sequence[Told], reward: Callable[[Any, str], float], seed: i
 @tells("summary.json", "reward.probes.PROBE")
 def probes(told: Sequence[Told], reward: Callable[[Any, str], float], seed: int) -> dict[str, float]:
     won: dict[str, list[bool]] = {}
-    for name, one, whole, bad in damaged(told, seed):
-        won.setdefault(name, []).append(reward(one.prompt, bad) > reward(one.prompt, whole))
-    return {f"reward.probes.{name}": sum(wins) / len(wins) for name, wins in won.items()}
+    for name, wins in damage_scored(told, reward, seed):
+        won.setdefault(name, []).append(wins)
+    return {f"reward.probes.{name}": sum(all_of) / len(all_of) for name, all_of in won.items()}

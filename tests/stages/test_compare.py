@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sawyer.errors import DataError, WorldError
-from sawyer.models import RewardScorer, blocked, open_speaker
+from sawyer.models import RewardScorer, blocked, copy_model, open_speaker
 from sawyer.pipeline import preflight
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
@@ -54,13 +54,17 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return figures, read_rows(out / "compare.jsonl"), out, seen
 
 
-def test_each_models_weights_are_laid_out_once(tiny: Fixture, tmp_path: Path, precision: str, laid_out: list[Any]) -> None:
+def test_each_models_weights_are_laid_out_once(
+    tiny: Fixture, tmp_path: Path, precision: str, laid_out: list[Any], events: Any
+) -> None:
     """For all settings and batches of its answers; and where KL is read, none are: models that are the same have none to the
     last bit."""
     config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=blocked.PAYS)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
+        (tmp_path / "run" / "rl" / "model").mkdir(parents=True)
+        copy_model(tiny.sft, tmp_path / "run" / "rl" / "model", {"best_step": 0})  # as an RL leaves it that keeps no update
         compare(config.model_copy(update={"precision": precision}), run)
+    assert any("RL kept none of its updates: its model is SFT" in row["message"] for row in events(run, "gate"))
     assert len(laid_out) == len(set(laid_out)) > 3 * 4
     kls = [row["kl"] for row in read_rows(tmp_path / "run" / "compare.jsonl") if "kl" in row]
     assert len(kls) > 2 and set(kls) == {0.0}

@@ -46,6 +46,14 @@ def test_who_wins_is_told_by_the_interval(rate: tuple[float, float, float], verd
         assert "64% would probably be seen" in gate.message
 
 
+@pytest.mark.parametrize("rate", [(0.19, 0.5, 0.81), (0.1, 0.3, 0.49)])
+def test_a_model_against_itself_is_told_as_that(rate: tuple[float, float, float]) -> None:
+    found = {"win_rate_rl_vs_sft": dict(zip(("low", "value", "high"), rate, strict=True)) | {"judge": "reward"}}
+    (gate,) = compare_gates(found, "sft", config(**JUDGED), kept_start=True)
+    assert gate.verdict == "warn" and "RL kept none of its updates: its model is SFT" in gate.message
+    assert "more prompts" not in gate.advice and "would probably be seen" not in gate.message
+
+
 def test_greedy_answers_that_may_be_as_good_are_no_warning() -> None:
     (gate,) = gates(None, (-0.3, -0.1, 0.1), config(**JUDGED))
     assert gate.verdict == "ok" and "within noise; a change of 0.29 would probably be seen" in gate.message

@@ -591,6 +591,17 @@ def test_one_prompt_has_a_change_and_no_interval() -> None:
     assert outcome.figures(of_pairs=True) == {"pair_loss_change": -0.25}
 
 
+def test_a_dpo_that_keeps_its_start_tells_where_the_last_model_went() -> None:
+    """Losses 0.5 and 0.7 before, 0.6 and 0.9 at the end: the start, 0.6, is kept, and 0.75 is 0.15 worse."""
+    start, last = (-0.5, -0.7), (-0.6, -0.9)
+    figures = {"pair_loss_first": 0.6, "pair_loss_best": 0.6, "best_step": 0, "updates": 7}
+    told = gates(figures, {"algorithm": "dpo"}, start=start, best=start, last=last)[0].message
+    assert "0.600 -> 0.750 after 7 updates; gained: -0.150" in told and told.endswith("none is kept")
+    figures |= {"pair_loss_best": 0.4, "best_step": 3}
+    told = gates(figures, {"algorithm": "dpo"}, start=start, best=(-0.3, -0.5), last=last)[0].message
+    assert "0.600 -> 0.400 (update 3 of 7); gained: +0.200" in told
+
+
 def test_the_best_of_many_evaluations_was_lucky_too() -> None:
     rise = tuple(value + 0.15 + noise for value, noise in zip(START, around(0.0, 0.5, seed=1), strict=True))
     assert [gates(best=rise, evaluations=count)[0].verdict for count in (2, 60)] == ["ok", "warn"]

@@ -178,9 +178,10 @@ def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
     best = "It is the capital of France"
     longer_is_better: Scorer = lambda _, responses: [float(len(response)) for response in responses]  # noqa: E731
     found = examined(longer_is_better, group("p", (best, 9.0), ("no", 1.0)), group("q", ("Yes", 9.0), ("maybe", 1.0)))
-    # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10.
-    assert found["damaged_wins"] == 5 / 10
-    wins = {"twice": 1.0, "shuffled": 0.0, "other_prompt": 0.5, "empty": 0.0, "pleasantries": 1.0, "truncated": 0.0}
+    # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10, of which the
+    # shuffled one is as long as it was and shows nothing.
+    assert found["damaged_wins"] == 5 / 9
+    wins = {"twice": 1.0, "other_prompt": 0.5, "empty": 0.0, "pleasantries": 1.0, "truncated": 0.0}
     assert found["probes"] == wins
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import pytest
 from judges import Scorer, record, table
 
 from sawyer.records import Prompt
@@ -25,7 +26,7 @@ def test_each_kind_of_damage_is_tried_on_the_best_answer() -> None:
 
     def scorer(prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         seen.extend((prompt.text, response) for prompt, response in zip(prompts, responses, strict=True))
-        return [0.0] * len(responses)
+        return [0.0 if response in (BEST, "Yes", "no", "maybe") else -1.0 for response in responses]
 
     found, _ = probed(scorer)
     of_first = [response for prompt, response in seen if prompt == "p"][2:]  # the judged answers come first
@@ -35,18 +36,20 @@ def test_each_kind_of_damage_is_tried_on_the_best_answer() -> None:
     assert of_first[2:] == ["Yes", "", f"Thank you so much for this great question! {BEST} I hope this helps you!", "It is the"]
     # An answer of one word cannot be shuffled or cut.
     tried = {name: one.wins.cases for name, one in found.items()}
-    assert tried == {"twice": 2, "shuffled": 1, "other_prompt": 2, "empty": 2, "pleasantries": 2, "truncated": 1}
-    assert set(tried) == set(DAMAGES)
-    assert all(one.wins.value == 0 for one in found.values()), "equal scores are no win"
+    # The other prompt's best answer has the same score here: neither a win nor a loss.
+    assert tried == {"twice": 2, "shuffled": 1, "other_prompt": 0, "empty": 2, "pleasantries": 2, "truncated": 1}
+    assert set(tried) == set(DAMAGES) and found["other_prompt"].unseen == 2
+    assert all(one.wins.value == 0 for one in found.values() if one.wins.cases)
 
 
 def test_wins_are_counted_over_all_that_was_tried() -> None:
     found, together = probed(lambda _, responses: [float(len(response)) for response in responses])
-    # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10.
-    assert (together.value, together.cases, together.prompts) == (5 / 10, 10, 2)
-    assert {name: one.wins.value for name, one in found.items()} == {
+    # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10,
+    # of which the shuffled one is as long as it was.
+    assert (together.value, together.cases, together.prompts) == (5 / 9, 9, 2)
+    assert {name: one.unseen for name, one in found.items() if one.unseen} == {"shuffled": 1}
+    assert {name: one.wins.value for name, one in found.items() if one.wins.cases} == {
         "twice": 1.0,
-        "shuffled": 0.0,
         "other_prompt": 0.5,
         "empty": 0.0,
         "pleasantries": 1.0,
@@ -72,3 +75,25 @@ def test_an_answer_damaged_into_itself_is_not_tried() -> None:
 def test_an_answer_that_nobody_preferred_is_not_damaged() -> None:
     found = trust(table({}), [record("p", ("one", 8.0), ("other", 8.0))])
     assert found.damaged.cases == 0 and all(one.wins.cases == 0 for one in found.probes)
+
+
+def test_damage_beyond_what_a_model_reads_shows_nothing() -> None:
+    """It counts the first ten letters; rounding puts the longer text ahead by a millionth a letter."""
+
+    def scorer(_: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        return [len(response[:10]) + 1e-6 * len(response) for response in responses]
+
+    found, together = probed(scorer)
+    # Of `BEST` it sees the first ten letters: 10. Said twice, shuffled and between pleasantries it has ten as well; "Yes" it
+    # sees whole: 3. (cases, won, unseen), by hand:
+    assert {name: (one.wins.cases, one.wins.value * one.wins.cases, one.unseen) for name, one in found.items()} == {
+        "twice": (1, 1, 1),  # "Yes Yes": 7
+        "shuffled": (0, 0, 1),
+        "other_prompt": (2, 1, 0),
+        "empty": (2, 0, 0),
+        "pleasantries": (1, 1, 1),
+        "truncated": (1, 0, 0),  # "It is the": 9
+    }
+    assert (together.value, together.cases) == (pytest.approx(3 / 7), 7) and found["shuffled"].example is None
+    leads = [scorer([], [f"{text} {text}"])[0] > scorer([], [text])[0] for text in (BEST, "Yes")]
+    assert leads == [True, True], "where any lead is a win, rounding wins"

@@ -162,6 +162,9 @@ def _show(console: Console, found: Trust, verdict: Verdict) -> None:
             probes.add_row(probe.what, *_in_parts(probe.wins))
         probes.add_row("all", *_in_parts(found.damaged), style="bold")
         console.print(probes)
+    if unseen := sum(probe.unseen for probe in found.probes):
+        console.print()
+        say(console, f"{unseen:,} more damaged answers got the same score as the whole ones, to rounding: they show nothing.")
     if found.ceiling is not None:
         console.print()
         top = found.ceiling.accuracy

@@ -18,7 +18,7 @@ from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
 from sawyer.models.pretrained import check_config, check_family, check_folder, doors, explained, quiet, table_rows
 from sawyer.models.reach import steady_length
-from sawyer.runs import base_of, facts_of, is_adapter, on_disk, settings_of
+from sawyer.runs import base_of, facts_of, is_adapter, language_model, on_disk, settings_of
 from sawyer.text import Codec, all_ends, id_count, special_ids, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
@@ -253,6 +253,13 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     heads as we write it; adapters are added to the weights."""
     model, missing = sequence_model(source, "reward model")
     if model.config.num_labels != ((facts(model).get("ensemble") or {}).get("heads") or 1):
+        if speaks := language_model(settings_of(source)):
+            raise ModelError(
+                f"{source} is a language model ({speaks})",
+                expected="a reward model",
+                why="it has no head that scores an answer",
+                todo="name a reward model's folder, or train one with `sawyer reward`",
+            )
         raise ModelError(
             f"{source} has {model.config.num_labels} labels",
             expected="one: the reward",

@@ -7,17 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, RewardPart, own_function
+from sawyer.config import Config, own_function
 from sawyer.errors import ConfigError, ModelError, TrainingError
 from sawyer.pipeline.order import given_models
 from sawyer.records import Prompt
-from sawyer.runs import base_of, instead_of_run, is_adapter, is_local, settings_of
+from sawyer.runs import base_of, instead_of_run, is_adapter, is_local, language_model, settings_of
 
 # How config.json calls the number of layers: BERT and Llama, GPT-2, DistilBERT, some others.
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-# What a language model's class ends with: it loads as a reward model as well, with a head that nobody trained.
-SPEAKS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
-JUDGES = "ForSequenceClassification"
+WITH_LABEL = "add `label:` with one of them ({}), or "
 TRIED = ("An answer in a few words.", "")  # a policy may also end at once
 
 
@@ -33,7 +31,10 @@ def check_given(config: Config, stage: str, is_coming: Callable[[str], bool]) ->
     if stage == "rl" and config.rl is not None:
         for part in config.rl.rewards:
             if f"rl.rewards.{part.name}" in given:
-                _check_judge(part, settings_of(str(part.model)))
+                _check_judge(f"rl.rewards, {part.name}: {part.model}", part.label, settings_of(str(part.model)), WITH_LABEL)
+    if "compare.reward" in given:
+        source = given["compare.reward"]
+        _check_judge(f"compare.reward: {source}", None, settings_of(source), "")
 
 
 def check_there(setting: str, source: str) -> None:
@@ -75,39 +76,38 @@ def _layers(settings: Mapping[str, Any]) -> int | None:
     return next((number for number in found if isinstance(number, int)), None)
 
 
-def _check_judge(part: RewardPart, settings: Mapping[str, Any]) -> None:
-    """A part that names a label has a classifier that knows it; one that names none has a reward model."""
+def _check_judge(where: str, label: str | None, settings: Mapping[str, Any], ask: str) -> None:
+    """One of which a label is asked is a classifier that knows it; any other is a reward model. `ask`: how a label is asked
+    there, empty where none can be."""
     if not settings:
         return
-    where = f"rl.rewards, {part.name}: {part.model}"
-    kinds = [str(kind) for kind in settings.get("architectures") or ()]
-    if kinds and not any(kind.endswith(JUDGES) for kind in kinds) and any(kind.endswith(SPEAKS) for kind in kinds):
+    if speaks := language_model(settings):
         raise ModelError(
-            f"{where} is a language model ({kinds[0]})",
-            expected="a reward model or a classifier",
-            why="it has no head that scores an answer; a random one would be paid for",
+            f"{where} is a language model ({speaks})",
+            expected="a reward model or a classifier" if ask else "a reward model",
+            why="it has no head that scores an answer; a random one would be believed",
             todo="name a reward model's folder, or train one with `sawyer reward`",
         )
     labels = _labels(settings)
     ours = settings.get("sawyer") or {}
     heads = int((ours.get("ensemble") or {}).get("heads", 1))
-    if part.label is None and len(labels) != heads:
+    if label is None and len(labels) != heads:
         raise ModelError(
             f"{where} has {len(labels)} labels",
             expected="one: the reward",
             why="it is a classifier, and which of its labels is wanted is not said",
-            todo=f"add `label:` with one of them ({', '.join(labels[:12])}), or name a reward model",
+            todo=f"{ask.format(', '.join(labels[:12]))}name a reward model",
         )
-    if part.label is not None and len(labels) < 2:
+    if label is not None and len(labels) < 2:
         raise ModelError(
             f"{where} has one label",
             expected="a classifier: two labels or more",
             why="one label is a reward model's, whose score is no probability",
             todo="leave `label` out to be paid its score, or name a classifier",
         )
-    if part.label is not None and part.label not in labels:
+    if label is not None and label not in labels:
         raise ModelError(
-            f"{where} has no label {part.label!r}",
+            f"{where} has no label {label!r}",
             expected=f"one of: {', '.join(labels[:12])}",
             todo="name one of its labels, as its config.json has them",
         )

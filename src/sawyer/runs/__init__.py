@@ -28,6 +28,7 @@ from sawyer.runs.given import (
     instead_of_run,
     is_adapter,
     is_local,
+    language_model,
     on_disk,
     settings_of,
 )
@@ -69,6 +70,7 @@ __all__ = [
     "is_adapter",
     "is_complete",
     "is_local",
+    "language_model",
     "last_gates",
     "link",
     "new_file",

@@ -20,6 +20,9 @@ TOLD = "sawyer.json"
 BESIDE = "base_beside"  # among our facts: the way from a folder of adapters to their model, where both lie in one run
 # What ends so is a file's name; `owner/name` of the hub may have dots in it, but never these.
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# What a language model's class ends with: it loads as a reward model as well, with a head that nobody trained.
+SPEAKS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
+JUDGES = "ForSequenceClassification"
 FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
 
 
@@ -81,6 +84,13 @@ def settings_of(source: str | Path) -> dict[str, Any]:
         except ModelError:
             return told
     return _read(Path(on_disk(source)) / "config.json")
+
+
+def language_model(settings: Mapping[str, Any]) -> str | None:
+    """The class of a language model, as its config.json names it; None for a model that judges, and where none is named."""
+    kinds = [str(kind) for kind in settings.get("architectures") or ()]
+    judges = any(kind.endswith(JUDGES) for kind in kinds)
+    return kinds[0] if not judges and any(kind.endswith(SPEAKS) for kind in kinds) else None
 
 
 def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Probe:
     what: str
     wins: Figure
     example: Example | None
+    unseen: int = 0  # damaged answers that got the whole one's score, to rounding: not among the cases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

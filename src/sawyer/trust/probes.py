@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from sawyer.models import Scorer
 from sawyer.trust.figures import Example, Figure, Probe
 from sawyer.trust.intervals import share
 from sawyer.trust.judged import Judged
+
+# A model that reads only the start of a text may get the same tokens twice. Padding and the order of fp32's sums then part the
+# two scores by some 1e-6 of the scores' standard deviation; who wins by so little is chance.
+SAME = 1e-4  # standard deviations of the judged answers' scores: far above that rounding, far below any difference that counts
 
 
 def _shuffled(text: str, _: str, rng: random.Random) -> str | None:
@@ -41,12 +46,14 @@ DAMAGES: Mapping[str, tuple[str, Callable[[str, str, random.Random], str | None]
 def probe(scorer: Scorer, rows: Sequence[Judged], *, seed: int) -> tuple[tuple[Probe, ...], Figure]:
     """Each kind of damage to each prompt's best answer, and all kinds together: how often does the damaged one score higher?
 
-    Equal scores are no win. Only prompts of which one answer was judged better than another have a best one.
+    Two scores that are the same to rounding (`SAME`) show nothing, neither a win nor a loss: they are counted as unseen and are
+    no case. Only prompts of which one answer was judged better than another have a best one.
     """
     rows = [row for row in rows if next(row.pairs(), None) is not None]
     rng = random.Random(f"{seed}/damage")
     best = [row.responses[row.best] for row in rows]
     whole = [row.rewards[row.best] for row in rows]
+    near = SAME * statistics.pstdev([reward for row in rows for reward in row.rewards]) if rows else 0.0
     others = best[1:] + best[:1]
     won, tried = [0] * len(rows), [0] * len(rows)
     probes = []
@@ -54,15 +61,15 @@ def probe(scorer: Scorer, rows: Sequence[Judged], *, seed: int) -> tuple[tuple[P
         texts = [damage(text, other, rng) for text, other in zip(best, others, strict=True)]
         cases = [(i, text) for i, text in enumerate(texts) if text is not None and text.strip() != best[i].strip()]
         rewards = scorer([rows[i].prompt for i, _ in cases], [text for _, text in cases]) if cases else []
-        lead = [reward - whole[i] for (i, _), reward in zip(cases, rewards, strict=True)]
-        for (i, _), gained in zip(cases, lead, strict=True):
+        scored = [(i, text, reward) for (i, text), reward in zip(cases, rewards, strict=True) if abs(reward - whole[i]) > near]
+        lead = [reward - whole[i] for i, _, reward in scored]
+        for (i, _, _), gained in zip(scored, lead, strict=True):
             won[i], tried[i] = won[i] + (gained > 0), tried[i] + 1
         example = None
-        if cases:
-            at = lead.index(max(lead))
-            i, text = cases[at]
+        if scored:
+            i, text, reward = scored[lead.index(max(lead))]
             prompt = rows[i].prompt.text
-            example = Example(prompt=prompt, whole=best[i], damaged=text, whole_reward=whole[i], damaged_reward=rewards[at])
+            example = Example(prompt=prompt, whole=best[i], damaged=text, whole_reward=whole[i], damaged_reward=reward)
         wins = share([(float(gained > 0), 1.0) for gained in lead], seed)
-        probes.append(Probe(name=name, what=what, wins=wins, example=example))
+        probes.append(Probe(name=name, what=what, wins=wins, example=example, unseen=len(cases) - len(scored)))
     return tuple(probes), share(list(zip(map(float, won), map(float, tried), strict=True)), seed)

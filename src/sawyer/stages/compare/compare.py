@@ -22,6 +22,7 @@ from sawyer.models import (
     open_speaker,
     open_tokenizer,
     policy_logprobs,
+    read_extra,
     sample,
 )
 from sawyer.records import Prompt, once_each, prompt_of
@@ -55,7 +56,8 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     rows = _judged(config, run, work, scorer)
     write_text(run.layout.compare, "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows))
     figures = figures_of(rows, seed=config.seed)
-    for gate in compare_gates(figures, work.start, config):
+    kept_start = "rl" in work.models and read_extra(run.layout.model("rl")).get("best_step") == 0
+    for gate in compare_gates(figures, work.start, config, kept_start=kept_start):
         run.journal.gate(gate)
     return figures
 

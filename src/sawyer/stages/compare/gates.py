@@ -14,13 +14,14 @@ NAMES = {"sft": "SFT", "base": "the model it started from"}
 EVEN = 0.5
 
 
-def compare_gates(figures: Mapping[str, Any], start: str, config: Config) -> list[Gate]:
+def compare_gates(figures: Mapping[str, Any], start: str, config: Config, *, kept_start: bool = False) -> list[Gate]:
     """Whether RL surely wins against `start` (sft or base), and whether its greedy answers surely got worse; those of which
-    there are figures. What lies within noise is said to, with what so many prompts would have shown."""
+    there are figures. What lies within noise is said to, with what so many prompts would have shown. `kept_start`: none of RL's
+    updates was kept, so that it and its start are one model."""
     gates = []
     rate, change = figures.get(f"win_rate_rl_vs_{start}"), figures.get(f"greedy_change_rl_vs_{start}")
     if rate is not None:
-        gates.append(_win_gate(rate, start))
+        gates.append(_same_gate(rate, start) if kept_start else _win_gate(rate, start))
     if change is not None:
         gates.append(_greedy_gate(change, start, config))
     return gates
@@ -40,6 +41,20 @@ def _win_gate(rate: Mapping[str, Any], start: str) -> Gate:
         threshold=EVEN,
         message=told,
         advice="look at the answers side by side; more prompts narrow the interval",
+    )
+
+
+def _same_gate(rate: Mapping[str, Any], start: str) -> Gate:
+    """One model against itself: whatever the rate is, it is chance, and more prompts would show no more."""
+    return Gate(
+        stage=STAGE,
+        name=f"rl_beats_{start}",
+        verdict="warn",
+        value=rate["low"],
+        threshold=EVEN,
+        message=f"RL kept none of its updates: its model is {NAMES[start]}; that it wins {rate['value']:.1%} of the prompts by "
+        f"{rate['judge']} is the chance of sampling at temperature 0.7",
+        advice="see the gate rl_improves for what RL may have lacked",
     )
 
 

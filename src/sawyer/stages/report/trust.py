@@ -256,9 +256,10 @@ def _probes(probes: Sequence[Values]) -> list[Damage]:
     found = []
     for probe in tried:
         example = probe["example"]
+        cases = "answers" if not probe["unseen"] else f"answers; {number(probe['unseen'])} more scored the same, to rounding"
         found.append(
             Damage(
-                bit=_bit(str(probe["what"]), probe["wins"], "answers"),
+                bit=_bit(str(probe["what"]), probe["wins"], cases),
                 example=example,
                 whole=_short(example["whole"]) if example else "",
                 damaged=_short(example["damaged"]) if example else "",

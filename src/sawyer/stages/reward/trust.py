@@ -215,6 +215,8 @@ def _damage_gate(figures: Mapping[str, Any], probes: Sequence[Probe]) -> Gate:
     told = f"damaged answers beat the whole ones {figures['damaged_wins']:.1%} of the time"
     if worst is not None:
         told += f" (worst: {worst.name}, {worst.wins.value:.0%}, from {worst.wins.low:.0%} to {worst.wins.high:.0%})"
+    if unseen := sum(probe.unseen for probe in probes):
+        told += f"; {unseen:,} more scored the same as the whole ones, to rounding"
     return Gate(
         stage=STAGE,
         name="reward_rejects_damage",

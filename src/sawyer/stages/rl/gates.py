@@ -255,15 +255,19 @@ def _advice(asked: Rl, outcome: Outcome) -> str:
 def _pairs_gate(figures: Mapping[str, Any], outcome: Outcome) -> Gate:
     """Where nobody scores answers: are held-out pairs surely told apart better than by the model that dpo starts from?"""
     first, best, kept = figures["pair_loss_first"], figures["pair_loss_best"], figures["best_step"]
-    change = outcome.gained if kept else outcome.moved
+    message = f"loss of the held-out pairs {first:.3f} -> "
+    if kept:
+        message += f"{best:.3f} (update {kept} of {figures['updates']}); gained: {outcome.gained.summary}"
+    else:  # the kept model is the one that dpo started from: what can be told is where the last one went
+        last = -sum(outcome.last) / len(outcome.last)
+        message += f"{last:.3f} after {figures['updates']} updates; gained: {outcome.moved.summary}; none is kept"
     return Gate(
         stage="rl",
         name="rl_improves",
         verdict="ok" if outcome.gained.low > 0 else "warn",
         value=outcome.gained.low,
         threshold=0.0,
-        message=f"loss of the held-out pairs {first:.3f} -> {best:.3f} (update {kept} of {figures['updates']}); "
-        f"gained: {change.summary}",
+        message=message,
         advice="lower rl.learning_rate if the training loss fell, else raise it or rl.epochs; more pairs tell more",
     )
 
