@@ -94,7 +94,8 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "zero_variance_groups": (
         "answers that are compared with each other all get the same score: nothing can be learnt from them",
-        "raise {more}, take prompts that are sometimes answered rightly, or pay in steps and not all or nothing",
+        "raise {more}, or rl.max_new_tokens where no answer ends; take prompts that are sometimes answered rightly, or pay in "
+        "steps and not all or nothing",
     ),
 }
 
