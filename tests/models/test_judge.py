@@ -164,7 +164,7 @@ def test_an_encoder_needs_no_end_and_a_decoder_does(source: Callable[[str], Path
     with pytest.raises(ModelError, match="no EOS"):
         load_tokenizer(source("bert"))
     assert new_judge(source("bert"), seed=0).reads == "text pairs"
-    assert new_judge(make("gpt2"), seed=0).reads == "its own chat template"
+    assert new_judge(make("gpt2"), seed=0).reads == "its own chat template, `question`"
 
 
 def test_a_decoder_from_elsewhere_has_no_template(make: Callable[[str], Path], tmp_path: Path) -> None:

@@ -181,6 +181,16 @@ def test_a_saved_folder_renders_our_prompt(bytes_tokenizer: Any, tmp_path: Path,
 
 
 @pytest.mark.parametrize("name", ["question", "chatml"])
+def test_a_saved_model_s_template_is_told_by_its_name(bytes_tokenizer: Any, beginning_tokenizer: Any, name: str) -> None:
+    """RL's plan says which one SFT has trained with, though RL takes what the SFT model brings."""
+    for tokenizer in (bytes_tokenizer, beginning_tokenizer):
+        assert set_template(tokenizer, name) == f"the template `{name}`"
+        assert set_template(tokenizer, "auto") == f"its own chat template, `{name}`"
+    bytes_tokenizer.chat_template += "{# another #}"
+    assert set_template(bytes_tokenizer, "auto") == "its own chat template"
+
+
+@pytest.mark.parametrize("name", ["question", "chatml"])
 def test_a_beginning_token_comes_once(beginning_tokenizer: Any, name: str) -> None:
     assert beginning_tokenizer("a")["input_ids"][0] == beginning_tokenizer.bos_token_id
     set_template(beginning_tokenizer, name)

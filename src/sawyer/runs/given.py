@@ -42,7 +42,7 @@ def is_local(source: str | Path) -> bool:
 def instead_of_run(folder: str | Path) -> str:
     """What to name in place of a run's folder, where a model's is wanted; empty where the folder is no run's."""
     layout = Layout(Path(folder))
-    if not (layout.config.is_file() or layout.manifest.is_file()):
+    if not (os.path.isfile(layout.config) or os.path.isfile(layout.manifest)):  # no error where the name is too long for a file
         return ""
     models = [layout.model(stage) for stage in reversed(tuple(STAGES))]
     there = [str(one) for one in models if any((one / name).is_file() for name in ("config.json", ADAPTER))]

@@ -34,6 +34,7 @@ CHATML = (
     "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
 )
 TEMPLATES = {"question": QUESTION, "chatml": CHATML}
+BOS = "{{- bos_token -}}"  # before one of them, for a tokenizer that begins texts so
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 PROBE = (
     Message(role="user", content="first question"),
@@ -77,7 +78,7 @@ def set_template(tokenizer: Any, name: str, *, rows: int | None = None) -> str:
             )
     elif name in TEMPLATES:
         adds_bos = tokenizer.bos_token is not None and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
-        tokenizer.chat_template = ("{{- bos_token -}}" if adds_bos else "") + TEMPLATES[name]
+        tokenizer.chat_template = (BOS if adds_bos else "") + TEMPLATES[name]
         if name == "chatml":
             missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
             if rows is None or len(tokenizer) + len(missing) <= rows:
@@ -93,10 +94,18 @@ def set_template(tokenizer: Any, name: str, *, rows: int | None = None) -> str:
             ) from error
     day = pin_date(tokenizer)
     check_template(tokenizer, name)
-    words = "its own chat template" if name == "tokenizer" else f"the template `{name}`"
+    words = f"the template `{name}`"
+    if name == "tokenizer":  # a model that we have saved has one that we put on it
+        known = _known(tokenizer.chat_template)
+        words = "its own chat template" + ("" if known is None else f", `{known}`")
     words += "" if day is None else f", dated {day.isoformat()}"
     last = ", which rewrites earlier turns: of a conversation the last answer alone is trained"
     return words + (last if rewrites(tokenizer) else "")
+
+
+def _known(template: str) -> str | None:
+    """Which of `TEMPLATES` a template is, as `set_template` writes it."""
+    return next((name for name, text in TEMPLATES.items() if template in (text, f"{BOS}{text}")), None)
 
 
 def pin_date(tokenizer: Any) -> date | None:
