@@ -507,3 +507,15 @@ def test_of_prompts_answered_together_one_may_end_before_the_other(speaker: Spea
     for completion in found:
         assert opened.codec.pad_id not in completion.ids and completion.ids.count(0) == completion.ended
         assert completion.ids[-1] == 0 if completion.ended else len(completion.ids) == 6
+
+
+def test_the_trial_of_a_cache_is_quiet(speaker: Speakers, caplog: pytest.LogCaptureFixture) -> None:
+    """Its ids may begin with the pad token's: transformers would warn a user who can do nothing about it."""
+    from transformers.utils import logging
+
+    network = speaker("gpt2").model
+    network.config.pad_token_id = 1  # the trial's first id
+    decode._caches.pop(network, None)
+    logging.warning_once.cache_clear()
+    assert decode.caches_exactly(network)
+    assert "attention_mask" not in caplog.text

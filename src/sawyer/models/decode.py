@@ -268,7 +268,9 @@ def _cached_right(network: Any) -> bool:
         for step in range(3):
             told = rows.next(torch.tensor([ids[1 + short + step], ids[length + step]], device=table.device))
         for row, whole in zip(told, (ids[1 : 4 + short], ids), strict=True):
-            alone = network(input_ids=torch.tensor([whole], device=table.device), use_cache=False).logits[0, -1].float()
+            row_ids = torch.tensor([whole], device=table.device)
+            # The mask says what is so anyway: without one transformers warns where an id happens to be the pad token's.
+            alone = network(input_ids=row_ids, attention_mask=torch.ones_like(row_ids), use_cache=False).logits[0, -1].float()
             if not torch.allclose(row, alone, atol=CLOSE, rtol=CLOSE):
                 return False
     return True
