@@ -370,11 +370,6 @@ class Config(Section):
     compare: Compare | None = Field(None, description="the models side by side")
 
     @property
-    def policy_stage(self) -> Literal["sft", "base"] | None:
-        """The stage whose model answers: in collect, and where RL starts. None: the one that `model` names."""
-        return "sft" if self.sft is not None else "base" if self.base is not None else None
-
-    @property
     def has_policy(self) -> bool:
         """Whether the run has a model that answers: a reward model alone has none."""
         return any(section is not None for section in (self.sft, self.collect, self.rl))

@@ -222,6 +222,11 @@ def reward_gate(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> Gate
         message = f"held-out reward {start:.3f} -> {last:.3f} after {updates} updates: {outcome.moved.summary}; none is kept"
     if outcome.is_idle:
         message += f"; in {outcome.zero_variance:.0%} of the groups all answers had the same score"
+    return _gate_of_gain(outcome, message, _advice(asked, outcome))
+
+
+def _gate_of_gain(outcome: Outcome, message: str, advice: str) -> Gate:
+    """ok where the kept model surely gained on held-out prompts or pairs."""
     return Gate(
         stage="rl",
         name="rl_improves",
@@ -229,7 +234,7 @@ def reward_gate(figures: Mapping[str, Any], asked: Rl, outcome: Outcome) -> Gate
         value=outcome.gained.low,
         threshold=0.0,
         message=message,
-        advice=_advice(asked, outcome),
+        advice=advice,
     )
 
 
@@ -261,15 +266,8 @@ def _pairs_gate(figures: Mapping[str, Any], outcome: Outcome) -> Gate:
     else:  # the kept model is the one that dpo started from: what can be told is where the last one went
         last = -sum(outcome.last) / len(outcome.last)
         message += f"{last:.3f} after {figures['updates']} updates; gained: {outcome.moved.summary}; none is kept"
-    return Gate(
-        stage="rl",
-        name="rl_improves",
-        verdict="ok" if outcome.gained.low > 0 else "warn",
-        value=outcome.gained.low,
-        threshold=0.0,
-        message=message,
-        advice="lower rl.learning_rate if the training loss fell, else raise it or rl.epochs; more pairs tell more",
-    )
+    advice = "lower rl.learning_rate if the training loss fell, else raise it or rl.epochs; more pairs tell more"
+    return _gate_of_gain(outcome, message, advice)
 
 
 def _tie(asked: Rl) -> str:
