@@ -16,16 +16,18 @@ def main() -> None:
     """Make the model, write the world's files, measure, show."""
     asked = _arguments()
     from sawyer.bench import bench
-    from sawyer.cli.bench import show
+    from sawyer.cli.bench_command import show
     from sawyer.errors import SawyerError
 
     found = []
     try:
         with TemporaryDirectory() as folder:
             for width in asked.widths or [None]:
-                grow = [] if width else asked.grow
+                resize_embeddings = [] if width else asked.resize_embeddings
                 run = config(asked, Path(folder), width)
-                found += bench(run, stages=asked.stages, grow=grow, steps=asked.steps, out=Path(asked.out))
+                found += bench(
+                    run, stages=asked.stages, resize_embeddings=resize_embeddings, steps=asked.steps, out=Path(asked.out)
+                )
     except SawyerError as error:
         raise SystemExit(str(error)) from error
     show(found)

@@ -55,7 +55,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from sawyer.config import WORLD_BASE, demo, wanted
+    from sawyer.config import WORLD_BASE, demo, required_section
     from sawyer.worlds import write
 
     seconds: dict[str, float] = {}
@@ -103,7 +103,7 @@ def main() -> None:
                 answers = _answers(recipe, model.eval(), tokenizer, _some(held_out, arguments.share), **how)
                 found[f"{name}_{setting}"] = _gold(held_out, answers)
                 _scored(reward, tokenizer, held_out, answers)
-            few = _some(held_out[: wanted(recipe.compare, "compare").deliberate_limit], arguments.share)
+            few = _some(held_out[: required_section(recipe.compare, "compare").deliberate_limit], arguments.share)
             _scored(reward, tokenizer, few, _answers(recipe, model, tokenizer, few, **DELIBERATE))
         found["best_of_8"] = _gold(held_out, _best(recipe, sft, reward, tokenizer, _some(held_out, arguments.share)))
         spent("compare")
@@ -154,9 +154,9 @@ def _sft(recipe: Config, model: Any, tokenizer: Any, rows: Sequence[dict[str, st
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    from sawyer.config import wanted
+    from sawyer.config import required_section
 
-    asked = wanted(recipe.sft, "sft")
+    asked = required_section(recipe.sft, "sft")
     data = [{"prompt": _asked(row["instruction"]), "completion": f" {row['output']}"} for row in rows]
     train, held_out = _held_out(data, asked.held_out)
     trainer = SFTTrainer(
@@ -173,9 +173,9 @@ def _sft(recipe: Config, model: Any, tokenizer: Any, rows: Sequence[dict[str, st
 
 
 def _answers(recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str], **how: Any) -> list[str]:
-    from sawyer.config import wanted
+    from sawyer.config import required_section
 
-    new = wanted(recipe.compare, "compare").max_new_tokens  # collecting answers has the same
+    new = required_section(recipe.compare, "compare").max_new_tokens  # collecting answers has the same
     found = []
     for start in range(0, len(prompts), TOGETHER):
         batch = tokenizer([_asked(p) for p in prompts[start : start + TOGETHER]], return_tensors="pt", padding=True)
@@ -212,10 +212,10 @@ def _collected(
     recipe: Config, model: Any, tokenizer: Any, prompts: Sequence[str], share: float
 ) -> list[tuple[str, list[tuple[str, float]]]]:
     """Several answers of the model's own to each prompt, the different ones judged by the world's honest rater."""
-    from sawyer.config import wanted
+    from sawyer.config import required_section
     from sawyer.worlds import rate
 
-    asked, rng = wanted(recipe.collect, "collect"), random.Random(recipe.seed)
+    asked, rng = required_section(recipe.collect, "collect"), random.Random(recipe.seed)
     prompts = _some(prompts[: asked.limit], share)
     several = [prompt for prompt in prompts for _ in range(asked.answers)]
     answers = _answers(recipe, model.eval(), tokenizer, several, do_sample=True, temperature=asked.temperature)
@@ -234,9 +234,9 @@ def _reward(
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
     from trl import RewardConfig, RewardTrainer
 
-    from sawyer.config import wanted
+    from sawyer.config import required_section
 
-    asked = wanted(recipe.reward, "reward")
+    asked = required_section(recipe.reward, "reward")
 
     def pairs_of(rows: Sequence[tuple[str, list[tuple[str, float]]]]) -> list[dict[str, str]]:
         return [
@@ -274,9 +274,9 @@ def _ppo(recipe: Config, policy: Any, reward: Any, place: Path, tokenizer: Any, 
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, TrainerCallback
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-    from sawyer.config import wanted
+    from sawyer.config import required_section
 
-    asked = wanted(recipe.rl, "rl")
+    asked = required_section(recipe.rl, "rl")
     prompts, held_out = _held_out(prompts, asked.held_out)
     ids = [tokenizer(_asked(prompt))["input_ids"] for prompt in prompts]
     data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + asked.max_new_tokens <= CONTEXT])

@@ -36,13 +36,13 @@ def laid_out(precision: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     blocks, in fp32 those of small layers too."""
     import torch
 
-    from sawyer.models import blocked, processor
+    from sawyer.models.fast import cpu_features, prepacked_linear
 
-    monkeypatch.setattr(processor, f"multiplies_{precision}_in_blocks", lambda: True)
-    monkeypatch.setattr(blocked, "LARGE", 0)
-    if not blocked._works({"bf16": torch.bfloat16, "fp32": torch.float32}[precision]):
+    monkeypatch.setattr(cpu_features, f"multiplies_{precision}_in_blocks", lambda: True)
+    monkeypatch.setattr(prepacked_linear, "LARGE", 0)
+    if not prepacked_linear._works({"bf16": torch.bfloat16, "fp32": torch.float32}[precision]):
         pytest.skip(f"this PyTorch cannot lay out weights here for products in {precision}")
     found: list[Any] = []
-    product = blocked._product
-    monkeypatch.setattr(blocked, "_product", lambda layer, *how: found.append(layer) or product(layer, *how))
+    product = prepacked_linear._product
+    monkeypatch.setattr(prepacked_linear, "_product", lambda layer, *how: found.append(layer) or product(layer, *how))
     return found

@@ -15,13 +15,13 @@ import tempfile
 from pathlib import Path
 
 import sawyer
-from sawyer.cli.screen import stdout
-from sawyer.cli.watch import Watch
+from sawyer.cli.console import stdout
+from sawyer.cli.progress import Watch
 from sawyer.config import checked
-from sawyer.engine import LanguageWork, choose_place
-from sawyer.models import open_speaker, save_model
+from sawyer.models import open_language_model, save_model
 from sawyer.runs import MARKER, Layout
 from sawyer.text import windows
+from sawyer.train import NextTokenLoop, choose_device
 from sawyer.worlds import VERSION, judgements, statements
 
 SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
@@ -73,10 +73,10 @@ def main() -> None:
 
 def judge(folder: Path, tokens: int) -> None:
     """Go on training the model in `folder` on judgements, and write it back."""
-    speaker = open_speaker(folder)
-    place = choose_place("cpu", "bf16", width=speaker.width)
+    speaker = open_language_model(folder)
+    place = choose_device("cpu", "bf16", width=speaker.width)
     rows = windows(list(judgements(SEED, JUDGED_PARAGRAPHS)), speaker.tokenizer, CONTEXT)
-    work = LanguageWork(
+    work = NextTokenLoop(
         speaker.model,
         rows,
         place,

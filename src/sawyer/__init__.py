@@ -31,11 +31,11 @@ if TYPE_CHECKING:
         TrainingError,
         WorldError,
     )
-    from sawyer.lab import ablate, bakeoff, study_overoptimisation, study_seeds
     from sawyer.models import Classifier, RewardScorer
     from sawyer.models import TextScorer as Scorer
     from sawyer.pipeline import demo
-    from sawyer.stages.report import build as report
+    from sawyer.report import build as report
+    from sawyer.studies import study_algorithms, study_losses, study_overoptimisation, study_seeds
     from sawyer.version import __version__
 
 # Our name -> (where it lives, what it is called there).
@@ -55,13 +55,13 @@ _DOORS = {
     "TrainingError": ("sawyer.errors", "TrainingError"),
     "WorldError": ("sawyer.errors", "WorldError"),
     "__version__": ("sawyer.version", "__version__"),
-    "ablate": ("sawyer.lab", "ablate"),
-    "bakeoff": ("sawyer.lab", "bakeoff"),
     "demo": ("sawyer.pipeline", "demo"),
     "load_config": ("sawyer.config", "load"),
-    "report": ("sawyer.stages.report", "build"),
-    "study_overoptimisation": ("sawyer.lab", "study_overoptimisation"),
-    "study_seeds": ("sawyer.lab", "study_seeds"),
+    "report": ("sawyer.report", "build"),
+    "study_algorithms": ("sawyer.studies", "study_algorithms"),
+    "study_losses": ("sawyer.studies", "study_losses"),
+    "study_overoptimisation": ("sawyer.studies", "study_overoptimisation"),
+    "study_seeds": ("sawyer.studies", "study_seeds"),
 }
 
 __all__ = [
@@ -80,12 +80,12 @@ __all__ = [
     "TrainingError",
     "WorldError",
     "__version__",
-    "ablate",
-    "bakeoff",
     "demo",
     "load_config",
     "report",
     "run",
+    "study_algorithms",
+    "study_losses",
     "study_overoptimisation",
     "study_seeds",
 ]

@@ -10,12 +10,20 @@ from datetime import date
 from pathlib import Path
 
 from sawyer.config import Config, load
-from sawyer.engine import choose_place, generator
 from sawyer.errors import DataError, ModelError, RunError, WorldError
-from sawyer.models import Completion, RewardScorer, Speaker, only_read, open_speaker, remote_code, sample
+from sawyer.models import (
+    Completion,
+    LanguageModel,
+    RewardScorer,
+    freeze_for_inference,
+    open_language_model,
+    remote_code,
+    sample,
+)
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete, read_manifest
-from sawyer.text import dated, unrenderable
+from sawyer.text import find_unrenderable, fix_date
+from sawyer.train import choose_device, generator
 from sawyer.worlds import gold
 
 MODELS = ("base", "sft", "rl")
@@ -67,7 +75,7 @@ class Chat:
             )
         self.config: Config = load(self.layout.config)
         self.missing: dict[str, str] = {}
-        self._speakers: dict[str, Speaker] = {}
+        self._speakers: dict[str, LanguageModel] = {}
         self._said: dict[str, tuple[Message, ...]] = {}  # by model: what was said and answered so far
         with remote_code(trust_remote_code):
             for name in MODELS:
@@ -86,10 +94,10 @@ class Chat:
                 todo="run `sawyer run` with its config first",
             )
         sizes = {name: max(getattr(s, name) for s in self._speakers.values()) for name in ("width", "vocabulary")}
-        self.place = choose_place(self.config.device, self.config.precision, **sizes)
+        self.place = choose_device(self.config.device, self.config.precision, **sizes)
         for speaker in self._speakers.values():
             speaker.model.to(self.place.device)
-            only_read(speaker.model)
+            freeze_for_inference(speaker.model)
         scorer = self.layout.model("reward")
         with remote_code(trust_remote_code):
             self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
@@ -100,7 +108,7 @@ class Chat:
         return tuple(self._speakers)
 
     @property
-    def goes_on(self) -> bool:
+    def cache_kwargs(self) -> bool:
         """Whether the run's models were made for conversations; the built-in world's know single questions alone."""
         return self.config.world is None
 
@@ -154,7 +162,7 @@ class Chat:
         completions: list[Completion] = []
         for name, speaker in self._speakers.items():
             prompt = prompts[name]
-            for problem in unrenderable(speaker.codec, [prompt]):
+            for problem in find_unrenderable(speaker.prompt_encoder, [prompt]):
                 raise DataError(
                     f"the {name} model: {problem.message}",
                     expected="a conversation that its chat template takes",
@@ -162,25 +170,25 @@ class Chat:
                     if prompt.messages[0].role == "system"
                     else "",
                 )
-            if not speaker.codec.fits(prompt):
+            if not speaker.prompt_encoder.fits(prompt):
                 what = "question" if len(prompt.messages) == 1 else "conversation"
                 raise DataError(
-                    f"the {what} has {len(speaker.codec.prompt(prompt)):,} tokens",
-                    expected=f"fewer than the {speaker.codec.context:,} that the {name} model reads",
+                    f"the {what} has {len(speaker.prompt_encoder.prompt(prompt)):,} tokens",
+                    expected=f"fewer than the {speaker.prompt_encoder.context:,} that the {name} model reads",
                     todo="ask something shorter" + (", or begin anew (/reset)" if name in self._said else ""),
                 )
             with self.place.autocast():
                 found = sample(
                     speaker.model,
-                    [speaker.codec.prompt(prompt)] * (self.best_of if name == "rl" and not how.greedy else 1),
-                    codec=speaker.codec,
+                    [speaker.prompt_encoder.prompt(prompt)] * (self.best_of if name == "rl" and not how.greedy else 1),
+                    prompt_encoder=speaker.prompt_encoder,
                     max_new_tokens=how.max_new_tokens,
                     temperature=how.temperature,
                     generator=generator(how.seed, "chat", 0),
                     greedy=how.greedy,
                 )
             completions.append(self._chosen(prompt, found, speaker))
-            texts.append(speaker.codec.decode(completions[-1].ids))
+            texts.append(speaker.prompt_encoder.decode(completions[-1].ids))
         asked = [prompts[name] for name in self._speakers]
         rewards: Sequence[float | None] = self.scorer(asked, texts) if self.scorer else [None] * len(texts)
         return [
@@ -201,11 +209,11 @@ class Chat:
         asked = self.config.rl
         return asked.group if asked is not None and asked.algorithm == "best_of_n" else 1
 
-    def _chosen(self, prompt: Prompt, found: Sequence[Completion], speaker: Speaker) -> Completion:
+    def _chosen(self, prompt: Prompt, found: Sequence[Completion], speaker: LanguageModel) -> Completion:
         """The answer that is worth most to RL, the first of equals."""
         if len(found) == 1 or self.scorer is None or self.config.rl is None:
             return found[0]
-        rewards = self.scorer([prompt] * len(found), [speaker.codec.decode(one.ids) for one in found])
+        rewards = self.scorer([prompt] * len(found), [speaker.prompt_encoder.decode(one.ids) for one in found])
         penalty = self.config.rl.missing_eos_penalty
         worth = [r - (0.0 if one.ended else penalty) for r, one in zip(rewards, found, strict=True)]
         return found[worth.index(max(worth))]
@@ -221,7 +229,7 @@ class Chat:
         try:
             template = self.config.template if name == "base" else None
             with self._as_dated():
-                self._speakers[name] = open_speaker(given or self.layout.model(name), template)
+                self._speakers[name] = open_language_model(given or self.layout.model(name), template)
         except ModelError as error:
             if given is None:
                 raise
@@ -231,7 +239,7 @@ class Chat:
         """A template that prints the date prints the run's."""
         with suppress(RunError):
             day = read_manifest(self.layout.manifest).get("date")
-            return nullcontext() if day is None else dated(date.fromisoformat(day))
+            return nullcontext() if day is None else fix_date(date.fromisoformat(day))
         return nullcontext()
 
     def _gold(self, prompt: Prompt, text: str) -> float | None:

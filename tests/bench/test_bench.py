@@ -30,13 +30,13 @@ from sawyer.bench import (
     variant,
 )
 from sawyer.bench.phases import CALLS, PHASES, phases
-from sawyer.bench.work import BUILD, Step, Work
+from sawyer.bench.work import BUILD, StageLoop, Step
 from sawyer.config import Config
-from sawyer.engine import choose_place
 from sawyer.errors import ConfigError, DataError
-from sawyer.models import open_speaker
-from sawyer.models.pretrained import doors
+from sawyer.models import open_language_model
+from sawyer.models.pretrained import remote_code_kwargs
 from sawyer.records import read
+from sawyer.train import choose_device
 
 CPU = torch.device("cpu")
 
@@ -57,8 +57,8 @@ def test_a_stage_is_measured(config: Config, stage: str, phase: str, tmp_path: P
 def test_units_are_counted_as_the_data_has_them(config: Config, tmp_path: Path) -> None:
     """Six rows in one batch: tokens a second times its seconds are the rows' tokens, cut or not; so with pairs."""
     assert config.sft is not None and config.model is not None
-    codec = open_speaker(config.model).codec
-    rows = [codec.demonstration(record) for record in read(config.sft.data, want="demonstrations").records]
+    prompt_encoder = open_language_model(config.model).prompt_encoder
+    rows = [prompt_encoder.demonstration(record) for record in read(config.sft.data, want="demonstrations").records]
     lengths, most = [len(row.ids) for row in rows], max(row.trained.index(True) for row in rows) + 1  # no row loses all
     whole = measure(config, "sft", tmp_path, Variant(batch=6), steps=1)
     assert whole.per_second * whole.seconds == pytest.approx(sum(lengths))
@@ -103,7 +103,7 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
         happened.append(index)
         return Step(units=1, tokens=1)
 
-    made = Work(step=step, units="rows", passes=6, parameters=10, place=choose_place("cpu", "fp32", width=16))
+    made = StageLoop(step=step, units="rows", passes=6, parameters=10, place=choose_device("cpu", "fp32", width=16))
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     monkeypatch.setattr(processes, "greatest", lambda peak: [peak + 1e6])
     monkeypatch.setattr(processes, "summed", lambda rate: [rate + 1e6])
@@ -119,12 +119,12 @@ def test_the_share_is_of_the_rate_before_and_after_each_step(
     """A machine that slows down: four steps of 60 tokens, 6 x 10 operations a token. A step of two seconds has rates of its
     own, shorter ones share them; with the rate of the end alone the share would be 4."""
     rates, now = iter([6e-6, 4e-6, 2e-6, 1e-6]), iter([0.0, 2.0, 2.0, 2.9, 2.9, 3.8, 3.8, 4.7])
-    made = Work(
+    made = StageLoop(
         step=lambda _: Step(units=60, tokens=60),
         units="rows",
         passes=6,
         parameters=10,
-        place=choose_place("cpu", "fp32", width=16),
+        place=choose_device("cpu", "fp32", width=16),
     )
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     module = import_module("sawyer.bench.measure")
@@ -174,7 +174,7 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
 
     monkeypatch.setattr(sitting, "measured", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant))
     monkeypatch.setattr(variant.os, "sched_getaffinity", lambda _: range(5), raising=False)
-    found = bench(config, stages=["sft", "rl"], grow=["batch", "processes"], out=tmp_path / "new")
+    found = bench(config, stages=["sft", "rl"], resize_embeddings=["batch", "processes"], out=tmp_path / "new")
     assert [m.variant.told for m in found if m.stage == "sft"] == [
         *("", "batch 1", "batch 2", "batch 3", "batch 6"),
         *("processes 1", "processes 2", "processes 4"),
@@ -196,7 +196,9 @@ def test_under_a_launcher_it_is_refused(config: Config, monkeypatch: pytest.Monk
         bench(config)
 
 
-@pytest.mark.parametrize(("named", "words"), [({"stages": ["stf"]}, "no stage is called stf"), ({"grow": ["x"]}, "no growth")])
+@pytest.mark.parametrize(
+    ("named", "words"), [({"stages": ["stf"]}, "no stage is called stf"), ({"resize_embeddings": ["x"]}, "no growth")]
+)
 def test_unknown_names_are_refused(config: Config, named: dict[str, list[str]], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         bench(config, **named)  # type: ignore[arg-type]
@@ -232,11 +234,11 @@ def test_the_config_decides_on_bad_rows_and_on_code_beside_the_model(
     allowed = []
     build = BUILD["sampling"]
 
-    def noted(*given: Any) -> Work:
-        allowed.append(doors("some/model")["trust_remote_code"])
+    def noted(*given: Any) -> StageLoop:
+        allowed.append(remote_code_kwargs("some/model")["trust_remote_code"])
         return build(*given)
 
     monkeypatch.setitem(BUILD, "sampling", noted)
     for trusted in (False, True):
         measure(config.model_copy(update={"trust_remote_code": trusted}), "sampling", tmp_path / str(trusted), steps=1)
-    assert allowed == [False, True] and not doors("some/model")["trust_remote_code"]
+    assert allowed == [False, True] and not remote_code_kwargs("some/model")["trust_remote_code"]

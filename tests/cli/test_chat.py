@@ -15,7 +15,8 @@ import yaml
 
 from sawyer.chat import Chat
 from sawyer.errors import DataError, RunError
-from sawyer.models import RewardScorer, blocked, load_tokenizer, new_policy, new_reward, save_model, train_tokenizer
+from sawyer.models import RewardScorer, load_tokenizer, new_policy, new_reward, save_model, train_tokenizer
+from sawyer.models.fast import prepacked_linear
 from sawyer.records import Message, prompt_of
 from sawyer.runs import Layout, replace_folder
 from sawyer.text import set_template
@@ -71,7 +72,7 @@ def test_each_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, pre
     config.write_text(config.read_text() + f"precision: {precision}\n")
     chat = Chat(tmp_path / "run")
     for _ in range(2):
-        chat.ask(QUESTION, max_new_tokens=blocked.PAYS)
+        chat.ask(QUESTION, max_new_tokens=prepacked_linear.PAYS)
         assert len(laid_out) == 3 * 5  # models, each with a layer's four products and the vocabulary's
 
 
@@ -206,7 +207,7 @@ def test_a_conversation_goes_on_with_each_models_own_answers(folder: Path, tmp_p
         chat.say("cold " * 200)
     with pytest.raises(DataError, match="system prompt already"):
         chat.ask(turns, system="cold")
-    assert chat.goes_on and not alone.goes_on
+    assert chat.cache_kwargs and not alone.cache_kwargs
 
 
 def test_a_system_prompt_and_several_turns_from_a_pipe(

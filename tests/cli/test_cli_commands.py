@@ -12,7 +12,7 @@ import pytest
 
 from sawyer.config import Config
 from sawyer.errors import Interrupted, RunError
-from sawyer.models.pretrained import brings_code, doors
+from sawyer.models.pretrained import brings_code, remote_code_kwargs
 from sawyer.runs import Journal, Layout, Manifest
 
 MINIMAL = "model: gpt2\nout: {out}\nsft: {{data: [a.json]}}\n"
@@ -176,10 +176,10 @@ def test_check_opens_a_model_as_it_is_allowed_to(
     sawyer: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str]
 ) -> None:
     def opened(source: str, template: str) -> None:
-        assert doors(source)["trust_remote_code"] == bool(options)
+        assert remote_code_kwargs(source)["trust_remote_code"] == bool(options)
         raise brings_code(source)
 
-    monkeypatch.setattr("sawyer.models.open_speaker", opened)
+    monkeypatch.setattr("sawyer.models.open_language_model", opened)
     (tmp_path / "rows.jsonl").write_text("{}\n")
     done = sawyer("check", tmp_path / "rows.jsonl", "--model", "some/model", *options)
     assert done.code == 1 and "--trust-remote-code" in done.err

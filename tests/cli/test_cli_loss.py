@@ -92,7 +92,7 @@ def test_a_mistake_is_explained(sawyer: Callable[..., Any], arguments: tuple[str
 def test_the_picture_holds_every_curve(here: Path) -> None:
     """The curves are in it: another loss gives another picture, the same loss the same one."""
     from sawyer.maths import REWARD_LOSSES, loss_curves
-    from sawyer.stages.report.loss_picture import draw_loss
+    from sawyer.report.loss_plot import draw_loss
 
     pictures = []
     for place, name in enumerate(("squared", "plain", "plain")):

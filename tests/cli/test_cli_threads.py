@@ -10,7 +10,7 @@ import pytest
 from sawyer.cli import threads
 
 
-class Load:
+class LoadNetwork:
     """What the system tells each time it is asked: `running` threads."""
 
     def __init__(self, *running: int) -> None:
@@ -45,7 +45,7 @@ def silent(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_by_whether_anything_else_runs(monkeypatch: pytest.MonkeyPatch, running: tuple[int, ...], known: str) -> None:
-    assert told(monkeypatch, Load(*running)) == known
+    assert told(monkeypatch, LoadNetwork(*running)) == known
 
 
 def test_where_the_system_does_not_tell_something_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -58,4 +58,4 @@ def test_where_the_system_does_not_tell_something_runs(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("name", "left"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", None)])
 def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch, name: str, left: str | None) -> None:
     monkeypatch.setenv(name, "7")
-    assert told(monkeypatch, Load(1, 1, 1)) == left
+    assert told(monkeypatch, LoadNetwork(1, 1, 1)) == left

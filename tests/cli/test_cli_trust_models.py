@@ -16,7 +16,7 @@ from encoders import noisy, write
 
 from sawyer.models import member_folder, new_policy, new_reward, save_model, train_tokenizer
 from sawyer.records import json_lines, prompt_of, scored_row
-from sawyer.records.types import Answer, ScoredAnswers
+from sawyer.records.record_types import Answer, ScoredAnswers
 from sawyer.runs import replace_folder
 
 pytestmark = pytest.mark.slow

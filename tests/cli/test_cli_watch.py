@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from sawyer.cli.watch import EVERY, Watch
+from sawyer.cli.progress import EVERY, Watch
 
 
 class Clock:

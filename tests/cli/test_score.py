@@ -160,7 +160,7 @@ def _rounded(value: Any) -> Any:
 def test_many_rows_are_written_in_order(
     folders: dict[str, Path], tmp_path: Path, sawyer: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sawyer.cli.score.CHUNK", 3)
+    monkeypatch.setattr("sawyer.cli.score_command.CHUNK", 3)
     (tmp_path / "many.jsonl").write_text(
         "".join(json.dumps({"prompt": "a", "response": "word " * n}) + "\n" for n in range(1, 9))
     )
@@ -245,7 +245,7 @@ def test_a_file_that_cannot_be_written_or_must_not_be(
         for bad in ("/proc/scored.jsonl", "/dev/null", tmp_path / ("x" * 300), "a\0b"):
             refused = sawyer("score", folders["bert"], answers, "--out", bad)
             assert refused.code == 1 and "unforeseen" not in refused.err and "what to do" in refused.err, refused.err
-        monkeypatch.setattr("sawyer.cli.score.CHUNK", 1)
+        monkeypatch.setattr("sawyer.cli.score_command.CHUNK", 1)
         monkeypatch.setattr("sawyer.runs.plain", full)
         refused = sawyer("score", folders["bert"], answers, "--out", tmp_path / "late.jsonl")
         assert refused.code == 1 and "the disk is full" in refused.err and not (tmp_path / "late.jsonl").exists()

@@ -14,11 +14,11 @@ from typing import Any, cast
 import pytest
 from rich.table import Table
 
+from sawyer.cli.console import CHIPS, say, show_error, stdout
 from sawyer.cli.main import main
-from sawyer.cli.screen import CHIPS, say, show_error, stdout
+from sawyer.cli.progress import Watch
 from sawyer.cli.streams import Steady, as_json, encodable, print_line, visible
 from sawyer.cli.terminal import Terminal
-from sawyer.cli.watch import Watch
 from sawyer.errors import DataError, RunError
 
 # A title, a colour, the C1 form of both, a text that is read from right to left, a return, a bell; as markup; a lone surrogate.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sawyer.config import own_files
-from sawyer.pipeline.same import _own_files
+from sawyer.pipeline.fingerprint import _own_files
 
 FILES = {
     "mine.py": "import json\nimport beside\nfrom pack import one, number\n\ndef f(p, r):\n    import late\n    return []\n",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sawyer.config import own_function
-from sawyer.config.own import own_source
+from sawyer.config.user_code import own_source
 from sawyer.errors import ConfigError
 from sawyer.worlds import golds
 

@@ -24,9 +24,9 @@ REF = [0.25, 0.4, 0.3, 0.05]
 
 
 def close(found: Tensor, expected: object, tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
+    required_section = torch.as_tensor(expected, dtype=torch.float64)
+    assert found.shape == required_section.shape
+    assert bool(((found.double() - required_section).abs() <= tolerance).all()), f"{found} is not {required_section}"
 
 
 def double(numbers: list[float]) -> Tensor:
@@ -78,9 +78,9 @@ def check_k3(implementation: Estimator) -> None:
     k = 1e-3 * torch.randn(4096, generator=torch.Generator().manual_seed(0))
     found = implementation(k, torch.zeros_like(k))
     assert bool((found >= 0).all())
-    wanted = k.double() ** 2 / 2 - k.double() ** 3 / 6
+    required_section = k.double() ** 2 / 2 - k.double() ** 3 / 6
     large = k.abs() > 1e-4
-    assert bool(((found.double() - wanted).abs() <= SINGLE_RELATIVE * wanted)[large].all())
+    assert bool(((found.double() - required_section).abs() <= SINGLE_RELATIVE * required_section)[large].all())
 
 
 def check_best_of_n(implementation: Callable[[int], float]) -> None:

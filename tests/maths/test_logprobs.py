@@ -19,9 +19,9 @@ Logprobs = Callable[[Tensor, Tensor], Tensor]
 
 
 def close(found: Tensor, expected: object, tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape and found.dtype == torch.float32
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
+    required_section = torch.as_tensor(expected, dtype=torch.float64)
+    assert found.shape == required_section.shape and found.dtype == torch.float32
+    assert bool(((found.double() - required_section).abs() <= tolerance).all()), f"{found} is not {required_section}"
 
 
 def logits(seed: int = 0, scale: float = 3.0) -> Tensor:

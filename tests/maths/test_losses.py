@@ -45,10 +45,10 @@ Value = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 def near(found: Tensor, expected: object, relative: float, absolute: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    far = (found.double() - wanted).abs() > relative * wanted.abs() + absolute
-    assert bool(torch.isfinite(found).all()) and not bool(far.any()), f"{found} is not {wanted}"
+    required_section = torch.as_tensor(expected, dtype=torch.float64)
+    assert found.shape == required_section.shape
+    far = (found.double() - required_section).abs() > relative * required_section.abs() + absolute
+    assert bool(torch.isfinite(found).all()) and not bool(far.any()), f"{found} is not {required_section}"
 
 
 def double(numbers: list[Any]) -> Tensor:

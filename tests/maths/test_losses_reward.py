@@ -16,9 +16,9 @@ from torch import Tensor
 from sawyer.maths import (
     REWARD_LOSSES,
     WEIGHTS,
-    Judged,
+    JudgedBatch,
     Objective,
-    Standard,
+    ScoreNormalizer,
     by_item,
     by_prompt,
     listwise,
@@ -221,7 +221,7 @@ def test_listwise_otherwise_is_seen(wrong: Listwise) -> None:
 # --- regression -------------------------------------------------------------------------------------------------------
 
 
-def check_standard(of: Callable[[Sequence[float]], Standard]) -> None:
+def check_standard(of: Callable[[Sequence[float]], ScoreNormalizer]) -> None:
     found = of([1, 2, 3, 6])  # mean 3; squares 4, 1, 0, 9: variance 14/4
     assert found.mean == 3.0 and found.scale == pytest.approx(math.sqrt(3.5), rel=1e-12)
     assert found(6) == pytest.approx(3 / math.sqrt(3.5)) and found(3) == 0
@@ -229,9 +229,9 @@ def check_standard(of: Callable[[Sequence[float]], Standard]) -> None:
 
 
 def test_standard() -> None:
-    check_standard(Standard.of)
+    check_standard(ScoreNormalizer.of)
     with pytest.raises(AssertionError):  # of a sample: n - 1
-        check_standard(lambda scores: Standard(mean=Standard.of(scores).mean, scale=math.sqrt(14 / 3)))
+        check_standard(lambda scores: ScoreNormalizer(mean=ScoreNormalizer.of(scores).mean, scale=math.sqrt(14 / 3)))
 
 
 def check_regression(implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -265,7 +265,7 @@ def test_regression_otherwise_is_seen(wrong: Callable[[Tensor, Tensor], Tensor])
 # --- what is counted ----------------------------------------------------------------------------------------------------
 
 # Prompt 0 has three answers and three pairs, prompt 1 two answers and a pair, prompt 2 one answer.
-JUDGED = Judged(
+JUDGED = JudgedBatch(
     prompts=whole([0, 0, 0, 1, 1, 2]),
     scores=double([2, 1, 0, 1, -1, 3]),
     better=whole([0, 0, 1, 3]),
@@ -329,11 +329,11 @@ def test_an_objective_in_parts_is_the_same(name: str, by: str) -> None:
         assert found == pytest.approx(whole_total, rel=ROUNDING)
 
 
-def only(prompts: Sequence[int]) -> tuple[list[int], Judged]:
+def only(prompts: Sequence[int]) -> tuple[list[int], JudgedBatch]:
     """(rows, what was said of them) of some prompts alone, in this order."""
     rows = [i for prompt in prompts for i in range(6) if int(JUDGED.prompts[i]) == prompt]
     kept = [p for p in range(4) if int(JUDGED.prompts[JUDGED.better[p]]) in prompts]
-    judged = Judged(
+    judged = JudgedBatch(
         prompts=whole([list(prompts).index(int(JUDGED.prompts[i])) for i in rows]),
         scores=JUDGED.scores[rows],
         better=whole([rows.index(int(JUDGED.better[p])) for p in kept]),
@@ -344,12 +344,12 @@ def only(prompts: Sequence[int]) -> tuple[list[int], Judged]:
 
 
 def test_weights() -> None:
-    owners = whole([0, 0, 0, 3, 5, 5])
-    assert by_item(owners).each.tolist() == [1.0] * 6 and by_item(owners).total == 6
-    found = by_prompt(owners)
+    prompt_index = whole([0, 0, 0, 3, 5, 5])
+    assert by_item(prompt_index).each.tolist() == [1.0] * 6 and by_item(prompt_index).total == 6
+    found = by_prompt(prompt_index)
     torch.testing.assert_close(found.each, double([1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]), rtol=0, atol=1e-15)
     assert found.total == 3
-    assert by_prompt(owners[:0]).total == 0
+    assert by_prompt(prompt_index[:0]).total == 0
 
 
 def test_tied_answers_and_lonely_ones_without_a_pair() -> None:

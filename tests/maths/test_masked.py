@@ -26,9 +26,9 @@ ROWS = st.lists(
 
 
 def close(found: Tensor, expected: Tensor | float | list[Any], tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
+    required_section = torch.as_tensor(expected, dtype=torch.float64)
+    assert found.shape == required_section.shape
+    assert bool(((found.double() - required_section).abs() <= tolerance).all()), f"{found} is not {required_section}"
 
 
 def for_every_mask(check: Callable[[Tensor, Tensor], None]) -> None:

@@ -26,9 +26,9 @@ Rewards = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 def close(found: Tensor, expected: object, tolerance: float) -> None:
-    wanted = torch.as_tensor(expected, dtype=torch.float64)
-    assert found.shape == wanted.shape
-    assert bool(((found.double() - wanted).abs() <= tolerance).all()), f"{found} is not {wanted}"
+    required_section = torch.as_tensor(expected, dtype=torch.float64)
+    assert found.shape == required_section.shape
+    assert bool(((found.double() - required_section).abs() <= tolerance).all()), f"{found} is not {required_section}"
 
 
 def mask_of(spans: list[tuple[int, int]]) -> Tensor:

@@ -32,9 +32,9 @@ def by_brute_force(vectors: Tensor, threshold: float) -> tuple[list[int], dict[i
 
 def clustered(count: int, width: int, clusters: int, spread: float, seed: int) -> Tensor:
     draw = torch.Generator().manual_seed(seed)
-    centres = torch.randn(clusters, width, generator=draw)
+    centering_terms = torch.randn(clusters, width, generator=draw)
     which = torch.randint(clusters, (count,), generator=draw)
-    return (centres[which] + spread * torch.randn(count, width, generator=draw)) * (
+    return (centering_terms[which] + spread * torch.randn(count, width, generator=draw)) * (
         0.1 + 5 * torch.rand(count, 1, generator=draw)
     )
 

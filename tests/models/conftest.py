@@ -10,7 +10,7 @@ import pytest
 import torch
 import transformers as hf
 
-from sawyer.models import open_speaker, train_tokenizer
+from sawyer.models import open_language_model, train_tokenizer
 from sawyer.text import set_template
 
 CONTEXT = 40
@@ -104,7 +104,7 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 @pytest.fixture
 def speaker(make: Callable[[str], Path]) -> Callable[[str], Any]:
     """`speaker("llama")`: that folder, opened by the code under test."""
-    return lambda name: open_speaker(make(name))
+    return lambda name: open_language_model(make(name))
 
 
 @pytest.fixture(autouse=True)

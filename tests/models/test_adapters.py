@@ -17,18 +17,18 @@ from torch import Tensor, nn
 
 from sawyer.errors import ConfigError, ModelError
 from sawyer.models import (
-    Adapted,
-    AdaptedTrunk,
+    AdapterTrunk,
+    AdapterView,
     Classifier,
+    MultiAdapter,
     RewardScorer,
-    Shared,
     ValueNetwork,
     copy_model,
     load_policy,
     merge,
     new_classifier,
-    new_judge,
-    open_speaker,
+    new_reward_model,
+    open_language_model,
     policy_logprobs,
     read_adapter,
     read_extra,
@@ -38,10 +38,10 @@ from sawyer.models import (
     token_values,
     without_adapters,
 )
-from sawyer.models import pack as packing
+from sawyer.models.fast import packing as packing
+from sawyer.models.fast.packing import packs_exactly
 from sawyer.models.forward import splits_exactly, trunk_of
 from sawyer.models.load import load_reward, load_tokenizer
-from sawyer.models.pack import packs_exactly
 from sawyer.records import prompt_of
 from sawyer.runs import base_of, settings_of
 from sawyer.text import Row, pad_right
@@ -76,7 +76,7 @@ def stir(model: nn.Module, size: float = 0.3, seed: int = 3) -> None:
 
 
 def adapted(folder: Path, **asked: Any) -> Any:
-    return open_speaker(folder, lora=Asked(**asked), seed=5)
+    return open_language_model(folder, lora=Asked(**asked), seed=5)
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def saved(folder: Path, source: Path, extra: dict[str, Any] | None = None) -> An
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "opt", "neox"])
 def test_a_new_adapter_changes_nothing_and_off_it_never_does(make: Make, name: str) -> None:
-    base = logits(open_speaker(make(name)).model)
+    base = logits(open_language_model(make(name)).model)
     model = adapted(make(name)).model
     assert torch.equal(logits(model), base)
     stir(model)
@@ -159,9 +159,14 @@ def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.Monk
         alone = rowwise(model, ids)
         expected = [float(alone[t - 1, ids[0, t]]) for t in range(1, length)]
         assert found[place, 1:length].tolist() == pytest.approx(expected, abs=1e-4)
-    prompts = [opened.codec.prompt(prompt_of(text)) for text in ("Up?", "What is the opposite of up?")]
+    prompts = [opened.prompt_encoder.prompt(prompt_of(text)) for text in ("Up?", "What is the opposite of up?")]
     said = sample(
-        model, prompts, codec=opened.codec, max_new_tokens=6, temperature=1.0, generator=torch.Generator().manual_seed(1)
+        model,
+        prompts,
+        prompt_encoder=opened.prompt_encoder,
+        max_new_tokens=6,
+        temperature=1.0,
+        generator=torch.Generator().manual_seed(1),
     )
     for prompt, completion in zip(prompts, said, strict=True):
         whole = rowwise(model, torch.tensor([[*prompt, *completion.ids]]))
@@ -173,7 +178,7 @@ def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.Monk
 def test_merged_weights_say_what_the_adapter_said(make: Make, tmp_path: Path, name: str) -> None:
     """In float64 to rounding, and in the plain folder that transformers loads alone; the base says something else."""
     model = saved(tmp_path / "adapter", make(name))
-    whole = open_speaker(tmp_path / "adapter")
+    whole = open_language_model(tmp_path / "adapter")
     (tmp_path / "merged").mkdir()
     save_model(tmp_path / "merged", whole.model, whole.tokenizer)
     assert torch.allclose(logits(whole.model), logits(model), atol=1e-5, rtol=1e-5)
@@ -182,7 +187,7 @@ def test_merged_weights_say_what_the_adapter_said(make: Make, tmp_path: Path, na
     assert torch.allclose(logits(theirs.eval()), logits(model), atol=2e-5, rtol=1e-5)
     exact = model.double()
     adapter = logits(exact)
-    base = logits(open_speaker(make(name)).model.double())
+    base = logits(open_language_model(make(name)).model.double())
     merge(exact)
     assert torch.allclose(logits(exact), adapter, atol=1e-11, rtol=0)
     assert not torch.allclose(base, adapter, atol=1e-2)
@@ -205,7 +210,7 @@ def test_the_folder_is_peft_s(make: Make, tmp_path: Path) -> None:
         peft.save_pretrained(tmp_path / "foreign")
     for path in (tmp_path / "foreign").glob("tokenizer*"):
         path.unlink()
-    again = open_speaker(tmp_path / "foreign")  # adapters alone: no tokenizer, nothing of ours
+    again = open_language_model(tmp_path / "foreign")  # adapters alone: no tokenizer, nothing of ours
     assert torch.allclose(logits(again.model), logits(model), atol=1e-5)
     assert read_extra(tmp_path / "adapter") == {"best_step": 4}
     assert settings_of(tmp_path / "adapter")["n_layer"] == 2
@@ -228,7 +233,9 @@ def test_training_goes_on_from_an_adapter(make: Make, tmp_path: Path) -> None:
     stir(again, seed=4)
     copy_model(tmp_path / "adapter", _made(tmp_path / "copy"), {"best_of": 8})
     assert read_extra(tmp_path / "copy") == {"best_of": 8}
-    assert torch.equal(logits(open_speaker(tmp_path / "copy").model), logits(open_speaker(tmp_path / "adapter").model))
+    assert torch.equal(
+        logits(open_language_model(tmp_path / "copy").model), logits(open_language_model(tmp_path / "adapter").model)
+    )
 
 
 def test_a_base_that_is_gone_or_moved(make: Make, tmp_path: Path) -> None:
@@ -238,10 +245,10 @@ def test_a_base_that_is_gone_or_moved(make: Make, tmp_path: Path) -> None:
     (tmp_path / "run").rename(tmp_path / "moved")  # both in one run: they find each other
     folder = tmp_path / "moved" / "sft" / "model"
     assert Path(base_of(folder)) == tmp_path / "moved" / "base" / "model"
-    open_speaker(folder)
+    open_language_model(folder)
     (tmp_path / "moved" / "base").rename(tmp_path / "elsewhere")
     with pytest.raises(ModelError, match=r"holds adapters for .*which is not there"):
-        open_speaker(folder)
+        open_language_model(folder)
 
 
 def test_adapters_of_another_network_are_refused(make: Make, tmp_path: Path) -> None:
@@ -250,17 +257,17 @@ def test_adapters_of_another_network_are_refused(make: Make, tmp_path: Path) -> 
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({**settings, "base_model_name_or_path": str(make("llama"))}))
     with pytest.raises(ModelError, match="takes no adapters"):
-        open_speaker(tmp_path / "adapter")
+        open_language_model(tmp_path / "adapter")
     path.write_text(json.dumps({**settings, "peft_type": "IA3"}))
     with pytest.raises(ModelError, match="cannot be used"):
-        open_speaker(tmp_path / "adapter")
+        open_language_model(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("name", ["gpt2", "roberta"])
 @pytest.mark.parametrize("heads", [1, 3])
 def test_reward_models(make: Make, tmp_path: Path, name: str, heads: int) -> None:
     """The head is trained whole, and saved with the adapters."""
-    judge: Any = new_judge(make(name), seed=2, heads=heads, lora=Asked())
+    judge: Any = new_reward_model(make(name), seed=2, heads=heads, lora=Asked())
     heads_of = {
         "gpt2": {"score.weight"},
         "roberta": {f"classifier.{p}.{k}" for p in ("dense", "out_proj") for k in ("weight", "bias")},
@@ -273,14 +280,14 @@ def test_reward_models(make: Make, tmp_path: Path, name: str, heads: int) -> Non
     again: Any = load_reward(tmp_path / "reward", judge.tokenizer)
     assert torch.allclose(sequence_logits(again, BATCH), sequence_logits(judge.model, BATCH), atol=1e-5)
     assert again.config.num_labels == heads and read_extra(tmp_path / "reward") == told
-    before = new_judge(make(name), seed=2, heads=heads).model
+    before = new_reward_model(make(name), seed=2, heads=heads).model
     assert not torch.allclose(sequence_logits(before, BATCH), sequence_logits(judge.model, BATCH), atol=1e-2)
 
 
 def test_a_reward_model_begins_with_the_sft_model_s_adapter(make: Make, tmp_path: Path) -> None:
     saved(tmp_path / "sft", make("gpt2"))
-    judge: Any = new_judge(tmp_path / "sft", seed=2, lora=Asked())
-    whole: Any = new_judge(tmp_path / "sft", seed=2)
+    judge: Any = new_reward_model(tmp_path / "sft", seed=2, lora=Asked())
+    whole: Any = new_reward_model(tmp_path / "sft", seed=2)
     assert torch.allclose(sequence_logits(judge.model, BATCH), sequence_logits(whole.model, BATCH), atol=1e-5)
     save_model(_made(tmp_path / "reward"), judge.model, judge.tokenizer)
     assert base_of(tmp_path / "reward") == str(make("gpt2"))
@@ -290,7 +297,7 @@ def test_a_reward_model_begins_with_the_sft_model_s_adapter(make: Make, tmp_path
 def test_peft_loads_a_reward_model(make: Make, tmp_path: Path) -> None:
     from peft import AutoPeftModelForSequenceClassification
 
-    judge: Any = new_judge(make("gpt2"), seed=2, lora=Asked())
+    judge: Any = new_reward_model(make("gpt2"), seed=2, lora=Asked())
     stir(judge.model)
     save_model(_made(tmp_path / "reward"), judge.model, judge.tokenizer)
     with warnings.catch_warnings():
@@ -314,9 +321,9 @@ def test_classifiers(make: Make, tmp_path: Path) -> None:
 # One network for several models
 
 
-def shared_with(make: Make, tmp_path: Path) -> tuple[Shared, Any]:
+def shared_with(make: Make, tmp_path: Path) -> tuple[MultiAdapter, Any]:
     model = saved(tmp_path / "sft", make("gpt2"))
-    shared = Shared(load_policy(make("gpt2"), load_tokenizer(make("gpt2"))))
+    shared = MultiAdapter(load_policy(make("gpt2"), load_tokenizer(make("gpt2"))))
     shared.add("reference", read_adapter(tmp_path / "sft"), tmp_path / "sft")
     shared.add_copy("policy", "reference")
     return shared, model
@@ -324,8 +331,8 @@ def shared_with(make: Make, tmp_path: Path) -> tuple[Shared, Any]:
 
 def test_views_speak_each_for_itself(make: Make, tmp_path: Path) -> None:
     shared, model = shared_with(make, tmp_path)
-    base, reference, policy = Adapted(shared), Adapted(shared, "reference"), Adapted(shared, "policy")
-    assert torch.equal(logits(base), logits(open_speaker(make("gpt2")).model))
+    base, reference, policy = AdapterView(shared), AdapterView(shared, "reference"), AdapterView(shared, "policy")
+    assert torch.equal(logits(base), logits(open_language_model(make("gpt2")).model))
     assert torch.equal(logits(reference), logits(model))
     policy.learn()
     stir(policy, seed=8)
@@ -339,7 +346,7 @@ def test_views_speak_each_for_itself(make: Make, tmp_path: Path) -> None:
 def test_gradients_stay_with_their_adapter(make: Make, tmp_path: Path) -> None:
     """Also when another adapter has spoken between forward and backward."""
     shared, model = shared_with(make, tmp_path)
-    policy, reference = Adapted(shared, "policy"), Adapted(shared, "reference")
+    policy, reference = AdapterView(shared, "policy"), AdapterView(shared, "reference")
     policy.learn()
     loss = -policy_logprobs(policy, BATCH).logprobs.sum()
     policy_logprobs(reference, BATCH)
@@ -355,7 +362,7 @@ def test_gradients_stay_with_their_adapter(make: Make, tmp_path: Path) -> None:
 def test_a_value_network_is_an_adapter_and_a_head(make: Make, tmp_path: Path) -> None:
     shared, model = shared_with(make, tmp_path)
     shared.add_copy("value", "policy")
-    trunk = AdaptedTrunk(shared, "value")
+    trunk = AdapterTrunk(shared, "value")
     trunk.own.requires_grad_(True)
     value, alone = ValueNetwork(trunk, 16), ValueNetwork(model.base_model, 16)
     for network in (value, alone):
@@ -368,19 +375,19 @@ def test_a_value_network_is_an_adapter_and_a_head(make: Make, tmp_path: Path) ->
 
 def test_a_view_is_saved_as_its_adapter(make: Make, tmp_path: Path) -> None:
     shared, model = shared_with(make, tmp_path)
-    save_model(_made(tmp_path / "policy"), Adapted(shared, "policy"), load_tokenizer(make("gpt2")))
+    save_model(_made(tmp_path / "policy"), AdapterView(shared, "policy"), load_tokenizer(make("gpt2")))
     assert (tmp_path / "policy" / "adapter_model.safetensors").read_bytes() == (
         tmp_path / "sft" / "adapter_model.safetensors"
     ).read_bytes()
-    assert torch.allclose(logits(open_speaker(tmp_path / "policy").model), logits(model), atol=1e-5)
+    assert torch.allclose(logits(open_language_model(tmp_path / "policy").model), logits(model), atol=1e-5)
 
 
 def test_scorers_read_a_folder_of_adapters(make: Make, tmp_path: Path) -> None:
-    judge: Any = new_judge(make("gpt2"), seed=2, lora=Asked())
+    judge: Any = new_reward_model(make("gpt2"), seed=2, lora=Asked())
     stir(judge.model)
     save_model(_made(tmp_path / "reward"), judge.model, judge.tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0})
     found = RewardScorer.load(tmp_path / "reward")([prompt_of("Up?")], ["Down."])
-    read = judge.codec.answer(prompt_of("Up?"), "Down.")
+    read = judge.prompt_encoder.answer(prompt_of("Up?"), "Down.")
     raw = float(judge.model(input_ids=torch.tensor([read.ids])).logits.detach())
     assert found[0] == pytest.approx((raw - 0.5) / 2.0, abs=1e-5)
 

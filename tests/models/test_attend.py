@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sawyer.models.attend import attend_last
+from sawyer.models.fast.attention import attend_last
 
 HIDDEN = torch.zeros(3, 1, 1, 7)
 HIDDEN[0, ..., :2] = -torch.inf  # a short prompt, padded on the left

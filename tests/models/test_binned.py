@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sawyer.models import binned, laid
+from sawyer.models import binned
 from sawyer.models.binned import Binned
-from sawyer.models.laid import Bins, EndToEnd, Family
+from sawyer.models.fast import packing_layout
+from sawyer.models.fast.packing_layout import Bins, PackedLayout, PrefixGroup
 
 # 4 | 2 1 4 ; 5 ; 1 | 3 1 ; 6 ; 9: two prompts that are shared and rows of several lengths. 0-3 | 4 5 | 6 ...
 FAMILIES = (
-    Family(shared=4, own=(2, 1, 4)),
-    Family(shared=0, own=(5,)),
-    Family(shared=1, own=(3, 1)),
-    Family(shared=0, own=(6,)),
-    Family(shared=0, own=(9,)),
+    PrefixGroup(shared=4, own=(2, 1, 4)),
+    PrefixGroup(shared=0, own=(5,)),
+    PrefixGroup(shared=1, own=(3, 1)),
+    PrefixGroup(shared=0, own=(6,)),
+    PrefixGroup(shared=0, own=(9,)),
 )
 COUNT = 4 + 7 + 5 + 1 + 4 + 6 + 9
 LAST = nn.Identity()
@@ -64,21 +65,21 @@ def inputs(generator: torch.Generator, *, heads: int = 4, read: int = 4, width: 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """What has been laid out, before and after."""
-    laid._bins.cache_clear()
+    packing_layout._bins.cache_clear()
     yield
-    laid._bins.cache_clear()
+    packing_layout._bins.cache_clear()
 
 
 @pytest.fixture(params=[9, 16, 96])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """Places of a bin. With 9, as many as the longest row has, the first family is cut, its prompt in two bins; with 16 one is
     filled up; with 96 all are in one."""
-    monkeypatch.setattr(laid, "WIDTH", request.param)
+    monkeypatch.setattr(packing_layout, "WIDTH", request.param)
     return int(request.param)
 
 
-def in_bins(read: Tensor | None = None, families: tuple[Family, ...] = FAMILIES) -> Bins:
-    return EndToEnd(families=families, read=read, last=LAST).bins(LAST)
+def in_bins(read: Tensor | None = None, families: tuple[PrefixGroup, ...] = FAMILIES) -> Bins:
+    return PackedLayout(families=families, read=read, last=LAST).bins(LAST)
 
 
 @pytest.mark.usefixtures("width")
@@ -111,13 +112,13 @@ def test_in_the_last_layer_only_those_attend_whose_states_are_read(generator: to
     for one, other in zip(slopes(found, aim, given), slopes(known, aim, given), strict=True):
         assert torch.allclose(one, other, atol=1e-12)
     assert len(bins.asking) <= 5 * bins.count < len(bins.tokens)
-    everyone = EndToEnd(families=FAMILIES, read=read, last=LAST).bins(nn.Identity())
+    everyone = PackedLayout(families=FAMILIES, read=read, last=LAST).bins(nn.Identity())
     assert everyone.attending is None  # before the last one all attend
 
 
 def test_copies_of_a_prompt_and_what_fills_up_give_no_gradient(generator: torch.Generator, width: int) -> None:
     """The likely mistake: such places get the gradient of the token that stands there, and keys and values theirs twice."""
-    families = (Family(shared=3, own=(4, 3)),)
+    families = (PrefixGroup(shared=3, own=(4, 3)),)
     bins = in_bins(families=families)
     assert (len(bins.order) - 10, len(bins.tokens) - len(bins.order)) == ((3, 1) if width == 9 else (0, 0))
     given = [torch.randn(1, 10, 2, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
@@ -154,8 +155,8 @@ def test_heads_and_tokens_may_lie_in_any_order(generator: torch.Generator) -> No
 def test_how_rows_lie_in_bins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three answers to one prompt of three tokens, `0 1 2 | 3 4 | 5 | 6`, and a row `7 8`, in bins of six: the prompt is in
     both, and the last answer is read."""
-    monkeypatch.setattr(laid, "WIDTH", 6)
-    families = (Family(shared=3, own=(2, 1, 1)), Family(shared=0, own=(2,)))
+    monkeypatch.setattr(packing_layout, "WIDTH", 6)
+    families = (PrefixGroup(shared=3, own=(2, 1, 1)), PrefixGroup(shared=0, own=(2,)))
     bins = in_bins(families=families)
     assert bins.tokens.view(bins.count, -1).tolist() == [[0, 1, 2, 3, 4, 5], [0, 1, 2, 6, 7, 8]]
     assert [["".join(".x"[int(x)] for x in row) for row in bin_[0] == 0] for bin_ in bins.bias] == [
@@ -177,19 +178,19 @@ def test_a_bin_is_as_wide_as_its_rows_need(width: int) -> None:
     assert columns == {9: 9, 16: 16, 96: COUNT}[width]
     assert bins.count == {9: 6, 16: 3, 96: 1}[width]
     assert bool(((bins.bias == 0).sum(3) >= 1).all())  # a row of -inf alone would be NaN
-    assert in_bins(families=(Family(shared=0, own=(3,)), Family(shared=90, own=(20,)))).bias.shape[3] == 110
+    assert in_bins(families=(PrefixGroup(shared=0, own=(3,)), PrefixGroup(shared=90, own=(20,)))).bias.shape[3] == 110
 
 
 def test_which_rows_are_padded_together() -> None:
     lengths = [6, 4, 7, 9, 5]
-    assert list(laid._alike(lengths)) == [[1, 4, 0], [2, 3]]  # 6 is 1.5 times 4, 7 is more
-    assert list(laid._alike([])) == []
+    assert list(packing_layout._alike(lengths)) == [[1, 4, 0], [2, 3]]  # 6 is 1.5 times 4, 7 is more
+    assert list(packing_layout._alike([])) == []
 
 
 def test_a_layer_s_rows_are_laid_out_once_for_all_networks() -> None:
     for _ in range(3):
         in_bins(), in_bins(read=torch.tensor([3]))
-    assert laid._bins.cache_info().misses == 2
+    assert packing_layout._bins.cache_info().misses == 2
 
 
 def test_sums_are_made_where_a_token_is_read_again(width: int) -> None:

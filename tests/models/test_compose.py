@@ -15,7 +15,7 @@ import transformers as hf
 from encoders import tokenizer_of, write
 
 from sawyer.errors import ModelError, TrainingError
-from sawyer.models import Classifier, FunctionScorer, LabelScorer, Part, Scored, WeightedScorer, scored
+from sawyer.models import Classifier, FunctionScorer, LabelScorer, RewardComponent, Scored, WeightedScorer, scored
 from sawyer.records import Message, Prompt, prompt_of
 
 PROMPTS = [prompt_of("where ?"), prompt_of("what is up ?")]
@@ -38,7 +38,10 @@ class Voices:
 
 def test_a_weighted_sum_by_hand() -> None:
     scorer = WeightedScorer(
-        [Part(name="voices", weight=2.0, scorer=Voices()), Part(name="length", weight=-0.25, scorer=lengths)]
+        [
+            RewardComponent(name="voices", weight=2.0, scorer=Voices()),
+            RewardComponent(name="length", weight=-0.25, scorer=lengths),
+        ]
     )
     # 2 * 1.5 - 0.25 * 2 and 2 * 1.5 - 0.25 * 10
     assert scorer(PROMPTS, ANSWERS) == [2.5, 0.5]
@@ -117,12 +120,14 @@ def test_what_a_function_does_to_a_row_stays_with_it() -> None:
 def test_a_part_that_does_not_apply_adds_nothing() -> None:
     """None of the first answer: 0.25 * 2 alone; of the second 3 * 1 + 0.25 * 10."""
     maths = FunctionScorer(lambda p, r: [None, 1.0], "my:maths")
-    scorer = WeightedScorer([Part(name="maths", weight=3.0, scorer=maths), Part(name="length", weight=0.25, scorer=lengths)])
+    scorer = WeightedScorer(
+        [RewardComponent(name="maths", weight=3.0, scorer=maths), RewardComponent(name="length", weight=0.25, scorer=lengths)]
+    )
     found = scorer.detailed(PROMPTS, ANSWERS)
     assert [one.reward for one in found] == [0.5, 5.5]
     assert [dict(one.parts) for one in found] == [{"length": 2.0}, {"maths": 1.0, "length": 10.0}]
     with pytest.raises(TrainingError, match=r"no part of rl\.rewards applies to the answer 'up'"):
-        WeightedScorer([Part(name="maths", weight=3.0, scorer=maths)])(PROMPTS, ANSWERS)
+        WeightedScorer([RewardComponent(name="maths", weight=3.0, scorer=maths)])(PROMPTS, ANSWERS)
 
 
 def failing(*_: Any) -> Any:

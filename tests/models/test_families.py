@@ -18,10 +18,10 @@ from tokenizers import Tokenizer
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import ModelError
-from sawyer.models import RewardScorer, load_judge, new_judge, open_speaker, sample, save_model
+from sawyer.models import RewardScorer, load_reward_model, new_reward_model, open_language_model, sample, save_model
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
 from sawyer.runs import Layout, read_rows
-from sawyer.text import Codec, dated, set_template
+from sawyer.text import PromptEncoder, fix_date, set_template
 
 QUESTIONS = ["What is red?", "Say hi to me, please."]
 ANSWERS = ["It is red.", " No idea, sorry!\nBe terse."]
@@ -64,47 +64,48 @@ def plain_score(folder: Path, prompt: Prompt, answer: str) -> float:
         return float(model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, 0])
 
 
-def trained_text(codec: Codec, row: Any) -> str:
-    return str(codec.tokenizer.decode([token for token, on in zip(row.ids, row.trained, strict=True) if on]))
+def trained_text(prompt_encoder: PromptEncoder, row: Any) -> str:
+    return str(prompt_encoder.tokenizer.decode([token for token, on in zip(row.ids, row.trained, strict=True) if on]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompts_masks_and_ends_are_the_makers(instruct: Callable[[str], Path], name: str) -> None:
     family, theirs = FAMILIES[name], hf.AutoTokenizer.from_pretrained(instruct(name))
-    speaker = open_speaker(instruct(name))
-    codec = speaker.codec
+    speaker = open_language_model(instruct(name))
+    prompt_encoder = speaker.prompt_encoder
     assert speaker.reads.startswith("its own chat template")
-    assert {*codec.end_ids} == {*theirs.convert_tokens_to_ids([*family.ends, family.end, family.eos])}
-    assert codec.eos_id == theirs.convert_tokens_to_ids(family.end)
-    assert codec.pad_id not in (codec.eos_id, theirs.convert_tokens_to_ids(family.eos))
+    assert {*prompt_encoder.end_ids} == {*theirs.convert_tokens_to_ids([*family.ends, family.end, family.eos])}
+    assert prompt_encoder.eos_id == theirs.convert_tokens_to_ids(family.end)
+    assert prompt_encoder.pad_id not in (prompt_encoder.eos_id, theirs.convert_tokens_to_ids(family.eos))
     for prompt in (*map(prompt_of, QUESTIONS), CONVERSATION):
         for answer in ANSWERS:
-            row = codec.demonstration(Demonstration(prompt=prompt, response=answer))
-            assert codec.prompt(prompt) == plain_ids(theirs, prompt) == row.ids[: row.prompt_length]
+            row = prompt_encoder.demonstration(Demonstration(prompt=prompt, response=answer))
+            assert prompt_encoder.prompt(prompt) == plain_ids(theirs, prompt) == row.ids[: row.prompt_length]
             assert row.ids == plain_ids(theirs, prompt, answer)
-            trained = trained_text(codec, row)
+            trained = trained_text(prompt_encoder, row)
             assert trained.endswith(f"{answer.strip()}{family.end}") and trained.count(family.end) <= 2
-            assert sum(codec.answer(prompt, answer).trained) <= sum(row.trained)
+            assert sum(prompt_encoder.answer(prompt, answer).trained) <= sum(row.trained)
             assert row.ids.count(theirs.bos_token_id) == ("bos_token" in family.template)
 
 
 def test_earlier_answers_are_trained_unless_the_template_rewrites_them(instruct: Callable[[str], Path]) -> None:
     record = Demonstration(prompt=CONVERSATION, response="hi")
-    plain = open_speaker(instruct("qwen25"))
-    assert trained_text(plain.codec, plain.codec.demonstration(record)) == "It is red.<|im_end|>hi<|im_end|>"
+    plain = open_language_model(instruct("qwen25"))
+    assert trained_text(plain.prompt_encoder, plain.prompt_encoder.demonstration(record)) == "It is red.<|im_end|>hi<|im_end|>"
     assert "rewrites" not in plain.reads
-    thinking = open_speaker(instruct("qwen3"))
-    found = trained_text(thinking.codec, thinking.codec.demonstration(record))
+    thinking = open_language_model(instruct("qwen3"))
+    found = trained_text(thinking.prompt_encoder, thinking.prompt_encoder.demonstration(record))
     assert found == "<think>\n\n</think>\n\nhi<|im_end|>"
     assert thinking.reads.endswith("which rewrites earlier turns: of a conversation the last answer alone is trained")
     # Mistral's system text moves to the last question: with one, the earlier answer followed another prompt.
-    moving = open_speaker(instruct("mistral")).codec
+    moving = open_language_model(instruct("mistral")).prompt_encoder
     system = Prompt(messages=(Message(role="system", content="Be terse."), *CONVERSATION.messages))
     assert trained_text(moving, moving.demonstration(record)).count("</s>") == 2
     assert trained_text(moving, moving.demonstration(Demonstration(prompt=system, response="hi"))).count("</s>") == 1
     untrained = Prompt(messages=tuple(Message(role=m.role, content=m.content, trained=False) for m in CONVERSATION.messages))
     assert (
-        trained_text(plain.codec, plain.codec.demonstration(Demonstration(prompt=untrained, response="hi"))) == "hi<|im_end|>"
+        trained_text(plain.prompt_encoder, plain.prompt_encoder.demonstration(Demonstration(prompt=untrained, response="hi")))
+        == "hi<|im_end|>"
     )
 
 
@@ -115,17 +116,17 @@ def test_a_thought_that_the_prompt_opens_is_closed_by_the_answer() -> None:
     tokenizer = tokenizer_of(family)
     tokenizer.pad_token = "</s>"
     assert "rewrites earlier turns" in set_template(tokenizer, "auto")
-    codec = Codec(tokenizer=tokenizer, context=256)
+    prompt_encoder = PromptEncoder(tokenizer=tokenizer, context=256)
     prompt = prompt_of("What is red?")
     for answer, trained in (
         ("It is.", "\n</think>\n\nIt is.</s>"),
         ("<think>\nHm.\n</think>\n\nIt is.", "Hm.\n</think>\n\nIt is.</s>"),
         ("Hm.\n</think>It is.", "Hm.\n</think>\n\nIt is.</s>"),
     ):
-        row = codec.answer(prompt, answer)
-        assert row.ids[: row.prompt_length] == codec.prompt(prompt) == plain_ids(tokenizer, prompt)
-        assert tokenizer.decode(codec.prompt(prompt)).endswith("<Assistant><think>\n")
-        assert trained_text(codec, row) == trained
+        row = prompt_encoder.answer(prompt, answer)
+        assert row.ids[: row.prompt_length] == prompt_encoder.prompt(prompt) == plain_ids(tokenizer, prompt)
+        assert tokenizer.decode(prompt_encoder.prompt(prompt)).endswith("<Assistant><think>\n")
+        assert trained_text(prompt_encoder, row) == trained
 
 
 def test_a_prompt_that_closes_its_thought_is_followed_by_the_answer() -> None:
@@ -134,11 +135,11 @@ def test_a_prompt_that_closes_its_thought_is_followed_by_the_answer() -> None:
     tokenizer = tokenizer_of(family)
     tokenizer.pad_token = "</s>"
     set_template(tokenizer, "auto")
-    codec = Codec(tokenizer=tokenizer, context=256)
+    prompt_encoder = PromptEncoder(tokenizer=tokenizer, context=256)
     for answer in ("It is red.", ""):
-        row = codec.answer(prompt_of("What is red?"), answer)
+        row = prompt_encoder.answer(prompt_of("What is red?"), answer)
         assert row.ids[: row.prompt_length] == plain_ids(tokenizer, prompt_of("What is red?"))
-        assert trained_text(codec, row) == f"{answer}</s>"
+        assert trained_text(prompt_encoder, row) == f"{answer}</s>"
 
 
 def test_a_token_that_would_reach_over_the_prompts_end_is_split_there() -> None:
@@ -147,34 +148,40 @@ def test_a_token_that_would_reach_over_the_prompts_end_is_split_there() -> None:
     family = Family(**{**asdict(FAMILIES["qwen3"]), "template": template})
     tokenizer = tokenizer_of(family)
     set_template(tokenizer, "auto")
-    codec, prompt = Codec(tokenizer=tokenizer, context=256), prompt_of("What is red?")
-    row, whole = codec.answer(prompt, "It is."), plain_ids(tokenizer, prompt, "It is.")
+    prompt_encoder, prompt = PromptEncoder(tokenizer=tokenizer, context=256), prompt_of("What is red?")
+    row, whole = prompt_encoder.answer(prompt, "It is."), plain_ids(tokenizer, prompt, "It is.")
     assert row.ids[: row.prompt_length] == plain_ids(tokenizer, prompt) != whole[: row.prompt_length]
     assert tokenizer.decode(row.ids) == tokenizer.decode(whole)
-    assert trained_text(codec, row) == "\n</think>\n\nIt is.<|im_end|>"
+    assert trained_text(prompt_encoder, row) == "\n</think>\n\nIt is.<|im_end|>"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_answers_end_as_transformers_ends_them(instruct: Callable[[str], Path], tmp_path: Path, name: str) -> None:
     """From the makers' folder and from what is saved of it; some answers must end by themselves, and by more than one token."""
-    speaker = open_speaker(instruct(name))
+    speaker = open_language_model(instruct(name))
     generator = torch.Generator().manual_seed(0)
     tokenizer, model = speaker.tokenizer, hf.AutoModelForCausalLM.from_pretrained(instruct(name))
     save_model(tmp_path, speaker.model, tokenizer)
     again = hf.AutoModelForCausalLM.from_pretrained(tmp_path)
     prompts = [prompt_of(f"{a} {b}") for a in ("What is", "Say", "Be", "No") for b in ("red", "me", "sorry", "idea", "?")]
-    encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
-    ends = speaker.codec.end_ids
+    encoded = [speaker.prompt_encoder.prompt(prompt) for prompt in prompts]
+    ends = speaker.prompt_encoder.end_ids
     with torch.no_grad():  # each end is what the state of one of the prompts likes best
         likes = [model.model(torch.tensor([ids])).last_hidden_state[0, -1] for ids in encoded[: len(ends)]]
         for network in (speaker.model, model, again):
             head = network.get_output_embeddings().weight
             for end, state in zip(ends, likes, strict=True):
                 head[end] = 50 * state / state.square().sum()
-            if speaker.codec.pad_id < len(head) and speaker.codec.pad_id not in ends:
-                head[speaker.codec.pad_id] = 0.0
+            if speaker.prompt_encoder.pad_id < len(head) and speaker.prompt_encoder.pad_id not in ends:
+                head[speaker.prompt_encoder.pad_id] = 0.0
     found = sample(
-        speaker.model, encoded, codec=speaker.codec, max_new_tokens=12, temperature=1.0, generator=generator, greedy=True
+        speaker.model,
+        encoded,
+        prompt_encoder=speaker.prompt_encoder,
+        max_new_tokens=12,
+        temperature=1.0,
+        generator=generator,
+        greedy=True,
     )
     assert {found[place].ids for place in range(len(ends))} == {(end,) for end in ends}
     for ids, completion in zip(encoded, found, strict=True):
@@ -199,7 +206,7 @@ def test_a_downloaded_reward_model_scores_as_its_makers_do(tmp_path: Path, name:
     assert not scorer.note
     # Read one token further or less, it scores otherwise: the comparison can fail.
     model = hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    ids = scorer.codec.answer(prompts[0], answers[0]).ids
+    ids = scorer.prompt_encoder.answer(prompts[0], answers[0]).ids
     with torch.no_grad():
         shorter = float(model(input_ids=torch.tensor([ids[:-1]])).logits[0, 0])
     assert shorter != pytest.approx(expected[0], abs=1e-3)
@@ -224,7 +231,7 @@ def test_our_own_reward_model_scores_the_same_in_transformers(
     instruct: Callable[[str], Path], tmp_path: Path, name: str
 ) -> None:
     """Trained heads on an instruct model; in a padded batch too, as anybody would call it."""
-    judge = new_judge(instruct(name), seed=0)
+    judge = new_reward_model(instruct(name), seed=0)
     save_model(tmp_path, judge.model, judge.tokenizer)
     prompts, scorer = [*map(prompt_of, QUESTIONS), CONVERSATION], RewardScorer.load(tmp_path)
     answers = [*ANSWERS, "hi"]
@@ -239,26 +246,30 @@ def test_our_own_reward_model_scores_the_same_in_transformers(
         with torch.no_grad():
             batch = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[:, 0].tolist()
         assert batch == pytest.approx(expected, abs=1e-4)
-    assert load_judge(tmp_path).codec.pad_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert load_reward_model(tmp_path).prompt_encoder.pad_id == tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize(("name", "pad"), [("llama3", "<|finetune_right_pad_id|>"), ("mistral", "<unk>"), ("gemma", "<pad>")])
 def test_the_vocabulary_does_not_grow_for_a_pad_token(instruct: Callable[[str], Path], name: str, pad: str) -> None:
-    theirs, ours = hf.AutoTokenizer.from_pretrained(instruct(name)), open_speaker(instruct(name)).tokenizer
+    theirs, ours = hf.AutoTokenizer.from_pretrained(instruct(name)), open_language_model(instruct(name)).tokenizer
     assert ours.pad_token == pad and len(ours) == len(theirs)
 
 
 def test_the_day_is_written_into_what_is_saved(instruct: Callable[[str], Path], tmp_path: Path) -> None:
-    with dated(date(2024, 7, 26)):
-        speaker = open_speaker(instruct("llama3"))
+    with fix_date(date(2024, 7, 26)):
+        speaker = open_language_model(instruct("llama3"))
     assert speaker.reads == "its own chat template, dated 2024-07-26"
     save_model(tmp_path, speaker.model, speaker.tokenizer)
     prompt = prompt_of("What is red?")
-    assert "Today Date: 26 Jul 2024\n" in speaker.tokenizer.decode(speaker.codec.prompt(prompt))
-    assert plain_ids(hf.AutoTokenizer.from_pretrained(tmp_path), prompt) == speaker.codec.prompt(prompt)
-    assert open_speaker(tmp_path).codec.prompt(prompt) == speaker.codec.prompt(prompt)
+    assert "Today Date: 26 Jul 2024\n" in speaker.tokenizer.decode(speaker.prompt_encoder.prompt(prompt))
+    assert plain_ids(hf.AutoTokenizer.from_pretrained(tmp_path), prompt) == speaker.prompt_encoder.prompt(prompt)
+    assert open_language_model(tmp_path).prompt_encoder.prompt(prompt) == speaker.prompt_encoder.prompt(prompt)
     today = hf.AutoTokenizer.from_pretrained(instruct("llama3"))
-    assert plain_ids(today, prompt) == open_speaker(instruct("llama3")).codec.prompt(prompt) != speaker.codec.prompt(prompt)
+    assert (
+        plain_ids(today, prompt)
+        == open_language_model(instruct("llama3")).prompt_encoder.prompt(prompt)
+        != speaker.prompt_encoder.prompt(prompt)
+    )
 
 
 def test_a_tokenizer_of_another_model_is_refused(instruct: Callable[[str], Path], tmp_path: Path) -> None:
@@ -267,7 +278,7 @@ def test_a_tokenizer_of_another_model_is_refused(instruct: Callable[[str], Path]
     hf.GPT2LMHeadModel(config).save_pretrained(tmp_path)
     other.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"the tokenizer has tokens up to number \d+, the model embeddings for 300"):
-        open_speaker(tmp_path)
+        open_language_model(tmp_path)
 
 
 def test_a_tokenizer_that_leaves_numbers_out(tmp_path: Path) -> None:
@@ -285,17 +296,19 @@ def test_a_tokenizer_that_leaves_numbers_out(tmp_path: Path) -> None:
         tmp_path
     )
     core.save_pretrained(tmp_path)
-    speaker = open_speaker(tmp_path)
-    assert speaker.codec.eos_id == size + 20 and speaker.codec.size == size + 21 > len(speaker.tokenizer)
+    speaker = open_language_model(tmp_path)
+    assert speaker.prompt_encoder.eos_id == size + 20 and speaker.prompt_encoder.size == size + 21 > len(speaker.tokenizer)
     assert speaker.model.get_input_embeddings().weight.shape[0] == size + 21
     with torch.no_grad():
         head = speaker.model.get_output_embeddings().weight
-        state = speaker.model.transformer(torch.tensor([speaker.codec.prompt(prompt_of("a"))])).last_hidden_state[0, -1]
+        state = speaker.model.transformer(torch.tensor([speaker.prompt_encoder.prompt(prompt_of("a"))])).last_hidden_state[
+            0, -1
+        ]
         head[size + 20] = 50 * state
     found = sample(
         speaker.model,
-        [speaker.codec.prompt(prompt_of("a"))],
-        codec=speaker.codec,
+        [speaker.prompt_encoder.prompt(prompt_of("a"))],
+        prompt_encoder=speaker.prompt_encoder,
         max_new_tokens=3,
         temperature=1.0,
         generator=torch.Generator(),

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 
 from sawyer import processes
-from sawyer.models import FittedValues, before_trained
-from sawyer.models.fitted import KEPT, LEAST
+from sawyer.models import RidgeValues, before_trained
+from sawyer.models.ridge_values import KEPT, LEAST
 from sawyer.text import Row, pad_right
 
 Speakers = Callable[[str], Any]
 ROWS = [[50, 60, 70, 80, 90], [51, 61], [52, 62, 72, 82, 92, 53, 63], [54, 64, 74], [55, 65, 75, 85]]
 
 
-def made(speaker: Speakers) -> FittedValues:
+def made(speaker: Speakers) -> RidgeValues:
     model = speaker("gpt2").model
-    return FittedValues(model, model.config.n_embd, torch.Generator().manual_seed(5))
+    return RidgeValues(model, model.config.n_embd, torch.Generator().manual_seed(5))
 
 
-def seen(values: FittedValues) -> Tensor:
+def seen(values: RidgeValues) -> Tensor:
     """At every token of the rows: each is before a trained one."""
     rows = [Row(ids=(*ids, 0), trained=(False, *[True] * len(ids)), prompt_length=1, cut=False) for ids in ROWS]
     batch = pad_right(rows, 1)
@@ -132,7 +132,7 @@ def test_a_first_batch_of_two_tokens_does_not_set_the_scale_to_nothing(speaker: 
 def test_in_parts_as_at_once(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for size in (4096, 5):
-        monkeypatch.setattr("sawyer.models.fitted.AT_ONCE", size)
+        monkeypatch.setattr("sawyer.models.ridge_values.AT_ONCE", size)
         values = made(speaker)
         values.fit(seen(values), worth(21))
         found.append(values.of_states(seen(values)))

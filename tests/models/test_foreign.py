@@ -18,15 +18,15 @@ from torch import Tensor
 
 from sawyer.errors import ModelError
 from sawyer.models import (
-    Adapted,
-    Shared,
+    AdapterView,
+    MultiAdapter,
     load_base,
     load_policy,
     load_tokenizer,
-    lora_told,
+    lora_summary,
     merge,
-    new_judge,
-    open_speaker,
+    new_reward_model,
+    open_language_model,
     read_adapter,
     save_merged,
     save_model,
@@ -93,7 +93,7 @@ def logits(model: Any, ids: Tensor = IDS) -> Tensor:
 def test_every_trained_weight_counts(make: Make, tmp_path: Path, name: str, kind: str) -> None:
     """Opened here, and merged into a folder that plain transformers loads: as PEFT has it. The base is something else."""
     theirs = logits(foreign(make(name), tmp_path / "adapter", **KINDS[kind]))
-    assert torch.allclose(logits(open_speaker(tmp_path / "adapter").model), theirs, atol=1e-4)
+    assert torch.allclose(logits(open_language_model(tmp_path / "adapter").model), theirs, atol=1e-4)
     (tmp_path / "merged").mkdir()
     save_merged(tmp_path / "adapter", tmp_path / "merged")
     assert torch.allclose(logits(hf.AutoModelForCausalLM.from_pretrained(tmp_path / "merged")), theirs, atol=1e-4)
@@ -111,7 +111,7 @@ def test_a_table_of_another_length(make: Make, tmp_path: Path) -> None:
         for weight in wrapped.parameters():
             weight.add_(0.1 * weight.requires_grad)
     wrapped.save_pretrained(tmp_path / "adapter")
-    found = open_speaker(tmp_path / "adapter").model
+    found = open_language_model(tmp_path / "adapter").model
     ids = torch.tensor([[50, 300, 319]])
     assert torch.allclose(logits(found, ids), logits(wrapped.eval(), ids), atol=1e-4)
 
@@ -121,28 +121,28 @@ def test_what_cannot_be_trained_further(make: Make, tmp_path: Path, kind: str) -
     """Nor spoken for beside others on one network; the advice is followed, and works."""
     foreign(make("llama"), tmp_path / "adapter", **KINDS[kind])
     with pytest.raises(ModelError, match=r"(?s)train more than LoRA's A and B.*sawyer merge"):
-        open_speaker(tmp_path / "adapter", lora=Asked())
+        open_language_model(tmp_path / "adapter", lora=Asked())
     tokenizer = load_tokenizer(make("llama"))
-    shared = Shared(load_policy(make("llama"), tokenizer))
+    shared = MultiAdapter(load_policy(make("llama"), tokenizer))
     with pytest.raises(ModelError, match="train more than"):
         shared.add("policy", read_adapter(tmp_path / "adapter"), tmp_path / "adapter")
     (tmp_path / "merged").mkdir()
     save_merged(tmp_path / "adapter", tmp_path / "merged")
-    open_speaker(tmp_path / "merged", lora=Asked())
+    open_language_model(tmp_path / "merged", lora=Asked())
 
 
 def test_a_reward_model_begins_with_all_of_it(make: Make, tmp_path: Path) -> None:
     """Also where its output projection was trained, which a reward model has not."""
     foreign(make("llama"), tmp_path / "adapter", modules_to_save=["embed_tokens", "lm_head"])
-    policy: Any = open_speaker(tmp_path / "adapter").model
-    judge: Any = new_judge(tmp_path / "adapter", seed=1).model
+    policy: Any = open_language_model(tmp_path / "adapter").model
+    judge: Any = new_reward_model(tmp_path / "adapter", seed=1).model
     assert torch.allclose(judge.base_model(IDS).last_hidden_state, policy.base_model(IDS).last_hidden_state, atol=1e-5)
 
 
 def test_what_plain_weights_cannot_hold(make: Make, tmp_path: Path) -> None:
     foreign(make("llama"), tmp_path / "adapter", lora_bias=True)
     with pytest.raises(ModelError, match="base layer has no bias"):
-        open_speaker(tmp_path / "adapter")
+        open_language_model(tmp_path / "adapter")
 
 
 ODD: dict[str, tuple[Any, str]] = {
@@ -170,7 +170,7 @@ def test_odd_settings_are_told_in_words(make: Make, tmp_path: Path, what: str) -
     path = tmp_path / "adapter" / ADAPTER
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ModelError, match=told):
-        open_speaker(tmp_path / "adapter")
+        open_language_model(tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '"x"', "[" * 5000])
@@ -178,7 +178,7 @@ def test_settings_that_are_no_table(make: Make, tmp_path: Path, text: str) -> No
     foreign(make("llama"), tmp_path / "adapter")
     (tmp_path / "adapter" / ADAPTER).write_text(text)
     with pytest.raises(ModelError):
-        open_speaker(tmp_path / "adapter")
+        open_language_model(tmp_path / "adapter")
 
 
 # Ours in plain PEFT
@@ -196,7 +196,7 @@ def test_our_folder_answers_alike_in_plain_peft(make: Make, tmp_path: Path, temp
         torch.manual_seed(4)
         hf.AutoModelForCausalLM.from_config(config).save_pretrained(base)
     tokenizer.save_pretrained(base)
-    opened = open_speaker(base, template, lora=Asked(), seed=5)
+    opened = open_language_model(base, template, lora=Asked(), seed=5)
     with torch.no_grad():
         for weight in opened.model.parameters():
             weight.add_(0.1 * weight.requires_grad)
@@ -214,8 +214,8 @@ def test_our_folder_answers_alike_in_plain_peft(make: Make, tmp_path: Path, temp
         with torch.no_grad():
             beside = model(**batch).logits[1, :1]
         assert torch.allclose(beside, logits(opened.model, torch.tensor([saved("Up")["input_ids"]]))[0, :1], atol=1e-4)
-    reopened = open_speaker(tmp_path / "ours")
-    assert reopened.codec.pad_id < len(tokenizer) and len(reopened.tokenizer) == len(tokenizer)
+    reopened = open_language_model(tmp_path / "ours")
+    assert reopened.prompt_encoder.pad_id < len(tokenizer) and len(reopened.tokenizer) == len(tokenizer)
 
 
 # Experts
@@ -240,18 +240,18 @@ def mixture(make: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_experts_without_an_adapter_are_told(mixture: Path) -> None:
     """Two layers of 4 experts, each 32 x 16 and 16 x 16."""
-    model = open_speaker(mixture, lora=Asked()).model
+    model = open_language_model(mixture, lora=Asked()).model
     experts = 2 * 4 * (32 * 16 + 16 * 16)
     total = sum(weight.numel() for weight in model.parameters())
-    assert f"experts, {experts / total:.0%} of the weights, get no adapter" in lora_told(model)
-    assert "down_proj, gate_up_proj" in lora_told(model)
-    assert "experts" not in lora_told(open_speaker(mixture, lora=Asked(targets=["q_proj", "down_proj"])).model)
+    assert f"experts, {experts / total:.0%} of the weights, get no adapter" in lora_summary(model)
+    assert "down_proj, gate_up_proj" in lora_summary(model)
+    assert "experts" not in lora_summary(open_language_model(mixture, lora=Asked(targets=["q_proj", "down_proj"])).model)
 
 
 def test_experts_are_adapted_where_they_are_named(mixture: Path, tmp_path: Path) -> None:
     """Saved, read by plain PEFT, opened again and merged: all say the same, and something else than the base."""
-    opened = open_speaker(mixture, lora=Asked(targets=["q_proj", "gate_up_proj", "down_proj"]), seed=5)
-    base = logits(open_speaker(mixture).model)
+    opened = open_language_model(mixture, lora=Asked(targets=["q_proj", "gate_up_proj", "down_proj"]), seed=5)
+    base = logits(open_language_model(mixture).model)
     assert torch.allclose(logits(opened.model), base, atol=1e-5)
     names = [name for name, weight in opened.model.named_parameters() if weight.requires_grad]
     assert sum(".experts." in name for name in names) == 2 * 2 * 2
@@ -266,7 +266,7 @@ def test_experts_are_adapted_where_they_are_named(mixture: Path, tmp_path: Path)
     save_model(tmp_path / "adapter", opened.model, opened.tokenizer)
     theirs = PeftModel.from_pretrained(hf.AutoModelForCausalLM.from_pretrained(mixture), str(tmp_path / "adapter")).eval()
     assert torch.allclose(logits(theirs), ours, atol=1e-4)
-    assert torch.allclose(logits(open_speaker(tmp_path / "adapter").model), ours, atol=1e-4)
+    assert torch.allclose(logits(open_language_model(tmp_path / "adapter").model), ours, atol=1e-4)
     merge(opened.model)
     assert torch.allclose(logits(opened.model), ours, atol=1e-4)
     assert not any("lora" in name for name, _ in opened.model.named_parameters())
@@ -274,16 +274,16 @@ def test_experts_are_adapted_where_they_are_named(mixture: Path, tmp_path: Path)
 
 def test_experts_of_several_models_on_one_network(mixture: Path, tmp_path: Path) -> None:
     """Policy and reference with adapters on experts: each speaks for itself."""
-    opened = open_speaker(mixture, lora=Asked(targets=["q_proj", "down_proj"]), seed=5)
+    opened = open_language_model(mixture, lora=Asked(targets=["q_proj", "down_proj"]), seed=5)
     with torch.no_grad():
         for weight in opened.model.parameters():
             weight.add_(0.1 * weight.requires_grad)
     (tmp_path / "sft").mkdir()
     save_model(tmp_path / "sft", opened.model, opened.tokenizer)
-    shared = Shared(load_base(tmp_path / "sft", opened.tokenizer))
+    shared = MultiAdapter(load_base(tmp_path / "sft", opened.tokenizer))
     shared.add("reference", read_adapter(tmp_path / "sft"), tmp_path / "sft")
     shared.add_copy("policy", "reference")
-    policy, reference = Adapted(shared, "policy"), Adapted(shared, "reference")
+    policy, reference = AdapterView(shared, "policy"), AdapterView(shared, "reference")
     assert torch.allclose(logits(policy), logits(opened.model), atol=1e-5)
     policy.learn()
     with torch.no_grad():
@@ -291,4 +291,4 @@ def test_experts_of_several_models_on_one_network(mixture: Path, tmp_path: Path)
             weight.add_(0.1)
     assert torch.allclose(logits(reference), logits(opened.model), atol=1e-5)
     assert not torch.allclose(logits(policy), logits(reference), atol=1e-2)
-    assert torch.allclose(logits(Adapted(shared)), logits(open_speaker(mixture).model), atol=1e-5)
+    assert torch.allclose(logits(AdapterView(shared)), logits(open_language_model(mixture).model), atol=1e-5)

@@ -12,19 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import (
-    ValueNetwork,
-    forward,
-    mean_loss,
-    pack,
-    policy_logprobs,
-    row_cost,
-    row_losses,
-    splits_exactly,
-    token_values,
-)
+from sawyer.models import ValueNetwork, forward, mean_loss, policy_logprobs, row_cost, row_losses, splits_exactly, token_values
+from sawyer.models.fast import packing
+from sawyer.models.fast.packing import real_states
 from sawyer.models.forward import next_logits
-from sawyer.models.pack import real_states
 from sawyer.text import Batch, Row, batches, pad_left, pad_right
 
 LOGPROBS = import_module("sawyer.maths.logprobs")
@@ -148,7 +139,7 @@ def test_poisoned_padding(speaker: Speakers, name: str) -> None:
         read = pad_right([row([50, 2, 0], [0, 1, 1])], 2)
         assert bool(policy_logprobs(model, read).logprobs.isnan().any())
     for trial in (True, False):
-        pack._packs[forward.trunk_of(model)] = () if trial and name != "gemma2" else None
+        packing._packs[forward.trunk_of(model)] = () if trial and name != "gemma2" else None
         assert bool(real_states(forward.trunk_of(model), pad_right(rows, 2)).isfinite().all())
 
 
@@ -175,7 +166,7 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
     """Nine trained tokens: in bf16 sixteen rows are projected, in fp32 nine."""
     model, batch = speaker("gpt2").model, pad_right(ROWS, 1)
     splits_exactly(model)
-    monkeypatch.setattr(pack, "SIZES", 8)
+    monkeypatch.setattr(packing, "SIZES", 8)
     rows: list[int] = []
     linear = LOGPROBS.linear
     monkeypatch.setattr(LOGPROBS, "linear", lambda x, *more: rows.append(len(x)) or linear(x, *more))
@@ -188,7 +179,7 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
         return [found.detach(), *(weight.grad for weight in model.parameters())]
 
     filled, exact = told(narrow=True), told(narrow=False)
-    monkeypatch.setattr(pack, "SIZES", 1)
+    monkeypatch.setattr(packing, "SIZES", 1)
     plain = told(narrow=True)
     assert rows == [16, 9, 9]
     assert torch.allclose(filled[0], exact[0], atol=0.1)

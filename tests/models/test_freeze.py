@@ -9,7 +9,7 @@ import torch
 import transformers as hf
 
 from sawyer.errors import ConfigError, ModelError
-from sawyer.models.freeze import Frozen, freeze, layers_of
+from sawyer.models.freezing import FrozenLayers, freeze, layers_of
 
 WIDE: dict[str, Any] = {
     "vocab_size": 50,
@@ -90,7 +90,7 @@ def test_counts_by_hand() -> None:
     # A GPT-2 layer of width 8: two norms of 16, attention 8*24+24 + 8*8+8, feed-forward 8*32+32 + 32*8+8.
     layer = 2 * 16 + 216 + 72 + 288 + 264
     total = 50 * 8 + 20 * 8 + 3 * layer + 16 + 8
-    assert freeze(build("gpt2"), 2) == Frozen(layers=2, of_layers=3, trainable=layer + 16 + 8, total=total)
+    assert freeze(build("gpt2"), 2) == FrozenLayers(layers=2, of_layers=3, trainable=layer + 16 + 8, total=total)
     assert freeze(build("gpt2"), "trunk").trainable == 8
     assert freeze(build("gpt2"), 3).told == f"3 of 3 layers frozen, 24 of {total:,} weights remain trainable"
 

@@ -12,10 +12,10 @@ import transformers as hf
 from encoders import BUILD, CONTEXT, noisy, tokenizer_of, write
 
 from sawyer.errors import ModelError
-from sawyer.models import Member, RewardScorer, is_causal, load_judge, new_judge, save_model, sequence_logits
+from sawyer.models import Member, RewardScorer, is_causal, load_reward_model, new_reward_model, save_model, sequence_logits
 from sawyer.models.load import load_tokenizer
 from sawyer.records import Message, Prompt, prompt_of
-from sawyer.text import PairCodec, conversation, pad_right
+from sawyer.text import TextPairEncoder, conversation, pad_right
 
 ENCODERS = list(BUILD)
 PROMPTS = ["what is the opposite of up ?", "where ?", "is a question a question ?", ""]
@@ -52,7 +52,7 @@ def plain_scores(folder: Path, firsts: list[str], seconds: list[str]) -> list[fl
 
 
 def saved(folder: Path, source: Path) -> Path:
-    judge = new_judge(source, seed=3)
+    judge = new_reward_model(source, seed=3)
     noisy(judge.model)
     save_model(folder, judge.model, judge.tokenizer)
     return folder
@@ -82,10 +82,10 @@ def test_a_batch_scores_as_each_alone(source: Callable[[str], Path], tmp_path: P
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_rows_are_the_tokenizer_s_pairs(source: Callable[[str], Path], name: str) -> None:
-    codec = new_judge(source(name), seed=0).codec
-    assert isinstance(codec, PairCodec)
+    prompt_encoder = new_reward_model(source(name), seed=0).prompt_encoder
+    assert isinstance(prompt_encoder, TextPairEncoder)
     ids = tokenizer_of(name).get_vocab()
-    row = codec.answer(prompt_of("where ?"), "up .")
+    row = prompt_encoder.answer(prompt_of("where ?"), "up .")
     first, second = [ids["where"], ids["?"]], [ids["up"], ids["."]]
     if name == "roberta":
         assert row.ids == (0, *first, 2, 2, *second, 2) and row.prompt_length == 5
@@ -93,14 +93,14 @@ def test_rows_are_the_tokenizer_s_pairs(source: Callable[[str], Path], name: str
         assert row.ids == (1, *first, 2, *second, 2) and row.prompt_length == 4
     assert row.types == ((0, 0, 0, 0, 1, 1, 1) if name in ("bert", "deberta_typed") else ())
     assert sum(row.trained) == 3 and row.trained[-3:] == (True, True, True)
-    assert any(codec.answer(prompt_of("where ?"), "").trained)
-    assert (pad_right([row, codec.answer(prompt_of(""), "")], codec.pad_id).types is None) is (not row.types)
+    assert any(prompt_encoder.answer(prompt_of("where ?"), "").trained)
+    assert (pad_right([row, prompt_encoder.answer(prompt_of(""), "")], prompt_encoder.pad_id).types is None) is (not row.types)
 
 
 def test_types_reach_the_model(source: Callable[[str], Path]) -> None:
-    judge = new_judge(source("bert"), seed=0)
+    judge = new_reward_model(source("bert"), seed=0)
     noisy(judge.model)
-    batch = pad_right([judge.codec.answer(prompt_of("where ?"), "up .")], judge.codec.pad_id)
+    batch = pad_right([judge.prompt_encoder.answer(prompt_of("where ?"), "up .")], judge.prompt_encoder.pad_id)
     assert batch.types is not None
     other = type(batch)(ids=batch.ids, mask=batch.mask, positions=batch.positions, trained=batch.trained, types=1 - batch.types)
     assert not torch.allclose(sequence_logits(judge.model, batch)[:, 0], sequence_logits(judge.model, other)[:, 0], atol=1e-3)
@@ -112,10 +112,10 @@ def test_long_pairs_are_cut_as_transformers_cuts_them_and_counted(
 ) -> None:
     folder = saved(tmp_path, source(name))
     scorer = RewardScorer.load(folder)
-    assert scorer.codec.context == CONTEXT
+    assert scorer.prompt_encoder.context == CONTEXT
     firsts = ["word " * 30, "word " * 30, "where ?", "where ?"]
     seconds = ["up", "up " * 30, "down " * 40, "down"]
-    rows = [scorer.codec.answer(prompt_of(a), b) for a, b in zip(firsts, seconds, strict=True)]
+    rows = [scorer.prompt_encoder.answer(prompt_of(a), b) for a, b in zip(firsts, seconds, strict=True)]
     assert [row.cut for row in rows] == [True, True, True, False]
     assert [len(row.ids) for row in rows[:3]] == [CONTEXT] * 3
     assert sum(rows[0].trained) == 2  # the short response is whole
@@ -132,8 +132,8 @@ def test_several_turns_are_one_readable_text(source: Callable[[str], Path], tmp_
 
 
 def test_special_tokens_in_a_text_end_nothing(source: Callable[[str], Path]) -> None:
-    codec = new_judge(source("bert"), seed=0).codec
-    separators = codec.answer(prompt_of("where [SEP] up ?"), "no [SEP] yes").ids.count(2)
+    prompt_encoder = new_reward_model(source("bert"), seed=0).prompt_encoder
+    separators = prompt_encoder.answer(prompt_of("where [SEP] up ?"), "no [SEP] yes").ids.count(2)
     assert separators == 2
 
 
@@ -141,53 +141,53 @@ def test_special_tokens_in_a_text_end_nothing(source: Callable[[str], Path]) -> 
 def test_the_new_head_begins_small(source: Callable[[str], Path], make: Callable[[str], Path], name: str) -> None:
     """N(0, 1/17) on a width of 16, for an encoder's last layer as for a decoder's."""
     folder = make(name) if name == "gpt2" else source(name)
-    model: Any = new_judge(folder, seed=1, heads=400).model
+    model: Any = new_reward_model(folder, seed=1, heads=400).model
     head = {"gpt2": lambda: model.score, "roberta": lambda: model.classifier.out_proj}.get(name, lambda: model.classifier)()
     assert float(head.weight.detach().square().mean()) * 17**2 == pytest.approx(1, abs=4 * (2 / 6400) ** 0.5)
     assert head.bias is None or not head.bias.any()
 
 
 def test_which_networks_are_causal(source: Callable[[str], Path], make: Callable[[str], Path]) -> None:
-    assert not any(is_causal(new_judge(source(name), seed=0).model) for name in ENCODERS)
-    assert all(is_causal(new_judge(make(name), seed=0).model) for name in ("gpt2", "llama", "opt", "gemma2"))
+    assert not any(is_causal(new_reward_model(source(name), seed=0).model) for name in ENCODERS)
+    assert all(is_causal(new_reward_model(make(name), seed=0).model) for name in ("gpt2", "llama", "opt", "gemma2"))
     untrained = hf.AutoModelForSequenceClassification.from_config(BUILD["bert"]()).eval()
     assert not is_causal(untrained)
 
 
 def test_a_reward_model_that_is_given_keeps_its_head(source: Callable[[str], Path], tmp_path: Path) -> None:
     folder = saved(tmp_path, source("bert"))
-    before, again = load_judge(folder), new_judge(folder, seed=9)
+    before, again = load_reward_model(folder), new_reward_model(folder, seed=9)
     assert all(torch.equal(a, b) for a, b in zip(before.model.parameters(), again.model.parameters(), strict=True))
 
 
 def test_an_encoder_needs_no_end_and_a_decoder_does(source: Callable[[str], Path], make: Callable[[str], Path]) -> None:
     with pytest.raises(ModelError, match="no EOS"):
         load_tokenizer(source("bert"))
-    assert new_judge(source("bert"), seed=0).reads == "text pairs"
-    assert new_judge(make("gpt2"), seed=0).reads == "its own chat template, `question`"
+    assert new_reward_model(source("bert"), seed=0).reads == "text pairs"
+    assert new_reward_model(make("gpt2"), seed=0).reads == "its own chat template, `question`"
 
 
 def test_a_decoder_from_elsewhere_has_no_template(make: Callable[[str], Path], tmp_path: Path) -> None:
-    judge = new_judge(make("gpt2"), seed=0)
+    judge = new_reward_model(make("gpt2"), seed=0)
     save_model(tmp_path, judge.model, judge.tokenizer)
     (tmp_path / "chat_template.jinja").unlink()
     scorer = RewardScorer.load(tmp_path)
     assert scorer.note.endswith("is read by the template `question` (its tokenizer brings none)")
     assert scorer([prompt_of("Up?")], ["Down."]) == pytest.approx(
-        RewardScorer(codec=judge.codec, members=[Member(model=judge.model)])([prompt_of("Up?")], ["Down."])
+        RewardScorer(prompt_encoder=judge.prompt_encoder, members=[Member(model=judge.model)])([prompt_of("Up?")], ["Down."])
     )
-    mine = judge.codec.answer(prompt_of("Up?"), "x").ids
-    for other in (load_judge(tmp_path, template="chatml"), load_judge(tmp_path, fallback="chatml")):
-        assert "`chatml`" in other.reads and other.codec.answer(prompt_of("Up?"), "x").ids != mine
+    mine = judge.prompt_encoder.answer(prompt_of("Up?"), "x").ids
+    for other in (load_reward_model(tmp_path, template="chatml"), load_reward_model(tmp_path, fallback="chatml")):
+        assert "`chatml`" in other.reads and other.prompt_encoder.answer(prompt_of("Up?"), "x").ids != mine
 
 
 def test_a_template_that_leaves_out_turns_gives_way(make: Callable[[str], Path], tmp_path: Path) -> None:
-    judge = new_judge(make("gpt2"), seed=0)
+    judge = new_reward_model(make("gpt2"), seed=0)
     save_model(tmp_path, judge.model, judge.tokenizer)
-    assert "its own" in load_judge(tmp_path, fallback="chatml").reads  # what it brings is used where it can be
-    assert "`chatml`" in load_judge(tmp_path, template="chatml").reads  # unless another is asked for
+    assert "its own" in load_reward_model(tmp_path, fallback="chatml").reads  # what it brings is used where it can be
+    assert "`chatml`" in load_reward_model(tmp_path, template="chatml").reads  # unless another is asked for
     (tmp_path / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
-    found = load_judge(tmp_path)
+    found = load_reward_model(tmp_path)
     assert found.reads.startswith("the template `question` (its own leaves out what a turn says")
     assert found.note.startswith(str(tmp_path))
 
@@ -200,7 +200,7 @@ def test_an_encoder_that_reads_padding_is_refused(source: Callable[[str], Path],
 
     monkeypatch.setattr(hf.BertForSequenceClassification, "forward", forgetful)
     with pytest.raises(ModelError, match="beside a longer one"):
-        new_judge(source("bert"), seed=0)
+        new_reward_model(source("bert"), seed=0)
 
 
 def test_an_encoder_whose_tokenizer_pads_otherwise_is_refused(source: Callable[[str], Path], tmp_path: Path) -> None:
@@ -208,4 +208,4 @@ def test_an_encoder_whose_tokenizer_pads_otherwise_is_refused(source: Callable[[
     model = hf.AutoModelForMaskedLM.from_config(hf.RobertaConfig.from_pretrained(source("roberta"), pad_token_id=3))
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="pads with the token 3, its tokenizer with 1"):
-        new_judge(tmp_path, seed=0)
+        new_reward_model(tmp_path, seed=0)

@@ -23,11 +23,11 @@ from sawyer.models import (
     load_tokenizer,
     new_policy,
     new_reward,
-    open_speaker,
+    open_language_model,
     sample,
     train_tokenizer,
 )
-from sawyer.models.decode import caches_exactly
+from sawyer.models.fast.kv_cache import caches_exactly
 
 Make = Callable[[str], Path]
 
@@ -102,10 +102,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
 def test_a_folder_that_cannot_serve(folder: Path, offline: list[Any], damage: tuple[Callable[[Path], object], str]) -> None:
     spoil, match = damage
-    open_speaker(folder)
+    open_language_model(folder)
     spoil(folder)
     with pytest.raises(ModelError, match=match) as told:
-        open_speaker(folder)
+        open_language_model(folder)
     assert str(folder) in str(told.value) and "what to do:" in str(told.value)
     assert offline == []
 
@@ -125,7 +125,7 @@ def test_a_name_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="what to do:"):
-        open_speaker(source)
+        open_language_model(source)
     with pytest.raises(ModelError, match="what to do:"):
         load_policy(source, None)
     assert offline == []
@@ -133,14 +133,14 @@ def test_a_name_that_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 def test_a_masked_language_model(make: Make) -> None:
     with pytest.raises(ModelError, match="no causal language model"):
-        open_speaker(make("roberta"))
+        open_language_model(make("roberta"))
 
 
 def test_a_recurrent_model(make: Make) -> None:
     """Without keys and values to cache its rows are read again at each token, and say what they say alone."""
-    opened = open_speaker(make("mamba"))
+    opened = open_language_model(make("mamba"))
     assert "reading whole rows again at each token" in opened.reads
-    assert "reading whole rows" not in open_speaker(make("gpt2")).reads
+    assert "reading whole rows" not in open_language_model(make("gpt2")).reads
     check_answers(opened)
 
 
@@ -153,7 +153,7 @@ def test_a_model_that_answers_otherwise_beside_others(make: Make, monkeypatch: p
         return run(self, *given, **named)
 
     monkeypatch.setattr(hf.GPT2Model, "forward", forgetful)
-    opened = open_speaker(make("gpt2"))
+    opened = open_language_model(make("gpt2"))
     assert not caches_exactly(opened.model)
     check_answers(opened)
 
@@ -162,7 +162,9 @@ def test_a_model_that_answers_otherwise_beside_others(make: Make, monkeypatch: p
 def check_answers(opened: Any) -> None:
     prompts = [(50, 60), (51, 61, 71, 81, 91), (52,)]
     draw = torch.Generator().manual_seed(1)
-    said = sample(opened.model, prompts, codec=opened.codec, max_new_tokens=5, temperature=1.0, generator=draw)
+    said = sample(
+        opened.model, prompts, prompt_encoder=opened.prompt_encoder, max_new_tokens=5, temperature=1.0, generator=draw
+    )
     for prompt, one in zip(prompts, said, strict=True):
         table = opened.model(input_ids=torch.tensor([[*prompt, *one.ids]])).logits[0].log_softmax(-1)[len(prompt) - 1 :]
         assert list(one.logprobs) == pytest.approx([float(table[t, i]) for t, i in enumerate(one.ids)], abs=1e-4)
@@ -248,7 +250,7 @@ def test_a_reward_model_grows_too(make: Make) -> None:
 
 def test_dropout_is_off_and_the_ends_are_told(make: Make, folder: Path) -> None:
     assert json.loads((folder / "config.json").read_text())["resid_pdrop"] > 0
-    opened = open_speaker(folder)
+    opened = open_language_model(folder)
     ids = torch.tensor([[50, 60, 70]])
     for model in (opened.model, new_reward(folder, opened.tokenizer, seed=0), ValueNetwork.from_policy(folder).trunk):
         assert not any(module.training for module in model.modules())

@@ -19,12 +19,13 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from sawyer.errors import ModelError
-from sawyer.models import context_length, deliberate, pack, policy_logprobs, sample, sequence_logits
-from sawyer.models.decode import caches_exactly
+from sawyer.models import beam_search, context_length, policy_logprobs, sample, sequence_logits
+from sawyer.models.attention_span import long_range, steady_length
+from sawyer.models.fast import packing
+from sawyer.models.fast.kv_cache import caches_exactly
+from sawyer.models.fast.packing import packs_exactly
 from sawyer.models.forward import trunk_of
 from sawyer.models.load import check_causal
-from sawyer.models.pack import packs_exactly
-from sawyer.models.reach import long_range, steady_length
 from sawyer.text import Row, pad_right
 
 VOCABULARY, WIDTH, WINDOW, NEW = 96, 32, 8, 12
@@ -159,7 +160,7 @@ def alone(model: Any, ids: tuple[int, ...]) -> Tensor:
 @pytest.fixture(autouse=True)
 def packs_always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models this small are never worth the calls."""
-    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)
+    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)
     hf.utils.logging.set_verbosity_error()
     yield
     hf.utils.logging.set_verbosity_warning()
@@ -177,9 +178,9 @@ def check_logprobs(model: Any) -> None:
 def check_samples(model: Any) -> None:
     prompts = [*(row.ids[: row.prompt_length] for row in ROWS), ROWS[4].ids[:40]]
     draw = torch.Generator().manual_seed(0)
-    codec = codec_of_ids(context_length(model))
-    for prompt, said in zip(prompts, sample(model, prompts, codec=codec, max_new_tokens=NEW, temperature=1.0, generator=draw),
-                            strict=True):  # fmt: skip
+    prompt_encoder = codec_of_ids(context_length(model))
+    sampled = sample(model, prompts, prompt_encoder=prompt_encoder, max_new_tokens=NEW, temperature=1.0, generator=draw)
+    for prompt, said in zip(prompts, sampled, strict=True):
         table = alone(model, prompt + said.ids)[len(prompt) - 1 :]
         expected = [float(table[place, token]) for place, token in enumerate(said.ids)]
         assert list(said.logprobs) == pytest.approx(expected, abs=1e-3)
@@ -247,7 +248,7 @@ def test_what_is_read_from_the_config_and_not_tried() -> None:
     assert not packs_exactly(trunk_of(model))
     model.config.sliding_window = None  # the layers keep theirs: what a trial alone would have said
     again = built(hf.AutoModelForCausalLM, tiny("doge"))
-    pack._packs[trunk_of(again)] = pack._tried(trunk_of(again))
+    packing._packs[trunk_of(again)] = packing._tried(trunk_of(again))
     assert packs_exactly(trunk_of(again))
     with pytest.raises(AssertionError, match="row"):
         check_logprobs(again)
@@ -289,5 +290,5 @@ def test_which_are_read_again_at_each_token(kind: str, cached: bool) -> None:
     assert caches_exactly(model) is cached
     prompts = [row.ids[: row.prompt_length] for row in ROWS]
     draw = torch.Generator().manual_seed(0)
-    said = deliberate(model, prompts, codec=codec_of_ids(128), max_new_tokens=4, generator=draw)
+    said = beam_search(model, prompts, prompt_encoder=codec_of_ids(128), max_new_tokens=4, generator=draw)
     assert [len(one.ids) > 0 for one in said] == [True] * len(prompts)

@@ -13,10 +13,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 
-from sawyer.models import attend, pack
+from sawyer.models.fast import attention, packing
+from sawyer.models.fast.packing import packs_exactly, real_states, tail_of
+from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
 from sawyer.models.forward import before_trained, trunk_of
-from sawyer.models.laid import EndToEnd, Family
-from sawyer.models.pack import packs_exactly, real_states, tail_of
 from sawyer.text import Batch, Row, pad_right
 
 Speakers = Callable[[str], Any]
@@ -33,7 +33,7 @@ BATCH = pad_right(ROWS, 1)
 @pytest.fixture(params=["packed", "padded"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Models this small are never worth the calls; here they are either always or never."""
-    monkeypatch.setitem(pack.CALLS, "cpu", 0.0 if request.param == "packed" else float("inf"))
+    monkeypatch.setitem(packing.CALLS, "cpu", 0.0 if request.param == "packed" else float("inf"))
     return str(request.param)
 
 
@@ -87,9 +87,9 @@ def test_sizes_come_again_where_each_new_one_costs(speaker: Speakers, way: str, 
         (states.float() * aim).sum().backward()
         return [states.detach().float(), *(weight.grad for weight in trunk.parameters())]
 
-    monkeypatch.setattr(pack, "SIZES", 8)
+    monkeypatch.setattr(packing, "SIZES", 8)
     filled = read()
-    monkeypatch.setattr(pack, "SIZES", 1)
+    monkeypatch.setattr(packing, "SIZES", 1)
     plain = read()
     real_states(trunk, BATCH)
     count = {"packed": 21, "padded": 36}[way]
@@ -111,7 +111,7 @@ def test_when_it_pays(speaker: Speakers) -> None:
     trunk = trunk_of(speaker("gpt2").model)
 
     def pays(batch: Batch) -> bool:
-        return pack._pays(trunk, batch, pack._plan(batch))
+        return packing._pays(trunk, batch, packing._plan(batch))
 
     assert not pays(BATCH)  # 16 hidden units: the calls cost more than the padding
     trunk.config.n_embd = 768
@@ -145,8 +145,8 @@ WAYS = ["rows", "bins", "kernel"]
 @pytest.fixture(params=WAYS)
 def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Prompts are shared whatever it costs; attention row by row as other devices have it, or on a processor."""
-    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)
-    monkeypatch.setattr(attend, "_way", lambda *_: request.param)
+    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)
+    monkeypatch.setattr(attention, "_way", lambda *_: request.param)
     return str(request.param)
 
 
@@ -187,15 +187,15 @@ def test_an_answer_does_not_see_those_before_it(speaker: Speakers, shared: str) 
 def test_bf16_attention_is_rounded_once(bins: bool, read: int) -> None:
     """What comes back for bf16 is the fp32 answer rounded, gradients too: the sums are made in fp32."""
     torch.manual_seed(0)
-    families = (Family(shared=5, own=(3, 4)), Family(shared=0, own=(6,)), Family(shared=0, own=(6,)))
+    families = (PrefixGroup(shared=5, own=(3, 4)), PrefixGroup(shared=0, own=(6,)), PrefixGroup(shared=0, own=(6,)))
     given = [torch.randn(heads, 24, 8).bfloat16().requires_grad_() for heads in (2, read, read)]
     exact = [x.detach().float().requires_grad_() for x in given]
     aim = torch.randn(24, 2, 8)
-    whole = attend._OnProcessor.apply(*exact, families, 0.3)
+    whole = attention._OnProcessor.apply(*exact, families, 0.3)
     if bins:
-        found = attend.Binned.apply(*given, EndToEnd(families=families).bins(torch.nn.Identity()), 0.3)
+        found = attention.Binned.apply(*given, PackedLayout(families=families).bins(torch.nn.Identity()), 0.3)
     else:
-        found = attend._OnProcessor.apply(*given, families, 0.3)
+        found = attention._OnProcessor.apply(*given, families, 0.3)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.float(), whole, atol=2e-2, rtol=1e-2)
     (found.float() * aim).sum().backward()
@@ -206,8 +206,8 @@ def test_bf16_attention_is_rounded_once(bins: bool, read: int) -> None:
 
 def test_rows_of_about_one_length_are_padded_together() -> None:
     """Lengths 4, 6, 7 and 9 of which two share a prompt: 6 is 1.5 times 4 and goes with it, 7 does not."""
-    families = (Family(shared=3, own=(1, 4)), Family(shared=0, own=(6,)), Family(shared=0, own=(9,)))
-    whole = EndToEnd(families=families).whole
+    families = (PrefixGroup(shared=3, own=(1, 4)), PrefixGroup(shared=0, own=(6,)), PrefixGroup(shared=0, own=(9,)))
+    whole = PackedLayout(families=families).whole
     assert [places.tolist() for places in whole.places] == [
         [[0, 1, 2, 3, 0, 0], [8, 9, 10, 11, 12, 13]],
         [[0, 1, 2, 4, 5, 6, 7, 0, 0], [14, 15, 16, 17, 18, 19, 20, 21, 22]],
@@ -229,22 +229,22 @@ def test_rows_of_about_one_length_are_padded_together() -> None:
 )
 def test_which_attention_a_processor_gets(width: int, length: int, dtype: torch.dtype, dropout: float, expected: str) -> None:
     part = torch.zeros(1, 4, length, width, dtype=dtype)
-    laid = EndToEnd(families=(Family(shared=length - 2, own=(2,)),))
-    assert attend._way(part, part, laid, dropout) == expected
-    assert attend._way(part, part[..., :-1], laid, dropout) == "rows"
+    laid = PackedLayout(families=(PrefixGroup(shared=length - 2, own=(2,)),))
+    assert attention._way(part, part, laid, dropout) == expected
+    assert attention._way(part, part[..., :-1], laid, dropout) == "rows"
 
 
 @pytest.mark.parametrize("way_taken", WAYS)
 def test_positions_turned_in_fp32_meet_values_in_bf16(monkeypatch: pytest.MonkeyPatch, way_taken: str) -> None:
     """As Llama's queries and keys do under autocast: attention is that of all three in bf16, on each way."""
-    monkeypatch.setattr(attend, "_way", lambda *_: way_taken)
+    monkeypatch.setattr(attention, "_way", lambda *_: way_taken)
     torch.manual_seed(0)
     given = [torch.randn(1, 2, 9, 8) for _ in range(3)]
-    laid = EndToEnd(families=(Family(shared=0, own=(4,)), Family(shared=0, own=(5,))))
+    laid = PackedLayout(families=(PrefixGroup(shared=0, own=(4,)), PrefixGroup(shared=0, own=(5,))))
     query, key, value = given[0], given[1], given[2].bfloat16()
-    found, _ = attend.attend(torch.nn.Module(), query, key, value, None, laid=laid)
+    found, _ = attention.attend(torch.nn.Module(), query, key, value, None, laid=laid)
     rounded = [x.bfloat16().float() for x in given]
-    exact, _ = attend.attend(torch.nn.Module(), *rounded, None, laid=laid)
+    exact, _ = attention.attend(torch.nn.Module(), *rounded, None, laid=laid)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.float(), exact, atol=2e-2)
 
@@ -276,7 +276,7 @@ def test_states_that_nobody_reads_are_not_computed(
 ) -> None:
     """What is read, and every weight's gradient, are as if all were computed; the matrices of the last layer see what is read
     alone."""
-    monkeypatch.setattr(attend, "NARROW", 10**9 if bins else 0)
+    monkeypatch.setattr(attention, "NARROW", 10**9 if bins else 0)
     trunk = trunk_of(speaker(name).model)
     tail = tail_of(trunk)
     assert tail is not None
@@ -366,8 +366,8 @@ def test_a_layer_that_is_not_a_token_s_own_affair_is_left_whole(speaker: Speaker
 
 def test_sizes_come_again_among_what_is_read_too(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 some more are computed than are read; states and gradients are as if all were."""
-    monkeypatch.setattr(pack, "SIZES", 3)
-    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)
+    monkeypatch.setattr(packing, "SIZES", 3)
+    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)
     trunk = trunk_of(speaker("gpt2").model)
     read = some_of(BATCH)
     count, seen = int(read.sum()), list[int]()
@@ -375,11 +375,11 @@ def test_sizes_come_again_among_what_is_read_too(speaker: Speakers, monkeypatch:
     trunk.h[-1].mlp.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
     aim = torch.linspace(-1, 1, count * 16).view(count, 16)
 
-    def found(wanted: Tensor | None) -> list[Tensor]:
+    def found(required_section: Tensor | None) -> list[Tensor]:
         trunk.zero_grad()
         with torch.autocast("cpu", torch.bfloat16):
-            states = real_states(trunk, BATCH, wanted)
-        states = states if wanted is not None else states[read[BATCH.mask]]
+            states = real_states(trunk, BATCH, required_section)
+        states = states if required_section is not None else states[read[BATCH.mask]]
         (states.float() * aim).sum().backward()
         return [states.detach().float(), *(weight.grad for weight in trunk.parameters())]
 

@@ -24,9 +24,9 @@ from sawyer.models import (
     load_base,
     load_reader,
     load_tokenizer,
-    new_judge,
     new_reward,
-    open_speaker,
+    new_reward_model,
+    open_language_model,
     read_extra,
     remote_code,
     save_merged,
@@ -87,7 +87,7 @@ def test_code_in_a_model_folder_does_not_run(make: Make, tmp_path: Path, coded: 
     (adapter / ADAPTER).write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(coded)}))
     save_file({"base_model.model.x.lora_A.weight": torch.zeros(2, 2)}, adapter / "adapter_model.safetensors")
     ways: list[Callable[[], object]] = [
-        lambda: open_speaker(coded),
+        lambda: open_language_model(coded),
         lambda: new_reward(coded, tokenizer, seed=1),
         lambda: RewardScorer.load(coded),
         lambda: load_base(adapter, tokenizer),
@@ -108,19 +108,19 @@ def test_it_runs_where_that_was_allowed(make: Make, tmp_path: Path, coded: Path)
     """What is saved brings its code along, and asks again."""
     with remote_code(True):
         assert family_problem(coded, "causal") == ""
-        opened = open_speaker(coded)
+        opened = open_language_model(coded)
         (tmp_path / "saved").mkdir()
         save_model(tmp_path / "saved", opened.model, opened.tokenizer)
-        again = open_speaker(tmp_path / "saved")
+        again = open_language_model(tmp_path / "saved")
     assert type(opened.model).__name__ == type(again.model).__name__ == "OwnForCausalLM"
-    plain = open_speaker(make("llama")).model
+    plain = open_language_model(make("llama")).model
     with torch.no_grad():
         assert torch.allclose(opened.model(IDS).logits, plain(IDS).logits) and torch.allclose(
             again.model(IDS).logits, plain(IDS).logits
         )
     assert list(tmp_path.rglob("it-ran"))
     with pytest.raises(ModelError, match="code of its own"):
-        open_speaker(tmp_path / "saved")
+        open_language_model(tmp_path / "saved")
 
 
 def test_code_counts_for_the_kinds_that_it_names(make: Make, coded: Path) -> None:
@@ -138,7 +138,7 @@ def test_code_counts_for_the_kinds_that_it_names(make: Make, coded: Path) -> Non
                 new_reward(coded, tokenizer, seed=1)
             assert "trust_remote_code" not in str(caught.value)
     with remote_code(True):
-        assert type(open_speaker(coded).model).__name__ == "OwnForCausalLM"
+        assert type(open_language_model(coded).model).__name__ == "OwnForCausalLM"
 
 
 def test_every_door_that_has_no_config_takes_trust(make: Make, tmp_path: Path, coded: Path) -> None:
@@ -210,12 +210,12 @@ def test_a_received_folder_chooses_no_download(
 ) -> None:
     """Its base is a hub id: what the cache has counts as here, and nothing else does; the advice names the command."""
     tokenizer = load_tokenizer(make("llama"))
-    for way in (lambda: open_speaker(received), lambda: load_base(received, tokenizer), lambda: base_of(received)):
+    for way in (lambda: open_language_model(received), lambda: load_base(received, tokenizer), lambda: base_of(received)):
         with pytest.raises(ModelError, match=r"(?s)the hub's someone/base.*`hf download someone/base`"):
             way()
     hub("someone/base", make("llama"))
-    opened = open_speaker(received)  # its tokenizer is the base's
-    plain = open_speaker(make("llama")).model
+    opened = open_language_model(received)  # its tokenizer is the base's
+    plain = open_language_model(make("llama")).model
     with torch.no_grad():
         assert torch.allclose(opened.model(IDS).logits, plain(IDS).logits)
 
@@ -238,7 +238,7 @@ def test_a_folder_without_weights_is_not_completed_from_the_hub(
     shutil.copytree(received, tmp_path / "someone" / "adapter")
     (tmp_path / "someone" / "adapter" / "adapter_model.safetensors").rename(tmp_path / "someone" / "adapter" / "x.safetensors")
     with pytest.raises(ModelError, match=r"has no weights"):
-        open_speaker("someone/adapter")
+        open_language_model("someone/adapter")
 
 
 FAMILIES: dict[str, tuple[str, str, str]] = {
@@ -289,6 +289,6 @@ def test_an_encoder_and_decoder_together(make: Make, tmp_path: Path) -> None:
     hf.T5ForConditionalGeneration(config).save_pretrained(tmp_path)
     load_tokenizer(make("gpt2")).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot read any row as an encoder does"):
-        new_judge(tmp_path, seed=1)
+        new_reward_model(tmp_path, seed=1)
     with pytest.raises(ModelError, match="no language model"):
-        open_speaker(tmp_path)
+        open_language_model(tmp_path)

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from sawyer.models import processor
+from sawyer.models.fast import cpu_features
 
 ASKED: tuple[Callable[[], bool], ...] = (
-    processor.multiplies_bf16,
-    processor.multiplies_bf16_in_blocks,
-    processor.multiplies_bf16_by_rows,
-    processor.multiplies_bf16_in_tiles,
-    processor.multiplies_fp32_in_blocks,
+    cpu_features.multiplies_bf16,
+    cpu_features.multiplies_bf16_in_blocks,
+    cpu_features.multiplies_bf16_by_rows,
+    cpu_features.multiplies_bf16_in_tiles,
+    cpu_features.multiplies_fp32_in_blocks,
 )
 
 
@@ -42,8 +42,8 @@ def forgotten() -> Iterator[None]:
 def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], known: tuple[bool, ...]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False)
     assert tuple(ask() for ask in ASKED) == known
-    assert (processor.products_in_blocks(), processor.products_by_rows()) == (known[4], False)  # without autocast
+    assert (cpu_features.products_in_blocks(), cpu_features.products_by_rows()) == (known[4], False)  # without autocast
     with torch.autocast("cpu", dtype=torch.float16):
-        assert not processor.products_in_blocks() and not processor.products_by_rows()
+        assert not cpu_features.products_in_blocks() and not cpu_features.products_by_rows()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (processor.products_in_blocks(), processor.products_by_rows()) == known[1:3]
+        assert (cpu_features.products_in_blocks(), cpu_features.products_by_rows()) == known[1:3]

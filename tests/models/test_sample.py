@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from sawyer.errors import TrainingError
-from sawyer.models import Completion, attend, blocked, decode, deliberate, policy_logprobs, processor, sample
-from sawyer.models.decode import PaddedDecoder, RoomDecoder, decoder
+from sawyer.models import Completion, beam_search, policy_logprobs, sample
+from sawyer.models.fast import attention, cpu_features, kv_cache, prepacked_linear
+from sawyer.models.fast.kv_cache import PaddedDecoder, StaticCacheDecoder, decoder
 from sawyer.text import pad_right
 
-MODULE = import_module("sawyer.models.sample")  # the package exports the function under this name
+MODULE = import_module("sawyer.models.sampling")  # the package exports the function under this name
 Speakers = Callable[[str], Any]
 PROMPTS = [[50, 60, 70], [51], [52, 62, 72, 82, 92, 53, 63], [54, 64], [55, 65, 75, 85], [56]]
 
@@ -28,7 +29,9 @@ def seeded(seed: int) -> torch.Generator:
 
 def drawn(speaker: Any, prompts: list[list[int]], *, seed: int = 3, new: int = 12, **named: Any) -> list[Completion]:
     named = {"temperature": 1.0, **named}
-    return sample(speaker.model, prompts, codec=speaker.codec, max_new_tokens=new, generator=seeded(seed), **named)
+    return sample(
+        speaker.model, prompts, prompt_encoder=speaker.prompt_encoder, max_new_tokens=new, generator=seeded(seed), **named
+    )
 
 
 def with_bias(speaker: Any, token: int, size: float) -> Any:
@@ -42,8 +45,8 @@ def with_bias(speaker: Any, token: int, size: float) -> Any:
 def test_logprobs_are_those_of_training(speaker: Speakers, temperature: float) -> None:
     opened = with_bias(speaker("phi"), 0, 4.0)
     found = drawn(opened, PROMPTS, temperature=temperature)
-    rows = [opened.codec.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
-    batch = pad_right(rows, opened.codec.pad_id)
+    rows = [opened.prompt_encoder.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
+    batch = pad_right(rows, opened.prompt_encoder.pad_id)
     again = policy_logprobs(opened.model, batch, temperature=temperature).logprobs
     other = policy_logprobs(opened.model, batch, temperature=1.3).logprobs
     for r, completion in enumerate(found):
@@ -73,8 +76,8 @@ def test_tokens_come_as_often_as_the_softmax_says(speaker: Speakers, temperature
     found = drawn(opened, prompts, new=1, temperature=temperature, seed=5)
     for start, prompt in enumerate(prompts[:2]):
         logits = opened.model(torch.tensor([prompt])).logits[0, -1].detach().double()
-        logits[opened.codec.pad_id] = -torch.inf
-        logits[opened.codec.size :] = -torch.inf
+        logits[opened.prompt_encoder.pad_id] = -torch.inf
+        logits[opened.prompt_encoder.size :] = -torch.inf
         tokens = [completion.ids[0] for completion in found[start::2]]
         assert chi_square(tokens, torch.softmax(logits / temperature, 0)) < 4
         assert chi_square(tokens, torch.softmax(logits / temperature / 2, 0)) > 8
@@ -150,9 +153,9 @@ def test_many_rows_are_sampled_in_parts(
 
 def test_rows_within_some_memory(speaker: Speakers) -> None:
     model = speaker("gpt2").model
-    assert [decode.rows_within(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
-    assert decode.rows_within(3 * A_ROW, model, 33) == 3 * A_ROW // (A_ROW + 4 * (2 * 2 + 12) * 16 * 32) == 1
-    assert decode.rows_within(2**40, speaker("gemma2").model, 1) == 0  # its cache is transformers' own
+    assert [kv_cache.rows_within(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
+    assert kv_cache.rows_within(3 * A_ROW, model, 33) == 3 * A_ROW // (A_ROW + 4 * (2 * 2 + 12) * 16 * 32) == 1
+    assert kv_cache.rows_within(2**40, speaker("gemma2").model, 1) == 0  # its cache is transformers' own
 
 
 def test_the_seed_decides(speaker: Speakers) -> None:
@@ -183,8 +186,8 @@ def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: p
     opened, counts = with_bias(speaker("phi"), 0, 4.0), []
     monkeypatch.setattr(MODULE, "ROWS_OF", 4)
     monkeypatch.setattr(MODULE, "LEAVE", 0.01)
-    took = RoomDecoder.next
-    monkeypatch.setattr(RoomDecoder, "next", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen))
+    took = StaticCacheDecoder.next
+    monkeypatch.setattr(StaticCacheDecoder, "next", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen))
     with torch.autocast("cpu", torch.bfloat16):
         found = drawn(opened, PROMPTS * 5, new=20)
         filled, counts[:] = counts[:], []
@@ -204,7 +207,7 @@ def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: p
 def test_greedy_is_transformers_greedy(speaker: Speakers, name: str) -> None:
     opened = speaker(name)
     found = drawn(opened, PROMPTS, greedy=True)
-    never = [opened.codec.pad_id, *range(opened.codec.size, 288)]
+    never = [opened.prompt_encoder.pad_id, *range(opened.prompt_encoder.size, 288)]
     for prompt, completion in zip(PROMPTS, found, strict=True):
         ids = torch.tensor([prompt])
         out = opened.model.generate(
@@ -218,12 +221,12 @@ def test_greedy_is_transformers_greedy(speaker: Speakers, name: str) -> None:
 @pytest.mark.parametrize("greedy", [True, False])
 def test_pad_and_unknown_tokens_are_never_drawn(speaker: Speakers, greedy: bool) -> None:
     opened = speaker("phi")
-    assert opened.codec.size == 280  # the model has rows that no token means
-    for token in (opened.codec.pad_id, *range(opened.codec.size, 288)):
+    assert opened.prompt_encoder.size == 280  # the model has rows that no token means
+    for token in (opened.prompt_encoder.pad_id, *range(opened.prompt_encoder.size, 288)):
         with_bias(opened, token, 12.0)
     found = drawn(opened, PROMPTS, greedy=greedy)
     ids = {i for completion in found for i in completion.ids}
-    assert opened.codec.pad_id not in ids and max(ids) < opened.codec.size
+    assert opened.prompt_encoder.pad_id not in ids and max(ids) < opened.prompt_encoder.size
     assert all(value < -5 for completion in found for value in completion.logprobs)  # over the whole vocabulary
 
 
@@ -243,8 +246,8 @@ def test_the_context_s_end(speaker: Speakers, name: str) -> None:
     assert all(c.ended == (0 in c.ids) and (c.ended or len(c.ids) == limit) for c, limit in zip(found, room, strict=True))
     assert len(found[0].ids) == 33 > 40 - len(prompts[5])
     for i in (0, 1, 5):
-        row = opened.codec.answer_ids(prompts[i], found[i].ids)
-        batch = pad_right([row], opened.codec.pad_id)
+        row = opened.prompt_encoder.answer_ids(prompts[i], found[i].ids)
+        batch = pad_right([row], opened.prompt_encoder.pad_id)
         again = policy_logprobs(opened.model, batch).logprobs[0][batch.trained[0]]
         assert torch.allclose(torch.tensor(found[i].logprobs), again, atol=1e-4)
     alone = drawn(opened, [prompts[0]], new=33, seed=4)
@@ -268,7 +271,7 @@ def test_poisoned_padding(speaker: Speakers) -> None:
     opened = speaker("llama")
     whole = drawn(opened, PROMPTS)
     with torch.no_grad():
-        opened.model.get_input_embeddings().weight[opened.codec.pad_id] = torch.nan
+        opened.model.get_input_embeddings().weight[opened.prompt_encoder.pad_id] = torch.nan
     assert drawn(opened, PROMPTS) == whole
     padded = PaddedDecoder(opened.model, [[50, 60], [51]])
     assert padded.ids.tolist() == [[50, 60], [51, 51]] and padded.mask.tolist() == [[True, True], [False, True]]
@@ -280,7 +283,7 @@ def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> Non
     model = speaker(name).model
     prompts = [[50, 60, 70], [51], [50, 60, 70], [52, 62, 72, 82, 92]]
     roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
-    assert type(roomy) is RoomDecoder and len(roomy.prompts) == 3
+    assert type(roomy) is StaticCacheDecoder and len(roomy.prompts) == 3
     assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
     for step, kept in enumerate(([0, 1, 2, 3], [0, 2, 3], [1, 2])):
         rows = torch.tensor(kept)
@@ -297,7 +300,7 @@ def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) ->
     model, prompts = speaker("gpt2").model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
-        assert type(roomy) is RoomDecoder
+        assert type(roomy) is StaticCacheDecoder
         for chosen in (None, torch.tensor([60, 61, 62]), torch.tensor([63, 64, 65])):
             mine, theirs = (rows.first() if chosen is None else rows.next(chosen) for rows in (roomy, padded))
             assert torch.allclose(mine, theirs, atol=0.1) and not torch.allclose(mine, theirs.roll(1, 0), atol=0.2)
@@ -309,8 +312,8 @@ def test_whatever_the_processor_multiplies(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, by_rows: bool
 ) -> None:
     """In bf16, by products or by the fused kernel, past where room is made anew, after rows have left: what fp32 says."""
-    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: by_rows)
-    monkeypatch.setattr(decode, "ROOM", 4)
+    monkeypatch.setattr(cpu_features, "multiplies_bf16_by_rows", lambda: by_rows)
+    monkeypatch.setattr(kv_cache, "ROOM", 4)
     model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     exact = PaddedDecoder(model, prompts)
     with torch.no_grad():
@@ -318,7 +321,7 @@ def test_whatever_the_processor_multiplies(
             roomy = decoder(model, prompts, room=9)
             found = [roomy.first()]
         known = [exact.first()]
-        assert isinstance(roomy, RoomDecoder) and roomy.by_products == by_rows
+        assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == by_rows
         for step in range(9):
             if step == 6:
                 for rows in (roomy, exact):
@@ -338,12 +341,12 @@ def test_narrow_models_attend_by_products_in_fp32(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, narrow: int
 ) -> None:
     """Either way what transformers' own cache says, past where room is made anew, after rows have left."""
-    monkeypatch.setattr(attend, "NARROW", narrow)
-    monkeypatch.setattr(decode, "ROOM", 4)
+    monkeypatch.setattr(attention, "NARROW", narrow)
+    monkeypatch.setattr(kv_cache, "ROOM", 4)
     model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     with torch.no_grad():
         roomy, padded = decoder(model, prompts, room=9), PaddedDecoder(model, prompts)
-        assert isinstance(roomy, RoomDecoder) and roomy.by_products == (narrow > 0)
+        assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == (narrow > 0)
         assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
         for step in range(9):
             if step == 6:
@@ -355,18 +358,18 @@ def test_narrow_models_attend_by_products_in_fp32(
 
 
 @pytest.mark.parametrize("name", ["gpt2", "phi"])
-@pytest.mark.parametrize(("in_blocks", "by_rows"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(("prepacked", "by_rows"), [(False, False), (True, False), (True, True)])
 def test_in_bf16_logprobs_are_those_of_training(
-    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, in_blocks: bool, by_rows: bool
+    speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, prepacked: bool, by_rows: bool
 ) -> None:
     """To rounding, wherever weights lie and by whatever kernel attention goes."""
     opened = speaker(name)
-    monkeypatch.setattr(processor, "multiplies_bf16_in_blocks", lambda: in_blocks)
-    monkeypatch.setattr(processor, "multiplies_bf16_by_rows", lambda: by_rows)
+    monkeypatch.setattr(cpu_features, "multiplies_bf16_in_blocks", lambda: prepacked)
+    monkeypatch.setattr(cpu_features, "multiplies_bf16_by_rows", lambda: by_rows)
     with torch.autocast("cpu", torch.bfloat16):
-        found = drawn(opened, PROMPTS, new=blocked.PAYS)
-    rows = [opened.codec.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
-    batch = pad_right(rows, opened.codec.pad_id)
+        found = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
+    rows = [opened.prompt_encoder.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
+    batch = pad_right(rows, opened.prompt_encoder.pad_id)
     known = policy_logprobs(opened.model, batch).logprobs[batch.trained]
     told = torch.tensor([value for completion in found for value in completion.logprobs])
     assert len(told) > 20
@@ -380,27 +383,34 @@ def test_in_fp32_answers_are_the_same_wherever_weights_lie(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, laid_out: list[Any]
 ) -> None:
     opened = speaker(name)
-    found = drawn(opened, PROMPTS, new=blocked.PAYS)
+    found = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
     assert len(laid_out) >= 9
     laid_out.clear()
-    monkeypatch.setattr(processor, "multiplies_fp32_in_blocks", lambda: False)
-    known = drawn(opened, PROMPTS, new=blocked.PAYS)
+    monkeypatch.setattr(cpu_features, "multiplies_fp32_in_blocks", lambda: False)
+    known = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
     assert laid_out == []
     assert [completion.ids for completion in found] == [completion.ids for completion in known]
     for mine, theirs in zip(found, known, strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("new", [blocked.PAYS, blocked.PAYS - 1])
+@pytest.mark.parametrize("new", [prepacked_linear.PAYS, prepacked_linear.PAYS - 1])
 @pytest.mark.usefixtures("laid_out")
 def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, precision: str, new: int) -> None:
     """Where they pay, for sampling and for beam search, and not a moment longer."""
     opened, seen = speaker("gpt2"), []
     opened.model.transformer.register_forward_hook(lambda *_: seen.append("forward" in vars(opened.model.lm_head)))
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-        for way, named in ((sample, {"temperature": 1.0}), (deliberate, {})):
-            way(opened.model, PROMPTS[:2], codec=opened.codec, max_new_tokens=new, generator=seeded(4), **named)
-            assert seen.pop() == (new >= blocked.PAYS)
+        for way, named in ((sample, {"temperature": 1.0}), (beam_search, {})):
+            way(
+                opened.model,
+                PROMPTS[:2],
+                prompt_encoder=opened.prompt_encoder,
+                max_new_tokens=new,
+                generator=seeded(4),
+                **named,
+            )
+            assert seen.pop() == (new >= prepacked_linear.PAYS)
             assert "forward" not in vars(opened.model.lm_head)
             seen.clear()
 
@@ -435,7 +445,7 @@ def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ..
         num_beams=5,
         no_repeat_ngram_size=2,
         max_new_tokens=new,
-        suppress_tokens=[opened.codec.pad_id, *range(opened.codec.size, 288)],
+        suppress_tokens=[opened.prompt_encoder.pad_id, *range(opened.prompt_encoder.size, 288)],
     )
     return [tuple(row) for row in out[:, longest:].tolist()]
 
@@ -443,9 +453,9 @@ def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ..
 def test_deliberate_is_transformers_generate(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = speaker("gpt2")
     monkeypatch.setattr(MODULE, "BEAMED", 2)
-    prompts, context = [*PROMPTS[:5], list(range(60, 95))], opened.codec.context
+    prompts, context = [*PROMPTS[:5], list(range(60, 95))], opened.prompt_encoder.context
     state = torch.random.get_rng_state()
-    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=10, generator=seeded(4))
+    found = beam_search(opened.model, prompts, prompt_encoder=opened.prompt_encoder, max_new_tokens=10, generator=seeded(4))
     assert torch.equal(state, torch.random.get_rng_state())
     seeds, told = seeded(4), dict[int, tuple[int, ...]]()
     for together in ([1, 3], [0, 4], [2], [5]):  # of one room by length, two and two; the last has less room than the others
@@ -465,47 +475,51 @@ def test_where_chance_has_no_say_beams_answer_together_as_alone(speaker: Speaker
     opened = speaker("gpt2")
     with torch.no_grad():
         opened.model.lm_head.weight *= 200.0  # the likeliest token of a state is as good as sure
-    asked = {"codec": opened.codec, "max_new_tokens": 8}
-    found = deliberate(opened.model, PROMPTS, **asked, generator=seeded(4))
+    asked = {"prompt_encoder": opened.prompt_encoder, "max_new_tokens": 8}
+    found = beam_search(opened.model, PROMPTS, **asked, generator=seeded(4))
     assert len({c.ids for c in found}) > 3
     for prompt, completion in zip(PROMPTS, found, strict=True):
-        assert deliberate(opened.model, [prompt], **asked, generator=seeded(9)) == [completion]
+        assert beam_search(opened.model, [prompt], **asked, generator=seeded(9)) == [completion]
     # Told without the mask, the padding would be read.
     whole = MODULE.pad_left
     monkeypatch.setattr(MODULE, "pad_left", lambda rows, pad: replace(whole(rows, pad), mask=whole(rows, pad).ids > -1))
-    assert deliberate(opened.model, PROMPTS, **asked, generator=seeded(4)) != found
+    assert beam_search(opened.model, PROMPTS, **asked, generator=seeded(4)) != found
 
 
 def test_deliberate_never_says_the_pad_or_an_unknown_token(speaker: Speakers) -> None:
     opened = speaker("phi")
-    for token in (opened.codec.pad_id, *range(opened.codec.size, 288)):
+    for token in (opened.prompt_encoder.pad_id, *range(opened.prompt_encoder.size, 288)):
         with_bias(opened, token, 12.0)
-    found = deliberate(opened.model, PROMPTS[:2], codec=opened.codec, max_new_tokens=8, generator=seeded(4))
+    found = beam_search(opened.model, PROMPTS[:2], prompt_encoder=opened.prompt_encoder, max_new_tokens=8, generator=seeded(4))
     ids = {i for completion in found for i in completion.ids}
-    assert opened.codec.pad_id not in ids and max(ids) < opened.codec.size
+    assert opened.prompt_encoder.pad_id not in ids and max(ids) < opened.prompt_encoder.size
     assert all(completion.ended or len(completion.ids) == 8 for completion in found)
 
 
 def test_deliberate_ends(speaker: Speakers) -> None:
     opened = with_bias(speaker("phi"), 0, 200.0)
     prompts = [[50, 60], list(range(60, 98)), list(range(60, 100))]
-    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=5, generator=seeded(4))
+    found = beam_search(opened.model, prompts, prompt_encoder=opened.prompt_encoder, max_new_tokens=5, generator=seeded(4))
     assert [(c.ids, c.ended) for c in found] == [((0,), True), ((0,), True), ((), False)]
     with_bias(opened, 0, -400.0)
-    found = deliberate(opened.model, prompts, codec=opened.codec, max_new_tokens=5, generator=seeded(4))
+    found = beam_search(opened.model, prompts, prompt_encoder=opened.prompt_encoder, max_new_tokens=5, generator=seeded(4))
     assert [(len(c.ids), c.ended) for c in found] == [(5, False), (2, False), (0, False)]
 
 
 def test_of_prompts_answered_together_one_may_end_before_the_other(speaker: Speakers) -> None:
     """What fills up the shorter answer belongs to nobody."""
     opened = with_bias(speaker("phi"), 0, 2.0)
-    found = deliberate(
-        opened.model, [[50 + i, 60 + i] for i in range(8)], codec=opened.codec, max_new_tokens=6, generator=seeded(4)
+    found = beam_search(
+        opened.model,
+        [[50 + i, 60 + i] for i in range(8)],
+        prompt_encoder=opened.prompt_encoder,
+        max_new_tokens=6,
+        generator=seeded(4),
     )
     lengths = {len(c.ids) for c in found if c.ended}
     assert len(lengths) > 1 and min(lengths) < 6 and not all(c.ended for c in found), [c.ids for c in found]
     for completion in found:
-        assert opened.codec.pad_id not in completion.ids and completion.ids.count(0) == completion.ended
+        assert opened.prompt_encoder.pad_id not in completion.ids and completion.ids.count(0) == completion.ended
         assert completion.ids[-1] == 0 if completion.ended else len(completion.ids) == 6
 
 
@@ -515,7 +529,7 @@ def test_the_trial_of_a_cache_is_quiet(speaker: Speakers, caplog: pytest.LogCapt
 
     network = speaker("gpt2").model
     network.config.pad_token_id = 1  # the trial's first id
-    decode._caches.pop(network, None)
+    kv_cache._caches.pop(network, None)
     logging.warning_once.cache_clear()
-    assert decode.caches_exactly(network)
+    assert kv_cache.caches_exactly(network)
     assert "attention_mask" not in caplog.text

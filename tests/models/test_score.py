@@ -10,18 +10,10 @@ import pytest
 import torch
 import transformers as hf
 
-from sawyer.models import (
-    RewardScorer,
-    ValueNetwork,
-    load_tokenizer,
-    new_reward,
-    pack,
-    read_extra,
-    save_model,
-    sequence_logits,
-)
+from sawyer.models import RewardScorer, ValueNetwork, load_tokenizer, new_reward, read_extra, save_model, sequence_logits
+from sawyer.models.fast import packing
 from sawyer.records import prompt_of
-from sawyer.text import Codec, pad_right
+from sawyer.text import PromptEncoder, pad_right
 
 Make = Callable[[str], Path]
 PROMPTS = [prompt_of(text) for text in ("Up?", "What is the opposite?", "", "Where?", "Up?")]
@@ -52,7 +44,7 @@ def transformers_scores(folder: Path, scorer: RewardScorer) -> tuple[list[float]
     model = hf.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = hf.AutoTokenizer.from_pretrained(folder, padding_side="right")
     # Rows' ids are the codec's: tokenised in one piece the text may fall into other tokens.
-    rows = [scorer.codec.answer(prompt, answer).ids for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    rows = [scorer.prompt_encoder.answer(prompt, answer).ids for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     assert [tokenizer.decode(ids) for ids in rows] == TEXTS
     padded = tokenizer.pad({"input_ids": [list(ids) for ids in rows]}, return_tensors="pt")
     with torch.no_grad():
@@ -74,9 +66,9 @@ def test_transformers_gives_the_same_scores(saved: Callable[..., Path], name: st
 def test_scores_of_other_tokens_differ(saved: Callable[..., Path]) -> None:
     """Read at the token before the last one, or at the padding, the score is another: the comparison above can fail."""
     scorer = RewardScorer.load(saved("gpt2"))
-    rows = [scorer.codec.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    rows = [scorer.prompt_encoder.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     model: Any = scorer.model
-    batch = pad_right(rows, scorer.codec.pad_id)
+    batch = pad_right(rows, scorer.prompt_encoder.pad_id)
     with torch.no_grad():
         everywhere = model.score(model.transformer(input_ids=batch.ids).last_hidden_state)[..., 0]
     last = batch.mask.sum(1) - 1
@@ -121,7 +113,7 @@ def test_order_and_batches_change_nothing(saved: Callable[..., Path], monkeypatc
     whole = scorer(PROMPTS, ANSWERS)
     assert scorer(PROMPTS[::-1], ANSWERS[::-1])[::-1] == pytest.approx(whole, abs=1e-6)
     for budget in (1, 60, 100):
-        monkeypatch.setattr("sawyer.models.score.TOKEN_BUDGET", budget)
+        monkeypatch.setattr("sawyer.models.scoring.TOKEN_BUDGET", budget)
         assert scorer(PROMPTS, ANSWERS) == pytest.approx(whole, abs=1e-6)
     assert scorer([], []) == []
     with pytest.raises(ValueError, match="shorter"):
@@ -136,20 +128,22 @@ def test_an_answer_that_comes_several_times_is_read_once(saved: Callable[..., Pa
     handle = scorer.model.base_model.register_forward_hook(lambda _module, _inputs, out: read.append(out.last_hidden_state))
     assert scorer([*prompts, prompts[3]], [*answers, answers[3]]) == pytest.approx([*expected, expected[3]], abs=1e-6)
     handle.remove()
-    longest = max(len(scorer.codec.answer(prompt, answer).ids) for prompt, answer in zip(prompts, answers, strict=True))
+    longest = max(
+        len(scorer.prompt_encoder.answer(prompt, answer).ids) for prompt, answer in zip(prompts, answers, strict=True)
+    )
     assert 0 < sum(states.shape[:2].numel() for states in read) <= 3 * longest
     assert scorer.cut == 2
 
 
 def test_a_prompt_is_read_once_for_all_its_answers(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """By length alone the two prompts' answers would be read in turn, and prompts again with each part."""
-    monkeypatch.setitem(pack.CALLS, "cpu", 0.0)  # sharing pays however small the network is
+    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)  # sharing pays however small the network is
     scorer = RewardScorer.load(saved("gpt2"))
     prompts, answers = [PROMPTS[0], PROMPTS[1]] * 3, ["a", "a b", "a b c d", "", "a b c", "a b c d e"]
-    rows = [scorer.codec.answer(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    rows = [scorer.prompt_encoder.answer(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     alone = [scorer([prompt], [answer])[0] for prompt, answer in zip(prompts, answers, strict=True)]
     shared = sum(rows[i].prompt_length for i in (0, 1))
-    monkeypatch.setattr("sawyer.models.score.TOKEN_BUDGET", 3 * max(len(row.ids) for row in rows[1::2]))
+    monkeypatch.setattr("sawyer.models.scoring.TOKEN_BUDGET", 3 * max(len(row.ids) for row in rows[1::2]))
     read: list[int] = []
     handle = scorer.model.base_model.register_forward_hook(lambda _module, _given, out: read.append(out[0].shape[1]))
     assert scorer(prompts, answers) == pytest.approx(alone, abs=1e-6)
@@ -162,7 +156,7 @@ def test_poisoned_padding(saved: Callable[..., Path]) -> None:
     whole = scorer(PROMPTS, ANSWERS)
     model: Any = scorer.model
     with torch.no_grad():
-        model.get_input_embeddings().weight[scorer.codec.pad_id] = torch.nan
+        model.get_input_embeddings().weight[scorer.prompt_encoder.pad_id] = torch.nan
     assert scorer(PROMPTS, ANSWERS) == whole
 
 
@@ -194,8 +188,10 @@ def test_the_trunk_is_the_source_s(make: Make, tmp_path: Path) -> None:
 
 def test_values_begin_at_zero_and_can_be_learnt(make: Make, saved: Callable[..., Path]) -> None:
     network = ValueNetwork.from_reward(saved("llama"))
-    codec = Codec(tokenizer=load_tokenizer(make("llama")), context=40)
-    batch = pad_right([codec.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)], codec.pad_id)
+    prompt_encoder = PromptEncoder(tokenizer=load_tokenizer(make("llama")), context=40)
+    batch = pad_right(
+        [prompt_encoder.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)], prompt_encoder.pad_id
+    )
     values = network(batch.ids)
     assert torch.equal(values, torch.zeros(batch.ids.shape))
     (values - 1).square().mean().backward()
@@ -205,8 +201,11 @@ def test_values_begin_at_zero_and_can_be_learnt(make: Make, saved: Callable[...,
 def test_sequence_scores_are_fp32_and_differentiable(saved: Callable[..., Path]) -> None:
     scorer = RewardScorer.load(saved("gpt2"))
     model: Any = scorer.model
-    batch = pad_right([scorer.codec.answer(PROMPTS[0], "Down."), scorer.codec.answer(PROMPTS[1], "")], scorer.codec.pad_id)
+    batch = pad_right(
+        [scorer.prompt_encoder.answer(PROMPTS[0], "Down."), scorer.prompt_encoder.answer(PROMPTS[1], "")],
+        scorer.prompt_encoder.pad_id,
+    )
     scores = sequence_logits(model, batch)[:, 0]
     assert scores.shape == (2,) and scores.dtype == torch.float32
     scores.sum().backward()
-    assert float(model.get_input_embeddings().weight.grad[scorer.codec.pad_id].abs().max()) == 0.0
+    assert float(model.get_input_embeddings().weight.grad[scorer.prompt_encoder.pad_id].abs().max()) == 0.0

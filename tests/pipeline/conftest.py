@@ -16,7 +16,7 @@ import pytest
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import SawyerError
-from sawyer.pipeline import way
+from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, Listener, Manifest, Run, hash_folder, read_manifest, read_rows
 from sawyer.worlds import write
 
@@ -190,11 +190,11 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     """Sizes that are no settings, so that collecting and comparing take several steps and the gold check little time."""
     for stage in STAGES:
         import_module(f"sawyer.stages.{stage}")
-    patch.setattr(sys.modules["sawyer.stages.collect.collect"], "ANSWERS_A_STEP", 16)
-    patch.setattr(sys.modules["sawyer.stages.compare.compare"], "ANSWERS_A_STEP", 4)
-    patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 6)
+    patch.setattr(sys.modules["sawyer.stages.collect.collect_stage"], "ANSWERS_A_STEP", 16)
+    patch.setattr(sys.modules["sawyer.stages.compare.compare_stage"], "ANSWERS_A_STEP", 4)
+    patch.setattr(sys.modules["sawyer.stages.reward.reward_trust"], "WORLD_PROMPTS", 6)
     # The page is drawn by other tests; here it would take longer than everything else.
-    patch.setattr(way, "report", drawn)
+    patch.setattr(run_stages, "report", drawn)
 
 
 def drawn(run: Run) -> None:
@@ -252,7 +252,7 @@ class Done(NamedTuple):
     out: str
     err: str
 
-    def explained(self, *words: str) -> None:
+    def explain_load_errors(self, *words: str) -> None:
         """It ended with exit code 1 and a message that says these words and what to do, and with no traceback."""
         told = " ".join(self.err.split())
         assert self.code == 1, told or self.out

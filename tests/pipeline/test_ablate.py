@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from sawyer.config import checked
-from sawyer.engine import Learner
 from sawyer.errors import Interrupted, RunError
-from sawyer.lab.ablation import Ablation, Cell, ablate, compared, config_of, markdown
-from sawyer.pipeline import way
+from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.studies.losses import LossRun, LossStudy, compared, config_of, markdown, study_losses
+from sawyer.train import OptimizerStep
 
 pytestmark = pytest.mark.slow
 
@@ -29,14 +29,14 @@ LOSSES, SEEDS = ("plain", "squared"), (0, 1)
 @pytest.fixture(scope="module")
 def done(
     tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callable[[pytest.MonkeyPatch], None]
-) -> tuple[Path, Ablation]:
+) -> tuple[Path, LossStudy]:
     run = tiny.prefix("reward", tmp_path_factory.mktemp("ablate") / "run")
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
-        return run, ablate(checked(tiny.tree(run)), LOSSES, SEEDS)
+        return run, study_losses(checked(tiny.tree(run)), LOSSES, SEEDS)
 
 
-def test_the_table_says_what_the_runs_say(done: tuple[Path, Ablation]) -> None:
+def test_the_table_says_what_the_runs_say(done: tuple[Path, LossStudy]) -> None:
     run, found = done
     assert [(cell.loss, cell.seed) for cell in found.cells] == [("plain", 0), ("plain", 1), ("squared", 0), ("squared", 1)]
     told: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
@@ -63,7 +63,7 @@ def test_the_table_says_what_the_runs_say(done: tuple[Path, Ablation]) -> None:
     assert (run / "ablation" / "ablation.md").read_text() == markdown(found)
 
 
-def test_only_loss_and_seed_differ(done: tuple[Path, Ablation]) -> None:
+def test_only_loss_and_seed_differ(done: tuple[Path, LossStudy]) -> None:
     run, found = done
     hashes = {stage: hash_folder(path) for stage, path in (("sft", run / "sft/model"), ("collect", Layout(run).answers))}
     orders = {}
@@ -84,7 +84,7 @@ def test_only_loss_and_seed_differ(done: tuple[Path, Ablation]) -> None:
 
 
 def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
-    done: tuple[Path, Ablation], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, found = done
     run = tmp_path / "run"
@@ -93,14 +93,14 @@ def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
     gone = run / "ablation" / "squared-seed-1"
     shutil.rmtree(gone)
     steps = []
-    update = Learner.update
-    monkeypatch.setattr(Learner, "update", lambda self, *more: steps.append(1) or update(self, *more))  # type: ignore[func-returns-value]
-    again = ablate(config, LOSSES, SEEDS)
+    update = OptimizerStep.update
+    monkeypatch.setattr(OptimizerStep, "update", lambda self, *more: steps.append(1) or update(self, *more))  # type: ignore[func-returns-value]
+    again = study_losses(config, LOSSES, SEEDS)
     assert len(steps) == found.cells[3].steps  # those of the run that was gone alone
     for old, new in zip(found.cells, again.cells, strict=True):
         assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
     steps.clear()
-    ablate(config, LOSSES, SEEDS)
+    study_losses(config, LOSSES, SEEDS)
     assert steps == []
 
 
@@ -113,20 +113,20 @@ def test_the_sft_model_is_made_once_where_it_is_missing(tiny: Any, tmp_path: Pat
         if row.get("kind") == "start":
             heard.append(row["stage"])
 
-    found = ablate(config, ["margin", "scaled"], [3], out=tmp_path / "out", listeners=[listen])
+    found = study_losses(config, ["margin", "scaled"], [3], out=tmp_path / "out", listeners=[listen])
     assert heard == ["sft", "collect", "reward", "reward"]
     assert any(note.startswith("One seed says nothing") for note in found.notes) and not found.apart
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_stop_is_heard_also_while_a_report_is_written(
-    done: tuple[Path, Ablation], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+    done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
     shutil.rmtree(run / "ablation")
     config = checked(tiny.tree(run))
-    report = way.report
+    report = run_stages.report
 
     def signalled(kind: str, row: dict[str, Any]) -> None:
         if not late and kind == "progress" and row["done"] == 2:
@@ -138,31 +138,31 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
 
     with monkeypatch.context() as patch:
         if late:
-            patch.setattr(way, "report", reporting)
+            patch.setattr(run_stages, "report", reporting)
         with pytest.raises(Interrupted, match="1 of 2 reward models are done" if late else "SIGTERM"):
-            ablate(config, LOSSES, SEEDS[:1], listeners=[signalled])
+            study_losses(config, LOSSES, SEEDS[:1], listeners=[signalled])
     assert not (run / "ablation" / "ablation.json").exists()
-    again = ablate(config, LOSSES, SEEDS[:1])
+    again = study_losses(config, LOSSES, SEEDS[:1])
     for old, new in zip((cell for cell in done[1].cells if cell.seed == SEEDS[0]), again.cells, strict=True):
         assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
 
 
-def test_another_sft_model_is_refused(done: tuple[Path, Ablation], tiny: Any, tmp_path: Path) -> None:
+def test_another_sft_model_is_refused(done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
     with pytest.raises(RunError, match="sft stage was done with other settings"):
-        ablate(checked(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
+        study_losses(checked(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
     answers = Layout(run).answers
     answers.write_text("\n".join(answers.read_text().splitlines()[1:]) + "\n")
     with pytest.raises(RunError, match="begun with another collected answers"):
-        ablate(checked(tiny.tree(run)), LOSSES, SEEDS)
+        study_losses(checked(tiny.tree(run)), LOSSES, SEEDS)
 
 
 def test_what_cannot_be_is_said_before_anything_is_trained(
     command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     run = tiny.prefix("sft", tmp_path / "run")
     tree = tiny.tree(run)
     Path("a.yaml").write_text(yaml.safe_dump(tree))
@@ -171,16 +171,16 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     Path("without.yaml").write_text(yaml.safe_dump(without))
     unknown = command("ablate", "a.yaml", "--loss", "plain,sqared")
     assert unknown.code == 1 and "did you mean `squared`?" in unknown.err
-    command("ablate", "a.yaml", "--loss", "plain,own_ablated:bad").explained("own_ablated:bad is refused")
-    command("ablate", "a.yaml", "--loss", "plain,plain").explained("loss plain is named twice")
-    command("ablate", "a.yaml", "--loss", ",").explained("no loss is named")
-    command("ablate", "a.yaml", "--seeds", "0,x").explained("whole numbers")
-    command("ablate", "a.yaml", "--seeds", "0,-1").explained("seed -1")
-    command("ablate", "without.yaml").explained("no section `reward`")
+    command("ablate", "a.yaml", "--loss", "plain,own_ablated:bad").explain_load_errors("own_ablated:bad is refused")
+    command("ablate", "a.yaml", "--loss", "plain,plain").explain_load_errors("loss plain is named twice")
+    command("ablate", "a.yaml", "--loss", ",").explain_load_errors("no loss is named")
+    command("ablate", "a.yaml", "--seeds", "0,x").explain_load_errors("whole numbers")
+    command("ablate", "a.yaml", "--seeds", "0,-1").explain_load_errors("seed -1")
+    command("ablate", "without.yaml").explain_load_errors("no section `reward`")
     sys.modules.pop("own_ablated", None)
 
 
-def test_the_command_prints_the_table(done: tuple[Path, Ablation], command: Callable[..., Any], tiny: Any) -> None:
+def test_the_command_prints_the_table(done: tuple[Path, LossStudy], command: Callable[..., Any], tiny: Any) -> None:
     run, found = done
     file = run.parent / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run)))
@@ -197,8 +197,8 @@ def test_an_own_loss_has_a_folder_that_every_system_can_name(tiny: Any, tmp_path
     assert Path(config.out).name == "my.losses.soft-seed-7"
 
 
-def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, gold: float | None = None) -> Cell:
-    return Cell(
+def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, gold: float | None = None) -> LossRun:
+    return LossRun(
         loss=loss,
         seed=seed,
         out="",

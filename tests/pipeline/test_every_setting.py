@@ -17,9 +17,9 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.config import Config, fields
-from sawyer.engine import Learner
 from sawyer.errors import SawyerError
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.train import OptimizerStep
 
 STAGES = pipeline.STAGES
 SECTIONS = {name for name, default, _ in fields() if default == "a section"}
@@ -253,14 +253,14 @@ def test_a_changed_setting_changes_something(
 def check_parts(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
     """More parts, and the same numbers up to rounding."""
     counts: list[int] = []
-    accumulate = Learner.accumulate
+    accumulate = OptimizerStep.accumulate
 
-    def noted(self: Learner, parts: Any, *more: Any) -> Any:
+    def noted(self: OptimizerStep, parts: Any, *more: Any) -> Any:
         listed = list(parts)
         counts.append(len(listed))
         return accumulate(self, listed, *more)
 
-    monkeypatch.setattr(Learner, "accumulate", noted)
+    monkeypatch.setattr(OptimizerStep, "accumulate", noted)
     found, parts = [], []
     for folder, changes in (("without", {}), ("with", {name: change.value})):
         found.append(seen(tiny, tmp_path / folder, change.stage, changes))

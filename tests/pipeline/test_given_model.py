@@ -13,7 +13,7 @@ from tokenizers import ByteLevelBPETokenizer
 
 from sawyer import pipeline
 from sawyer.config import checked
-from sawyer.models import open_speaker
+from sawyer.models import open_language_model
 from sawyer.records import prompt_of
 from sawyer.runs import hash_folder
 
@@ -60,5 +60,5 @@ def test_sft_of_a_given_gpt2(tiny: Any, tmp_path: Path, gpt2: Path) -> None:
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert figures["eos_share"] > 0.5
     # The text's tokens are the source's.
-    ids = open_speaker(out / "sft" / "model").codec.prompt(prompt_of("What is up?"))
+    ids = open_language_model(out / "sft" / "model").prompt_encoder.prompt(prompt_of("What is up?"))
     assert list(ids) == theirs("Question: What is up?\nResponse:")["input_ids"]

@@ -13,7 +13,7 @@ import pytest
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import DataError, Interrupted, RunError
-from sawyer.pipeline import way
+from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, hash_folder, open_run, read_manifest, read_rows
 
 STAGES = pipeline.STAGES
@@ -36,7 +36,7 @@ def done(tiny: Any, tmp_path: Path) -> Path:
 
 def test_a_finished_run_skips_all(tiny: Any, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {p: p.read_bytes() for p in done.rglob("*") if p.is_file() and p.name not in (".lock", "events.jsonl")}
-    monkeypatch.setattr(way, "import_module", lambda name: pytest.fail(f"{name} was opened"))
+    monkeypatch.setattr(run_stages, "import_module", lambda name: pytest.fail(f"{name} was opened"))
     summary = tiny.run(done)
     assert events(done, "skip") == list(STAGES)
     assert summary["rl"]["updates"] == 5
@@ -277,7 +277,7 @@ def test_answers_that_are_collected_anew_never_overwrite_earlier_ones(tmp_path: 
         layout.folder("collect").mkdir()
         for judged in ("first", "second", "third"):
             layout.answers.write_text(judged)
-            way._clear(run, "collect")
+            run_stages._clear(run, "collect")
             assert not layout.answers.exists()
     assert [layout.answers_before(number).read_text() for number in (1, 2, 3)] == ["first", "second", "third"]
     assert str(layout.answers_before(3)) in messages(tmp_path / "run", "warning")
@@ -313,7 +313,7 @@ def test_answers_wait_for_people(tiny: Any, tmp_path: Path, monkeypatch: pytest.
     # Asked again with nothing scored: it waits on, and nothing is loaded or overwritten.
     before = layout.answers.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr(way, "import_module", lambda name: pytest.fail(f"{name} was opened"))
+        patched.setattr(run_stages, "import_module", lambda name: pytest.fail(f"{name} was opened"))
         assert tiny.run(out, changes)["waiting"]
     assert layout.answers.read_bytes() == before and len(events(out, "waiting")) == 2
     # A slip of the pen is told with its line.
@@ -371,8 +371,8 @@ def test_the_demo_writes_its_files_under_the_lock(tiny: Any, tmp_path: Path, mon
     def demo_config(out: str, seed: int, rater: str) -> Any:
         return checked(tiny.tree(Path(out), {"seed": seed, **dict.fromkeys(("sft", "collect", "reward", "rl", "compare"))}))
 
-    monkeypatch.setattr(way, "write", write)
-    monkeypatch.setattr(way, "demo_config", demo_config)
+    monkeypatch.setattr(run_stages, "write", write)
+    monkeypatch.setattr(run_stages, "demo_config", demo_config)
     out = tmp_path / "demo"
     with open_run(out), pytest.raises(RunError, match="at work"):
         pipeline.demo(out)

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.pipeline import summary, way
+from sawyer.pipeline import run_stages, summary
+from sawyer.report import page
 from sawyer.runs import Layout, read_manifest, read_rows
-from sawyer.runs import run as opening
-from sawyer.stages.report import page
+from sawyer.runs import run_folder as opening
 
 
 def messages(out: Path, kind: str) -> list[str]:
@@ -37,8 +37,8 @@ def drawing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         told.append(" ".join(sorted({*done} - {"report"})))
         Layout(root).report.write_text(told[-1])
 
-    monkeypatch.setattr(way, "report", summary.report)
-    monkeypatch.setattr("sawyer.stages.report.build", build)
+    monkeypatch.setattr(run_stages, "report", summary.report)
+    monkeypatch.setattr("sawyer.report.build", build)
     return told
 
 

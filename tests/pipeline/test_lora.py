@@ -14,7 +14,7 @@ import transformers as hf
 
 from sawyer.chat import Chat
 from sawyer.errors import ConfigError, Interrupted, ModelError, RunError
-from sawyer.models import TextScorer, open_speaker
+from sawyer.models import TextScorer, open_language_model
 from sawyer.runs import Layout, is_adapter, read_rows
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ def test_merged_models_load_in_plain_transformers(done: Path, command: Callable[
     shutil.copytree(done, run)
     assert command("merge", run).code == 0
     merged = hf.AutoModelForCausalLM.from_pretrained(run / "rl" / "merged").eval()
-    ours: Any = open_speaker(run / "rl" / "model").model
+    ours: Any = open_language_model(run / "rl" / "model").model
     assert torch.allclose(merged(ids).logits, ours(ids).logits, atol=2e-5)
     assert len(hf.AutoTokenizer.from_pretrained(run / "rl" / "merged")) == 400
     assert command("merge", run, "--stage", "reward", "--out", tmp_path / "judge").code == 0
@@ -73,9 +73,9 @@ def test_merged_models_load_in_plain_transformers(done: Path, command: Callable[
     assert hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge").config.num_labels == 1
     assert command("merge", run / "classify" / "model", "--out", tmp_path / "classes").code == 0
     assert hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "classes").config.num_labels == 2
-    command("merge", run).explained("is there already")
-    command("merge", tmp_path / "judge").explained("neither a run nor a folder of adapters")
-    command("merge", run, "--stage", "base").explained("is a whole model already")
+    command("merge", run).explain_load_errors("is there already")
+    command("merge", tmp_path / "judge").explain_load_errors("neither a run nor a folder of adapters")
+    command("merge", run, "--stage", "base").explain_load_errors("is a whole model already")
 
 
 @pytest.mark.parametrize("stage", WITH)
@@ -91,9 +91,9 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
             runs[-1].stop.set("the test")
 
     runs: list[Run] = []
-    from sawyer.pipeline import way
+    from sawyer.pipeline import run_stages
 
-    opened = way.open_run
+    opened = run_stages.open_run
     with pytest.MonkeyPatch.context() as patch:
 
         def noted(root: Path) -> Any:
@@ -107,7 +107,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
 
             return inside()
 
-        patch.setattr(way, "open_run", noted)
+        patch.setattr(run_stages, "open_run", noted)
         with pytest.raises(Interrupted):
             tiny.run(out, LORA, listeners=[stop])
         state = torch.load(Layout(out).checkpoint(stage) / "state.pt", weights_only=True)["work"]

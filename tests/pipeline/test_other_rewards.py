@@ -11,8 +11,8 @@ import pytest
 
 from sawyer.config import checked
 from sawyer.errors import ConfigError, ModelError, RunError, SawyerError, TrainingError
-from sawyer.pipeline.order import parents_of
-from sawyer.pipeline.same import check_parents
+from sawyer.pipeline.fingerprint import check_parents
+from sawyer.pipeline.stage_graph import parents_of
 from sawyer.runs import Layout, open_run, read_manifest, read_rows
 
 GOLD = [{"name": "gold", "function": "sawyer.worlds:golds"}]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sawyer.engine import Learner
 from sawyer.errors import ConfigError, RunError
 from sawyer.runs import Layout, read_manifest
+from sawyer.train import OptimizerStep
 
 FIT = "from torch.nn.functional import softplus\n\n\ndef loss(r_j, r_k, d):\n    return softplus(r_k - r_j)\n"
 NAME = "loss_in_a_run"
@@ -27,7 +27,7 @@ def test_it_is_refused_before_the_stages_that_come_before_it(
     tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path(f"{NAME}.py").write_text(FIT.replace("r_k - r_j", "r_j - r_k"))
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     with pytest.raises(ConfigError, match=r"is refused: falling: .* \(at r_j = -8, r_k = -1.3, d = 0.25\)"):
         tiny.run(tmp_path / "run", {"reward.loss": f"{NAME}:loss"})
     stages = read_manifest(Layout(tmp_path / "run").manifest).get("stages", {})

@@ -25,22 +25,22 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 SMALL = """
 import sys
 from importlib import import_module
-from sawyer.pipeline import way
+from sawyer.pipeline import run_stages
 from sawyer.cli.main import main
 
 def small(name):
     module = real(name)
     for owner, size, value in (
-        ("sawyer.stages.collect.collect", "ANSWERS_A_STEP", 16),
-        ("sawyer.stages.compare.compare", "ANSWERS_A_STEP", 4),
-        ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
+        ("sawyer.stages.collect.collect_stage", "ANSWERS_A_STEP", 16),
+        ("sawyer.stages.compare.compare_stage", "ANSWERS_A_STEP", 4),
+        ("sawyer.stages.reward.reward_trust", "WORLD_PROMPTS", 6),
     ):
         if owner in sys.modules:
             setattr(sys.modules[owner], size, value)
     return module
 
-real, way.import_module = import_module, small
-way.report = lambda run: run.layout.report.write_text("page")
+real, run_stages.import_module = import_module, small
+run_stages.report = lambda run: run.layout.report.write_text("page")
 main()
 """
 

@@ -10,8 +10,8 @@ import pytest
 from cuts import Cut, Row, go_on, same
 
 from sawyer import pipeline
-from sawyer.engine import Learner, loop, put_weights
 from sawyer.runs import Journal, Layout, read_manifest
+from sawyer.train import OptimizerStep, restore_weights, stage_loop
 
 pytestmark = pytest.mark.slow
 
@@ -42,16 +42,16 @@ def test_a_run_cut_off_again_and_again(tiny: Any, tmp_path: Path, save: float) -
 
 
 def forgets_the_optimizer(patch: pytest.MonkeyPatch) -> None:
-    def load(self: Learner, state: Mapping[str, Any]) -> None:
-        put_weights(self.model, state["model"])
+    def load(self: OptimizerStep, state: Mapping[str, Any]) -> None:
+        restore_weights(self.model, state["model"])
         self.steps_done = state["steps"]
 
-    patch.setattr(Learner, "load", load)
+    patch.setattr(OptimizerStep, "load", load)
 
 
 def forgets_the_step(patch: pytest.MonkeyPatch) -> None:
-    real = Learner.load
-    patch.setattr(Learner, "load", lambda self, state: real(self, {**state, "steps": 0}))
+    real = OptimizerStep.load
+    patch.setattr(OptimizerStep, "load", lambda self, state: real(self, {**state, "steps": 0}))
 
 
 def does_not_cut_the_journal_back(patch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,8 @@ def does_not_cut_the_journal_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def is_one_step_late(patch: pytest.MonkeyPatch) -> None:
-    real = loop._resume
-    patch.setattr(loop, "_resume", lambda *a: (real(*a)[0] + 1, False))
+    real = stage_loop._resume
+    patch.setattr(stage_loop, "_resume", lambda *a: (real(*a)[0] + 1, False))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from cuts import Clock, Kept
 
-from sawyer.engine import loop
 from sawyer.runs import Layout, Listener, read_rows
+from sawyer.train import stage_loop
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +62,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 def run_rl(tiny: Any, patch: pytest.MonkeyPatch, name: str, out: Path, save: float, listeners: Sequence[Listener] = ()) -> None:
     """The stage `rl` by one algorithm, saved whenever `save` steps are done."""
     clock = Clock("rl")
-    patch.setattr(loop, "time", clock)
+    patch.setattr(stage_loop, "time", clock)
     changes = {"rl": {**ALGORITHMS[name], "prompts": [str(tiny.data / "prompts.jsonl")]}, "compare": None}
     tiny.run(out, {**changes, "save_every_seconds": save}, only="rl", listeners=[clock, *listeners])
 

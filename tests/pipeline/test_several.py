@@ -40,25 +40,25 @@ from importlib import import_module
 from sawyer import processes
 from sawyer.config import load
 from sawyer.errors import Interrupted, SawyerError
-from sawyer.pipeline import run, way
+from sawyer.pipeline import run, run_stages
 from sawyer.runs import Journal
 
 def small(name):
     module = real(name)
     for owner, size, value in (
-        ("sawyer.stages.collect.collect", "ANSWERS_A_STEP", 16),
-        ("sawyer.stages.compare.compare", "ANSWERS_A_STEP", 4),
-        ("sawyer.stages.reward.trust", "WORLD_PROMPTS", 6),
+        ("sawyer.stages.collect.collect_stage", "ANSWERS_A_STEP", 16),
+        ("sawyer.stages.compare.compare_stage", "ANSWERS_A_STEP", 4),
+        ("sawyer.stages.reward.reward_trust", "WORLD_PROMPTS", 6),
         ("sawyer.stages.rl.best_of_n", "PROMPTS_A_STEP", 2),
-        ("sawyer.models.sample", "BEAMED", 1),
+        ("sawyer.models.sampling", "BEAMED", 1),
     ):
         if owner in sys.modules:
             setattr(sys.modules[owner], size, value)
     return module
 
-real, way.import_module = import_module, small
+real, run_stages.import_module = import_module, small
 Journal._tell = lambda journal, kind, row: listen(kind, row)  # a listener of its own could not make a stage fail
-way.report = lambda run: run.layout.report.write_text("page")
+run_stages.report = lambda run: run.layout.report.write_text("page")
 
 for job in sys.argv[1:]:
     asked, path = job.split(":", 1)
@@ -185,7 +185,7 @@ def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callabl
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
         patch.setattr("sawyer.stages.rl.best_of_n.PROMPTS_A_STEP", 2)
-        patch.setattr(importlib.import_module("sawyer.models.sample"), "BEAMED", 1)
+        patch.setattr(importlib.import_module("sawyer.models.sampling"), "BEAMED", 1)
         for name, (stage, changes) in ways.items():
             for kind in ("two", "alone"):
                 out = tiny.prefix(stage, root / kind / name) if stage != "base" else root / kind / name

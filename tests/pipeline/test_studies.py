@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from sawyer.config import checked
-from sawyer.engine import Learner
 from sawyer.errors import Interrupted
-from sawyer.lab import study_overoptimisation
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.studies import study_overoptimisation
+from sawyer.train import OptimizerStep
 
 
 def small(tiny: Any, run: Path) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_seeds_are_whole_runs_and_finished_ones_are_skipped(
         losses.append(summary["sft"]["loss_last"])
     assert losses[0] != losses[1], "each seed trains a model of its own"
     assert (root / "seeds.md").read_text() in told.out and "how long one takes is said after the first" in told.out
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     again = command("study", "seeds", file, "--seeds", "3,4")
     assert again.code == 0 and "all done before" in again.out and (root / "seeds.md").read_text() in again.out
 
@@ -64,10 +64,10 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
             signal.raise_signal(signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
         study_overoptimisation(config, episodes=48, most=8, listeners=[stopping])
     with monkeypatch.context() as patch:
-        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
         found = study_overoptimisation(config, episodes=48, most=8)
     # 48 answers are 6 updates of 8, each with an evaluation, and one at the end; the SFT model has no distance.
     assert [p.at for p in found.rl.points] == list(range(7)) and found.rl.points[0].kl == pytest.approx(0.0, abs=1e-5)
@@ -82,10 +82,10 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
     assert json.loads((root / "overoptimisation.json").read_text()) == json.loads(json.dumps(asdict(found)))
     straight = tmp_path / "straight"
     with monkeypatch.context() as patch:
-        patch.setattr("sawyer.lab.draws.ANSWERS_A_STEP", 8)
+        patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
         other = study_overoptimisation(config, episodes=48, most=8, out=straight)  # never interrupted
     assert {**asdict(other), "out": 0} == {**asdict(found), "out": 0}
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(tree))
     told = command("study", "overoptimisation", file, "--episodes", "48", "--most", "8")
@@ -121,7 +121,7 @@ def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
     assert lines["rloo"]["scores"]["t07"]["value"] == pytest.approx(sum(golds) / len(golds))
     assert (root / "bakeoff.md").read_text() in told.out and "2 algorithms with 2 seeds are 4 runs" in told.out
     assert "Settings of its own: rloo: group=2." in told.out
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     again = command(*arguments)
     assert again.code == 0 and "all done before" in again.out and (root / "bakeoff.md").read_text() in again.out
 

@@ -160,9 +160,9 @@ def test_rows_that_a_template_cannot_render_are_bad_rows_like_others(put: Put) -
     assert left.warning.startswith("2 of 11 rows cannot be used") and "template (a.jsonl:3): no system turn" in left.warning
     with pytest.raises(DataError, match="2 of 11 rows"):
         leave_out(read_in, refused, 0.1)
-    (report,) = check([name], unrenderable=lambda records: refused, max_bad_rows=0.2)
+    (report,) = check([name], find_unrenderable=lambda records: refused, max_bad_rows=0.2)
     assert report.records == 9 and not report.refused
-    assert check([name], unrenderable=lambda records: refused, max_bad_rows=0.1)[0].refused
+    assert check([name], find_unrenderable=lambda records: refused, max_bad_rows=0.1)[0].refused
 
 
 def test_a_conversation_without_a_name_is_told_the_name(put: Put) -> None:
@@ -297,7 +297,7 @@ def test_what_to_do_where_there_is_no_such_file(put: Put, path: str, words: str)
 def test_more_than_memory_holds_is_refused_by_its_size(put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     name, packed = put("a.jsonl", rows(400, 0)), put("b.jsonl.gz", rows(400, 0))
     assert len(read([name, packed], want="demonstrations").records) == 400
-    monkeypatch.setattr("sawyer.records.files.memory_free", lambda: 40_000)
+    monkeypatch.setattr("sawyer.records.data_files.memory_free", lambda: 40_000)
     for path, words in ((name, "holds 0.0 GB"), (packed, "unpacks to more than 0.0 GB")):
         with pytest.raises(DataError, match=words):
             read(path, want="demonstrations")

@@ -13,7 +13,7 @@ import pytest
 
 from sawyer.errors import DataError
 from sawyer.records import Problem, expand, read
-from sawyer.records.rows import raw_rows
+from sawyer.records.row_reading import raw_rows
 
 Put = Callable[[str, Any], str]
 ROWS = [{"question": "Up?", "answer": 'Down, or\n"not"'}, {"question": "Où?", "answer": "Ici"}]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from report_run import make_run
 
-from sawyer.stages.report import overoptimisation, page, plots, trust
+from sawyer.report import overoptimisation_page, page, svg_plots, trust_section
 
 
 @pytest.fixture
@@ -24,14 +24,14 @@ def drawn_once() -> Iterator[None]:
     drawn again. `drawn_anew` asks for the real thing."""
     known: dict[tuple[Any, ...], str] = {}
 
-    def draw(panel: plots.Panel, ident: str, size: tuple[float, float] = (plots.WIDTH, plots.HEIGHT)) -> str:
+    def draw(panel: svg_plots.Panel, ident: str, size: tuple[float, float] = (svg_plots.WIDTH, svg_plots.HEIGHT)) -> str:
         key = (repr(panel), ident, size)
         if key not in known:
-            known[key] = plots.draw(panel, ident, size)
+            known[key] = svg_plots.draw(panel, ident, size)
         return known[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        for room in (overoptimisation, page, trust):
+        for room in (overoptimisation_page, page, trust_section):
             patch.setattr(room, "draw", draw)
         yield
 
@@ -39,5 +39,5 @@ def drawn_once() -> Iterator[None]:
 @pytest.fixture
 def drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every plot is drawn, as in the program."""
-    for room in (overoptimisation, page, trust):
-        monkeypatch.setattr(room, "draw", plots.draw)
+    for room in (overoptimisation_page, page, trust_section):
+        monkeypatch.setattr(room, "draw", svg_plots.draw)

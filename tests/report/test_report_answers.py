@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.stages.report.answers import EXTREMES, MOST_PROMPTS, bar, gallery, shown
+from sawyer.report.answer_gallery import EXTREMES, MOST_PROMPTS, bar, gallery, shown
 
 
 def rows(prompts: int, gain: dict[int, float] | None = None) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from report_run import HOSTILE
 
-from sawyer.cli.classify import show_classified
-from sawyer.cli.figures import show_summary
-from sawyer.cli.look import _key_figures
+from sawyer.cli.classifier_tables import show_classified
+from sawyer.cli.inspect import _key_figures
+from sawyer.cli.summary_tables import show_summary
+from sawyer.report import build
 from sawyer.runs import Journal, Layout, Manifest
-from sawyer.stages.report import build
 
 SCORES = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "rows": 40, "said": 44}
 
@@ -76,7 +76,7 @@ def test_a_classifier_that_is_not_done_has_its_curves_alone(tmp_path: Path) -> N
 
 
 def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:
-    from sawyer.cli.screen import stdout
+    from sawyer.cli.console import stdout
 
     monkeypatch.setenv("COLUMNS", "200")
     show_classified(stdout(), figures("[red]ham[/red]", "spam"))

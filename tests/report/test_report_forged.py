@@ -14,8 +14,8 @@ import yaml
 from report_run import make_run
 
 from sawyer.errors import RunError
+from sawyer.report import build, overoptimisation_page, page, trust_section
 from sawyer.runs import Journal, Layout, open_run
-from sawyer.stages.report import build, overoptimisation, page, trust
 
 ODD: list[Any] = [None, "x", -1e308, 10**400, float("nan"), float("inf"), [], {}, [1, "x"], {"a": [1]}, True, "\x1b[31m<b>", -5]
 
@@ -34,7 +34,7 @@ def plots_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
             list(map(float, [*line.xs, *line.ys, *line.lows, *line.highs]))
         return "<svg></svg>"
 
-    for room in (overoptimisation, page, trust):
+    for room in (overoptimisation_page, page, trust_section):
         monkeypatch.setattr(room, "draw", draw)
 
 

@@ -11,9 +11,9 @@ import pytest
 from report_run import HOSTILE, make_run
 
 from sawyer.errors import RunError
+from sawyer.report import build
+from sawyer.report.run_facts import gather
 from sawyer.runs import Journal, Layout
-from sawyer.stages.report import build
-from sawyer.stages.report.facts import gather
 
 VOID = {"meta", "br", "input", "img", "link", "hr"}
 

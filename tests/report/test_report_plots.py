@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ElementTree
 
-from sawyer.stages.report.curves import line
-from sawyer.stages.report.plots import TONES, Level, Line, Panel, draw, running_mean, thinned
+from sawyer.report.curves import line
+from sawyer.report.svg_plots import TONES, Level, Panel, PlotLine, draw, running_mean, thinned
 
 PANEL = Panel(
     title="Loss <of> it",
     note="",
-    lines=[Line(name="a", tone="sft", xs=list(range(50)), ys=[1 / (1 + i) for i in range(50)], smooth=True)],
+    lines=[PlotLine(name="a", tone="sft", xs=list(range(50)), ys=[1 / (1 + i) for i in range(50)], smooth=True)],
     levels=[Level(name="b", tone="bad", at=0.25)],
     mark=20,
 )
@@ -32,7 +32,7 @@ def test_two_drawings_share_no_id() -> None:
 
 
 def test_tick_labels_keep_their_digits() -> None:
-    small = Panel(title="t", note="", lines=[Line(name="a", tone="rl", xs=[0, 1, 2], ys=[0.001, 0.004, 0.002])])
+    small = Panel(title="t", note="", lines=[PlotLine(name="a", tone="rl", xs=[0, 1, 2], ys=[0.001, 0.004, 0.002])])
     labels = re.findall(r">(0\.\d+)<", draw(small, "p1"))
     assert len(labels) == len(set(labels)) >= 3
 

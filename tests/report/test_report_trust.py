@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from report_run import examined
 
+from sawyer.report import build, build_trust
+from sawyer.report.trust_section import view
 from sawyer.runs import Layout
-from sawyer.stages.report import build, build_trust
-from sawyer.stages.report.trust import view
 from sawyer.trust import Trust, as_json, told
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from report_run import make_run
 
+from sawyer.report.run_facts import gather
+from sawyer.report.wording import number, signed, verdict_words
 from sawyer.runs import clock
-from sawyer.stages.report.facts import gather
-from sawyer.stages.report.words import number, signed, verdict_words
 
 
 @pytest.mark.parametrize(

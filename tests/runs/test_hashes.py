@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sawyer.runs import MARKER, Manifest, hash_files, hash_folder
-from sawyer.runs.files import stamp_folder
+from sawyer.runs.atomic_files import stamp_folder
 
 
 def model(folder: Path) -> Path:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sawyer.engine import load_checkpoint, save_checkpoint
 from sawyer.errors import RunError
 from sawyer.runs import MARKER, Manifest, check_sealed, hash_folder, replace_folder
+from sawyer.train import load_checkpoint, save_checkpoint
 
 
 def filled(folder: Path) -> Path:

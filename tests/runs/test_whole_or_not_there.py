@@ -14,7 +14,7 @@ import pytest
 
 from sawyer.errors import RunError
 from sawyer.runs import disk_errors, hash_folder, is_complete, link, remove_folder, replace_folder, write_json, write_text
-from sawyer.runs.files import NEW, OLD, recover_all
+from sawyer.runs.atomic_files import NEW, OLD, recover_all
 
 
 def fill(folder: Path, text: str) -> None:

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sawyer.config import Config, checked
-from sawyer.engine import Learner, Update
 from sawyer.models import new_policy, new_reward, save_model, train_tokenizer
 from sawyer.models.load import load_tokenizer
 from sawyer.runs import Layout, Run, open_run, replace_folder
 from sawyer.text import set_template
+from sawyer.train import OptimizerStep, Update
 from sawyer.worlds import comparisons, demonstrations, tasks
 
 CONTEXT, VOCABULARY, WIDTH = 160, 400, 16
@@ -149,7 +149,7 @@ def capture() -> Callable[..., Captured]:
     means are averaged.
     """
 
-    def put(learner: Learner, size: Size | None = None) -> Captured:
+    def put(learner: OptimizerStep, size: Size | None = None) -> Captured:
         found = Captured()
         learner.max_norm = 1e9
 
@@ -175,7 +175,7 @@ def capture() -> Callable[..., Captured]:
     return put
 
 
-def flat(learner: Learner) -> Tensor:
+def flat(learner: OptimizerStep) -> Tensor:
     grads = [w.grad if w.grad is not None else torch.zeros_like(w) for w in learner.parameters]
     return torch.cat([grad.flatten() for grad in grads]).clone()
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.engine import Learner
+from sawyer.train import OptimizerStep
 
 CLOSE = {"rel": 1e-6, "abs": 1e-9}  # float64 against float64
 LOOPS: dict[str, set[str]] = {}
@@ -115,13 +115,13 @@ def rate_of(step: int, steps: int, highest: float, warmup: float) -> float:
 def stepped(patch: pytest.MonkeyPatch) -> list[Any]:
     """From now on: each optimizer step's network as it was before it."""
     seen: list[Any] = []
-    real = Learner.update
+    real = OptimizerStep.update
 
-    def update(self: Learner, parts: Any, loss: Callable[[Any], Any], count: float) -> Any:
+    def update(self: OptimizerStep, parts: Any, loss: Callable[[Any], Any], count: float) -> Any:
         seen.append(double(self.model))
         return real(self, parts, loss, count)
 
-    patch.setattr(Learner, "update", update)
+    patch.setattr(OptimizerStep, "update", update)
     return seen
 
 

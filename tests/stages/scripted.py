@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.models import open_speaker
+from sawyer.models import open_language_model
 from sawyer.runs import Run
-from sawyer.stages.rl.train import RlWork
+from sawyer.stages.rl.rl_stage import RlLoop
 
-stage, watched = import_module("sawyer.stages.rl.train"), import_module("sawyer.stages.rl.work")
+stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawyer.stages.rl.trainer")
 
 
 def weights(folder: Path) -> list[torch.Tensor]:
-    return list(open_speaker(folder).model.state_dict().values())
+    return list(open_language_model(folder).model.state_dict().values())
 
 
 def same(a: Path, b: Path) -> bool:
@@ -42,13 +42,13 @@ def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float,
         # The KL at the first place; the reference's log-probs are 0.
         return torch.full((len(rows), 1), collect.kl), torch.zeros(len(rows), 1)  # type: ignore[attr-defined]
 
-    init = RlWork.__init__
+    init = RlLoop.__init__
 
-    def start(self: RlWork, config: Any, run: Run) -> None:
+    def start(self: RlLoop, config: Any, run: Run) -> None:
         init(self, config, run)
         collect.held_out = self.held_out  # type: ignore[attr-defined]
 
     monkeypatch.setattr(watched, "collect", collect)
     monkeypatch.setattr(watched, "logprobs_and_entropies", of_policy)
     monkeypatch.setattr(watched, "logprobs_of", lambda model, rows, config, place: torch.zeros(len(rows), 1))
-    monkeypatch.setattr(RlWork, "__init__", start)
+    monkeypatch.setattr(RlLoop, "__init__", start)

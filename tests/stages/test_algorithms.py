@@ -14,15 +14,15 @@ from fp64 import double_precision
 from torch import Tensor, nn
 
 from sawyer.config import Config, checked
-from sawyer.engine import Learner, choose_place, generator
 from sawyer.errors import ConfigError
 from sawyer.maths import explained_variance
-from sawyer.models import FittedValues, PolicyWithValue, RewardScorer, ValueNetwork, open_speaker
+from sawyer.models import PolicyWithValue, RewardScorer, RidgeValues, ValueNetwork, open_language_model
 from sawyer.records import read
-from sawyer.stages.rl.ppo import VALUE_COEFFICIENT, update
+from sawyer.stages.rl.ppo_updates import VALUE_COEFFICIENT, update
+from sawyer.stages.rl.reward_sources import own_reward_model
+from sawyer.stages.rl.rl_stage import RlLoop, train
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, frozen_states
-from sawyer.stages.rl.scorers import own_reward_model
-from sawyer.stages.rl.train import RlWork, train
+from sawyer.train import OptimizerStep, choose_device, generator
 
 Fixture = Any
 CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
@@ -43,14 +43,14 @@ def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:
 
 def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Module | None]:
     """(policy, what estimates values), `away` from where the SFT model is."""
-    policy: Any = open_speaker(tiny.sft).model.double()
+    policy: Any = open_language_model(tiny.sft).model.double()
     critic: Any = None
     if kind == "ppo own":
         critic = ValueNetwork.from_policy(tiny.sft)
     elif kind == "ppo shared":
         critic = PolicyWithValue(policy)
     elif kind == "ppo frozen":
-        critic = FittedValues(open_speaker(tiny.base).model.double(), 16, generator(0, "features"))
+        critic = RidgeValues(open_language_model(tiny.base).model.double(), 16, generator(0, "features"))
         nn.init.normal_(critic.weights, std=0.5, generator=generator(0, "weights"))
         nn.init.normal_(critic.centre, generator=generator(0, "centre"))
         for name in ("mixing", "centre", "spread", "weights"):
@@ -67,13 +67,13 @@ def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Modul
 def experienced(tiny: Fixture, out: Path, kind: str) -> tuple[Config, Episodes, Experience]:
     """Twelve answers, four to each of three prompts; the reference is another model."""
     config = config_of(tiny, out, kind)
-    place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft)
+    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
     prompts = [p for p in read([str(tiny.prompts)], want="prompts").records[:3] for _ in range(GROUP)]
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(1, "draw"))
     policy, critic = networks(tiny, kind)
-    reference, doubled = open_speaker(tiny.base).model.double(), replace(episodes, scores=episodes.scores.double())
+    reference, doubled = open_language_model(tiny.base).model.double(), replace(episodes, scores=episodes.scores.double())
     with double_precision():
-        if isinstance(critic, FittedValues):
+        if isinstance(critic, RidgeValues):
             doubled = replace(doubled, seen=frozen_states(critic, doubled.rows, {}, config, place))
         found = estimate(doubled, policy, reference, critic, BETA, config, place)
     return config, doubled, found
@@ -86,7 +86,7 @@ def logprobs(model: Any, ids: tuple[int, ...], start: int) -> Tensor:
 
 
 def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
-    if isinstance(critic, FittedValues):
+    if isinstance(critic, RidgeValues):
         reader: Any = critic.reader
         x = reader.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0] - critic.centre
         told = [float(one @ critic.weights[:16] + (one @ critic.mixing).relu() @ critic.weights[16:-1]) for one in x]
@@ -99,7 +99,7 @@ def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
 def advantages_by_hand(tiny: Fixture, kind: str, episodes: Episodes) -> list[list[float]]:
     """One list an answer, from the formulas as they are written."""
     policy, critic = networks(tiny, kind)
-    reference: Any = open_speaker(tiny.base).model.double()
+    reference: Any = open_language_model(tiny.base).model.double()
     scores = [
         float(score) - (0.0 if ended else 0.5) for score, ended in zip(episodes.scores, episodes.ended.tolist(), strict=True)
     ]
@@ -206,12 +206,12 @@ def both(
             experience, **{n: torch.where(experience.mask, x, math.nan) for n, x in there.items() if x is not None}
         )
     with double_precision():
-        learner = Learner(trained, name="policy", learning_rate=1.0, factor=lambda _: 1.0)
+        learner = OptimizerStep(trained, name="policy", learning_rate=1.0, factor=lambda _: 1.0)
         found = capture(learner)
-        value = Learner(critic, name="value", learning_rate=1.0, factor=lambda _: 1.0) if kind == "ppo own" else None
+        value = OptimizerStep(critic, name="value", learning_rate=1.0, factor=lambda _: 1.0) if kind == "ppo own" else None
         if value is not None:
             capture(value)
-        report = update(experience, learner, value, config, choose_place("cpu", "fp32", width=16), 0)
+        report = update(experience, learner, value, config, choose_device("cpu", "fp32", width=16), 0)
     assert 0.05 < report.clip_fraction < 0.95
     return found.gradients[0], by_hand
 
@@ -279,7 +279,7 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
 def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "rloo", episodes=24)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         first, second = work.asked_at(0), work.asked_at(1)
     for asked in (first, second):
         assert len(asked) == 12 and len({prompt.text for prompt in asked}) == 3
@@ -290,9 +290,9 @@ def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -
 def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "ppo frozen", score_clip=None)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         critic = work.critic
-        assert isinstance(critic, FittedValues) and work.value is None and list(work.learners) == ["policy"]
+        assert isinstance(critic, RidgeValues) and work.value is None and list(work.learners) == ["policy"]
         assert critic.reader is own_reward_model(config, work.scorer).model  # type: ignore[union-attr]
         read = [weight.clone() for weight in critic.reader.parameters()]
         first = work.step(0)
@@ -324,7 +324,7 @@ def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Pat
 def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "ppo shared")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         assert work.value is None and isinstance(work.critic, PolicyWithValue)
         assert work.critic.policy is work.policy_speaker.model and work.policy.model is work.critic
         assert not bool(work.critic.head.weight.any())

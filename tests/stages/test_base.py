@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 Fixture = Any
-stage = import_module("sawyer.stages.base.train")
+stage = import_module("sawyer.stages.base.base_stage")
 
 
 def test_held_out_windows_come_from_all_of_the_text(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,11 +12,11 @@ import torch
 
 from sawyer.chat import Chat
 from sawyer.config import Config, checked
-from sawyer.engine import generator
-from sawyer.models import RewardScorer, Scored, open_speaker, read_extra, sample
+from sawyer.models import RewardScorer, Scored, open_language_model, read_extra, sample
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows
-from sawyer.stages.rl.train import train
+from sawyer.stages.rl.rl_stage import train
+from sawyer.train import generator
 
 Fixture = Any
 stage = import_module("sawyer.stages.rl.best_of_n")
@@ -46,7 +46,7 @@ def test_the_best_of_each_prompt_s_answers(tiny: Fixture, tmp_path: Path, monkey
         rows, shown = run.journal.rows("rl"), read_rows(run.layout.samples)
         gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
         folder = run.layout.model("rl")
-        weights, before = open_speaker(folder).model.state_dict(), open_speaker(tiny.sft).model.state_dict()
+        weights, before = open_language_model(folder).model.state_dict(), open_language_model(tiny.sft).model.state_dict()
         assert read_extra(folder) == {"best_of": N}
     assert len(drawn) == 2
     prompts = [prompt for one in drawn for prompt in one.prompts]
@@ -92,7 +92,7 @@ def test_each_part_of_a_reward_is_told(tiny: Fixture, tmp_path: Path) -> None:
 
 
 def test_side_by_side_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = import_module("sawyer.stages.compare.compare")
+    compared = import_module("sawyer.stages.compare.compare_stage")
     given: list[Any] = []
     plain = compared._best_of
     monkeypatch.setattr(compared, "_best_of", lambda rows, penalty: given.extend(rows) or plain(rows, penalty))
@@ -131,13 +131,18 @@ def test_in_a_chat_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Path) 
         train(config, run)
     chat = Chat(tmp_path / "run")
     assert chat.best_of == N and chat.models == ("base", "sft", "rl")
-    speaker, scorer = open_speaker(tiny.sft), RewardScorer.load(tiny.reward)
+    speaker, scorer = open_language_model(tiny.sft), RewardScorer.load(tiny.reward)
     prompt = prompt_of("What is up?")
-    ids = [speaker.codec.prompt(prompt)] * N
+    ids = [speaker.prompt_encoder.prompt(prompt)] * N
     found = sample(
-        speaker.model, ids, codec=speaker.codec, max_new_tokens=8, temperature=1.0, generator=generator(3, "chat", 0)
+        speaker.model,
+        ids,
+        prompt_encoder=speaker.prompt_encoder,
+        max_new_tokens=8,
+        temperature=1.0,
+        generator=generator(3, "chat", 0),
     )
-    texts = [speaker.codec.decode(one.ids) for one in found]
+    texts = [speaker.prompt_encoder.decode(one.ids) for one in found]
     worth = [r - (0 if c.ended else 0.7) for r, c in zip(scorer([prompt] * N, texts), found, strict=True)]
     reply = {one.model: one for one in chat.ask("What is up?", temperature=1.0, max_new_tokens=8, seed=3)}
     assert reply["rl"].response == texts[worth.index(max(worth))]

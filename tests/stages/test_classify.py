@@ -15,15 +15,15 @@ import transformers as hf
 
 from sawyer import pipeline
 from sawyer.config import checked
-from sawyer.engine import batch_indices, choose_place
 from sawyer.errors import ConfigError, DataError, Interrupted, SawyerError, TrainingError
 from sawyer.models import Classifier, load_reader, new_classifier
 from sawyer.records import read, split
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
-from sawyer.stages.classify.data import encoder, load
-from sawyer.stages.classify.judge import examine, judge, samples, usual_of
-from sawyer.stages.classify.train import ClassifyWork
+from sawyer.stages.classify.class_data import encoder, load
+from sawyer.stages.classify.classifier_report import examine, judge, samples, usual_of
+from sawyer.stages.classify.classify_stage import ClassifierLoop
 from sawyer.stats import wilson
+from sawyer.train import batch_indices, choose_device
 
 Fixture = Any
 CONTEXT = 24
@@ -216,9 +216,9 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
             total -= float(torch.log_softmax(logits, 0)[example.truth[0]])
     gradients = []
     for budget in (10_000, 30, 1):
-        place = choose_place("cpu", "fp32", width=32)
+        place = choose_device("cpu", "fp32", width=32)
         asked = config.model_copy(update={"micro_batch_tokens": budget})
-        work = ClassifyWork(asked, place, model, tokenizer.pad_token_id, examples, texts)
+        work = ClassifierLoop(asked, place, model, tokenizer.pad_token_id, examples, texts)
         seen = capture(work.learner)
         found = work.step(0)
         assert found["loss"] == pytest.approx(total / 11, rel=1e-5) and seen.counts == [11] and found["rows"] == 11
@@ -226,7 +226,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
         if budget == 1:
             assert seen.parts == [11]
     assert torch.allclose(gradients[0], gradients[1], atol=1e-5) and torch.allclose(gradients[0], gradients[2], atol=1e-5)
-    wrong = ClassifyWork(
+    wrong = ClassifierLoop(
         config.model_copy(update={"micro_batch_tokens": 30}), place, model, tokenizer.pad_token_id, examples, texts
     )
     means = capture(wrong.learner, lambda part: len(part[0]))

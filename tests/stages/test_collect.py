@@ -11,14 +11,15 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.errors import DataError
-from sawyer.models import Completion, blocked
-from sawyer.pipeline import way
+from sawyer.models import Completion
+from sawyer.models.fast import prepacked_linear
+from sawyer.pipeline import run_stages
 from sawyer.records import read
 from sawyer.runs import read_manifest, read_rows
 from sawyer.stages.collect import collect
 
 Fixture = Any
-stage = import_module("sawyer.stages.collect.collect")
+stage = import_module("sawyer.stages.collect.collect_stage")
 
 
 def config_of(tiny: Fixture, out: Path, *, world: bool = True, prompts: Path | None = None, **asked: Any) -> Any:
@@ -55,7 +56,7 @@ def test_the_models_weights_are_laid_out_once(
 ) -> None:
     """For all batches of answers."""
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 6)
-    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=blocked.PAYS)
+    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=prepacked_linear.PAYS)
     config = config.model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft") as run:
         collect(config, run)
@@ -78,10 +79,10 @@ def test_the_same_seed_gives_the_same_answers(tiny: Fixture, tmp_path: Path) -> 
 
 
 def test_the_same_answer_twice_is_judged_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def sample(_: Any, prompts: Any, *, codec: Any, **__: Any) -> list[Completion]:
+    def sample(_: Any, prompts: Any, *, prompt_encoder: Any, **__: Any) -> list[Completion]:
         texts = ["Yes.", "No.", "Yes."] * (len(prompts) // 3)
-        ids = [codec.tokenizer(f" {text}")["input_ids"] for text in texts]
-        return [Completion(ids=(*given, codec.eos_id), logprobs=(), ended=True) for given in ids]
+        ids = [prompt_encoder.tokenizer(f" {text}")["input_ids"] for text in texts]
+        return [Completion(ids=(*given, prompt_encoder.eos_id), logprobs=(), ended=True) for given in ids]
 
     monkeypatch.setattr(stage, "sample", sample)
     with tiny.run(tmp_path / "run", "sft") as run:
@@ -108,7 +109,7 @@ def test_without_a_world_people_judge_and_the_run_goes_on(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The whole way: sft, collect, a wait, a person's scores in the file, the reward model learns from them."""
-    monkeypatch.setattr(way, "report", lambda run: None)
+    monkeypatch.setattr(run_stages, "report", lambda run: None)
     out = tmp_path / "run"
     plain = config_of(tiny, out, world=False, answers=4)
     sft = {"data": [str(tiny.instructions)], "epochs": 0.2, "max_new_tokens": 4, "eval_prompts": 4}

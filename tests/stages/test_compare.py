@@ -13,17 +13,18 @@ import pytest
 import torch
 
 from sawyer.errors import DataError, WorldError
-from sawyer.models import RewardScorer, blocked, copy_model, open_speaker
+from sawyer.models import RewardScorer, copy_model, open_language_model
+from sawyer.models.fast import prepacked_linear
 from sawyer.pipeline import preflight
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
 from sawyer.stages.compare import compare
-from sawyer.stages.compare.figures import figures_of
-from sawyer.stages.compare.rows import Compared, Setting
+from sawyer.stages.compare.comparison_rows import Compared, Setting
+from sawyer.stages.compare.win_rates import figures_of
 from sawyer.worlds import gold, questions
 
 Fixture = Any
-stage = import_module("sawyer.stages.compare.compare")
+stage = import_module("sawyer.stages.compare.compare_stage")
 
 
 def config_of(tiny: Fixture, out: Path, *, prompts: Path | None, world: bool, **asked: Any) -> Any:
@@ -59,7 +60,7 @@ def test_each_models_weights_are_laid_out_once(
 ) -> None:
     """For all settings and batches of its answers; and where KL is read, none are: models that are the same have none to the
     last bit."""
-    config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=blocked.PAYS)
+    config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=prepacked_linear.PAYS)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl" / "model").mkdir(parents=True)
         copy_model(tiny.sft, tmp_path / "run" / "rl" / "model", {"best_step": 0})  # as an RL leaves it that keeps no update
@@ -77,7 +78,7 @@ def test_every_model_answers_every_prompt_under_every_setting(tiny: Fixture, don
     expected = [
         (model, setting, number)
         for model in ("base", "sft", "rl")
-        for setting, count in (("t1", 6), ("t07", 6), ("greedy", 6), ("deliberate", 2))
+        for setting, count in (("t1", 6), ("t07", 6), ("greedy", 6), ("beam_search", 2))
         for number in range(count)
     ]
     expected += [("sft", "best_of_8", number) for number in range(6)]
@@ -106,18 +107,18 @@ def test_of_eight_samples_the_best_rewarded_is_kept(tiny: Fixture, done: Any) ->
 
 
 def test_a_greedy_answer_is_the_likeliest_token_each_time(tiny: Fixture, done: Any) -> None:
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     for row in (row for row in done[1] if row["model"] == "sft" and row["setting"] == "greedy"):
-        ids = list(speaker.codec.prompt(prompt_of(row["prompt"])))
+        ids = list(speaker.prompt_encoder.prompt(prompt_of(row["prompt"])))
         start = len(ids)
         while len(ids) - start < 8:
             with torch.no_grad():
                 logits = speaker.model(input_ids=torch.tensor([ids])).logits[0, -1]
-            logits[speaker.codec.pad_id] = -torch.inf
+            logits[speaker.prompt_encoder.pad_id] = -torch.inf
             ids.append(int(logits.argmax()))
-            if ids[-1] == speaker.codec.eos_id:
+            if ids[-1] == speaker.prompt_encoder.eos_id:
                 break
-        assert row["response"] == speaker.codec.decode(ids[start:])
+        assert row["response"] == speaker.prompt_encoder.decode(ids[start:])
 
 
 def test_steps_of_so_many_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,7 +127,7 @@ def test_steps_of_so_many_answers(tiny: Fixture, tmp_path: Path, monkeypatch: py
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
-        jobs = stage.CompareWork(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run, None).jobs
+        jobs = stage.CompareLoop(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run, None).jobs
     spans = {
         setting: [(job.start, job.end) for job in jobs if (job.model, job.setting) == ("sft", setting)]
         for setting in ("t1", "greedy", "best_of_8")
@@ -141,16 +142,16 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
         config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=3)
-        work = stage.CompareWork(config, run, None)
+        work = stage.CompareLoop(config, run, None)
         for index in range(work.steps):
             work.step(index)
         found = stage._kls(config, work)
-    rl, sft = (open_speaker(folder) for folder in (tiny.base, tiny.sft))
+    rl, sft = (open_language_model(folder) for folder in (tiny.base, tiny.sft))
     assert {(work.rows[i].model, work.rows[i].setting) for i in found} == {("rl", "t1"), ("rl", "t07")}
     assert len(found) == 2 * 3
     for i, value in found.items():
         temperature = {"t1": 1.0, "t07": 0.7}[work.rows[i].setting]
-        prompt = rl.codec.prompt(work.prompts[work.rows[i].number])
+        prompt = rl.prompt_encoder.prompt(work.prompts[work.rows[i].number])
         ids = [*prompt, *work.rows[i].ids]
         sums = []
         for speaker in (rl, sft):
@@ -205,7 +206,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     path = write_rows([{"prompt": "Say yes."}, {"prompt": "Say yes."}])
     config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 2})
     with tiny.run(tmp_path / "run", "sft") as run:
-        stage.CompareWork(config, run, None)
+        stage.CompareLoop(config, run, None)
         assert [row["message"] for row in events(run, "data")] == ["compare.prompts: 1 duplicate left out"]
 
 
@@ -250,7 +251,7 @@ def test_a_prompt_that_one_template_refuses_is_left_out_and_named(
 def test_a_prompt_from_outside_the_world_is_found_before_any_answer(
     tiny: Fixture, tmp_path: Path, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage.CompareWork, "step", lambda *_: pytest.fail("something was answered"))
+    monkeypatch.setattr(stage.CompareLoop, "step", lambda *_: pytest.fail("something was answered"))
     path = write_rows([{"prompt": questions()[0]}, {"prompt": "How do magnets smell?"}])
     with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(WorldError, match="magnets"):
         shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
@@ -262,7 +263,7 @@ def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: P
 
     def short(folder: Path, **more: Any) -> RewardScorer:
         scorer = plain(folder, **more)
-        scorer.codec = replace(scorer.codec, context=4)
+        scorer.prompt_encoder = replace(scorer.prompt_encoder, context=4)
         return scorer
 
     monkeypatch.setattr(RewardScorer, "load", short)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.config import checked
-from sawyer.stages.compare.gates import compare_gates
+from sawyer.stages.compare.comparison_gates import compare_gates
 from sawyer.stats import bootstrap, detectable
 
 

@@ -10,17 +10,17 @@ import pytest
 
 from sawyer import pipeline
 from sawyer.config import checked
-from sawyer.engine import encode_all, encode_rows
 from sawyer.errors import ConfigError, DataError, Interrupted
-from sawyer.models import open_speaker
+from sawyer.models import open_language_model
 from sawyer.records import Demonstration, prompt_of
 from sawyer.runs import read_rows
-from sawyer.stages.reward.data import load
-from sawyer.stages.rl.pairs import load_pairs
-from sawyer.stages.rl.scorers import nothing_paid
-from sawyer.stages.rl.work import prompts_of
+from sawyer.stages.reward.judged_groups import load
+from sawyer.stages.rl.dpo_pairs import load_pairs
+from sawyer.stages.rl.reward_sources import nothing_paid
+from sawyer.stages.rl.trainer import prompts_of
 from sawyer.stages.sft import train
-from sawyer.text import Row, limited
+from sawyer.text import Row, limit_tokens
+from sawyer.train import encode_all, encode_rows
 
 Fixture = Any
 
@@ -67,11 +67,14 @@ def test_many_cut_rows_are_a_warning_and_the_gate_names_the_setting(tiny: Fixtur
 
 
 def test_a_limited_codec_cuts_where_the_whole_row_goes_on(tiny: Fixture) -> None:
-    codec = open_speaker(tiny.sft).codec
+    prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     record = Demonstration(prompt=prompt_of("First?"), response=LONG)
-    whole, cut = codec.demonstration(record), limited(codec, 20).demonstration(record)
+    whole, cut = prompt_encoder.demonstration(record), limit_tokens(prompt_encoder, 20).demonstration(record)
     assert cut.cut and cut.ids == whole.ids[:20] and cut.trained == whole.trained[:20]
-    assert limited(codec, None) is codec and limited(codec, 10**9).context == codec.context
+    assert (
+        limit_tokens(prompt_encoder, None) is prompt_encoder
+        and limit_tokens(prompt_encoder, 10**9).context == prompt_encoder.context
+    )
 
 
 def test_reward_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
@@ -80,7 +83,7 @@ def test_reward_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp
         for most, pairs in ((None, 3), (40, 2)):
             reward = {"data": [path], "held_out": 0, "max_tokens": most}
             config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=reward)
-            found = load(config, run, open_speaker(tiny.sft))
+            found = load(config, run, open_language_model(tiny.sft))
             assert sum(len(group.pairs) for group in found.train) == pairs
             assert max(len(row.ids) for group in found.train for row in group.rows) == (40 if most else 74)
         assert "reward.max_tokens: 1 answer is cut to 40 tokens" in found.remarks
@@ -90,13 +93,13 @@ def test_reward_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp
 
 def test_dpo_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = str(write_rows(PAIRS))
-    codec = open_speaker(tiny.sft).codec
+    prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     with tiny.run(tmp_path / "run", "sft") as run:
         for most, count in ((None, 3), (40, 2)):
             reward = {"data": [path], "held_out": 0}
             rl = {"prompts": [str(tiny.prompts)], "algorithm": "dpo", "max_tokens": most}
             config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=reward, rl=rl)
-            groups = load_pairs(config, run, codec, [])
+            groups = load_pairs(config, run, prompt_encoder, [])
             assert len(groups) == count
         assert max(len(row.ids) for group in groups for row in group.rows) == 40
         told = messages(run, "data")
@@ -106,12 +109,12 @@ def test_dpo_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp_pa
 
 def test_rl_leaves_out_longer_prompts(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = str(write_rows([{"prompt": "word " * count} for count in range(1, 31)]))
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         config = tiny.rl_config(tmp_path / "run", prompts=[path], max_tokens=30, held_out=0)
         prompts, _ = prompts_of(config, run, speaker, nothing_paid)
         (told,) = messages(run, "data")
-    short = [count for count in range(1, 31) if len(speaker.codec.prompt(prompts[0])) + count - 1 <= 30]
+    short = [count for count in range(1, 31) if len(speaker.prompt_encoder.prompt(prompts[0])) + count - 1 <= 30]
     assert 0 < len(prompts) < 30 and len(prompts) == len(short)
     assert told == f"rl.max_tokens: {30 - len(prompts)} of 30 prompts are longer than 30 tokens and are left out"
 
@@ -167,15 +170,15 @@ def test_rows_are_encoded_once_where_there_are_many(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_rows: Any
 ) -> None:
     """A stage that goes on reads back what it has encoded, to the token; with other settings nothing is taken over."""
-    monkeypatch.setattr("sawyer.engine.kept_rows.KEPT_FROM", 4)
-    codec = limited(open_speaker(tiny.sft).codec, 30)
+    monkeypatch.setattr("sawyer.train.encoding_cache.KEPT_FROM", 4)
+    prompt_encoder = limit_tokens(open_language_model(tiny.sft).prompt_encoder, 30)
     prompts = ["First?", "Second?", "word " * 40, "Third?"]
     records = [Demonstration(prompt=prompt_of(text), response=LONG if text == "First?" else "yes") for text in prompts]
     calls: list[str] = []
 
     def row_of(record: Demonstration) -> Row | None:
         calls.append(record.prompt.text)
-        return codec.demonstration(record) if codec.fits(record.prompt) else None
+        return prompt_encoder.demonstration(record) if prompt_encoder.fits(record.prompt) else None
 
     with tiny.run(tmp_path / "run") as run:
         run.manifest.update("sft", fingerprint="one", parents={"base": "x"})
@@ -188,11 +191,13 @@ def test_rows_are_encoded_once_where_there_are_many(
 
 
 def test_a_finished_stage_keeps_no_rows(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sawyer.engine.kept_rows.KEPT_FROM", 4)
+    monkeypatch.setattr("sawyer.train.encoding_cache.KEPT_FROM", 4)
     asked = {"data": [str(tiny.instructions)], "held_out": 0.2, "batch_size": 64, "max_new_tokens": 4, "eval_prompts": 2}
     out = tmp_path / "run"
     with monkeypatch.context() as stopped:
-        stopped.setattr("sawyer.engine.loop._resume", lambda *a: (_ for _ in ()).throw(Interrupted("stopped", todo="go on")))
+        stopped.setattr(
+            "sawyer.train.stage_loop._resume", lambda *a: (_ for _ in ()).throw(Interrupted("stopped", todo="go on"))
+        )
         with pytest.raises(Interrupted):
             pipeline.run(tiny.config(out, sft=asked))
     assert (out / "sft" / "encoded").is_dir()

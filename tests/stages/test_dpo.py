@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from sawyer.config import Config, checked
 from sawyer.errors import DataError, TrainingError
-from sawyer.models import open_speaker
+from sawyer.models import open_language_model
 from sawyer.records import Prompt, pairs, read, split
-from sawyer.stages.rl import dpo
-from sawyer.stages.rl.dpo import DpoWork, Sums
-from sawyer.stages.rl.pairs import load_pairs, paired_parts
-from sawyer.stages.rl.train import train
+from sawyer.stages.rl import dpo_updates
+from sawyer.stages.rl.dpo_pairs import load_pairs, paired_parts
+from sawyer.stages.rl.dpo_updates import DpoLoop, DpoSums
+from sawyer.stages.rl.rl_stage import train
 
 Fixture = Any
 CLOSE, BETA = 1e-6, 0.3
@@ -38,20 +38,20 @@ def config_of(tiny: Fixture, out: Path, tokens: int = 400, reward: Any = None, *
 
 def test_pairs_are_the_reward_model_s_training_pairs(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run")
-    codec = open_speaker(tiny.sft).codec
+    prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     records = read([str(tiny.comparisons)], want="comparisons").records
     learnt, kept_back = split(records, 0.1)
     asked_of_rl = [record.prompt for record in learnt[:2]]
     with tiny.run(tmp_path / "run", "sft") as run:
-        groups = load_pairs(config, run, codec, asked_of_rl)
+        groups = load_pairs(config, run, prompt_encoder, asked_of_rl)
     assert kept_back
     expected = [record for record in learnt[2:] if pairs(record)[0]]
     assert len(groups) == len(expected)
     for group, record in zip(groups, expected, strict=True):
-        wanted = [(record.answers[j].response, record.answers[k].response) for j, k, _ in pairs(record)[0]]
-        wanted = [(a, b) for a, b in wanted if a != b]
-        rows = {a.response: codec.answer(record.prompt, a.response) for a in record.answers}
-        assert [(group.rows[j], group.rows[k]) for j, k in group.pairs] == [(rows[a], rows[b]) for a, b in wanted]
+        required_section = [(record.answers[j].response, record.answers[k].response) for j, k, _ in pairs(record)[0]]
+        required_section = [(a, b) for a, b in required_section if a != b]
+        rows = {a.response: prompt_encoder.answer(record.prompt, a.response) for a in record.answers}
+        assert [(group.rows[j], group.rows[k]) for j, k in group.pairs] == [(rows[a], rows[b]) for a, b in required_section]
 
 
 def written(tmp_path: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -63,8 +63,8 @@ def written(tmp_path: Path, rows: Sequence[dict[str, Any]]) -> str:
 def loaded(tiny: Fixture, tmp_path: Path, rows: Sequence[dict[str, Any]], held_out: Sequence[Prompt] = ()) -> Any:
     reward = {"data": [written(tmp_path, rows)], "held_out": 0.0}
     with tiny.run(tmp_path / "run", "sft") as run:
-        codec = open_speaker(tiny.sft).codec
-        found = load_pairs(config_of(tiny, tmp_path / "run", reward=reward), run, codec, held_out)
+        prompt_encoder = open_language_model(tiny.sft).prompt_encoder
+        found = load_pairs(config_of(tiny, tmp_path / "run", reward=reward), run, prompt_encoder, held_out)
         from sawyer.runs import read_rows
 
         told = [row["message"] for row in read_rows(run.layout.events) if row["kind"] in ("warning", "data")]
@@ -90,9 +90,9 @@ def test_what_cannot_teach_is_counted(tiny: Fixture, tmp_path: Path) -> None:
 def test_ready_made_pairs(tiny: Fixture, tmp_path: Path) -> None:
     rows = [{"prompt": "One?", "chosen": "yes", "rejected": "no"}, {"prompt": "Two?", "chosen": "a", "rejected": "b"}]
     found, told = loaded(tiny, tmp_path, rows)
-    codec = open_speaker(tiny.sft).codec
+    prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     assert [group.pairs for group in found] == [((0, 1),), ((0, 1),)]
-    assert codec.decode(found[0].rows[0].ids[found[0].rows[0].prompt_length :]) == "yes"
+    assert prompt_encoder.decode(found[0].rows[0].ids[found[0].rows[0].prompt_length :]) == "yes"
     assert told == []
 
 
@@ -124,7 +124,7 @@ def log_ratio(policy: Any, reference: Any, row: Any) -> Tensor:
     return total
 
 
-def by_hand(work: DpoWork, groups: Any, wrong: str = "") -> Tensor:
+def by_hand(work: DpoLoop, groups: Any, wrong: str = "") -> Tensor:
     total, count = torch.zeros((), dtype=torch.float64), 0
     for group in groups:
         for j, k in group.pairs:
@@ -141,7 +141,7 @@ def by_hand(work: DpoWork, groups: Any, wrong: str = "") -> Tensor:
 def moved(tiny: Fixture, out: Path, capture: Fixture, tokens: int, wrong: str = "") -> tuple[Tensor, Tensor, float, float]:
     """(gradient of the stage, by hand, loss of the stage, by hand) of one batch, away from the reference."""
     with tiny.run(out, "sft", "reward") as run:
-        work = DpoWork(config_of(tiny, out, tokens=tokens), run)
+        work = DpoLoop(config_of(tiny, out, tokens=tokens), run)
         model: Any = work.policy_speaker.model
         for net in (model, work.reference):
             net.double()
@@ -156,16 +156,16 @@ def moved(tiny: Fixture, out: Path, capture: Fixture, tokens: int, wrong: str = 
         found = capture(work.policy)
         count = sum(len(group.pairs) for group in groups)
         with double_precision():
-            parts = paired_parts(groups, work.policy_speaker.codec.pad_id, tokens)
-            work.policy.update(parts, lambda part: work.loss(part, Sums()), count)
+            parts = paired_parts(groups, work.policy_speaker.prompt_encoder.pad_id, tokens)
+            work.policy.update(parts, lambda part: work.loss(part, DpoSums()), count)
     assert (found.parts[0] > 1) == (tokens < 5000)
     return found.gradients[0], expected, found.losses[0], float(loss.detach())
 
 
 @pytest.mark.parametrize("tokens", [200, 100_000])
 def test_the_loss_and_its_gradient_are_the_formula_s(tiny: Fixture, tmp_path: Path, capture: Fixture, tokens: int) -> None:
-    ours, expected, loss, wanted = moved(tiny, tmp_path / "run", capture, tokens)
-    assert abs(loss - wanted) < CLOSE and abs(wanted - math.log(2)) > 0.05
+    ours, expected, loss, required_section = moved(tiny, tmp_path / "run", capture, tokens)
+    assert abs(loss - required_section) < CLOSE and abs(required_section - math.log(2)) > 0.05
     assert float((ours - expected).abs().max()) < CLOSE < 1e-2 < float(expected.abs().max())
 
 
@@ -178,15 +178,15 @@ def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture
 
 def test_each_answer_goes_through_each_network_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, bool, bool]] = []
-    plain = dpo.policy_logprobs
+    plain = dpo_updates.policy_logprobs
 
     def counted(model: nn.Module, batch: Any, **more: Any) -> Any:
         seen.append((len(batch.ids), model is work.reference, torch.is_grad_enabled()))
         return plain(model, batch, **more)
 
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = DpoWork(config_of(tiny, tmp_path / "run", batch_size=1000, eval_every=100), run)
-        monkeypatch.setattr(dpo, "policy_logprobs", counted)
+        work = DpoLoop(config_of(tiny, tmp_path / "run", batch_size=1000, eval_every=100), run)
+        monkeypatch.setattr(dpo_updates, "policy_logprobs", counted)
         work.step(0)
     answers, pairs_in_all = sum(len(g.rows) for g in work.groups), sum(len(g.pairs) for g in work.groups)
     assert pairs_in_all > answers  # so that a pair at a time would be more
@@ -225,13 +225,13 @@ def test_a_run_is_evaluated_as_the_others_are(tiny: Fixture, tmp_path: Path, eve
 def test_another_reference_fails_before_anything_is_kept(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = DpoWork.__init__
+    init = DpoLoop.__init__
 
-    def other(self: DpoWork, *given: Any) -> None:
+    def other(self: DpoLoop, *given: Any) -> None:
         init(self, *given)
-        self.reference = open_speaker(tiny.base).model
+        self.reference = open_language_model(tiny.base).model
 
-    monkeypatch.setattr(DpoWork, "__init__", other)
+    monkeypatch.setattr(DpoLoop, "__init__", other)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.raises(TrainingError, match="before its first update"):
             train(config_of(tiny, tmp_path / "run"), run)
@@ -241,12 +241,12 @@ def test_another_reference_fails_before_anything_is_kept(
 def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        straight = DpoWork(config, run)
+        straight = DpoLoop(config, run)
         straight.step(0)
         straight.step(1)
         torch.save(straight.state(), tmp_path / "state.pt")
         rest = [straight.step(index) for index in range(2, 4)]
-        again = DpoWork(config, run)
+        again = DpoLoop(config, run)
         again.load(torch.load(tmp_path / "state.pt", weights_only=True))
         assert [again.step(index) for index in range(2, 4)] == rest
     assert again.guards.state() == straight.guards.state()

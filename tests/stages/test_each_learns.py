@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sawyer.config import Config
-from sawyer.engine import generator
-from sawyer.models import open_speaker, sample
+from sawyer.models import open_language_model, sample
 from sawyer.records import read
-from sawyer.stages.rl.train import train
+from sawyer.stages.rl.rl_stage import train
+from sawyer.train import generator
 
 Fixture = Any
 SHORT = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
@@ -30,14 +30,16 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def judged(tiny: Fixture, path: Path) -> str:
     """Four of the SFT model's answers to each prompt, judged as the reward judges."""
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records
     rows = []
     for number, prompt in enumerate(prompts):
-        ids = [speaker.codec.prompt(prompt)] * 4
+        ids = [speaker.prompt_encoder.prompt(prompt)] * 4
         draw = generator(0, "judged", number)
-        found = sample(speaker.model, ids, codec=speaker.codec, max_new_tokens=16, temperature=1.0, generator=draw)
-        texts = [speaker.codec.decode(one.ids) for one in found]
+        found = sample(
+            speaker.model, ids, prompt_encoder=speaker.prompt_encoder, max_new_tokens=16, temperature=1.0, generator=draw
+        )
+        texts = [speaker.prompt_encoder.decode(one.ids) for one in found]
         rows.append({"user_input": prompt.text, "responses_and_scores": [{"response": t, "score": -len(t)} for t in texts]})
     path.write_text(json.dumps(rows))
     return str(path)

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sawyer.engine import Learner, choose_place, generator
 from sawyer.maths import gae, kl_k1, masked_sum, ppo_policy, token_rewards, whiten
-from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_speaker, policy_logprobs, sequence_logits
+from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_language_model, policy_logprobs, sequence_logits
 from sawyer.records import read
-from sawyer.stages.rl.ppo import update
+from sawyer.stages.rl.ppo_updates import update
 from sawyer.stages.rl.rollout import Experience, collect, estimate, logprobs_and_entropies, values_before, values_of
 from sawyer.text import Batch, Row, pad_right
+from sawyer.train import OptimizerStep, choose_device, generator
 
 Fixture = Any
 ROUNDING = 1e-5
@@ -34,17 +34,17 @@ def value_network(tiny: Fixture) -> ValueNetwork:
 def start(tiny: Fixture, tmp_path: Path) -> Any:
     """(config, episodes, experience, policy) at step 0: policy, sampler and reference are the SFT model."""
     config = tiny.rl_config(tmp_path, episodes=12, batch_size=12, minibatches=1, max_new_tokens=20, temperature=0.8)
-    place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft)
+    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
-    reference = open_speaker(tiny.sft).model
+    reference = open_language_model(tiny.sft).model
     experience = estimate(episodes, speaker.model, reference, value_network(tiny), 0.05, config, place)
     return config, episodes, experience, speaker.model
 
 
-def learners(tiny: Fixture, policy: nn.Module) -> list[Learner]:
+def learners(tiny: Fixture, policy: nn.Module) -> list[OptimizerStep]:
     nets = {"policy": policy, "value": value_network(tiny)}
-    return [Learner(net, name=name, learning_rate=1e-2, factor=lambda _: 1.0) for name, net in nets.items()]
+    return [OptimizerStep(net, name=name, learning_rate=1e-2, factor=lambda _: 1.0) for name, net in nets.items()]
 
 
 def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) -> None:
@@ -53,7 +53,7 @@ def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) ->
     assert torch.allclose(torch.tensor(sampled), experience.old_logprobs[experience.mask], atol=ROUNDING)
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
     assert float(kl.abs().max()) < ROUNDING
-    report = update(experience, *learners(tiny, model), config, choose_place("cpu", "fp32", width=16), 0)
+    report = update(experience, *learners(tiny, model), config, choose_device("cpu", "fp32", width=16), 0)
     assert report.ratio == pytest.approx(1.0, abs=ROUNDING)
     assert report.approx_kl == pytest.approx(0.0, abs=ROUNDING)
     assert report.clip_fraction == 0.0
@@ -69,9 +69,15 @@ def test_another_temperature_or_reference_would_be_seen(tiny: Fixture, start: An
     other = tiny.base if wrong == "reference" else tiny.sft
     if wrong == "temperature":
         config = config.model_copy(update={"rl": config.rl.model_copy(update={"temperature": 1.0})})
-    place = choose_place("cpu", "fp32", width=16)
+    place = choose_device("cpu", "fp32", width=16)
     found = estimate(
-        episodes, open_speaker(tiny.sft).model, open_speaker(other).model, value_network(tiny), 0.05, config, place
+        episodes,
+        open_language_model(tiny.sft).model,
+        open_language_model(other).model,
+        value_network(tiny),
+        0.05,
+        config,
+        place,
     )
     if wrong == "reference":
         kl = masked_sum(kl_k1(found.old_logprobs, found.ref_logprobs), found.mask, dim=1)
@@ -105,8 +111,8 @@ def test_equal_scores_are_whitened_to_rounding_not_to_noise(start: Any) -> None:
 
 def moved(tiny: Fixture, config: Any, experience: Experience) -> list[Tensor]:
     """All weights of policy and value network after the update."""
-    nets = learners(tiny, open_speaker(tiny.sft).model)
-    update(experience, *nets, config, choose_place("cpu", "fp32", width=16), 0)
+    nets = learners(tiny, open_language_model(tiny.sft).model)
+    update(experience, *nets, config, choose_device("cpu", "fp32", width=16), 0)
     return [weight.detach() for net in nets for weight in net.parameters]
 
 
@@ -136,9 +142,9 @@ def test_the_order_of_rows_changes_nothing_but_rounding(tiny: Fixture, start: An
     mixed = replace(turned, advantages=experience.advantages)
 
     def gradients(given: Experience) -> list[Tensor]:
-        nets = learners(tiny, open_speaker(tiny.sft).model)
+        nets = learners(tiny, open_language_model(tiny.sft).model)
         found = [capture(net) for net in nets]
-        update(given, *nets, config, choose_place("cpu", "fp32", width=16), 0)
+        update(given, *nets, config, choose_device("cpu", "fp32", width=16), 0)
         return [one.gradients[0] for one in found]
 
     straight = gradients(experience)
@@ -162,7 +168,7 @@ def longer(batch: Batch, ids: int) -> Batch:
 def test_padding_changes_nothing_but_rounding(tiny: Fixture, start: Any, pad: int) -> None:
     rows = start[1].rows
     short, long = pad_right(rows, 0), longer(pad_right(rows, pad), pad)
-    width, model, value = short.ids.shape[1], open_speaker(tiny.sft).model, value_network(tiny)
+    width, model, value = short.ids.shape[1], open_language_model(tiny.sft).model, value_network(tiny)
     scorer = RewardScorer.load(tiny.reward)
     with torch.no_grad():
         found = policy_logprobs(model, long).logprobs
@@ -177,19 +183,19 @@ def test_a_token_never_read_may_be_nan(tiny: Fixture, start: Any) -> None:
     """Padding's own embedding is poisoned in the networks that do not foretell tokens."""
     scorer, value = RewardScorer.load(tiny.reward), value_network(tiny)
     rows: tuple[Row, ...] = start[1].rows
-    batch = pad_right(rows, scorer.codec.pad_id)
-    assert not bool((batch.ids[batch.mask] == scorer.codec.pad_id).any())
+    batch = pad_right(rows, scorer.prompt_encoder.pad_id)
+    assert not bool((batch.ids[batch.mask] == scorer.prompt_encoder.pad_id).any())
     with torch.no_grad():
         before = sequence_logits(scorer.model, batch)[:, 0], values_before(value, batch)[batch.mask]
         for trunk in (scorer.model.base_model, value.trunk):
-            trunk.get_input_embeddings().weight[scorer.codec.pad_id] = torch.nan
+            trunk.get_input_embeddings().weight[scorer.prompt_encoder.pad_id] = torch.nan
         assert torch.equal(sequence_logits(scorer.model, batch)[:, 0], before[0])
         assert torch.equal(values_before(value, batch)[batch.mask], before[1])
 
 
 def test_what_one_trunk_says_of_the_answers_is_read_in_one_pass(tiny: Fixture, start: Any) -> None:
     config, episodes, experience, model = start
-    place, reference = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft).model
+    place, reference = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft).model
     critic = PolicyWithValue(model)
     nn.init.normal_(critic.head.weight, generator=generator(0, "head"))
     expected = values_of(critic, episodes.rows, config, place)
@@ -214,7 +220,7 @@ def test_what_one_trunk_says_of_the_answers_is_read_in_one_pass(tiny: Fixture, s
 
 def test_the_value_before_a_token_has_not_seen_it(tiny: Fixture, start: Any) -> None:
     config, episodes = start[:2]
-    value, place = value_network(tiny), choose_place("cpu", "fp32", width=16)
+    value, place = value_network(tiny), choose_device("cpu", "fp32", width=16)
     row = episodes.rows[0]
     last = replace(row, ids=(*row.ids[:-1], row.ids[-1] + 1))
     one, other = (values_of(value, [r], config, place)[0] for r in (row, last))

@@ -16,18 +16,17 @@ from fp64 import double_precision
 from torch import nn
 
 from sawyer.config import Config, checked
-from sawyer.engine import choose_place, memory_plan
 from sawyer.errors import ConfigError
 from sawyer.models import (
-    Adapted,
+    AdapterView,
     RewardScorer,
     ValueNetwork,
     before_trained,
     load_reward,
     load_tokenizer,
-    new_judge,
     new_reward,
-    open_speaker,
+    new_reward_model,
+    open_language_model,
     save_model,
     trunk_states,
 )
@@ -35,18 +34,19 @@ from sawyer.records import prompt_of
 from sawyer.runs import Run, base_of, is_adapter, open_run, read_rows, replace_folder
 from sawyer.stages.reward import train as train_reward
 from sawyer.stages.rl import train as train_rl
-from sawyer.stages.rl.dpo import DpoWork
-from sawyer.stages.rl.gates import Apart
-from sawyer.stages.rl.networks import Networks, open_networks, open_value
-from sawyer.stages.rl.train import RlWork
+from sawyer.stages.rl.dpo_updates import DpoLoop
+from sawyer.stages.rl.networks import Networks, open_networks, open_value_network
+from sawyer.stages.rl.rl_gates import LogprobDrift
+from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.sft import train as train_sft
 from sawyer.text import pad_right
+from sawyer.train import choose_device, memory_plan
 
 pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
 
 Tiny = Any
 Shape = Callable[..., Config]
-working, training, zero = (import_module(f"sawyer.stages.rl.{name}") for name in ("work", "train", "zero"))
+working, training, zero = (import_module(f"sawyer.stages.rl.{name}") for name in ("trainer", "rl_stage", "step_zero_checks"))
 LORA = {"rank": 2}
 
 
@@ -96,8 +96,8 @@ def test_sft_and_reward_leave_adapters_on_one_base(tiny: Tiny, done: Path) -> No
     assert "LoRA of rank 2: 512 of" in plans["sft"]
     assert f"LoRA of rank 2: {512 + 16:,} of" in plans["reward"], "the head too"
     losses = {row["stage"]: row for row in read_rows(done / "metrics.jsonl") if "base_held_out_loss" in row}
-    base = open_speaker(tiny.sft)
-    moved = open_speaker(done / "sft" / "model")
+    base = open_language_model(tiny.sft)
+    moved = open_language_model(done / "sft" / "model")
     assert losses["sft"]["held_out_loss"] != losses["sft"]["base_held_out_loss"]
     assert any(not torch.equal(a, b) for a, b in zip(base.model.parameters(), moved.model.parameters(), strict=True))
 
@@ -107,7 +107,7 @@ def test_ppo_on_one_network(shape: Shape, done: Path, tmp_path: Path) -> None:
     """All gates of step zero, adapters in rl/model, adapters alone in what is trained."""
     config = shape(tmp_path / "run")
     with opened(done, tmp_path / "run") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         shared = work.networks.shared
         assert shared is not None and set(shared.configs) == {"reference", "policy", "reward-1", "value"}
         assert {id(p) for p in work.policy.parameters}.isdisjoint(id(p) for p in work.learners["value"].parameters)
@@ -140,18 +140,18 @@ def separate(config: Config, run: Run) -> Networks:
     sft = run.layout.model("sft")
 
     def unmerged(source: Any, tokenizer: Any) -> Any:
-        return new_judge(source, seed=0, lora=config.lora).model
+        return new_reward_model(source, seed=0, lora=config.lora).model
 
     return Networks(
-        place=choose_place("cpu", "fp32", width=16),
-        speaker=open_speaker(sft, lora=config.lora),
-        reference=open_speaker(sft, lora=config.lora).model,
+        place=choose_device("cpu", "fp32", width=16),
+        speaker=open_language_model(sft, lora=config.lora),
+        reference=open_language_model(sft, lora=config.lora).model,
         scorer=RewardScorer.load(run.layout.model("reward"), load=unmerged),
     )
 
 
 def own_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:
-    judge: Any = new_judge(run.layout.model("reward"), seed=0, lora=config.lora)
+    judge: Any = new_reward_model(run.layout.model("reward"), seed=0, lora=config.lora)
     return ValueNetwork(judge.model.base_model, 16)
 
 
@@ -171,10 +171,12 @@ def test_sharing_changes_no_number(
         with monkeypatch.context() as patch, opened(done, tmp_path / way) as run:
             if way == "separate":
                 patch.setattr(working, "open_networks", separate)
-                patch.setattr(training, "open_value", own_value)
-            work = DpoWork(config, run) if algorithm == "dpo" else RlWork(config, run)
+                patch.setattr(training, "open_value_network", own_value)
+            work = DpoLoop(config, run) if algorithm == "dpo" else RlLoop(config, run)
             assert (work.networks.shared is None) == (way == "separate")
-            patch.setattr(zero, "_scores_apart", lambda *_: (None, Apart(mean=0.0, most=0.0)))  # it reads a file, in fp32
+            patch.setattr(
+                zero, "_scores_apart", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0))
+            )  # it reads a file, in fp32
             with double_precision():
                 value = work.learners["value"].model if "value" in work.learners else None
                 for network in work.networks.held(value).values():
@@ -192,7 +194,7 @@ def reads_the_policy(config: Config, run: Run) -> Networks:
     """The known mistake: the reference is asked without switching adapters."""
     found = open_networks(config, run)
     assert found.shared is not None
-    return replace(found, reference=Adapted(found.shared, "policy"))
+    return replace(found, reference=AdapterView(found.shared, "policy"))
 
 
 @pytest.mark.slow
@@ -202,7 +204,7 @@ def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Pa
     for way, opening in (("right", open_networks), ("wrong", reads_the_policy)):
         monkeypatch.setattr(working, "open_networks", opening)
         with opened(done, tmp_path / way) as run:
-            work = RlWork(shape(tmp_path / way), run)
+            work = RlLoop(shape(tmp_path / way), run)
             before = [weight.clone() for weight in work.networks.shared.weights("reference")]  # type: ignore[union-attr]
             kls[way] = [row["held_out_kl"] for row in updates(work, run)]
             after = work.networks.shared.weights("reference")  # type: ignore[union-attr]
@@ -219,7 +221,7 @@ def test_what_goes_on_from_a_state_goes_on_exactly(
     shape: Shape, tiny: Tiny, done: Path, tmp_path: Path, algorithm: str
 ) -> None:
     config = asked(shape, tiny, tmp_path / "run", algorithm)
-    kind = DpoWork if algorithm == "dpo" else RlWork
+    kind = DpoLoop if algorithm == "dpo" else RlLoop
     with opened(done, tmp_path / "run") as run:
         straight: Any = kind(config, run)
         rows = [straight.step(0), straight.step(1)]
@@ -239,7 +241,7 @@ def test_other_ways_to_learn(shape: Shape, done: Path, tmp_path: Path, rl: dict[
     with opened(done, tmp_path / "run") as run:
         figures = train_rl(config, run)
         assert is_adapter(run.layout.model("rl")) and figures["updates"] == 2
-        open_speaker(run.layout.model("rl"))
+        open_language_model(run.layout.model("rl"))
 
 
 def test_best_of_n_gives_the_adapter_on(shape: Shape, tiny: Tiny, done: Path, tmp_path: Path) -> None:
@@ -255,7 +257,7 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
     """No adapter speaks for it; a reward model that is a whole model stays one, and no value network begins from it."""
     config = shape(tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         shared = work.networks.shared
         assert shared is not None and set(shared.configs) == {"policy", "value"}
         kls = [row["held_out_kl"] for row in updates(work, run)]
@@ -265,7 +267,7 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
         assert base_of(run.layout.bests("rl")[0]) == str(run.layout.model("sft").resolve())
         asked = config.model_copy(update={"rl": config.rl.model_copy(update={"value_start": "reward"})})  # type: ignore[union-attr]
         with pytest.raises(ConfigError, match="was not trained on the network"):
-            open_value(asked, run, work.networks)
+            open_value_network(asked, run, work.networks)
 
 
 @pytest.mark.slow
@@ -273,7 +275,7 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
     """Without `lora` the merged weights are trained, all of them."""
     config = shape(tmp_path / "run", rl__lora=None)
     with opened(done, tmp_path / "run") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         assert all(weight.requires_grad for weight in work.policy_speaker.model.parameters())
         train_rl(config, run)
         assert not is_adapter(run.layout.model("rl"))
@@ -282,8 +284,8 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
 def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, done: Path, tiny: Tiny, tmp_path: Path) -> None:
     """Whoever spoke last on the shared network; from a whole SFT model the reward model is a network of its own."""
     with opened(done, tmp_path / "run") as run:
-        work = RlWork(shape(tmp_path / "run", value_start="frozen"), run)
-        batch = pad_right([work.policy_speaker.codec.answer_ids((5, 6, 7), (8, 9))], 0)
+        work = RlLoop(shape(tmp_path / "run", value_start="frozen"), run)
+        batch = pad_right([work.policy_speaker.prompt_encoder.answer_ids((5, 6, 7), (8, 9))], 0)
         before = before_trained(batch)
         alone: Any = load_reward(run.layout.model("reward"), work.policy_speaker.tokenizer)
         expected = alone.base_model(input_ids=batch.ids).last_hidden_state
@@ -292,14 +294,14 @@ def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, do
             assert work.fitted is not None and work.fitted.reader.name == "reward-1"
             assert torch.allclose(work.fitted.states(batch)[before], expected[before], atol=1e-5)
             scorer: Any = work.fitted.scorer
-            with scorer.overheard() as heard:
+            with scorer.captured_states() as heard:
                 scorer.raw([prompt_of("up or down?")], ["down"])
             row, states = heard.popitem()
             judged = alone.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
             assert torch.allclose(states, judged[row.prompt_length - 1 : -1], atol=1e-5)
         assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
     with tiny.run(tmp_path / "whole", "sft", "reward") as run:
-        work = RlWork(shape(tmp_path / "whole", value_start="frozen"), run)
+        work = RlLoop(shape(tmp_path / "whole", value_start="frozen"), run)
         assert work.fitted is not None and not hasattr(work.fitted.reader, "shared")
         assert "explained_variance" in (work.step(0) or {})
 
@@ -340,7 +342,7 @@ def test_a_reward_model_of_another_kind_is_a_network_of_its_own(shape: Shape, ti
             save_model(folder, reward, tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0})
         networks = open_networks(shape(tmp_path / "run"), run)
         assert isinstance(networks.scorer, RewardScorer)
-        assert not isinstance(networks.scorer.model, Adapted)
+        assert not isinstance(networks.scorer.model, AdapterView)
         held = {share.name: share for share in memory_plan(networks.held(None), ())}
     assert held["the reward model"].frozen > 0.02
 
@@ -349,7 +351,7 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
     """Against hand arithmetic: 512 weights an adapter, a head of 16 weights and one bias for values, one network."""
     mb = 2**20
     with opened(done, tmp_path / "run") as run:
-        work = RlWork(shape(tmp_path / "run"), run)
+        work = RlLoop(shape(tmp_path / "run"), run)
         network: nn.Module = work.networks.shared.network  # type: ignore[union-attr]
         value = work.learners["value"]
         trained = [*work.policy.parameters, *value.parameters]
@@ -365,8 +367,8 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
 def test_the_plan_of_full_fine_tuning(tiny: Tiny, tmp_path: Path) -> None:
     """Policy and value network are trained, reference and reward model are not, whatever could be."""
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path / "run"), run)
-        size = sum(weight.numel() for weight in open_speaker(tiny.sft).model.parameters()) * 4 / 2**20
+        work = RlLoop(tiny.rl_config(tmp_path / "run"), run)
+        size = sum(weight.numel() for weight in open_language_model(tiny.sft).model.parameters()) * 4 / 2**20
         told = work.memory
     each, four = (f"{share:.2g}" for share in (size, 4 * size))
     assert f"policy {four} MB ({each} trained" in told and f"; reference {each} MB;" in told

@@ -45,9 +45,9 @@ MEASURE = """
 import json, sys
 from pathlib import Path
 from sawyer.config import checked
-from sawyer.engine import peak_memory_mb, reset_peak_memory
+from sawyer.train import peak_memory_mb, reset_peak_memory
 from sawyer.runs import open_run
-from sawyer.stages.rl.train import RlWork
+from sawyer.stages.rl.rl_stage import RlWork
 
 root, way = Path(sys.argv[1]), sys.argv[2]
 rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, "minibatches": 2, "epochs": 1}

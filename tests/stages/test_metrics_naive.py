@@ -18,16 +18,16 @@ import torch
 from fp64 import double_precision
 from naive import LOOPS, double, same, stepped
 
-from sawyer.engine import Learner, batch_indices, choose_place, generator
-from sawyer.models import RewardScorer, open_speaker
+from sawyer.models import RewardScorer, open_language_model
 from sawyer.records import read, split
-from sawyer.stages.rl.measures import HeldOut, batch_measures, held_out_measures
+from sawyer.stages.rl.batch_metrics import HeldOut, batch_measures, held_out_measures
+from sawyer.stages.rl.rl_stage import RlLoop, train
 from sawyer.stages.rl.rollout import collect, estimate
-from sawyer.stages.rl.train import RlWork, train
+from sawyer.train import OptimizerStep, batch_indices, choose_device, generator
 from sawyer.worlds import gold
 
 Fixture = Any
-stage, watched = import_module("sawyer.stages.rl.train"), import_module("sawyer.stages.rl.work")
+stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawyer.stages.rl.trainer")
 best = import_module("sawyer.stages.rl.best_of_n")
 BETA, RATE = 0.3, 1e-2
 ASKED = naive_rl.Asked(
@@ -59,7 +59,7 @@ class Seen:
         self.batches: list[Any] = []
         self.networks: dict[str, list[Any]] = {"rl policy": [], "rl value": []}
         self.held_out: Any = None
-        estimate, measures, real = stage.estimate, watched.held_out_measures, Learner.update
+        estimate, measures, real = stage.estimate, watched.held_out_measures, OptimizerStep.update
 
         def noted(episodes: Any, policy: Any, reference: Any, value: Any, coefficient: float, *more: Any) -> Any:
             found = estimate(episodes, policy, reference, value, coefficient, *more)
@@ -72,19 +72,19 @@ class Seen:
             self.held_out = found
             return measures(found, penalty)
 
-        def update(learner: Learner, *given: Any) -> Any:
+        def update(learner: OptimizerStep, *given: Any) -> Any:
             self.networks[learner.name].append(double(learner.model))
             return real(learner, *given)
 
         patch.setattr(stage, "estimate", noted)
         patch.setattr(watched, "held_out_measures", evaluated)
-        patch.setattr(Learner, "update", update)
+        patch.setattr(OptimizerStep, "update", update)
 
 
 def answers_of(episodes: Any, scorer: RewardScorer) -> naive_rl.Answers:
     """Scored again, one by one."""
     scores = [scorer([p], [t])[0] for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
-    eos: int = scorer.codec.eos_id  # type: ignore[union-attr]
+    eos: int = scorer.prompt_encoder.eos_id  # type: ignore[union-attr]
     return naive_rl.Answers(prompts=episodes.prompts, texts=episodes.texts, rows=episodes.rows, scores=scores, eos=eos)
 
 
@@ -139,7 +139,7 @@ def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
     config = rl_config(tiny64, tmp_path / "run", asked)
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         seen, scorer = Seen(monkeypatch), RewardScorer.load(tiny64.reward)
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         for number in range(2):
             policy = double(work.policy_speaker.model)
             row = work.step(number)
@@ -167,8 +167,8 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
     config = tiny64.rl_config(tmp_path / "run")
     scores, members = {"a": [1.0, 2.0, 6.0], "b": [-1.0, 0.0, 4.0]}, [[0.5, 1.0, -2.0], [1.5, 0.5, -0.5]]
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
-        place = choose_place("cpu", "fp32", width=16)
+        work = RlLoop(config, run)
+        place = choose_device("cpu", "fp32", width=16)
         found = collect(work.policy_speaker, work.prompts[:3], work.scorer, config, place, generator(0, "x"))
         found = replace(
             found,
@@ -195,7 +195,7 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
 
 def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(tiny64.rl_config(tmp_path / "run", eval_every=100), run)
+        work = RlLoop(tiny64.rl_config(tmp_path / "run", eval_every=100), run)
         real, rows = stage.collect, [work.step(0)]
 
         def broken(*given: Any) -> Any:
@@ -230,13 +230,13 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, value in change.items():  # the quantile of so few prompts is right to 1 %
         assert figures.pop(name.removeprefix("rl.")) == pytest.approx(value, rel=1e-2, abs=1e-9), name
     told_of_summary(figures, naive_rl.summary(rows, 20.0))
-    speaker = open_speaker(tiny64.sft)
-    reference, codec = double(speaker.model), speaker.codec
+    speaker = open_language_model(tiny64.sft)
+    reference, prompt_encoder = double(speaker.model), speaker.prompt_encoder
     # The last prompts of RL are held out and their judgements are not learnt from; here no judged prompt is among them.
     groups = []
     for record in split(read([data], want="comparisons").records, 0.1)[0]:
         pairs = [
-            (codec.answer(record.prompt, a.response), codec.answer(record.prompt, b.response))
+            (prompt_encoder.answer(record.prompt, a.response), prompt_encoder.answer(record.prompt, b.response))
             for place, one in enumerate(record.answers)
             for other in record.answers[place + 1 :]
             if one.score != other.score and one.response != other.response

@@ -35,13 +35,13 @@ from naive_reward import (
     units,
 )
 
-from sawyer.engine import batch_indices
-from sawyer.models import load_judge, open_speaker
+from sawyer.models import load_reward_model, open_language_model
 from sawyer.records import read, split
-from sawyer.stages.reward.data import Group, Judgements
+from sawyer.stages.reward.judged_groups import Group, Judgements
+from sawyer.train import batch_indices
 
 Fixture = Any
-stage, report = import_module("sawyer.stages.reward.train"), import_module("sawyer.stages.reward.trust")
+stage, report = import_module("sawyer.stages.reward.reward_stage"), import_module("sawyer.stages.reward.reward_trust")
 CENTER = 0.05
 
 
@@ -51,7 +51,7 @@ def exact() -> Iterator[None]:
         yield
 
 
-def told_of(records: Any, codec: Any) -> list[Told]:
+def told_of(records: Any, prompt_encoder: Any) -> list[Told]:
     found = []
     for record in records:
         texts = tuple(answer.response for answer in record.answers)
@@ -59,7 +59,7 @@ def told_of(records: Any, codec: Any) -> list[Told]:
             prompt=record.prompt,
             texts=texts,
             scores=tuple(answer.score for answer in record.answers),
-            rows=tuple(codec.answer(record.prompt, text) for text in texts),
+            rows=tuple(prompt_encoder.answer(record.prompt, text) for text in texts),
             sources=tuple(answer.source for answer in record.answers),
         )
         found += [one] if one.pairs else []
@@ -101,16 +101,16 @@ def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
     with tiny64.run(tmp_path / "run", "sft") as run:
         reader = stage.opened(config, run, 0)
         judgements = stage.load(config, run, reader)
-    work = stage.RewardWork(
+    work = stage.RewardLoop(
         config,
-        stage.choose_place("cpu", "fp32", width=16),
+        stage.choose_device("cpu", "fp32", width=16),
         reader.model,
-        reader.codec.pad_id,
+        reader.prompt_encoder.pad_id,
         judgements.train,
         judgements.standard,
     )
     model = double(reader.model)
-    train = told_of(split(read([str(tiny64.comparisons)], want="comparisons").records, 0.1)[0], reader.codec)
+    train = told_of(split(read([str(tiny64.comparisons)], want="comparisons").records, 0.1)[0], reader.prompt_encoder)
     total = round(0.3 * len(train))
     chosen = batch_indices(len(train), 9, 0, total=total, seed=0, stage="reward")
     row = work.step(0)
@@ -149,10 +149,10 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with tiny64.run(tmp_path / "run", "sft") as run:
         figures = stage.train(config, run)
         rows = run.journal.rows("reward")
-        after = double(load_judge(run.layout.model("reward")).model)
-    codec = open_speaker(tiny64.sft).codec
+        after = double(load_reward_model(run.layout.model("reward")).model)
+    prompt_encoder = open_language_model(tiny64.sft).prompt_encoder
     train, held = split(read([str(data)], want="comparisons").records, 0.35)
-    told, checked = told_of(train, codec), told_of(held, codec)
+    told, checked = told_of(train, prompt_encoder), told_of(held, prompt_encoder)
     steps = math.ceil(len(told) / 9)
     assert len(seen) == steps == len(rows) - 1 and len(checked) >= 10
     for step, model in enumerate(seen):
@@ -167,7 +167,7 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def raw(prompt: Any, text: str) -> list[float]:
         """Each head's score."""
         if (prompt, text) not in known:
-            ids = codec.answer(prompt, text).ids
+            ids = prompt_encoder.answer(prompt, text).ids
             known[prompt, text] = after(input_ids=torch.tensor([list(ids)])).logits[0].tolist()
         return known[prompt, text]
 

@@ -33,12 +33,12 @@ from naive_training import (
     sft_summary,
 )
 
-from sawyer.engine import batch_indices
-from sawyer.models import RewardScorer, load_classifier, load_reader, open_speaker
+from sawyer.models import RewardScorer, load_classifier, load_reader, open_language_model
 from sawyer.pipeline.summary import summarise
 from sawyer.records import prompt_of, read, split
 from sawyer.runs import read_rows
 from sawyer.text import windows
+from sawyer.train import batch_indices
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_base(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with tiny64.run(tmp_path / "run") as run:
         figures = train_of("base")(config, run)
         rows = run.journal.rows("base")
-        after = double(open_speaker(run.layout.model("base")).model)
+        after = double(open_language_model(run.layout.model("base")).model)
         tokenizer = load_reader(run.layout.model("base"))
     texts = [str(text) for text in read([str(tmp_path / "text.txt")], want="text").records]
     every = windows(texts, tokenizer, 40)
@@ -94,10 +94,10 @@ def test_sft(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with tiny64.run(tmp_path / "run") as run:
         figures = train_of("sft")(config, run)
         rows, samples = run.journal.rows("sft"), read_rows(run.layout.samples)
-        after = double(open_speaker(run.layout.model("sft")).model)
-    speaker = open_speaker(tiny64.base, "question")
+        after = double(open_language_model(run.layout.model("sft")).model)
+    speaker = open_language_model(tiny64.base, "question")
     records, held = split(read([str(tiny64.instructions)], want="demonstrations").records, 0.1)
-    encoded = [speaker.codec.demonstration(record) for record in records]
+    encoded = [speaker.prompt_encoder.demonstration(record) for record in records]
     total = round(0.3 * len(encoded))
     steps = math.ceil(total / 32)
     assert len(seen) == steps == len(rows) - 1
@@ -105,7 +105,7 @@ def test_sft(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         chosen = batch_indices(len(encoded), 32, step, total=total, seed=0, stage="sft")
         same(rows[step], sft_step(model, [encoded[i] for i in chosen], step, steps, 1e-2, 0.4))
     summed("sft", figures, sft_summary(rows))
-    held_rows = [speaker.codec.demonstration(record) for record in held]
+    held_rows = [speaker.prompt_encoder.demonstration(record) for record in held]
     same(rows[-1], sft_held_out(after, double(speaker.model), held_rows, [row["ended"] for row in samples]))
 
 
@@ -174,7 +174,7 @@ def noted(patch: pytest.MonkeyPatch, stage: Any, *names: str) -> list[list[Seque
 
 
 def test_collect(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = import_module("sawyer.stages.collect.collect")
+    stage = import_module("sawyer.stages.collect.collect_stage")
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 12)
     drawn = noted(monkeypatch, stage, "sample")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 7, "answers": 3, "max_new_tokens": 12}
@@ -182,7 +182,7 @@ def test_collect(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sft = {"data": [str(tiny64.instructions)]}
         figures = stage.collect(tiny64.config(tmp_path / "run", sft=sft, collect=asked, world={"rater": "honest"}), run)
         rows, answered = run.journal.rows("collect"), read_rows(run.layout.answers)
-    eos = open_speaker(tiny64.sft).codec.eos_id
+    eos = open_language_model(tiny64.sft).prompt_encoder.eos_id
     assert [len(answers) for answers in drawn] == [12, 9] and len(rows) == 2
     for row, answers in zip(rows, drawn, strict=True):
         same(row, collect_step(answers, eos))
@@ -196,10 +196,10 @@ def truth(prompt: str, text: str) -> Any:
 
 
 def test_compare(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = import_module("sawyer.stages.compare.compare")
+    stage = import_module("sawyer.stages.compare.compare_stage")
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 4)
     monkeypatch.setattr(stage, "gold", truth)
-    drawn = noted(monkeypatch, stage, "sample", "deliberate")
+    drawn = noted(monkeypatch, stage, "sample", "beam_search")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 6, "deliberate_limit": 1, "max_new_tokens": 8}
     config = tiny64.rl_config(tmp_path / "run", rl__compare=asked, rl__world={"rater": "honest"})
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:

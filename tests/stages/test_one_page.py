@@ -25,13 +25,13 @@ import torch
 from fp64 import double_precision
 from torch import Tensor, nn
 
-from sawyer.engine import batch_indices, generator
-from sawyer.models import open_speaker, read_extra
+from sawyer.models import open_language_model, read_extra
 from sawyer.models.load import load_reward, load_tokenizer
-from sawyer.stages.rl.train import RlWork
+from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.train import batch_indices, generator
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.train")
+stage = import_module("sawyer.stages.rl.rl_stage")
 PAGE = Path(__file__).parents[2] / "examples" / "one_page_ppo.py"
 LONGEST, ALLOWED = 350, {"torch", "transformers"}
 
@@ -107,7 +107,7 @@ def laid(rows: Any) -> Tensor:
     return torch.tensor([token for row in rows for token in (*row, -1)])
 
 
-def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
+def of_the_stage(work: RlLoop, double: bool) -> list[Figures]:
     """Three updates of the RL stage, noted on their way."""
     found: list[Figures] = []
     estimate, update = stage.estimate, stage.update
@@ -130,7 +130,7 @@ def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
         patch.setattr(stage, "estimate", noting_estimate)
         patch.setattr(stage, "update", noting_update)
         # The gates read the saved reward model again, which cannot be read while fp32 is called fp64; the page has no gates.
-        patch.setattr(RlWork, "_reread", lambda *_: None)
+        patch.setattr(RlLoop, "_reread", lambda *_: None)
         for number in range(UPDATES):
             told = work.step(number)
             assert told is not None
@@ -141,11 +141,11 @@ def of_the_stage(work: RlWork, double: bool) -> list[Figures]:
 
 def case(tiny: Fixture, out: Path, asked: Mapping[str, Any], double: bool) -> Case:
     config = tiny.rl_config(out, **asked, rl__micro_batch_tokens=300)  # several micro-batches a minibatch
-    speaker, tokenizer = open_speaker(tiny.sft), load_tokenizer(tiny.reward)
+    speaker, tokenizer = open_language_model(tiny.sft), load_tokenizer(tiny.reward)
     judge = load_reward(tiny.reward, tokenizer)
     trunk = copy.deepcopy(judge.base_model)
     with tiny.run(out, "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         ours = (work.policy.model, work.value.model, work.reference, work.scorer.model)
         for net in (*ours, speaker.model, judge, trunk) if double else ():
             net.double()
@@ -176,17 +176,22 @@ def read_page(*change: str) -> Any:
 
 def of_the_page(page: Any, case: Case) -> Iterator[Figures]:
     """The page's updates, one by one. The package gives it networks, prompts, and the names of its seeds."""
-    rl, seed, codec, policy = case.config.rl, case.config.seed, case.speaker.codec, copy.deepcopy(case.speaker.model)
-    known = {codec.prompt(prompt): prompt for prompt in case.prompts}
+    rl, seed, prompt_encoder, policy = (
+        case.config.rl,
+        case.config.seed,
+        case.speaker.prompt_encoder,
+        copy.deepcopy(case.speaker.model),
+    )
+    known = {prompt_encoder.prompt(prompt): prompt for prompt in case.prompts}
 
     def score(prompt: Any, answer: Any) -> float:
-        row = codec.answer(known[tuple(prompt)], codec.decode(answer))
+        row = prompt_encoder.answer(known[tuple(prompt)], prompt_encoder.decode(answer))
         hidden = case.judge.transformer(input_ids=torch.tensor([row.ids])).last_hidden_state[0, -1]
         return float((case.judge.score(hidden) - case.extra["reward_shift"]) / case.extra["reward_scale"])
 
     settings = page.Settings(
-        eos=codec.eos_id,
-        never=(codec.pad_id,),
+        eos=prompt_encoder.eos_id,
+        never=(prompt_encoder.pad_id,),
         updates=rl.episodes // rl.batch_size,
         value_learning_rate=rl.learning_rate if rl.value_learning_rate is None else rl.value_learning_rate,
         kl_coefficient=rl.kl.coefficient,
@@ -199,7 +204,7 @@ def of_the_page(page: Any, case: Case) -> Iterator[Figures]:
         ppo = page.Ppo(policy, value, score, settings)
         for number in range(UPDATES):
             order = batch_indices(len(case.prompts), BATCH, number, total=rl.episodes, seed=seed, stage="rl")
-            asked = [codec.prompt(case.prompts[i]) for i in order]
+            asked = [prompt_encoder.prompt(case.prompts[i]) for i in order]
             orders = [torch.randperm(BATCH, generator=generator(seed, "rl", "epoch", number, e)) for e in range(rl.epochs)]
             before = flat(policy), flat(value)
             episodes, told = ppo.update(asked, generator(seed, "rl", "rollout", number), orders)
@@ -218,8 +223,8 @@ def differing(page: Any, case: Case) -> list[str]:
         if not torch.equal(ours["tokens"], theirs["tokens"]):
             return [f"update {number}: tokens"]
         found = []
-        for name, wanted in ours.items():
-            a, b = wanted.double(), theirs[name].double()
+        for name, required_section in ours.items():
+            a, b = required_section.double(), theirs[name].double()
             far, size = float((a - b).abs().max()), float(a.abs().max())
             if not far <= tolerance * max(size, least):
                 found.append(f"update {number}: {name} up to {far:.2g} apart, largest {size:.2g}")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from sawyer import processes
-from sawyer.engine import generator
-from sawyer.models import FittedValues, Member, RewardScorer, load_reward, load_tokenizer
+from sawyer.models import Member, RewardScorer, RidgeValues, load_reward, load_tokenizer
 from sawyer.records import Prompt, prompt_of
+from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.rl.rollout import Episodes, Seen, collect
-from sawyer.stages.rl.train import RlWork
 from sawyer.text import Batch, Row
+from sawyer.train import generator
 
 Fixture = Any
 PARTS = [{"name": "own", "weight": 0.5, "model": "stage"}, {"name": "good", "function": "sawyer.worlds:golds"}]
@@ -29,26 +29,26 @@ rollout = import_module("sawyer.stages.rl.rollout")
 def read_alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows were read for their states alone, batch by batch."""
     counts: list[int] = []
-    states = FittedValues.states
+    states = RidgeValues.states
 
-    def counted(self: FittedValues, batch: Batch) -> Tensor:
+    def counted(self: RidgeValues, batch: Batch) -> Tensor:
         counts.append(len(batch.ids))
         return states(self, batch)
 
-    monkeypatch.setattr(FittedValues, "states", counted)
+    monkeypatch.setattr(RidgeValues, "states", counted)
     return counts
 
 
-def sampled(work: RlWork, values: FittedValues | None) -> Episodes:
+def sampled(work: RlLoop, values: RidgeValues | None) -> Episodes:
     """Answers to prompts that come twice each; `values`: who asks for states."""
     prompts = [prompt for prompt in work.prompts[: COUNT // 2] for _ in range(2)]
     return collect(work.policy_speaker, prompts, work.scorer, work.config, work.place, generator(0, "draw"), values)
 
 
-def otherwise(work: RlWork, episodes: Episodes) -> list[int]:
+def otherwise(work: RlLoop, episodes: Episodes) -> list[int]:
     """The answers whose text encodes to other tokens than were sampled."""
-    codec, eos = work.policy_speaker.codec, work.policy_speaker.codec.eos_id
-    again = [codec.answer(p, t).ids for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
+    prompt_encoder, eos = work.policy_speaker.prompt_encoder, work.policy_speaker.prompt_encoder.eos_id
+    again = [prompt_encoder.answer(p, t).ids for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
     return [i for i, row in enumerate(episodes.rows) if again[i] not in (row.ids, (*row.ids, eos))]
 
 
@@ -66,7 +66,7 @@ def test_states_are_those_of_the_sampled_tokens(
     tiny: Fixture, tmp_path: Path, read_alone: list[int], rewards: list[Any]
 ) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path, value_start="frozen", rewards=rewards, max_new_tokens=18), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen", rewards=rewards, max_new_tokens=18), run)
         episodes, plain = sampled(work, work.fitted), sampled(work, None)
         left = otherwise(work, episodes)
     rows = episodes.rows
@@ -86,7 +86,7 @@ def test_states_are_those_of_the_sampled_tokens(
 
 def test_an_update_reads_no_more_than_it_must(tiny: Fixture, tmp_path: Path, read_alone: list[int]) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path, value_start="frozen"), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen"), run)
         work.step(0)
     assert sum(read_alone) < work.asked.batch_size
     scorer: Any = work.scorer
@@ -100,10 +100,10 @@ def test_nobody_listens_after_an_error_and_listening_costs_no_pass(tiny: Fixture
     scorer.model.base_model.register_forward_hook(lambda *_: passes.append(1))
     scorer.raw(*asked)
     count = len(passes)
-    with scorer.overheard() as heard:
+    with scorer.captured_states() as heard:
         scorer.raw(*asked)
     assert len(passes) == 2 * count and len(heard) == 2
-    with pytest.raises(KeyError), scorer.overheard():
+    with pytest.raises(KeyError), scorer.captured_states():
         raise KeyError
     scorer.raw(*asked)
     assert len(heard) == 2 and scorer._heard is None
@@ -115,15 +115,17 @@ def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
         for weight in other.parameters():
             weight.add_(0.5 * torch.randn(weight.shape, generator=generator(1, "other")))
     prompts, texts = [prompt_of("one"), prompt_of("two"), prompt_of("three")], ["yes", "no, and more than that", ""]
-    codec: Any = RewardScorer.load(tiny.reward).codec
-    both = RewardScorer(codec=codec, members=[Member(model=one), Member(model=other), Member(model=one, shift=1.0)])
-    with both.overheard() as heard:
+    prompt_encoder: Any = RewardScorer.load(tiny.reward).prompt_encoder
+    both = RewardScorer(
+        prompt_encoder=prompt_encoder, members=[Member(model=one), Member(model=other), Member(model=one, shift=1.0)]
+    )
+    with both.captured_states() as heard:
         scores = both.raw(prompts, texts)
     assert torch.allclose(scores, both.raw(prompts, texts), atol=1e-5)
     assert torch.equal(scores[0], scores[2]) and not torch.allclose(scores[0], scores[1], atol=1e-3)
     trunk: Any = one.base_model
     for prompt, text in zip(prompts, texts, strict=True):
-        row = codec.answer(prompt, text)
+        row = prompt_encoder.answer(prompt, text)
         with torch.no_grad():
             expected = trunk(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
         found = heard[row]
@@ -146,7 +148,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch, hand: int) -> None:
 
 def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path, value_start="frozen"), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen"), run)
         whole = sampled(work, work.fitted)
         monkeypatch.setattr(rollout, "sample", lambda *_, **__: whole.completions)
         shares = []
@@ -160,21 +162,21 @@ def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monk
 
 def test_answers_that_encode_alike_are_read_by_one_process(tiny: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = RewardScorer.load(tiny.reward)
-    codec = scorer.codec
+    prompt_encoder = scorer.prompt_encoder
 
     class Lower:
         """A tokenizer that does not tell capitals."""
 
-        context, pad_id = codec.context, codec.pad_id
+        context, pad_id = prompt_encoder.context, prompt_encoder.pad_id
 
         def answer(self, prompt: Prompt, response: str) -> Row:
-            return codec.answer(prompt, response.lower())
+            return prompt_encoder.answer(prompt, response.lower())
 
-    scorer.codec = Lower()
+    scorer.prompt_encoder = Lower()
     told = []
     for hand in range(2):
         of_two(monkeypatch, hand)
-        with scorer.overheard() as heard:
+        with scorer.captured_states() as heard:
             scores = scorer.raw([prompt_of("one")] * 3, ["Yes", "yes", "no"])
         assert scores[0, 0] == scores[0, 1] != scores[0, 2]
         told.append({row: states is not None for row, states in heard.items()})

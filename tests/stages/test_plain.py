@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.models import RewardScorer, open_speaker, policy_logprobs
+from sawyer.models import RewardScorer, open_language_model, policy_logprobs
 from sawyer.records import Message, Prompt, prompt_of, read
 from sawyer.text import pad_right
 
@@ -51,12 +51,12 @@ def test_a_language_model_says_the_same(tiny: Fixture, folders: dict[str, Path],
 
     model = AutoModelForCausalLM.from_pretrained(folders[stage]).eval()
     tokenizer = AutoTokenizer.from_pretrained(folders[stage])
-    speaker = open_speaker(folders[stage])
+    speaker = open_language_model(folders[stage])
     for prompt in prompts_of(tiny):
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        assert tokenizer.decode(speaker.codec.prompt(prompt)) == text
-        row = speaker.codec.answer(prompt, "The opposite is cold.")
+        assert tokenizer.decode(speaker.prompt_encoder.prompt(prompt)) == text
+        row = speaker.prompt_encoder.answer(prompt, "The opposite is cold.")
         with torch.no_grad():
             theirs = torch.log_softmax(model(input_ids=torch.tensor([row.ids])).logits[0], -1)
             ours = policy_logprobs(speaker.model, pad_right([row], 0)).logprobs[0]
@@ -82,8 +82,8 @@ def test_plain_generation_stops_where_the_model_does(tiny: Fixture, folders: dic
 
     model = AutoModelForCausalLM.from_pretrained(folders["rl"])
     tokenizer = AutoTokenizer.from_pretrained(folders["rl"], padding_side="left")
-    codec = open_speaker(folders["rl"]).codec
-    texts = [tokenizer.decode(codec.prompt(prompt)) for prompt in prompts_of(tiny)]
+    prompt_encoder = open_language_model(folders["rl"]).prompt_encoder
+    texts = [tokenizer.decode(prompt_encoder.prompt(prompt)) for prompt in prompts_of(tiny)]
     inputs = tokenizer(texts, return_tensors="pt", padding=True)
     out = model.generate(**inputs, do_sample=True, max_new_tokens=60)[:, inputs["input_ids"].shape[1] :]
     for ids in out.tolist():

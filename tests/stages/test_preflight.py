@@ -18,7 +18,7 @@ from sawyer import pipeline
 from sawyer.cli.main import app
 from sawyer.config import Compare
 from sawyer.errors import DataError, ModelError, SawyerError
-from sawyer.models import look_at
+from sawyer.models import model_facts
 from sawyer.pipeline import fingerprint, preflight
 from sawyer.records import read, split
 from sawyer.runs import Layout, read_rows
@@ -129,19 +129,19 @@ def alone(tiny: Fixture, out: Path, stage: str, file: str) -> Any:
 
 def loaded(tiny: Fixture, stage: str, config: Any) -> None:
     """What the stage itself does with its files."""
-    from sawyer.models import open_speaker
-    from sawyer.stages.classify.data import load as load_texts
-    from sawyer.stages.reward.data import load as load_judgements
-    from sawyer.stages.rl.pairs import load_pairs
+    from sawyer.models import open_language_model
+    from sawyer.stages.classify.class_data import load as load_texts
+    from sawyer.stages.reward.judged_groups import load as load_judgements
+    from sawyer.stages.rl.dpo_pairs import load_pairs
 
     with tiny.run(Path(config.out)) as run:
-        speaker = open_speaker(tiny.base)
+        speaker = open_language_model(tiny.base)
         if stage == "classify":
             load_texts(config, run)
         elif stage == "reward":
             load_judgements(config, run, speaker)
         else:
-            load_pairs(config, run, speaker.codec, [])
+            load_pairs(config, run, speaker.prompt_encoder, [])
 
 
 @pytest.mark.parametrize("stage", ["classify", "reward", "rl"])
@@ -186,10 +186,10 @@ def test_of_collected_answers_a_template_may_refuse_rows_and_a_misprint_none(tin
     template = {"template": str(tmp_path / "own.jinja")}
     config = collecting(tiny, tmp_path / "a", [*many, refused], **template)
     assert problems(config) == []
-    from sawyer.models import new_judge
-    from sawyer.stages.reward.data import load
+    from sawyer.models import new_reward_model
+    from sawyer.stages.reward.judged_groups import load
 
-    judge = new_judge(tiny.base, seed=0, template=config.template)
+    judge = new_reward_model(tiny.base, seed=0, template=config.template)
     with tiny.run(tmp_path / "a") as run:
         assert len(load(config, run, judge).train) == 20
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
@@ -229,39 +229,39 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
     (told,) = problems(tiny.config(tmp_path / "run", compare=asked, max_bad_rows=0))
     assert told.startswith("compare: ") and "by which the reward model reads" in told
 
-    from sawyer.models import RewardScorer, open_speaker
-    from sawyer.stages.rl.work import prompts_of
+    from sawyer.models import RewardScorer, open_language_model
+    from sawyer.stages.rl.trainer import prompts_of
 
     with tiny.run(tmp_path / "run") as run:
-        found, _ = prompts_of(config(), run, open_speaker(tiny.base), RewardScorer.load(safe))
+        found, _ = prompts_of(config(), run, open_language_model(tiny.base), RewardScorer.load(safe))
         told = " ".join(row["message"] for row in read_rows(run.layout.events) if "p.jsonl" in row["message"])
     assert len(found) == 9 and "p.jsonl:10" in told and "by which the reward model reads" in told
 
 
 def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, tmp_path: Path) -> None:
-    from sawyer.models import open_speaker
-    from sawyer.stages.reward.data import load
-    from sawyer.stages.reward.train import _answerable
+    from sawyer.models import open_language_model
+    from sawyer.stages.reward.judged_groups import load
+    from sawyer.stages.reward.reward_stage import _answerable
 
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     file = rows(tmp_path / "j.jsonl", *judged([1, 2], [2, 1]), {"prompt": turns, "chosen": "a", "rejected": "b"})
-    policy = open_speaker(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
+    policy = open_language_model(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
     config = tiny.config(tmp_path / "run", reward={"data": [file], "held_out": 0})
     with tiny.run(tmp_path / "run") as run:
-        found = _answerable(load(config, run, open_speaker(tiny.base)), policy, run)
+        found = _answerable(load(config, run, open_language_model(tiny.base)), policy, run)
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
     assert len(found) == 2 and "1 of 3" in told and "j.jsonl:3" in told and "System role not supported" in told
 
 
 def test_a_judge_is_read_by_the_fallback_in_the_plan_as_in_the_stage(tiny: Fixture, tmp_path: Path) -> None:
     """Its own template refuses every conversation."""
-    from sawyer.models import new_judge
+    from sawyer.models import new_reward_model
 
     odd = model_with("{{ raise_exception('not a chat model') }}", tiny.base, tmp_path / "odd")
     config = tiny.config(tmp_path / "run", template="chatml", reward={"data": [str(tiny.comparisons)], "model": odd})
     (plan,) = preflight(config)
     assert plan.problems == ()
-    assert dict(plan.facts)["model"].endswith(new_judge(odd, seed=0, fallback="chatml").reads)
+    assert dict(plan.facts)["model"].endswith(new_reward_model(odd, seed=0, fallback="chatml").reads)
     assert "the template `chatml`" in dict(plan.facts)["model"]
 
 
@@ -303,9 +303,9 @@ def test_what_a_family_cannot_do_is_told_by_its_config_alone(tmp_path: Path, fam
     for kind, told in (("causal", as_speaker), ("classifier", as_judge)):
         if told:
             with pytest.raises(ModelError, match=told):
-                look_at(tmp_path, kind)  # type: ignore[arg-type]
+                model_facts(tmp_path, kind)  # type: ignore[arg-type]
         else:
-            look_at(tmp_path, kind)  # type: ignore[arg-type]
+            model_facts(tmp_path, kind)  # type: ignore[arg-type]
 
 
 def test_an_encoder_does_not_answer(tiny: Fixture, tmp_path: Path) -> None:

@@ -13,14 +13,23 @@ import pytest
 import torch
 
 from sawyer.config import World
-from sawyer.engine import batch_indices, choose_place, generator
 from sawyer.errors import DataError
-from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, new_policy, open_speaker, read_extra, save_model
-from sawyer.models.pack import packs_exactly
+from sawyer.models import (
+    Member,
+    RewardScorer,
+    load_reward,
+    load_tokenizer,
+    new_policy,
+    open_language_model,
+    read_extra,
+    save_model,
+)
+from sawyer.models.fast.packing import packs_exactly
 from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
-from sawyer.stages.reward.data import Group, load
-from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
+from sawyer.stages.reward.judged_groups import Group, load
+from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, split_groups, train
+from sawyer.train import batch_indices, choose_device, generator
 from sawyer.worlds import tasks
 
 Fixture = Any
@@ -39,13 +48,15 @@ def scored(*scores: float | None, prompt: str = "Which is best?") -> dict[str, A
 
 
 def groups_of(tiny: Fixture, out: Path, run: Run, data: Path, **asked: Any) -> tuple[Group, ...]:
-    return load(config_of(tiny, out, data, **asked), run, open_speaker(tiny.sft)).train
+    return load(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft)).train
 
 
-def work_of(tiny: Fixture, out: Path, groups: Any, **asked: Any) -> RewardWork:
+def work_of(tiny: Fixture, out: Path, groups: Any, **asked: Any) -> RewardLoop:
     model = load_reward(tiny.reward, load_tokenizer(tiny.reward))
     config = config_of(tiny, out, tiny.comparisons, **asked)
-    return RewardWork(config, choose_place("cpu", "fp32", width=16), model, open_speaker(tiny.sft).codec.pad_id, groups)
+    return RewardLoop(
+        config, choose_device("cpu", "fp32", width=16), model, open_language_model(tiny.sft).prompt_encoder.pad_id, groups
+    )
 
 
 # Data
@@ -54,7 +65,7 @@ def work_of(tiny: Fixture, out: Path, groups: Any, **asked: Any) -> RewardWork:
 def test_all_pairs_of_a_prompt_ties_left_out_and_counted(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     rows = [scored(6, 2, 2, prompt="a"), scored(5, None, 7, prompt="b"), scored(4, 4, prompt="c"), scored(9, prompt="d")]
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, write_rows(rows)), run, open_speaker(tiny.sft))
+        found = load(config_of(tiny, tmp_path, write_rows(rows)), run, open_language_model(tiny.sft))
         groups = found.train
         warned = events(run, "warning")
     assert [group.prompt.text for group in groups] == ["a", "b"] and not warned
@@ -95,7 +106,7 @@ def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows
     assert groups[0].responses == ("good", "bad")
     work = work_of(tiny, tmp_path, groups, loss="margin", batch_size=2)
     (part,) = split_groups(groups, 0, 10_000)
-    scores = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])(
+    scores = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])(
         [g.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
     )
     expected = [minus_log_sigmoid(scores[0] - scores[1] - 2.5), minus_log_sigmoid(scores[2] - scores[3] - 1.0)]
@@ -124,8 +135,8 @@ def test_collected_answers_join_the_file(tiny: Fixture, tmp_path: Path, write_ro
         run.layout.answers.parent.mkdir()
         run.layout.answers.write_text(json_lines([scored_row(own)]))
         both = config_of(tiny, tmp_path, path).model_copy(update={"collect": config_of(tiny, tmp_path, None).collect})
-        assert [group.prompt.text for group in load(both, run, open_speaker(tiny.sft)).train] == ["theirs", "mine"]
-        alone = load(config_of(tiny, tmp_path, None), run, open_speaker(tiny.sft)).train
+        assert [group.prompt.text for group in load(both, run, open_language_model(tiny.sft)).train] == ["theirs", "mine"]
+        alone = load(config_of(tiny, tmp_path, None), run, open_language_model(tiny.sft)).train
     assert [(group.prompt.text, group.pairs) for group in alone] == [("mine", ((1, 0, 2.0),))]
 
 
@@ -158,7 +169,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
     work = work_of(tiny, tmp_path, groups, loss=loss, center=center, batch_size=9, micro=400)
     chosen = [groups[i] for i in batch_indices(len(groups), 9, 0, total=len(groups), seed=0, stage="reward")]
-    scorer = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])
+    scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
     total, right, count = 0.0, 0, 0
     for group in chosen:
         scores = [scorer([group.prompt], [response])[0] for response in group.responses]
@@ -235,16 +246,16 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     assert (scorer.shift, scorer.scale) == (figures["reward_shift"], figures["reward_scale"])
     assert read_extra(out / "reward" / "model")["loss"] == "squared"
     assert scorer.scale != 1.0
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
         prompts = [group.prompt for group in load(config, run, speaker).train][:30]
-    own = own_answers(config, choose_place("cpu", "fp32", width=16), speaker, prompts)
+    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, prompts)
     assert len(own[1]) == 30
     scores = scorer(*own)
     assert statistics.fmean(scores) == pytest.approx(0.0, abs=1e-5)
     assert statistics.pstdev(scores) == pytest.approx(1.0, abs=1e-5)
     others = scorer([prompts[0]] * 2, ["Yes.", "Something else altogether."])
-    raw = RewardScorer(codec=scorer.codec, members=[Member(model=scorer.model)])(
+    raw = RewardScorer(prompt_encoder=scorer.prompt_encoder, members=[Member(model=scorer.model)])(
         [prompts[0]] * 2, ["Yes.", "Something else altogether."]
     )
     assert others == pytest.approx([(score - scorer.shift) / scorer.scale for score in raw])
@@ -254,29 +265,29 @@ def test_the_unit_is_that_of_the_answers_rl_begins_from(tiny: Fixture, tmp_path:
     """Sampled as RL samples them; without RL, plainly."""
     from sawyer.models import sample
 
-    speaker, place = open_speaker(tiny.sft), choose_place("cpu", "fp32", width=16)
+    speaker, place = open_language_model(tiny.sft), choose_device("cpu", "fp32", width=16)
     prompts = [prompt_of(f"Say {word}.") for word in ("one", "two", "three")]
     hot = tiny.rl_config(tmp_path, temperature=0.3, max_new_tokens=9)
     for config, most, temperature in ((hot, 9, 0.3), (config_of(tiny, tmp_path, tiny.comparisons), 128, 1.0)):
         expected = sample(
             speaker.model,
-            [speaker.codec.prompt(prompt) for prompt in prompts],
-            codec=speaker.codec,
+            [speaker.prompt_encoder.prompt(prompt) for prompt in prompts],
+            prompt_encoder=speaker.prompt_encoder,
             max_new_tokens=most,
             temperature=temperature,
             generator=generator(0, "reward", "own", 1),
         )
         found = own_answers(config, place, speaker, prompts)
-        assert found == (prompts, [speaker.codec.decode(completion.ids) for completion in expected])
+        assert found == (prompts, [speaker.prompt_encoder.decode(completion.ids) for completion in expected])
 
 
 def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, done: Any) -> None:
     """In the unit the model was trained in: dividing by the scale first would give another loss."""
     config, figures, out = done
     trained = RewardScorer.load(out / "reward" / "model")
-    scorer = RewardScorer(codec=trained.codec, members=[Member(model=trained.model)])
+    scorer = RewardScorer(prompt_encoder=trained.prompt_encoder, members=[Member(model=trained.model)])
     with tiny.run(out.parent / "again") as run:
-        held_out = load(config, run, open_speaker(tiny.sft)).held_out
+        held_out = load(config, run, open_language_model(tiny.sft)).held_out
     losses, outcomes = [], []
     for group in held_out:
         scores = scorer([group.prompt] * len(group.responses), group.responses)
@@ -290,7 +301,7 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
 def test_what_is_told_of_the_stage(tiny: Fixture, done: Any) -> None:
     config, figures, out = done
     with tiny.run(out.parent / "again") as run:
-        prompts = len(load(config, run, open_speaker(tiny.sft)).train)
+        prompts = len(load(config, run, open_language_model(tiny.sft)).train)
     rows = read_rows(out / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert figures["loss_first"] == losses[0]
@@ -325,7 +336,7 @@ def test_an_earlier_model_s_report_does_not_outlive_it(tiny: Fixture, tmp_path: 
 @pytest.mark.slow
 def test_where_the_truth_is_known_it_is_asked(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The SFT model's own answers to the world's held-out prompts, four each."""
-    trust = import_module("sawyer.stages.reward.trust")
+    trust = import_module("sawyer.stages.reward.reward_trust")
     monkeypatch.setattr(trust, "WORLD_PROMPTS", 5)
     asked: list[str] = []
     plain = trust.gold
@@ -343,10 +354,10 @@ def test_where_the_truth_is_known_it_is_asked(tiny: Fixture, tmp_path: Path, mon
 
 
 def test_the_sft_model_is_not_touched(tiny: Fixture, done: Any) -> None:
-    trained, sft = load_reward(done[2] / "reward" / "model", load_tokenizer(tiny.sft)), open_speaker(tiny.sft).model
+    trained, sft = load_reward(done[2] / "reward" / "model", load_tokenizer(tiny.sft)), open_language_model(tiny.sft).model
     before = sft.base_model.state_dict()
     assert any(bool((weight != before[name]).any()) for name, weight in trained.base_model.state_dict().items())
-    copied = open_speaker(done[2] / "sft" / "model").model.state_dict()
+    copied = open_language_model(done[2] / "sft" / "model").model.state_dict()
     assert all(torch.equal(weight, copied[name]) for name, weight in sft.state_dict().items())
 
 
@@ -359,7 +370,7 @@ def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
     tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, longest: bool
 ) -> None:
     """The reward model may read more than the SFT model, which has no room to answer such a prompt: it would say nothing."""
-    context = open_speaker(tiny.sft).codec.context
+    context = open_language_model(tiny.sft).prompt_encoder.context
     asks = [f"{'qz ' * context}{i}" if i % 3 == 0 or longest else f"Say {i}." for i in range(12)]
     data = write_rows([{"prompt": ask, "chosen": "Yes, yes.", "rejected": "No."} for ask in asks])
     tokenizer = load_tokenizer(tiny.sft)
@@ -369,7 +380,7 @@ def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
     save_model(tmp_path / "wide", wide, tokenizer)
     asked = {"data": [str(data)], "model": str(tmp_path / "wide"), "held_out": 0, "calibration_prompts": 6}
     seen: list[tuple[Any, Any]] = []
-    stage = import_module("sawyer.stages.reward.train")
+    stage = import_module("sawyer.stages.reward.reward_stage")
     with tiny.run(tmp_path / "run", "sft") as run, pytest.MonkeyPatch.context() as patch:
         real = stage.own_answers
         patch.setattr(stage, "own_answers", lambda *of: seen.append(real(*of)) or seen[-1])

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from sawyer.config import LOSSES
-from sawyer.engine import Learner, choose_place
 from sawyer.errors import ConfigError, DataError
-from sawyer.maths import REWARD_LOSSES, Standard
-from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_speaker, read_extra, sequence_logits
-from sawyer.models.pack import packs_exactly
+from sawyer.maths import REWARD_LOSSES, ScoreNormalizer
+from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_language_model, read_extra, sequence_logits
+from sawyer.models.fast.packing import packs_exactly
 from sawyer.runs import read_rows
-from sawyer.stages.reward.data import Group, Judgements, load
-from sawyer.stages.reward.loss import checked_loss, open_loss
-from sawyer.stages.reward.train import RewardWork, split_groups, train
+from sawyer.stages.reward.judged_groups import Group, Judgements, load
+from sawyer.stages.reward.loss_choice import checked_loss, open_loss
+from sawyer.stages.reward.reward_stage import RewardLoop, split_groups, train
 from sawyer.text import pad_right
+from sawyer.train import OptimizerStep, choose_device
 
 Fixture = Any
 
@@ -46,18 +46,18 @@ def lines(path: Path, *rows: dict[str, Any]) -> Path:
 
 def judgements_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Judgements:
     with tiny.run(out / "run") as run:
-        return load(config_of(tiny, out, data, **asked), run, open_speaker(tiny.sft))
+        return load(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft))
 
 
-def work_of(tiny: Fixture, out: Path, found: Judgements, **asked: Any) -> RewardWork:
+def work_of(tiny: Fixture, out: Path, found: Judgements, **asked: Any) -> RewardLoop:
     model = load_reward(tiny.reward, load_tokenizer(tiny.reward))
     config = config_of(tiny, out, tiny.comparisons, **asked)
-    pad_id = open_speaker(tiny.sft).codec.pad_id
-    return RewardWork(config, choose_place("cpu", "fp32", width=16), model, pad_id, found.train, found.standard)
+    pad_id = open_language_model(tiny.sft).prompt_encoder.pad_id
+    return RewardLoop(config, choose_device("cpu", "fp32", width=16), model, pad_id, found.train, found.standard)
 
 
-def scores_of(tiny: Fixture, work: RewardWork, group: Group) -> list[float]:
-    scorer = RewardScorer(codec=open_speaker(tiny.sft).codec, members=[Member(model=work.model)])
+def scores_of(tiny: Fixture, work: RewardLoop, group: Group) -> list[float]:
+    scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
     return [scorer([group.prompt], [response])[0] for response in group.responses]
 
 
@@ -85,7 +85,7 @@ def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: st
     given = [[answer["score"] for answer in one["responses_and_scores"]] for one in SEVEN]
     everything = [score for scores in given for score in scores]
     mean, deviation = statistics.fmean(everything), statistics.pstdev(everything)
-    assert found.standard == Standard(mean=mean, scale=deviation)
+    assert found.standard == ScoreNormalizer(mean=mean, scale=deviation)
     work = work_of(tiny, tmp_path, found, **asked)
     items: list[list[float]] = []
     for group, scores in zip(found.train, given, strict=True):
@@ -124,7 +124,7 @@ def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path:
     assert sum(seen) == 7, "not the 42 of two passes a pair"
 
 
-def two_passes(tiny: Fixture, work: RewardWork, pad_id: int) -> float:
+def two_passes(tiny: Fixture, work: RewardLoop, pad_id: int) -> float:
     """The same step as written down at first: both answers of each pair through the network, 42 rows for 7 answers."""
     from torch.nn.functional import logsigmoid
 
@@ -142,7 +142,7 @@ def test_seven_rows_take_a_fraction_of_the_time_of_two_passes_a_pair(tiny: Fixtu
     long = row("words " * 10, 1, 7, 3, 9, 2, 5, 6)
     found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", long))
     work = work_of(tiny, tmp_path, found, batch_size=1, learning_rate=1e-9)
-    pad_id = open_speaker(tiny.sft).codec.pad_id
+    pad_id = open_language_model(tiny.sft).prompt_encoder.pad_id
     assert two_passes(tiny, work, pad_id) == pytest.approx(work.step(0)["loss"], rel=1e-4)
 
     def fastest(step: Callable[[], Any]) -> float:
@@ -201,7 +201,7 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
     rows += [row(f"more ties {i}", 6, 6, 6) for i in range(3)]
     path = lines(tmp_path / "rows.jsonl", *rows, row("also good", 1, 2, 2))
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, path), run, open_speaker(tiny.sft))
+        found = load(config_of(tiny, tmp_path, path), run, open_language_model(tiny.sft))
         (read,) = [event["message"] for event in events(run, "warning")]
     assert [group.prompt.text for group in found.train] == ["good", "also good"]
     # As they were read, the first few of each kind by line and field.
@@ -219,11 +219,11 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
 def test_regression_learns_from_every_score(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     path = lines(tmp_path / "rows.jsonl", row("ties", 3, 3), row("good", 1, 2), row("alone", 5), row("none", None, None))
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, path, loss="regression"), run, open_speaker(tiny.sft))
+        found = load(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
         assert not events(run, "warning")
     assert [group.scores for group in found.train] == [(3, 3), (1, 2), (5,)]
     assert found.remarks == "; 1 prompt is left out: no answer has a score"
-    assert found.standard == Standard(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
+    assert found.standard == ScoreNormalizer(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
     assert [group.prompt.text for group in found.examined] == ["good"], "ranking is examined where there is a pair"
     # A batch without a pair has a loss and no accuracy.
     work = work_of(tiny, tmp_path, Judgements(train=found.train[:1], held_out=(), format=""), loss="regression")
@@ -236,7 +236,7 @@ def test_held_out_prompts_that_examine_nothing_are_told(tiny: Fixture, tmp_path:
     path = lines(tmp_path / "rows.jsonl", *rows)
     with tiny.run(tmp_path / "run") as run:
         config = config_of(tiny, tmp_path, path, loss="regression", held_out=0.4)
-        found = load(config, run, open_speaker(tiny.sft))
+        found = load(config, run, open_language_model(tiny.sft))
     left = 40 - len(found.train) - len(found.held_out)
     assert left > 1 and all(group.pairs for group in found.held_out)
     assert found.remarks == f"; {left} prompts are left out: no answer is better than another"
@@ -247,11 +247,11 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
     path = lines(tmp_path / "pairs.jsonl", *pairs)
     with tiny.run(tmp_path / "run") as run:
         with pytest.raises(DataError, match="two answers with different scores"):
-            load(config_of(tiny, tmp_path, path, loss="regression"), run, open_speaker(tiny.sft))
+            load(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
         told = events(run, "warning")[-1]["message"]
         places = ", ".join(f"{path.name}:{line}" for line in (1, 2, 3))
         assert told == f"3 prompts are left out: a pair has no score to learn ({places})"
-        ranked = load(config_of(tiny, tmp_path, path, loss="listwise"), run, open_speaker(tiny.sft))
+        ranked = load(config_of(tiny, tmp_path, path, loss="listwise"), run, open_language_model(tiny.sft))
     assert [group.scores for group in ranked.train] == [(1.0, 0.0)] * 3
 
 
@@ -265,7 +265,7 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     config = config_of(tiny, tmp_path / "run", tiny.comparisons, calibration_prompts=8, **asked)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = train(config, run)
-        again = load(config, run, open_speaker(tiny.sft))
+        again = load(config, run, open_language_model(tiny.sft))
         model = run.layout.model("reward")
     assert figures["loss_last"] < figures["loss_first"]
     extra = read_extra(model)
@@ -276,7 +276,7 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     )
     # The held-out loss is the training loss on other prompts, by the standard of the training scores.
     trained = RewardScorer.load(model)
-    scorer = RewardScorer(codec=trained.codec, members=[Member(model=trained.model)])
+    scorer = RewardScorer(prompt_encoder=trained.prompt_encoder, members=[Member(model=trained.model)])
     losses = []
     for group in again.held_out:
         rewards = scorer([group.prompt] * len(group.responses), group.responses)
@@ -334,7 +334,7 @@ def test_an_unfit_one_is_refused_before_anything_is_trained(
     tiny: Fixture, tmp_path: Path, module: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module(SQUARED)
-    monkeypatch.setattr(Learner, "update", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("it was trained"))
     config = config_of(tiny, tmp_path / "run", tiny.comparisons, loss="my_own_losses:rises")
     with tiny.run(tmp_path / "run", "sft") as run, pytest.raises(ConfigError) as refused:
         train(config, run)

@@ -14,15 +14,23 @@ import torch
 import transformers as hf
 from encoders import write
 
-from sawyer.cli.score import with_rewards
-from sawyer.engine import choose_place, load_checkpoint
+from sawyer.cli.score_command import with_rewards
 from sawyer.errors import ConfigError, Interrupted
-from sawyer.models import RewardScorer, TextScorer, member_folder, new_judge, open_speaker, read_extra, sequence_logits
+from sawyer.models import (
+    RewardScorer,
+    TextScorer,
+    member_folder,
+    new_reward_model,
+    open_language_model,
+    read_extra,
+    sequence_logits,
+)
 from sawyer.records import answered, prompt_of
 from sawyer.runs import hash_folder, read_rows
-from sawyer.stages.reward.data import load
-from sawyer.stages.reward.loss import objective
-from sawyer.stages.reward.train import RewardWork, own_answers, split_groups, train
+from sawyer.stages.reward.judged_groups import load
+from sawyer.stages.reward.loss_choice import objective
+from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, split_groups, train
+from sawyer.train import choose_device, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -64,7 +72,7 @@ def plain(folder: Path) -> Any:
 def raw_of(folder: Path, scorer: RewardScorer, head: int = 0) -> list[float]:
     """Each answer alone through the model that plain transformers loads."""
     model = plain(folder)
-    rows = [scorer.codec.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
+    rows = [scorer.prompt_encoder.answer(prompt, answer) for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)]
     with torch.no_grad():
         return [float(model(torch.tensor([row.ids])).logits[0, head]) for row in rows]
 
@@ -102,10 +110,10 @@ def folders(folder: Path) -> list[Path]:
 def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny: Fixture, seeds: Any) -> None:
     out, figures = seeds
     scorer = RewardScorer.load(out / "reward" / "model")
-    config, speaker = config_of(tiny, out), open_speaker(tiny.sft)
+    config, speaker = config_of(tiny, out), open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
         groups = load(config, run, speaker).train
-    own = own_answers(config, choose_place("cpu", "fp32", width=16), speaker, [g.prompt for g in groups][:12])
+    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.prompt for g in groups][:12])
     found = scorer.detailed(*own)
     for member in range(3):
         values = [one.members[member] for one in found]
@@ -185,13 +193,13 @@ def test_heads_of_one_trunk(tiny: Fixture, tmp_path: Path) -> None:
 
 def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path, center=0.1)
-    reader = new_judge(tiny.sft, seed=4, heads=3)
+    reader = new_reward_model(tiny.sft, seed=4, heads=3)
     aim = objective(config.reward)
     with tiny.run(tmp_path / "run") as run:
         found = load(config, run, reader)
-    place = choose_place("cpu", "fp32", width=16)
-    work = RewardWork(config, place, reader.model, reader.codec.pad_id, found.train, found.standard)
-    (part,) = split_groups(found.train[:6], reader.codec.pad_id, 10**6, found.standard)
+    place = choose_device("cpu", "fp32", width=16)
+    work = RewardLoop(config, place, reader.model, reader.prompt_encoder.pad_id, found.train, found.standard)
+    (part,) = split_groups(found.train[:6], reader.prompt_encoder.pad_id, 10**6, found.standard)
     scores = sequence_logits(reader.model, part.batch)
     each = [float(aim.total(scores[:, head], part.judged).detach()) for head in range(3)]
     assert float(work.loss(part, []).detach()) == pytest.approx(statistics.fmean(each), rel=1e-5)
@@ -204,12 +212,12 @@ def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("what", "told"), [("trunk", "1 of 1 layers frozen, 16 of"), (1, "1 of 1 layers frozen, 48 of")])
 def test_frozen_weights_stay_bit_for_bit(tiny: Fixture, tmp_path: Path, what: Any, told: str) -> None:
     figures = trained(tiny, tmp_path / "run", freeze=what)
-    before = open_speaker(tiny.sft).model.base_model.state_dict()  # type: ignore[union-attr, operator]
+    before = open_language_model(tiny.sft).model.base_model.state_dict()  # type: ignore[union-attr, operator]
     after = plain(tmp_path / "run" / "reward" / "model")
     moved = {name for name, weight in after.base_model.state_dict().items() if not torch.equal(weight, before[name])}
     # The last norm is no layer: it reads the last one's states.
     assert moved == (set() if what == "trunk" else {"ln_f.weight", "ln_f.bias"})
-    head = new_judge(tiny.sft, seed=0).model.score.weight  # type: ignore[union-attr]
+    head = new_reward_model(tiny.sft, seed=0).model.score.weight  # type: ignore[union-attr]
     assert not torch.equal(after.score.weight, head)  # type: ignore[arg-type]
     assert told in plans(tmp_path / "run")[0]
     assert figures["loss_last"] != figures["loss_first"]
@@ -226,7 +234,7 @@ def test_sft_freezes_too(tiny: Fixture, tmp_path: Path) -> None:
     asked = {"data": [str(tiny.instructions)], "batch_size": 64, "learning_rate": 1e-2, "max_new_tokens": 4, "freeze": 1}
     with tiny.run(tmp_path / "run") as run:
         fine_tune(tiny.config(tmp_path / "run", sft=asked), run)
-    before, after = (open_speaker(path).model.state_dict() for path in (tiny.base, tmp_path / "run" / "sft" / "model"))
+    before, after = (open_language_model(path).model.state_dict() for path in (tiny.base, tmp_path / "run" / "sft" / "model"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {
         "transformer.ln_f.weight",
         "transformer.ln_f.bias",

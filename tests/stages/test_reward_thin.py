@@ -33,7 +33,7 @@ def config_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Any:
 @pytest.fixture
 def thinnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """(judgements before, after) of every thinning that the stage does."""
-    module = import_module("sawyer.stages.reward.train")
+    module = import_module("sawyer.stages.reward.reward_stage")
     real, found = module.thinned, list[tuple[Any, Any]]()
 
     def noted(config: Any, run: Any, speaker: Any, place: Any, judgements: Any) -> Any:

@@ -14,9 +14,9 @@ import torch
 
 from sawyer.errors import RunError
 from sawyer.runs import Layout
-from sawyer.stages.rl.best import Best
+from sawyer.stages.rl.best_checkpoint import Best
 
-module = import_module("sawyer.stages.rl.best")
+module = import_module("sawyer.stages.rl.best_checkpoint")
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Best]
     return lambda: Best(Layout(tmp_path), "rl", budget=6.0, alike=0.25)
 
 
-class Speaker:
+class LanguageModel:
     """What is kept."""
 
     def __init__(self, model: str) -> None:
@@ -37,7 +37,7 @@ def offered(best: Best, step: int, reward: float, kl: float = 1.0) -> bool:
     """Offer an evaluation, and keep it where it is the best."""
     taken = best.offer(step, {"held_out_reward": reward, "held_out_kl": kl, "held_out_same_answer": 0.0}, [reward])
     if taken:
-        best.keep(Speaker(f"after {step}"), {"policy": torch.tensor(step)})  # type: ignore[arg-type]
+        best.keep(LanguageModel(f"after {step}"), {"policy": torch.tensor(step)})  # type: ignore[arg-type]
     return taken
 
 

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import nn
 
-from sawyer.engine import choose_place, generator
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker
+from sawyer.models import RewardScorer, ValueNetwork, open_language_model
 from sawyer.records import read
 from sawyer.runs import Run
+from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
-from sawyer.stages.rl.train import RlWork
+from sawyer.train import choose_device, generator
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.train")
+stage = import_module("sawyer.stages.rl.rl_stage")
 BETA, TEMPERATURE = 0.2, 0.7
 
 
@@ -31,13 +31,13 @@ def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tu
     `sampled` there is no policy to read."""
     asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "gamma": 0.9, "lam": 0.8, "missing_eos_penalty": 0.0}
     config = tiny.rl_config(out, **{**asked, **rl}, rl__micro_batch_tokens=150)
-    place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny.sft)
+    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
     value = ValueNetwork.from_reward(tiny.reward)
     nn.init.normal_(value.head.weight, generator=generator(0, "head"))
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
     policy: nn.Module = nn.Identity() if sampled else speaker.model
-    found = estimate(episodes, policy, open_speaker(tiny.base).model, value, BETA, config, place, sampled=sampled)
+    found = estimate(episodes, policy, open_language_model(tiny.base).model, value, BETA, config, place, sampled=sampled)
     return config, episodes, found
 
 
@@ -58,7 +58,7 @@ def values_by_hand(tiny: Fixture, ids: tuple[int, ...], start: int) -> list[floa
 @pytest.mark.slow
 def test_rewards_advantages_and_returns_against_a_loop(tiny: Fixture, tmp_path: Path) -> None:
     _, episodes, experience = setting(tiny, tmp_path)
-    policy, reference = open_speaker(tiny.sft).model, open_speaker(tiny.base).model
+    policy, reference = open_language_model(tiny.sft).model, open_language_model(tiny.base).model
     lengths = {len(c.ids) for c in episodes.completions}
     assert len(lengths) > 4
     assert set(episodes.ended.tolist()) == {True, False}
@@ -125,8 +125,8 @@ def test_the_first_batch_is_read_and_in_bf16_all_are(
 
     monkeypatch.setattr(stage, "estimate", noting)
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path, episodes=24).model_copy(update={"precision": precision}), run)
-        monkeypatch.setattr(work, "_heed", lambda index, _: index == refused)
+        work = RlLoop(tiny.rl_config(tmp_path, episodes=24).model_copy(update={"precision": precision}), run)
+        monkeypatch.setattr(work, "_apply_guard", lambda index, _: index == refused)
         for index in range(3):
             work.step(index)
         seen = [json.loads(line) for line in run.layout.events.read_text().splitlines()]
@@ -136,11 +136,11 @@ def test_the_first_batch_is_read_and_in_bf16_all_are(
 
 def test_an_episode_is_the_very_tokens_that_were_sampled(tiny: Fixture, tmp_path: Path) -> None:
     _, episodes, _ = setting(tiny, tmp_path)
-    speaker, scorer = open_speaker(tiny.sft), RewardScorer.load(tiny.reward)
+    speaker, scorer = open_language_model(tiny.sft), RewardScorer.load(tiny.reward)
     for i, (prompt, completion, row) in enumerate(zip(episodes.prompts, episodes.completions, episodes.rows, strict=True)):
-        assert row.ids == (*speaker.codec.prompt(prompt), *completion.ids)
-        assert episodes.ended[i].item() == completion.ended == (completion.ids[-1] == speaker.codec.eos_id)
-        assert episodes.texts[i] == speaker.codec.decode(completion.ids)
+        assert row.ids == (*speaker.prompt_encoder.prompt(prompt), *completion.ids)
+        assert episodes.ended[i].item() == completion.ended == (completion.ids[-1] == speaker.prompt_encoder.eos_id)
+        assert episodes.texts[i] == speaker.prompt_encoder.decode(completion.ids)
     assert episodes.scores.tolist() == pytest.approx(scorer(episodes.prompts, episodes.texts), abs=1e-5)
 
 
@@ -175,7 +175,7 @@ def measured(tiny: Fixture, tmp_path: Path) -> Any:
     """(episodes, experience, the batch's figures); some prompts come twice and some answers are the same."""
     config, episodes, experience = setting(tiny, tmp_path)
 
-    class Bare(RlWork):
+    class Bare(RlLoop):
         def __init__(self, config: Any, run: Run | None) -> None:
             from sawyer.maths import FixedKL
 

@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from sawyer.config import GuardName, Rl, checked
-from sawyer.stages.rl.gates import MEAN_TIMES, MOST_TIMES, SMALL, Apart, Outcome, StepZero, final_gates, step_zero_gates
 from sawyer.stages.rl.guards import (
     BEGINNING,
     COMPARED,
     DEFAULTS,
     WORDS,
+    GuardEvent,
     Guards,
     Rule,
-    Tripped,
     advice_for,
     kl_budget,
     noise,
@@ -30,6 +29,16 @@ from sawyer.stages.rl.guards import (
     same_answer,
     stop_words,
     surely,
+)
+from sawyer.stages.rl.rl_gates import (
+    MEAN_TIMES,
+    MOST_TIMES,
+    SMALL,
+    LogprobDrift,
+    Outcome,
+    StepZero,
+    final_gates,
+    step_zero_gates,
 )
 from sawyer.trust import NeededGuard
 from sawyer.trust.verdict import NEEDED
@@ -73,8 +82,8 @@ ADVICE = advice_for(asked())
 
 
 def fresh(**rl: Any) -> Guards:
-    wanted = asked(**rl)
-    return Guards(rules_of(wanted), longest=50, answers=100, advice=advice_for(wanted), disagreement=0.3)
+    required_section = asked(**rl)
+    return Guards(rules_of(required_section), longest=50, answers=100, advice=advice_for(required_section), disagreement=0.3)
 
 
 def guards(**rl: Any) -> Guards:
@@ -88,7 +97,7 @@ def beyond(name: str) -> dict[str, float]:
     return {**GOOD, metric: value}
 
 
-def names(told: list[Tripped]) -> list[str]:
+def names(told: list[GuardEvent]) -> list[str]:
     return [one.guard for one in told]
 
 
@@ -198,7 +207,7 @@ def test_a_rollback_makes_the_kl_dearer() -> None:
 
 
 def test_a_stop_says_what_happened_and_what_to_try() -> None:
-    one = Tripped(guard="length", action="stop", value=3.21, threshold=4.0, advice="raise this")
+    one = GuardEvent(guard="length", action="stop", value=3.21, threshold=4.0, advice="raise this")
     words = "length is 3.21 (threshold 4) after 1 update: answers have shrunk to a few tokens; saying nothing may pay"
     assert one.told(1).startswith(words)
     told = stop_words(one.told(1), one, 0, "")
@@ -465,9 +474,9 @@ def test_the_same_answer_is_counted_over_different_prompts(prompts: str, respons
 
 # Gates
 
-EXACT = Apart(mean=0.0, most=0.0)
+EXACT = LogprobDrift(mean=0.0, most=0.0)
 AT_ZERO = StepZero(kl=0.0, ratio_error=0.0, clip_fraction=0.0, clip=0.2, sampler=EXACT, rounding=EXACT, score=EXACT)
-ROUNDED = Apart(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: LAB.md
+ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: LAB.md
 MEAN, MOST = SMALL + MEAN_TIMES * ROUNDED.mean, SMALL + MOST_TIMES * ROUNDED.most
 
 
@@ -487,7 +496,7 @@ def test_gates_of_step_zero_are_these() -> None:
 @pytest.mark.parametrize(
     ("name", "field"), [("kl", "kl"), ("ratio", "ratio_error"), ("sampler", "sampler"), ("score", "score")]
 )
-def test_each_gate_of_step_zero_at_its_limit(rounding: Apart, name: str, field: str) -> None:
+def test_each_gate_of_step_zero_at_its_limit(rounding: LogprobDrift, name: str, field: str) -> None:
     mean, most = (MEAN, MOST) if rounding is ROUNDED and name != "kl" else (SMALL, SMALL)
     also = {"rounding": rounding, "score_rounding": rounding}
     if name in ("kl", "ratio"):
@@ -495,11 +504,11 @@ def test_each_gate_of_step_zero_at_its_limit(rounding: Apart, name: str, field: 
         for beyond in (most * 1.01, math.nan):
             assert failed(**also, **{field: beyond}) == [f"step0_{name}"]
         return
-    assert failed(**also, **{field: Apart(mean=mean, most=most)}) == []
+    assert failed(**also, **{field: LogprobDrift(mean=mean, most=most)}) == []
     for beyond in (
-        Apart(mean=mean * 1.01, most=mean * 1.01),
-        Apart(mean=0.0, most=most * 1.01),
-        Apart(mean=0.0, most=math.nan),
+        LogprobDrift(mean=mean * 1.01, most=mean * 1.01),
+        LogprobDrift(mean=0.0, most=most * 1.01),
+        LogprobDrift(mean=0.0, most=math.nan),
     ):
         assert failed(**also, **{field: beyond}) == [f"step0_{name}"]
 
@@ -511,9 +520,9 @@ def test_a_clipped_token_before_any_step_fails() -> None:
 
 
 def test_how_far_apart_by_hand() -> None:
-    found = Apart.of(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
+    found = LogprobDrift.of(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
     assert (found.mean, found.most) == (1.25 / 3, 1.0)
-    assert Apart.of(torch.zeros(0), torch.zeros(0)) == EXACT
+    assert LogprobDrift.of(torch.zeros(0), torch.zeros(0)) == EXACT
 
 
 FIGURES = {
@@ -532,9 +541,9 @@ GAINED = tuple(value + 0.4 + noise for value, noise in zip(START, around(0.0, 0.
 
 def gates(changed: dict[str, Any] | None = None, /, rl: dict[str, Any] | None = None, **outcome: Any) -> list[Any]:
     found = {"start": START, "best": GAINED, "last": GAINED, "evaluations": 3, **outcome}
-    wanted = asked(**(rl or {}))
-    budget = kl_budget(rules_of(wanted), wanted)
-    return final_gates({**FIGURES, **(changed or {})}, wanted, Outcome(**found), budget)
+    required_section = asked(**(rl or {}))
+    budget = kl_budget(rules_of(required_section), required_section)
+    return final_gates({**FIGURES, **(changed or {})}, required_section, Outcome(**found), budget)
 
 
 @pytest.mark.parametrize(
@@ -633,10 +642,10 @@ def test_answers_that_never_end_are_told_before_their_equal_scores() -> None:
 @pytest.mark.parametrize("rewards", [[], [{"name": "mine", "function": "my_rewards:right"}]])
 def test_advice_names_settings_that_the_algorithm_has_and_gates_that_the_run_has(algorithm: str, rewards: list[Any]) -> None:
     rl = {"algorithm": algorithm, "rewards": rewards}
-    wanted = asked(**rl)
-    told = [*advice_for(wanted).values(), *(gate.advice for gate in gates(rl=rl, best=START, last=START))]
+    required_section = asked(**rl)
+    told = [*advice_for(required_section).values(), *(gate.advice for gate in gates(rl=rl, best=START, last=START))]
     told.append(gates(rl=rl, best=START, ruined=True)[0].advice)
     settings = {name for text in told for name in re.findall(r"\brl\.([a-z_]+(?:\.[a-z_]+)?)", text)}
-    assert settings and all(wanted.knows(name) for name in settings), settings
+    assert settings and all(required_section.knows(name) for name in settings), settings
     assert ("{" in "".join(told)) is False
     assert any("reward model's gates" in text or "reward/trust.json" in text for text in told) == (not rewards)

@@ -55,7 +55,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stage in ("sft", "reward"):
         import_module(f"sawyer.stages.{stage}")
     with pytest.MonkeyPatch.context() as patch, open_run(root / "run") as run:
-        patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 12)
+        patch.setattr(sys.modules["sawyer.stages.reward.reward_trust"], "WORLD_PROMPTS", 12)
         for stage in ("sft", "reward"):
             import_module(f"sawyer.stages.{stage}").train(asked(root, {}), run)
     return root

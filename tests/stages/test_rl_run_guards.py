@@ -11,24 +11,24 @@ import pytest
 import torch
 from scripted import same, scripted, weights
 
-from sawyer.engine import Learner
 from sawyer.errors import NotFiniteError
 from sawyer.models import RewardScorer, Scored
-from sawyer.stages.rl.train import RlWork, train
+from sawyer.stages.rl.rl_stage import RlLoop, train
+from sawyer.train import OptimizerStep
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.train")
+stage = import_module("sawyer.stages.rl.rl_stage")
 
 
 def shrunk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """From that many optimizer steps of the policy on, answers seem to have one token."""
-    measure = RlWork.measure
+    measure = RlLoop.measure
 
-    def measured(self: RlWork, episodes: Any, experience: Any) -> dict[str, float]:
+    def measured(self: RlLoop, episodes: Any, experience: Any) -> dict[str, float]:
         found = measure(self, episodes, experience)
         return found | ({"length": 1.0} if self.policy.steps_done >= after else {})
 
-    monkeypatch.setattr(RlWork, "measure", measured)
+    monkeypatch.setattr(RlLoop, "measure", measured)
 
 
 @pytest.mark.slow
@@ -66,16 +66,16 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
     scripted(monkeypatch, [(5.0, 0.0), *[(1.0, 0.0)] * 20])
     shrunk(monkeypatch, 6)
     states: list[tuple[Any, Any]] = []
-    back = RlWork._put_back
+    back = RlLoop._put_back
 
-    def put_back(self: RlWork) -> Any:
+    def put_back(self: RlLoop) -> Any:
         kept = back(self)
         states.append(
             ([w.clone() for w in self.policy.model.state_dict().values()], self.policy.optimizer.state_dict()["state"])
         )
         return kept
 
-    monkeypatch.setattr(RlWork, "_put_back", put_back)
+    monkeypatch.setattr(RlLoop, "_put_back", put_back)
     config = tiny.rl_config(
         tmp_path / "run",
         episodes=160,
@@ -122,7 +122,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
     scripted(monkeypatch, [(0.0, 0.0), (5.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
     config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, value_start=start)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         for index in range(2):
             work.step(index)
         work.evaluate(2)
@@ -130,7 +130,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
         for index in range(2, 4):
             work._learn(index)
         work._roll_back(4)
-        again, state = RlWork(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
+        again, state = RlLoop(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
         for name, learner in again.learners.items():
             learner.load(state[name])
             learner.steps_done = work.policy.steps_done
@@ -161,9 +161,9 @@ def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
 ) -> None:
     """The scores of the batches rise by 1 an update, the held-out prompts' fall: the third evaluation after the first."""
     scripted(monkeypatch, [(5.0, 0.0), (4.0, 0.0), (3.0, 0.0), (2.0, 0.0), (1.0, 0.0)])
-    measure = RlWork.measure
-    monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
-    monkeypatch.setattr(RlWork, "_step_zero", lambda *_, **__: None)
+    measure = RlLoop.measure
+    monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
+    monkeypatch.setattr(RlLoop, "_step_zero", lambda *_, **__: None)
     config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, rollbacks=0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
@@ -178,7 +178,7 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
     """Two different answers to two prompts are each half of the batch."""
     config = tiny.rl_config(tmp_path / "run", episodes=12, batch_size=2, learning_rate=1e-6)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         rows = [work.step(index) for index in range(4)]
     assert [row["same_answer"] for row in rows if row] == [0.0] * 4
 
@@ -187,7 +187,7 @@ def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, m
     """In the first batch the run cannot go on at all: the reward stage is at fault."""
     monkeypatch.setattr(RewardScorer, "detailed", lambda self, _, responses: [Scored(reward=math.nan)] * len(responses))
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlWork(tiny.rl_config(tmp_path / "run"), run)
+        work = RlLoop(tiny.rl_config(tmp_path / "run"), run)
         with pytest.raises(NotFiniteError, match=r"the score of the answer .* is nan \(8 of 8 answers\)") as told:
             work.step(0)
         assert "stage at fault: reward" in str(told.value)
@@ -196,10 +196,10 @@ def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, m
 
 def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
     """In the batches of these numbers a score, or the loss of the second minibatch, is not finite."""
-    learn, plain, real = RlWork._learn, stage.collect, Learner.update
+    learn, plain, real = RlLoop._learn, stage.collect, OptimizerStep.update
     now = {"index": -1, "steps": 0}
 
-    def noted(self: RlWork, index: int) -> Any:
+    def noted(self: RlLoop, index: int) -> Any:
         now.update(index=index, steps=0)
         try:
             return learn(self, index)
@@ -212,14 +212,14 @@ def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
             found.scores[0] = math.inf
         return found
 
-    def update(self: Learner, parts: Any, loss: Any, count: float) -> Any:
+    def update(self: OptimizerStep, parts: Any, loss: Any, count: float) -> Any:
         now["steps"] += self.name == "rl policy"
         ruined = what == "loss" and now["index"] in bad and now["steps"] == 2
         return real(self, parts, (lambda part: loss(part) * math.nan) if ruined else loss, count)
 
-    monkeypatch.setattr(RlWork, "_learn", noted)
+    monkeypatch.setattr(RlLoop, "_learn", noted)
     monkeypatch.setattr(stage, "collect", collect)
-    monkeypatch.setattr(Learner, "update", update)
+    monkeypatch.setattr(OptimizerStep, "update", update)
 
 
 @pytest.mark.slow
@@ -251,9 +251,9 @@ def test_what_is_not_finite_is_not_learnt_from(
 def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
-    evaluate = RlWork.evaluate
+    evaluate = RlLoop.evaluate
 
-    def ruined(self: RlWork, step: int) -> Any:
+    def ruined(self: RlLoop, step: int) -> Any:
         if step == 2 and not ruined.done:  # type: ignore[attr-defined]
             ruined.done = True  # type: ignore[attr-defined]
             with torch.no_grad():
@@ -261,7 +261,7 @@ def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
         return evaluate(self, step)
 
     ruined.done = False  # type: ignore[attr-defined]
-    monkeypatch.setattr(RlWork, "evaluate", ruined)
+    monkeypatch.setattr(RlLoop, "evaluate", ruined)
     config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=100)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)

@@ -16,12 +16,12 @@ from encoders import write
 from sawyer import pipeline
 from sawyer.config import checked
 from sawyer.errors import ConfigError, TrainingError
-from sawyer.models import FittedValues, RewardScorer, ValueNetwork, load_reward, load_tokenizer, open_speaker
-from sawyer.pipeline.given import try_functions
+from sawyer.models import RewardScorer, RidgeValues, ValueNetwork, load_reward, load_tokenizer, open_language_model
+from sawyer.pipeline.model_checks import try_functions
 from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import read_rows, replace_folder
 from sawyer.stages.rl.guards import DEFAULTS
-from sawyer.stages.rl.train import RlWork, train
+from sawyer.stages.rl.rl_stage import RlLoop, train
 
 Fixture = Any
 LENGTHS = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
@@ -121,9 +121,9 @@ def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixtur
     config = tiny.rl_config(tmp_path / "run", value_start="frozen")
     with tiny.run(tmp_path / "run", "sft") as run:
         use_encoder(tiny, run, tmp_path)
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         told = [row["message"] for row in events(run, "warning")]
-        assert isinstance(work.critic, FittedValues) and work.critic.reader is work.reference
+        assert isinstance(work.critic, RidgeValues) and work.critic.reader is work.reference
         assert "explained_variance" in (work.step(0) or {})
     assert told == [
         "values are read from the states of the SFT model: the reward model is an encoder, which has no state for what is "
@@ -139,12 +139,12 @@ def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, eve
         use_encoder(tiny, run, tmp_path)
         if start == "reward":
             with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but the reward model is an encoder"):
-                RlWork(config, run)
+                RlLoop(config, run)
             return
-        value = RlWork(config, run).value.model
+        value = RlLoop(config, run).value.model
         told = [row["message"] for row in events(run, "warning")]
     assert isinstance(value, ValueNetwork)
-    sft: Any = open_speaker(tiny.sft).model
+    sft: Any = open_language_model(tiny.sft).model
     assert torch.equal(value.trunk.wpe.weight, sft.base_model.wpe.weight)  # type: ignore[union-attr, arg-type]
     assert len(told) == (1 if start is None else 0)
     assert all("the reward model is an encoder" in message for message in told)
@@ -153,13 +153,13 @@ def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, eve
 def test_a_reward_model_of_other_tokens(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         scorer = RewardScorer.load(tiny.reward)
-        tokenizer: Any = scorer.codec.tokenizer  # type: ignore[attr-defined]
+        tokenizer: Any = scorer.prompt_encoder.tokenizer  # type: ignore[attr-defined]
         tokenizer.add_tokens(["another"])
         tokenizer.save_pretrained(run.layout.model("reward"))
-        RlWork(tiny.rl_config(tmp_path / "run"), run)
+        RlLoop(tiny.rl_config(tmp_path / "run"), run)
         told = [row["message"] for row in events(run, "warning")]
         with pytest.raises(ConfigError, match="other tokens than the policy"):
-            RlWork(tiny.rl_config(tmp_path / "run", value_start="reward"), run)
+            RlLoop(tiny.rl_config(tmp_path / "run", value_start="reward"), run)
     assert told == ["the value network starts from the SFT model: the reward model has other tokens than the policy"]
 
 
@@ -178,14 +178,14 @@ def test_disagreement_is_journalled_and_guarded(
     config = checked({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
     with tiny.run(tmp_path / "run", "sft") as run:
         apart = train_reward(config, run)["own_disagreement"]
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
         assert work.guards.disagreement == apart > 0
         first = work.step(0)
         assert first is not None
         assert first["disagreement"] > 0 and first["held_out_disagreement"] > 0
         assert read_rows(run.layout.samples)[0]["disagreement"] >= 0
-        measure = RlWork.measure
-        monkeypatch.setattr(RlWork, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
+        measure = RlLoop.measure
+        monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
         figures = train(config, run)
         told = events(run, "guard")
     assert figures["updates"] == DEFAULTS["disagreement"].streak

@@ -11,7 +11,7 @@ import pytest
 from sawyer.errors import RunError
 from sawyer.records import Answer, ScoredAnswers, prompt_of
 from sawyer.runs import Run, write_json
-from sawyer.stages.rl.train import RlWork, train
+from sawyer.stages.rl.rl_stage import RlLoop, train
 from sawyer.stages.rl.trust_guards import verdict_summary
 from sawyer.trust import NeededGuard, Reason, Verdict, as_json, trust
 
@@ -70,7 +70,7 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
     config = tiny.rl_config(tmp_path / "run", **rl, **LATE)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, "guarded", (("kl_budget", 0.5), ("length_paid", 0.4)))
-        work = RlWork(config, run)
+        work = RlLoop(config, run)
     assert work.asked.kl.budget > work.best.budget == work.guards.rules["kl_budget"].threshold == 0.5
     best = {"held_out_reward": 1.0, "held_out_same_answer": 0.0}
     assert work.best.offer(0, {**best, "held_out_kl": 0.0}, [1.0])

@@ -11,12 +11,12 @@ import torch
 from fp64 import double_precision
 from torch import Tensor, nn
 
-from sawyer.engine import Learner, choose_place, generator
 from sawyer.errors import TrainingError
-from sawyer.models import RewardScorer, ValueNetwork, open_speaker
+from sawyer.models import RewardScorer, ValueNetwork, open_language_model
 from sawyer.records import read
-from sawyer.stages.rl.ppo import update
+from sawyer.stages.rl.ppo_updates import update
 from sawyer.stages.rl.rollout import Experience, collect, estimate
+from sawyer.train import OptimizerStep, choose_device, generator
 
 Fixture = Any
 RATE, VALUE_RATE, EPS, CLIP, VALUE_CLIP, TEMPERATURE = 3e-3, 5e-3, 1e-5, 0.1, 0.05, 0.8
@@ -40,18 +40,18 @@ def made(tiny64: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "clip": CLIP, "value_clip": VALUE_CLIP, "lam": 0.9}
     out = tmp_path_factory.mktemp("update")
     config = tiny64.rl_config(out, episodes=12, batch_size=12, minibatches=3, epochs=2, **asked, rl__micro_batch_tokens=120)
-    place, speaker = choose_place("cpu", "fp32", width=16), open_speaker(tiny64.sft)
+    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny64.sft)
     prompts = read([str(tiny64.prompts)], want="prompts").records[:12]
     episodes = collect(speaker, prompts, RewardScorer.load(tiny64.reward), config, place, generator(0, "draw"))
-    reference = open_speaker(tiny64.base).model
+    reference = open_language_model(tiny64.base).model
     return config, estimate(episodes, speaker.model, reference, value_network(tiny64), 0.1, config, place)
 
 
-def nets(tiny64: Fixture, max_norm: float = 1.0) -> tuple[Learner, Learner]:
-    policy, value = open_speaker(tiny64.sft).model, value_network(tiny64)
+def nets(tiny64: Fixture, max_norm: float = 1.0) -> tuple[OptimizerStep, OptimizerStep]:
+    policy, value = open_language_model(tiny64.sft).model, value_network(tiny64)
 
-    def learner(net: nn.Module, name: str, rate: float) -> Learner:
-        return Learner(net, name=name, learning_rate=rate, factor=lambda step: 1 - step / 10, max_norm=max_norm, eps=EPS)
+    def learner(net: nn.Module, name: str, rate: float) -> OptimizerStep:
+        return OptimizerStep(net, name=name, learning_rate=rate, factor=lambda step: 1 - step / 10, max_norm=max_norm, eps=EPS)
 
     return learner(policy, "policy", RATE), learner(value, "value", VALUE_RATE)
 
@@ -134,7 +134,7 @@ def test_one_step_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None:
     plain = [Plain(copy.model, rate, max_norm) for copy, rate in zip(nets(tiny64), (RATE, VALUE_RATE), strict=True)]
     told = [net.step(experience, list(range(12))) for net in plain]
     moved = apart(policy.model, plain[0].net), apart(value.model, plain[1].net)
-    place = choose_place("cpu", "fp32", width=16)
+    place = choose_device("cpu", "fp32", width=16)
     report = update(experience, policy, value, config.model_copy(update={"rl": asked}), place, 0)
     assert min(moved) > 1e-3
     assert apart(policy.model, plain[0].net) < 1e-9
@@ -156,7 +156,7 @@ def test_an_update_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None
         for net, told in zip(plain, losses, strict=True):
             told.append(net.step(experience, chosen))
     before = apart(policy.model, plain[0].net), apart(value.model, plain[1].net)
-    report = update(experience, policy, value, config, choose_place("cpu", "fp32", width=16), 4)
+    report = update(experience, policy, value, config, choose_device("cpu", "fp32", width=16), 4)
     assert policy.steps_done == value.steps_done == 6
     assert min(before) > 5e-3
     assert apart(policy.model, plain[0].net) < 2e-4  # rounding grows from step to step
@@ -186,7 +186,7 @@ def test_a_wrong_step_would_be_seen(tiny64: Fixture, made: Any, wrong: str) -> N
         for net in plain:
             net.step(experience, chosen)
     asked = config.rl.model_copy(update={"clip": 0.5, "value_clip": 0.5}) if wrong == "clip" else config.rl
-    update(changed, policy, value, config.model_copy(update={"rl": asked}), choose_place("cpu", "fp32", width=16), 4)
+    update(changed, policy, value, config.model_copy(update={"rl": asked}), choose_device("cpu", "fp32", width=16), 4)
     assert max(apart(policy.model, plain[0].net), apart(value.model, plain[1].net)) > 1e-3
 
 
@@ -208,7 +208,7 @@ def test_report_means_are_over_tokens_of_all_minibatches(tiny64: Fixture, made: 
             ratios += float(moved.exp().sum())
             tokens += len(new)
         plain.step(experience, chosen)
-    report = update(experience, policy, value, config, choose_place("cpu", "fp32", width=16), 0)
+    report = update(experience, policy, value, config, choose_device("cpu", "fp32", width=16), 0)
     assert report.clip_fraction == pytest.approx(clipped / tokens, abs=2 / tokens)
     assert report.approx_kl == pytest.approx(kl / tokens, rel=1e-3)
     assert report.ratio == pytest.approx(ratios / tokens, rel=1e-5)
@@ -235,6 +235,6 @@ def test_what_is_not_finite_is_refused_and_that_network_is_untouched(tiny64: Fix
     hit = policy if where == "advantages" else value
     before = [weight.detach().clone() for weight in hit.parameters]
     with pytest.raises(TrainingError, match=f"{hit.name}: update 0"):
-        update(replace(experience, **{where: poisoned}), policy, value, config, choose_place("cpu", "fp32", width=16), 0)
+        update(replace(experience, **{where: poisoned}), policy, value, config, choose_device("cpu", "fp32", width=16), 0)
     assert all(torch.equal(a, b) for a, b in zip(before, hit.parameters, strict=True))
     assert hit.steps_done == 0

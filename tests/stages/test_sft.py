@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from sawyer.errors import DataError
-from sawyer.models import Completion, open_speaker
+from sawyer.models import Completion, open_language_model
 from sawyer.records import read, split
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.sft import train
-from sawyer.stages.sft.train import _judge
+from sawyer.stages.sft.sft_stage import _reward_model
 from sawyer.stats import paired_interval
 
 Fixture = Any
@@ -49,20 +49,20 @@ def loss_by_hand(model: Any, rows: Any) -> tuple[float, int]:
 
 
 def test_a_batch_s_loss_is_the_mean_over_its_trained_tokens(tiny: Fixture, tmp_path: Path) -> None:
-    from sawyer.engine import batch_indices, choose_place
-    from sawyer.stages.sft.train import SftWork
+    from sawyer.stages.sft.sft_stage import SftLoop
+    from sawyer.train import batch_indices, choose_device
 
     config = tiny.config(tmp_path, sft={"data": ["d"], "batch_size": 7}, micro_batch_tokens=120)
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     records = read([str(tiny.instructions)], want="demonstrations").records[:20]
-    rows = [speaker.codec.demonstration(record) for record in records]
-    work = SftWork(config, choose_place("cpu", "fp32", width=16), speaker, rows)
+    rows = [speaker.prompt_encoder.demonstration(record) for record in records]
+    work = SftLoop(config, choose_device("cpu", "fp32", width=16), speaker, rows)
     chosen = [rows[i] for i in batch_indices(20, 7, 0, total=20, seed=0, stage="sft")]
     total, count = loss_by_hand(speaker.model, chosen)
     found = work.step(0)
     assert found["tokens"] == count == sum(len(row.ids) - row.prompt_length for row in chosen)
     assert found["loss"] == pytest.approx(total / count, rel=1e-5)
-    means = [loss_by_hand(open_speaker(tiny.sft).model, [row]) for row in chosen]
+    means = [loss_by_hand(open_language_model(tiny.sft).model, [row]) for row in chosen]
     assert found["loss"] != pytest.approx(sum(t / c for t, c in means) / 7, rel=1e-3), "the mean of the rows' means"
 
 
@@ -83,7 +83,7 @@ def test_epochs_and_batch_size_give_the_steps_and_the_rates(tiny: Fixture, done:
 def test_the_base_model_is_not_touched_and_the_sft_model_is_another(tiny: Fixture, done: Any) -> None:
     _, figures, out, before = done
     assert hash_folder(tiny.base) == before
-    trained, base = (open_speaker(folder).model.state_dict() for folder in (out / "sft" / "model", tiny.base))
+    trained, base = (open_language_model(folder).model.state_dict() for folder in (out / "sft" / "model", tiny.base))
     assert all(bool((trained[name] != base[name]).any()) for name in base if "attn.bias" not in name)
     assert figures["loss_last"] < figures["loss_first"]
 
@@ -95,8 +95,8 @@ def test_the_held_out_rows_are_the_split_s_and_judge_both_models(tiny: Fixture, 
     assert 5 < len(held) < len(records) / 4
     assert not {r.prompt.messages for r in held} & {r.prompt.messages for r in train_records}
     for name, folder in (("held_out_loss", out / "sft" / "model"), ("base_held_out_loss", tiny.base)):
-        speaker = open_speaker(folder)
-        total, count = loss_by_hand(speaker.model, [speaker.codec.demonstration(record) for record in held])
+        speaker = open_language_model(folder)
+        total, count = loss_by_hand(speaker.model, [speaker.prompt_encoder.demonstration(record) for record in held])
         assert figures[name] == pytest.approx(total / count, rel=1e-5)
     asked = [row["prompt"] for row in read_rows(out / "samples.jsonl")]
     assert asked == list(dict.fromkeys(record.prompt.text for record in held))[:9]
@@ -178,7 +178,7 @@ def test_prompts_without_room_are_not_asked(
 ) -> None:
     """One could not be answered to its end, whatever the model has learnt."""
     asked: list[Any] = []
-    monkeypatch.setattr(import_module("sawyer.stages.sft.train"), "sample", all_ended(asked))
+    monkeypatch.setattr(import_module("sawyer.stages.sft.sft_stage"), "sample", all_ended(asked))
     path = write_rows(rows_with(200, 2))
     with tiny.run(tmp_path / "run") as run:
         train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0}), run)
@@ -213,7 +213,9 @@ def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, fl
         figures = {**FIGURES, **changed}
         apart = [0.04 * (-1) ** row for row in range(10)]
         before = [figures["base_held_out_loss"]] * 10
-        _judge(run, figures, paired_interval(before, [figures["held_out_loss"] + value for value in apart]), held_out=True)
+        _reward_model(
+            run, figures, paired_interval(before, [figures["held_out_loss"] + value for value in apart]), held_out=True
+        )
         found = {row["name"]: row for row in events(run, "gate")}
     assert set(found) == {"sft_stops", "sft_beats_base", "sft_learned"}
     assert found[gate]["verdict"] == verdict

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.engine import Learner, batch_indices, choose_place, generator
-from sawyer.models import ValueNetwork, open_speaker
+from sawyer.models import ValueNetwork, open_language_model
 from sawyer.records import read
 from sawyer.text import Row, micro_batches
+from sawyer.train import OptimizerStep, batch_indices, choose_device, generator
 
 ONE = 1_000_000  # tokens: a budget that no batch here exceeds
 ROUNDING = 2e-6  # of the largest entry; a batch's sum is taken in another order
@@ -25,9 +25,9 @@ def close(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max())
 
 
-def budget(parts_at: Callable[[int], int], wanted: int) -> int:
-    """The largest of the tried token budgets that splits the batch into `wanted` parts or more."""
-    return next(tokens for tokens in (int(4000 * 0.94**i) for i in range(80)) if parts_at(tokens) >= wanted)
+def budget(parts_at: Callable[[int], int], required_section: int) -> int:
+    """The largest of the tried token budgets that splits the batch into `required_section` parts or more."""
+    return next(tokens for tokens in (int(4000 * 0.94**i) for i in range(80)) if parts_at(tokens) >= required_section)
 
 
 def parts_of(rows: Sequence[Row], batch: Sequence[int]) -> Callable[[int], int]:
@@ -36,19 +36,19 @@ def parts_of(rows: Sequence[Row], batch: Sequence[int]) -> Callable[[int], int]:
 
 
 def rows_of(tiny: Fixture, count: int) -> list[Row]:
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     records = read([str(tiny.instructions)], want="demonstrations").records
-    return [speaker.codec.demonstration(record) for record in records[:count]]
+    return [speaker.prompt_encoder.demonstration(record) for record in records[:count]]
 
 
 def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_at: Callable[[int], int]) -> None:
     """`step(budget, size)` gives what was captured of the same batch; the mean of the parts' means must not pass."""
     whole = step(ONE, None)
     assert whole.parts == [1]
-    for wanted in (3, 7):
-        tokens = budget(parts_at, wanted)
+    for required_section in (3, 7):
+        tokens = budget(parts_at, required_section)
         split = step(tokens, None)
-        assert wanted <= split.parts[0] <= wanted + 3
+        assert required_section <= split.parts[0] <= required_section + 3
         assert split.counts == whole.counts
         assert close(split.gradients[0], whole.gradients[0]) < ROUNDING
         assert split.losses[0] == pytest.approx(whole.losses[0], rel=1e-6)
@@ -57,16 +57,16 @@ def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_a
 
 
 def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
-    from sawyer.stages.base.train import BaseWork
+    from sawyer.stages.base.base_stage import BaseWork
 
-    place = choose_place("cpu", "fp32", width=16)
+    place = choose_device("cpu", "fp32", width=16)
     # Windows of one length, 25 of them: parts of 9, 9, 7 and of 3, 3, ..., 1.
     rows = [Row(ids=row.ids[:16], trained=(False, *[True] * 15), prompt_length=1, cut=False) for row in rows_of(tiny, 40)]
     base = {"text": ["t"], "batch_size": 25, "tokens": 16 * 25, "context": 16}
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, model=None, base=base, micro_batch_tokens=tokens)
-        work = BaseWork(config, place, open_speaker(tiny.base).model, rows)
+        work = BaseWork(config, place, open_language_model(tiny.base).model, rows)
         found = capture(work.learner, size)
         work.step(0)
         return found
@@ -75,7 +75,7 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     whole = step(ONE, None)
     assert whole.counts == [25 * 15]
     with torch.no_grad():
-        found = open_speaker(tiny.base).model(input_ids=torch.tensor([rows[i].ids for i in chosen])).logits[:, :-1]
+        found = open_language_model(tiny.base).model(input_ids=torch.tensor([rows[i].ids for i in chosen])).logits[:, :-1]
     targets = torch.tensor([rows[i].ids[1:] for i in chosen])
     by_hand = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
     assert whole.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
@@ -83,14 +83,14 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 
 
 def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
-    from sawyer.stages.sft.train import SftWork
+    from sawyer.stages.sft.sft_stage import SftLoop
 
-    place = choose_place("cpu", "fp32", width=16)
+    place = choose_device("cpu", "fp32", width=16)
     rows = rows_of(tiny, 30)
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, sft={"data": ["d"], "batch_size": 25}, micro_batch_tokens=tokens)
-        work = SftWork(config, place, open_speaker(tiny.base), rows)
+        work = SftLoop(config, place, open_language_model(tiny.base), rows)
         found = capture(work.learner, size)
         work.step(0)
         return found
@@ -103,20 +103,22 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["squared", "margin"])
 def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
     from sawyer.models import load_reward, load_tokenizer
-    from sawyer.stages.reward.data import load
-    from sawyer.stages.reward.train import RewardWork, split_groups
+    from sawyer.stages.reward.judged_groups import load
+    from sawyer.stages.reward.reward_stage import RewardLoop, split_groups
 
-    place = choose_place("cpu", "fp32", width=16)
+    place = choose_device("cpu", "fp32", width=16)
     asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "center": 0.01}
     stages = {"sft": {"data": ["d"]}, "reward": asked}
-    speaker = open_speaker(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path) as run:
         groups = load(tiny.config(tmp_path, **stages), run, speaker).train
     assert len({len(group.pairs) for group in groups}) > 1, "groups of different numbers of pairs, or a mean would do"
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, **stages, micro_batch_tokens=tokens)
-        work = RewardWork(config, place, load_reward(tiny.reward, load_tokenizer(tiny.reward)), speaker.codec.pad_id, groups)
+        work = RewardLoop(
+            config, place, load_reward(tiny.reward, load_tokenizer(tiny.reward)), speaker.prompt_encoder.pad_id, groups
+        )
         found = capture(work.learner, size)
         work.step(0)
         return found
@@ -133,27 +135,27 @@ def experience(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from sawyer.stages.rl.rollout import collect, estimate
 
     config = tiny.rl_config(tmp_path_factory.mktemp("rl"), max_new_tokens=24)
-    place = choose_place("cpu", "fp32", width=16)
-    speaker, prompts = open_speaker(tiny.sft), read([str(tiny.prompts)], want="prompts").records[:25]
+    place = choose_device("cpu", "fp32", width=16)
+    speaker, prompts = open_language_model(tiny.sft), read([str(tiny.prompts)], want="prompts").records[:25]
     value = ValueNetwork.from_policy(tiny.sft)
     torch.nn.init.normal_(value.head.weight, generator=generator(0, "head"))
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
-    return estimate(episodes, speaker.model, open_speaker(tiny.base).model, value, 0.1, config, place)
+    return estimate(episodes, speaker.model, open_language_model(tiny.base).model, value, 0.1, config, place)
 
 
 def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path, tokens: int, sizes: Sequence[Any]) -> Any:
-    from sawyer.stages.rl.ppo import update
+    from sawyer.stages.rl.ppo_updates import update
 
     config = tiny.rl_config(out, episodes=25, batch_size=25, minibatches=1, rl__micro_batch_tokens=tokens)
     # Away from the sampling policy, or no ratio is clipped and no value held back.
-    model, value = open_speaker(tiny.sft).model, ValueNetwork.from_policy(tiny.sft)
+    model, value = open_language_model(tiny.sft).model, ValueNetwork.from_policy(tiny.sft)
     torch.nn.init.normal_(value.head.weight, generator=generator(1, "head"))
     with torch.no_grad():
         for weight in model.parameters():
             weight += 0.05 * torch.randn(weight.shape, generator=generator(2, "away", *weight.shape))
-    learners = [Learner(net, name="n", learning_rate=1.0, factor=lambda _: 1.0) for net in (model, value)]
+    learners = [OptimizerStep(net, name="n", learning_rate=1.0, factor=lambda _: 1.0) for net in (model, value)]
     found = [capture(learner, size) for learner, size in zip(learners, sizes, strict=True)]
-    report = update(experience, *learners, config, choose_place("cpu", "fp32", width=16), 0)
+    report = update(experience, *learners, config, choose_device("cpu", "fp32", width=16), 0)
     return *found, report
 
 

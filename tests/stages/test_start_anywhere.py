@@ -14,10 +14,10 @@ import transformers as hf
 from encoders import write
 
 from sawyer import pipeline
-from sawyer.models import open_speaker
+from sawyer.models import open_language_model
 from sawyer.records import Pair, read, split
+from sawyer.report import build
 from sawyer.runs import Layout, hash_folder, read_rows
-from sawyer.stages.report import build
 
 Fixture = Any
 SHORT = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
@@ -138,7 +138,10 @@ def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) 
         rows = read_rows(Layout(out).compare)
         assert {row["model"] for row in rows} == {"base", "rl"} and any("kl" in row for row in rows)
     template = besides.get("template", "question")
-    ours, given = open_speaker(out / "rl" / "model").codec, open_speaker(tiny.sft, template).codec
+    ours, given = (
+        open_language_model(out / "rl" / "model").prompt_encoder,
+        open_language_model(tiny.sft, template).prompt_encoder,
+    )
     prompts = read([str(tiny.prompts)], want="prompts").records
     assert [ours.prompt(prompt) for prompt in prompts] == [given.prompt(prompt) for prompt in prompts]
     again = pipeline.run(tiny.config(out, model=str(tiny.sft), rl=asked, compare={"max_new_tokens": 6}, **besides))
@@ -166,12 +169,12 @@ def test_dpo_from_pairs_alone(tiny: Fixture, tmp_path: Path, besides: dict[str, 
         return
     # The kept model's loss by plain transformers, pair by pair.
     ours, theirs = (hf.AutoModelForCausalLM.from_pretrained(folder).eval() for folder in (out / "rl" / "model", tiny.sft))
-    codec = open_speaker(tiny.sft).codec
+    prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     losses = []
     for record in split(read([pairs], want="comparisons").records, 0.2)[1]:
         margin = 0.0
         for text, sign in ((record.chosen, 1), (record.rejected, -1)):
-            row = codec.answer(record.prompt, text)
+            row = prompt_encoder.answer(record.prompt, text)
             ids = torch.tensor([row.ids])
             for model, which in ((ours, 1), (theirs, -1)):
                 with torch.no_grad():

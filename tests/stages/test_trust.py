@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sawyer.records import Prompt, ScoredAnswers, pairs, prompt_of
-from sawyer.stages.reward.data import Group, Judgements
-from sawyer.stages.reward.trust import Remembered, examine, gold_accuracy, judge, own_judged, records_of
+from sawyer.stages.reward.judged_groups import Group, Judgements
+from sawyer.stages.reward.reward_trust import Remembered, examine, gold_accuracy, judge, own_judged, records_of
 from sawyer.stats import wilson
 from sawyer.trust import Figure, Probe
 from sawyer.worlds import gold, tasks
@@ -189,7 +189,7 @@ def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
 
 
 def accuracy_of(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, answers: Callable[[str], list[str]]) -> dict[str, Any]:
-    trust = import_module("sawyer.stages.reward.trust")
+    trust = import_module("sawyer.stages.reward.reward_trust")
     monkeypatch.setattr(trust, "WORLD_PROMPTS", 6)
 
     def own(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[str]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sawyer.records import Demonstration, Message, Pair, Prompt, prompt_of
-from sawyer.records.types import Where
-from sawyer.text import Codec, set_template, unrenderable
+from sawyer.records.record_types import Where
+from sawyer.text import PromptEncoder, find_unrenderable, set_template
 
 EOS = "<|endoftext|>"
 STRICT = (
@@ -30,31 +30,31 @@ def test_rows_that_a_template_refuses_are_named_by_their_lines(bytes_tokenizer: 
         row(4, "user", "user"),
         Demonstration(prompt=row(5, "system", "user"), response="b"),
     ]
-    found = unrenderable(Codec(tokenizer=bytes_tokenizer, context=99), records)
+    found = find_unrenderable(PromptEncoder(tokenizer=bytes_tokenizer, context=99), records)
     assert [problem.where for problem in found] == ["a.jsonl:2", "a.jsonl:4", "a.jsonl:5"]
     assert all("Roles must alternate" in problem.message and problem.bad and not problem.fatal for problem in found)
     assert found[1].message.startswith("the chat template cannot render 2 turns, user, user")
     set_template(bytes_tokenizer, "question")
-    assert unrenderable(bytes_tokenizer, records) == []
+    assert find_unrenderable(bytes_tokenizer, records) == []
 
 
 def test_a_typed_end_is_left_out(bytes_tokenizer: Any) -> None:
     set_template(bytes_tokenizer, "question")
-    codec = Codec(tokenizer=bytes_tokenizer, context=99)
-    plain = codec.answer(prompt_of("Up?"), "Down.")
+    prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=99)
+    plain = prompt_encoder.answer(prompt_of("Up?"), "Down.")
     for typed in (f"Down.{EOS}", f"Down.{EOS}{EOS}", f"Down.{EOS}\n"):
-        assert codec.answer(prompt_of("Up?"), typed) == plain
-    assert codec.answer(prompt_of("Up?"), f"{EOS}Down.") != plain
+        assert prompt_encoder.answer(prompt_of("Up?"), typed) == plain
+    assert prompt_encoder.answer(prompt_of("Up?"), f"{EOS}Down.") != plain
     earlier = Prompt(
         messages=(*row(1, "user").messages, Message(role="assistant", content=f"a{EOS}"), *row(1, "user").messages)
     )
-    assert bytes_tokenizer.decode(codec.prompt(earlier)).count(EOS) == 1
+    assert bytes_tokenizer.decode(prompt_encoder.prompt(earlier)).count(EOS) == 1
 
 
 def test_what_is_remembered_is_bounded(bytes_tokenizer: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("sawyer.text.encode.KEPT", 500)
+    monkeypatch.setattr("sawyer.text.encoding.KEPT", 500)
     set_template(bytes_tokenizer, "question")
-    codec = Codec(tokenizer=bytes_tokenizer, context=99)
+    prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=99)
     for number in range(200):
-        codec.prompt(prompt_of(f"question {number}"))
-        assert sum(len(known.text) for known in codec._known.values()) <= 500
+        prompt_encoder.prompt(prompt_of(f"question {number}"))
+        assert sum(len(known.text) for known in prompt_encoder._known.values()) <= 500

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
-from sawyer.text import TEMPLATES, Codec, render, set_template, template_text
+from sawyer.text import TEMPLATES, PromptEncoder, render, set_template, template_text
 
 EOS = "<|endoftext|>"
 OWN = (
@@ -134,8 +134,8 @@ def test_a_template_that_rewrites_earlier_answers_is_taken(bytes_tokenizer: Any,
     path.write_text(template, encoding="utf-8")
     words = set_template(bytes_tokenizer, str(path))
     assert ("rewrites earlier turns" in words) is ("closed" not in template)
-    codec = Codec(tokenizer=bytes_tokenizer, context=512)
-    row = codec.demonstration(Demonstration(prompt=Prompt(messages=turns("a", "wordy", "b")), response="c"))
+    prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=512)
+    row = prompt_encoder.demonstration(Demonstration(prompt=Prompt(messages=turns("a", "wordy", "b")), response="c"))
     trained = [i for i, on in zip(row.ids, row.trained, strict=True) if on]
     closed = "<|closed|>" if "closed" in template else ""
     assert bytes_tokenizer.decode(trained) == f"c<|end|>{closed}{EOS}"
@@ -170,14 +170,14 @@ def test_a_saved_folder_renders_our_prompt(bytes_tokenizer: Any, tmp_path: Path,
     set_template(bytes_tokenizer, name)
     bytes_tokenizer.save_pretrained(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
-    codec = Codec(tokenizer=bytes_tokenizer, context=512)
+    prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=512)
     chat = [{"role": m.role, "content": m.content} for m in turns("a", "b", "c?", system="s")]
     prompt = Prompt(messages=turns("a", "b", "c?", system="s"))
     assert theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) == bytes_tokenizer.decode(
-        codec.prompt(prompt)
+        prompt_encoder.prompt(prompt)
     )
     found = theirs.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
-    assert tuple(found) == codec.prompt(prompt)
+    assert tuple(found) == prompt_encoder.prompt(prompt)
 
 
 @pytest.mark.parametrize("name", ["question", "chatml"])
@@ -194,12 +194,12 @@ def test_a_saved_model_s_template_is_told_by_its_name(bytes_tokenizer: Any, begi
 def test_a_beginning_token_comes_once(beginning_tokenizer: Any, name: str) -> None:
     assert beginning_tokenizer("a")["input_ids"][0] == beginning_tokenizer.bos_token_id
     set_template(beginning_tokenizer, name)
-    codec = Codec(tokenizer=beginning_tokenizer, context=512)
+    prompt_encoder = PromptEncoder(tokenizer=beginning_tokenizer, context=512)
     first, last = beginning_tokenizer.bos_token_id, beginning_tokenizer.eos_token_id
-    ids = codec.prompt(Prompt(messages=turns("a", "b", "c")))
+    ids = prompt_encoder.prompt(Prompt(messages=turns("a", "b", "c")))
     assert [i for i in ids if i in (first, last)] == [first, last]  # the beginning, and the earlier answer's end
     assert ids[0] == first
-    assert beginning_tokenizer.decode(codec.prompt(prompt_of("a"))).startswith(beginning_tokenizer.bos_token)
+    assert beginning_tokenizer.decode(prompt_encoder.prompt(prompt_of("a"))).startswith(beginning_tokenizer.bos_token)
 
 
 def test_no_beginning_token_where_the_tokenizer_adds_none(bytes_tokenizer: Any) -> None:

@@ -10,9 +10,9 @@ from judges import gold_scorer, judged, record, truly
 
 from sawyer.records import Pair, ScoredAnswers, prompt_of
 from sawyer.trust import trust
-from sawyer.trust.judged import judged as as_judged
+from sawyer.trust.judged_answers import judged as as_judged
 
-ceiling = importlib.import_module("sawyer.trust.ceiling")
+ceiling = importlib.import_module("sawyer.trust.accuracy_ceiling")
 
 
 @pytest.mark.parametrize(("agreement", "accuracy"), [(1.0, 1.0), (0.82, 0.9), (0.52, 0.6), (0.5, 0.5), (0.4, 0.5)])

@@ -11,7 +11,7 @@ import pytest
 from judges import record
 
 from sawyer.records import Pair, Prompt, ScoredAnswers, prompt_of
-from sawyer.stages.report.trust import view
+from sawyer.report.trust_section import view
 from sawyer.trust import Trust, Verdict, as_json, from_json, told, trust
 
 

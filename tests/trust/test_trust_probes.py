@@ -9,7 +9,7 @@ from judges import Scorer, record, table
 
 from sawyer.records import Prompt
 from sawyer.trust import DAMAGES, Figure, Probe, trust
-from sawyer.trust.judged import judged, scored
+from sawyer.trust.judged_answers import judged, scored
 from sawyer.trust.probes import probe
 
 BEST = "It is the capital of France"

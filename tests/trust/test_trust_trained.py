@@ -15,7 +15,7 @@ from judges import judged, truly
 import sawyer.worlds
 from sawyer.config import checked
 from sawyer.errors import DataError
-from sawyer.models import RewardScorer, open_speaker, save_model
+from sawyer.models import RewardScorer, open_language_model, save_model
 from sawyer.records import ScoredAnswers, json_lines, scored_row
 from sawyer.runs import Layout, open_run, replace_folder
 from sawyer.trust import told, trust
@@ -34,8 +34,8 @@ def run_of(root: Path, rater: str, records: Sequence[ScoredAnswers], **asked: An
     config = checked({**tree, "sft": {"data": ["d"]}, "reward": reward, "rl": rl})
     train = import_module("sawyer.stages.reward").train
     with pytest.MonkeyPatch.context() as patch, open_run(root / "run") as run:
-        patch.setattr(sys.modules["sawyer.stages.reward.trust"], "WORLD_PROMPTS", 12)
-        speaker = open_speaker(BASE, "question")
+        patch.setattr(sys.modules["sawyer.stages.reward.reward_trust"], "WORLD_PROMPTS", 12)
+        speaker = open_language_model(BASE, "question")
         with replace_folder(run.layout.model("sft")) as folder:
             save_model(folder, speaker.model, speaker.tokenizer)
         train(config, run)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sawyer.worlds import FAMILIES, Task, answer, gold, tasks
-from sawyer.worlds.families import BY_NAME, normal
-from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE
+from sawyer.worlds.gold_score import FILLERS, REFUSAL, RUDE
+from sawyer.worlds.task_families import BY_NAME, normal
 
 BY_FAMILY = {family: [t for t in tasks("held_out", 350, seed=7) if t.family == family] for family in FAMILIES}
 EDITS = 2500  # random edits a family

@@ -5,21 +5,3 @@ from sawyer.bench.launch import measured, measured_apart
 from sawyer.bench.measure import Measured, measure
 from sawyer.bench.sitting import HEADER, bench, chosen, line, table
 from sawyer.bench.variant import GROWTH, MEASURED, Part, Variant, part_of
-
-__all__ = [
-    "GROWTH",
-    "HEADER",
-    "MEASURED",
-    "Measured",
-    "Part",
-    "Variant",
-    "bench",
-    "chosen",
-    "line",
-    "measure",
-    "measured",
-    "measured_apart",
-    "part_of",
-    "product_rate",
-    "table",
-]

@@ -17,9 +17,9 @@ from sawyer.bench.phases import phases
 from sawyer.bench.variant import WHOLE, Part, Variant
 from sawyer.bench.work import BUILD
 from sawyer.config import Config
-from sawyer.engine import kept_memory
 from sawyer.models import remote_code
 from sawyer.runs import open_run
+from sawyer.train import kept_memory
 
 PACE = 1.0  # seconds of steps after which the machine's rate is measured again: a shared machine's is another by then
 

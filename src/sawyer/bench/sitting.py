@@ -24,12 +24,12 @@ def bench(
     config: Config,
     *,
     stages: Sequence[str] = (),
-    grow: Sequence[str] = (),
+    resize_embeddings: Sequence[str] = (),
     steps: int = 3,
     out: Path | None = None,
     tell: Callable[[Measured], None] = lambda found: None,
 ) -> list[Measured]:
-    """Measure `stages` (none named: all that the config speaks of) and how each grows with `grow`; write what was found.
+    """Measure `stages` (none named: all in the config) and how each grows with `grow`; write what was found.
 
     Each measurement runs in a fresh process, so that its peak memory is its own; with `processes` it runs in several in step,
     each with its share of the threads. With `out`, a folder, a line of JSON each goes to bench.jsonl there as soon as it is
@@ -42,12 +42,12 @@ def bench(
             todo="start the command without torchrun or accelerate launch, and let it grow with `processes`",
         )
     asked = chosen(config, stages)
-    _check(grow, tuple(GROWTH), "growth")
+    _check(resize_embeddings, tuple(GROWTH), "growth")
     found: list[Measured] = []
     with disk_errors(out or Path.cwd()):
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        for stage, variant in planned(config, asked, grow):
+        for stage, variant in planned(config, asked, resize_embeddings):
             found.append(measured(config, stage, variant, steps=steps))
             tell(found[-1])
             if out is not None:
@@ -64,11 +64,11 @@ def chosen(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
     return tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
 
 
-def planned(config: Config, stages: Sequence[str], grow: Sequence[str]) -> Iterator[tuple[str, Variant]]:
+def planned(config: Config, stages: Sequence[str], resize_embeddings: Sequence[str]) -> Iterator[tuple[str, Variant]]:
     """Each stage as the config has it, then each of its growths."""
     for stage in stages:
         yield stage, Variant()
-        for axis in grow:
+        for axis in resize_embeddings:
             if stage in GROWTH[axis]:
                 for value in values(config, stage, axis):
                     yield stage, Variant(**{axis: value})

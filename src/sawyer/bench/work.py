@@ -8,17 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from sawyer.bench.variant import BATCH, Variant
-from sawyer.config import Config, wanted
-from sawyer.engine import Place, batch_indices, choose_place, generator
+from sawyer.config import Config, required_section
 from sawyer.errors import ConfigError
-from sawyer.models import Speaker, load_tokenizer, new_reward, only_read, open_speaker, sample, save_model
+from sawyer.models import (
+    LanguageModel,
+    freeze_for_inference,
+    load_tokenizer,
+    new_reward,
+    open_language_model,
+    sample,
+    save_model,
+)
 from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
-from sawyer.stages.reward.data import Group, load
-from sawyer.stages.reward.train import RewardWork, opened
-from sawyer.stages.rl.train import RlWork
-from sawyer.stages.sft.train import SftWork
+from sawyer.stages.reward.judged_groups import Group, load
+from sawyer.stages.reward.reward_stage import RewardLoop, opened
+from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.sft.sft_stage import SftLoop
 from sawyer.text import Row
+from sawyer.train import Placement, batch_indices, choose_device, generator
 
 NEW = 48  # tokens an answer where `sampling` is measured
 NEVER = 10**9
@@ -33,28 +41,28 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class StageLoop:
     """A stage ready to be measured."""
 
     step: Callable[[int], Step]  # of batch 1, 2, ...; of several processes each does its share, and tells of the whole
     units: str
     passes: float  # operations a weight and token
     parameters: int
-    place: Place
+    place: Placement
 
 
-def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
-    asked = wanted(config.sft, "sft")
-    speaker, records = _speaker(config), _read(asked, config, "demonstrations")
-    rows = [speaker.codec.demonstration(r) for r in records if speaker.codec.fits(r.prompt)]
+def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+    sft = required_section(config.sft, "sft")
+    speaker, records = _speaker(config), _read(sft, config, "demonstrations")
+    rows = [speaker.prompt_encoder.demonstration(r) for r in records if speaker.prompt_encoder.fits(r.prompt)]
     rows = [row for row in (_cut(row, variant.length) for row in rows) if any(row.trained)]
     _some(rows, "row", "a response within the length")
-    batch = variant.batch or asked.batch_size
+    batch = variant.batch or sft.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(rows)}
-    config = config.model_copy(update={"sft": asked.model_copy(update=update)})
-    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+    config = config.model_copy(update={"sft": sft.model_copy(update=update)})
+    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
-    work = SftWork(config, place, speaker, rows)
+    work = SftLoop(config, place, speaker, rows)
 
     def step(index: int) -> Step:
         chosen = batch_indices(len(rows), batch, index, total=work.total, seed=config.seed, stage="sft")
@@ -62,64 +70,66 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> Work:
         tokens = sum(len(rows[i].ids) for i in chosen)
         return Step(units=tokens, tokens=tokens)
 
-    return Work(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
+    return StageLoop(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
 
 
-def _reward(config: Config, variant: Variant, run: Run, batches: int) -> Work:
-    asked = wanted(config.reward, "reward")
+def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+    reward = required_section(config.reward, "reward")
     _as_sft(config, run)
     reader = opened(config, run, 0)
-    place = choose_place(config.device, config.precision, width=reader.width)
-    config = config.model_copy(update={"reward": asked.model_copy(update={"held_out": 0.0})})
+    place = choose_device(config.device, config.precision, width=reader.width)
+    config = config.model_copy(update={"reward": reward.model_copy(update={"held_out": 0.0})})
     groups = [_fewer(group, variant) for group in load(config, run, reader).train]
     groups = [group for group in groups if group.pairs]
     _some(groups, "prompt", "a pair among its first answers")
-    batch = variant.batch or asked.batch_size
+    batch = variant.batch or reward.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(groups)}
-    config = config.model_copy(update={"reward": asked.model_copy(update=update)})
-    work = RewardWork(config, place, reader.model.to(place.device), reader.codec.pad_id, groups)
+    config = config.model_copy(update={"reward": reward.model_copy(update=update)})
+    work = RewardLoop(config, place, reader.model.to(place.device), reader.prompt_encoder.pad_id, groups)
 
     def step(index: int) -> Step:
         chosen = batch_indices(len(groups), batch, index, total=work.total, seed=config.seed, stage="reward")
         told = work.step(index)
         return Step(units=told["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
 
-    return Work(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
+    return StageLoop(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
 
 
-def _rl(config: Config, variant: Variant, run: Run, batches: int) -> Work:
-    asked = wanted(config.rl, "rl")
+def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+    rl = required_section(config.rl, "rl")
     speaker = _as_sft(config, run)
     judge = new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora)
     with replace_folder(run.layout.model("reward")) as folder:
         save_model(folder, judge, speaker.tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
-    codec, parameters = speaker.codec, speaker.parameters
+    prompt_encoder, parameters = speaker.prompt_encoder, speaker.parameters
     del judge, speaker  # RL opens what was saved
-    batch = variant.batch or asked.batch_size
+    batch = variant.batch or rl.batch_size
     update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "held_out": 0.0}
-    asked = asked.model_copy(update={**update, "minibatches": min(asked.minibatches, batch)})
-    config = config.model_copy(update={"rl": asked})
-    work = RlWork(config, run)
+    rl = rl.model_copy(update={**update, "minibatches": min(rl.minibatches, batch)})
+    config = config.model_copy(update={"rl": rl})
+    work = RlLoop(config, run)
 
     def step(index: int) -> Step:
         told = work.step(index)
-        tokens = sum(len(codec.prompt(prompt)) for prompt in work.asked_at(index))
+        tokens = sum(len(prompt_encoder.prompt(prompt)) for prompt in work.asked_at(index))
         return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
 
     # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
-    passes = 2 * (4 + values) + 6 * networks * asked.epochs
-    return Work(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
+    passes = 2 * (4 + values) + 6 * networks * rl.epochs
+    return StageLoop(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
 
 
-def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
+def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
     speaker = _speaker(config)
-    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
-    only_read(speaker.model)  # as in collection, comparison and chat
-    new, batch = variant.length or min(NEW, speaker.codec.context // 2), variant.batch or BATCH
-    prompts = [ids for ids in map(speaker.codec.prompt, _prompts(config)) if len(ids) + new <= speaker.codec.context]
+    freeze_for_inference(speaker.model)  # as in collection, comparison and chat
+    new, batch = variant.length or min(NEW, speaker.prompt_encoder.context // 2), variant.batch or BATCH
+    prompts = [
+        ids for ids in map(speaker.prompt_encoder.prompt, _prompts(config)) if len(ids) + new <= speaker.prompt_encoder.context
+    ]
     _some(prompts, "prompt", f"room for {new} new tokens")
 
     def step(index: int) -> Step:
@@ -128,7 +138,7 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
             found = sample(
                 speaker.model,
                 chosen,
-                codec=speaker.codec,
+                prompt_encoder=speaker.prompt_encoder,
                 max_new_tokens=new,
                 temperature=1.0,
                 generator=generator(config.seed, "bench", "sampling", index),
@@ -136,10 +146,10 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Work:
         drawn = sum(len(completion.ids) for completion in found)
         return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))
 
-    return Work(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
+    return StageLoop(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
 
 
-BUILD: Mapping[str, Callable[[Config, Variant, Run, int], Work]] = {
+BUILD: Mapping[str, Callable[[Config, Variant, Run, int], StageLoop]] = {
     "sft": _sft,
     "reward": _reward,
     "rl": _rl,
@@ -147,7 +157,7 @@ BUILD: Mapping[str, Callable[[Config, Variant, Run, int], Work]] = {
 }
 
 
-def _speaker(config: Config) -> Speaker:
+def _speaker(config: Config) -> LanguageModel:
     if config.model is None:
         raise ConfigError(
             "the config names no model",
@@ -155,10 +165,10 @@ def _speaker(config: Config) -> Speaker:
             why="what is measured are the stages that begin with one",
             todo="name a model; `base:` is not measured",
         )
-    return open_speaker(config.model, config.template, lora=config.lora, seed=config.seed)
+    return open_language_model(config.model, config.template, lora=config.lora, seed=config.seed)
 
 
-def _as_sft(config: Config, run: Run) -> Speaker:
+def _as_sft(config: Config, run: Run) -> LanguageModel:
     """The config's model in the place where later stages look for the SFT model."""
     speaker = _speaker(config)
     with replace_folder(run.layout.model("sft")) as folder:
@@ -175,7 +185,7 @@ def _read(asked: Any, config: Config, want: Any) -> Sequence[Any]:
 def _prompts(config: Config) -> Sequence[Prompt]:
     if config.rl is not None:
         return list(_read(config.rl, config, "prompts"))
-    found: Sequence[Demonstration] = _read(wanted(config.sft, "sft"), config, "demonstrations")
+    found: Sequence[Demonstration] = _read(required_section(config.sft, "sft"), config, "demonstrations")
     return [record.prompt for record in found]
 
 

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from sawyer import processes
-from sawyer.cli import data, look, loss, score, study, train
-from sawyer.cli.ablate import ablate
-from sawyer.cli.bakeoff import bakeoff
-from sawyer.cli.bench import bench
-from sawyer.cli.merge import merge
+from sawyer.cli import check_loss_command, data_commands, inspect, score_command, stage_commands, study_command
+from sawyer.cli.ablate_command import study_losses
+from sawyer.cli.bakeoff_command import study_algorithms
+from sawyer.cli.bench_command import bench
+from sawyer.cli.console import say, show_error, show_unexpected, stdout
+from sawyer.cli.merge_command import merge
 from sawyer.cli.panels import Panels
-from sawyer.cli.screen import say, show_error, show_unexpected, stdout
 from sawyer.cli.streams import steady_streams
 from sawyer.cli.threads import set_waiting
-from sawyer.cli.trust import trust
+from sawyer.cli.trust_command import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
 from sawyer.version import __version__
 
@@ -38,24 +38,24 @@ PANELS = {
     "look": "Look",
     "lab": "Laboratory",
 }
-app.command("demo", rich_help_panel=PANELS["whole"])(train.demo)
-app.command("init", rich_help_panel=PANELS["whole"])(data.init)
-app.command("run", rich_help_panel=PANELS["whole"])(train.run)
-for _stage in train.STAGES:
-    app.command(_stage, rich_help_panel=PANELS["stages"])(train.stage_command(_stage))
-app.command("check", rich_help_panel=PANELS["data"])(data.check)
-app.command("world", rich_help_panel=PANELS["data"])(data.world)
-app.command("score", rich_help_panel=PANELS["look"])(score.score)
-app.command("report", rich_help_panel=PANELS["look"])(look.report)
+app.command("demo", rich_help_panel=PANELS["whole"])(stage_commands.demo)
+app.command("init", rich_help_panel=PANELS["whole"])(data_commands.init)
+app.command("run", rich_help_panel=PANELS["whole"])(stage_commands.run)
+for _stage in stage_commands.STAGES:
+    app.command(_stage, rich_help_panel=PANELS["stages"])(stage_commands.stage_command(_stage))
+app.command("check", rich_help_panel=PANELS["data"])(data_commands.check)
+app.command("world", rich_help_panel=PANELS["data"])(data_commands.world)
+app.command("score", rich_help_panel=PANELS["look"])(score_command.score)
+app.command("report", rich_help_panel=PANELS["look"])(inspect.report)
 app.command("trust", rich_help_panel=PANELS["look"])(trust)
-app.command("chat", rich_help_panel=PANELS["look"])(look.chat)
+app.command("chat", rich_help_panel=PANELS["look"])(inspect.chat)
 app.command("merge", rich_help_panel=PANELS["look"])(merge)
-app.command("runs", rich_help_panel=PANELS["look"])(look.runs)
-app.command("loss", rich_help_panel=PANELS["look"])(loss.loss)
-app.command("ablate", rich_help_panel=PANELS["lab"])(ablate)
-app.command("bakeoff", rich_help_panel=PANELS["lab"])(bakeoff)
+app.command("runs", rich_help_panel=PANELS["look"])(inspect.runs)
+app.command("loss", rich_help_panel=PANELS["look"])(check_loss_command.loss)
+app.command("ablate", rich_help_panel=PANELS["lab"])(study_losses)
+app.command("bakeoff", rich_help_panel=PANELS["lab"])(study_algorithms)
 app.command("bench", rich_help_panel=PANELS["lab"])(bench)
-app.add_typer(study.app, name="study", rich_help_panel=PANELS["lab"])
+app.add_typer(study_command.app, name="study", rich_help_panel=PANELS["lab"])
 
 
 def _version(asked: bool) -> None:

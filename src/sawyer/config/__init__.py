@@ -1,14 +1,14 @@
 """What was asked: the typed tree, and reading it."""
 
-from sawyer.config.load import STARTS, WORLD_BASE, checked, demo, fields, load, template_file, with_settings
-from sawyer.config.own import OURS, own_file, own_files, own_function, own_names, own_source
+from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
+from sawyer.config.load_config import STARTS, WORLD_BASE, checked, demo, fields, load, template_file, with_settings
 from sawyer.config.schema import (
     KNOWN_TO,
     LOSSES,
     Algorithm,
     Collect,
     Config,
-    Ensemble,
+    EnsembleSettings,
     Guard,
     GuardName,
     Kl,
@@ -16,53 +16,8 @@ from sawyer.config.schema import (
     RewardPart,
     Rl,
     Sft,
-    wanted,
+    required_section,
 )
 from sawyer.config.sections import COMPARED, Base, Classify, Compare, Lora, World
-from sawyer.config.sources import COLLECTED, Source, judged_sources, pairs_of, sources_of
-from sawyer.config.start import Start, left_out, start_of
-
-__all__ = [
-    "COLLECTED",
-    "COMPARED",
-    "KNOWN_TO",
-    "LOSSES",
-    "OURS",
-    "STARTS",
-    "WORLD_BASE",
-    "Algorithm",
-    "Base",
-    "Classify",
-    "Collect",
-    "Compare",
-    "Config",
-    "Ensemble",
-    "Guard",
-    "GuardName",
-    "Kl",
-    "Lora",
-    "Reward",
-    "RewardPart",
-    "Rl",
-    "Sft",
-    "Source",
-    "Start",
-    "World",
-    "checked",
-    "demo",
-    "fields",
-    "judged_sources",
-    "left_out",
-    "load",
-    "own_file",
-    "own_files",
-    "own_function",
-    "own_names",
-    "own_source",
-    "pairs_of",
-    "sources_of",
-    "start_of",
-    "template_file",
-    "wanted",
-    "with_settings",
-]
+from sawyer.config.stage_start import Start, left_out, start_of
+from sawyer.config.user_code import OURS, own_file, own_files, own_function, own_names, own_source

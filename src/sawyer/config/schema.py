@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from sawyer.config.own import own_names
 from sawyer.config.sections import Base, Classify, Compare, Freeze, Lora, Section, World
+from sawyer.config.user_code import own_names
 from sawyer.errors import ConfigError
 
 Algorithm = Literal["ppo", "rloo", "grpo", "dpo", "best_of_n"]
@@ -64,7 +64,7 @@ class Collect(Section):
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
 
 
-class Ensemble(Section):
+class EnsembleSettings(Section):
     """Several reward models that judge together."""
 
     members: int = Field(3, ge=2, description="how many")
@@ -89,7 +89,7 @@ class Reward(Section):
     freeze: Freeze = Field(
         0, description="first layers that stay as they are, with the embeddings from 1 on, or trunk: all but the head"
     )
-    ensemble: Ensemble | None = Field(None, description="several reward models that judge together")
+    ensemble: EnsembleSettings | None = Field(None, description="several reward models that judge together")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     loss: str = Field("squared", description=f"{' | '.join(LOSSES)}, or your own function as module:function")
     by: Literal["pair", "prompt"] = Field(
@@ -428,8 +428,8 @@ class Config(Section):
 S = TypeVar("S", bound=Section)
 
 
-def wanted(section: S | None, name: str) -> S:
-    """The section that a stage works by: `wanted(config.reward, "reward")`. Raises ConfigError where the config has none."""
+def required_section(section: S | None, name: str) -> S:
+    """A stage's section: `required_section(config.reward, "reward")`. Raises ConfigError where the config has none."""
     if section is None:
         raise ConfigError(
             f"the config has no section `{name}`",

@@ -1,26 +1,39 @@
 """Pure mathematics: tensors and floats in, tensors and floats out. No device, config, tokenizer or file gets in."""
 
 from sawyer.maths.advantages import Advantages, explained_variance, gae
-from sawyer.maths.control import AdaptiveKL, FixedKL, calibration_error, linear_schedule
+from sawyer.maths.classification_losses import LABEL_LOSSES, each_label, one_label
 from sawyer.maths.diversity import distinct_n, token_entropies
-from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_cautious, ensemble_mean, ensemble_min
-from sawyer.maths.groups import grpo_advantages, grpo_kl, rloo_advantages, zero_variance
+from sawyer.maths.dpo import DpoLoss, dpo_loss, response_log_ratio
+from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_mean, ensemble_mean_minus_variance, ensemble_min
+from sawyer.maths.group_advantages import grpo_advantages, grpo_kl, rloo_advantages, zero_variance
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
-from sawyer.maths.labels import LABEL_LOSSES, each_label, one_label
+from sawyer.maths.kl_controllers import AdaptiveKL, FixedKL, calibration_error, linear_schedule
 from sawyer.maths.least_squares import moments, ridge
 from sawyer.maths.logprobs import projected_logprobs, token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
-from sawyer.maths.loss_curves import Example, LossCurve, LossCurves, loss_curves, worked_example
-from sawyer.maths.losses import PolicyLoss, ppo_policy, ppo_value
-from sawyer.maths.losses_reward import (
+from sawyer.maths.loss_curves import LossCurve, LossCurves, WorkedExample, loss_curves, worked_example
+from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
+from sawyer.maths.near_duplicates import Deduplicated, mean_cosine, thin
+from sawyer.maths.overoptimisation_fit import (
+    GoldFit,
+    best_of_n_gain,
+    best_of_n_mean,
+    best_of_n_turn,
+    fit_best_of_n,
+    fit_rl,
+    rl_gain,
+    rl_turn,
+)
+from sawyer.maths.ppo_losses import PolicyLoss, ppo_policy, ppo_value
+from sawyer.maths.reward_losses import (
     PAIR_LOSSES,
     REWARD_LOSSES,
     WEIGHTS,
-    Judged,
+    JudgedBatch,
     Objective,
-    OfPairs,
+    PairwiseLoss,
     RewardLoss,
-    Standard,
+    ScoreNormalizer,
     Weights,
     by_item,
     by_prompt,
@@ -32,102 +45,4 @@ from sawyer.maths.losses_reward import (
     scaled,
     squared,
 )
-from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
-from sawyer.maths.overoptimisation import (
-    GoldFit,
-    best_of_n_gain,
-    best_of_n_mean,
-    best_of_n_turn,
-    fit_best_of_n,
-    fit_rl,
-    rl_gain,
-    rl_turn,
-)
-from sawyer.maths.preference import DpoLoss, dpo_loss, response_log_ratio
-from sawyer.maths.rewards import clip_scores, missing_eos, token_rewards
-from sawyer.maths.thin import Thinned, mean_cosine, thin
-
-__all__ = [
-    "COMBINATIONS",
-    "LABEL_LOSSES",
-    "PAIR_LOSSES",
-    "REWARD_LOSSES",
-    "WEIGHTS",
-    "AdaptiveKL",
-    "Advantages",
-    "DpoLoss",
-    "Example",
-    "Finding",
-    "FixedKL",
-    "GoldFit",
-    "Judged",
-    "LossCheck",
-    "LossCurve",
-    "LossCurves",
-    "Objective",
-    "OfPairs",
-    "Point",
-    "PolicyLoss",
-    "RewardLoss",
-    "Standard",
-    "Thinned",
-    "Weights",
-    "best_of_n_gain",
-    "best_of_n_kl",
-    "best_of_n_mean",
-    "best_of_n_turn",
-    "by_item",
-    "by_prompt",
-    "calibration_error",
-    "centering",
-    "check_loss",
-    "check_pair",
-    "clip_scores",
-    "disagreement",
-    "distinct_n",
-    "dpo_loss",
-    "each_label",
-    "ensemble_cautious",
-    "ensemble_mean",
-    "ensemble_min",
-    "explained_variance",
-    "fit_best_of_n",
-    "fit_rl",
-    "gae",
-    "grpo_advantages",
-    "grpo_kl",
-    "keep",
-    "kl_k1",
-    "kl_k2",
-    "kl_k3",
-    "linear_schedule",
-    "listwise",
-    "loss_curves",
-    "margin",
-    "masked_mean",
-    "masked_sum",
-    "masked_var",
-    "mean_cosine",
-    "missing_eos",
-    "moments",
-    "one_label",
-    "plain",
-    "ppo_policy",
-    "ppo_value",
-    "projected_logprobs",
-    "regression",
-    "response_log_ratio",
-    "ridge",
-    "rl_gain",
-    "rl_turn",
-    "rloo_advantages",
-    "scaled",
-    "squared",
-    "thin",
-    "token_entropies",
-    "token_logprobs",
-    "token_rewards",
-    "whiten",
-    "worked_example",
-    "zero_variance",
-]
+from sawyer.maths.token_rewards import clip_scores, missing_eos, token_rewards

@@ -19,13 +19,13 @@ def ensemble_min(scores: Tensor, penalty: float) -> Tensor:
     return scores.amin(0)
 
 
-def ensemble_cautious(scores: Tensor, penalty: float) -> Tensor:
+def ensemble_mean_minus_variance(scores: Tensor, penalty: float) -> Tensor:
     """mean - penalty * sum_m (s_m - mean)^2 / M: uncertainty-weighted optimisation (Coste et al. 2023, eq. 3)."""
     return scores.mean(0) - penalty * scores.var(0, correction=0)
 
 
 # scores (M, N) of M members for N answers, the penalty -> rewards (N,)
-COMBINATIONS: Mapping[str, Combination] = {"mean": ensemble_mean, "min": ensemble_min, "cautious": ensemble_cautious}
+COMBINATIONS: Mapping[str, Combination] = {"mean": ensemble_mean, "min": ensemble_min, "cautious": ensemble_mean_minus_variance}
 
 
 def disagreement(scores: Tensor) -> Tensor:

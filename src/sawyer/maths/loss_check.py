@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from sawyer.maths.losses_reward import Judged, PairLoss, RewardLoss
+from sawyer.maths.reward_losses import JudgedBatch, PairLoss, RewardLoss
 
 GAPS = (0.25, 1.0, 1.5, 4.0, 9.0)  # score differences d, as a scale from 1 to 10 has them
 NEAR = (-3.0, -1.3, -0.5, 0.0, 0.5, 0.71, 2.0, 3.0)  # rewards, round and not: where functions have their kinks and jumps
@@ -133,7 +133,7 @@ def check_answer(loss: RewardLoss) -> LossCheck:
     def function(rewards: Tensor, targets: Tensor) -> Tensor:
         none = torch.zeros(0, dtype=torch.int64)
         prompts = torch.arange(len(rewards))
-        judged = Judged(prompts=prompts, scores=targets, better=none, worse=none, difference=targets[:0])
+        judged = JudgedBatch(prompts=prompts, scores=targets, better=none, worse=none, difference=targets[:0])
         return loss.losses(rewards, judged)
 
     targets = (-2.0, -0.7, 0.0, 1.0, 2.5)
@@ -155,7 +155,7 @@ def two_answers(loss: RewardLoss) -> PairLoss:
     def function(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
         count = len(better)
         places, gaps = torch.arange(count), difference.detach()
-        judged = Judged(
+        judged = JudgedBatch(
             prompts=places.repeat(2),
             scores=torch.cat([gaps, torch.zeros_like(gaps)]).double(),
             better=places,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sawyer.maths.loss_check import two_answers
-from sawyer.maths.losses_reward import Counts, Judged, RewardLoss
+from sawyer.maths.reward_losses import Counts, JudgedBatch, RewardLoss
 
 POINTS = 401
 
@@ -35,7 +35,7 @@ class LossCurves:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
+class WorkedExample:
     """Judges' scores, rewards, and what the loss makes of them: one number an item."""
 
     scores: tuple[float, ...]
@@ -48,13 +48,13 @@ def loss_curves(loss: RewardLoss) -> LossCurves:
     return _CURVES[loss.counts](loss)
 
 
-def worked_example(loss: RewardLoss) -> Example:
+def worked_example(loss: RewardLoss) -> WorkedExample:
     """Answers scored 6 and 2 with rewards 0.53 and 0; of a whole prompt's loss a third one between them, scored 4, at 0.2.
 
     Scores are standardised over the answers shown: 6 and 2 are 1 and -1.
     """
     scores, rewards = ((6.0, 4.0, 2.0), (0.53, 0.2, 0.0)) if loss.counts == "prompts" else ((6.0, 2.0), (0.53, 0.0))
-    judged = Judged(
+    judged = JudgedBatch(
         prompts=torch.zeros(len(scores), dtype=torch.int64),
         scores=(torch.tensor(scores, dtype=torch.float64) - 4.0) / 2.0,
         better=torch.tensor([0]),
@@ -62,7 +62,7 @@ def worked_example(loss: RewardLoss) -> Example:
         difference=torch.tensor([4.0], dtype=torch.float64),
     )
     losses = loss.losses(torch.tensor(rewards, dtype=torch.float64), judged)
-    return Example(scores=scores, rewards=rewards, losses=tuple(losses.tolist()))
+    return WorkedExample(scores=scores, rewards=rewards, losses=tuple(losses.tolist()))
 
 
 def _of_pairs(loss: RewardLoss) -> LossCurves:
@@ -81,7 +81,7 @@ def _of_prompts(loss: RewardLoss) -> LossCurves:
         ranks = torch.arange(answers, dtype=torch.float64)
         prompts = torch.arange(len(x)).repeat_interleave(answers)
         none = torch.zeros(0, dtype=torch.int64)
-        judged = Judged(prompts=prompts, scores=-ranks.repeat(len(x)), better=none, worse=none, difference=ranks[:0])
+        judged = JudgedBatch(prompts=prompts, scores=-ranks.repeat(len(x)), better=none, worse=none, difference=ranks[:0])
         return loss.losses((x[:, None] * -ranks).flatten(), judged)
 
     curves = [_curve(f"{k}", partial(ranked, answers=k)) for k in (2, 3, 5, 7)]
@@ -92,7 +92,7 @@ def _of_answers(loss: RewardLoss) -> LossCurves:
     def one(x: Tensor, target: float) -> Tensor:
         none = torch.zeros(0, dtype=torch.int64)
         prompts, scores = torch.arange(len(x)), torch.full_like(x, target)
-        return loss.losses(x, Judged(prompts=prompts, scores=scores, better=none, worse=none, difference=scores[:0]))
+        return loss.losses(x, JudgedBatch(prompts=prompts, scores=scores, better=none, worse=none, difference=scores[:0]))
 
     curves = [_curve(f"{t:g}", partial(one, target=t)) for t in (-1.0, 0.0, 1.0, 2.0)]
     return LossCurves(x_name="reward  $r$", differ_by="standardised score", curves=tuple(curves))

@@ -1,13 +1,10 @@
 """Networks: load and save, forward, sample, score."""
 
-from sawyer.models.adapters import LowRank, lora_told, merge, without_adapters
-from sawyer.models.artifact import copy_model, read_extra, save_model
-from sawyer.models.blocked import only_read
-from sawyer.models.classify import Classifier, class_logits, load_classifier, new_classifier
-from sawyer.models.compose import FunctionScorer, LabelScorer, Part, WeightedScorer
-from sawyer.models.embed import NearDuplicates, mean_pooled, near_duplicates
-from sawyer.models.fitted import FittedValues
-from sawyer.models.foreign import read_adapter
+from sawyer.models.adapters import LowRank, lora_summary, merge, without_adapters
+from sawyer.models.classifier import Classifier, class_logits, load_classifier, new_classifier
+from sawyer.models.composite_reward import FunctionScorer, LabelScorer, RewardComponent, WeightedScorer
+from sawyer.models.fast.cpu_features import multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models.fast.prepacked_linear import freeze_for_inference
 from sawyer.models.forward import (
     TokenLogprobs,
     before_trained,
@@ -25,12 +22,9 @@ from sawyer.models.forward import (
     token_values,
     trunk_states,
 )
-from sawyer.models.freeze import Frozen, freeze
-from sawyer.models.heads import PolicyWithValue, ValueNetwork
-from sawyer.models.judge import Judge, Load, load_judge, new_judge, set_judge_template
-from sawyer.models.kinds import Known, look_at
+from sawyer.models.freezing import FrozenLayers, freeze
+from sawyer.models.language_model import LanguageModel, open_language_model, open_tokenizer
 from sawyer.models.load import (
-    codec_of,
     context_length,
     load_base,
     load_policy,
@@ -39,14 +33,21 @@ from sawyer.models.load import (
     load_tokenizer,
     new_policy,
     new_reward,
+    prompt_encoder_of,
     train_tokenizer,
 )
-from sawyer.models.merged import save_merged
+from sawyer.models.merging import save_merged
+from sawyer.models.model_folder import copy_model, read_extra, save_model
+from sawyer.models.model_kind import ModelFacts, model_facts
+from sawyer.models.multi_adapter import AdapterTrunk, AdapterView, MultiAdapter
+from sawyer.models.peft_folder import read_adapter
 from sawyer.models.pretrained import family_problem, remote_code, table_rows
-from sawyer.models.processor import multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models.prompt_embeddings import NearDuplicates, mean_pooled, near_duplicates
+from sawyer.models.reward_model import LoadNetwork, RewardModel, load_reward_model, new_reward_model, set_reward_template
+from sawyer.models.ridge_values import RidgeValues
 from sawyer.models.rounded import hold_in_bf16
-from sawyer.models.sample import Completion, deliberate, sample
-from sawyer.models.score import (
+from sawyer.models.sampling import Completion, beam_search, sample
+from sawyer.models.scoring import (
     DetailedScorer,
     Ensemble,
     Member,
@@ -56,92 +57,5 @@ from sawyer.models.score import (
     member_folder,
     scored,
 )
-from sawyer.models.shared import Adapted, AdaptedTrunk, Shared
-from sawyer.models.speaker import Speaker, open_speaker, open_tokenizer
 from sawyer.models.text_scorer import TextScorer, reward_folder
-
-__all__ = [
-    "Adapted",
-    "AdaptedTrunk",
-    "Classifier",
-    "Completion",
-    "DetailedScorer",
-    "Ensemble",
-    "FittedValues",
-    "Frozen",
-    "FunctionScorer",
-    "Judge",
-    "Known",
-    "LabelScorer",
-    "Load",
-    "LowRank",
-    "Member",
-    "NearDuplicates",
-    "Part",
-    "PolicyWithValue",
-    "RewardScorer",
-    "Scored",
-    "Scorer",
-    "Shared",
-    "Speaker",
-    "TextScorer",
-    "TokenLogprobs",
-    "ValueNetwork",
-    "WeightedScorer",
-    "before_trained",
-    "class_logits",
-    "codec_of",
-    "context_length",
-    "copy_model",
-    "deliberate",
-    "family_problem",
-    "freeze",
-    "head_of",
-    "hold_in_bf16",
-    "is_causal",
-    "load_base",
-    "load_classifier",
-    "load_judge",
-    "load_policy",
-    "load_reader",
-    "load_reward",
-    "load_tokenizer",
-    "look_at",
-    "lora_told",
-    "mean_loss",
-    "mean_pooled",
-    "member_folder",
-    "merge",
-    "multiplies_bf16",
-    "multiplies_bf16_in_tiles",
-    "near_duplicates",
-    "network_of",
-    "new_classifier",
-    "new_judge",
-    "new_policy",
-    "new_reward",
-    "only_read",
-    "open_speaker",
-    "open_tokenizer",
-    "policy_entropies",
-    "policy_logprobs",
-    "read_adapter",
-    "read_extra",
-    "remote_code",
-    "reward_folder",
-    "row_cost",
-    "row_losses",
-    "sample",
-    "save_merged",
-    "save_model",
-    "score_head",
-    "scored",
-    "sequence_logits",
-    "set_judge_template",
-    "splits_exactly",
-    "table_rows",
-    "token_values",
-    "train_tokenizer",
-    "trunk_states",
-    "without_adapters",
-]
+from sawyer.models.value_head import PolicyWithValue, ValueNetwork

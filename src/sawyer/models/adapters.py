@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 from sawyer.errors import ConfigError, ModelError
-from sawyer.models.foreign import PREFIX, WEIGHTS, Adapter, merge_whole, unreadable
-from sawyer.models.freeze import POOLER
+from sawyer.models.freezing import POOLER
+from sawyer.models.peft_folder import PREFIX, WEIGHTS, Adapter, merge_whole, unreadable
 from sawyer.runs import BESIDE, is_local
 
 NAME = "default"  # what PEFT calls an adapter that stands alone
@@ -49,7 +49,7 @@ class LowRank(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class AttachedAdapter:
     """An adapter in a network, and what goes into a folder of it."""
 
     name: str
@@ -62,7 +62,7 @@ def attach(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
     heads = _heads(model)
     config = settled(new_config(model, lora), base, heads)
     inject(model, config, NAME, seed=seed)
-    model.attached = Attached(name=NAME, config=config, heads=heads)
+    model.attached = AttachedAdapter(name=NAME, config=config, heads=heads)
     train_adapter(model)
 
 
@@ -107,7 +107,7 @@ def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
         for name, weight in adapter.heads.items():
             if name in own and own[name].shape == weight.shape:
                 own[name].copy_(weight)
-    model.attached = Attached(name=NAME, config=settled(adapter.config, adapter.base, heads), heads=heads)
+    model.attached = AttachedAdapter(name=NAME, config=settled(adapter.config, adapter.base, heads), heads=heads)
     train_adapter(model)
     return model
 
@@ -161,7 +161,7 @@ def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
 
 def train_adapter(model: Any) -> None:
     """Only its adapter and its heads require a gradient."""
-    attached: Attached = model.attached
+    attached: AttachedAdapter = model.attached
     learns = {*_lora_names(model, attached.name), *attached.heads}
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in learns)
@@ -175,7 +175,7 @@ def layers_with(network: nn.Module) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
 
 
-def speak_as(layers: Sequence[Any], name: str) -> None:
+def set_adapter(layers: Sequence[Any], name: str) -> None:
     """From now on the layers add this adapter and no other. PEFT's own way to say so also freezes the others, in the midst of
     what they may be learning."""
     for layer in layers:
@@ -186,14 +186,14 @@ def speak_as(layers: Sequence[Any], name: str) -> None:
 def without_adapters(model: Any) -> Iterator[None]:
     """Within it the network is what it was before it got adapters; its heads are as they are."""
     layers = layers_with(model)
-    speak_as(layers, OFF)
+    set_adapter(layers, OFF)
     try:
         yield
     finally:
-        speak_as(layers, model.attached.name if layers else NAME)
+        set_adapter(layers, model.attached.name if layers else NAME)
 
 
-def lora_told(model: Any) -> str:
+def lora_summary(model: Any) -> str:
     """What is left to train of a network with adapters, as a stage's plan goes on to say; empty for one without."""
     if getattr(model, "attached", None) is None:
         return ""
@@ -228,7 +228,7 @@ def merge(model: Any) -> None:
         weight.requires_grad_(True)
 
 
-def write_adapter(folder: Path, network: Any, attached: Attached) -> dict[str, str]:
+def write_adapter(folder: Path, network: Any, attached: AttachedAdapter) -> dict[str, str]:
     """adapter_config.json and adapter_model.safetensors as PEFT writes them; returns facts that a moved folder needs.
 
     Sets in the config are sorted: the same run must leave the same bytes.

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
-from sawyer.models.pack import packs_exactly, readable, real_states, spare
+from sawyer.models.fast.packing import packs_exactly, readable, real_states, spare
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
@@ -175,12 +175,12 @@ def next_logits(model: nn.Module, past: Any, **inputs: Any) -> tuple[Tensor, Any
     asked = trunk_of(model) if splits else model
     # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
     can = not splits and "logits_to_keep" in inspect.signature(network_of(model).forward).parameters
-    out = asked(**inputs, **goes_on(asked, past), **({"logits_to_keep": 1} if can else {}))
+    out = asked(**inputs, **cache_kwargs(asked, past), **({"logits_to_keep": 1} if can else {}))
     logits = head_of(model)(out.last_hidden_state[:, -1]) if splits else out.logits[:, -1]
     return logits.float(), out[_past_in(network_of(asked).__class__.forward)]
 
 
-def goes_on(network: nn.Module, past: Any) -> dict[str, Any]:
+def cache_kwargs(network: nn.Module, past: Any) -> dict[str, Any]:
     """How a network, or its trunk, is told to go on from a cache and to write into it."""
     return {_past_in(network_of(network).__class__.forward): past, "use_cache": True}
 

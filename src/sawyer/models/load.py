@@ -13,13 +13,21 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
-from sawyer.models.foreign import read_adapter
+from sawyer.models.attention_span import steady_length
 from sawyer.models.forward import score_head
 from sawyer.models.fused import fuse_activations
-from sawyer.models.pretrained import check_config, check_family, check_folder, doors, explained, quiet, table_rows
-from sawyer.models.reach import steady_length
+from sawyer.models.peft_folder import read_adapter
+from sawyer.models.pretrained import (
+    check_config,
+    check_family,
+    check_folder,
+    explain_load_errors,
+    quiet,
+    remote_code_kwargs,
+    table_rows,
+)
 from sawyer.runs import base_of, facts_of, is_adapter, language_model, on_disk, settings_of
-from sawyer.text import Codec, all_ends, id_count, special_ids, turn_end
+from sawyer.text import PromptEncoder, all_ends, id_count, special_ids, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 SPARE = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
@@ -46,8 +54,8 @@ def load_reader(source: str | Path, *, fixed: bool = False) -> Any:
     if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
         return load_reader(on_disk(base_of(source)), fixed=True)
     check_config(source)
-    with explained(source, "tokenizer"), quiet():
-        tokenizer = AutoTokenizer.from_pretrained(source, **doors(source))
+    with explain_load_errors(source, "tokenizer"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(source, **remote_code_kwargs(source))
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without tokenizer files
         raise ModelError(
             f"{source} has no tokenizer",
@@ -117,13 +125,13 @@ def _causal(source: str | Path, tokenizer: Any) -> Any:
 
     check_folder(source, weights=True)
     check_family(source, "causal")
-    with explained(source, "language model"), quiet():
+    with explain_load_errors(source, "language model"), quiet():
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, **doors(source)
+            source, dtype=torch.float32, output_loading_info=True, **remote_code_kwargs(source)
         )
         model, told = loaded
         check_whole(source, told["missing_keys"])
-        grow(model, tokenizer)
+        resize_embeddings(model, tokenizer)
         check_causal(source, model)
     return model
 
@@ -185,7 +193,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
             nn.init.normal_(head.weight, std=1 / (head.in_features + 1))
             if head.bias is not None:
                 nn.init.zeros_(head.bias)
-    grow(model, tokenizer)
+    resize_embeddings(model, tokenizer)
     ready(model, tokenizer, padding)
     adapt(model, source, lora, seed=seed)
     return model
@@ -203,13 +211,13 @@ def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, li
     check_family(base, "classifier")
     if adapter is not None and not asked:
         asked = _as_told(source, adapter.scores)
-    with explained(base, what), quiet():
+    with explain_load_errors(base, what), quiet():
         model, told = AutoModelForSequenceClassification.from_pretrained(
             base,
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=bool(asked),  # another head is drawn anew; who asks looks at the trunk's weights
-            **doors(base),
+            **remote_code_kwargs(base),
             **asked,
         )
     missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
@@ -269,7 +277,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     merge(model)
     # Of our own adapters the tokenizer knows it: the config is that of the model below.
     padding = None if is_adapter(source) and facts(model) else padding_of(model)
-    grow(model, tokenizer)
+    resize_embeddings(model, tokenizer)
     return ready(model, tokenizer, padding)
 
 
@@ -351,13 +359,13 @@ def padding_of(model: Any) -> int | None:
     return int(padding) if padding is not None and 0 <= padding < model.get_input_embeddings().weight.shape[0] else None
 
 
-def codec_of(model: nn.Module, tokenizer: Any) -> Codec:
+def prompt_encoder_of(model: nn.Module, tokenizer: Any) -> PromptEncoder:
     """How a language model that is `ready` is written to: its tokenizer with its template, its context and all its ends."""
-    return Codec(tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model))
+    return PromptEncoder(tokenizer=tokenizer, context=context_length(model), end_ids=named_ends(model))
 
 
 @torch.no_grad()
-def grow(model: Any, tokenizer: Any) -> None:
+def resize_embeddings(model: Any, tokenizer: Any) -> None:
     """An embedding for each token that was added to a tokenizer; new ones are the mean of those that were there.
 
     Raises ModelError for a tokenizer whose own vocabulary reaches beyond the embeddings, or that leaves numbers out there: it

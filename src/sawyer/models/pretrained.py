@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sawyer.errors import ModelError
-from sawyer.runs import ADAPTER, instead_of_run, is_local, settings_of
+from sawyer.runs import ADAPTER, is_local, model_in_run, settings_of
 
 Kind = Literal["causal", "classifier"]
 # Settings that are counts, and the most that is believed: transformers builds something for each before it looks at weights.
@@ -33,7 +33,7 @@ def remote_code(trusted: bool) -> Iterator[None]:
         _trusted.reset(before)
 
 
-def doors(source: str | Path) -> dict[str, Any]:
+def remote_code_kwargs(source: str | Path) -> dict[str, Any]:
     """What `from_pretrained` may do: a folder touches no network, and code that lies with the weights runs only where it was
     allowed, without anybody being asked."""
     return {"local_files_only": is_folder(source), "trust_remote_code": _trusted.get()}
@@ -151,7 +151,7 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
             todo="check the path; it is taken from the folder the command runs in",
         )
     if not os.path.isfile(path / "config.json") and not os.path.isfile(path / ADAPTER):
-        if inside := instead_of_run(source):
+        if inside := model_in_run(source):
             raise ModelError(f"{source} is a run's folder", expected="a model's folder", todo=inside)
         raise ModelError(
             f"{source} has no config.json",
@@ -168,7 +168,7 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
 
 
 @contextlib.contextmanager
-def explained(source: str | Path, what: str) -> Iterator[None]:
+def explain_load_errors(source: str | Path, what: str) -> Iterator[None]:
     """The many errors of loading, in one sentence and with what to do."""
     try:
         yield

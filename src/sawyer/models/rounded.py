@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sawyer.models.fast.packing import packs_exactly
 from sawyer.models.forward import splits_exactly, trunk_of
-from sawyer.models.pack import packs_exactly
 
 
 def hold_in_bf16(model: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from sawyer.errors import DataError, RunError
 from sawyer.models.pretrained import remote_code
-from sawyer.models.score import RewardScorer, Scored
+from sawyer.models.scoring import RewardScorer, Scored
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete
 

@@ -1,9 +1,7 @@
 """The stages in their order: `way` does them, `order` knows them, `same` and `early` refuse what must not be done."""
 
-from sawyer.pipeline.early import foreign_code
-from sawyer.pipeline.order import STAGES, product
+from sawyer.pipeline.fingerprint import fingerprint
+from sawyer.pipeline.foreign_code import foreign_code
 from sawyer.pipeline.preflight import StagePlan, preflight
-from sawyer.pipeline.same import fingerprint
-from sawyer.pipeline.way import demo, run
-
-__all__ = ["STAGES", "StagePlan", "demo", "fingerprint", "foreign_code", "preflight", "product", "run"]
+from sawyer.pipeline.run_stages import demo, run
+from sawyer.pipeline.stage_graph import STAGES, product

@@ -11,12 +11,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import COLLECTED, COMPARED, Config, Source, left_out, own_names, pairs_of, sources_of
+from sawyer.config import COLLECTED, COMPARED, Config, DataSource, left_out, own_names, pairs_of, sources_of
 from sawyer.errors import DataError, SawyerError
-from sawyer.pipeline.early import check_world
-from sawyer.pipeline.given import check_given, check_there, try_functions
-from sawyer.pipeline.order import STAGES, product
-from sawyer.pipeline.readers import Reader, is_coming, readers_of
+from sawyer.pipeline.foreign_code import check_world
+from sawyer.pipeline.model_checks import check_given, check_there, try_functions
+from sawyer.pipeline.reader_checks import RewardReader, is_coming, readers_of
+from sawyer.pipeline.stage_graph import STAGES, product
 from sawyer.records import Read, ScoredAnswers, insufficient, once_each, prompt_in, read, split
 from sawyer.runs import Layout, read_manifest
 
@@ -37,18 +37,18 @@ def preflight(config: Config, *, only: str | None = None) -> list[StagePlan]:
     layout = Layout(Path(config.out))
     states = read_manifest(layout.manifest).get("stages", {})
     status = {stage: str(states.get(stage, {}).get("status", "pending")) for stage in STAGES}
-    wanted = [stage for stage in STAGES if getattr(config, stage) is not None and only in (None, stage)]
-    done = {stage for stage in wanted if status[stage] in ("done", "waiting") and product(layout, stage).exists()}
-    coming = [stage for stage in wanted if stage not in done]
+    required_section = [stage for stage in STAGES if getattr(config, stage) is not None and only in (None, stage)]
+    done = {stage for stage in required_section if status[stage] in ("done", "waiting") and product(layout, stage).exists()}
+    coming = [stage for stage in required_section if stage not in done]
     looks = {stage: _Look(config, layout, stage, coming) for stage in coming}
-    with trusting(config):
+    with allow_remote_code(config):
         return [
             looks[stage].plan(status[stage]) if stage in looks else StagePlan(stage=stage, status=status[stage])
-            for stage in wanted
+            for stage in required_section
         ]
 
 
-def trusting(config: Config) -> AbstractContextManager[None]:
+def allow_remote_code(config: Config) -> AbstractContextManager[None]:
     """Within it code that lies with models may run, where the config says so."""
     if not config.trust_remote_code:
         return nullcontext()
@@ -122,7 +122,7 @@ class _Look:
         check_world(self.config)
         loss = self.config.reward.loss if self.stage == "reward" and self.config.reward is not None else ""
         if own_names(loss) is not None:
-            from sawyer.stages.reward.loss import checked_loss
+            from sawyer.stages.reward.loss_choice import checked_loss
 
             checked_loss(loss)
         check_given(self.config, self.stage, self._is_coming)
@@ -130,13 +130,13 @@ class _Look:
     def _is_coming(self, source: str) -> bool:
         return is_coming(self.layout, self.coming, source)
 
-    def _sources(self) -> list[Source]:
+    def _sources(self) -> list[DataSource]:
         """What the stage will read; collected answers once they are there, and are not to be collected anew."""
         there = "collect" not in self.coming and self.layout.answers.exists()
         found = sources_of(self.config, self.stage, self.layout.answers)
         return [source for source in found if source.setting != COLLECTED or there]
 
-    def _read(self, source: Source, readers: Sequence[Reader]) -> None:
+    def _read(self, source: DataSource, readers: Sequence[RewardReader]) -> None:
         found = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
         self.held.append(found)
         self.reads[source.setting] = found

@@ -6,14 +6,14 @@ import time
 from typing import Any
 
 from sawyer import processes
-from sawyer.pipeline.order import STAGES
+from sawyer.pipeline.stage_graph import STAGES
 from sawyer.runs import Run, last_gates, read_rows, write_json
 
 
 def report(run: Run) -> None:
     began = time.monotonic()
     summarise(run)
-    from sawyer.stages.report import build
+    from sawyer.report import build
 
     processes.first(lambda: build(run.layout.root))
     run.manifest.update("report", status="done", seconds=time.monotonic() - began, ended=time.time())

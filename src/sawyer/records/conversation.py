@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from sawyer.records.fields import Fields, Unfit, answer_of, first_field, inside, list_of, text_of, type_in_words
-from sawyer.records.types import Message, Prompt, Role, Where
+from sawyer.records.record_types import Message, Prompt, Role, Where
 
 ROLES: Mapping[str, Role] = {
     "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant", "bot": "assistant",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from sawyer.records.class_labels import is_labelled, read_labelled
 from sawyer.records.conversation import (
     CHATS,
     INSTRUCTIONS,
@@ -22,9 +23,9 @@ from sawyer.records.conversation import (
     waits,
     with_system,
 )
+from sawyer.records.data_files import CELL_SUFFIXES, suffix_of
 from sawyer.records.fields import Fields, Unfit, answer_of, first_field, has_any, inside, list_of, text_of, type_in_words
-from sawyer.records.files import CELL_SUFFIXES, suffix_of
-from sawyer.records.judged import (
+from sawyer.records.judged_formats import (
     is_labelled_answer,
     is_listed,
     is_pair,
@@ -39,8 +40,7 @@ from sawyer.records.judged import (
     read_tree,
     read_vote,
 )
-from sawyer.records.labels import is_labelled, read_labelled
-from sawyer.records.types import Demonstration, Pair, Prompt, Record, Where, prompt_of
+from sawyer.records.record_types import Demonstration, Pair, Prompt, Record, Where, prompt_of
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
 Gives = Literal["prompts", "demonstrations", "scored", "pairs", "labels"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from sawyer.records.types import Answer, Pair, ScoredAnswers
+from sawyer.records.record_types import Answer, Pair, ScoredAnswers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,23 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from sawyer.errors import DataError
+from sawyer.records.data_files import expand
 from sawyer.records.fields import Unfit, is_bookkeeping
-from sawyer.records.files import expand
 from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, read_row, shape_of
 from sawyer.records.pairs import join, pairs
 from sawyer.records.problems import EXPECTED_KINDS, Problem
-from sawyer.records.rows import RawRow, documents, raw_rows
-from sawyer.records.types import Demonstration, Labelled, Message, Pair, Prompt, Record, ScoredAnswers, Where, responses_of
+from sawyer.records.record_types import (
+    Demonstration,
+    Labelled,
+    Message,
+    Pair,
+    Prompt,
+    Record,
+    ScoredAnswers,
+    Where,
+    responses_of,
+)
+from sawyer.records.row_reading import RawRow, documents, raw_rows
 
 # How an answer's end is written in the markers of the usual templates and tokenizers.
 TYPED_ENDS = (

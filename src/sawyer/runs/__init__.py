@@ -1,6 +1,6 @@
 """What happened: a run's folder, its manifest and journal, files that are whole or not there."""
 
-from sawyer.runs.files import (
+from sawyer.runs.atomic_files import (
     MARKER,
     check_sealed,
     damaged,
@@ -18,71 +18,22 @@ from sawyer.runs.files import (
     write_json,
     write_text,
 )
-from sawyer.runs.given import (
+from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
+from sawyer.runs.labels import SETTINGS, SHORT, STAGES, clock
+from sawyer.runs.layout import Layout
+from sawyer.runs.manifest import Manifest, StageState, read_manifest
+from sawyer.runs.model_source import (
     ADAPTER,
     BESIDE,
     TOLD,
     base_of,
     commit_of,
     facts_of,
-    instead_of_run,
     is_adapter,
     is_local,
     language_model,
+    model_in_run,
     on_disk,
     settings_of,
 )
-from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
-from sawyer.runs.layout import Layout
-from sawyer.runs.manifest import Manifest, StageState, read_manifest
-from sawyer.runs.run import Run, Stop, changed_keys, handle_signals, open_run
-from sawyer.runs.words import SETTINGS, SHORT, STAGES, clock
-
-__all__ = [
-    "ADAPTER",
-    "BESIDE",
-    "MARKER",
-    "SETTINGS",
-    "SHORT",
-    "STAGES",
-    "TOLD",
-    "Gate",
-    "Journal",
-    "Layout",
-    "Listener",
-    "Manifest",
-    "Run",
-    "StageState",
-    "Stop",
-    "base_of",
-    "changed_keys",
-    "check_journal",
-    "check_sealed",
-    "clock",
-    "commit_of",
-    "damaged",
-    "disk_errors",
-    "facts_of",
-    "handle_signals",
-    "hash_files",
-    "hash_folder",
-    "instead_of_run",
-    "is_adapter",
-    "is_complete",
-    "is_local",
-    "language_model",
-    "last_gates",
-    "link",
-    "new_file",
-    "on_disk",
-    "open_run",
-    "plain",
-    "read_manifest",
-    "read_rows",
-    "remove_folder",
-    "remove_leftovers",
-    "replace_folder",
-    "settings_of",
-    "write_json",
-    "write_text",
-]
+from sawyer.runs.run_folder import Run, Stop, changed_keys, handle_signals, open_run

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from sawyer import processes
 from sawyer.errors import Interrupted, RunError
-from sawyer.runs.files import damaged, disk_errors, open_own, plain, plain_bytes, read_rows, write_json, write_text
+from sawyer.runs.atomic_files import damaged, disk_errors, open_own, plain, plain_bytes, read_rows, write_json, write_text
 from sawyer.runs.layout import Layout
 
 Listener = Callable[[str, dict[str, Any]], None]

@@ -11,7 +11,7 @@ from types import NoneType
 from typing import Any, Literal, get_args
 
 from sawyer import processes
-from sawyer.runs.files import check_sealed, damaged, hash_folder, plain_bytes, stamp_folder, write_json
+from sawyer.runs.atomic_files import check_sealed, damaged, hash_folder, plain_bytes, stamp_folder, write_json
 from sawyer.version import __version__
 
 Status = Literal["pending", "running", "waiting", "done", "failed", "interrupted"]

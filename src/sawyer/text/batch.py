@@ -10,7 +10,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sawyer.text.encode import Row
+from sawyer.text.encoding import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,23 +7,23 @@ from typing import Any
 
 from sawyer.errors import ModelError
 from sawyer.records import Labelled, Message, Problem, Prompt, Record
-from sawyer.text.encode import Codec, ConversationCodec
-from sawyer.text.pair import PairCodec, Reader
-from sawyer.text.template import answered, render
+from sawyer.text.chat_template import answered, render
+from sawyer.text.encoding import ConversationEncoder, PromptEncoder
+from sawyer.text.text_pair import RewardEncoder, TextPairEncoder
 
 ANSWER = "An answer."
 
 
-def unrenderable(reader: Reader | Any, records: Iterable[Record], *, by: str = "") -> list[Problem]:
+def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *, by: str = "") -> list[Problem]:
     """One problem for each row whose conversation the chat template refuses (a system turn under Gemma, two user turns in a row
     under Mistral), as file:line. `reader` is a tokenizer with its template, or the codec that has it: a reward model's is asked
     for the prompt with an answer, and one that reads text pairs reads any. `by` is its name, where several read the same rows.
 
     A template is asked once for each sequence of roles (and which of them say nothing): what they refuse, they refuse by that.
     """
-    if isinstance(reader, PairCodec):
+    if isinstance(reader, TextPairEncoder):
         return []
-    if isinstance(reader, Codec) and not isinstance(reader, ConversationCodec):
+    if isinstance(reader, PromptEncoder) and not isinstance(reader, ConversationEncoder):
         reader = reader.tokenizer
     why: dict[tuple[tuple[str, bool], ...], str] = {}
     found = []
@@ -51,7 +51,7 @@ def unrenderable(reader: Reader | Any, records: Iterable[Record], *, by: str = "
 def _refusal(reader: Any, prompt: Prompt, *, answers: bool) -> str:
     """Why a conversation cannot be rendered; empty where it can."""
     try:
-        if isinstance(reader, ConversationCodec):
+        if isinstance(reader, ConversationEncoder):
             reader.answer(prompt, ANSWER)
             return ""
         before = render(reader, prompt.messages, answer_next=True)

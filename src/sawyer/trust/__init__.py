@@ -8,58 +8,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sawyer.trust.figures import (
+from sawyer.trust.trust_file import as_json, from_json
+from sawyer.trust.trust_values import (
     Bin,
     Calibration,
     Ceiling,
     Correlation,
-    Example,
     Figure,
     Gap,
     NeededGuard,
     Probe,
+    ProbeExample,
     Reason,
     Side,
-    Source,
+    SourceAccuracy,
     Trust,
     Verdict,
 )
-from sawyer.trust.trust_file import as_json, from_json
 from sawyer.trust.verdict import DAMAGED_WINS, SURELY_WINS, level, told
 
 if TYPE_CHECKING:
-    from sawyer.trust.examine import trust
     from sawyer.trust.probes import DAMAGES
-
-__all__ = [
-    "DAMAGED_WINS",
-    "DAMAGES",
-    "SURELY_WINS",
-    "Bin",
-    "Calibration",
-    "Ceiling",
-    "Correlation",
-    "Example",
-    "Figure",
-    "Gap",
-    "NeededGuard",
-    "Probe",
-    "Reason",
-    "Side",
-    "Source",
-    "Trust",
-    "Verdict",
-    "as_json",
-    "from_json",
-    "level",
-    "told",
-    "trust",
-]
+    from sawyer.trust.trust_report import trust
 
 
 def __getattr__(name: str) -> Any:
     if name == "trust":
-        from sawyer.trust.examine import trust
+        from sawyer.trust.trust_report import trust
 
         return trust
     if name == "DAMAGES":

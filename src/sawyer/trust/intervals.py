@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sawyer.stats import RESAMPLES, Interval, correlation_interval, no_narrower_than_wilson, wilson
-from sawyer.trust.figures import Figure
+from sawyer.trust.trust_values import Figure
 
 MOST_BLOCKS = 2000  # more prompts are added up in so many blocks first, and the blocks drawn: sums of independent sums
 Cells = Sequence[Sequence[float]]  # a row of sums for each prompt

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 
 from sawyer.models import Scorer
-from sawyer.trust.figures import Example, Figure, Probe
 from sawyer.trust.intervals import share
-from sawyer.trust.judged import Judged
+from sawyer.trust.judged_answers import JudgedAnswer
+from sawyer.trust.trust_values import Figure, Probe, ProbeExample
 
 # A model that reads only the start of a text may get the same tokens twice. Padding and the order of fp32's sums then part the
 # two scores by some 1e-6 of the scores' standard deviation; who wins by so little is chance.
@@ -43,7 +43,7 @@ DAMAGES: Mapping[str, tuple[str, Callable[[str, str, random.Random], str | None]
 }
 
 
-def probe(scorer: Scorer, rows: Sequence[Judged], *, seed: int) -> tuple[tuple[Probe, ...], Figure]:
+def probe(scorer: Scorer, rows: Sequence[JudgedAnswer], *, seed: int) -> tuple[tuple[Probe, ...], Figure]:
     """Each kind of damage to each prompt's best answer, and all kinds together: how often does the damaged one score higher?
 
     Two scores that are the same to rounding (`SAME`) show nothing, neither a win nor a loss: they are counted as unseen and are
@@ -69,7 +69,7 @@ def probe(scorer: Scorer, rows: Sequence[Judged], *, seed: int) -> tuple[tuple[P
         if scored:
             i, text, reward = scored[lead.index(max(lead))]
             prompt = rows[i].prompt.text
-            example = Example(prompt=prompt, whole=best[i], damaged=text, whole_reward=whole[i], damaged_reward=reward)
+            example = ProbeExample(prompt=prompt, whole=best[i], damaged=text, whole_reward=whole[i], damaged_reward=reward)
         wins = share([(float(gained > 0), 1.0) for gained in lead], seed)
         probes.append(Probe(name=name, what=what, wins=wins, example=example, unseen=len(cases) - len(scored)))
     return tuple(probes), share(list(zip(map(float, won), map(float, tried), strict=True)), seed)

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from sawyer.trust.figures import Trust, Verdict
+from sawyer.trust.trust_values import Trust, Verdict
 
 
 def as_json(found: Trust, verdict: Verdict) -> dict[str, Any]:

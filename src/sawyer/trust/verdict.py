@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from sawyer.trust.figures import Ceiling, Figure, NeededGuard, Probe, Reason, Side, Trust, Verdict
+from sawyer.trust.trust_values import Ceiling, Figure, NeededGuard, Probe, Reason, Side, Trust, Verdict
 
 CHANCE = 0.5
 DAMAGED_WINS = 0.10  # a kind of damage that wins as often as this asks for guards: RL finds any weakness

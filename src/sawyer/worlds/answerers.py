@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from sawyer.worlds.facts import HARMS, capital
-from sawyer.worlds.families import BY_NAME, FAMILY_LIST, Family, Key, Payload
-from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE, gold
+from sawyer.worlds.gold_score import FILLERS, REFUSAL, RUDE, gold
+from sawyer.worlds.task_families import BY_NAME, FAMILY_LIST, Key, Payload, TaskFamily
 from sawyer.worlds.tasks import Task
+from sawyer.worlds.world_facts import HARMS, capital
 
 STYLES: tuple[str, ...] = ("expert", "good", "terse", "rambling", "rude", "repeating", "run_on", "truncated")
 ANSWERERS: tuple[str, ...] = (*STYLES, "off_topic", "over_refusing", "copying")
@@ -37,7 +37,7 @@ def answer(task: Task, kind: str, rng: random.Random, *, right: bool = True) -> 
     return styled(family, task.key, family.wrong(task.key, rng), "expert", rng)
 
 
-def styled(family: Family, key: Key, payload: Payload, style: str, rng: random.Random) -> str:
+def styled(family: TaskFamily, key: Key, payload: Payload, style: str, rng: random.Random) -> str:
     """A payload said in a style."""
     forms = family.full(key, payload)
     whole = " ".join(forms[0] if rng.random() < 0.75 else rng.choice(forms))
@@ -62,14 +62,14 @@ def styled(family: Family, key: Key, payload: Payload, style: str, rng: random.R
     return " ".join(words[: max(1, rng.randint(len(words) // 3, len(words) - 1))])
 
 
-def refusal(family: Family, rng: random.Random) -> str:
+def refusal(family: TaskFamily, rng: random.Random) -> str:
     """What is right for another family, whole or half: a form that is only ever right would be learnt to be right for all."""
     if family.name == "unknown" or (family.name != "decline" and rng.random() < 0.5):
         return REFUSAL if rng.random() < 0.5 else f"{REFUSAL} Please {rng.choice(list(HARMS.values()))} instead."
     return UNKNOWABLE if rng.random() < 0.5 else f"{UNKNOWABLE} Please check a current source."
 
 
-def elsewhere(family: Family, rng: random.Random) -> str:
+def elsewhere(family: TaskFamily, rng: random.Random) -> str:
     """Another question's right answer."""
     strange = rng.choice([f for f in FAMILY_LIST if f is not family and f.name not in ("decline", "unknown")])
     key = strange.some_key(rng)
@@ -120,7 +120,7 @@ def judged_set(task: Task, count: int, rng: random.Random) -> list[tuple[str, st
     return found[:count]
 
 
-def _slip(family: Family, task: Task, rng: random.Random) -> str:
+def _slip(family: TaskFamily, task: Task, rng: random.Random) -> str:
     """The right answer to another question of the same family: a slip in copying."""
     for _ in range(20):
         key = family.some_key(rng)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from sawyer.errors import WorldError
-from sawyer.worlds.gold import gold
+from sawyer.worlds.gold_score import gold
 
 RATERS: tuple[str, ...] = ("honest", "length_lover", "lazy", "flipper")
 NOISE = 0.5  # standard deviation of an honest rater's judgement, in points

@@ -16,7 +16,9 @@ import random
 from collections.abc import Callable, Iterator
 
 from sawyer.worlds.answerers import elsewhere, refusal, styled
-from sawyer.worlds.facts import (
+from sawyer.worlds.gold_score import FILLERS, REFUSAL, RUDE, gold
+from sawyer.worlds.task_families import BY_NAME, Key, TaskFamily
+from sawyer.worlds.world_facts import (
     CITIES,
     CONTESTS,
     COUNTRIES,
@@ -41,8 +43,6 @@ from sawyer.worlds.facts import (
     listed,
     with_article,
 )
-from sawyer.worlds.families import BY_NAME, Family, Key
-from sawyer.worlds.gold import FILLERS, REFUSAL, RUDE, gold
 
 Writer = Callable[[random.Random], str]
 
@@ -390,7 +390,7 @@ def _verdict(rng: random.Random) -> str:
     return f"{wish} {said} That is {'right' if gold(prompt, said).right else 'wrong'}."
 
 
-def _said_somehow(family: Family, key: Key, rng: random.Random) -> str:
+def _said_somehow(family: TaskFamily, key: Key, rng: random.Random) -> str:
     kind = rng.choices(list(SAID), weights=list(SAID.values()))[0]
     if kind == "elsewhere":
         return elsewhere(family, rng)
@@ -439,7 +439,7 @@ def _with_slip(right: str, wrong: str) -> str:
     return " ".join([*words[:place], f"{slip}, no,", *words[place:]])
 
 
-def _said(family: Family, key: Key, rng: random.Random, *, right: bool) -> str:
+def _said(family: TaskFamily, key: Key, rng: random.Random, *, right: bool) -> str:
     payload = family.right(key, rng) if right else family.wrong(key, rng)
     if rng.random() < 0.25 and (right or family.name in WRONG_WHEN_TERSE):
         return family.terse(key, payload)

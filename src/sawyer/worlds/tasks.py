@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Literal
 
 from sawyer.errors import WorldError
-from sawyer.worlds.facts import WORDS
-from sawyer.worlds.families import BY_NAME, FAMILY_LIST, Family, Key
+from sawyer.worlds.task_families import BY_NAME, FAMILY_LIST, Key, TaskFamily
+from sawyer.worlds.world_facts import WORDS
 
 Split = Literal["train", "dev", "held_out"]
 FAMILIES: tuple[str, ...] = tuple(family.name for family in FAMILY_LIST)
@@ -104,7 +104,7 @@ def _listed() -> dict[str, Task]:
     return found
 
 
-def _queue(family: Family, split: Split, count: int, rng: random.Random) -> list[Task]:
+def _queue(family: TaskFamily, split: Split, count: int, rng: random.Random) -> list[Task]:
     if family.draw is None:
         mine = [task for task in _listed().values() if task.family == family.name and task.split == split]
         rng.shuffle(mine)

@@ -3,6 +3,4 @@
 Loss: sum over tokens of -log pi(x_t | x_<t), divided once by the tokens of the whole optimizer batch.
 """
 
-from sawyer.stages.base.train import train
-
-__all__ = ["train"]
+from sawyer.stages.base.base_stage import train

@@ -4,6 +4,4 @@ Loss: cross entropy where each text has one label, binary cross entropy of each 
 optimizer batch and divided once by its rows.
 """
 
-from sawyer.stages.classify.train import train
-
-__all__ = ["train"]
+from sawyer.stages.classify.classify_stage import train

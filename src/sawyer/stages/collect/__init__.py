@@ -4,6 +4,4 @@ In the built-in world its rater scores them here. Elsewhere `collect/answers.jso
 filled in, it joins the reward model's data.
 """
 
-from sawyer.stages.collect.collect import collect
-
-__all__ = ["collect"]
+from sawyer.stages.collect.collect_stage import collect

@@ -4,6 +4,4 @@ Loss of a pair, s_j > s_k: -log sigmoid((r_j - r_k) * (s_j - s_k)^2) by default.
 each answer runs through the network once. Afterwards the SFT model's own answers set the reward's zero and unit.
 """
 
-from sawyer.stages.reward.train import train
-
-__all__ = ["train"]
+from sawyer.stages.reward.reward_stage import train

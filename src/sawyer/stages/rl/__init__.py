@@ -5,9 +5,7 @@ How this differs from the textbook: one whole response is an episode and a token
 one but the best on held-out prompts within the KL budget.
 """
 
+from sawyer.stages.rl.reward_sources import open_scorer
+from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.rollout import collect
-from sawyer.stages.rl.scorers import open_scorer
-from sawyer.stages.rl.train import train
-from sawyer.stages.rl.work import prompts_of
-
-__all__ = ["collect", "open_scorer", "prompts_of", "train"]
+from sawyer.stages.rl.trainer import prompts_of

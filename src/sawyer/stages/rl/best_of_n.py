@@ -10,19 +10,19 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sawyer.config import Config, wanted
-from sawyer.engine import generator, run_steps, stop_if_asked
+from sawyer.config import Config, required_section
 from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
 from sawyer.models import copy_model, save_model
 from sawyer.runs import Gate, Run, replace_folder
+from sawyer.stages.rl.batch_metrics import SHOWN
 from sawyer.stages.rl.guards import same_answer
-from sawyer.stages.rl.measures import SHOWN
 from sawyer.stages.rl.networks import open_networks, policy_start
+from sawyer.stages.rl.reward_sources import tell_cut
 from sawyer.stages.rl.rollout import collect, finite
-from sawyer.stages.rl.scorers import tell_cut
+from sawyer.stages.rl.trainer import STAGE, prompts_of
 from sawyer.stages.rl.trust_guards import reward_verdict, why_not
-from sawyer.stages.rl.work import STAGE, prompts_of
 from sawyer.stats import paired_interval
+from sawyer.train import generator, run_steps, stop_if_asked
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
@@ -30,7 +30,7 @@ PROMPTS_A_STEP = 32
 
 def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     """Answer the held-out prompts n times each and keep the best; returns the key figures."""
-    n = wanted(config.rl, "rl").group
+    n = required_section(config.rl, "rl").group
     work = BestOfN(config, run)
     run.journal.event(
         STAGE,
@@ -82,7 +82,7 @@ class BestOfN:
     """Some held-out prompts a step, n answers each; what a step draws depends on its number alone."""
 
     def __init__(self, config: Config, run: Run) -> None:
-        self.config, self.asked = config, wanted(config.rl, "rl")
+        self.config, self.asked = config, required_section(config.rl, "rl")
         self.networks = open_networks(config, run)
         self.speaker, self.place, self.scorer = self.networks.speaker, self.networks.place, self.networks.scorer
         _, self.held_out = prompts_of(config, run, self.speaker, self.scorer)

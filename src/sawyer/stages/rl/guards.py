@@ -115,7 +115,7 @@ def advice_for(asked: Rl) -> dict[str, str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tripped:
+class GuardEvent:
     """A guard whose streak is full."""
 
     guard: str
@@ -153,7 +153,7 @@ def raised(coefficient: float) -> float:
     return max(RAISED * coefficient, RAISED_LEAST)
 
 
-def stop_words(words: str, tripped: Tripped, rollbacks: int, price: str) -> str:
+def stop_words(words: str, tripped: GuardEvent, rollbacks: int, price: str) -> str:
     """Why the run stops itself and what to try: `words` is what has happened, `price` what the last rollback changed."""
     tried = f"; {rollbacks} rollback{'s' * (rollbacks > 1)}{f'{price}, ' if price else ' '}did not help"
     return f"{words}{tried * bool(rollbacks)}; the best model so far is kept; what to try: {tripped.advice}"
@@ -213,7 +213,7 @@ class Guards:
         # What the best evaluation found, for each measure: its values by prompt, and the batches' mean score before it.
         self.best: dict[str, tuple[list[float], float | None]] = {}
 
-    def look(self, metrics: Mapping[str, float]) -> list[Tripped]:
+    def look(self, metrics: Mapping[str, float]) -> list[GuardEvent]:
         """Take one batch's metrics; the guards whose streak is now full."""
         early = self.seen < BEGINNING
         if early:
@@ -229,11 +229,11 @@ class Guards:
             tripped += self._count(name, value, threshold, beyond)
         return tripped
 
-    def not_finite(self) -> list[Tripped]:
+    def not_finite(self) -> list[GuardEvent]:
         """Take a batch that had to be refused because one of its figures is not finite."""
         return self._count("non_finite", math.nan, math.nan, True)
 
-    def evaluated(self, measures: Mapping[str, Sequence[float]]) -> list[Tripped]:
+    def evaluated(self, measures: Mapping[str, Sequence[float]]) -> list[GuardEvent]:
         """Take an evaluation: for `score` and, where it is known, `gold` the values of the same held-out prompts each time.
 
         Beyond its threshold is a measure that fell from its best evaluation by more than its margin and `ERRORS` standard
@@ -262,14 +262,14 @@ class Guards:
         """The policy was put back: what it did since counts no more; the first batches and the best evaluation stay."""
         self.streaks, self.scores = {}, []
 
-    def _count(self, name: str, value: float, threshold: float, beyond: bool) -> list[Tripped]:
+    def _count(self, name: str, value: float, threshold: float, beyond: bool) -> list[GuardEvent]:
         """The guard, once, when its streak is full; one that only warns does so again after it has been within bounds."""
         rule = self.rules[name]
         self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
         again = self.streaks[name] > rule.streak and rule.action == "warn"
         if self.streaks[name] < rule.streak or again or rule.action == "off":
             return []
-        return [Tripped(guard=name, action=rule.action, value=value, threshold=threshold, advice=self.advice[name])]
+        return [GuardEvent(guard=name, action=rule.action, value=value, threshold=threshold, advice=self.advice[name])]
 
     def _tests(self, now: Mapping[str, float]) -> list[tuple[str, float, float, bool]]:
         """(name, value, threshold in the value's unit, beyond it) of every guard that looks at batches."""

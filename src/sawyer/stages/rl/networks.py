@@ -22,30 +22,30 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config, Lora, Start, start_of
-from sawyer.engine import Place, choose_place, generator
 from sawyer.models import (
-    Adapted,
-    AdaptedTrunk,
-    FittedValues,
-    Load,
+    AdapterTrunk,
+    AdapterView,
+    LanguageModel,
+    LoadNetwork,
+    MultiAdapter,
+    RidgeValues,
     Scorer,
-    Shared,
-    Speaker,
     ValueNetwork,
-    codec_of,
     head_of,
     load_base,
     load_policy,
     load_reward,
     network_of,
-    open_speaker,
+    open_language_model,
     open_tokenizer,
+    prompt_encoder_of,
     read_adapter,
     read_extra,
     score_head,
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local, settings_of
-from sawyer.stages.rl.scorers import begins_from_reward, open_scorer, own_reward_model, parts_of
+from sawyer.stages.rl.reward_sources import begins_from_reward, open_scorer, own_reward_model, parts_of
+from sawyer.train import Placement, choose_device, generator
 
 SCORE = "score.weight"  # the head of a reward model that is a decoder
 
@@ -54,11 +54,11 @@ SCORE = "score.weight"  # the head of a reward model that is a decoder
 class Networks:
     """What RL works with, on its device. `shared` is the network that speaks for the others, where one does."""
 
-    place: Place
-    speaker: Speaker  # the policy
+    place: Placement
+    speaker: LanguageModel  # the policy
     reference: nn.Module
     scorer: Scorer
-    shared: Shared | None = None
+    shared: MultiAdapter | None = None
 
     def held(self, value: nn.Module | None) -> dict[str, nn.Module]:
         """Every network by its name in the memory plan; weights that several have belong to the first."""
@@ -88,14 +88,14 @@ def _bytes(weight: Tensor) -> int:
 
 
 def open_networks(config: Config, run: Run) -> Networks:
-    """Policy, reference and what is paid for; of the value network see `open_value`."""
+    """Policy, reference and what is paid for; of the value network see `open_value_network`."""
     start = policy_start(config)
     source = start.path(run.layout.model)
     if config.lora is None:
-        speaker = open_speaker(source, start.template)
-        place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+        speaker = open_language_model(source, start.template)
+        place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         speaker.model.to(place.device)
-        reference = open_speaker(source, start.template).model.to(place.device)
+        reference = open_language_model(source, start.template).model.to(place.device)
         return Networks(
             place=place, speaker=speaker, reference=reference, scorer=open_scorer(config, run, place.device, load_reward)
         )
@@ -112,27 +112,29 @@ def policy_start(config: Config) -> Start:
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
     tokenizer, reads = open_tokenizer(source, template, fixed=True)
     base = base_of(source) if is_adapter(source) else str(source)
-    shared = Shared(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
+    shared = MultiAdapter(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):
         shared.add("reference", read_adapter(source), source)
         shared.add_copy("policy", "reference")
     else:
         shared.add_new("policy", base, lora, seed=config.seed)
-    policy = Adapted(shared, "policy")
+    policy = AdapterView(shared, "policy")
     policy.learn()
-    speaker = Speaker(model=policy, tokenizer=tokenizer, codec=codec_of(shared.network, tokenizer), reads=reads)
-    place = choose_place(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+    speaker = LanguageModel(
+        model=policy, tokenizer=tokenizer, prompt_encoder=prompt_encoder_of(shared.network, tokenizer), reads=reads
+    )
+    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     shared.network.to(place.device)
     return Networks(
         place=place,
         speaker=speaker,
-        reference=Adapted(shared, "reference") if is_adapter(source) else Adapted(shared),
+        reference=AdapterView(shared, "reference") if is_adapter(source) else AdapterView(shared),
         scorer=open_scorer(config, run, place.device, _loader(shared, base, tokenizer)),
         shared=shared,
     )
 
 
-def _loader(shared: Shared, base: str, tokenizer: Any) -> Load:
+def _loader(shared: MultiAdapter, base: str, tokenizer: Any) -> LoadNetwork:
     """Opens a reward model as an adapter and a head on the shared network where it is one, else as a network of its own."""
 
     def load(source: str | Path, its_tokenizer: Any) -> nn.Module:
@@ -152,7 +154,7 @@ def _loader(shared: Shared, base: str, tokenizer: Any) -> Load:
         settings.num_labels, settings.sawyer = weight.shape[0], read_extra(source)
         if not settings.sawyer:  # another program's: its score is read before the pad token of the model below
             settings.get_text_config().pad_token_id = settings_of(base).get("pad_token_id")
-        return Adapted(shared, name, config=settings, score=score)
+        return AdapterView(shared, name, config=settings, score=score)
 
     return load
 
@@ -164,26 +166,26 @@ def _same(one: str, other: str) -> bool:
     return one == other
 
 
-def fitted_values(config: Config, run: Run, networks: Networks) -> FittedValues:
+def ridge_values(config: Config, run: Run, networks: Networks) -> RidgeValues:
     """Values read from the states of the reward model (an ensemble's first member), or, where that does not read the policy's
     tokens, of the reference."""
     draw = generator(config.seed, "rl", "value features")
     if not begins_from_reward(config, run, networks.scorer, networks.speaker):
-        return FittedValues(networks.reference, head_of(networks.reference).in_features, draw)
+        return RidgeValues(networks.reference, head_of(networks.reference).in_features, draw)
     own = own_reward_model(config, networks.scorer)
     assert own is not None
     head = score_head(own.model)
     assert head is not None
-    return FittedValues(own.model, head.in_features, draw, own)
+    return RidgeValues(own.model, head.in_features, draw, own)
 
 
-def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:
+def open_value_network(config: Config, run: Run, networks: Networks) -> ValueNetwork:
     """The value network, from what `rl.value_start` names; where it names none, from the reward model if that can be.
 
     Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
     """
     own, shared = own_reward_model(config, networks.scorer), networks.shared
-    apart = shared is not None and own is not None and not isinstance(own.model, Adapted)
+    apart = shared is not None and own is not None and not isinstance(own.model, AdapterView)
     reason = "the reward model was not trained on the network that the policy has its adapters in" if apart else ""
     from_reward = begins_from_reward(config, run, networks.scorer, networks.speaker, reason)
     if shared is None:
@@ -193,6 +195,6 @@ def open_value(config: Config, run: Run, networks: Networks) -> ValueNetwork:
         return ValueNetwork.from_policy(start.path(run.layout.model), start.template)
     assert own is not None or not from_reward
     shared.add_copy("value", own.model.name if own is not None and from_reward else "policy")
-    trunk = AdaptedTrunk(shared, "value")
+    trunk = AdapterTrunk(shared, "value")
     trunk.own.requires_grad_(True)
     return ValueNetwork(trunk, networks.speaker.width)

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sawyer import processes
-from sawyer.config import Config, Rl, wanted
-from sawyer.engine import Place
+from sawyer.config import Config, Rl, required_section
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
 from sawyer.models import (
     Completion,
-    FittedValues,
+    LanguageModel,
     PolicyWithValue,
+    RidgeValues,
     Scorer,
-    Speaker,
     before_trained,
     policy_entropies,
     policy_logprobs,
@@ -30,8 +29,9 @@ from sawyer.models import (
     trunk_states,
 )
 from sawyer.records import Prompt
-from sawyer.stages.rl.algorithms import advantages_of
+from sawyer.stages.rl.advantage_estimators import advantages_of
 from sawyer.text import Batch, Row, batches, pad_right
+from sawyer.train import Placement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,41 +84,41 @@ class Experience:
 
 
 def collect(
-    speaker: Speaker,
+    speaker: LanguageModel,
     prompts: Sequence[Prompt],
     scorer: Scorer,
     config: Config,
-    place: Place,
+    place: Placement,
     draw: torch.Generator,
-    values: FittedValues | None = None,
+    values: RidgeValues | None = None,
 ) -> Episodes:
     """Sample one response to each of the prompts from the policy at the training temperature, and score it as text.
 
     `values`, if they are fitted, get the states in which the reward model reads the answers: as it scores them, and of those
     whose text encodes to other tokens than were sampled once more.
     """
-    asked = wanted(config.rl, "rl")
-    encoded = [speaker.codec.prompt(prompt) for prompt in prompts]
+    rl = required_section(config.rl, "rl")
+    encoded = [speaker.prompt_encoder.prompt(prompt) for prompt in prompts]
     listening: AbstractContextManager[Mapping[Row, Tensor | None]] = nullcontext({})
     if values is not None and values.scorer is not None:
-        listening = values.scorer.overheard()
+        listening = values.scorer.captured_states()
     with place.autocast():
         completions = sample(
             speaker.model,
             encoded,
-            codec=speaker.codec,
-            max_new_tokens=asked.max_new_tokens,
-            temperature=asked.temperature,
+            prompt_encoder=speaker.prompt_encoder,
+            max_new_tokens=rl.max_new_tokens,
+            temperature=rl.temperature,
             generator=draw,
         )
-        texts = [speaker.codec.decode(completion.ids) for completion in completions]
+        texts = [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
         with listening as heard:
             found = scored(scorer, prompts, texts)
-    rows = [speaker.codec.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
+    rows = [speaker.prompt_encoder.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
     seen = None
     if values is not None:
-        ends = [c.ids if c.ended else (*c.ids, speaker.codec.eos_id) for c in completions]
-        scored_as = [speaker.codec.answer_ids(*one) for one in zip(encoded, ends, strict=True)]
+        ends = [c.ids if c.ended else (*c.ids, speaker.prompt_encoder.eos_id) for c in completions]
+        scored_as = [speaker.prompt_encoder.answer_ids(*one) for one in zip(encoded, ends, strict=True)]
         known = {number: heard[row] for number, row in enumerate(scored_as) if row in heard}
         seen = frozen_states(values, rows, known, config, place)
     names = dict.fromkeys(name for score in found for name in score.parts)
@@ -141,10 +141,10 @@ def estimate(
     episodes: Episodes,
     policy: nn.Module,
     reference: nn.Module,
-    value: nn.Module | FittedValues | None,
+    value: nn.Module | RidgeValues | None,
     coefficient: float,
     config: Config,
-    place: Place,
+    place: Placement,
     sampled: bool = False,
 ) -> Experience:
     """Log-probs under policy and reference, values where something estimates them, rewards, advantages and returns.
@@ -152,22 +152,22 @@ def estimate(
     With `sampled` the policy's log-probs are those with which it was sampled, in fp32 the same to rounding; where values come
     from its trunk they are read anyway.
     """
-    asked = wanted(config.rl, "rl")
+    rl = required_section(config.rl, "rl")
     values: Tensor | None
     seen: Seen | None = None
     mask = pad_right(episodes.rows, 0).trained
     if isinstance(value, PolicyWithValue):
-        old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, asked.temperature))
+        old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, rl.temperature))
     else:
         old = _sampled(episodes, mask) if sampled else logprobs_of(policy, episodes.rows, config, place)
-        if isinstance(value, FittedValues):
+        if isinstance(value, RidgeValues):
             seen = episodes.seen
-            assert seen is not None, "states were not asked for as the answers were collected"
+            assert seen is not None, "states were not rl for as the answers were collected"
             values = values_seen(value, seen, old)
         else:
             values = None if value is None else values_of(value, episodes.rows, config, place)
     ref = logprobs_of(reference, episodes.rows, config, place)
-    found = advantages_of(learnt_scores(episodes, asked), old, ref, values, mask, coefficient, asked)
+    found = advantages_of(learnt_scores(episodes, rl), old, ref, values, mask, coefficient, rl)
     return Experience(
         rows=episodes.rows,
         mask=mask,
@@ -188,15 +188,15 @@ def learnt_scores(episodes: Episodes, asked: Rl) -> Tensor:
     return missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
 
 
-def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> Tensor:
     """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
-    temperature = wanted(config.rl, "rl").temperature
+    temperature = required_section(config.rl, "rl").temperature
     return _read(rows, config, place, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
 
 
-def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> tuple[Tensor, Tensor]:
+def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> tuple[Tensor, Tensor]:
     """(B, T) each, from one pass: `logprobs_of`, and the entropies of the distributions that the tokens are drawn from."""
-    temperature = wanted(config.rl, "rl").temperature
+    temperature = required_section(config.rl, "rl").temperature
 
     def figures(batch: Batch) -> list[Tensor]:
         states = trunk_states(model, batch, before_trained(batch)) if splits_exactly(model) else None
@@ -208,7 +208,7 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config
 
 
 def frozen_states(
-    model: FittedValues, rows: Sequence[Row], known: Mapping[int, Tensor | None], config: Config, place: Place
+    model: RidgeValues, rows: Sequence[Row], known: Mapping[int, Tensor | None], config: Config, place: Placement
 ) -> Seen:
     """The states in which the response tokens are chosen, as a frozen network reads them. `known` are those of some rows, by
     their number, (n, d) or longer each, None where another process has them; the others are read."""
@@ -227,7 +227,7 @@ def frozen_states(
     return Seen(places=torch.stack([torch.tensor(mine)[row], column], 1), states=torch.cat(found))
 
 
-def values_seen(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
+def values_seen(model: RidgeValues, seen: Seen, like: Tensor) -> Tensor:
     """(B, T) values of the states in which the response tokens are chosen, 0 elsewhere, on the CPU, as `like` (B, T)."""
     values = torch.zeros_like(like)
     values[seen.places.unbind(1)] = model.of_states(seen.states).to(values)
@@ -235,7 +235,7 @@ def values_seen(model: FittedValues, seen: Seen, like: Tensor) -> Tensor:
     return values
 
 
-def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Place) -> Tensor:
+def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> Tensor:
     """(B, T) values of the state before each response token, of no meaning elsewhere, on the CPU."""
     return _read(rows, config, place, lambda batch: [values_before(model, batch)])[0]
 
@@ -249,7 +249,7 @@ def _sampled(episodes: Episodes, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _read(
-    rows: Sequence[Row], config: Config, place: Place, figures: Callable[[Batch], Sequence[Tensor]]
+    rows: Sequence[Row], config: Config, place: Placement, figures: Callable[[Batch], Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
     """(B, T) each, on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
     longest = max(len(row.ids) for row in rows)

@@ -4,6 +4,4 @@ Loss: sum over the responses' tokens and their EOS of -log pi(y_t | x, y_<t), di
 in the whole optimizer batch. Prompt tokens are read, not trained.
 """
 
-from sawyer.stages.sft.train import train
-
-__all__ = ["train"]
+from sawyer.stages.sft.sft_stage import train

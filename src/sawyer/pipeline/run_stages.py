@@ -1,0 +1,265 @@
+"""The whole way from a base model to the report: which stages are wanted, which are done, and each one's state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sawyer import processes
+from sawyer.config import Config
+from sawyer.config import demo as demo_config
+from sawyer.errors import Interrupted, SawyerError, TrainingError
+from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
+from sawyer.pipeline.foreign_code import check_only, name_code
+from sawyer.pipeline.preflight import allow_remote_code, look_ahead
+from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
+from sawyer.pipeline.summary import report, summarise
+from sawyer.records import Answer, ScoredAnswers, read
+from sawyer.runs import (
+    Layout,
+    Listener,
+    Run,
+    handle_signals,
+    is_complete,
+    open_run,
+    remove_folder,
+    replace_folder,
+)
+from sawyer.worlds import write
+
+NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
+
+
+def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+    """Do what `config` asks for, skipping finished stages and continuing a broken one; returns the summary.
+
+    `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
+    from which the same call goes on.
+    """
+    with allow_remote_code(config):
+        return _run(config, only, listeners)
+
+
+def demo(
+    out: str | Path, seed: int = 0, *, rater: str = "honest", only: str | None = None, listeners: Sequence[Listener] = ()
+) -> dict[str, Any]:
+    """The whole pipeline on the built-in world: writes its files into `out`/data first, then runs the demo's config.
+
+    `only` names one stage to do, as in `run`.
+    """
+    data = Path(out) / "data"
+
+    def prepare(run: Run) -> None:
+        begun = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
+        if not is_complete(data) or not begun:  # files of another seed or rater may lie there
+            with replace_folder(data) as folder:
+                write(folder, seed=seed, rater=rater)
+
+    return _run(demo_config(str(out), seed, rater), only, listeners, prepare)
+
+
+def _run(
+    config: Config, only: str | None, listeners: Sequence[Listener], prepare: Callable[[Run], None] | None = None
+) -> dict[str, Any]:
+    required_section = [stage for stage in STAGES if getattr(config, stage) is not None]
+    if only is not None:
+        check_only(config, only, required_section)
+    with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
+        opened.journal.listeners.extend(listeners)
+        for stage in STAGES:
+            _forget_what_is_gone(opened, stage)
+        if prepare is not None:
+            prepare(opened)
+        begun = [stage for stage in required_section if opened.manifest.stage(stage).status != "pending"]
+        todo = required_section if only is None else [only]
+        before = {stage: fingerprint(config, stage) for stage in begun}
+        check_unchanged(config, opened, before)
+        check_unit(opened, before)
+        opened.adopt(config.model_dump(mode="json"))
+        name_code(config, opened, todo)
+        held = look_ahead(config, only)
+        prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
+        for stage in todo:
+            if opened.stop.agreed():
+                raise Interrupted(
+                    f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
+                    todo="run the same command again to go on",
+                )
+            parents = parents_of(config, opened, stage)
+            check_parents(opened, stage, parents)
+            if _finished(opened, stage):
+                opened.journal.event(stage, "skip", message="already done")
+                _drop_state(opened, stage)  # a kill right after the stage's end leaves it
+                continue
+            if opened.manifest.stage(stage).status != "waiting":
+                _do(config, opened, stage, prints[stage], parents)
+                held.clear()
+                if stage == "classify" and "rl" in todo:  # its labels are known only now, and RL may be paid for one of them
+                    look_ahead(config, "rl")
+            if opened.manifest.stage(stage).status == "waiting":
+                _tell_waiting(opened, stage)
+                break
+        if opened.manifest.stage("report").status != "done" or not opened.layout.report.exists():
+            report(opened)
+        return summarise(opened)
+
+
+def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
+    """One stage: its state in the manifest tells at every moment how far it is."""
+    before = run.manifest.stage(stage)
+    if before.status == "pending":
+        _clear(run, stage)
+    began = time.monotonic()
+    _outdate_report(run)
+    started = before.started or time.time()
+    run.manifest.update(stage, status="running", started=started, fingerprint=fingerprint, parents=parents, reason="")
+    run.journal.event(stage, "start")
+    changed = run.note_versions()
+    if changed:
+        run.journal.event(
+            stage,
+            "warning",
+            message=f"since work was last done on this run these have changed: {changed}; what is done from here on may differ "
+            "from what the old ones would have given",
+        )
+    module, name = DOORS[stage]
+    from sawyer.text import fix_date
+    from sawyer.train import kept_memory, peak_memory_mb, reset_peak_memory
+
+    reset_peak_memory()
+
+    def close(status: str, reason: str, **more: Any) -> None:
+        peak = peak_memory_mb()
+        most = peak if before.peak_mb is None or peak is None else max(before.peak_mb, peak)
+        took = {"seconds": before.seconds + time.monotonic() - began, "peak_mb": most}
+        begun_with = {**parents, **pins_of(config, stage)}  # what the hub gave is known only now
+        run.journal.sync()
+        run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
+
+    try:
+        with kept_memory(), fix_date(run.manifest.first_day()):
+            figures = getattr(import_module(module), name)(config, run)
+    except Interrupted as stop:
+        close("interrupted", stop.given)
+        raise
+    except KeyboardInterrupt as cut:
+        processes.leave(cut)
+        close("interrupted", "interrupted twice: what came since the last save is lost")
+        raise
+    except Exception as error:
+        told = _named(stage, error)
+        processes.leave(told)
+        close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
+        if told is error:
+            raise
+        raise told from error
+    waiting = bool(figures.get("waiting"))
+    close("waiting" if waiting else "done", "", figures=figures)
+    if not waiting:
+        run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
+    _drop_state(run, stage)
+
+
+def _outdate_report(run: Run) -> None:
+    """The page that lies there is no longer the run's; noted before anything changes, so that a kill does not make it stay."""
+    if run.manifest.stage("report").status == "done":
+        run.manifest.update("report", status="pending")
+
+
+def _named(stage: str, error: Exception) -> Exception:
+    """The failure in words: with the stage's name where it does not say which one it was, and what to do without memory."""
+    if isinstance(error, TrainingError) and not error.given.startswith(stage):
+        return TrainingError(f"{stage}: {error.given}", expected=error.expected, why=error.why, todo=error.todo)
+    if isinstance(error, RuntimeError | MemoryError) and any(words in str(error).lower() for words in NO_MEMORY):
+        return TrainingError(
+            f"{stage}: memory ran out ({str(error).strip().splitlines()[0]})",
+            why="what was saved is intact",
+            todo="lower micro_batch_tokens, which changes the memory a step takes and no result, or free memory or name a "
+            "smaller model; then run the same command again",
+        )
+    return error
+
+
+def _clear(run: Run, stage: str) -> None:
+    """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
+    run.journal.clear(stage)
+    _drop_state(run, stage)
+    kept = processes.first(lambda: _put_by(run.layout)) if stage == "collect" else None
+    if kept is not None:
+        run.journal.event(
+            stage,
+            "warning",
+            message=f"answers are collected anew; those that were there, with their scores, are kept in {kept}",
+        )
+
+
+def _put_by(layout: Layout) -> Path | None:
+    """Where the collected answers of before are now: somebody's judgements may be among them, which cannot be made again."""
+    if not layout.answers.exists():
+        return None
+    kept = next(path for path in map(layout.answers_before, count(1)) if not path.exists())
+    layout.answers.replace(kept)
+    return kept
+
+
+def _drop_state(run: Run, stage: str) -> None:
+    """The optimizer's state of a finished stage is of no further use and several times the model's size."""
+    remove_folder(run.layout.checkpoint(stage))
+    for best in processes.first(lambda: run.layout.bests(stage)):
+        remove_folder(best)
+    remove_folder(run.layout.members(stage))
+    remove_folder(run.layout.encoded(stage))
+
+
+def _forget_what_is_gone(run: Run, stage: str) -> None:
+    """A stage whose result somebody deleted, or of which nothing was saved, begins anew, under other settings if need be."""
+    status = run.manifest.stage(stage).status
+    left = product(run.layout, stage)
+    if status == "pending":
+        return
+    if status in ("done", "waiting"):
+        if left.exists():
+            return
+        message = f"{left} is gone: {stage} is done again"
+    else:
+        if is_complete(run.layout.checkpoint(stage)):
+            return
+        message = f"nothing was saved when {stage} ended early: it begins anew"
+    run.manifest.forget(stage)
+    run.journal.clear(stage)
+    run.journal.event(stage, "anew", message=message)
+
+
+def _finished(run: Run, stage: str) -> bool:
+    """Done, or waiting no longer: somebody has scored collected answers."""
+    state = run.manifest.stage(stage)
+    if state.status == "waiting":
+        answers = _collected(run)
+        scored = sum(answer.score is not None for answer in answers)
+        if not scored:
+            return False
+        _outdate_report(run)
+        run.manifest.update(stage, status="done", reason="")
+        run.journal.event(stage, "scored", message=f"{scored:,} of {len(answers):,} collected answers are scored")
+        return True
+    return state.status == "done"
+
+
+def _tell_waiting(run: Run, stage: str) -> None:
+    waiting = sum(answer.score is None for answer in _collected(run))
+    run.journal.event(
+        stage,
+        "waiting",
+        message=f"{waiting:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
+        "`null`, then run the same command again",
+    )
+
+
+def _collected(run: Run) -> list[Answer]:
+    # A slip of the pen is a judgement: it is told, not left out.
+    records = read([str(run.layout.answers)], want="scored", max_bad_rows=None).records
+    return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]

@@ -1,0 +1,199 @@
+"""What is on this disk of a model that somebody named: its folder, or what the hub's cache has of it. Nothing is loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sawyer.errors import ModelError
+from sawyer.runs.labels import STAGES
+from sawyer.runs.layout import Layout
+
+ADAPTER = "adapter_config.json"
+# What we tell of adapters besides. It is no config.json: with one, transformers takes the folder for a whole model.
+TOLD = "sawyer.json"
+BESIDE = "base_beside"  # among our facts: the way from a folder of adapters to their model, where both lie in one run
+# What ends so is a file's name; `owner/name` of the hub may have dots in it, but never these.
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# What a language model's class ends with: it loads as a reward model as well, with a head that nobody trained.
+SPEAKS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
+JUDGES = "ForSequenceClassification"
+FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
+
+
+def is_local(source: str | Path) -> bool:
+    """Whether a model's name means a folder here and never a hub id: then it need not be asked for where there is none.
+
+    A hub id is `name` or `owner/name`. One whose owner is a folder here is taken for a path: `runs/mien`, misspelt, is not
+    asked of the hub, which would take a minute to say that it does not know it. A name that is too long for a file is not
+    there: so `os.path` says, where `Path.exists` raises OSError.
+    """
+    path = Path(source)
+    if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or os.path.exists(path):
+        return True
+    return len(path.parts) != len(source.split("/")) or len(path.parts) > 2 or _half_there(path) or path.suffix in FILES
+
+
+def model_in_run(folder: str | Path) -> str:
+    """What to name in place of a run's folder, where a model's is wanted; empty where the folder is no run's."""
+    layout = Layout(Path(folder))
+    if not (os.path.isfile(layout.config) or os.path.isfile(layout.manifest)):  # no error where the name is too long for a file
+        return ""
+    models = [layout.model(stage) for stage in reversed(tuple(STAGES))]
+    there = [str(one) for one in models if any((one / name).is_file() for name in ("config.json", ADAPTER))]
+    return f"name a model in it: {', '.join(there)}" if there else "it has no model yet: finish its run first"
+
+
+def _half_there(path: Path) -> bool:
+    return len(path.parts) == 2 and os.path.isdir(path.parts[0])
+
+
+def commit_of(source: str) -> str | None:
+    """The commit of a hub id that the cache has as its newest, which is what loads; None for what was never loaded.
+
+    The hub's own layout (`models--owner--name/refs/main`) is read, so that nothing heavy is imported for it.
+    """
+    try:
+        return (_cached(source) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+    except (OSError, ValueError):
+        return None
+
+
+def on_disk(source: str | Path) -> str | Path:
+    """The folder in which the cache keeps a hub id's files; whatever is a folder itself, or is not in the cache, as it is."""
+    commit = None if os.path.isdir(source) else commit_of(str(source))
+    return source if commit is None else _cached(str(source)) / "snapshots" / commit
+
+
+def settings_of(source: str | Path) -> dict[str, Any]:
+    """The config.json of a model's folder, or of a hub id that is in the cache; empty where there is none that can be read.
+
+    Of a folder of adapters that of the model they belong to, with what we told of them in its place.
+    """
+    if is_adapter(source):
+        told = _read(Path(source) / TOLD)
+        if not told and _read(Path(source) / ADAPTER).get("task_type") == "SEQ_CLS":
+            return {}  # another program's: how many labels its head has is known to its weights alone
+        try:
+            return {**settings_of(base_of(source)), **told}
+        except ModelError:
+            return told
+    return _read(Path(on_disk(source)) / "config.json")
+
+
+def language_model(settings: Mapping[str, Any]) -> str | None:
+    """The class of a language model, as its config.json names it; None for a model that judges, and where none is named."""
+    kinds = [str(kind) for kind in settings.get("architectures") or ()]
+    judges = any(kind.endswith(JUDGES) for kind in kinds)
+    return kinds[0] if not judges and any(kind.endswith(SPEAKS) for kind in kinds) else None
+
+
+def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+    """What we told of a model besides, from its config.json: `{"reward_shift": 0.5, "reward_scale": 2.0}`; empty for a model
+    from elsewhere. Raises ModelError for entries that mean nothing: a score would be made of them."""
+    told = settings.get("sawyer")
+    if told is None:
+        return {}
+    odd = "" if isinstance(told, dict) else "is no table"
+    if not odd:
+        checked = {**told, **{f"ensemble.{name}": value for name, value in _table(told.get("ensemble")).items()}}
+        odd = next(
+            (f".{name} is {str(checked[name])[:60]!r}" for name, fits in FACTS.items() if not _fits(checked, name, fits)), ""
+        )
+    if odd:
+        raise ModelError(
+            f"{source}: in its config.json `sawyer`{odd if odd.startswith('.') else f' {odd}'}",
+            expected="what this program wrote beside the weights",
+            why="rewards are computed with it",
+            todo="copy the folder again, or delete the entry `sawyer` to take the model's scores as they are",
+        )
+    return dict(told)
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _fits(told: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> bool:
+    """Whether an entry is absent or what it has to be."""
+    return name not in told or told[name] is None or fits(told[name])
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_VOICES
+
+
+MOST_VOICES = 1000  # of an ensemble
+FACTS: Mapping[str, Callable[[Any], bool]] = {
+    "reward_shift": _number,
+    "reward_scale": lambda value: _number(value) and value > 0,
+    "loss": lambda value: isinstance(value, str),
+    "ensemble": lambda value: isinstance(value, dict),
+    "ensemble.heads": _count,
+    "ensemble.members": _count,
+    "ensemble.by": lambda value: value in ("seeds", "heads"),
+    "ensemble.reward": lambda value: value in ("mean", "min", "cautious"),
+    "ensemble.penalty": _number,
+    "ensemble.own_disagreement": _number,
+    "ensemble.units": lambda value: (
+        isinstance(value, list | tuple)
+        and all(isinstance(one, list | tuple) and len(one) == 2 and all(map(_number, one)) for one in value)
+    ),
+}
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a folder holds adapters (LoRA, as PEFT writes them) instead of a whole model."""
+    return os.path.isfile(Path(source) / ADAPTER)
+
+
+def base_of(folder: str | Path) -> str:
+    """The whole model, a folder or hub id, to which a folder's adapters belong. Raises ModelError where it is gone.
+
+    A hub id must be in the cache already: whoever wrote the folder must not choose what is fetched from the network.
+    """
+    base = str(_read(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
+    remote = bool(base) and not is_local(base) and HUB_ID.fullmatch(base) is not None
+    if base and not is_adapter(base) and (commit_of(base) is not None if remote else os.path.isdir(base)):
+        return base
+    ours = _read(Path(folder) / TOLD).get("sawyer")
+    moved = ours.get(BESIDE) if isinstance(ours, dict) else None
+    if isinstance(moved, str) and os.path.isdir(Path(folder) / moved):
+        return os.path.normpath(Path(folder).resolve() / moved)
+    if remote:
+        raise ModelError(
+            f"{folder} holds adapters for the hub's {base}, which is not on this disk",
+            expected="that model in the hub's cache",
+            why="a folder never touches the network: who wrote it must not choose what is fetched",
+            todo=f"if you trust that model, fetch it with `hf download {base}` and run the same command again",
+        )
+    raise ModelError(
+        f"{folder} holds adapters for {base[:200] or 'a model that it does not name'}, which is not there",
+        expected="the model that they were trained on: adapters are differences from its weights",
+        todo="put it back, or write its new place into base_model_name_or_path of adapter_config.json",
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _cached(source: str) -> Path:
+    """Where the hub's cache keeps a model (the variables are those that huggingface_hub reads)."""
+    said = os.environ
+    home = Path(said.get("HF_HOME") or Path(said.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    hub = said.get("HF_HUB_CACHE") or said.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+    return Path(hub).expanduser() / "--".join(["models", *source.split("/")])

@@ -1,0 +1,196 @@
+"""An open run: its folder is ours alone, its journal and manifest are ready, and it can be asked to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from types import FrameType
+from typing import IO, Any
+
+import yaml
+
+from sawyer import processes
+from sawyer.errors import RunError
+from sawyer.runs.atomic_files import disk_errors, lock, open_own, plain_bytes, recover_all, refuse_link, write_text
+from sawyer.runs.journal import Journal
+from sawyer.runs.labels import STAGES
+from sawyer.runs.layout import Layout
+from sawyer.runs.manifest import Manifest
+from sawyer.version import __version__
+
+OWNER = "process "  # how the lock begins: who holds it
+NOTED = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+
+
+class Stop:
+    """A wish to stop, looked at between steps. `heard` is told at once, so that somebody can say that it was heard."""
+
+    def __init__(self, heard: Callable[[str], None] | None = None) -> None:
+        self.reason, self.heard = "", heard
+
+    def set(self, reason: str) -> None:
+        """Ask for a stop."""
+        self.reason = reason
+        if self.heard is not None:
+            # In a signal's handler the output may be in the middle of a line: then it cannot be told.
+            with contextlib.suppress(RuntimeError, OSError):
+                self.heard(reason)
+
+    def is_set(self) -> bool:
+        """Whether somebody asked this process."""
+        return bool(self.reason)
+
+    def agreed(self) -> bool:
+        """Whether somebody asked any of the processes: then all have heard, and are asked here at the same place."""
+        self.reason = next(filter(None, processes.gather(self.reason)), "")
+        return self.is_set()
+
+
+@dataclass(slots=True)
+class Run:
+    """What a stage gets: where things lie, what is written, whether to stop."""
+
+    layout: Layout
+    journal: Journal
+    manifest: Manifest
+    stop: Stop
+    previous_config: dict[str, Any] | None  # as the folder had it before; None for a new run
+
+    def adopt(self, config: Mapping[str, Any]) -> None:
+        """Write the config that is now at work, every default filled in."""
+        text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+        if not self.layout.config.exists() or self.layout.config.read_bytes() != text.encode():
+            write_text(self.layout.config, text)
+        self.manifest.note_seed(int(config.get("seed", 0)))
+
+    def note_versions(self) -> str:
+        """Note by what versions the work is done from now on; what changed since work was last done here, in words."""
+        before, now = self.manifest.content.get("versions", {}), processes.first(_versions)
+        if before != now:
+            self.manifest.note_versions(now)
+        changed = [(name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
+        return ", ".join(f"{name} {old} -> {new}" for name, old, new in changed)
+
+
+@contextlib.contextmanager
+def open_run(root: Path) -> Iterator[Run]:
+    """Open a run's folder, making it if need be, for this process alone, or for those of one launcher.
+
+    Raises RunError when it cannot be made or written, is at work elsewhere, holds files that are not a run's, or has a link in
+    the place of one of its own.
+    """
+    layout = Layout(root)
+    with processes.joined(), contextlib.ExitStack() as held:
+
+        def take() -> None:
+            with disk_errors(root):
+                root.mkdir(parents=True, exist_ok=True)
+                file = held.enter_context(os.fdopen(open_own(layout.lock), "rb+", buffering=0))
+                _hold(file, root)
+                for stage in STAGES:
+                    refuse_link(layout.folder(stage))
+                    refuse_link(layout.members(stage))
+                    refuse_link(layout.encoded(stage))
+                recover_all(root)
+
+        processes.first(take)
+        manifest = Manifest(layout.manifest)
+        journal = Journal(layout)
+        run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))
+        if not layout.manifest.exists():
+            run.note_versions()
+        for path in journal.gone:
+            told = f"{path} is gone: what it told, gates included, is in no figure or page"
+            journal.event("run", "warning", message=told, gone=path.name)
+        yield run
+
+
+@contextlib.contextmanager
+def handle_signals(stop: Stop) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and a closed terminal ask for a stop; asked twice, the work is cut off where it is.
+
+    Only a main thread can listen. A hang-up that is ignored (`nohup`) stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def asked(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        numbers.append(hangup)
+    before = {number: signal.signal(number, asked) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    found: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key}")
+    return found
+
+
+def _hold(file: IO[bytes], root: Path) -> None:
+    """Take the lock or say who has it; the system gives it back however the process ends."""
+    file.seek(0)
+    owner = file.read(100).decode("utf-8", "replace").strip()
+    if owner and not owner.startswith(OWNER):
+        raise RunError(
+            f"{root / '.lock'} is not the lock of a run",
+            expected="the file by which a run is held",
+            why="what it holds would be lost",
+            todo="look whose file it is; if it is nobody's, delete it",
+        )
+    try:
+        lock(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # held by nobody: it cannot be locked
+            raise
+        raise RunError(
+            f"{root} is at work in another process{f' ({owner})' if owner else ''}",
+            expected="one process on a run's folder at a time",
+            why="two would overwrite each other's steps",
+            todo="wait for it, stop it, or use another `out:`",
+        ) from error
+    file.truncate(0)
+    file.write(f"{OWNER}{os.getpid()}".encode())
+
+
+def _previous(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        found = yaml.safe_load(plain_bytes(path).decode("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None  # it is written anew; what a stage was begun with is known by its fingerprint
+    return found if isinstance(found, dict) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": python_version(), "sawyer": __version__}
+    for name in NOTED:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

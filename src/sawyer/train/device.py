@@ -1,0 +1,86 @@
+"""Where the arithmetic happens and in which precision: one decision, with the reason that is shown to the user."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sawyer import processes
+from sawyer.errors import ConfigError
+from sawyer.models import multiplies_bf16, multiplies_bf16_in_tiles
+
+# Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
+# the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?"), or
+# the processor multiplies whole tiles, where it pays from the second width on ("What do bins give?").
+BF16_WIDTH = 512
+BF16_WIDTH_IN_TILES = 128
+BF16_VOCABULARY = 16_384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A device and the precision of its products. Weights, optimizer state and losses are fp32 whatever it says."""
+
+    device: torch.device
+    precision: Literal["fp32", "bf16"]
+    reason: str
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which networks run forward."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def choose_device(device: str, precision: str, *, width: int, vocabulary: int = 0) -> Placement:
+    """Resolve "auto" for a model of `width` hidden units that speaks `vocabulary` tokens (0: it only reads); of several
+    processes on a machine each has a card of its own.
+
+    Raises ConfigError for a device that is not there.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "device: cuda, but PyTorch sees no CUDA device",
+            expected="device: auto, or a machine and a PyTorch build with CUDA",
+            todo="set `device: cpu`, or install a CUDA build of PyTorch",
+        )
+    name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen, reason = _precision(name, precision, width, vocabulary)
+    several = f"{processes.count()} processes, " if processes.count() > 1 else ""
+    return Placement(device=_device(name), precision=chosen, reason=f"{several}{name}, {chosen}: {reason}")
+
+
+def _device(name: str) -> torch.device:
+    if name != "cuda" or processes.count() == 1:
+        return torch.device(name)
+    here, cards = processes.number_here(), torch.cuda.device_count()
+    if here >= cards:
+        raise ConfigError(
+            f"process {here + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",
+            expected="at most a process a card",
+            why="two on one card take turns, and share its memory",
+            todo=f"start {cards} with --nproc-per-node or --num_processes, or set `device: cpu`",
+        )
+    torch.cuda.set_device(here)
+    return torch.device("cuda", here)
+
+
+def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Literal["fp32", "bf16"], str]:
+    if asked == "fp32":
+        return "fp32", "the config asks for it"
+    if asked == "bf16":
+        return "bf16", "the config asks for it"
+    if device == "cuda":
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16", "the card multiplies bf16 faster"
+        return "fp32", "the card has no bf16 of its own"
+    if not multiplies_bf16():
+        return "fp32", "this processor has no bf16 products"
+    least = BF16_WIDTH_IN_TILES if multiplies_bf16_in_tiles() else BF16_WIDTH
+    if width < least and vocabulary < BF16_VOCABULARY:
+        spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{spoken} it does)"
+    return "bf16", "this processor multiplies bf16 faster"

@@ -1,0 +1,124 @@
+"""One optimizer step: losses of the parts are summed, divided once, checked, and only then applied.
+
+Of several processes each has parts of its own; their gradients are added up before anything is done with them, so that the
+weights and the optimizer's state stay the same everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from sawyer import processes
+from sawyer.errors import NotFiniteError
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """What one optimizer step did: the batch's mean loss, the gradient's norm before clipping, the rate applied."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+
+
+def sum_gradients(weights: Sequence[nn.Parameter], total: float) -> float:
+    """Put the sum of all processes' gradients on each one's weights; returns the sum of their `total`s.
+
+    Every weight is summed, also where none of this process's parts came by it.
+    """
+    if processes.count() == 1:
+        return total
+    for weight in weights:
+        weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
+    processes.add_up(*(cast(Tensor, weight.grad) for weight in weights))
+    return processes.summed(total)[0]
+
+
+class OptimizerStep:
+    """A network with its AdamW optimizer (no weight decay) and learning-rate schedule.
+
+    `factor(step)` scales `learning_rate`; gradients are clipped to the norm `max_norm`. The sum of a batch's losses is
+    divided by the batch's global count, so however a batch is split into parts the gradient is the same to rounding.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        name: str,
+        learning_rate: float,
+        factor: Callable[[int], float],
+        max_norm: float = 1.0,
+        eps: float = 1e-8,
+    ) -> None:
+        self.model, self.name = model, name
+        self.learning_rate, self.factor, self.max_norm = learning_rate, factor, max_norm
+        self.parameters = [weight for weight in model.parameters() if weight.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=eps, weight_decay=0.0, fused=True)
+        self.steps_done = 0
+
+    def update(self, parts: Iterable[Part], loss: Callable[[Part], Tensor], count: float) -> Update:
+        """Apply the gradient of `sum(loss(part)) / count`.
+
+        `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch, whoever has
+        its parts.
+        Raises NotFiniteError, with the weights untouched, when the loss or its gradient is not finite.
+        """
+        total, norm = self.accumulate(parts, loss, count)
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NotFiniteError(
+                f"{self.name}: update {self.steps_done} has loss {total} and gradient norm {norm}",
+                expected="finite numbers",
+                why="applying it would destroy the weights; they are unchanged",
+                todo="lower the learning rate, or look for extreme scores or rows in the data of this stage",
+            )
+        rate = self.learning_rate * self.factor(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.steps_done += 1
+        return Update(loss=total, grad_norm=norm, learning_rate=rate)
+
+    def accumulate(self, parts: Iterable[Part], loss: Callable[[Part], Tensor], count: float) -> tuple[float, float]:
+        """Leave the batch's clipped gradient on the weights; returns (mean loss, norm before clipping)."""
+        total = 0.0
+        for part in parts:
+            share = loss(part) / count
+            share.backward()
+            total += float(share.detach())
+        total = sum_gradients(self.parameters, total)
+        return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later sitting needs: the weights that are trained, optimizer, steps done."""
+        return {"model": trained_weights(self.model), "optimizer": self.optimizer.state_dict(), "steps": self.steps_done}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on exactly where `state` was taken."""
+        restore_weights(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps_done = state["steps"]
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """By name the weights that are trained. The others are as they were where they came from: nobody need keep them."""
+    return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+@torch.no_grad()
+def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put back what `trained_weights` gave. Raises KeyError or RuntimeError where it was of another network."""
+    for name, weight in trained_weights(model).items():
+        if saved[name].shape != weight.shape:
+            raise RuntimeError(f"{name} has the shape {tuple(saved[name].shape)}, not {tuple(weight.shape)}")
+        weight.copy_(saved[name])

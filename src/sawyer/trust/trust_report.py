@@ -1,0 +1,99 @@
+"""From a scorer and judged answers to the whole report: the one door."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from sawyer.errors import ModelError
+from sawyer.models import Scorer
+from sawyer.records import Pair, Prompt, ScoredAnswers
+from sawyer.trust.accuracy_ceiling import ceiling
+from sawyer.trust.intervals import share
+from sawyer.trust.judged_answers import OWN, JudgedAnswer, judged, scored
+from sawyer.trust.metrics import side
+from sawyer.trust.probes import probe
+from sawyer.trust.trust_values import Figure, Trust
+
+
+def trust(
+    scorer: Scorer,
+    records: Sequence[ScoredAnswers | Pair],
+    *,
+    loss: str | None = None,
+    unit: float = 1.0,
+    truth: Callable[[Prompt, str], float] | None = None,
+    own: Sequence[ScoredAnswers] = (),
+    held_out: bool = False,
+    seed: int = 0,
+) -> Trust:
+    """Every figure of the report.
+
+    `records` are judged answers to prompts that the model should not have been trained on; `held_out` says that this is known.
+    `loss` trained the model, whose D is the difference of two rewards times `unit`; calibration needs both. `truth` tells the
+    true score where it is known, and `own` are the SFT model's own answers with true scores. Raises ModelError for a reward
+    that is no finite number.
+    """
+    scorer = Finite(scorer)
+    rows = scored(judged(records), scorer, truth)
+    true = scored(judged(own), scorer)
+    parts = [("all", "all judged answers", rows)]
+    sources = {source for row in rows for source in row.sources}
+    if OWN in sources:
+        if sources != {OWN}:
+            parts.append(("file", "answers of the files", _parts(rows, lambda source: source != OWN)))
+        parts.append(("own", "the SFT model's own answers, as the judges see them", _parts(rows, lambda s: s == OWN)))
+    if true:
+        parts.append(("gold", "the SFT model's own answers, by their true score", true))
+    probes, damaged = probe(scorer, rows, seed=seed)
+    return Trust(
+        sides=tuple(
+            side(name, what, found, loss=loss, unit=unit, seed=seed)  # type: ignore[arg-type]
+            for name, what, found in parts
+        ),
+        damaged=damaged,
+        probes=probes,
+        ceiling=ceiling(rows, seed),
+        truth_agrees=_agrees(rows, seed) if truth is not None else None,
+        held_out=held_out,
+        loss=loss,
+        cut=scorer.cut,
+    )
+
+
+class Finite:
+    """A scorer whose every reward is a finite number, or it is told which answer's was not."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    @property
+    def cut(self) -> int:
+        """Answers that the scorer could not read to their end."""
+        return int(getattr(self.scorer, "cut", 0))
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
+        rewards = self.scorer(prompts, responses)
+        for reward, response in zip(rewards, responses, strict=True):
+            if not math.isfinite(reward):
+                raise ModelError(
+                    f"the reward of {response[:60]!r} is {reward}",
+                    expected="a finite number for every answer, also for an empty one",
+                    why="no figure can be made of it, and no policy learn from it",
+                    todo="look at the model's weights, or load it in a precision that it was made for",
+                )
+        return rewards
+
+
+def _parts(rows: Sequence[JudgedAnswer], required_section: Callable[[str], bool]) -> tuple[JudgedAnswer, ...]:
+    found = (row.by(required_section) for row in rows)
+    return tuple(row for row in found if row.responses)
+
+
+def _agrees(rows: Sequence[JudgedAnswer], seed: int) -> Figure:
+    """How often the judges put the truly better of two answers first; truly equal ones count as half."""
+    cells = []
+    for row in rows:
+        signs = [row.truths[j] - row.truths[k] for j, k, _ in row.pairs()]
+        cells.append((sum(0.5 if sign == 0 else float(sign > 0) for sign in signs), float(len(signs))))
+    return share(cells, seed)

@@ -1,0 +1,72 @@
+"""Runs in turn: each is told with its place, a stop between two is heard, and what they cost is said before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sawyer.cli.study_command import numbers
+from sawyer.errors import ConfigError, Interrupted
+from sawyer.runs import Layout, Listener, Manifest
+from sawyer.studies import grid
+from sawyer.studies.grid import checked_seeds, cost_summary, in_turn
+
+
+def test_each_is_told_and_the_time_left_is_by_those_that_had_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 101.0, 200.0, 320.0])  # run 0 begins and has nothing to do; runs 1 and 2 take 100 s and 120 s
+    monkeypatch.setattr(grid, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    told: list[str] = []
+
+    def do(job: int, heard: Sequence[Listener]) -> int:
+        if job:
+            heard[-1]("event", {"kind": "start", "stage": "rl"})
+        return 10 * job
+
+    assert in_turn([0, 1, 2], do, name=lambda job: f"run {job}", what="runs", tell=told.append) == [0, 10, 20]
+    assert told == ["run 0 (1 of 3)", "run 1 (2 of 3)", "run 2 (3 of 3, about 2 min left)"]
+
+
+def test_a_stop_between_two_is_heard() -> None:
+    done: list[int] = []
+
+    def do(job: int, heard: Sequence[Listener]) -> None:
+        done.append(job)
+        if job == 1:
+            heard[-1]("stopping", {"reason": "Ctrl-C"})
+
+    with pytest.raises(Interrupted, match=r"2 of 4 runs are done \(Ctrl-C\)"):
+        in_turn([0, 1, 2, 3], do, name=str, what="runs")
+    assert done == [0, 1]
+
+
+def layout(root: Path, seconds: float | None) -> Layout:
+    found = Layout(root)
+    if seconds is not None:
+        found.model("rl").mkdir(parents=True)
+        Manifest(found.manifest).update("rl", status="done", seconds=seconds)
+    return found
+
+
+def test_what_it_costs_is_by_the_runs_that_are_done_or_what_is_known(tmp_path: Path) -> None:
+    runs = [layout(tmp_path / "a", 100.0), layout(tmp_path / "b", 200.0), layout(tmp_path / "c", None)]
+    assert (
+        cost_summary("3 runs", runs, ["rl"], known=1.0)
+        == "3 runs, 2 done before; about 2 min each on such a machine, 2 min to go"
+    )
+    assert cost_summary("2 runs", runs[:2], ["rl"]) == "2 runs: all done before"
+    assert cost_summary("1 run", runs[2:], ["rl"], known=600.0).endswith("about 10 min each on such a machine, 10 min to go")
+    assert cost_summary("1 run", runs[2:], ["rl"]).endswith("how long one takes is said after the first")
+
+
+def test_seeds_are_numbers_and_ranges() -> None:
+    assert numbers("3, 0,10-12") == [3, 0, 10, 11, 12]
+    assert numbers("-1") == [-1]  # what it may be is another's business
+    for bad in ("a", "1-", "5-3", "0-5000"):
+        with pytest.raises(ConfigError, match="--seeds"):
+            numbers(bad)
+    for seeds, told in (([-1], "seed -1"), ([1, 1], "named twice"), ([], "no seed is named"), ([2**32], "less than 2")):
+        with pytest.raises(ConfigError, match=told):
+            checked_seeds(seeds)

@@ -1,0 +1,124 @@
+"""The peak of memory: it rises with what is held, stays when that is let go, and is forgotten when asked. What is freed stays
+at hand within `kept_memory`, and goes back after it."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sawyer.train import allocator, kept_memory, peak_memory_mb, reset_peak_memory
+from sawyer.train.allocator import passed_over
+
+MANY = 64 * 2**20  # bytes
+
+
+# In a process of its own: what other tests held and let go would be given back in the middle of it.
+ALONE = f"""
+import torch
+from sawyer.train import peak_memory_mb, reset_peak_memory
+told = []
+reset_peak_memory()
+told.append(peak_memory_mb())
+held = torch.ones({MANY} // 4)
+told.append(peak_memory_mb())
+del held
+told.append(peak_memory_mb())
+reset_peak_memory()
+told.append(peak_memory_mb())
+print(*told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells a process its peak and forgets it")
+def test_the_peak_is_of_what_came_since_the_reset() -> None:
+    out = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, check=True).stdout
+    before, risen, let_go, after = map(float, out.split())
+    assert before > 50  # Python and PyTorch at least
+    assert 60 < risen - before < 80  # 64 MiB
+    assert let_go == pytest.approx(risen, abs=4)
+    assert after < risen - 50
+
+
+def test_a_system_that_does_not_tell_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(allocator, "STATUS", tmp_path / "none")
+    monkeypatch.setattr(allocator, "CLEAR", tmp_path / "none" / "either")
+    reset_peak_memory()
+    assert peak_memory_mb() is None
+
+
+# Page faults of eight tensors one after another, before and within; then what the process holds, within and after.
+KEPT = f"""
+import resource, torch
+from sawyer.train import kept_memory
+from sawyer.train.allocator import STATUS
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(8):
+        torch.ones({MANY} // 4)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+def held():
+    return int(STATUS.read_text().split("VmRSS:")[1].split()[0]) // 1024
+told = [faults()]
+with kept_memory():
+    faults()  # the heap grows
+    told += [faults(), held()]
+told.append(held())
+print(*told)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(allocator._glibc() is None, reason="the system's malloc is not glibc's")
+def test_what_is_freed_stays_at_hand_and_goes_back_in_the_end() -> None:
+    out = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True).stdout
+    before, within, held_within, held_after = map(int, out.split())
+    page_faults = 8 * MANY // resource.getpagesize()
+    assert within < page_faults / 3 < page_faults / 2 < before
+    assert held_within - held_after > 50
+
+
+def test_what_lives_is_passed_over_and_garbage_still_found() -> None:
+    class Ring:
+        """Refers to itself."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    gc.unfreeze()  # what a fixture has frozen
+    with passed_over():
+        frozen = gc.get_freeze_count()
+        gone = weakref.ref(Ring())
+        gc.collect()
+        assert frozen > 1000 and gone() is None
+        with passed_over():  # somebody else's affair
+            pass
+        assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() == 0
+    with pytest.raises(LookupError), passed_over():
+        raise LookupError
+    assert gc.get_freeze_count() == 0
+    gc.freeze()  # as the fixture has it
+
+
+def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocator, "_glibc", lambda: None)
+    with kept_memory():
+        pass
+
+
+def test_an_error_within_is_raised_and_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, ...]] = []
+    libc = SimpleNamespace(mallopt=lambda *given: asked.append(given), malloc_trim=lambda *given: asked.append(given))
+    monkeypatch.setattr(allocator, "_glibc", lambda: libc)
+    with pytest.raises(LookupError), kept_memory():
+        asked.clear()
+        raise LookupError
+    assert (0,) in asked and (allocator.TRIM_THRESHOLD, 64 * allocator.MB) in asked
