@@ -24,22 +24,22 @@ from sawyer.text import windows
 from sawyer.train import NextTokenLoop, choose_device
 from sawyer.worlds import VERSION, judgements, statements
 
-SHIPPED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
+PACKAGED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
 PARAGRAPHS, JUDGED_PARAGRAPHS = 450_000, 180_000
 SEED, CONTEXT, BATCH = 0, 128, 8
-TOLD_EVERY = 500  # steps
+LOG_EVERY = 500  # steps
 
 
 def main() -> None:
     """Write the prose, train on it, put the model in its place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=SHIPPED, help="where the model goes (default: the package)")
+    parser.add_argument("--out", type=Path, default=PACKAGED, help="where the model goes (default: the package)")
     parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens to train on")
     parser.add_argument("--judged", type=int, default=8_000_000, help="tokens of judgements after them")
     parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        work = asked.work or Path(scratch)
+        work = arguments.work or Path(scratch)
         work.mkdir(parents=True, exist_ok=True)
         text = work / "statements.txt"
         text.write_text("\n\n".join(statements(SEED, PARAGRAPHS)) + "\n", encoding="utf-8")
@@ -56,7 +56,7 @@ def main() -> None:
                     "width": 160,
                     "heads": 4,
                     "context": CONTEXT,
-                    "tokens": asked.tokens,
+                    "tokens": arguments.tokens,
                     "batch_size": BATCH,
                     "learning_rate": 2.0e-3,
                 },
@@ -64,22 +64,22 @@ def main() -> None:
         )
         with Watch(stdout()) as watch:
             sawyer.run(config, listeners=[watch])
-        shutil.rmtree(asked.out, ignore_errors=True)
-        shutil.copytree(Layout(work / "run").model("base"), asked.out, ignore=shutil.ignore_patterns(MARKER))
-        judge(asked.out, asked.judged)
-        (asked.out / "world.txt").write_text(f"{VERSION}\n", encoding="utf-8")
-    print(f"{asked.out}: {sum(path.stat().st_size for path in asked.out.iterdir()) / 1e6:.1f} MB")
+        shutil.rmtree(arguments.out, ignore_errors=True)
+        shutil.copytree(Layout(work / "run").model("base"), arguments.out, ignore=shutil.ignore_patterns(MARKER))
+        judge(arguments.out, arguments.judged)
+        (arguments.out / "world.txt").write_text(f"{VERSION}\n", encoding="utf-8")
+    print(f"{arguments.out}: {sum(path.stat().st_size for path in arguments.out.iterdir()) / 1e6:.1f} MB")
 
 
 def judge(folder: Path, tokens: int) -> None:
     """Go on training the model in `folder` on judgements, and write it back."""
-    speaker = open_language_model(folder)
-    place = choose_device("cpu", "bf16", width=speaker.width)
-    rows = windows(list(judgements(SEED, JUDGED_PARAGRAPHS)), speaker.tokenizer, CONTEXT)
-    work = NextTokenLoop(
-        speaker.model,
+    language_model = open_language_model(folder)
+    device = choose_device("cpu", "bf16", width=language_model.width)
+    rows = windows(list(judgements(SEED, JUDGED_PARAGRAPHS)), language_model.tokenizer, CONTEXT)
+    loop = NextTokenLoop(
+        language_model.model,
         rows,
-        place,
+        device,
         stage="base",
         total=tokens // CONTEXT,
         batch_size=BATCH,
@@ -89,11 +89,11 @@ def judge(folder: Path, tokens: int) -> None:
         token_budget=4096,
         seed=SEED,
     )
-    for index in range(work.steps):
-        told = work.step(index)
-        if index % TOLD_EVERY == 0:
-            print(f"judgements: step {index:,} of {work.steps:,}, loss {told['loss']:.3f}", flush=True)
-    save_model(folder, speaker.model, speaker.tokenizer)
+    for index in range(loop.steps):
+        metrics = loop.step(index)
+        if index % LOG_EVERY == 0:
+            print(f"judgements: step {index:,} of {loop.steps:,}, loss {metrics['loss']:.3f}", flush=True)
+    save_model(folder, language_model.model, language_model.tokenizer)
 
 
 if __name__ == "__main__":
