@@ -5,7 +5,7 @@ learning rates; as much is held out, and models are evaluated as often; SFTTrain
 PPOTrainer do the work. TRL 1.12.0 is the last release with a PPO trainer and is not among SAWYER's requirements: `pip install
 trl==1.12.0 peft accelerate datasets`.
 
-It works in fp32, in which it is no slower here than with TRL's `bf16` (LAB.md, "What do bins give?").
+It works in fp32, in which it is no slower here than with TRL's `bf16` (lab/speed.md#bins).
 
 What it leaves out is to its advantage: data are not checked, the reward model is not probed with damaged answers, nothing is
 drawn or saved to go on from. A line of JSON ends it: seconds of each part, gold of each model at temperature 1, 0.7 and greedy,

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-CHUNK = 2**25  # logits made at once: 64 MB in bf16, in which the products of twice as many take a little longer (LAB.md)
+# Logits made at once: 64 MB in bf16; the products of twice as many take a little longer (lab/speed.md#vocabulary).
+CHUNK = 2**25
 KEPT = 2**27  # exponentials kept for the backward pass, rather than made again: 256 MB in bf16
 BLOCK = 2**18  # logits exponentiated at once in fp32: 1 MB stays in the processor's cache
-# Tokens in an fp32 product on a processor: with all of GPT-2's at once it takes half as long again (LAB.md).
+# Tokens in an fp32 product on a processor: all of GPT-2's at once take half as long again (lab/speed.md#vocabulary-in-pieces).
 COLUMNS = 2**11
 
 

@@ -177,7 +177,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
     Scores so begin within a tenth of each other. With 1 / sqrt(d + 1) (Stiennon et al. 2020) they begin a whole unit apart, and
     the squared loss multiplies that by up to 81: the first steps then take a chance order back through the trunk, with a
     gradient norm of 67 in the demo, and what it knew of right and wrong suffers
-    (LAB.md, "Where should the reward head begin?").
+    (lab/learning.md#reward-head).
 
     What an encoder has between trunk and head and the source lacks (a pooler) is drawn as its architecture draws it. A source
     that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced. With

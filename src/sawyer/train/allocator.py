@@ -24,7 +24,7 @@ NEVER = -1  # of TRIM_THRESHOLD
 @contextlib.contextmanager
 def kept_memory() -> Iterator[None]:
     """Within it what tensors on a processor free is kept for the next ones of their size: a step asks for the same as the step
-    before, and gets it without the system (LAB.md, "Who fills the pages?"). At its end what was left in cycles is freed, and
+    before, and gets it without the system (lab/speed.md#kept-memory). At its end what was left in cycles is freed, and
     everything handed back. Where malloc is not glibc's, nothing is kept."""
     libc = _glibc()
     if libc is not None:
@@ -44,8 +44,8 @@ def kept_memory() -> Iterator[None]:
 @contextlib.contextmanager
 def passed_over() -> Iterator[None]:
     """Within it Python's search for garbage in cycles passes over everything that is there before: rows, networks and modules
-    live through a stage's loop, and to look through them again and again takes a fiftieth of a small model's step (LAB.md,
-    "What else is there to leave out?"). Nothing changes where somebody else has told it to pass over things."""
+    live through a stage's loop, and to look through them again and again takes a fiftieth of a small model's step
+    (lab/speed.md#garbage-collection). Nothing changes where somebody else has told it to pass over things."""
     if gc.get_freeze_count():
         yield
         return

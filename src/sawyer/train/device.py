@@ -13,8 +13,8 @@ from sawyer.errors import ConfigError
 from sawyer.models import multiplies_bf16, multiplies_bf16_in_tiles
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
-# the products are the projection to a vocabulary of at least so many tokens (LAB.md, "What does bf16 give a narrow model?"), or
-# the processor multiplies whole tiles, where it pays from the second width on ("What do bins give?").
+# the products are the projection to a vocabulary of at least so many tokens (lab/speed.md#bf16-of-narrow-models), or
+# the processor multiplies whole tiles, where it pays from the second width on (lab/speed.md#bins).
 BF16_WIDTH = 512
 BF16_WIDTH_IN_TILES = 128
 BF16_VOCABULARY = 16_384

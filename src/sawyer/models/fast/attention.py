@@ -19,7 +19,8 @@ from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
 # What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
 UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
 # Heads x width, and tokens of the longest row, up to which a processor attends faster in bins of rows than in a call of its
-# kernel for each row; and heads x width up to which a row's last token attends faster by products (LAB.md).
+# kernel for each row; and heads x width up to which a row's last token attends faster by products
+# (lab/speed.md#narrow-steps).
 NARROW, SHORT = 256, 128
 
 
@@ -139,8 +140,9 @@ def _by_rows(
 
 class _OnProcessor(torch.autograd.Function):
     """By the processor's fused kernel. Where products are bf16 it goes forward in bf16, which takes half the time, and backward
-    in fp32, since its own bf16 backward takes longer (LAB.md); its sums are fp32 either way. Nothing is saved but what is
-    there anyway, and gradients are written in place: autograd's own would fill a tensor of all tokens with zeros for each row.
+    in fp32, since its own bf16 backward takes longer (lab/speed.md#attention-row-by-row); its sums are fp32 either way. Nothing
+    is saved but what is there anyway, and gradients are written in place: autograd's own would fill a tensor of all tokens
+    with zeros for each row.
 
     A row that shares its prompt attends in two parts, to the prompt and to itself, which are joined by their log-sum-exps
     (as in arXiv 2310.01889); given the joint one, the kernel's backward of each part is right as it stands.

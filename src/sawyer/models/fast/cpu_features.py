@@ -17,8 +17,7 @@ def multiplies_bf16() -> bool:
 def multiplies_bf16_in_blocks() -> bool:
     """Whether its bf16 products read weights from blocks, of rows (AVX512) or of tiles (AMX).
 
-    There a product of few rows spends a third of its time on laying its weights out (LAB.md, "What does sampling wait for with
-    AMX?").
+    There a product of few rows spends a third of its time on laying its weights out (lab/speed.md#prepacked-weights).
     """
     return _has("avx512_bf16") or _has("amx_bf16")
 
@@ -27,7 +26,7 @@ def multiplies_bf16_in_blocks() -> bool:
 def multiplies_fp32_in_blocks() -> bool:
     """Whether its fp32 products of few rows and a large matrix are faster from blocks: AVX2 and nothing beyond, such as Zen 3.
 
-    With AVX512 wide models were not measured (LAB.md, "What does sampling wait for on a processor without bf16?").
+    With AVX512 wide models were not measured (lab/speed.md#prepacked-weights).
     """
     return _has("avx2") and not _has("avx512_f")
 
@@ -42,8 +41,8 @@ def multiplies_bf16_in_tiles() -> bool:
 def multiplies_bf16_by_rows() -> bool:
     """Whether it has bf16 products, but none of whole tiles of a matrix: AVX512 without AMX.
 
-    There the fused attention of one query spends most of its time on calls of products with one row each (LAB.md, "What does
-    sampling wait for on a processor without tiles?").
+    There the fused attention of one query spends most of its time on calls of products with one row each
+    (lab/speed.md#attention-of-one-query).
     """
     return _has("avx512_bf16") and not multiplies_bf16_in_tiles()
 

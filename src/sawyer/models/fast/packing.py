@@ -24,13 +24,13 @@ from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
 from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
-# What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in LAB.md,
-# "What does padding cost?"; a card does a thousand times as many in the time that a call takes. Rows in bins make
+# What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in
+# lab/speed.md#padding-and-packing; a card does a thousand times as many in the time that a call takes. Rows in bins make
 # no such calls; for them it is no more than a rule.
 CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
 
 # Where products are bf16 on a processor, a multiple of so many tokens goes through a network: a product of a new size has a
-# program made for it first, which takes longer than the product itself (LAB.md, "What does a new size cost?").
+# program made for it first, which takes longer than the product itself (lab/speed.md#new-sizes).
 SIZES = 64
 
 MOST = 0.9  # of a pass's tokens, up to which it pays to compute the states of some alone

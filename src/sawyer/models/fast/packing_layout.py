@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 ALIKE = 1.5  # how much longer than another one a row may be with which it is padded
-WIDTH = 96  # places of a bin, or as many as the longest row has: with more a token is shown more that it does not see (LAB.md)
+# Positions of a bin, or as many as the longest row has: a wider bin shows each token more masked ones (lab/speed.md#bins).
+WIDTH = 96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

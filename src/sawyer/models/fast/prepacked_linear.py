@@ -20,7 +20,7 @@ from sawyer.models.fast.cpu_features import precision, products_in_blocks
 from sawyer.models.forward import network_of
 
 # From how many passes on it pays: laying out takes 0.13 to 0.2 s on 124 M parameters (the first time up to 0.5), and 32 rows
-# save 0.01 (with AMX), 0.02 (AVX512) or 0.04 s (fp32) a pass (LAB.md).
+# save 0.01 (with AMX), 0.02 (AVX512) or 0.04 s (fp32) a pass (lab/speed.md#prepacked-weights).
 PAYS = 24
 # Weights of a layer from which on it pays in fp32, where PyTorch's other library need not lay out small ones.
 LARGE = 2**20

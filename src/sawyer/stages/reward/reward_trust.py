@@ -20,7 +20,7 @@ from sawyer.train import learned_gate
 from sawyer.trust import DAMAGED_WINS, Figure, Probe, Trust, level, told, trust
 from sawyer.worlds import find, gold, tasks
 
-KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: LAB.md, "What limits the reward model?"
+KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: lab/learning.md#reward-model
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
 WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
 
