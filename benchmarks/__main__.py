@@ -1,4 +1,4 @@
-"""`python -m benchmarks --size small`: what `sawyer bench` measures, on what `given` makes for the size, or on yours.
+"""`python -m benchmarks --size small`: each stage's speed, phases, memory and share of the machine's rate of matrix products.
 
 A model of your own goes in by `--model`, rows by `--sft`, `--reward` and `--prompts`.
 """
@@ -6,37 +6,53 @@ A model of your own goes in by `--model`, rows by `--sft`, `--reward` and `--pro
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from benchmarks.given import config, parsed
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Measurement
 
 
 def main() -> None:
     """Make the model, write the world's files, measure, show."""
-    asked = _arguments()
-    from sawyer.bench import bench
-    from sawyer.cli.bench_command import show
+    arguments = _arguments()
+    from benchmarks.sitting import LINES, measure_stages
     from sawyer.errors import SawyerError
 
-    found = []
     try:
         with TemporaryDirectory() as folder:
-            for width in asked.widths or [None]:
-                resize_embeddings = [] if width else asked.resize_embeddings
-                run = config(asked, Path(folder), width)
-                found += bench(
-                    run, stages=asked.stages, resize_embeddings=resize_embeddings, steps=asked.steps, out=Path(asked.out)
-                )
+            run = config(arguments, Path(folder))
+            measurements = measure_stages(run, stages=arguments.stages, steps=arguments.steps, out=Path(arguments.out))
     except SawyerError as error:
         raise SystemExit(str(error)) from error
-    show(found)
+    show(measurements)
+    print(f"Wrote {arguments.out}/{LINES}")
+
+
+def show(measurements: Sequence[Measurement]) -> None:
+    """The table on the screen."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from benchmarks.sitting import HEADER, table
+
+    grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for column, name in enumerate(HEADER):
+        grid.add_column(name, justify="left" if not column else "right")
+    for row in table(measurements):
+        grid.add_row(*row)
+    console = Console()
+    console.print(grid)
+    first = measurements[0]
+    console.print(f"The rate: {first.gflops:,.0f} GFLOP/s of {first.precision} products measured beside it")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast each stage is on this machine.")
-    parser.add_argument("--grow", nargs="*", default=[], help="batch length answers processes")
-    parser.add_argument("--widths", nargs="*", type=int, default=[], help="models of these widths, heads of 64, instead of one")
     parser.add_argument("--out", default="bench")
     return parsed(parser)
 

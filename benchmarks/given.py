@@ -36,46 +36,44 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def config(asked: argparse.Namespace, place: Path, width: int | None = None) -> Config:
-    """A run of it. The world's files and the model, of another width than its size says are written into `place`."""
+def config(arguments: argparse.Namespace, folder: Path) -> Config:
+    """A run of it. The world's files and the model made for the size are written into `folder`."""
     from sawyer.config import checked, with_settings
     from sawyer.worlds import write
 
-    data = place / "data"
-    if not (data.exists() or (asked.sft and asked.reward and asked.prompts)):
+    data = folder / "data"
+    if not (data.exists() or (arguments.sft and arguments.reward and arguments.prompts)):
         write(data, seed=0)
     run = checked(
         {
-            "model": str(asked.model or _model(place / f"model-{width}", asked.size, width)),
-            "out": str(place / "run"),
-            "sft": {"data": [asked.sft or str(data / "instructions.json")], "batch_size": asked.batch},
-            "reward": {"data": [asked.reward or str(data / "comparisons.json")], "batch_size": asked.batch},
+            "model": str(arguments.model or _model(folder / "model", arguments.size)),
+            "out": str(folder / "run"),
+            "sft": {"data": [arguments.sft or str(data / "instructions.json")], "batch_size": arguments.batch},
+            "reward": {"data": [arguments.reward or str(data / "comparisons.json")], "batch_size": arguments.batch},
             "rl": {
-                "prompts": [asked.prompts or str(data / "prompts.jsonl")],
-                "batch_size": asked.episodes,
-                "episodes": asked.episodes,
+                "prompts": [arguments.prompts or str(data / "prompts.jsonl")],
+                "batch_size": arguments.episodes,
+                "episodes": arguments.episodes,
                 "minibatches": 1,
                 "epochs": 4,
-                "max_new_tokens": asked.new,
+                "max_new_tokens": arguments.new,
                 "temperature": 1.0,
             },
         }
     )
-    return with_settings(run, {}, asked.set)
+    return with_settings(run, {}, arguments.set)
 
 
-def _model(folder: Path, size: str, width: int | None) -> Path:
+def _model(folder: Path, size: str) -> Path:
     from sawyer.models import new_policy, save_model, train_tokenizer
     from sawyer.text import set_template
     from sawyer.worlds import statements
 
-    layers, wide, heads = SIZES[size]
-    if width:
-        wide, heads = width, max(1, width // 64)
+    layers, width, heads = SIZES[size]
     tokenizer = train_tokenizer(statements(0, 2000), 4096, CONTEXT)
     set_template(tokenizer, "question")
     ids = {"eos_id": tokenizer.eos_token_id, "pad_id": tokenizer.pad_token_id}
-    model = new_policy(vocab_size=VOCABULARY, layers=layers, width=wide, heads=heads, context=CONTEXT, seed=0, **ids)
+    model = new_policy(vocab_size=VOCABULARY, layers=layers, width=width, heads=heads, context=CONTEXT, seed=0, **ids)
     folder.mkdir()
     save_model(folder, model, tokenizer)
     return folder

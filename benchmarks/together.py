@@ -22,7 +22,7 @@ from benchmarks.sides import Side
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sawyer.bench import Measured
+    from benchmarks.measure import Measurement
     from sawyer.config import Config
 
 PROCESSES = 2
@@ -35,8 +35,8 @@ class Turns:
 
     stage: str
     batch: int  # of those in step
-    in_step: Sequence[Measured]
-    apart: Sequence[Sequence[Measured]]
+    in_step: Sequence[Measurement]
+    apart: Sequence[Sequence[Measurement]]
 
     @property
     def sides(self) -> tuple[Side, Side]:
@@ -75,7 +75,7 @@ class Turns:
         return ROW.format(self.stage, self.batch, *speeds, self.in_step[0].units, ratio, spread)
 
 
-def _side(name: str, rounds: Sequence[Sequence[Measured]]) -> Side:
+def _side(name: str, rounds: Sequence[Sequence[Measurement]]) -> Side:
     return Side(
         name=name,
         per_second=[sum(m.done for m in at_once) / max(m.took for m in at_once) for at_once in rounds],
@@ -86,14 +86,15 @@ def _side(name: str, rounds: Sequence[Sequence[Measured]]) -> Side:
 def main() -> None:
     """Measure in turn, then tell each stage's medians and ratio, last as a line of JSON each."""
     asked = _arguments()
-    from sawyer.bench import chosen, part_of
+    from benchmarks.sitting import stages_to_measure
+    from benchmarks.variant import batch_part
     from sawyer.errors import SawyerError
 
     try:
         with TemporaryDirectory() as folder:
             run = config(asked, Path(folder))
-            stages = chosen(run, asked.stages)
-            halves = [part_of(run, stage, PROCESSES) for stage in stages]  # all are looked at before any is measured
+            stages = stages_to_measure(run, asked.stages)
+            halves = [batch_part(run, stage, PROCESSES) for stage in stages]  # all are looked at before any is measured
             found = [
                 taken(run, stage, half * PROCESSES, asked.rounds, asked.steps)
                 for stage, half in zip(stages, halves, strict=True)
@@ -109,12 +110,13 @@ def main() -> None:
 
 def taken(run: Config, stage: str, batch: int, rounds: int, steps: int) -> Turns:
     """Both sides of a stage, in turn."""
-    from sawyer.bench import Variant, measured, measured_apart
+    from benchmarks import launch
+    from benchmarks.variant import Variant
 
     in_step, apart = [], []
     for number in range(rounds):
-        in_step.append(measured(run, stage, Variant(processes=PROCESSES), steps=steps))
-        apart.append(measured_apart(run, stage, parts=PROCESSES, steps=steps))
+        in_step.append(launch.measure_in_processes(run, stage, Variant(processes=PROCESSES), steps=steps))
+        apart.append(launch.measure_independent(run, stage, parts=PROCESSES, steps=steps))
         told = " and ".join(f"{one.took:.4g}" for one in apart[-1])
         print(
             f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].took:.4g} s, apart {told} s "

@@ -50,10 +50,9 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "report": ({"errors", "runs", "trust"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
     "pipeline": (STREET | {"version", "stages", "report"}, set()),
     "studies": (STREET | {"stages", "report", "pipeline"}, {"torch"}),
-    "bench": (STREET | {"stages"}, {"torch", "matplotlib"}),
     # floor 5: people
     "chat": (STREET | {"stages", "pipeline"}, {"torch"}),
-    "cli": (STREET | {"version", "stages", "report", "pipeline", "studies", "bench", "chat"}, {"typer", "rich", "click"}),
+    "cli": (STREET | {"version", "stages", "report", "pipeline", "studies", "chat"}, {"typer", "rich", "click"}),
     # the door, for users only: nobody inside goes through it
     "__init__": (STREET | {"version", "stages", "report", "pipeline", "studies", "chat", "cli"}, set()),
     "__main__": ({"cli"}, set()),

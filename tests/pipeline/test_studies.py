@@ -14,6 +14,7 @@ import yaml
 
 from sawyer.config import checked
 from sawyer.errors import Interrupted
+from sawyer.pipeline import STAGES
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 from sawyer.studies import study_overoptimisation
 from sawyer.train import OptimizerStep
@@ -140,3 +141,25 @@ def test_a_bakeoff_by_the_clock_measures_each_pace_once(command: Callable[..., A
     assert sorted(path.name for path in (run / "bakeoff").iterdir() if path.is_dir()) == ["ppo-seed-0"]
     again = command(*arguments)  # the pace is not measured anew: the run is the one that was asked for
     assert again.code == 0 and "a trial" not in again.out and "all done before" in again.out
+
+
+@pytest.mark.slow
+def test_bench_does_a_few_steps_of_each_stage_and_keeps_nothing(
+    command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(yaml.safe_dump(tiny.tree(tmp_path / "run")))
+    updates: list[str] = []
+    update = OptimizerStep.update
+    monkeypatch.setattr(
+        OptimizerStep,
+        "update",
+        lambda self, *more: updates.append(self.name) or update(self, *more),  # type: ignore[func-returns-value]
+    )
+    told = command("bench", file, "--steps", "1")
+    assert told.code == 0, told.err
+    rows = [line.split() for line in told.out.splitlines()]
+    header = rows.index(["stage", "tokens/s", "s", "a", "step", "peak", "MB"])
+    assert [row[0] for row in rows[header + 1 : header + 8]] == list(STAGES)
+    assert updates.count("sft") == 2 and updates.count("reward") == 2  # one that counts after one that does not
+    assert not (tmp_path / "run").exists()

@@ -1,67 +1,47 @@
-"""The command `bench`: how fast the stages are on this machine, with one's own model and data."""
+"""The command `bench`: how fast the stages are on this machine, with the user's model and data."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from sawyer import processes
 from sawyer.cli.console import say, stdout
+from sawyer.cli.progress import Watch
 from sawyer.cli.stage_commands import File, Settings
 
-if TYPE_CHECKING:
-    from sawyer.bench import Measured
+HEADER = ("stage", "tokens/s", "s a step", "peak MB")
 
 
 def bench(
     config: File,
     settings: Settings = None,
-    stages: Annotated[
-        str, typer.Option(help="Commas between them: sft, reward, rl, sampling; none: what the file names.", metavar="NAMES")
-    ] = "",
-    resize_embeddings: Annotated[
-        str, typer.Option(help="Also how the time grows with these: batch, length, answers, processes.", metavar="NAMES")
-    ] = "",
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps measured, after one that is not.")] = 3,
-    out: Annotated[str, typer.Option(help="The folder for bench.jsonl and bench.png.")] = "bench",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each stage that count, after one that does not.")] = 3,
 ) -> None:
-    """Measure the stages with the file's model and data: speed, phases, memory, share of the machine's rate. Trains nothing."""
-    from sawyer.bench import bench as measure
-    from sawyer.config import load
-
-    console = stdout()
-    asked = load(config, settings or [])
-    show(
-        measure(
-            asked,
-            stages=_parts(stages),
-            resize_embeddings=_parts(resize_embeddings),
-            steps=steps,
-            out=Path(out).expanduser(),
-            tell=lambda found: say(console, (f"{found.stage} {found.variant.told} ", "bold"), f"{found.seconds:.2f} s a step"),
-        )
-    )
-    say(console, ("Wrote ", "dim"), f"{out}/bench.jsonl, {out}/bench.png")
-
-
-def show(found: list[Measured]) -> None:
-    """The table on the screen."""
+    """Do a few steps of each stage with the file's model and data: tokens a second, seconds a step, memory. Keeps nothing."""
     from rich.table import Table
+    from rich.text import Text
 
-    from sawyer.bench import HEADER, table
+    from sawyer.config import load
+    from sawyer.studies.stage_speed import measure_stages
 
-    drawn = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    for place, name in enumerate(HEADER):
-        drawn.add_column(name, justify="left" if not place else "right")
-    for row in table(found):
-        drawn.add_row(*row)
-    console = stdout()
+    loaded = load(config, settings or [])
+    console = stdout(quiet=not processes.is_first())
+    with Watch(console) as watch:
+        speeds = measure_stages(loaded, steps=steps, listeners=[watch])
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for column, name in enumerate(HEADER):
+        table.add_column(name, justify="left" if not column else "right")
+    for speed in speeds:
+        figures = (
+            (speed.tokens_per_second, ",.0f"),
+            (speed.step_seconds, ".3g"),
+            (speed.memory_mb, ",.0f"),
+        )
+        table.add_row(speed.stage, *(Text("–" if value is None else f"{value:{digits}}") for value, digits in figures))
     console.print()
-    console.print(drawn)
-    one = found[0]  # a measurement on several processes has their rates together
-    say(console, ("The rate: ", "dim"), f"{one.gflops:,.0f} GFLOP/s of {one.precision} products measured beside it")
-
-
-def _parts(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+    console.print(table)
+    for speed in speeds:
+        if speed.note:
+            say(console, (f"{speed.stage}: ", "bold"), f"not measured: {speed.note}")

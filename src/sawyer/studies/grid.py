@@ -163,12 +163,7 @@ def in_turn(
             stop.set(str(row["reason"]))
         worked = worked or row.get("kind") == "start"
 
-    if processes.launched() > 1:
-        raise RunError(
-            f"{what} were asked of {processes.launched()} processes",
-            expected="one: a study takes its runs one after another, each on all of this process",
-            todo="start the command without torchrun or accelerate launch",
-        )
+    check_one_process(what)
     with handle_signals(stop):
         for place, job in enumerate(jobs):
             if stop.is_set():
@@ -181,6 +176,16 @@ def in_turn(
             found.append(do(job, [*listeners, heard]))
             spent += [time.monotonic() - began] if worked else []
     return found
+
+
+def check_one_process(what: str) -> None:
+    """Raises RunError under a launcher of several processes."""
+    if processes.launched() > 1:
+        raise RunError(
+            f"{what} were asked of {processes.launched()} processes",
+            expected="one: a study takes its runs one after another, each on all of this process",
+            todo="start the command without torchrun or accelerate launch",
+        )
 
 
 def seconds_of(layout: Layout, stages: Sequence[str]) -> float | None:

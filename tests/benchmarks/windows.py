@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.measure import Measurement, measure
+from benchmarks.variant import WHOLE, BatchPart, Variant, batch_part
 
-from sawyer import bench, processes
-from sawyer.bench.variant import WHOLE
+from sawyer import processes
 from sawyer.config import Config
 
 
@@ -33,20 +34,20 @@ def who() -> tuple[int, list[int], int]:
         return processes.number(), processes.gather(processes.number()), torch.get_num_threads()
 
 
-def quickly(*given: Any, **named: Any) -> bench.Measured:
+def quickly(*given: Any, **named: Any) -> Measurement:
     """`measure`, the machine's rate by a small product."""
-    machine: Any = import_module("sawyer.bench.ceiling")
+    machine: Any = import_module("benchmarks.ceiling")
     machine.SHAPES = ((8, 16, 16),)
-    return bench.measure(*given, **named)
+    return measure(*given, **named)
 
 
 def one_after_another(
-    config: Config, stages: Sequence[str], root: Path, *, part: bench.Part = WHOLE, ready: Callable[[], object] = lambda: None
-) -> list[bench.Measured]:
+    config: Config, stages: Sequence[str], root: Path, *, part: BatchPart = WHOLE, ready: Callable[[], object] = lambda: None
+) -> list[Measurement]:
     """`quickly` of each stage, in the same process: a part's of every batch where one is given."""
     found = []
     for stage in stages:
         folder = root / f"{stage} {part.number} of {part.of}"
-        variant = bench.Variant(batch=bench.part_of(config, stage, part.of), processes=processes.launched())
+        variant = Variant(batch=batch_part(config, stage, part.of), processes=processes.launched())
         found.append(quickly(config, stage, folder, variant, steps=1, part=part, ready=ready))
     return found

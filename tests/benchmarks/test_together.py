@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from benchmarks import together
+from benchmarks import launch, together
+from benchmarks.measure import Measurement
+from benchmarks.variant import Variant
 
-from sawyer import bench
-from sawyer.bench import Measured, Variant
 from sawyer.config import Config
 
-EXAMPLE = Measured(
+EXAMPLE = Measurement(
     stage="sft",
     variant=Variant(),
     units="tokens",
@@ -41,7 +41,7 @@ def spins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
 
 
-def of(done: float, took: float, peak: float = 100.0) -> Measured:
+def of(done: float, took: float, peak: float = 100.0) -> Measurement:
     return replace(EXAMPLE, done=done, took=took, peak_mb=peak)
 
 
@@ -69,16 +69,16 @@ def test_both_sides_come_in_turn_and_a_line_of_json_comes_last(
 ) -> None:
     asked: list[Any] = []
 
-    def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measured:
-        asked.append((stage, variant.told, steps))
+    def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measurement:
+        asked.append((stage, variant.label, steps))
         return replace(of(10.0, 2.0), stage=stage)
 
-    def measured_apart(config: Config, stage: str, *, parts: int, steps: int) -> list[Measured]:
+    def measure_independent(config: Config, stage: str, *, parts: int, steps: int) -> list[Measurement]:
         asked.append((stage, f"apart {parts}", steps))
         return [of(4.0, 1.0), of(6.0, 1.0)]
 
-    monkeypatch.setattr(bench, "measured", measured)
-    monkeypatch.setattr(bench, "measured_apart", measured_apart)
+    monkeypatch.setattr(launch, "measure_in_processes", measured)
+    monkeypatch.setattr(launch, "measure_independent", measure_independent)
     monkeypatch.setattr("sys.argv", arguments(config, "--stages", "sft", "sampling", "--rounds", "2", "--steps", "4"))
     together.main()
     turn = [("processes 2", 4), ("apart 2", 4)]
@@ -98,7 +98,7 @@ def test_both_sides_come_in_turn_and_a_line_of_json_comes_last(
 def test_what_cannot_be_measured_is_refused_before_anything_is(
     config: Config, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(bench, "measured", lambda *_, **__: pytest.fail("something was measured"))
+    monkeypatch.setattr(launch, "measure_in_processes", lambda *_, **__: pytest.fail("something was measured"))
     monkeypatch.setattr("sys.argv", arguments(config, *more))
     with pytest.raises(SystemExit, match=words):
         together.main()

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.ceiling import finish
 from sawyer import models
-from sawyer.bench.ceiling import finish
 
 PHASES = ("generate", "score", "forward", "backward", "optimizer")  # what is in none of them is "else"
 # The phase of each function of `sawyer.models`, under whatever name a stage imported it.
@@ -64,7 +64,7 @@ def phases(device: torch.device) -> Iterator[Clock]:
         put_back.append((owner, name, before))
         setattr(owner, name, clock.timed(phase, before))
 
-    rooms = [module for name, module in list(sys.modules.items()) if name.split(".")[0] == "sawyer"]
+    rooms = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in ("sawyer", "benchmarks")]
     for called, phase in CALLS.items():
         function = getattr(models, called)
         for room in rooms:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sawyer.bench.variant import BATCH, Variant
+from benchmarks.variant import BATCH, Variant
 from sawyer.config import Config, required_section
 from sawyer.errors import ConfigError
 from sawyer.models import (
@@ -21,11 +20,10 @@ from sawyer.models import (
 )
 from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
-from sawyer.stages.reward.judged_groups import Group, load
+from sawyer.stages.reward.judged_groups import load
 from sawyer.stages.reward.reward_stage import RewardLoop, opened
 from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.sft.sft_stage import SftLoop
-from sawyer.text import Row
 from sawyer.train import Placement, batch_indices, choose_device, generator
 
 NEW = 48  # tokens an answer where `sampling` is measured
@@ -41,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageLoop:
+class StageWork:
     """A stage ready to be measured."""
 
     step: Callable[[int], Step]  # of batch 1, 2, ...; of several processes each does its share, and tells of the whole
@@ -51,12 +49,12 @@ class StageLoop:
     place: Placement
 
 
-def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     sft = required_section(config.sft, "sft")
     speaker, records = _speaker(config), _read(sft, config, "demonstrations")
     rows = [speaker.prompt_encoder.demonstration(r) for r in records if speaker.prompt_encoder.fits(r.prompt)]
-    rows = [row for row in (_cut(row, variant.length) for row in rows) if any(row.trained)]
-    _some(rows, "row", "a response within the length")
+    rows = [row for row in rows if any(row.trained)]
+    _require(rows, "row", "a response within the length")
     batch = variant.batch or sft.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(rows)}
     config = config.model_copy(update={"sft": sft.model_copy(update=update)})
@@ -70,18 +68,17 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
         tokens = sum(len(rows[i].ids) for i in chosen)
         return Step(units=tokens, tokens=tokens)
 
-    return StageLoop(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
+    return StageWork(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
 
 
-def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     reward = required_section(config.reward, "reward")
     _as_sft(config, run)
     reader = opened(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
     config = config.model_copy(update={"reward": reward.model_copy(update={"held_out": 0.0})})
-    groups = [_fewer(group, variant) for group in load(config, run, reader).train]
-    groups = [group for group in groups if group.pairs]
-    _some(groups, "prompt", "a pair among its first answers")
+    groups = [group for group in load(config, run, reader).train if group.pairs]
+    _require(groups, "prompt", "a pair among its answers")
     batch = variant.batch or reward.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(groups)}
     config = config.model_copy(update={"reward": reward.model_copy(update=update)})
@@ -92,10 +89,10 @@ def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageLo
         told = work.step(index)
         return Step(units=told["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
 
-    return StageLoop(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
+    return StageWork(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
 
 
-def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     rl = required_section(config.rl, "rl")
     speaker = _as_sft(config, run)
     judge = new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora)
@@ -118,19 +115,19 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * rl.epochs
-    return StageLoop(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
+    return StageWork(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
 
 
-def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> StageLoop:
+def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     speaker = _speaker(config)
     place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
     freeze_for_inference(speaker.model)  # as in collection, comparison and chat
-    new, batch = variant.length or min(NEW, speaker.prompt_encoder.context // 2), variant.batch or BATCH
+    new, batch = min(NEW, speaker.prompt_encoder.context // 2), variant.batch or BATCH
     prompts = [
         ids for ids in map(speaker.prompt_encoder.prompt, _prompts(config)) if len(ids) + new <= speaker.prompt_encoder.context
     ]
-    _some(prompts, "prompt", f"room for {new} new tokens")
+    _require(prompts, "prompt", f"room for {new} new tokens")
 
     def step(index: int) -> Step:
         chosen = [prompts[(index * batch + i) % len(prompts)] for i in range(batch)]
@@ -146,10 +143,10 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Stage
         drawn = sum(len(completion.ids) for completion in found)
         return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))
 
-    return StageLoop(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
+    return StageWork(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
 
 
-BUILD: Mapping[str, Callable[[Config, Variant, Run, int], StageLoop]] = {
+BUILD: Mapping[str, Callable[[Config, Variant, Run, int], StageWork]] = {
     "sft": _sft,
     "reward": _reward,
     "rl": _rl,
@@ -189,29 +186,10 @@ def _prompts(config: Config) -> Sequence[Prompt]:
     return [record.prompt for record in found]
 
 
-def _some(found: Sequence[Any], what: str, has: str) -> None:
-    if not found:
+def _require(records: Sequence[Any], what: str, has: str) -> None:
+    if not records:
         raise ConfigError(
             f"no {what} has {has}",
             expected=f"a {what} to measure with",
             todo="give other data or a model that reads more tokens",
         )
-
-
-def _cut(row: Row, length: int | None) -> Row:
-    if length is None or len(row.ids) <= length:
-        return row
-    return dataclasses.replace(row, ids=row.ids[:length], trained=row.trained[:length], types=row.types[:length], cut=True)
-
-
-def _fewer(group: Group, variant: Variant) -> Group:
-    """The group's first answers alone, each cut to the length."""
-    most = variant.answers or len(group.rows)
-    return dataclasses.replace(
-        group,
-        responses=group.responses[:most],
-        rows=tuple(_cut(row, variant.length) for row in group.rows[:most]),
-        pairs=tuple(pair for pair in group.pairs if max(pair[:2]) < most),
-        sources=group.sources[:most],
-        scores=group.scores[:most],
-    )

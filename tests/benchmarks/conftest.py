@@ -49,5 +49,5 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
 
 @pytest.fixture(autouse=True)
 def quick_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = import_module("sawyer.bench.ceiling")
+    module = import_module("benchmarks.ceiling")
     monkeypatch.setattr(module, "SHAPES", ((8, 16, 16),))

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.ceiling import finish, product_rate
+from benchmarks.phases import phases
+from benchmarks.variant import WHOLE, BatchPart, Variant
+from benchmarks.work import BUILD
 from sawyer import processes
-from sawyer.bench.ceiling import finish, product_rate
-from sawyer.bench.phases import phases
-from sawyer.bench.variant import WHOLE, Part, Variant
-from sawyer.bench.work import BUILD
 from sawyer.config import Config
 from sawyer.models import remote_code
 from sawyer.runs import open_run
@@ -25,8 +25,8 @@ PACE = 1.0  # seconds of steps after which the machine's rate is measured again:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """Example: `Measured(stage="sft", variant=Variant(batch=8), units="tokens", per_second=140.0, ...)`"""
+class Measurement:
+    """Example: `Measurement(stage="sft", variant=Variant(batch=8), units="tokens", per_second=140.0, ...)`"""
 
     stage: str
     variant: Variant
@@ -52,9 +52,9 @@ def measure(
     variant: Variant | None = None,
     *,
     steps: int = 3,
-    part: Part = WHOLE,
+    part: BatchPart = WHOLE,
     ready: Callable[[], object] = lambda: None,
-) -> Measured:
+) -> Measurement:
     """Do `steps` real steps of a stage, after one that does not count, and tell how fast they were.
 
     In this process; started by a launcher, in step with the others, each of which gets the same figures but for the clock's.
@@ -89,7 +89,7 @@ def measure(
     tokens = [step.tokens / took for step, took in zip(done, times, strict=True)]
     spent = {name: seconds / steps for name, seconds in clock.seconds.items()}
     operations = work.passes * work.parameters
-    return Measured(
+    return Measurement(
         stage=stage,
         variant=variant,
         units=work.units,

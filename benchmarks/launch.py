@@ -17,51 +17,51 @@ from typing import Any, TypeVar
 
 import torch
 
-from sawyer.bench.measure import Measured, measure
-from sawyer.bench.variant import Part, Variant, part_of
+from benchmarks.measure import Measurement, measure
+from benchmarks.variant import BatchPart, Variant, batch_part
 from sawyer.config import Config
 from sawyer.errors import ProcessError, SawyerError
 
-Found = TypeVar("Found")
+Outcome = TypeVar("Outcome")
 
 SPAWN = get_context("spawn")
 PATIENCE = 600.0  # seconds that one waits for the others before the steps that count
 
 
-def measured(config: Config, stage: str, variant: Variant, *, steps: int) -> Measured:
+def measure_in_processes(config: Config, stage: str, variant: Variant, *, steps: int) -> Measurement:
     """`measure` in a fresh process, or in as many in step as the variant says; the first one's figures."""
     with _folder() as folder:
         work = partial(measure, config, stage, folder, variant, steps=steps)
-        return in_step(work, variant.processes or 1)[0]
+        return run_in_step(work, variant.processes or 1)[0]
 
 
-def measured_apart(config: Config, stage: str, *, parts: int, steps: int) -> list[Measured]:
+def measure_independent(config: Config, stage: str, *, parts: int, steps: int) -> list[Measurement]:
     """So many processes that know nothing of each other, each with its part of every batch: started together, and none begins
     the steps that count before all have come so far. Raises ConfigError where the batch cannot be cut."""
-    variant = Variant(batch=part_of(config, stage, parts))
+    variant = Variant(batch=batch_part(config, stage, parts))
     with contextlib.ExitStack() as held:
         folders = [held.enter_context(_folder()) for _ in range(parts)]
-        return at_once(
+        return run_at_once(
             [
-                partial(measure, config, stage, folder, variant, steps=steps, part=Part(number=number, of=parts))
+                partial(measure, config, stage, folder, variant, steps=steps, part=BatchPart(number=number, of=parts))
                 for number, folder in enumerate(folders)
             ]
         )
 
 
-def in_step(work: Callable[[], Found], processes: int) -> list[Found]:
+def run_in_step(work: Callable[[], Outcome], processes: int) -> list[Outcome]:
     """What each of so many fresh processes finds that are told who they are as torchrun tells it; in their order."""
     port = _free_port()
-    return _started([(work, _told(number, processes, port)) for number in range(processes)])
+    return _run_processes([(work, _launcher_variables(number, processes, port)) for number in range(processes)])
 
 
-def at_once(works: Sequence[Callable[..., Found]]) -> list[Found]:
+def run_at_once(works: Sequence[Callable[..., Outcome]]) -> list[Outcome]:
     """What each work finds, each in a fresh process; `ready`, which it is given, returns once all have called it."""
     meeting = SPAWN.Barrier(len(works), timeout=PATIENCE)
-    return _started([(partial(work, ready=meeting.wait), {}) for work in works])
+    return _run_processes([(partial(work, ready=meeting.wait), {}) for work in works])
 
 
-def _started(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> list[Any]:
+def _run_processes(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> list[Any]:
     """What they find, in their order. The first that fails or is killed ends the others, which may wait for it; its error is
     raised, or a ProcessError."""
     running: dict[Connection, Any] = {}  # where each process's outcome is heard
@@ -75,7 +75,7 @@ def _started(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> lis
             running[here] = process
         while waiting := [end for end in running if end not in found]:
             ready = wait(waiting)
-            found |= {end: _heard(end, running[end]) for end in waiting if end in ready}
+            found |= {end: _outcome(end, running[end]) for end in waiting if end in ready}
     except BaseException:
         for process in running.values():
             process.kill()
@@ -87,7 +87,7 @@ def _started(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> lis
     return [found[end] for end in running]
 
 
-def _heard(end: Connection, process: Any) -> Any:
+def _outcome(end: Connection, process: Any) -> Any:
     """What a process found. Raises its error."""
     try:
         found, error = end.recv()
@@ -124,7 +124,7 @@ def _portable(error: Exception) -> Exception:
     return RuntimeError(where)
 
 
-def _told(number: int, processes: int, port: int) -> dict[str, str]:
+def _launcher_variables(number: int, processes: int, port: int) -> dict[str, str]:
     if processes == 1:
         return {}
     who = {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(processes)}

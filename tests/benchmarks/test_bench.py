@@ -11,26 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks import sitting
+from benchmarks.ceiling import product_rate
+from benchmarks.measure import Measurement, measure
+from benchmarks.phases import CALLS, PHASES, phases
+from benchmarks.sitting import HEADER, json_line, measure_stages, table
+from benchmarks.variant import BatchPart, Variant, batch_part
+from benchmarks.work import BUILD, StageWork, Step
 
 from sawyer import models, processes
-from sawyer.bench import (
-    GROWTH,
-    HEADER,
-    MEASURED,
-    Measured,
-    Part,
-    Variant,
-    bench,
-    line,
-    measure,
-    part_of,
-    product_rate,
-    sitting,
-    table,
-    variant,
-)
-from sawyer.bench.phases import CALLS, PHASES, phases
-from sawyer.bench.work import BUILD, StageLoop, Step
 from sawyer.config import Config
 from sawyer.errors import ConfigError, DataError
 from sawyer.models import open_language_model
@@ -45,7 +34,7 @@ CPU = torch.device("cpu")
     ("stage", "phase"), [("sft", "backward"), ("reward", "backward"), ("rl", "score"), ("sampling", "generate")]
 )
 def test_a_stage_is_measured(config: Config, stage: str, phase: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(import_module("sawyer.bench.measure"), "PACE", float("inf"))  # both steps have one rate beside them
+    monkeypatch.setattr(import_module("benchmarks.measure"), "PACE", float("inf"))  # both steps have one rate beside them
     found = measure(config, stage, tmp_path, steps=2)
     assert found.per_second > 0 and found.tokens_per_second > 0 and found.peak_mb > 0
     assert found.phases[phase] > 0 and set(found.phases) == {*PHASES, "else"}
@@ -55,42 +44,37 @@ def test_a_stage_is_measured(config: Config, stage: str, phase: str, tmp_path: P
 
 
 def test_units_are_counted_as_the_data_has_them(config: Config, tmp_path: Path) -> None:
-    """Six rows in one batch: tokens a second times its seconds are the rows' tokens, cut or not; so with pairs."""
+    """Six rows in one batch: tokens a second times its seconds are the rows' tokens; so with pairs."""
     assert config.sft is not None and config.model is not None
     prompt_encoder = open_language_model(config.model).prompt_encoder
     rows = [prompt_encoder.demonstration(record) for record in read(config.sft.data, want="demonstrations").records]
-    lengths, most = [len(row.ids) for row in rows], max(row.trained.index(True) for row in rows) + 1  # no row loses all
+    lengths = [len(row.ids) for row in rows]
     whole = measure(config, "sft", tmp_path, Variant(batch=6), steps=1)
     assert whole.per_second * whole.seconds == pytest.approx(sum(lengths))
-    cut = measure(config, "sft", tmp_path, Variant(batch=6, length=most), steps=1)
-    assert cut.per_second * cut.seconds == pytest.approx(sum(min(length, most) for length in lengths))
-    assert most < max(lengths)
     pairs = measure(config, "reward", tmp_path, steps=1)
     assert pairs.per_second * pairs.seconds == pytest.approx(2 * 6)  # two prompts, four answers each
-    fewer = measure(config, "reward", tmp_path, Variant(answers=2), steps=1)
-    assert fewer.per_second * fewer.seconds == pytest.approx(2 * 1)
 
 
 def test_parts_of_a_batch_are_together_the_batch(config: Config, tmp_path: Path) -> None:
     """One step on four rows, then each half of two: other rows each, so that only both halves have the whole's tokens."""
 
-    def tokens(batch: int, part: Part) -> int:
+    def tokens(batch: int, part: BatchPart) -> int:
         found = measure(config, "sft", tmp_path, Variant(batch=batch), steps=1, part=part)
         return round(found.per_second * found.seconds)
 
-    whole, halves = tokens(4, Part()), [tokens(2, Part(number=number, of=2)) for number in range(2)]
+    whole, halves = tokens(4, BatchPart()), [tokens(2, BatchPart(number=number, of=2)) for number in range(2)]
     assert sum(halves) == whole
     assert whole not in [2 * half for half in halves], "the same half twice would be seen"
-    assert [Part(number=1, of=2).index(step) for step in range(3)] == [3, 5, 7]
-    assert Part(number=1, of=2).batches(3) == 8, "the last of three steps has a batch"
+    assert [BatchPart(number=1, of=2).index(step) for step in range(3)] == [3, 5, 7]
+    assert BatchPart(number=1, of=2).batches(3) == 8, "the last of three steps has a batch"
 
 
 def test_a_batch_that_cannot_be_cut_is_refused(config: Config) -> None:
-    assert [part_of(config, stage, 2) for stage in ("reward", "rl", "sampling")] == [1, 2, 16]
+    assert [batch_part(config, stage, 2) for stage in ("reward", "rl", "sampling")] == [1, 2, 16]
     with pytest.raises(ConfigError, match=r"batch of 3 \(sft\) cannot be cut into 2"):
-        part_of(config, "sft", 2)
+        batch_part(config, "sft", 2)
     with pytest.raises(ConfigError, match="a multiple of 8"):  # each part in two minibatches
-        part_of(config, "rl", 4)
+        batch_part(config, "rl", 4)
 
 
 def test_the_others_are_heard_before_what_counts_and_after_it(
@@ -103,7 +87,7 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
         happened.append(index)
         return Step(units=1, tokens=1)
 
-    made = StageLoop(step=step, units="rows", passes=6, parameters=10, place=choose_device("cpu", "fp32", width=16))
+    made = StageWork(step=step, units="rows", passes=6, parameters=10, place=choose_device("cpu", "fp32", width=16))
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     monkeypatch.setattr(processes, "greatest", lambda peak: [peak + 1e6])
     monkeypatch.setattr(processes, "summed", lambda rate: [rate + 1e6])
@@ -119,7 +103,7 @@ def test_the_share_is_of_the_rate_before_and_after_each_step(
     """A machine that slows down: four steps of 60 tokens, 6 x 10 operations a token. A step of two seconds has rates of its
     own, shorter ones share them; with the rate of the end alone the share would be 4."""
     rates, now = iter([6e-6, 4e-6, 2e-6, 1e-6]), iter([0.0, 2.0, 2.0, 2.9, 2.9, 3.8, 3.8, 4.7])
-    made = StageLoop(
+    made = StageWork(
         step=lambda _: Step(units=60, tokens=60),
         units="rows",
         passes=6,
@@ -127,7 +111,7 @@ def test_the_share_is_of_the_rate_before_and_after_each_step(
         place=choose_device("cpu", "fp32", width=16),
     )
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
-    module = import_module("sawyer.bench.measure")
+    module = import_module("benchmarks.measure")
     monkeypatch.setattr(module, "product_rate", lambda *_: next(rates))
     monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: next(now)))
     found = measure(config, "sft", tmp_path, steps=4)
@@ -153,8 +137,8 @@ def test_a_phase_in_a_phase_counts_once() -> None:
     assert clock.seconds["score"] > 0 == clock.seconds["forward"]
 
 
-def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example = Measured(
+def test_a_sitting_writes_lines(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Measurement(
         stage="sft",
         variant=Variant(),
         units="tokens",
@@ -172,47 +156,37 @@ def test_a_sitting_writes_lines_and_a_plot(config: Config, tmp_path: Path, monke
         gflops=50.0,
     )
 
-    monkeypatch.setattr(sitting, "measured", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant))
-    monkeypatch.setattr(variant.os, "sched_getaffinity", lambda _: range(5), raising=False)
-    found = bench(config, stages=["sft", "rl"], resize_embeddings=["batch", "processes"], out=tmp_path / "new")
-    assert [m.variant.told for m in found if m.stage == "sft"] == [
-        *("", "batch 1", "batch 2", "batch 3", "batch 6"),
-        *("processes 1", "processes 2", "processes 4"),
-    ]
-    assert [m.variant.batch for m in found if m.stage == "rl" and m.variant.batch] == [2, 4, 8]  # whole minibatches
+    monkeypatch.setattr(
+        sitting, "measure_in_processes", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant)
+    )
+    rows = measure_stages(config, stages=["sft", "rl"], steps=2, out=tmp_path / "new")
     lines = [json.loads(text) for text in (tmp_path / "new" / "bench.jsonl").read_text().splitlines()]
-    assert len(lines) == len(found) and lines[0] == json.loads(line(found[0]))
-    assert lines[0]["per_second"] == 1235.0 and lines[1]["variant"]["batch"] == 1
-    assert (tmp_path / "new" / "bench.png").stat().st_size > 1000
-    assert sitting._in_proportion([(1, 0.5), (2, 0.7), (8, 2.0)]) == ([1, 2, 8], [0.25, 0.5, 2.0])
-    row = table(found)[1]
+    assert [line["stage"] for line in lines] == ["sft", "rl"] and lines[0] == json.loads(json_line(rows[0]))
+    assert lines[0]["per_second"] == 1235.0
+    row = table([replace(example, variant=Variant(batch=1))])[0]
     assert len(row) == len(HEADER) and row[:4] == ("sft batch 1", "1,235 tokens", "50%", "100") and row[-1] == "75%"
 
 
-def test_under_a_launcher_it_is_refused(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_under_a_launcher_it_is_refused(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="asked of 2 processes"):
-        bench(config)
+    with pytest.raises(ConfigError, match="a launcher of 2 processes"):
+        measure_stages(config, stages=[], steps=1, out=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("named", "words"), [({"stages": ["stf"]}, "no stage is called stf"), ({"resize_embeddings": ["x"]}, "no growth")]
-)
-def test_unknown_names_are_refused(config: Config, named: dict[str, list[str]], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        bench(config, **named)  # type: ignore[arg-type]
+def test_unknown_stages_are_refused(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no stage is called stf"):
+        measure_stages(config, stages=["stf"], steps=1, out=tmp_path)
 
 
 def test_a_stage_the_config_does_not_name(config: Config, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no section `sft`"):
         measure(config.model_copy(update={"sft": None}), "sft", tmp_path)
-    assert set(GROWTH["batch"]) == set(GROWTH["processes"]) == set(MEASURED)
 
 
 def test_the_rate_is_the_best_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     """In milliseconds: 2 m k n operations of the first shape in 2, of the second, twice as many, in 1."""
-    ceiling = import_module("sawyer.bench.ceiling")
+    ceiling = import_module("benchmarks.ceiling")
     monkeypatch.setattr(ceiling, "SHAPES", ((8, 16, 16), (16, 16, 16)))
     took = iter([2e-3, 1e-3])
     monkeypatch.setattr(ceiling, "_median", lambda *_: next(took))
@@ -234,7 +208,7 @@ def test_the_config_decides_on_bad_rows_and_on_code_beside_the_model(
     allowed = []
     build = BUILD["sampling"]
 
-    def noted(*given: Any) -> StageLoop:
+    def noted(*given: Any) -> StageWork:
         allowed.append(remote_code_kwargs("some/model")["trust_remote_code"])
         return build(*given)
 

@@ -1,0 +1,137 @@
+"""How fast a stage is on this machine: the first steps of a real run, cut off, as its own rows of metrics.jsonl time them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import mkdtemp
+from typing import Any
+
+from sawyer import processes
+from sawyer.config import Config, start_of
+from sawyer.errors import Interrupted
+from sawyer.pipeline import STAGES, fingerprint, run
+from sawyer.runs import Layout, Listener, open_run, read_rows, replace_folder
+from sawyer.studies.grid import is_done, named
+
+STEPS = 3  # of `sawyer bench`, after one that is not counted
+WHOLE = ("base", "collect")  # done to their end, shortened: later stages need what they leave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSpeed:
+    """Medians over a stage's steps, without the first. None: not measured."""
+
+    stage: str
+    steps: int = 0
+    tokens_per_second: float | None = None
+    step_seconds: float | None = None
+    memory_mb: float | None = None  # the largest, of the process or the card
+    note: str = ""  # why it was not measured
+
+
+class _TrialEnded(Interrupted):
+    """The trial has done its steps."""
+
+
+def first_steps(config: Config, stage: str, steps: int, listeners: Sequence[Listener] = ()) -> tuple[list[dict[str, Any]], int]:
+    """The metrics of a stage's first `steps` steps, in the run's folder, and how many steps the whole stage has. The stage is
+    cut off there: it evaluates and saves nothing. Raises SawyerError."""
+    total = 0
+
+    def stop(kind: str, row: Mapping[str, Any]) -> None:
+        nonlocal total
+        if kind == "progress" and row["stage"] == stage:
+            total = int(row["total"])
+            if row["done"] >= min(steps, total):
+                raise _TrialEnded("the trial has done its steps")
+
+    try:
+        run(config, only=stage, listeners=[*listeners, stop])
+    except _TrialEnded:
+        pass
+    rows = read_rows(Layout(Path(config.out)).metrics)
+    return [row for row in rows if row.get("stage") == stage][:steps], total
+
+
+def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Listener] = ()) -> list[StageSpeed]:
+    """A few steps of each stage that the config has, on its model and data, in a folder that is removed afterwards.
+
+    Each stage is cut off, and the next one starts from the model as it was before: the work is the same. Raises SawyerError.
+    """
+    speeds = []
+    with _temporary_folder() as folder:
+        trial = _shortened(config.model_copy(update={"out": str(folder / "run")}), steps + 1)
+        layout = Layout(Path(trial.out))
+        for stage in named(trial, STAGES):
+            if stage == "reward" and trial.collect is not None and not is_done(layout, "collect"):
+                # Its answers wait for people's scores: what the config names beside them is measured alone.
+                trial = trial.model_copy(update={"collect": None})
+            if stage == "reward" and trial.collect is None and trial.reward is not None and not trial.reward.data:
+                speeds.append(StageSpeed(stage=stage, note="it learns from collected answers, which nobody has scored"))
+            elif stage in WHOLE:
+                run(trial, only=stage, listeners=listeners)
+                speeds.append(_speed(stage, read_rows(layout.metrics)))
+            else:
+                rows, _ = first_steps(trial, stage, steps + 1, listeners)
+                speeds.append(_speed(stage, rows))
+            if stage in ("sft", "reward", "rl"):
+                _stand_in(trial, stage)
+    return speeds
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """One folder for all processes of a launcher; the first one makes and removes it."""
+    with processes.joined():
+        folder = Path(processes.first(lambda: mkdtemp(prefix="sawyer-bench-")))
+        try:
+            yield folder
+        finally:
+            if processes.is_first():
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _speed(stage: str, rows: Sequence[Mapping[str, Any]]) -> StageSpeed:
+    timed = [row for row in rows if row.get("stage") == stage and "step_seconds" in row]
+    counted = timed[1:] or timed  # the first step does what is done once
+    medians = {name: median(row[name] for row in counted) for name in ("tokens_per_second", "step_seconds") if counted}
+    memory = [row["memory_mb"] for row in timed if row.get("memory_mb") is not None]
+    return StageSpeed(stage=stage, steps=len(counted), memory_mb=max(memory, default=None), **medians)
+
+
+def _shortened(config: Config, steps: int) -> Config:
+    """The config with a base stage and a collection of about so many steps: later stages need what these leave."""
+    from sawyer.stages.collect.collect_stage import ANSWERS_A_STEP
+
+    changes: dict[str, Any] = {}
+    if config.base is not None:
+        window = config.base.window or config.base.context
+        changes["base"] = config.base.model_copy(update={"tokens": steps * config.base.batch_size * window})
+    if config.collect is not None:
+        prompts = steps * max(1, ANSWERS_A_STEP // config.collect.answers)
+        changes["collect"] = config.collect.model_copy(update={"limit": min(prompts, config.collect.limit or prompts)})
+    return config.model_copy(update=changes)
+
+
+def _stand_in(config: Config, stage: str) -> None:
+    """What a stage that was cut off would have left: its model as it was before the first step."""
+    from sawyer.models import new_reward, open_language_model, open_tokenizer, save_model
+
+    with open_run(Path(config.out)) as opened:
+        start = start_of(config, "sft" if stage == "rl" and config.sft is None else stage)
+        assert start is not None
+        source = start.path(opened.layout.model)
+        with replace_folder(opened.layout.model(stage)) as folder:
+            if stage == "reward":
+                tokenizer, _ = open_tokenizer(source, start.template)
+                model = new_reward(source, tokenizer, seed=config.seed, lora=config.lora)
+                save_model(folder, model, tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
+            else:
+                policy = open_language_model(source, start.template, lora=config.lora, seed=config.seed)
+                save_model(folder, policy.model, policy.tokenizer)
+        opened.manifest.update(stage, status="done", fingerprint=fingerprint(config, stage))
