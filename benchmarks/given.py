@@ -31,7 +31,7 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="rows, and prompts of the reward model, a step")
     parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
     parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, such as rl.value_start=shared")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, such as rl.value_init=shared")
     set_waiting()  # as the command line of `sawyer` does
     return parser.parse_args()
 
@@ -54,7 +54,7 @@ def config(arguments: argparse.Namespace, folder: Path) -> Config:
                 "prompts": [arguments.prompts or str(data / "prompts.jsonl")],
                 "batch_size": arguments.episodes,
                 "episodes": arguments.episodes,
-                "minibatches": 1,
+                "num_minibatches": 1,
                 "epochs": 4,
                 "max_new_tokens": arguments.new,
                 "temperature": 1.0,

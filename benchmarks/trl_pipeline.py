@@ -158,7 +158,7 @@ def _sft(recipe: Config, model: Any, tokenizer: Any, rows: Sequence[dict[str, st
 
     asked = required_section(recipe.sft, "sft")
     data = [{"prompt": _asked(row["instruction"]), "completion": f" {row['output']}"} for row in rows]
-    train, held_out = _held_out(data, asked.held_out)
+    train, held_out = _held_out(data, asked.eval_fraction)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**_trained(asked, asked.batch_size, folder)),
@@ -247,7 +247,7 @@ def _reward(
             for better, worse in [(one, other) if one[1] > other[1] else (other, one)]
         ]
 
-    train, held_out = _held_out(random.Random(recipe.seed).sample(scored, len(scored)), asked.held_out)
+    train, held_out = _held_out(random.Random(recipe.seed).sample(scored, len(scored)), asked.eval_fraction)
     pairs = pairs_of(train)
     model = AutoModelForSequenceClassification.from_pretrained(sft, num_labels=1)
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -277,7 +277,7 @@ def _ppo(recipe: Config, policy: Any, reward: Any, place: Path, tokenizer: Any, 
     from sawyer.config import required_section
 
     asked = required_section(recipe.rl, "rl")
-    prompts, held_out = _held_out(prompts, asked.held_out)
+    prompts, held_out = _held_out(prompts, asked.eval_fraction)
     ids = [tokenizer(_asked(prompt))["input_ids"] for prompt in prompts]
     data = Dataset.from_list([{"input_ids": row} for row in ids if len(row) + asked.max_new_tokens <= CONTEXT])
     config = PPOConfig(
@@ -285,7 +285,7 @@ def _ppo(recipe: Config, policy: Any, reward: Any, place: Path, tokenizer: Any, 
         # TRL steps every `gradient_accumulation_steps` passes, whatever a minibatch is: 4 quarters would make one step.
         per_device_train_batch_size=asked.batch_size,
         gradient_accumulation_steps=1,
-        num_mini_batches=asked.minibatches,
+        num_mini_batches=asked.num_minibatches,
         num_ppo_epochs=asked.epochs,
         total_episodes=asked.batch_size * max(1, round(asked.episodes / asked.batch_size * share)),
         local_rollout_forward_batch_size=asked.batch_size,

@@ -54,7 +54,7 @@ def batch_of(config: Config, stage: str) -> int:
 
 def batch_part(config: Config, stage: str, parts: int) -> int:
     """The size of one of `parts` equal parts of a batch. Raises ConfigError where it does not divide evenly."""
-    divisor = math.lcm(config.rl.minibatches, config.rl.group) if stage == "rl" and config.rl else 1
+    divisor = math.lcm(config.rl.num_minibatches, config.rl.group_size) if stage == "rl" and config.rl else 1
     batch, whole = batch_of(config, stage), parts * divisor
     if batch % whole:
         raise ConfigError(

@@ -76,7 +76,7 @@ def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageWo
     _as_sft(config, run)
     reader = opened(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
-    config = config.model_copy(update={"reward": reward.model_copy(update={"held_out": 0.0})})
+    config = config.model_copy(update={"reward": reward.model_copy(update={"eval_fraction": 0.0})})
     groups = [group for group in load(config, run, reader).train if group.pairs]
     _require(groups, "prompt", "a pair among its answers")
     batch = variant.batch or reward.batch_size
@@ -101,8 +101,8 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     prompt_encoder, parameters = speaker.prompt_encoder, speaker.parameters
     del judge, speaker  # RL opens what was saved
     batch = variant.batch or rl.batch_size
-    update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "held_out": 0.0}
-    rl = rl.model_copy(update={**update, "minibatches": min(rl.minibatches, batch)})
+    update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "eval_fraction": 0.0}
+    rl = rl.model_copy(update={**update, "num_minibatches": min(rl.num_minibatches, batch)})
     config = config.model_copy(update={"rl": rl})
     work = RlLoop(config, run)
 

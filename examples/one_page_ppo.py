@@ -48,19 +48,19 @@ class Settings:
     updates: int = 50  # in all, for the learning rate's schedule
     batch_size: int = 64  # answers an update
     epochs: int = 2  # passes over an update's answers
-    minibatches: int = 4  # gradient steps a pass
+    num_minibatches: int = 4  # gradient steps a pass
     learning_rate: float = 3e-3
     value_learning_rate: float = 3e-3
     max_norm: float = 1.0  # longer gradients are shortened to this
     kl_coefficient: float = 0.05  # beta: what a nat of KL costs, in the score's unit
     kl_target: float | None = None  # nats an answer; where one is given, beta is steered towards it
     kl_horizon: float = 10_000.0  # answers over which the steering acts
-    score_clip: float | None = None  # scores are held within +- this
+    reward_clip: float | None = None  # scores are held within +- this
     missing_eos_penalty: float = 1.0  # taken from the score of an answer that did not end by itself
     gamma: float = 1.0  # discount a token
-    lam: float = 0.95  # lambda: how far ahead GAE trusts rewards rather than values
-    clip: float = 0.2  # eps: how far pi / pi_old may move before its gradient stops
-    value_clip: float = 0.2  # likewise for V, in the score's unit
+    gae_lambda: float = 0.95  # lambda: how far ahead GAE trusts rewards rather than values
+    clip_range: float = 0.2  # eps: how far pi / pi_old may move before its gradient stops
+    value_clip_range: float = 0.2  # likewise for V, in the score's unit
 
 
 @dataclass
@@ -162,7 +162,7 @@ def token_rewards(score: float, ended: bool, old: Tensor, ref: Tensor, beta: flo
     Summed over an answer, the difference of log-probs is one sample of KL(pi || pi_ref). An answer that the length limit cut
     short pays for it [N+], after the clip, which would swallow the penalty.
     """
-    score = score if s.score_clip is None else max(-s.score_clip, min(s.score_clip, score))
+    score = score if s.reward_clip is None else max(-s.reward_clip, min(s.reward_clip, score))
     score = score if ended else score - s.missing_eos_penalty
     rewards = -beta * (old - ref)
     rewards[-1] += score
@@ -219,7 +219,7 @@ class Learner:
     def __init__(self, net: nn.Module, learning_rate: float, s: Settings) -> None:
         self.net, self.learning_rate, self.max_norm = net, learning_rate, s.max_norm
         self.adam = torch.optim.AdamW(net.parameters(), lr=learning_rate, eps=1e-5, weight_decay=0.0)
-        self.done, self.steps = 0, s.updates * s.epochs * s.minibatches
+        self.done, self.steps = 0, s.updates * s.epochs * s.num_minibatches
 
     def step(self, loss: Tensor) -> float:
         """One gradient step down `loss`; returns the gradient's length before it was clipped."""
@@ -237,18 +237,18 @@ def learn(episodes: list[Episode], policy: Learner, value: Learner, s: Settings,
     tokens, sums = 0, dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio"), 0.0)
     norms: dict[str, list[float]] = {"grad_norm": [], "value_grad_norm": []}
     for order in orders:
-        for chosen in order.split(len(episodes) // s.minibatches):
+        for chosen in order.split(len(episodes) // s.num_minibatches):
             batch = [episodes[i] for i in chosen]
             prompts, answers = [e.prompt for e in batch], [e.answer for e in batch]
             old, advantages = torch.cat([e.old for e in batch]), torch.cat([e.advantages for e in batch])
             old_values, returns = torch.cat([e.old_values for e in batch]), torch.cat([e.returns for e in batch])
             new = torch.cat(logprobs(policy.net, prompts, answers, s.temperature))
-            loss = policy_loss(new, old, advantages, s.clip)
-            error = value_loss(torch.cat(value.net(prompts, answers)), old_values, returns, s.value_clip)
+            loss = policy_loss(new, old, advantages, s.clip_range)
+            error = value_loss(torch.cat(value.net(prompts, answers)), old_values, returns, s.value_clip_range)
             norms["grad_norm"].append(policy.step(loss))
             norms["value_grad_norm"].append(value.step(error))
             rho = torch.exp(new.detach() - old)
-            beyond = advantages * (rho - 1) > s.clip * advantages.abs()  # these tokens learn no more
+            beyond = advantages * (rho - 1) > s.clip_range * advantages.abs()  # these tokens learn no more
             seen = (loss.detach(), error.detach(), beyond.double().mean(), (rho - 1 - rho.log()).mean(), rho.mean())
             for name, mean in zip(sums, seen, strict=True):
                 sums[name] += float(mean) * len(new)
@@ -284,7 +284,7 @@ class Ppo:
         for x, y, old, ref, values in zip(prompts, answers, olds, refs, self.value.net(prompts, answers), strict=True):
             score = self.judge(x, y)
             rewards = token_rewards(score, y[-1] == s.eos, old, ref, self.beta, s)
-            advantages = gae(rewards, values, s.gamma, s.lam)
+            advantages = gae(rewards, values, s.gamma, s.gae_lambda)
             episodes.append(Episode(list(x), y, score, old, ref, values, rewards, advantages + values, advantages))
         for e, white in zip(episodes, whitened([e.advantages for e in episodes]), strict=True):
             e.advantages = white
@@ -300,7 +300,7 @@ class Ppo:
             "reward": sum(float(e.rewards.sum()) for e in episodes) / count,
             "kl": sum(float((e.old - e.ref).sum()) for e in episodes) / count,  # nats an answer: a sum over its tokens
             "length": sum(len(e.answer) for e in episodes) / count,
-            "eos_share": sum(e.answer[-1] == self.s.eos for e in episodes) / count,
+            "eos_rate": sum(e.answer[-1] == self.s.eos for e in episodes) / count,
         }
         self.beta = steered(self.beta, figures["kl"], count, self.s)
         return episodes, figures
@@ -338,7 +338,7 @@ def main() -> None:
         _, f = run.update([prompts[i] for i in chosen], draw, orders)
         if number % 7 == 0 or number == s.updates - 1:
             row = f"{number:6}{f['score']:8.2f}{f['score'] * scale + shift:14.2f}{f['kl']:11.2f}{f['length']:9.2f}"
-            print(f"{row}{f['eos_share']:18.0%}{f['value_loss']:13.3f}")
+            print(f"{row}{f['eos_rate']:18.0%}{f['value_loss']:13.3f}")
     for who, model in (("before", run.reference), ("after", policy)):
         answers = sample(model, prompts[:4], s, torch.Generator().manual_seed(1))
         said = ["".join((".", *LETTERS)[token] for token in (*x, *y)) for x, y in zip(prompts, answers, strict=False)]

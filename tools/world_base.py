@@ -84,7 +84,7 @@ def judge(folder: Path, tokens: int) -> None:
         total=tokens // CONTEXT,
         batch_size=BATCH,
         learning_rate=1.0e-3,
-        warmup=0.05,
+        warmup_fraction=0.05,
         pad_id=0,
         token_budget=4096,
         seed=SEED,

@@ -207,7 +207,7 @@ class Chat:
     def best_of(self) -> int:
         """How many answers the RL model gives to choose one of; 1 unless RL was best_of_n."""
         asked = self.config.rl
-        return asked.group if asked is not None and asked.algorithm == "best_of_n" else 1
+        return asked.group_size if asked is not None and asked.algorithm == "best_of_n" else 1
 
     def _chosen(self, prompt: Prompt, found: Sequence[Completion], speaker: LanguageModel) -> Completion:
         """The answer that is worth most to RL, the first of equals."""

@@ -228,7 +228,7 @@ def scores_of(table: Sequence[Sequence[int]]) -> list[Scores]:
     return [class_scores(row[i], sum(other[i] for other in table), sum(row)) for i, row in enumerate(table)]
 
 
-def matthews(table: Sequence[Sequence[int]]) -> float:
+def matthews_correlation(table: Sequence[Sequence[int]]) -> float:
     """Matthews correlation of a confusion table, CoLA's metric; R_K for several classes (Gorodkin 2004).
 
     (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2)): c right, s rows, t_k true and p_k said of class k. For two

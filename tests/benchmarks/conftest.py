@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
                 "prompts": [str(folder / "prompts.jsonl")],
                 "batch_size": 4,
                 "episodes": 4,
-                "minibatches": 2,
+                "num_minibatches": 2,
                 "epochs": 1,
                 "max_new_tokens": 4,
             },

@@ -95,7 +95,7 @@ def test_the_picture_holds_every_curve(here: Path) -> None:
     from sawyer.report.loss_plot import draw_loss
 
     pictures = []
-    for place, name in enumerate(("squared", "plain", "plain")):
+    for place, name in enumerate(("squared", "bradley_terry", "bradley_terry")):
         draw_loss(here / f"{place}.png", "title", "formula", loss_curves(REWARD_LOSSES[name]))
         pictures.append((here / f"{place}.png").read_bytes())
     assert pictures[0] != pictures[1] == pictures[2]

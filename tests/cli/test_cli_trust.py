@@ -58,7 +58,7 @@ def test_the_verdict_comes_first_and_every_table_after_it(sawyer: Callable[..., 
         assert words in done.out, words
 
 
-@pytest.mark.parametrize("asked", [{}, {"length_paid": 0.4, "kl_budget": 10.0}])
+@pytest.mark.parametrize("asked", [{}, {"score_length_correlation": 0.4, "kl_budget": 10.0}])
 def test_guards_come_as_lines_of_a_config(
     sawyer: Callable[..., Any], model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, float]
 ) -> None:

@@ -128,7 +128,7 @@ def ensemble(request: pytest.FixtureRequest, root: Path) -> tuple[str, Path]:
     told |= {"reward": "min", "penalty": 0.0, "own_disagreement": 0.4}
     with replace_folder(folder) as new:
         first, tokenizer = decoder(root / by, heads=told["heads"])
-        save_model(new, first, tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0, "loss": "plain", "ensemble": told})
+        save_model(new, first, tokenizer, {"reward_shift": 0.5, "reward_scale": 2.0, "loss": "bradley_terry", "ensemble": told})
         if by == "seeds":
             member_folder(new, 1).mkdir()
             second = decoder(root / "other", seed=4)[0]
@@ -153,7 +153,7 @@ def test_an_ensemble_is_judged_by_its_one_reward(ensemble: tuple[str, Path], dat
     # Neither member alone says the same.
     assert all(side["spread"] != pytest.approx(statistics.pstdev(list(raw.values())), rel=1e-2) for raw in raws)
     # It is sure in the unit its members were trained in: their mean scale, (2 + 0.25) / 2.
-    assert found["loss"] == "plain"
+    assert found["loss"] == "bradley_terry"
     sure = statistics.fmean(1 / (1 + math.exp(-1.125 * abs(gap))) for gap in gaps(rewards))
     bins = side["calibration"][0]["bins"]
     cases = [one["right"]["cases"] for one in bins]

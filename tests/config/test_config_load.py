@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.config import Config, Start, checked, demo, fields, load, start_of
+from sawyer.config import Classify, Config, Reward, Rl, Sft, Start, checked, demo, fields, load, start_of
+from sawyer.config.load_config import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
 from sawyer.errors import ConfigError
 
 BASE = "model: gpt2\nsft: {data: [a.json]}\n"
@@ -147,7 +149,7 @@ def test_overrides_replace_add_and_remove(asked: Any) -> None:
         ("sft.epoch=1", "did you mean `sft.epochs`?"),
         ("kl.coefficient=1", "did you mean `rl.kl`?"),
         ("sft.max_length=9", "did you mean `sft.max_tokens`?"),
-        ("rl.max_prompt_length=9", "did you mean `rl.max_tokens`?"),
+        ("rl.max_prompt_length=9", "did you mean `rl.max_prompt_tokens`?"),
         ("sft.data=b.json", "a list, such as [b.json]"),
         ("sft.epochs=yes", "`sft.epochs` is true"),
         ("seed=null", "`seed` is null; expected: a whole number"),
@@ -157,6 +159,55 @@ def test_overrides_replace_add_and_remove(asked: Any) -> None:
 )
 def test_overrides_that_are_refused(asked: Any, override: str, words: str) -> None:
     assert words in refusal(asked, BASE + "seed: 1\n", override)
+
+
+NEW_NAMES = {
+    **{f"rl.{old}": f"rl.{new}" for old, new in RENAMED.items() if new in Rl.model_fields},
+    **{
+        f"{section}.{old}": f"{section}.{new}"
+        for section, kind in (("sft", Sft), ("reward", Reward), ("classify", Classify))
+        for old, new in RENAMED.items()
+        if new in kind.model_fields
+    },
+    "rl.guards.length.streak": "rl.guards.length.patience",
+    **{f"rl.guards.{old}.action": f"rl.guards.{new}" for old, new in RENAMED_GUARDS.items()},
+}
+
+
+def test_every_old_name_of_a_setting_is_of_some_section() -> None:
+    assert {name.rpartition(".")[2] for name in NEW_NAMES} == {*RENAMED, "action"}
+
+
+@pytest.mark.parametrize("old", NEW_NAMES)
+def test_an_old_name_is_answered_by_the_new_one(asked: Any, old: str) -> None:
+    """In an override, and in the file as well."""
+    told = f"did you mean `{NEW_NAMES[old]}`?"
+    assert told in refusal(asked, BASE, f"{old}=1")
+    tree: Any = 1
+    for name in reversed(old.split(".")):
+        tree = {name: tree}
+    assert told in refusal(asked, "model: gpt2\n" + yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize(
+    ("override", "new"),
+    [
+        ("classify.freeze=trunk", "all_but_head"),
+        ("reward.freeze=trunk", "all_but_head"),
+        ("reward.loss=plain", "bradley_terry"),
+        ("reward.ensemble.reward=cautious", "mean_minus_variance"),
+        ("rl.value_init=frozen", "ridge"),
+    ],
+)
+def test_an_old_value_is_answered_by_the_new_one(asked: Any, override: str, new: str) -> None:
+    told = refusal(asked, BASE, override)
+    assert told.count(f"did you mean `{new}`?") == 1 and RENAMED_VALUES[override.partition("=")[2]] == new
+
+
+def test_a_limit_of_tokens_that_the_algorithm_has_no_use_for_is_answered_by_the_one_it_has(asked: Any) -> None:
+    rl = BASE + "reward: {data: [b.json]}\nrl: {prompts: [c.jsonl], algorithm: %s, %s: 64}\n"
+    assert "did you mean `rl.max_prompt_tokens`?" in refusal(asked, rl % ("ppo", "max_tokens"))
+    assert "did you mean `rl.max_tokens`?" in refusal(asked, rl % ("dpo", "max_prompt_tokens"))
 
 
 @pytest.mark.parametrize(
@@ -328,11 +379,14 @@ def test_unknown_names_are_refused_with_the_nearest(asked: Any, text: str, name:
         ("sft.epochs=0", "`sft.epochs` is 0; expected: more than 0"),
         ("sft.epochs=.inf", "expected: a finite number"),
         ("sft.epochs=.nan", "expected: a finite number"),
-        ("sft.held_out=1", "expected: less than 1"),
-        ("reward.loss=huber", "`reward.loss` is 'huber'; expected: squared or plain or margin or scaled or listwise or"),
+        ("sft.eval_fraction=1", "expected: less than 1"),
+        (
+            "reward.loss=huber",
+            "`reward.loss` is 'huber'; expected: squared or bradley_terry or margin or scaled or listwise or",
+        ),
         ("reward.loss='my loss:f'", "or your own as module:function"),
         ("reward.loss='loss.py:f g'", "or your own as module:function"),
-        ("reward.by=answer", "`reward.by` is 'answer'; expected: pair or prompt"),
+        ("reward.normalize_by=answer", "`reward.normalize_by` is 'answer'; expected: pair or prompt"),
         ("collect.limit=some", "`collect.limit` is 'some'; expected: a whole number"),
         ("sft={epochs: 1}", "`sft.data` is missing; it has no default"),
         ("world.rater=kind", "expected: honest or length_lover or lazy or flipper"),
@@ -360,10 +414,10 @@ def test_values_that_no_file_holds_by_right(asked: Any, text: str, words: str) -
 
 
 def test_a_default_that_hangs_on_a_wrong_setting_is_not_told(asked: Any) -> None:
-    """The defaults of rl.group and rl.epochs come from the algorithm, that of lora.alpha from the rank."""
+    """The defaults of rl.group_size and rl.epochs come from the algorithm, that of lora.alpha from the rank."""
     said = refusal(asked, WITH_RL, "rl.algorithm=foo", "lora={rank: x}")
     assert "`rl.algorithm` is 'foo'" in said and "`lora.rank` is 'x'" in said
-    assert "Undefined" not in said and "rl.group" not in said and "lora.alpha" not in said
+    assert "Undefined" not in said and "rl.group_size" not in said and "lora.alpha" not in said
 
 
 def test_all_that_is_wrong_is_told_at_once(asked: Any) -> None:
@@ -374,7 +428,7 @@ def test_all_that_is_wrong_is_told_at_once(asked: Any) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("rl.minibatches=3", "rl.minibatches: 3 do not divide a batch of 64 answers"),
+        ("rl.num_minibatches=3", "rl.num_minibatches: 3 do not divide a batch of 64 answers"),
         ("rl.episodes=1000", "rl.episodes: 1000 are not a whole number of batches of 64; 1024 would be"),
         ("rl.episodes=10", "10 are not a whole number of batches of 64; 64 would be"),
         ("base={text: [a], width: 250}", "base.heads: 4 heads do not divide a width of 250"),

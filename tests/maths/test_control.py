@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from sawyer.maths import AdaptiveKL, FixedKL, calibration_error, linear_schedule
+from sawyer.maths import AdaptiveKL, FixedKL, expected_calibration_error, linear_schedule
 
 ROUNDING = 1e-12  # relative, a few float64 operations
 SETTLED = 0.01  # how near its target a controlled KL has to come, as a share of it
@@ -62,18 +62,18 @@ def check_adaptive_settles(make: Adaptive) -> None:
 def check_schedule(implementation: Schedule) -> None:
     course = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     for step, expected in enumerate(course):
-        close(implementation(step, steps=10, warmup=4), expected)
+        close(implementation(step, steps=10, warmup_steps=4), expected)
     for step, expected in enumerate([1, 3 / 4, 2 / 4, 1 / 4]):
-        close(implementation(step, steps=4, warmup=0), expected)
-    close(implementation(0, steps=1, warmup=0), 1)
-    close(implementation(2, steps=3, warmup=3), 1)
+        close(implementation(step, steps=4, warmup_steps=0), expected)
+    close(implementation(0, steps=1, warmup_steps=0), 1)
+    close(implementation(2, steps=3, warmup_steps=3), 1)
     for steps in range(1, 12):
-        for warmup in range(steps + 1):
-            factors = [implementation(step, steps=steps, warmup=warmup) for step in range(steps)]
+        for warmup_steps in range(steps + 1):
+            factors = [implementation(step, steps=steps, warmup_steps=warmup_steps) for step in range(steps)]
             assert all(0 < factor <= 1 for factor in factors) and max(factors) == 1
-            assert factors[:warmup] == sorted(factors[:warmup])
-            assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
-            assert implementation(steps + 1, steps=steps, warmup=warmup) == 0
+            assert factors[:warmup_steps] == sorted(factors[:warmup_steps])
+            assert factors[warmup_steps:] == sorted(factors[warmup_steps:], reverse=True)
+            assert implementation(steps + 1, steps=steps, warmup_steps=warmup_steps) == 0
 
 
 def refuses(call: Callable[[], float]) -> bool:
@@ -145,7 +145,7 @@ def test_schedule() -> None:
 
 
 def test_calibration() -> None:
-    check_calibration(calibration_error)
+    check_calibration(expected_calibration_error)
 
 
 def _steered(rule: Callable[[float, float, float, float, int], float]) -> Adaptive:
@@ -238,25 +238,29 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
     "adaptive, never": (check_adaptive_settles, _steered(lambda b, t, h, kl, n: b)),
     "schedule, starts at 0": (
         check_schedule,
-        lambda i, *, steps, warmup: i / warmup if i < warmup else linear_schedule(i, steps=steps, warmup=warmup),
+        lambda i, *, steps, warmup_steps: (
+            i / warmup_steps if i < warmup_steps else linear_schedule(i, steps=steps, warmup_steps=warmup_steps)
+        ),
     ),
     "schedule, ends at 0": (
         check_schedule,
-        lambda i, *, steps, warmup: linear_schedule(i + (i >= warmup), steps=steps, warmup=warmup),
+        lambda i, *, steps, warmup_steps: linear_schedule(i + (i >= warmup_steps), steps=steps, warmup_steps=warmup_steps),
     ),
-    "schedule, no warm-up": (check_schedule, lambda i, *, steps, warmup: linear_schedule(i, steps=steps, warmup=0)),
-    "schedule, never falls": (check_schedule, lambda i, *, steps, warmup: min(1.0, (i + 1) / max(1, warmup))),
+    "schedule, no warm-up": (check_schedule, lambda i, *, steps, warmup_steps: linear_schedule(i, steps=steps, warmup_steps=0)),
+    "schedule, never falls": (check_schedule, lambda i, *, steps, warmup_steps: min(1.0, (i + 1) / max(1, warmup_steps))),
     "schedule, falls from the start": (
         check_schedule,
-        lambda i, *, steps, warmup: (i + 1) / warmup if i < warmup else max(0.0, (steps - i) / steps),
+        lambda i, *, steps, warmup_steps: (i + 1) / warmup_steps if i < warmup_steps else max(0.0, (steps - i) / steps),
     ),
     "schedule, below 0": (
         check_schedule,
-        lambda i, *, steps, warmup: (i + 1) / warmup if i < warmup else (steps - i) / max(1, steps - warmup),
+        lambda i, *, steps, warmup_steps: (
+            (i + 1) / warmup_steps if i < warmup_steps else (steps - i) / max(1, steps - warmup_steps)
+        ),
     ),
     "schedule, warm-up one too long": (
         check_schedule,
-        lambda i, *, steps, warmup: linear_schedule(i, steps=steps, warmup=warmup + 1),
+        lambda i, *, steps, warmup_steps: linear_schedule(i, steps=steps, warmup_steps=warmup_steps + 1),
     ),
     "calibration, signed": (check_calibration, _cells(lambda p, o: o - p, _share)),
     "calibration, squared": (check_calibration, _cells(lambda p, o: (o - p) ** 2, _share)),
@@ -267,15 +271,15 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
         check_calibration,
         lambda p, o, bins=10: sum(abs(a - b) for a, b in zip(p, o, strict=True)) / max(1, len(p)),
     ),
-    "calibration, one bin": (check_calibration, lambda p, o, bins=10: calibration_error(p, o, 1)),
+    "calibration, one bin": (check_calibration, lambda p, o, bins=10: expected_calibration_error(p, o, 1)),
     "calibration, outcomes inverted": (
         check_calibration,
-        lambda p, o, bins=10: calibration_error(p, [1 - x for x in o], bins),
+        lambda p, o, bins=10: expected_calibration_error(p, [1 - x for x in o], bins),
     ),
-    "calibration, a bin too many": (check_calibration, lambda p, o, bins=10: calibration_error(p, o, bins + 1)),
+    "calibration, a bin too many": (check_calibration, lambda p, o, bins=10: expected_calibration_error(p, o, bins + 1)),
     "calibration, 0 of nothing": (
         check_calibration,
-        lambda p, o, bins=10: calibration_error(p, o, bins) if p and len(p) == len(o) else 0.0,
+        lambda p, o, bins=10: expected_calibration_error(p, o, bins) if p and len(p) == len(o) else 0.0,
     ),
 }
 

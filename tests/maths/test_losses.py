@@ -15,12 +15,12 @@ from torch import Tensor
 from sawyer.maths import (
     PAIR_LOSSES,
     PolicyLoss,
+    bradley_terry,
     centering,
     gae,
     keep,
     margin,
     masked_sum,
-    plain,
     ppo_policy,
     ppo_value,
     scaled,
@@ -135,7 +135,7 @@ def check_centering(implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 def test_plain() -> None:
-    check_plain(plain)
+    check_plain(bradley_terry)
 
 
 def test_squared() -> None:
@@ -155,7 +155,7 @@ def test_centering() -> None:
 
 
 def test_each_loss_goes_by_its_name() -> None:
-    assert dict(PAIR_LOSSES) == {"squared": squared, "plain": plain, "margin": margin, "scaled": scaled}
+    assert dict(PAIR_LOSSES) == {"squared": squared, "bradley_terry": bradley_terry, "margin": margin, "scaled": scaled}
 
 
 @pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
@@ -170,7 +170,9 @@ def test_a_difference_of_1_makes_squared_and_scaled_plain() -> None:
     generator = torch.Generator().manual_seed(0)
     j, k = torch.randn(2, 8, generator=generator)
     one = torch.ones(8)
-    assert torch.equal(squared(j, k, one), plain(j, k, one)) and torch.equal(scaled(j, k, one), plain(j, k, one))
+    assert torch.equal(squared(j, k, one), bradley_terry(j, k, one)) and torch.equal(
+        scaled(j, k, one), bradley_terry(j, k, one)
+    )
 
 
 # --- policy --------------------------------------------------------------------------------------------------------
@@ -434,8 +436,8 @@ def _nlog(x: Tensor) -> Tensor:
 
 
 MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
-    "plain, sign flipped": (check_plain, lambda j, k, d: -plain(j, k, d)),
-    "plain, swapped": (check_plain, lambda j, k, d: plain(k, j, d)),
+    "plain, sign flipped": (check_plain, lambda j, k, d: -bradley_terry(j, k, d)),
+    "plain, swapped": (check_plain, lambda j, k, d: bradley_terry(k, j, d)),
     "plain, no log": (check_plain, lambda j, k, d: (k - j).sigmoid()),
     "plain, d in it": (check_plain, squared),
     "squared, sign flipped": (check_squared, lambda j, k, d: -squared(j, k, d)),
@@ -444,7 +446,7 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
     "squared, d^4": (check_squared, lambda j, k, d: _nlog((j - k) * d**4)),
     "squared, D^2 d": (check_squared, lambda j, k, d: _nlog((j - k) * (j - k).abs() * d)),
     "squared, d^2 outside": (check_squared, lambda j, k, d: _nlog(j - k) * d**2),
-    "squared, d^2 left out": (check_squared, plain),
+    "squared, d^2 left out": (check_squared, bradley_terry),
     "squared, of the sum": (check_squared, lambda j, k, d: _nlog((j + k) * d**2)),
     "squared, log of sigmoid": (check_squared, lambda j, k, d: -((j - k) * d**2).sigmoid().log()),
     "squared, log of 1 + exp": (check_squared, lambda j, k, d: (1 + (-(j - k) * d**2).exp()).log()),
@@ -453,7 +455,7 @@ MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
     "squared, mean removed": (check_squared, lambda j, k, d: squared(j, k, d) - squared(j, k, d).mean()),
     "margin, added": (check_margin, lambda j, k, d: margin(j, k, -d)),
     "margin, swapped": (check_margin, lambda j, k, d: margin(k, j, d)),
-    "margin, left out": (check_margin, plain),
+    "margin, left out": (check_margin, bradley_terry),
     "margin, squared": (check_margin, lambda j, k, d: margin(j, k, d**2)),
     "scaled, sign flipped": (check_scaled, lambda j, k, d: -scaled(j, k, d)),
     "scaled, inside": (check_scaled, lambda j, k, d: _nlog((j - k) * d)),

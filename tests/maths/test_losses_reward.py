@@ -309,7 +309,7 @@ CENTRES = {
 @pytest.mark.parametrize(("name", "by"), CASES)
 @pytest.mark.parametrize("center", [0.0, 0.1])
 def test_an_objective_by_hand(name: str, by: str, center: float) -> None:
-    aim = Objective(loss=REWARD_LOSSES[name], weigh=WEIGHTS[by], center=center)
+    aim = Objective(loss=REWARD_LOSSES[name], weigh=WEIGHTS[by], centering_coefficient=center)
     total, count = CASES[name, by]
     assert aim.count(JUDGED) == count
     found = float(aim.total(double(REWARDS), JUDGED))
@@ -319,7 +319,7 @@ def test_an_objective_by_hand(name: str, by: str, center: float) -> None:
 @pytest.mark.parametrize(("name", "by"), CASES)
 def test_an_objective_in_parts_is_the_same(name: str, by: str) -> None:
     """Whole prompts apart: {0}, {1, 2} and {0}, {1}, {2}, and the prompts in another order."""
-    aim = Objective(loss=REWARD_LOSSES[name], weigh=WEIGHTS[by], center=0.1)
+    aim = Objective(loss=REWARD_LOSSES[name], weigh=WEIGHTS[by], centering_coefficient=0.1)
     rewards = double(REWARDS)
     whole_total, whole_count = float(aim.total(rewards, JUDGED)), aim.count(JUDGED)
     for cuts in ([[0], [1, 2]], [[0], [1], [2]], [[2, 0], [1]]):
@@ -358,5 +358,5 @@ def test_tied_answers_and_lonely_ones_without_a_pair() -> None:
     judged = replace(JUDGED, scores=double([1] * 6), better=none, worse=none, difference=double([]))
     rewards = double(REWARDS)
     counts = {name: Objective(loss=loss, weigh=by_prompt).count(judged) for name, loss in REWARD_LOSSES.items()}
-    assert counts == {"squared": 0, "plain": 0, "margin": 0, "scaled": 0, "listwise": 3, "regression": 3}
+    assert counts == {"squared": 0, "bradley_terry": 0, "margin": 0, "scaled": 0, "listwise": 3, "regression": 3}
     assert float(Objective(loss=REWARD_LOSSES["squared"], weigh=by_item).total(rewards, judged)) == 0

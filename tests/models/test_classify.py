@@ -208,7 +208,7 @@ def test_near_duplicates_name_the_pair_they_were_least_sure_of(make: Make) -> No
     assert found.similarity == pytest.approx(1.0, abs=1e-5)
     assert found.usual == pytest.approx(sum(others) / len(others), abs=1e-5)
     told = found.told(texts, 0.5)
-    assert told.startswith("thin: 0.5 leaves out 2 of 5 as near-duplicates") and "at 1.000" in told
+    assert told.startswith("dedup_threshold: 0.5 leaves out 2 of 5 as near-duplicates") and "at 1.000" in told
     assert thin(0.5 * (1 + most), groups=["a", "a", "b", "a", "a"]).kept == (0, 1, 2, 4), "only within a group"
     none = thin(0.999999, groups=range(5))
     assert none.kept == (0, 1, 2, 3, 4) and none.pair is None and "leaves out 0 of 5" in none.told(texts, 0.9)

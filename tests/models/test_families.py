@@ -325,7 +325,7 @@ def test_a_run_keeps_template_ends_and_the_day_that_it_began(instruct: Callable[
     layout = Layout(tmp_path / "run")
     layout.root.mkdir()
     layout.manifest.write_text(json.dumps({"date": "2024-07-26"}))
-    sft = {"data": [str(tmp_path / "rows.jsonl")], "epochs": 1, "held_out": 0, "max_new_tokens": 4, "eval_prompts": 1}
+    sft = {"data": [str(tmp_path / "rows.jsonl")], "epochs": 1, "eval_fraction": 0, "max_new_tokens": 4, "eval_prompts": 1}
     config = {"out": str(layout.root), "model": str(instruct("llama3_base_eos")), "device": "cpu", "sft": sft}
     pipeline.run(checked(config))
     folder = layout.model("sft")

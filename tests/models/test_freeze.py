@@ -74,14 +74,14 @@ def test_the_first_layers(name: str) -> None:
 @pytest.mark.parametrize("name", SHAPES)
 def test_the_trunk(name: str) -> None:
     model = build(name)
-    freeze(model, "trunk")
+    freeze(model, "all_but_head")
     assert trained(model) == HEADS[name]
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_nothing(name: str) -> None:
     model = build(name)
-    freeze(model, "trunk")
+    freeze(model, "all_but_head")
     found = freeze(model, 0)
     assert found.trainable == found.total == model.num_parameters()
 
@@ -91,7 +91,7 @@ def test_counts_by_hand() -> None:
     layer = 2 * 16 + 216 + 72 + 288 + 264
     total = 50 * 8 + 20 * 8 + 3 * layer + 16 + 8
     assert freeze(build("gpt2"), 2) == FrozenLayers(layers=2, of_layers=3, trainable=layer + 16 + 8, total=total)
-    assert freeze(build("gpt2"), "trunk").trainable == 8
+    assert freeze(build("gpt2"), "all_but_head").trainable == 8
     assert freeze(build("gpt2"), 3).told == f"3 of 3 layers frozen, 24 of {total:,} weights remain trainable"
 
 
@@ -104,7 +104,7 @@ def test_a_tied_output_is_frozen_with_the_embeddings() -> None:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-@pytest.mark.parametrize("what", [1, "trunk"])
+@pytest.mark.parametrize("what", [1, "all_but_head"])
 def test_training_leaves_what_is_frozen(name: str, what: Any) -> None:
     model = build(name)
     freeze(model, what)

@@ -23,7 +23,7 @@ from sawyer.train import OptimizerStep
 
 pytestmark = pytest.mark.slow
 
-LOSSES, SEEDS = ("plain", "squared"), (0, 1)
+LOSSES, SEEDS = ("bradley_terry", "squared"), (0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +38,26 @@ def done(
 
 def test_the_table_says_what_the_runs_say(done: tuple[Path, LossStudy]) -> None:
     run, found = done
-    assert [(cell.loss, cell.seed) for cell in found.cells] == [("plain", 0), ("plain", 1), ("squared", 0), ("squared", 1)]
+    assert [(cell.loss, cell.seed) for cell in found.cells] == [
+        ("bradley_terry", 0),
+        ("bradley_terry", 1),
+        ("squared", 0),
+        ("squared", 1),
+    ]
     told: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
     for cell in found.cells:
         folder = run / "ablation" / f"{cell.loss}-seed-{cell.seed}"
         summary = json.loads((folder / "summary.json").read_text())["reward"]
         trust = json.loads((folder / "reward" / "trust.json").read_text())
-        for name in ("accuracy", "accuracy_low", "accuracy_high", "gold_accuracy", "length_correlation", "damaged_wins"):
+        for name in ("accuracy", "accuracy_low", "accuracy_high", "gold_accuracy", "length_correlation", "corrupted_win_rate"):
             assert getattr(cell, name) == summary[name], name
         assert trust["loss"] == cell.loss
         assert cell.calibration == trust["sides"][0]["calibration"][0]["error"]["value"]
-        assert cell.formula == {"plain": "sigmoid(D)", "squared": "sigmoid(D * d^2)"}[cell.loss]
+        assert cell.formula == {"bradley_terry": "sigmoid(D)", "squared": "sigmoid(D * d^2)"}[cell.loss]
         told[cell.loss].append(summary)
     for line in found.table:
         first, second = told[line.loss]
-        for name in ("accuracy", "gold_accuracy", "length_correlation", "damaged_wins"):
+        for name in ("accuracy", "gold_accuracy", "length_correlation", "corrupted_win_rate"):
             x, y = first[name], second[name]
             spread = line.figures[name]
             assert spread.mean == pytest.approx((x + y) / 2)
@@ -77,7 +82,7 @@ def test_only_loss_and_seed_differ(done: tuple[Path, LossStudy]) -> None:
         rows = [row for row in read_rows(Layout(folder).metrics) if row["stage"] == "reward" and "pairs" in row]
         assert (cell.steps, cell.trained_pairs) == (len(rows), sum(row["pairs"] for row in rows))
         orders[cell.loss, cell.seed] = [row["pairs"] for row in rows]
-    assert orders["plain", 0] == orders["squared", 0] and orders["plain", 1] == orders["squared", 1]
+    assert orders["bradley_terry", 0] == orders["squared", 0] and orders["bradley_terry", 1] == orders["squared", 1]
     models = {hash_folder(Layout(Path(cell.out)).model("reward")) for cell in found.cells}
     assert len(models) == 4
     assert (Path(found.cells[0].out) / "sft" / "model").is_symlink()  # no copy of gigabytes
@@ -184,7 +189,7 @@ def test_the_command_prints_the_table(done: tuple[Path, LossStudy], command: Cal
     run, found = done
     file = run.parent / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run)))
-    told = command("ablate", file, "--loss", "plain,squared", "--seeds", "0,1", "reward.loss=margin")
+    told = command("ablate", file, "--loss", "bradley_terry,squared", "--seeds", "0,1", "reward.loss=margin")
     assert told.code == 0, told.err
     words = " ".join(told.out.split())
     assert "squared, seed 1 (4 of 4) Reward model: already done" in words
@@ -207,10 +212,10 @@ def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, go
         accuracy_high=accuracy + 0.1,
         calibration=0.1,
         formula="sigmoid(D)",
-        damaged_wins=damaged,
+        corrupted_win_rate=damaged,
         gold_accuracy=gold,
         length_correlation=0.0,
-        held_out_prompts=10,
+        eval_prompts=10,
         pairs=30,
         steps=5,
         trained_pairs=50,
@@ -221,7 +226,7 @@ def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, go
 
 def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
     cells = [
-        *(cell("plain", 0, 0.70, 0.3), cell("plain", 1, 0.72, 0.3), cell("plain", 2, 0.74, 0.3)),
+        *(cell("bradley_terry", 0, 0.70, 0.3), cell("bradley_terry", 1, 0.72, 0.3), cell("bradley_terry", 2, 0.74, 0.3)),
         *(
             cell("margin", 0, 0.75, 0.1),
             cell("margin", 1, 0.80, 0.3),
@@ -236,9 +241,9 @@ def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
     found = compared(cells, "out")
     apart = {(one.measure, one.better, one.worse): one.by for one in found.apart}
     # Damage: fewer is better, and scaled's worst (0.2) is below plain's best (0.3); margin's 0.3 ties with it.
-    assert set(apart) == {("accuracy", "margin", "plain"), ("damaged_wins", "scaled", "plain")}
-    assert apart["accuracy", "margin", "plain"] == pytest.approx(0.77 - 0.72)
-    assert apart["damaged_wins", "scaled", "plain"] == pytest.approx(0.3 - 0.5 / 3)
+    assert set(apart) == {("accuracy", "margin", "bradley_terry"), ("corrupted_win_rate", "scaled", "bradley_terry")}
+    assert apart["accuracy", "margin", "bradley_terry"] == pytest.approx(0.77 - 0.72)
+    assert apart["corrupted_win_rate", "scaled", "bradley_terry"] == pytest.approx(0.3 - 0.5 / 3)
     words = " ".join(found.notes)
     assert "accuracy: better is margin than plain by 5.0 points." in words
     # 20 ways to deal 6 seeds to 2 losses, 2 of them apart; 3 pairs of losses in 2 measures (gold is not known).
@@ -246,7 +251,12 @@ def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
 
 
 def test_no_difference_is_said_too_and_other_budgets_are() -> None:
-    cells = [cell("plain", 0, 0.7), cell("plain", 1, 0.8), cell("regression", 0, 0.75), cell("regression", 1, 0.75)]
+    cells = [
+        cell("bradley_terry", 0, 0.7),
+        cell("bradley_terry", 1, 0.8),
+        cell("regression", 0, 0.75),
+        cell("regression", 1, 0.75),
+    ]
     cells[2:] = [replace(one, steps=9, formula="other") for one in cells[2:]]
     found = compared(cells, "out")
     words = " ".join(found.notes)

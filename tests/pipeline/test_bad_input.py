@@ -145,7 +145,7 @@ def test_a_learning_rate_that_explodes_in_the_last_step(ask: Ask, stage: str, on
 
 
 def test_rl_keeps_the_best_model_where_its_last_step_ruins_the_policy(ask: Ask, tmp_path: Path) -> None:
-    found = ask("rl", {"rl.learning_rate": 1e30, "rl.episodes": 8, "rl.minibatches": 1, "rl.epochs": 1})
+    found = ask("rl", {"rl.learning_rate": 1e30, "rl.episodes": 8, "rl.num_minibatches": 1, "rl.epochs": 1})
     assert found.code == 0 and "the last model is of no use" in found.out and "after update 0 of 1" in found.out
 
 
@@ -176,8 +176,8 @@ def test_memory_that_runs_out(ask: Ask, tmp_path: Path, monkeypatch: pytest.Monk
     "changes",
     [
         {"sft.batch_size": 100_000, "sft.epochs": 0.001},
-        {"sft.held_out": 0.0, "sft.eval_prompts": 100_000, "sft.max_new_tokens": 1000},
-        {"sft.warmup": 0.99, "sft.epochs": 0.01},
+        {"sft.eval_fraction": 0.0, "sft.eval_prompts": 100_000, "sft.max_new_tokens": 1000},
+        {"sft.warmup_fraction": 0.99, "sft.epochs": 0.01},
         {"micro_batch_tokens": 16},
     ],
     ids=str,
@@ -191,12 +191,12 @@ def test_silly_settings_of_sft_work(ask: Ask, changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"rl.batch_size": 80, "rl.episodes": 80, "rl.minibatches": 1, "rl.epochs": 1},
+        {"rl.batch_size": 80, "rl.episodes": 80, "rl.num_minibatches": 1, "rl.epochs": 1},
         {"rl.temperature": 1e-3},
         {"rl.kl.budget": 1e-9},
-        {"rl.episodes": 2, "rl.batch_size": 2, "rl.minibatches": 2, "rl.max_new_tokens": 1},
-        {"rl.held_out": 0.0, "rl.eval_every": 1000},
-        {"rl.gamma": 1e-9, "rl.lam": 0.0, "rl.clip": 1e-9, "rl.value_clip": 1e9},
+        {"rl.episodes": 2, "rl.batch_size": 2, "rl.num_minibatches": 2, "rl.max_new_tokens": 1},
+        {"rl.eval_fraction": 0.0, "rl.eval_every": 1000},
+        {"rl.gamma": 1e-9, "rl.gae_lambda": 0.0, "rl.clip_range": 1e-9, "rl.value_clip_range": 1e9},
     ],
     ids=str,
 )
@@ -211,7 +211,7 @@ def test_one_prompt(ask: Ask, tmp_path: Path) -> None:
 
     path = rows(tmp_path / "one.jsonl", {"prompt": tasks("train", 1, 0)[0].prompt})
     for stage in ("collect", "rl", "compare"):
-        found = ask(stage, {f"{stage}.prompts": path} | ({"rl.held_out": 0.0} if stage == "rl" else {}))
+        found = ask(stage, {f"{stage}.prompts": path} | ({"rl.eval_fraction": 0.0} if stage == "rl" else {}))
         assert found.code == 0, found.err
         shutil.rmtree(tmp_path / "run")
 

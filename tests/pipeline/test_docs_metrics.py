@@ -22,7 +22,7 @@ DOCS = Path(__file__).parent.parent.parent / "docs"
 ELSEWHERE = {
     "classify": {"micro_f1"},  # tests/stages/test_classify.py
     "reward": {"accuracy_ceiling"},  # tests/stages/test_trust.py
-    "rl": {"refused", "applies_NAME", "held_out_applies_NAME"},  # tests/stages/test_rl_run.py, test_rl_scorers.py
+    "rl": {"refused", "applies_NAME", "eval_applies_NAME"},  # tests/stages/test_rl_run.py, test_rl_scorers.py
     "summary.json": {"classify.micro_f1", "reward.accuracy_ceiling", "waiting"},
 }
 
@@ -88,10 +88,10 @@ def written(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Any)
         group = tiny.prefix("rl", tmp_path_factory.mktemp("grpo") / "run")
         tiny.run(group, {"rl.algorithm": "grpo", "rl.episodes": 8}, only="rl")
     others = [out, group]
-    for name, more in (("dpo", {"batch_size": 16}), ("best_of_n", {"group": 2})):
+    for name, more in (("dpo", {"batch_size": 16}), ("best_of_n", {"group_size": 2})):
         others.append(tiny.prefix("rl", tmp_path_factory.mktemp(name) / "run"))
         asked = {"algorithm": name, "prompts": [str(tiny.data / "prompts.jsonl")], "max_new_tokens": 8, "eval_prompts": 6}
-        tiny.run(others[-1], {"rl": {**asked, "held_out": 0.3, **more}, "compare": None}, only="rl")
+        tiny.run(others[-1], {"rl": {**asked, "eval_fraction": 0.3, **more}, "compare": None}, only="rl")
     for other in others:
         for stage, names in metrics(other).items():
             found[stage] |= names
@@ -109,7 +109,7 @@ def test_every_figure_is_defined_and_every_definition_is_of_a_figure(written: di
 
 def test_a_figure_without_a_definition_would_be_seen() -> None:
     known = documented()["rl"]
-    assert undocumented({"score", "score_merry", "held_out_score_merry", "moon"}, known) == {"moon"}
+    assert undocumented({"score", "score_merry", "eval_score_merry", "moon"}, known) == {"moon"}
     assert "moon" in unseen({"score"}, [*known, "moon"]) and "score_NAME" in unseen({"score"}, known)
 
 
@@ -122,6 +122,6 @@ def test_every_guard_is_documented_with_what_holds_by_default() -> None:
     assert set(rows) == set(get_args(GuardName)) == set(DEFAULTS)
     for name, (threshold, streak, action) in rows.items():
         rule = DEFAULTS[name]
-        assert (int(streak), action.strip("| ")) == (rule.streak, rule.action), name
+        assert (int(streak), action.strip("| ")) == (rule.patience, rule.action), name
         if name not in ("non_finite", "kl_budget"):
             assert float(threshold) == rule.threshold, name

@@ -50,7 +50,7 @@ def test_sft_of_a_given_gpt2(tiny: Any, tmp_path: Path, gpt2: Path) -> None:
     config = {"out": str(out), "model": str(gpt2), "device": "cpu", "precision": "fp32", "sft": {**asked, "max_new_tokens": 40}}
     figures = pipeline.run(checked(config))["sft"]
     assert hash_folder(gpt2) == before
-    assert figures["held_out_loss"] < figures["base_held_out_loss"]
+    assert figures["eval_loss"] < figures["base_eval_loss"]
     # A padding token of its own, one row more: EOS stays what ends an answer, and the model has learnt to say it.
     model = hf.AutoModelForCausalLM.from_pretrained(out / "sft" / "model")
     tokenizer = hf.AutoTokenizer.from_pretrained(out / "sft" / "model")
@@ -58,7 +58,7 @@ def test_sft_of_a_given_gpt2(tiny: Any, tmp_path: Path, gpt2: Path) -> None:
     assert tokenizer.eos_token_id == len(theirs) - 1
     assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) == len(theirs) + 1
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
-    assert figures["eos_share"] > 0.5
+    assert figures["eos_rate"] > 0.5
     # The text's tokens are the source's.
     ids = open_language_model(out / "sft" / "model").prompt_encoder.prompt(prompt_of("What is up?"))
     assert list(ids) == theirs("Question: What is up?\nResponse:")["input_ids"]

@@ -69,8 +69,8 @@ def test_a_changed_setting_is_named(tiny: Any, done: Path, name: str, value: Any
 
 def test_only_what_the_user_changed_is_named(tiny: Any, done: Path) -> None:
     with pytest.raises(RunError) as caught:
-        tiny.run(done, {"rl.clip": 0.3, "out": str(done), "save_every_seconds": 1, "rl.kl.budget": 9.0})
-    assert caught.value.given.endswith("these settings: rl.clip, rl.kl.budget")
+        tiny.run(done, {"rl.clip_range": 0.3, "out": str(done), "save_every_seconds": 1, "rl.kl.budget": 9.0})
+    assert caught.value.given.endswith("these settings: rl.clip_range, rl.kl.budget")
     assert str(Layout(done).folder("rl")) in caught.value.todo and str(Layout(done).compare) in caught.value.todo
     assert str(Layout(done).folder("sft")) not in caught.value.todo
 
@@ -116,7 +116,7 @@ def test_a_changed_base_model_is_told(tiny: Any, tmp_path: Path) -> None:
 def test_without_its_config_a_run_cannot_say_what_changed(tiny: Any, done: Path) -> None:
     Layout(done).config.write_bytes(b"\xff")
     with pytest.raises(RunError, match="cannot be read"):
-        tiny.run(done, {"rl.clip": 0.5})
+        tiny.run(done, {"rl.clip_range": 0.5})
     tiny.run(done)
 
 
@@ -133,9 +133,9 @@ def test_a_reward_in_another_unit_is_refused(tiny: Any, tmp_path: Path, change: 
     """Its zero and unit are those of answers as long and as wild as RL's."""
     out = tiny.prefix("rl", tmp_path / "run")
     with pytest.raises(RunError) as caught:
-        tiny.run(out, {**change, "rl.clip": 0.1})
+        tiny.run(out, {**change, "rl.clip_range": 0.1})
     assert f"reward stage was begun with another config; changed: these settings: {next(iter(change))}" in caught.value.given
-    assert "rl.clip" not in caught.value.given
+    assert "rl.clip_range" not in caught.value.given
     shutil.rmtree(Layout(out).folder("reward"))
     tiny.run(out, change, only="reward")
 
@@ -150,7 +150,7 @@ def test_rl_added_after_the_reward_is_told_of_its_unit(tiny: Any, tmp_path: Path
 
 def test_no_other_setting_of_rl_decides_the_reward(tiny: Any, tmp_path: Path) -> None:
     out = tiny.prefix("rl", tmp_path / "run")
-    tiny.run(out, {"rl.clip": 0.1, "rl.episodes": 8, "compare": None})
+    tiny.run(out, {"rl.clip_range": 0.1, "rl.episodes": 8, "compare": None})
     assert events(out, "skip") == ["base", "classify", "sft", "collect", "reward"]
     assert "zero and unit" not in messages(out, "warning")
 
@@ -166,7 +166,7 @@ def test_a_stage_of_which_nothing_was_saved_may_begin_with_other_settings(tiny: 
     with pytest.raises(SystemExit):
         tiny.run(out, {"sft.learning_rate": 1.0}, only="sft", listeners=[die])
     tiny.run(out, only="sft")
-    assert events(out, "anew") == ["sft"]
+    assert events(out, "restarted") == ["sft"]
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
 
@@ -197,8 +197,8 @@ def test_a_deleted_result_is_made_again_and_the_rest_stays(tiny: Any, done: Path
     if stage == "compare":
         Layout(done).compare.unlink()
     tiny.run(done)
-    assert events(done, "anew") == [stage]
-    assert "is gone" in messages(done, "anew")
+    assert events(done, "restarted") == [stage]
+    assert "is gone" in messages(done, "restarted")
     # It came out the same, by content, so all that was built on it stands.
     assert events(done, "start")[len(STAGES) :] == [stage]
     assert sorted(events(done, "skip")) == sorted({*STAGES} - {stage})
@@ -224,8 +224,8 @@ def test_later_stages_on_another_model_are_refused_until_deleted(tiny: Any, done
         shutil.rmtree(layout.folder(stage))
     summary = tiny.run(done, changes)
     assert events(done, "start")[len(STAGES) :] == ["sft", "collect", "reward", "rl", "compare"]
-    assert "the comparison is made again" in messages(done, "anew")
-    assert summary["sft"]["held_out_loss"] != tiny.summary(tiny.straight())["sft"]["held_out_loss"]
+    assert "the comparison is made again" in messages(done, "restarted")
+    assert summary["sft"]["eval_loss"] != tiny.summary(tiny.straight())["sft"]["eval_loss"]
     states = read_manifest(layout.manifest)["stages"]
     assert states["rl"]["parents"]["sft"] == hash_folder(layout.model("sft"))
     # As if it had never been otherwise.

@@ -15,17 +15,17 @@ from sawyer.runs import Listener
 
 pytestmark = pytest.mark.slow
 
-OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3}
-ONLINE = {**OFFLINE, "episodes": 24, "batch_size": 8, "minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "eval_every": 2}
+OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "eval_fraction": 0.3}
+ONLINE = {**OFFLINE, "episodes": 24, "batch_size": 8, "num_minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "eval_every": 2}
 PAIRS = {**OFFLINE, "epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "eval_every": 2}
 STEERED = {"coefficient": 0.1, "target": 2.0, "horizon": 50.0}
 ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared", "kl": STEERED},
-    "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen", "kl": STEERED},
+    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_init": "shared", "kl": STEERED},
+    "ppo ridge": {**ONLINE, "algorithm": "ppo", "value_init": "ridge", "kl": STEERED},
     "rloo": {**ONLINE, "algorithm": "rloo", "kl": STEERED},
-    "grpo": {**ONLINE, "algorithm": "grpo", "group": 2, "kl": STEERED},
+    "grpo": {**ONLINE, "algorithm": "grpo", "group_size": 2, "kl": STEERED},
     "dpo": {**PAIRS, "algorithm": "dpo"},
-    "best_of_n": {**OFFLINE, "algorithm": "best_of_n", "group": 3},
+    "best_of_n": {**OFFLINE, "algorithm": "best_of_n", "group_size": 3},
 }
 
 

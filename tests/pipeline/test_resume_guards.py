@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 
 # The policy's KL rises at once at this rate, so that the guard acts again and again, each time after a streak of two.
 TRIPS = {
-    "rl.guards": {"kl_budget": {"threshold": 0.02, "streak": 2}},
-    "rl.rollbacks": 2,
+    "rl.guards": {"kl_budget": {"threshold": 0.02, "patience": 2}},
+    "rl.max_rollbacks": 2,
     "rl.episodes": 96,
     "rl.kl.target": 6.0,
     "rl.kl.horizon": 200.0,

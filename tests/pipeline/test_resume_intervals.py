@@ -23,38 +23,38 @@ NEVER = 3600
 GUARDED: dict[str, Any] = {
     "max_new_tokens": 8,
     "eval_prompts": 6,
-    "held_out": 0.3,
+    "eval_fraction": 0.3,
     "eval_every": 1,
     "learning_rate": 4e-3,
     "batch_size": 8,
-    "guards": {"kl_budget": {"threshold": 0.1, "streak": 2}},
-    "rollbacks": 5,
+    "guards": {"kl_budget": {"threshold": 0.1, "patience": 2}},
+    "max_rollbacks": 5,
 }
-ONLINE: dict[str, Any] = {**GUARDED, "episodes": 96, "minibatches": 2, "epochs": 2}
+ONLINE: dict[str, Any] = {**GUARDED, "episodes": 96, "num_minibatches": 2, "epochs": 2}
 ONLINE["kl"] = {"coefficient": 0.1, "target": 6.0, "horizon": 200.0}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {**ONLINE, "algorithm": "ppo"},
     "ppo shared": {
         **ONLINE,
         "algorithm": "ppo",
-        "value_start": "shared",
-        "guards": {"kl_budget": {"threshold": 0.2, "streak": 2}},
+        "value_init": "shared",
+        "guards": {"kl_budget": {"threshold": 0.2, "patience": 2}},
     },
-    "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen"},
-    "rloo": {**ONLINE, "algorithm": "rloo", "learning_rate": 2e-3, "guards": {"kl_budget": {"threshold": 0.3, "streak": 2}}},
+    "ppo ridge": {**ONLINE, "algorithm": "ppo", "value_init": "ridge"},
+    "rloo": {**ONLINE, "algorithm": "rloo", "learning_rate": 2e-3, "guards": {"kl_budget": {"threshold": 0.3, "patience": 2}}},
     "grpo": {
         **ONLINE,
         "algorithm": "grpo",
-        "group": 2,
+        "group_size": 2,
         "learning_rate": 6e-3,
-        "guards": {"kl_budget": {"threshold": 0.3, "streak": 2}},
+        "guards": {"kl_budget": {"threshold": 0.3, "patience": 2}},
     },
     "dpo": {
         **GUARDED,
         "algorithm": "dpo",
         "epochs": 2,
         "learning_rate": 6e-3,
-        "guards": {"kl_budget": {"threshold": 0.2, "streak": 2}},
+        "guards": {"kl_budget": {"threshold": 0.2, "patience": 2}},
     },
 }
 

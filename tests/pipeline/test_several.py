@@ -80,16 +80,16 @@ for job in sys.argv[1:]:
     except SawyerError as error:
         print("failed", job, error)
 """
-OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.3}
-ONLINE = {**OFFLINE, "episodes": 40, "batch_size": 8, "minibatches": 2, "epochs": 2, "learning_rate": 1e-3, "eval_every": 2}
+OFFLINE = {"max_new_tokens": 8, "eval_prompts": 6, "eval_fraction": 0.3}
+ONLINE = {**OFFLINE, "episodes": 40, "batch_size": 8, "num_minibatches": 2, "epochs": 2, "learning_rate": 1e-3, "eval_every": 2}
 ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {**ONLINE, "algorithm": "ppo"},
-    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_start": "shared"},
-    "ppo frozen": {**ONLINE, "algorithm": "ppo", "value_start": "frozen"},
-    "rloo": {**ONLINE, "algorithm": "rloo", "group": 2},
-    "grpo": {**ONLINE, "algorithm": "grpo", "group": 2},
+    "ppo shared": {**ONLINE, "algorithm": "ppo", "value_init": "shared"},
+    "ppo ridge": {**ONLINE, "algorithm": "ppo", "value_init": "ridge"},
+    "rloo": {**ONLINE, "algorithm": "rloo", "group_size": 2},
+    "grpo": {**ONLINE, "algorithm": "grpo", "group_size": 2},
     "dpo": {**OFFLINE, "algorithm": "dpo", "epochs": 2, "batch_size": 16, "learning_rate": 1e-3, "eval_every": 2},
-    "best_of_n": {**OFFLINE, "algorithm": "best_of_n", "group": 3},
+    "best_of_n": {**OFFLINE, "algorithm": "best_of_n", "group_size": 3},
 }
 STOPPED = {"sft": 5, "reward": 4, "rl": 9}  # at which word of the journal; each stage then goes on otherwise
 

@@ -101,7 +101,18 @@ def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
     run = tiny.prefix("rl", tmp_path / "run")
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run, {"rl.eval_prompts": 4})))
-    arguments = ("bakeoff", file, "--algorithms", "ppo,rloo", "--seeds", "0,1", "--episodes", "16", "--own", "rloo.group=2")
+    arguments = (
+        "bakeoff",
+        file,
+        "--algorithms",
+        "ppo,rloo",
+        "--seeds",
+        "0,1",
+        "--episodes",
+        "16",
+        "--own",
+        "rloo.group_size=2",
+    )
     told = command(*arguments)
     assert told.code == 0, told.err
     root = run / "bakeoff"
@@ -121,7 +132,7 @@ def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
     golds = [row["gold"] for row in compared if (row["model"], row["setting"]) == ("rl", "t07")]
     assert lines["rloo"]["scores"]["t07"]["value"] == pytest.approx(sum(golds) / len(golds))
     assert (root / "bakeoff.md").read_text() in told.out and "2 algorithms with 2 seeds are 4 runs" in told.out
-    assert "Settings of its own: rloo: group=2." in told.out
+    assert "Settings of its own: rloo: group_size=2." in told.out
     monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     again = command(*arguments)
     assert again.code == 0 and "all done before" in again.out and (root / "bakeoff.md").read_text() in again.out

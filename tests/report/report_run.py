@@ -54,19 +54,19 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
     rate = {"value": 0.71, "low": 0.66, "high": 0.76, "judge": "gold"}
     rate |= {"length_controlled": 0.69, "length_controlled_low": 0.63, "length_controlled_high": 0.745}
     figures = {
-        "sft": {"held_out_loss": 1.12, "base_held_out_loss": 2.31, "eos_share": 0.97, "loss_first": 2.3, "loss_last": 1.08},
+        "sft": {"eval_loss": 1.12, "base_eval_loss": 2.31, "eos_rate": 0.97, "loss_first": 2.3, "loss_last": 1.08},
         "collect": {"prompts": 1000, "answers": 4000, "waiting": 0, "mean_score": 6.1},
         "reward": {
-            "held_out_prompts": 200,
+            "eval_prompts": 200,
             "accuracy": 0.861,
             "accuracy_low": 0.84,
             "accuracy_high": 0.88,
             "baseline_longer": 0.56,
             "baseline_high": 0.6,
-            "held_out_loss": 0.41,
-            "calibration_error": 0.034,
+            "eval_loss": 0.41,
+            "ece": 0.034,
             "length_correlation": 0.12,
-            "damaged_wins": 0.06,
+            "corrupted_win_rate": 0.06,
             "gold_accuracy": 0.88,
             "gold_accuracy_low": 0.86,
             "gold_correlation": 0.71,
@@ -152,9 +152,7 @@ def _sft(journal: Journal, rng: random.Random) -> None:
         journal.metrics(
             "sft", step, {"loss": loss, "learning_rate": 5e-4, "grad_norm": 0.8 + 0.2 * rng.random(), "tokens": 600}
         )
-    journal.metrics(
-        "sft", 475, {"held_out_loss": 1.12, "held_out_perplexity": 3.06, "base_held_out_loss": 2.31, "eos_share": 0.97}
-    )
+    journal.metrics("sft", 475, {"eval_loss": 1.12, "eval_perplexity": 3.06, "base_eval_loss": 2.31, "eos_rate": 0.97})
     journal.event(
         "sft", "warning", message="3 of 7,600 rows are longer than the model's 128 tokens and lose the end of their response"
     )
@@ -171,7 +169,7 @@ def _reward(journal: Journal, rng: random.Random, bad: bool) -> None:
         share = min(1.0, max(0.0, 0.88 - 0.36 * math.exp(-step / 50) + 0.06 * rng.gauss(0, 1)))
         loss = max(0.05, 0.35 + 0.6 * math.exp(-step / 50) + 0.12 * rng.gauss(0, 1))
         journal.metrics("reward", step, {"loss": loss, "accuracy": share, "learning_rate": 3e-4, "grad_norm": 1.0, "pairs": 90})
-    journal.metrics("reward", 340, {"held_out_loss": 0.41, "accuracy": 0.861, "baseline_longer": 0.56})
+    journal.metrics("reward", 340, {"eval_loss": 0.41, "accuracy": 0.861, "baseline_longer": 0.56})
     message = "accuracy 0.861 on held-out pairs, at least 0.840; the best of 'longer wins' and chance may reach 0.600"
     journal.gate(_gate("reward", "reward_beats_baselines", "fail" if bad else "ok", 0.84, 0.6, message))
     journal.gate(_gate("reward", "reward_learned", "ok", 0.35, 0.9, "training loss 0.900 -> 0.350"))
@@ -185,7 +183,8 @@ def _rl(journal: Journal, rng: random.Random, hostile: bool) -> None:
         values = {
             "reward": 0.75 * up - 0.05 + 0.05 * rng.gauss(0, 1), "score": 0.95 * up + 0.06 * rng.gauss(0, 1),
             "kl": 3.4 * up + 0.1 * rng.random(), "kl_coefficient": 0.05, "length": 14 + 2 * up + rng.gauss(0, 0.4),
-            "eos_share": min(1.0, 0.96 + 0.04 * up), "distinct_2": 0.62 - 0.1 * up, "same_answer": 0.02 + 0.01 * rng.random(),
+            "eos_rate": min(1.0, 0.96 + 0.04 * up), "distinct_2": 0.62 - 0.1 * up,
+            "mode_response_rate": 0.02 + 0.01 * rng.random(),
             "sampled_entropy": 1.6 - 0.9 * up, "policy_loss": -0.01, "value_loss": 0.4 - 0.2 * up,
             "clip_fraction": 0.03 + 0.02 * rng.random(),
             "approx_kl": 0.004 + 0.002 * rng.random(), "explained_variance": 0.6 * up, "grad_norm": 0.7, "value_grad_norm": 0.9,
@@ -197,7 +196,7 @@ def _rl(journal: Journal, rng: random.Random, hostile: bool) -> None:
         journal.metrics("rl", update, values)
     journal.metrics("rl", 60, _evaluated(0.96))
     _tracked(journal, 60, 0.96, rng, hostile)
-    journal.event("rl", "kept", step=50, message="kept the model after update 50 of 60: held-out reward 0.910")
+    journal.event("rl", "best_checkpoint", step=50, message="kept the model after update 50 of 60: held-out reward 0.910")
     journal.gate(_gate("rl", "rl_improves", "ok", 0.91, 0.02, "held-out reward 0.020 -> 0.910 (update 50 of 60)"))
     journal.gate(_gate("rl", "rl_kl_budget", "ok", 3.1, 6.0, "the kept model is 3.10 nats a response away from the SFT model"))
     journal.gate(
@@ -207,8 +206,8 @@ def _rl(journal: Journal, rng: random.Random, hostile: bool) -> None:
 
 def _evaluated(up: float) -> dict[str, float]:
     return {
-        "held_out_reward": 0.9 * up, "held_out_kl": 3.3 * up, "held_out_length": 14 + 2 * up, "held_out_eos_share": 0.98,
-        "held_out_gold": 5.9 + 2.2 * up,
+        "eval_reward": 0.9 * up, "eval_kl": 3.3 * up, "eval_length": 14 + 2 * up, "eval_eos_rate": 0.98,
+        "eval_gold": 5.9 + 2.2 * up,
     }  # fmt: skip
 
 

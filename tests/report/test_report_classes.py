@@ -18,7 +18,7 @@ SCORES = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "rows": 40, "said": 44}
 
 def figures(*labels: str, many: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "held_out_rows": 80,
+        "eval_rows": 80,
         "many": many,
         "labels": list(labels),
         "accuracy": 0.812,
@@ -28,12 +28,12 @@ def figures(*labels: str, many: bool = False) -> dict[str, Any]:
         "baseline_label": labels[0],
         "macro_f1": 0.791,
         "classes": {label: SCORES for label in labels},
-        "held_out_loss": 0.4,
+        "eval_loss": 0.4,
     }
     if many:
         return found | {"micro_f1": 0.777}
     size = range(len(labels))
-    return found | {"matthews": 0.613, "confusion": [[36 if i == j else 1111 for j in size] for i in size]}
+    return found | {"mcc": 0.613, "confusion": [[36 if i == j else 1111 for j in size] for i in size]}
 
 
 def run_of(root: Path, found: dict[str, Any]) -> Path:
@@ -42,8 +42,8 @@ def run_of(root: Path, found: dict[str, Any]) -> Path:
     journal = Journal(layout)
     for step in range(40):
         journal.metrics("classify", step, {"loss": 0.7 - step / 100, "accuracy": 0.5 + step / 100, "grad_norm": 1.0})
-    journal.metrics("classify", 40, {"held_out_loss": 0.4, "accuracy": 0.812})
-    journal.event("classify", "thinned", message="thin: 0.95 leaves out 7 of 90 as near-duplicates")
+    journal.metrics("classify", 40, {"eval_loss": 0.4, "accuracy": 0.812})
+    journal.event("classify", "deduplicated", message="dedup_threshold: 0.95 leaves out 7 of 90 as near-duplicates")
     shown = {"labels": [found["labels"][0]], "said": [found["labels"][-1]]}
     journal.samples("classify", 40, [{"text": HOSTILE, **shown, "probabilities": {}}])
     layout.config.write_text("model: bert\nclassify: {data: [a.csv]}\n")
@@ -56,7 +56,7 @@ def test_the_page_has_the_table_the_curves_and_the_texts(tmp_path: Path) -> None
     assert "<script>" not in text and "onerror=alert(1)>" not in text
     assert "What each class is taken for" in text and "1,111" in text and "Texts to look at" in text
     assert "81 %" in text and "71 % to 88 %" in text and "+0.61" in text
-    assert "thin: 0.95 leaves out 7 of 90" in text
+    assert "dedup_threshold: 0.95 leaves out 7 of 90" in text
     assert text.count("<figure>") == 2 and "always the commonest" in text
 
 

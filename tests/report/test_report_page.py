@@ -90,7 +90,7 @@ def test_an_answer_s_length_and_kl_are_shown(whole_run: Path) -> None:
 
 
 def test_training_pairs_are_not_called_held_out(whole_run: Path) -> None:
-    change_reward(whole_run, {"held_out_prompts": 0})
+    change_reward(whole_run, {"eval_prompts": 0})
     text = parsed(build(whole_run)).text
     assert "all training pairs" in text
 
@@ -191,7 +191,7 @@ def test_a_run_that_broke_off_says_where(whole_run: Path) -> None:
 def test_gates_from_before_a_stage_began_anew_are_gone(whole_run: Path) -> None:
     before = {check.name: check.stage for check in gather(whole_run).checks}
     assert "reward" in before.values()
-    Journal(Layout(whole_run)).event("reward", "anew")
+    Journal(Layout(whole_run)).event("reward", "restarted")
     assert {check.name: check.stage for check in gather(whole_run).checks} == {k: v for k, v in before.items() if v != "reward"}
 
 

@@ -228,7 +228,7 @@ def test_of_each_gate_the_last_word_counts_and_none_from_before_a_stage_began_an
 
     rows = [gate("sft", "a", "fail"), gate("reward", "b", "warn"), {"kind": "plan", "stage": "sft"}, gate("sft", "a", "ok")]
     assert [(row["name"], row["verdict"]) for row in last_gates(rows)] == [("a", "ok"), ("b", "warn")]
-    rows += [{"kind": "anew", "stage": "sft"}, gate("rl", "c", "ok")]
+    rows += [{"kind": "restarted", "stage": "sft"}, gate("rl", "c", "ok")]
     assert [row["name"] for row in last_gates(rows)] == ["b", "c"]
     assert last_gates([]) == []
 

@@ -138,9 +138,18 @@ def test_a_damaged_config_is_written_anew(tmp_path: Path, damage: bytes) -> None
 
 
 def test_changed_keys_are_dotted_names() -> None:
-    before = {"seed": 0, "rl": {"kl": {"coefficient": 0.1, "budget": 20}, "clip": 0.2}, "sft": {"data": ["a"]}, "world": None}
+    before = {
+        "seed": 0,
+        "rl": {"kl": {"coefficient": 0.1, "budget": 20}, "clip_range": 0.2},
+        "sft": {"data": ["a"]},
+        "world": None,
+    }
     assert changed_keys(before, before) == []
-    after = {"seed": 1, "rl": {"kl": {"coefficient": 0.2, "budget": 20}, "clip": 0.2, "new": 1}, "sft": {"data": ["a", "b"]}}
+    after = {
+        "seed": 1,
+        "rl": {"kl": {"coefficient": 0.2, "budget": 20}, "clip_range": 0.2, "new": 1},
+        "sft": {"data": ["a", "b"]},
+    }
     assert changed_keys(before, after) == ["rl.kl.coefficient", "rl.new", "seed", "sft.data"]
     assert changed_keys({"sft": None}, {"sft": {"data": ["a"]}}) == ["sft"]
     assert changed_keys({}, {"a": None}) == []

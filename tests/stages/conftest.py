@@ -45,8 +45,8 @@ class Tiny:
     def rl_config(self, out: Path, **rl: Any) -> Config:
         """A config whose RL section differs from a small default by `rl`; `rl__x` stands for the config's own `x`."""
         own = {name.removeprefix("rl__"): rl.pop(name) for name in list(rl) if name.startswith("rl__")}
-        asked = {"prompts": [str(self.prompts)], "episodes": 16, "batch_size": 8, "minibatches": 2, "epochs": 1}
-        asked |= {"max_new_tokens": 12, "temperature": 1.0, "eval_prompts": 6, "held_out": 0.2, "learning_rate": 1e-3}
+        asked = {"prompts": [str(self.prompts)], "episodes": 16, "batch_size": 8, "num_minibatches": 2, "epochs": 1}
+        asked |= {"max_new_tokens": 12, "temperature": 1.0, "eval_prompts": 6, "eval_fraction": 0.2, "learning_rate": 1e-3}
         stages = {"sft": {"data": [str(self.instructions)]}, "reward": {"data": [str(self.comparisons)]}}
         return self.config(out, **{**stages, "rl": {**asked, **rl}, **own})
 

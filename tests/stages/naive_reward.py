@@ -158,8 +158,8 @@ def calibration(told: Sequence[Told], reward: Callable[[Any, str], float]) -> fl
     return sum(len(d) / total * abs(mean([s for s, _ in d]) - mean([r for _, r in d])) for d in drawers if d)
 
 
-EXAMINED = ("accuracy", "accuracy_low", "accuracy_high", "baseline_longer", "baseline_high", "calibration_error")
-EXAMINED += ("length_correlation", "damaged_wins")
+EXAMINED = ("accuracy", "accuracy_low", "accuracy_high", "baseline_longer", "baseline_high", "ece")
+EXAMINED += ("length_correlation", "corrupted_win_rate")
 
 
 @tells("reward", *EXAMINED)
@@ -175,21 +175,21 @@ def examined(told: Sequence[Told], reward: Callable[[Any, str], float], seed: in
         "accuracy_high": high,
         "baseline_longer": longest[0],
         "baseline_high": longest[2] if longest[0] >= 0.5 else 1 - longest[1],
-        "calibration_error": calibration(told, reward),
+        "ece": calibration(told, reward),
         "length_correlation": pearson(
             [float(len(text.split())) for one in told for text in one.texts],
             [reward(one.prompt, text) for one in told for text in one.texts],
         ),
-        "damaged_wins": sum(wins) / len(wins),
+        "corrupted_win_rate": sum(wins) / len(wins),
     }
 
 
-@tells("reward", "held_out_loss")
-def held_out_squared(told: Sequence[Told], reward: Callable[[Any, str], float]) -> dict[str, float]:
+@tells("reward", "eval_loss")
+def eval_squared(told: Sequence[Told], reward: Callable[[Any, str], float]) -> dict[str, float]:
     losses = []
     for one in told:
         losses += squared([reward(one.prompt, text) for text in one.texts], one, softplus, 0.0)
-    return {"held_out_loss": mean(losses)}
+    return {"eval_loss": mean(losses)}
 
 
 @tells("reward", "gold_accuracy", "gold_accuracy_low", "gold_correlation")
@@ -241,7 +241,7 @@ def ceiling(judgings: Sequence[tuple[dict[str, float], dict[str, float]]]) -> di
 # summary.json.
 
 OF_PAIRS = ("value", "low", "high", "pairs")
-CARRIED = (*EXAMINED, "held_out_loss", "reward_shift", "reward_scale", "own_disagreement", "gold_accuracy", "gold_accuracy_low")
+CARRIED = (*EXAMINED, "eval_loss", "reward_shift", "reward_scale", "own_disagreement", "gold_accuracy", "gold_accuracy_low")
 CARRIED += ("gold_correlation",)
 
 
@@ -256,10 +256,10 @@ def ceiling_summary(judgings: Sequence[tuple[dict[str, float], dict[str, float]]
     return {f"reward.{name}": value for name, value in ceiling(judgings).items()}
 
 
-@tells("summary.json", "reward.held_out_prompts", "reward.gold_pairs")
+@tells("summary.json", "reward.eval_prompts", "reward.gold_pairs")
 def counted(told: Sequence[Told], own: Sequence[Told]) -> dict[str, float]:
     return {
-        "reward.held_out_prompts": len(told),
+        "reward.eval_prompts": len(told),
         "reward.gold_pairs": sum(d >= 2 for one in own for _, _, d in one.pairs),
     }
 

@@ -21,11 +21,11 @@ class Asked:
     temperature: float
     penalty: float
     bound: float
-    clip: float
-    value_clip: float = 0.0
+    clip_range: float
+    value_clip_range: float = 0.0
     gamma: float = 1.0
-    lam: float = 1.0
-    group: int = 1
+    gae_lambda: float = 1.0
+    group_size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +66,14 @@ def of_answers(answers: Answers) -> dict[str, float]:
     return {
         "score": mean(answers.scores),
         "length": sum(len(ids) for ids in answers.ids) / len(answers.ids),
-        "eos_share": sum(answers.ended) / len(answers.ended),
+        "eos_rate": sum(answers.ended) / len(answers.ended),
         "distinct_1": distinct(answers.ids, 1),
         "distinct_2": distinct(answers.ids, 2),
-        "same_answer": alike(answers.prompts, answers.texts),
+        "mode_response_rate": alike(answers.prompts, answers.texts),
     }
 
 
-OF_ANSWERS = ("score", "length", "eos_share", "distinct_1", "distinct_2", "same_answer")
+OF_ANSWERS = ("score", "length", "eos_rate", "distinct_1", "distinct_2", "mode_response_rate")
 
 
 def of_states(value: Any, row: Any) -> torch.Tensor:
@@ -95,19 +95,19 @@ def estimated(answers: Answers, policy: Any, reference: Any, value: Any, coeffic
         rewards[-1][-1] += worth[i]
     advantages, returns = [], []
     for i, paid in enumerate(rewards):
-        first = i - i % asked.group
-        others = [j for j in range(first, first + asked.group) if j != i]
+        first = i - i % asked.group_size
+        others = [j for j in range(first, first + asked.group_size) if j != i]
         if asked.algorithm == "rloo":
             advantages.append([sum(paid) - mean([sum(rewards[j]) for j in others])] * len(paid))
         elif asked.algorithm == "grpo":
-            group = [worth[j] for j in range(first, first + asked.group)]
-            deviation = math.sqrt(sum((x - mean(group)) ** 2 for x in group) / (asked.group - 1))
+            group = [worth[j] for j in range(first, first + asked.group_size)]
+            deviation = math.sqrt(sum((x - mean(group)) ** 2 for x in group) / (asked.group_size - 1))
             advantages.append([(worth[i] - mean(group)) / (deviation + EPS)] * len(paid))
         else:
             after, row = 0.0, [0.0] * len(paid)
             for t in reversed(range(len(paid))):
                 following = values[i][t + 1] if t + 1 < len(paid) else 0.0
-                after = paid[t] + asked.gamma * following - values[i][t] + asked.gamma * asked.lam * after
+                after = paid[t] + asked.gamma * following - values[i][t] + asked.gamma * asked.gae_lambda * after
                 row[t] = after
             advantages.append(row)
             returns.append([a + v for a, v in zip(row, values[i], strict=True)])
@@ -115,7 +115,7 @@ def estimated(answers: Answers, policy: Any, reference: Any, value: Any, coeffic
         everything = [a for row in advantages for a in row]
         spread = math.sqrt(variance(everything) + 1e-8)
         advantages = [[(a - mean(everything)) / spread for a in row] for row in advantages]
-    size = len(worth) if asked.algorithm == "ppo" else asked.group
+    size = len(worth) if asked.algorithm == "ppo" else asked.group_size
     compared = [worth[i : i + size] for i in range(0, len(worth), size)]
     return Batch(old=old, ref=ref, values=values, rewards=rewards, advantages=advantages, returns=returns, compared=compared)
 
@@ -155,7 +155,7 @@ def of_policy(minibatches: Minibatches, rows: Sequence[Any], found: Batch, beta:
             new = with_gradient(model, rows[i], asked.temperature)
             for t in range(len(new)):
                 rho, advantage = torch.exp(new[t] - found.old[i][t]), found.advantages[i][t]
-                within = torch.clamp(rho, 1 - asked.clip, 1 + asked.clip)
+                within = torch.clamp(rho, 1 - asked.clip_range, 1 + asked.clip_range)
                 worse = torch.maximum(-advantage * rho, -advantage * within)
                 x = new[t] - found.ref[i][t]
                 k3 = torch.exp(-x) - 1 + x
@@ -191,7 +191,7 @@ def update_of_values(minibatches: Minibatches, rows: Sequence[Any], found: Batch
             now = of_states(model, rows[i])
             for t in range(len(now)):
                 old, aim = found.values[i][t], found.returns[i][t]
-                near = old + torch.clamp(now[t] - old, -asked.value_clip, asked.value_clip)
+                near = old + torch.clamp(now[t] - old, -asked.value_clip_range, asked.value_clip_range)
                 loss = loss + 0.5 * torch.maximum((now[t] - aim) ** 2, (near - aim) ** 2)
                 count += 1
         norms.append(norm_of(loss / count, model))
@@ -208,7 +208,7 @@ def update_of_values(minibatches: Minibatches, rows: Sequence[Any], found: Batch
 HELD_OUT = (*OF_ANSWERS, "reward", "kl", "entropy", "reference_perplexity", "gold")
 
 
-@tells("rl", *(f"held_out_{name}" for name in HELD_OUT))
+@tells("rl", *(f"eval_{name}" for name in HELD_OUT))
 def held_out(answers: Answers, golds: Sequence[float], policy: Any, reference: Any, asked: Asked) -> dict[str, float]:
     new, ref = ([of_response(model, row, asked.temperature) for row in answers.rows] for model in (policy, reference))
     entropies = []
@@ -223,7 +223,7 @@ def held_out(answers: Answers, golds: Sequence[float], policy: Any, reference: A
         "reference_perplexity": math.exp(-mean([x for row in ref for x in row])),
         "gold": mean(golds),
     }
-    return {f"held_out_{name}": value for name, value in found.items()}
+    return {f"eval_{name}": value for name, value in found.items()}
 
 
 @tells("rl", "score_NAME", "disagreement")
@@ -233,18 +233,18 @@ def parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[floa
     return {f"score_{name}": mean(values) for name, values in scores.items()} | {"disagreement": mean(apart)}
 
 
-@tells("rl", "score_NAME", "applies_NAME", "held_out_score_NAME", "held_out_applies_NAME")
+@tells("rl", "score_NAME", "applies_NAME", "eval_score_NAME", "eval_applies_NAME")
 def partly(scores: Mapping[str, Sequence[float | None]]) -> dict[str, float]:
     """Of parts that do not apply to every answer."""
     told = {name: [value for value in values if value is not None] for name, values in scores.items()}
     found = {f"score_{name}": mean(values) for name, values in told.items()}
     found |= {f"applies_{name}": len(values) / len(scores[name]) for name, values in told.items()}
-    return found | {f"held_out_{name}": value for name, value in found.items()}
+    return found | {f"eval_{name}": value for name, value in found.items()}
 
 
-@tells("rl", "held_out_score_NAME", "held_out_disagreement")
-def held_out_parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[float]]) -> dict[str, float]:
-    return {f"held_out_{name}": value for name, value in parts(scores, members).items()}
+@tells("rl", "eval_score_NAME", "eval_disagreement")
+def eval_parts(scores: Mapping[str, Sequence[float]], members: Sequence[Sequence[float]]) -> dict[str, float]:
+    return {f"eval_{name}": value for name, value in parts(scores, members).items()}
 
 
 @tells("rl", "refused")
@@ -289,9 +289,9 @@ def best_of(answers: Answers, asked: Asked) -> tuple[list[float], list[int]]:
     """What each answer is paid, and the places of the answers that are kept: the first best one of each prompt's."""
     paid = [s - (0.0 if ended else asked.penalty) for s, ended in zip(answers.scores, answers.ended, strict=True)]
     kept = []
-    for first in range(0, len(paid), asked.group):
+    for first in range(0, len(paid), asked.group_size):
         best = first
-        for i in range(first, first + asked.group):
+        for i in range(first, first + asked.group_size):
             best = i if paid[i] > paid[best] else best
         kept.append(best)
     return paid, kept
@@ -307,10 +307,10 @@ def best_of_step(answers: Answers, asked: Asked) -> dict[str, float]:
     }
 
 
-OF_BEST = ("reward", "reward_sft", "score", "length", "eos_share", "distinct_2", "same_answer", "gold")
+OF_BEST = ("reward", "reward_sft", "score", "length", "eos_rate", "distinct_2", "mode_response_rate", "gold")
 
 
-@tells("rl", *(f"held_out_{name}" for name in OF_BEST), "kl_bound")
+@tells("rl", *(f"eval_{name}" for name in OF_BEST), "kl_bound")
 def best_of_all(answers: Answers, golds: Sequence[float], asked: Asked) -> dict[str, float]:
     paid, kept = best_of(answers, asked)
     ids = [answers.ids[i] for i in kept]
@@ -319,13 +319,13 @@ def best_of_all(answers: Answers, golds: Sequence[float], asked: Asked) -> dict[
         "reward_sft": mean(paid),
         "score": mean([answers.scores[i] for i in kept]),
         "length": mean([len(one) for one in ids]),
-        "eos_share": mean([answers.ended[i] for i in kept]),
+        "eos_rate": mean([answers.ended[i] for i in kept]),
         "distinct_2": distinct(ids, 2),
-        "same_answer": alike([answers.prompts[i] for i in kept], [answers.texts[i] for i in kept]),
+        "mode_response_rate": alike([answers.prompts[i] for i in kept], [answers.texts[i] for i in kept]),
         "gold": mean([golds[i] for i in kept]),
     }
-    bound = math.log(asked.group) - (asked.group - 1) / asked.group
-    return {f"held_out_{name}": value for name, value in found.items()} | {"kl_bound": bound}
+    bound = math.log(asked.group_size) - (asked.group_size - 1) / asked.group_size
+    return {f"eval_{name}": value for name, value in found.items()} | {"kl_bound": bound}
 
 
 # summary.json, from the journal's rows.
@@ -338,17 +338,17 @@ def best_of_all(answers: Answers, golds: Sequence[float], asked: Asked) -> dict[
 def summary(rows: Sequence[Mapping[str, Any]], budget: float) -> dict[str, float]:
     """The kept model is the first of those with the highest reward whose KL is within the budget, and that give at most a
     quarter of the prompts one answer; the first evaluation's, whatever it is, if none is better."""
-    evaluations = [row for row in rows if "held_out_reward" in row]
+    evaluations = [row for row in rows if "eval_reward" in row]
     kept = evaluations[0]
     for row in evaluations[1:]:
-        fit = row["held_out_kl"] <= budget and row["held_out_same_answer"] <= 0.25
-        kept = row if fit and row["held_out_reward"] > kept["held_out_reward"] else kept
+        fit = row["eval_kl"] <= budget and row["eval_mode_response_rate"] <= 0.25
+        kept = row if fit and row["eval_reward"] > kept["eval_reward"] else kept
     return {
-        "rl.reward_sft": evaluations[0]["held_out_reward"],
-        "rl.reward_best": kept["held_out_reward"],
+        "rl.reward_sft": evaluations[0]["eval_reward"],
+        "rl.reward_best": kept["eval_reward"],
         "rl.best_step": kept["step"],
-        "rl.kl": kept["held_out_kl"],
-        "rl.kl_last": evaluations[-1]["held_out_kl"],
+        "rl.kl": kept["eval_kl"],
+        "rl.kl_last": evaluations[-1]["eval_kl"],
         "rl.updates": sum("pairs" in row or "score" in row for row in rows),
         "rl.rollbacks": max(row.get("rollbacks", 0) for row in rows),
     }
@@ -389,8 +389,8 @@ def quantile_of_t(share: float, freedom: int) -> float:
 @tells("summary.json", "rl.reward_sft", "rl.reward_best", "rl.best_of", "rl.kl_bound")
 def summary_of_best(rows: Sequence[Mapping[str, Any]], n: int) -> dict[str, float]:
     return {
-        "rl.reward_sft": rows[-1]["held_out_reward_sft"],
-        "rl.reward_best": rows[-1]["held_out_reward"],
+        "rl.reward_sft": rows[-1]["eval_reward_sft"],
+        "rl.reward_best": rows[-1]["eval_reward"],
         "rl.best_of": n,
         "rl.kl_bound": sum(1 / n * math.log(n) for _ in range(n)) - (n - 1) / n,
     }

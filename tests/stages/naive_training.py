@@ -31,7 +31,7 @@ base_step = tells("base", *STEP)(language_step)
 sft_step = tells("sft", *STEP)(language_step)
 
 
-def held_out_loss(model: Any, rows: Sequence[Any]) -> float:
+def eval_loss(model: Any, rows: Sequence[Any]) -> float:
     each = []
     for row in rows:
         logits = logits_of(model, row.ids)
@@ -39,33 +39,33 @@ def held_out_loss(model: Any, rows: Sequence[Any]) -> float:
     return mean(each)
 
 
-@tells("base", "held_out_loss", "held_out_perplexity")
+@tells("base", "eval_loss", "eval_perplexity")
 def base_held_out(model: Any, rows: Sequence[Any]) -> dict[str, float]:
-    loss = held_out_loss(model, rows)
-    return {"held_out_loss": loss, "held_out_perplexity": math.exp(loss)}
+    loss = eval_loss(model, rows)
+    return {"eval_loss": loss, "eval_perplexity": math.exp(loss)}
 
 
-@tells("summary.json", "base.held_out_loss", "base.loss_before")
+@tells("summary.json", "base.eval_loss", "base.loss_before")
 def base_summary(before: Any, after: Any, rows: Sequence[Any]) -> dict[str, float]:
-    return {"base.held_out_loss": held_out_loss(after, rows), "base.loss_before": held_out_loss(before, rows)}
+    return {"base.eval_loss": eval_loss(after, rows), "base.loss_before": eval_loss(before, rows)}
 
 
-@tells("summary.json", "STAGE.loss_first", "STAGE.loss_last", "sft.held_out_loss", "sft.base_held_out_loss", "sft.eos_share")
+@tells("summary.json", "STAGE.loss_first", "STAGE.loss_last", "sft.eval_loss", "sft.base_eval_loss", "sft.eos_rate")
 def sft_summary(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """From the journal's rows."""
     losses, last = [row["loss"] for row in rows[:-1]], rows[-1]
-    found = {f"sft.{name}": last[name] for name in ("held_out_loss", "base_held_out_loss", "eos_share")}
+    found = {f"sft.{name}": last[name] for name in ("eval_loss", "base_eval_loss", "eos_rate")}
     return found | {"sft.loss_first": losses[0], "sft.loss_last": mean(losses[-max(1, len(losses) // 10) :])}
 
 
-@tells("sft", "held_out_loss", "held_out_perplexity", "base_held_out_loss", "eos_share")
+@tells("sft", "eval_loss", "eval_perplexity", "base_eval_loss", "eos_rate")
 def sft_held_out(model: Any, base: Any, rows: Sequence[Any], ended: Sequence[bool]) -> dict[str, float]:
-    loss = held_out_loss(model, rows)
+    loss = eval_loss(model, rows)
     return {
-        "held_out_loss": loss,
-        "held_out_perplexity": math.exp(loss),
-        "base_held_out_loss": held_out_loss(base, rows),
-        "eos_share": sum(ended) / len(ended),
+        "eval_loss": loss,
+        "eval_perplexity": math.exp(loss),
+        "base_eval_loss": eval_loss(base, rows),
+        "eos_rate": sum(ended) / len(ended),
     }
 
 
@@ -119,7 +119,7 @@ def judged(model: Any, texts: Texts, train: Texts, losses: Sequence[float], many
         "accuracy_low": low,
         "accuracy_high": high,
         "baseline_majority": sum(truth == usual for _, truth in pairs) / len(pairs),
-        "held_out_loss": mean(losses_held),
+        "eval_loss": mean(losses_held),
         "macro_f1": mean(f1),
         "loss_first": losses[0],
         "loss_last": mean(tail),
@@ -131,14 +131,14 @@ JUDGED = (
     "accuracy_low",
     "accuracy_high",
     "baseline_majority",
-    "held_out_loss",
+    "eval_loss",
     "macro_f1",
     "loss_first",
     "loss_last",
 )
 
 
-@tells("classify", *JUDGED, "matthews")
+@tells("classify", *JUDGED, "mcc")
 def classify_one(model: Any, texts: Texts, train: Texts, losses: Sequence[float]) -> dict[str, float]:
     """Matthews correlation as what it is: the correlation of the two tables of zeros and ones, said and true."""
     found, pairs = judged(model, texts, train, losses, many=False)
@@ -150,7 +150,7 @@ def classify_one(model: Any, texts: Texts, train: Texts, losses: Sequence[float]
         return sum((x - mean(a)) * (y - mean(b)) for a, b in zip(one, other, strict=True) for x, y in zip(a, b, strict=True))
 
     size = together(said, said) * together(true, true)
-    return found | {"matthews": together(said, true) / math.sqrt(size) if size else 0.0}
+    return found | {"mcc": together(said, true) / math.sqrt(size) if size else 0.0}
 
 
 @tells("classify", *JUDGED, "micro_f1")
@@ -164,11 +164,11 @@ def classify_many(model: Any, texts: Texts, train: Texts, losses: Sequence[float
 ITS_OWN = tuple(f"classify.{name}" for name in JUDGED if not name.startswith("loss_"))
 
 
-@tells("summary.json", "classify.rows", "classify.held_out_rows", *ITS_OWN, "STAGE.loss_first", "STAGE.loss_last")
+@tells("summary.json", "classify.rows", "classify.eval_rows", *ITS_OWN, "STAGE.loss_first", "STAGE.loss_last")
 def classify_summary(last: Mapping[str, float], train: Texts, held_out: Texts) -> dict[str, float]:
     """What is the same whatever labels there are; `last` is the journal's last row."""
     found = {f"classify.{name}": last[name] for name in JUDGED}
-    return found | {"classify.rows": len(train), "classify.held_out_rows": len(held_out)}
+    return found | {"classify.rows": len(train), "classify.eval_rows": len(held_out)}
 
 
 CLASS = ("precision", "recall", "f1", "rows", "said")
@@ -187,12 +187,12 @@ def classes_summary(model: Any, texts: Texts, labels: Sequence[str], many: bool)
     return found
 
 
-@tells("summary.json", "classify.matthews", "classify.confusion")
+@tells("summary.json", "classify.mcc", "classify.confusion")
 def one_summary(last: Mapping[str, float], model: Any, texts: Texts, classes: int) -> dict[str, Any]:
     table = [[0] * classes for _ in range(classes)]
     for ids, truth in texts:
         table[next(iter(truth))][next(iter(of_labels(model, ids, truth, False)[1]))] += 1
-    return {"classify.matthews": last["matthews"], "classify.confusion": table}
+    return {"classify.mcc": last["mcc"], "classify.confusion": table}
 
 
 @tells("summary.json", "classify.micro_f1")
@@ -203,11 +203,11 @@ def many_summary(last: Mapping[str, float]) -> dict[str, float]:
 # Stages that answer.
 
 
-@tells("collect", "length", "eos_share")
+@tells("collect", "length", "eos_rate")
 def collect_step(answers: Sequence[Sequence[int]], eos: int) -> dict[str, float]:
     return {
         "length": sum(len(ids) for ids in answers) / len(answers),
-        "eos_share": sum(ids[-1] == eos for ids in answers) / len(answers),
+        "eos_rate": sum(ids[-1] == eos for ids in answers) / len(answers),
     }
 
 

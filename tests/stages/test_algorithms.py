@@ -27,17 +27,23 @@ from sawyer.train import OptimizerStep, choose_device, generator
 Fixture = Any
 CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
 TEMPERATURE, CLIP, VALUE_CLIP, BETA, GROUP = 0.8, 0.1, 0.05, 0.3, 4
-KINDS = ("rloo", "grpo", "ppo own", "ppo shared", "ppo frozen")
+KINDS = ("rloo", "grpo", "ppo own", "ppo shared", "ppo ridge")
 
 
 def config_of(tiny: Fixture, out: Path, kind: str, **more: Any) -> Config:
     algorithm, _, value = kind.partition(" ")
-    asked: dict[str, Any] = {"algorithm": algorithm, "group": GROUP, "episodes": 12, "batch_size": 12, "minibatches": 1}
-    asked |= {"epochs": 1, "max_new_tokens": 18, "temperature": TEMPERATURE, "clip": CLIP, "learning_rate": 0.01}
+    asked: dict[str, Any] = {
+        "algorithm": algorithm,
+        "group_size": GROUP,
+        "episodes": 12,
+        "batch_size": 12,
+        "num_minibatches": 1,
+    }
+    asked |= {"epochs": 1, "max_new_tokens": 18, "temperature": TEMPERATURE, "clip_range": CLIP, "learning_rate": 0.01}
     asked |= {"kl": {"coefficient": BETA}, "missing_eos_penalty": 0.5}
     if algorithm == "ppo":
-        asked |= {"lam": 0.9, "gamma": 0.97, "value_start": "policy" if value == "own" else value}
-        asked |= {} if value == "frozen" else {"value_clip": VALUE_CLIP}
+        asked |= {"gae_lambda": 0.9, "gamma": 0.97, "value_init": "policy" if value == "own" else value}
+        asked |= {} if value == "ridge" else {"value_clip_range": VALUE_CLIP}
     return tiny.rl_config(out, **{**asked, **more}, rl__micro_batch_tokens=more.pop("tokens", 150))
 
 
@@ -49,7 +55,7 @@ def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Modul
         critic = ValueNetwork.from_policy(tiny.sft)
     elif kind == "ppo shared":
         critic = PolicyWithValue(policy)
-    elif kind == "ppo frozen":
+    elif kind == "ppo ridge":
         critic = RidgeValues(open_language_model(tiny.base).model.double(), 16, generator(0, "features"))
         nn.init.normal_(critic.weights, std=0.5, generator=generator(0, "weights"))
         nn.init.normal_(critic.centre, generator=generator(0, "centre"))
@@ -250,7 +256,7 @@ def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) -> None:
-    config = config_of(tiny, tmp_path / "run", kind, episodes=36, minibatches=3, epochs=2, eval_every=2)
+    config = config_of(tiny, tmp_path / "run", kind, episodes=36, num_minibatches=3, epochs=2, eval_every=2)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         rows = run.journal.rows("rl")
@@ -259,7 +265,7 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
     algorithm = kind.partition(" ")[0]
     assert figures["algorithm"] == algorithm and plan.startswith(f"{algorithm}: 3 updates of 12 answers")
     assert ", 4 to each, " in plan
-    assert (", values fitted, policy and reference of " in plan) == (kind == "ppo frozen")
+    assert (", values fitted, policy and reference of " in plan) == (kind == "ppo ridge")
     assert all(verdict == "ok" for name, verdict in gates.items() if name.startswith("step0"))
     told = rows[0].keys() & {"value_loss", "explained_variance", "value_grad_norm", "kl_loss"}
     valued = {"value_loss", "explained_variance"}
@@ -270,7 +276,7 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
             "grpo": {"kl_loss"},
             "ppo own": {*valued, "value_grad_norm"},
             "ppo shared": valued,
-            "ppo frozen": {"explained_variance"},
+            "ppo ridge": {"explained_variance"},
         }[kind]
     )
     assert rows[2]["kl"] != 0.0
@@ -288,7 +294,7 @@ def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -
 
 
 def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Path) -> None:
-    config = config_of(tiny, tmp_path / "run", "ppo frozen", score_clip=None)
+    config = config_of(tiny, tmp_path / "run", "ppo ridge", reward_clip=None)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlLoop(config, run)
         critic = work.critic
@@ -340,16 +346,16 @@ def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        ({"algorithm": "rloo", "lam": 0.95}, "rl.lam: it means nothing to rloo, only to ppo"),
+        ({"algorithm": "rloo", "gae_lambda": 0.95}, "rl.gae_lambda: it means nothing to rloo, only to ppo"),
         ({"algorithm": "grpo", "gamma": 1.0}, "rl.gamma: it means nothing to grpo"),
-        ({"algorithm": "grpo", "value_start": "policy"}, "rl.value_start: it means nothing to grpo"),
-        ({"algorithm": "rloo", "value_clip": 0.2}, "rl.value_clip: it means nothing"),
+        ({"algorithm": "grpo", "value_init": "policy"}, "rl.value_init: it means nothing to grpo"),
+        ({"algorithm": "rloo", "value_clip_range": 0.2}, "rl.value_clip_range: it means nothing"),
         ({"algorithm": "rloo", "value_learning_rate": 1e-4}, "rl.value_learning_rate: it means nothing"),
-        ({"algorithm": "rloo", "group": 1}, "rl.group: rloo compares the answers to one prompt and needs 2 at least"),
-        ({"algorithm": "grpo", "group": 3}, "rl.group: 3 answers a prompt do not divide a batch of 8"),
-        ({"value_start": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: shared"),
-        ({"value_start": "frozen", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_start: frozen"),
-        ({"value_start": "frozen", "value_clip": 0.3}, "rl.value_clip: with value_start: frozen"),
+        ({"algorithm": "rloo", "group_size": 1}, "rl.group_size: rloo compares the answers to one prompt and needs 2 at least"),
+        ({"algorithm": "grpo", "group_size": 3}, "rl.group_size: 3 answers a prompt do not divide a batch of 8"),
+        ({"value_init": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_init: shared"),
+        ({"value_init": "ridge", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_init: ridge"),
+        ({"value_init": "ridge", "value_clip_range": 0.3}, "rl.value_clip_range: with value_init: ridge"),
         ({"beta": 0.1}, "rl.beta: it means nothing to ppo, only to dpo"),
     ],
 )
@@ -361,9 +367,9 @@ def test_what_means_nothing_is_refused(tiny: Fixture, tmp_path: Path, asked: dic
 
 def test_a_run_s_own_file_with_its_defaults_can_be_told_otherwise(tiny: Fixture, tmp_path: Path) -> None:
     whole = tiny.rl_config(tmp_path).model_dump(mode="json")
-    assert whole["rl"]["value_clip"] == 0.2 and whole["rl"]["value_learning_rate"] is None
-    again = checked(whole | {"rl": whole["rl"] | {"value_start": "frozen"}})
-    assert again.rl is not None and again.rl.value_start == "frozen"
+    assert whole["rl"]["value_clip_range"] == 0.2 and whole["rl"]["value_learning_rate"] is None
+    again = checked(whole | {"rl": whole["rl"] | {"value_init": "ridge"}})
+    assert again.rl is not None and again.rl.value_init == "ridge"
 
 
 @pytest.mark.parametrize("weights", [(0.0,), (1.0, -1.0)], ids=["all zero", "two that cancel"])
@@ -377,21 +383,21 @@ def test_rewards_that_add_up_to_nothing_are_refused(tiny: Fixture, tmp_path: Pat
 @pytest.mark.parametrize(
     ("algorithm", "given"),
     [
-        ("dpo", {"group": 4}),
+        ("dpo", {"group_size": 4}),
         ("dpo", {"episodes": 64}),
-        ("dpo", {"minibatches": 4}),
-        ("dpo", {"clip": 0.2}),
-        ("dpo", {"score_clip": 2.0}),
+        ("dpo", {"num_minibatches": 4}),
+        ("dpo", {"clip_range": 0.2}),
+        ("dpo", {"reward_clip": 2.0}),
         ("dpo", {"kl": {"coefficient": 0.05}}),
         ("dpo", {"kl": {"target": 6.0}}),
-        ("dpo", {"lam": 0.95}),
+        ("dpo", {"gae_lambda": 0.95}),
         ("best_of_n", {"batch_size": 8}),
         ("best_of_n", {"epochs": 2}),
         ("best_of_n", {"learning_rate": 1e-4}),
         ("best_of_n", {"kl": {"budget": 20.0}}),
         ("best_of_n", {"eval_every": 10}),
-        ("best_of_n", {"rollbacks": 1}),
-        ("best_of_n", {"group": 1}),
+        ("best_of_n", {"max_rollbacks": 1}),
+        ("best_of_n", {"group_size": 1}),
     ],
 )
 def test_what_means_nothing_without_a_rollout_is_refused(
@@ -420,5 +426,5 @@ def test_what_is_written_is_what_is_known_and_can_be_read_again(
     config = tiny.rl_config(tmp_path, algorithm=algorithm)
     written = config.model_dump(mode="json")
     assert checked(written) == config
-    assert written["rl"]["group"] == group
-    assert ("lam" in written["rl"]) == (algorithm == "ppo")
+    assert written["rl"]["group_size"] == group
+    assert ("gae_lambda" in written["rl"]) == (algorithm == "ppo")

@@ -24,8 +24,14 @@ N = 5
 
 
 def config_of(tiny: Fixture, out: Path, **rl: Any) -> Config:
-    asked = {"algorithm": "best_of_n", "group": N, "prompts": [str(tiny.prompts)], "max_new_tokens": 12, "temperature": 1.0}
-    asked |= {"eval_prompts": 6, "held_out": 0.2, "missing_eos_penalty": 0.7}
+    asked = {
+        "algorithm": "best_of_n",
+        "group_size": N,
+        "prompts": [str(tiny.prompts)],
+        "max_new_tokens": 12,
+        "temperature": 1.0,
+    }
+    asked |= {"eval_prompts": 6, "eval_fraction": 0.2, "missing_eos_penalty": 0.7}
     stages = {"sft": {"data": [str(tiny.instructions)]}, "reward": {"data": [str(tiny.comparisons)]}}
     return tiny.config(out, **stages, rl={**asked, **rl}, world={"rater": "honest"})
 
@@ -59,12 +65,12 @@ def test_the_best_of_each_prompt_s_answers(tiny: Fixture, tmp_path: Path, monkey
     best = [max(group, key=lambda i: paid[i]) for group in groups]
     assert any(scores[i] < max(scores[j] for j in group) for i, group in zip(best, groups, strict=True)) or all(ended)
     last = rows[-1]
-    assert last["held_out_reward"] == figures["reward_best"] == pytest.approx(sum(paid[i] for i in best) / 6, abs=1e-5)
-    assert last["held_out_reward_sft"] == figures["reward_sft"] == pytest.approx(sum(paid) / len(paid), abs=1e-5)
-    assert last["held_out_score"] == pytest.approx(sum(scores[i] for i in best) / 6, abs=1e-5)
-    assert last["held_out_eos_share"] == sum(ended[i] for i in best) / 6
+    assert last["eval_reward"] == figures["reward_best"] == pytest.approx(sum(paid[i] for i in best) / 6, abs=1e-5)
+    assert last["eval_reward_sft"] == figures["reward_sft"] == pytest.approx(sum(paid) / len(paid), abs=1e-5)
+    assert last["eval_score"] == pytest.approx(sum(scores[i] for i in best) / 6, abs=1e-5)
+    assert last["eval_eos_rate"] == sum(ended[i] for i in best) / 6
     assert figures["kl_bound"] == last["kl_bound"] == pytest.approx(math.log(N) - (N - 1) / N)
-    assert "kl" not in figures and "held_out_kl" not in last
+    assert "kl" not in figures and "eval_kl" not in last
     assert [row["response"] for row in shown] == [texts[i] for i in best]
     assert all(row["best_of"] == N and "gold" in row for row in shown)
     assert figures["reward_best"] > figures["reward_sft"] and gates == {"rl_improves": "ok"}
@@ -87,7 +93,7 @@ def test_each_part_of_a_reward_is_told(tiny: Fixture, tmp_path: Path) -> None:
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         train(config_of(tiny, tmp_path / "run", rewards=parts), run)
         last, shown = run.journal.rows("rl")[-1], read_rows(run.layout.samples)
-    assert last["held_out_score"] == pytest.approx(last["held_out_score_judges"] + 0.5 * last["held_out_score_gold"], abs=1e-5)
+    assert last["eval_score"] == pytest.approx(last["eval_score_judges"] + 0.5 * last["eval_score_gold"], abs=1e-5)
     assert shown[0]["reward"] == pytest.approx(shown[0]["parts"]["judges"] + 0.5 * shown[0]["parts"]["gold"], abs=1e-5)
 
 

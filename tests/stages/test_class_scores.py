@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from sawyer.stats import class_scores, confusion, correlation, macro_f1, matthews, scores_of
+from sawyer.stats import class_scores, confusion, correlation, macro_f1, matthews_correlation, scores_of
 
 TRUTH = [0, 0, 0, 0, 0, 0, 1, 1, 1, 2]
 SAID = [0, 0, 0, 0, 1, 2, 1, 1, 0, 1]
@@ -48,15 +48,15 @@ def test_a_class_that_never_comes_up_is_not_averaged() -> None:
 def test_matthews_of_two_classes_by_hand() -> None:
     """TN 60, FP 10, FN 5, TP 25: (25 * 60 - 10 * 5) / sqrt(35 * 30 * 70 * 65)."""
     expected = (25 * 60 - 10 * 5) / math.sqrt((25 + 10) * (25 + 5) * (60 + 10) * (60 + 5))
-    assert matthews([[60, 10], [5, 25]]) == pytest.approx(expected)
-    assert matthews([[10, 60], [25, 5]]) == pytest.approx(-expected), "always the contrary"
+    assert matthews_correlation([[60, 10], [5, 25]]) == pytest.approx(expected)
+    assert matthews_correlation([[10, 60], [25, 5]]) == pytest.approx(-expected), "always the contrary"
 
 
 def test_matthews_is_the_correlation_of_two_classes() -> None:
     rng = random.Random(0)
     truth = [rng.randrange(2) for _ in range(300)]
     said = [t if rng.random() < 0.7 else 1 - t for t in truth]
-    assert matthews(confusion(truth, said, 2)) == pytest.approx(correlation(truth, said))
+    assert matthews_correlation(confusion(truth, said, 2)) == pytest.approx(correlation(truth, said))
 
 
 def test_matthews_of_several_classes_by_brute_force() -> None:
@@ -74,10 +74,10 @@ def test_matthews_of_several_classes_by_brute_force() -> None:
         return total
 
     expected = covariance(truth, said) / math.sqrt(covariance(truth, truth) * covariance(said, said))
-    assert matthews(confusion(truth, said, 4)) == pytest.approx(expected)
-    assert matthews(confusion(truth, truth, 4)) == pytest.approx(1.0)
+    assert matthews_correlation(confusion(truth, said, 4)) == pytest.approx(expected)
+    assert matthews_correlation(confusion(truth, truth, 4)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("table", [[[5, 0], [3, 0]], [[5, 2], [0, 0]], [[0, 0], [0, 0]]])
 def test_matthews_without_variation_is_nothing(table: list[list[int]]) -> None:
-    assert matthews(table) == 0.0
+    assert matthews_correlation(table) == 0.0

@@ -82,7 +82,7 @@ def put(tmp_path: Path) -> Callable[..., str]:
 
 def config_of(out: Path, source: Path, data: str, **asked: Any) -> Any:
     top = {name.removeprefix("top__"): asked.pop(name) for name in list(asked) if name.startswith("top__")}
-    section = {"data": [data], "epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "held_out": 0.2, **asked}
+    section = {"data": [data], "epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "eval_fraction": 0.2, **asked}
     tree = {"out": str(out), "model": str(source), "device": "cpu", "precision": "fp32", "save_every_seconds": 3600}
     return checked({**tree, "classify": section, **top})
 
@@ -118,7 +118,7 @@ def test_a_task_that_can_be_learnt_is(learnt: dict[str, Any], which: str) -> Non
     assert found["macro_f1"] > 0.85 and found["loss_last"] < 0.3 * found["loss_first"]
     assert found["many"] == which.endswith("many")
     assert found["labels"] == (["cat", "dog", "red"] if found["many"] else ["cat", "dog", "neither"])
-    assert "micro_f1" in found if found["many"] else found["matthews"] > 0.8
+    assert "micro_f1" in found if found["many"] else found["mcc"] > 0.8
     text = Layout(out).report.read_text()
     assert "Class by class" in text if found["many"] else "What each class is taken for" in text
     assert read_manifest(Layout(out).manifest)["stages"]["classify"]["status"] == "done"
@@ -142,13 +142,13 @@ def test_the_figures_are_those_of_the_saved_classifier_on_the_held_out_rows(lear
         losses = [-math.log(row[record.labels[0]]) for row, record in zip(shares, held_out, strict=True)]
     right = sum(s == set(record.labels) for s, record in zip(said, held_out, strict=True))
     found = summary["classify"]
-    assert found["held_out_rows"] == len(held_out) and found["rows"] == len(train)
+    assert found["eval_rows"] == len(held_out) and found["rows"] == len(train)
     assert found["accuracy"] == right / len(held_out)
     assert (found["accuracy_low"], found["accuracy_high"]) == (
         wilson(right, len(held_out)).low,
         wilson(right, len(held_out)).high,
     )
-    assert found["held_out_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+    assert found["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
     for label, scores in found["classes"].items():
         hit = sum(label in s and label in r.labels for s, r in zip(said, held_out, strict=True))
         assert scores["rows"] == sum(label in r.labels for r in held_out)
@@ -235,7 +235,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("frozen", "still"), [(1, ("h.0.", "wte", "wpe")), ("trunk", ("transformer.",))])
+@pytest.mark.parametrize(("frozen", "still"), [(1, ("h.0.", "wte", "wpe")), ("all_but_head", ("transformer.",))])
 def test_frozen_layers_stay_as_they_are(
     sources: dict[str, Path], put: Any, tmp_path: Path, frozen: Any, still: tuple[str, ...]
 ) -> None:
@@ -257,7 +257,7 @@ def test_more_layers_than_there_are(sources: dict[str, Path], put: Any, tmp_path
 
 @pytest.mark.parametrize("value", [-1, 1.5, "head", None])
 def test_a_freeze_that_cannot_be_is_refused_in_words(tmp_path: Path, value: Any) -> None:
-    with pytest.raises(ConfigError, match=r"`freeze` is .*; expected: how many layers, 0 or more, or trunk"):
+    with pytest.raises(ConfigError, match=r"`freeze` is .*; expected: how many layers, 0 or more, or all_but_head"):
         config_of(tmp_path / "run", tmp_path, "a.jsonl", freeze=value)
 
 
@@ -289,14 +289,14 @@ def test_thinning_leaves_out_near_duplicates_of_the_same_label_and_says_so(
 ) -> None:
     data = put(near_pairs())
     whole = pipeline.run(config_of(tmp_path / "whole", sources["bert"], data, epochs=0.5))["classify"]
-    thinner = pipeline.run(config_of(tmp_path / "thin", sources["bert"], data, epochs=0.5, thin=0.97))["classify"]
-    (told,) = [row["message"] for row in events(tmp_path / "thin", "thinned")]
+    thinner = pipeline.run(config_of(tmp_path / "thin", sources["bert"], data, epochs=0.5, dedup_threshold=0.97))["classify"]
+    (told,) = [row["message"] for row in events(tmp_path / "thin", "deduplicated")]
     left_out = whole["rows"] - thinner["rows"]
-    assert f"thin: 0.97 leaves out {left_out} of {whole['rows']} as near-duplicates" in told and " after " in told
+    assert f"dedup_threshold: 0.97 leaves out {left_out} of {whole['rows']} as near-duplicates" in told and " after " in told
     assert 20 < left_out < whole["rows"] - 10
-    assert thinner["held_out_rows"] == whole["held_out_rows"], "what checks is not thinned"
+    assert thinner["eval_rows"] == whole["eval_rows"], "what checks is not thinned"
     assert told.replace(" -> ", " → ")[:40] in Layout(tmp_path / "thin").report.read_text()
-    assert events(tmp_path / "whole", "thinned") == []
+    assert events(tmp_path / "whole", "deduplicated") == []
 
 
 # What is refused.
@@ -323,7 +323,7 @@ def test_data_from_which_nothing_can_be_learnt(
     sources: dict[str, Path], put: Any, tmp_path: Path, rows: Any, words: str
 ) -> None:
     with pytest.raises(DataError, match=words):
-        pipeline.run(config_of(tmp_path / "run", sources["bert"], put(rows), held_out=0.2))
+        pipeline.run(config_of(tmp_path / "run", sources["bert"], put(rows), eval_fraction=0.2))
 
 
 def test_a_label_that_is_held_out_alone_is_refused_by_its_line(sources: dict[str, Path], put: Any, tmp_path: Path) -> None:
@@ -333,8 +333,8 @@ def test_a_label_that_is_held_out_alone_is_refused_by_its_line(sources: dict[str
     line = held_out[3].where.line
     rows[line - 1]["label"] = "rare"
     with pytest.raises(DataError, match=rf"rows.jsonl:{line}:label: the label 'rare' stands in held-out rows alone"):
-        pipeline.run(config_of(tmp_path / "run", sources["bert"], put(rows), held_out=0.2))
-    assert pipeline.run(config_of(tmp_path / "all", sources["bert"], put(rows), held_out=0, epochs=0.2))["classify"][
+        pipeline.run(config_of(tmp_path / "run", sources["bert"], put(rows), eval_fraction=0.2))
+    assert pipeline.run(config_of(tmp_path / "all", sources["bert"], put(rows), eval_fraction=0, epochs=0.2))["classify"][
         "labels"
     ] == [
         *("a", "b"),
@@ -344,13 +344,15 @@ def test_a_label_that_is_held_out_alone_is_refused_by_its_line(sources: dict[str
 
 def test_all_rows_held_out(sources: dict[str, Path], put: Any, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none is left to train on"):
-        pipeline.run(config_of(tmp_path / "run", sources["bert"], put([one_of(t) for t in sentences(3)]), held_out=0.999999))
+        pipeline.run(
+            config_of(tmp_path / "run", sources["bert"], put([one_of(t) for t in sentences(3)]), eval_fraction=0.999999)
+        )
 
 
 def test_without_held_out_rows_the_gate_says_so(sources: dict[str, Path], put: Any, tmp_path: Path) -> None:
     data = put([one_of(text) for text in sentences(60)])
-    summary = pipeline.run(config_of(tmp_path / "run", sources["bert"], data, held_out=0, epochs=1))
-    assert summary["classify"]["held_out_rows"] == 0
+    summary = pipeline.run(config_of(tmp_path / "run", sources["bert"], data, eval_fraction=0, epochs=1))
+    assert summary["classify"]["eval_rows"] == 0
     assert "on training rows (none was held out)" in events(tmp_path / "run", "gate")[0]["message"]
 
 
@@ -385,7 +387,7 @@ def test_classes_are_in_the_order_of_numbers_or_names(
 
 def texts_of(rows: Sequence[Mapping[str, Any]], put: Any, tmp_path: Path, sources: Any, tiny: Fixture) -> Any:
     with tiny.run(tmp_path / "judging") as run:
-        texts = load(config_of(tmp_path / "x", sources["bert"], put(rows), held_out=0), run)
+        texts = load(config_of(tmp_path / "x", sources["bert"], put(rows), eval_fraction=0), run)
     return texts, list(map(encoder(texts, load_reader(sources["bert"]), CONTEXT), texts.train))
 
 
@@ -397,8 +399,8 @@ def test_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path: Path, tin
     found = examine(texts, examples, logits, usual_of(examples))
     assert found["confusion"] == [[4, 1], [0, 1]] and found["accuracy"] == 5 / 6
     assert found["baseline_majority"] == 5 / 6 and found["baseline_label"] == "a"
-    assert found["matthews"] == pytest.approx((4 * 1 - 1 * 0) / math.sqrt(5 * 4 * 1 * 2))
-    assert found["held_out_loss"] == pytest.approx((5 * math.log(1 + math.e**-1) + math.log(1 + math.e)) / 6)
+    assert found["mcc"] == pytest.approx((4 * 1 - 1 * 0) / math.sqrt(5 * 4 * 1 * 2))
+    assert found["eval_loss"] == pytest.approx((5 * math.log(1 + math.e**-1) + math.log(1 + math.e)) / 6)
     first = samples(texts, examples, logits)[0]
     assert (first["labels"], first["said"]) == (["a"], ["b"])
 
@@ -411,13 +413,13 @@ def test_many_label_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path
     logits = torch.tensor([[2.0, -1.0], [1.0, -1.0], [-3.0, -3.0], [-1.0, 4.0]])  # right; b missed; right; a missed, b made up
     found = examine(texts, examples, logits, usual_of(examples))
     assert found["accuracy"] == 2 / 4 and found["baseline_label"] == "a" and found["baseline_majority"] == 2 / 4
-    assert "confusion" not in found and "matthews" not in found
+    assert "confusion" not in found and "mcc" not in found
     a, b = found["classes"]["a"], found["classes"]["b"]
     assert (a["precision"], a["recall"], a["rows"]) == (1.0, 2 / 3, 3) and (b["precision"], b["recall"]) == (0.0, 0.0)
     assert found["micro_f1"] == pytest.approx(2 * 2 / (3 + 4)) and found["macro_f1"] == pytest.approx(0.8 / 2)
 
 
-FIGURES = {"accuracy": 0.8, "accuracy_low": 0.75, "baseline_majority": 0.7, "baseline_label": "a", "held_out_rows": 9}
+FIGURES = {"accuracy": 0.8, "accuracy_low": 0.75, "baseline_majority": 0.7, "baseline_label": "a", "eval_rows": 9}
 FIGURES |= {"loss_first": 1.0, "loss_last": 0.5}
 
 
@@ -447,7 +449,7 @@ def test_resuming_equals_never_having_stopped(sources: dict[str, Path], put: Any
 
     def config(name: str) -> Any:
         return config_of(
-            tmp_path / name, sources["gpt2"], data, thin=0.995, epochs=2, batch_size=8, top__save_every_seconds=save
+            tmp_path / name, sources["gpt2"], data, dedup_threshold=0.995, epochs=2, batch_size=8, top__save_every_seconds=save
         )
 
     straight = pipeline.run(config("straight"))["classify"]
@@ -476,5 +478,5 @@ def test_resuming_equals_never_having_stopped(sources: dict[str, Path], put: Any
 def test_other_data_in_the_same_folder_are_refused(sources: dict[str, Path], put: Any, tmp_path: Path) -> None:
     data = put([one_of(text) for text in sentences(60)])
     pipeline.run(config_of(tmp_path / "run", sources["bert"], data, epochs=0.5))
-    with pytest.raises(SawyerError, match=r"changed: these settings: classify.thin"):
-        pipeline.run(config_of(tmp_path / "run", sources["bert"], data, epochs=0.5, thin=0.9))
+    with pytest.raises(SawyerError, match=r"changed: these settings: classify.dedup_threshold"):
+        pipeline.run(config_of(tmp_path / "run", sources["bert"], data, epochs=0.5, dedup_threshold=0.9))

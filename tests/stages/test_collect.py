@@ -114,7 +114,7 @@ def test_without_a_world_people_judge_and_the_run_goes_on(
     plain = config_of(tiny, out, world=False, answers=4)
     sft = {"data": [str(tiny.instructions)], "epochs": 0.2, "max_new_tokens": 4, "eval_prompts": 4}
     tree = plain.model_dump(mode="json", exclude_none=True) | {"sft": sft}
-    config = tiny.config(**{**tree, "out": out, "reward": {"held_out": 0.2, "calibration_prompts": 8, "batch_size": 8}})
+    config = tiny.config(**{**tree, "out": out, "reward": {"eval_fraction": 0.2, "calibration_prompts": 8, "batch_size": 8}})
     summary = pipeline.run(config)
     file = out / "collect" / "answers.jsonl"
     rows = answers_in(out)
@@ -138,6 +138,6 @@ def test_without_a_world_people_judge_and_the_run_goes_on(
     assert (states["collect"]["status"], states["reward"]["status"]) == ("done", "done")
     assert answers_in(out) == rows
     plan = next(row for row in read_rows(out / "events.jsonl") if row["kind"] == "plan" and row["stage"] == "reward")
-    used = states["reward"]["figures"]["held_out_prompts"] + int(plan["message"].split(" prompts")[0])
+    used = states["reward"]["figures"]["eval_prompts"] + int(plan["message"].split(" prompts")[0])
     judged = [{answer["score"] for answer in row["responses_and_scores"]} for row in rows[:-1]]
     assert used == sum(len(scores) > 1 for scores in judged)

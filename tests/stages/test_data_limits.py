@@ -41,7 +41,7 @@ def test_sft_cuts_and_the_plan_says_what(tiny: Fixture, tmp_path: Path, write_ro
     rows = [{"prompt": f"Say {i}.", "completion": "yes"} for i in range(8)]
     rows += [{"prompt": "Tell all.", "completion": LONG}, {"prompt": LONG, "completion": "yes"}]
     path = str(write_rows(rows))
-    asked = {"data": [path], "held_out": 0, "max_new_tokens": 4, "max_tokens": 40}
+    asked = {"data": [path], "eval_fraction": 0, "max_new_tokens": 4, "max_tokens": 40}
     with tiny.run(tmp_path / "run") as run:
         train(tiny.config(tmp_path / "run", sft=asked), run)
         (plan,) = messages(run, "plan")
@@ -54,7 +54,7 @@ def test_sft_cuts_and_the_plan_says_what(tiny: Fixture, tmp_path: Path, write_ro
 
 def test_many_cut_rows_are_a_warning_and_the_gate_names_the_setting(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = str(write_rows([{"prompt": f"Tell {i}.", "completion": LONG} for i in range(8)]))
-    asked = {"data": [path], "held_out": 0, "max_new_tokens": 4, "max_tokens": 40}
+    asked = {"data": [path], "eval_fraction": 0, "max_new_tokens": 4, "max_tokens": 40}
     with tiny.run(tmp_path / "run") as run:
         train(tiny.config(tmp_path / "run", sft=asked), run)
         (plan,), (warning,) = messages(run, "plan"), messages(run, "warning")
@@ -81,7 +81,7 @@ def test_reward_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp
     path = str(write_rows(PAIRS))
     with tiny.run(tmp_path / "run") as run:
         for most, pairs in ((None, 3), (40, 2)):
-            reward = {"data": [path], "held_out": 0, "max_tokens": most}
+            reward = {"data": [path], "eval_fraction": 0, "max_tokens": most}
             config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=reward)
             found = load(config, run, open_language_model(tiny.sft))
             assert sum(len(group.pairs) for group in found.train) == pairs
@@ -96,7 +96,7 @@ def test_dpo_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp_pa
     prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     with tiny.run(tmp_path / "run", "sft") as run:
         for most, count in ((None, 3), (40, 2)):
-            reward = {"data": [path], "held_out": 0}
+            reward = {"data": [path], "eval_fraction": 0}
             rl = {"prompts": [str(tiny.prompts)], "algorithm": "dpo", "max_tokens": most}
             config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=reward, rl=rl)
             groups = load_pairs(config, run, prompt_encoder, [])
@@ -111,26 +111,26 @@ def test_rl_leaves_out_longer_prompts(tiny: Fixture, tmp_path: Path, write_rows:
     path = str(write_rows([{"prompt": "word " * count} for count in range(1, 31)]))
     speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        config = tiny.rl_config(tmp_path / "run", prompts=[path], max_tokens=30, held_out=0)
+        config = tiny.rl_config(tmp_path / "run", prompts=[path], max_prompt_tokens=30, eval_fraction=0)
         prompts, _ = prompts_of(config, run, speaker, nothing_paid)
         (told,) = messages(run, "data")
     short = [count for count in range(1, 31) if len(speaker.prompt_encoder.prompt(prompts[0])) + count - 1 <= 30]
     assert 0 < len(prompts) < 30 and len(prompts) == len(short)
-    assert told == f"rl.max_tokens: {30 - len(prompts)} of 30 prompts are longer than 30 tokens and are left out"
+    assert told == f"rl.max_prompt_tokens: {30 - len(prompts)} of 30 prompts are longer than 30 tokens and are left out"
 
 
-@pytest.mark.parametrize("section", ["sft", "reward", "rl"])
-def test_a_limit_of_nothing_is_refused(section: str) -> None:
+@pytest.mark.parametrize(("section", "name"), [("sft", "max_tokens"), ("reward", "max_tokens"), ("rl", "max_prompt_tokens")])
+def test_a_limit_of_nothing_is_refused(section: str, name: str) -> None:
     sections: dict[str, Any] = {"sft": {"data": ["d"]}, "reward": {"data": ["d"]}, "rl": {"prompts": ["p"]}}
-    sections[section]["max_tokens"] = 0
-    with pytest.raises(ConfigError, match="max_tokens"):
+    sections[section][name] = 0
+    with pytest.raises(ConfigError, match=name):
         checked({"model": "m", **sections})
 
 
 def test_a_bad_row_is_left_out_of_training_and_too_many_stop_it(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     rows = [{"prompt": f"Say {i}.", "completion": "yes"} for i in range(8)]
     path = str(write_rows([*rows, {"prompt": "x", "completion": None}]))
-    asked = {"data": [path], "held_out": 0, "max_new_tokens": 4}
+    asked = {"data": [path], "eval_fraction": 0, "max_new_tokens": 4}
     with tiny.run(tmp_path / "run") as run:
         train(tiny.config(tmp_path / "run", sft=asked), run)
         (warned,) = messages(run, "warning")
@@ -143,7 +143,7 @@ def test_a_bad_row_is_left_out_of_training_and_too_many_stop_it(tiny: Fixture, t
 def test_what_is_not_read_stands_in_the_plan_with_counts(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = str(write_rows([{"prompt": f"Say {i}.", "completion": "yes", "origin": "me"} for i in range(8)]))
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [path], "held_out": 0, "max_new_tokens": 4}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [path], "eval_fraction": 0, "max_new_tokens": 4}), run)
         (plan,) = [row for row in read_rows(run.layout.events) if row["kind"] == "plan"]
     assert "not read: origin" in plan["message"] and plan["unread"] == {"origin": 8}
 
@@ -192,7 +192,7 @@ def test_rows_are_encoded_once_where_there_are_many(
 
 def test_a_finished_stage_keeps_no_rows(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sawyer.train.encoding_cache.KEPT_FROM", 4)
-    asked = {"data": [str(tiny.instructions)], "held_out": 0.2, "batch_size": 64, "max_new_tokens": 4, "eval_prompts": 2}
+    asked = {"data": [str(tiny.instructions)], "eval_fraction": 0.2, "batch_size": 64, "max_new_tokens": 4, "eval_prompts": 2}
     out = tmp_path / "run"
     with monkeypatch.context() as stopped:
         stopped.setattr(

@@ -28,7 +28,7 @@ CLOSE, BETA = 1e-6, 0.3
 
 def config_of(tiny: Fixture, out: Path, tokens: int = 400, reward: Any = None, **rl: Any) -> Config:
     asked = {"algorithm": "dpo", "beta": BETA, "batch_size": 10, "learning_rate": 1e-3, "prompts": [str(tiny.prompts)]}
-    asked |= {"max_new_tokens": 12, "temperature": 0.8, "eval_prompts": 6, "held_out": 0.2, "eval_every": 2}
+    asked |= {"max_new_tokens": 12, "temperature": 0.8, "eval_prompts": 6, "eval_fraction": 0.2, "eval_every": 2}
     stages = {"sft": {"data": [str(tiny.instructions)]}, "reward": reward or {"data": [str(tiny.comparisons)]}}
     return tiny.config(out, **stages, rl={**asked, **rl}, micro_batch_tokens=tokens)
 
@@ -61,7 +61,7 @@ def written(tmp_path: Path, rows: Sequence[dict[str, Any]]) -> str:
 
 
 def loaded(tiny: Fixture, tmp_path: Path, rows: Sequence[dict[str, Any]], held_out: Sequence[Prompt] = ()) -> Any:
-    reward = {"data": [written(tmp_path, rows)], "held_out": 0.0}
+    reward = {"data": [written(tmp_path, rows)], "eval_fraction": 0.0}
     with tiny.run(tmp_path / "run", "sft") as run:
         prompt_encoder = open_language_model(tiny.sft).prompt_encoder
         found = load_pairs(config_of(tiny, tmp_path / "run", reward=reward), run, prompt_encoder, held_out)
@@ -216,10 +216,10 @@ def test_a_run_is_evaluated_as_the_others_are(tiny: Fixture, tmp_path: Path, eve
     assert {name for name in gates if name.startswith("step0")} and all(
         verdict == "ok" for name, verdict in gates.items() if name.startswith("step0")
     )
-    told = [row for row in rows if "held_out_reward" in row]
+    told = [row for row in rows if "eval_reward" in row]
     assert len(told) >= 3
-    assert all({"held_out_kl", "held_out_gold", "held_out_length"} <= row.keys() for row in told)
-    assert told[0]["held_out_kl"] == pytest.approx(0.0, abs=1e-4) != pytest.approx(told[-1]["held_out_kl"], abs=1e-4)
+    assert all({"eval_kl", "eval_gold", "eval_length"} <= row.keys() for row in told)
+    assert told[0]["eval_kl"] == pytest.approx(0.0, abs=1e-4) != pytest.approx(told[-1]["eval_kl"], abs=1e-4)
 
 
 def test_another_reference_fails_before_anything_is_kept(

@@ -16,11 +16,11 @@ from sawyer.train import generator
 
 Fixture = Any
 SHORT = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
-ONLINE = {"episodes": 768, "batch_size": 32, "minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "kl": {"budget": 1e3}}
+ONLINE = {"episodes": 768, "batch_size": 32, "num_minibatches": 2, "epochs": 2, "learning_rate": 1e-2, "kl": {"budget": 1e3}}
 ASKED: dict[str, dict[str, Any]] = {
     "ppo": ONLINE,
-    "ppo shared": {**ONLINE, "value_start": "shared"},
-    "ppo frozen": {**ONLINE, "value_start": "frozen"},
+    "ppo shared": {**ONLINE, "value_init": "shared"},
+    "ppo ridge": {**ONLINE, "value_init": "ridge"},
     "rloo": ONLINE,
     "grpo": ONLINE,
     "dpo": {"epochs": 20, "batch_size": 8, "learning_rate": 1e-2, "kl": {"budget": 1e3}},
@@ -52,7 +52,7 @@ def test_what_is_paid_for_rises(tiny: Fixture, tmp_path: Path, monkeypatch: pyte
     module = f"my_brevity_{name.replace(' ', '_')}"  # a module of a name is imported once
     (tmp_path / f"{module}.py").write_text(SHORT)
     rl = {"algorithm": name.partition(" ")[0], "prompts": [str(tiny.prompts)], "max_new_tokens": 16, "temperature": 1.0}
-    rl |= {"rewards": [{"name": "short", "function": f"{module}:short"}], "held_out": 0.3, "eval_prompts": 12}
+    rl |= {"rewards": [{"name": "short", "function": f"{module}:short"}], "eval_fraction": 0.3, "eval_prompts": 12}
     rl |= {"missing_eos_penalty": 0.0, **ASKED[name]} | ({} if name == "best_of_n" else {"guards": "off", "eval_every": 4})
     stages = {"sft": {"data": [str(tiny.instructions)]}, "reward": {"data": [judged(tiny, tmp_path / "judged.json")]}}
     config: Config = tiny.config(tmp_path / "run", **stages, rl=rl)

@@ -59,7 +59,7 @@ def test_its_run_works(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
     }
     if "rl" in STAGES[start]:
         small = {"max_new_tokens": 6, "eval_prompts": 4, "batch_size": 8}
-        small |= {} if start == "dpo" else {"prompts": f"[{tiny.prompts}]", "episodes": 16, "minibatches": 2}
+        small |= {} if start == "dpo" else {"prompts": f"[{tiny.prompts}]", "episodes": 16, "num_minibatches": 2}
         named |= {f"rl.{name}": value for name, value in small.items()} | {"compare.max_new_tokens": 4}
     config: Config = load("sawyer.yaml", [f"{name}={value}" for name, value in named.items()])
     assert [problem for plan in pipeline.preflight(config) for problem in plan.problems] == []

@@ -33,7 +33,7 @@ def value_network(tiny: Fixture) -> ValueNetwork:
 @pytest.fixture
 def start(tiny: Fixture, tmp_path: Path) -> Any:
     """(config, episodes, experience, policy) at step 0: policy, sampler and reference are the SFT model."""
-    config = tiny.rl_config(tmp_path, episodes=12, batch_size=12, minibatches=1, max_new_tokens=20, temperature=0.8)
+    config = tiny.rl_config(tmp_path, episodes=12, batch_size=12, num_minibatches=1, max_new_tokens=20, temperature=0.8)
     place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
     episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))

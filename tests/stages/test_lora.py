@@ -95,10 +95,10 @@ def test_sft_and_reward_leave_adapters_on_one_base(tiny: Tiny, done: Path) -> No
     # c_attn 16 -> 48, c_proj 16 -> 16, c_fc 16 -> 64, c_proj 64 -> 16, of rank 2, in one layer.
     assert "LoRA of rank 2: 512 of" in plans["sft"]
     assert f"LoRA of rank 2: {512 + 16:,} of" in plans["reward"], "the head too"
-    losses = {row["stage"]: row for row in read_rows(done / "metrics.jsonl") if "base_held_out_loss" in row}
+    losses = {row["stage"]: row for row in read_rows(done / "metrics.jsonl") if "base_eval_loss" in row}
     base = open_language_model(tiny.sft)
     moved = open_language_model(done / "sft" / "model")
-    assert losses["sft"]["held_out_loss"] != losses["sft"]["base_held_out_loss"]
+    assert losses["sft"]["eval_loss"] != losses["sft"]["base_eval_loss"]
     assert any(not torch.equal(a, b) for a, b in zip(base.model.parameters(), moved.model.parameters(), strict=True))
 
 
@@ -131,7 +131,7 @@ def asked(shape: Shape, tiny: Tiny, out: Path, algorithm: str) -> Config:
     if algorithm != "dpo":
         return shape(out, algorithm=algorithm)
     rl = {"prompts": [str(tiny.prompts)], "algorithm": "dpo", "batch_size": 24, "learning_rate": 2e-2, "max_new_tokens": 8}
-    rl |= {"eval_every": 1, "eval_prompts": 6, "held_out": 0.2, "temperature": 1.0}
+    rl |= {"eval_every": 1, "eval_prompts": 6, "eval_fraction": 0.2, "temperature": 1.0}
     return checked(shape(out).model_dump(mode="json") | {"rl": rl})
 
 
@@ -183,7 +183,7 @@ def test_sharing_changes_no_number(
                     network.double()
                 found[way] = updates(work, run)
     assert len(found["shared"]) == len(found["separate"]) >= 3
-    assert found["shared"][-1]["held_out_kl"] != 0.0
+    assert found["shared"][-1]["eval_kl"] != 0.0
     for mine, theirs in zip(found["shared"], found["separate"], strict=True):
         assert mine.keys() == theirs.keys()
         for name in mine:
@@ -206,7 +206,7 @@ def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Pa
         with opened(done, tmp_path / way) as run:
             work = RlLoop(shape(tmp_path / way), run)
             before = [weight.clone() for weight in work.networks.shared.weights("reference")]  # type: ignore[union-attr]
-            kls[way] = [row["held_out_kl"] for row in updates(work, run)]
+            kls[way] = [row["eval_kl"] for row in updates(work, run)]
             after = work.networks.shared.weights("reference")  # type: ignore[union-attr]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
             own = {id(weight) for weight in work.networks.shared.weights("policy")}  # type: ignore[union-attr]
@@ -234,7 +234,7 @@ def test_what_goes_on_from_a_state_goes_on_exactly(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rl", [{"algorithm": "rloo"}, {"value_start": "shared"}, {"value_start": "policy"}, {"value_start": "frozen"}]
+    "rl", [{"algorithm": "rloo"}, {"value_init": "shared"}, {"value_init": "policy"}, {"value_init": "ridge"}]
 )
 def test_other_ways_to_learn(shape: Shape, done: Path, tmp_path: Path, rl: dict[str, str]) -> None:
     config = shape(tmp_path / "run", **rl)
@@ -245,7 +245,13 @@ def test_other_ways_to_learn(shape: Shape, done: Path, tmp_path: Path, rl: dict[
 
 
 def test_best_of_n_gives_the_adapter_on(shape: Shape, tiny: Tiny, done: Path, tmp_path: Path) -> None:
-    asked = {"prompts": [str(tiny.prompts)], "algorithm": "best_of_n", "group": 2, "max_new_tokens": 6, "held_out": 0.2}
+    asked = {
+        "prompts": [str(tiny.prompts)],
+        "algorithm": "best_of_n",
+        "group_size": 2,
+        "max_new_tokens": 6,
+        "eval_fraction": 0.2,
+    }
     config = shape(tmp_path / "run").model_dump(mode="json") | {"rl": asked}
     with opened(done, tmp_path / "run") as run:
         train_rl(checked(config), run)
@@ -260,12 +266,12 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
         work = RlLoop(config, run)
         shared = work.networks.shared
         assert shared is not None and set(shared.configs) == {"policy", "value"}
-        kls = [row["held_out_kl"] for row in updates(work, run)]
+        kls = [row["eval_kl"] for row in updates(work, run)]
         assert kls[0] == 0.0 and abs(kls[-1]) > 1e-3
         told = " ".join(row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning")
         assert "the value network starts from the SFT model: the reward model was not trained on the network" in told
         assert base_of(run.layout.bests("rl")[0]) == str(run.layout.model("sft").resolve())
-        asked = config.model_copy(update={"rl": config.rl.model_copy(update={"value_start": "reward"})})  # type: ignore[union-attr]
+        asked = config.model_copy(update={"rl": config.rl.model_copy(update={"value_init": "reward"})})  # type: ignore[union-attr]
         with pytest.raises(ConfigError, match="was not trained on the network"):
             open_value_network(asked, run, work.networks)
 
@@ -284,7 +290,7 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
 def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, done: Path, tiny: Tiny, tmp_path: Path) -> None:
     """Whoever spoke last on the shared network; from a whole SFT model the reward model is a network of its own."""
     with opened(done, tmp_path / "run") as run:
-        work = RlLoop(shape(tmp_path / "run", value_start="frozen"), run)
+        work = RlLoop(shape(tmp_path / "run", value_init="ridge"), run)
         batch = pad_right([work.policy_speaker.prompt_encoder.answer_ids((5, 6, 7), (8, 9))], 0)
         before = before_trained(batch)
         alone: Any = load_reward(run.layout.model("reward"), work.policy_speaker.tokenizer)
@@ -301,7 +307,7 @@ def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, do
             assert torch.allclose(states, judged[row.prompt_length - 1 : -1], atol=1e-5)
         assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
     with tiny.run(tmp_path / "whole", "sft", "reward") as run:
-        work = RlLoop(shape(tmp_path / "whole", value_start="frozen"), run)
+        work = RlLoop(shape(tmp_path / "whole", value_init="ridge"), run)
         assert work.fitted is not None and not hasattr(work.fitted.reader, "shared")
         assert "explained_variance" in (work.step(0) or {})
 

@@ -50,8 +50,8 @@ from sawyer.runs import open_run
 from sawyer.stages.rl.rl_stage import RlWork
 
 root, way = Path(sys.argv[1]), sys.argv[2]
-rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, "minibatches": 2, "epochs": 1}
-rl |= {"max_new_tokens": 8, "eval_prompts": 2, "held_out": 0.2, "guards": "off"}
+rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, "num_minibatches": 2, "epochs": 1}
+rl |= {"max_new_tokens": 8, "eval_prompts": 2, "eval_fraction": 0.2, "guards": "off"}
 tree = {"out": str(root / way), "model": str(root / "base"), "precision": "fp32", "device": "cpu", "micro_batch_tokens": 64}
 tree |= {"sft": {"data": ["none.json"]}, "reward": {"data": ["none.json"]}, "rl": rl}
 config = checked(tree | ({"lora": {"rank": 16}} if way == "lora" else {}))

@@ -20,7 +20,7 @@ from naive import LOOPS, double, same, stepped
 
 from sawyer.models import RewardScorer, open_language_model
 from sawyer.records import read, split
-from sawyer.stages.rl.batch_metrics import HeldOut, batch_measures, held_out_measures
+from sawyer.stages.rl.batch_metrics import HeldOut, batch_measures, eval_measures
 from sawyer.stages.rl.rl_stage import RlLoop, train
 from sawyer.stages.rl.rollout import collect, estimate
 from sawyer.train import OptimizerStep, batch_indices, choose_device, generator
@@ -31,7 +31,14 @@ stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawy
 best = import_module("sawyer.stages.rl.best_of_n")
 BETA, RATE = 0.3, 1e-2
 ASKED = naive_rl.Asked(
-    algorithm="ppo", temperature=0.8, penalty=0.7, bound=0.15, clip=0.05, value_clip=0.02, gamma=0.98, lam=0.9
+    algorithm="ppo",
+    temperature=0.8,
+    penalty=0.7,
+    bound=0.15,
+    clip_range=0.05,
+    value_clip_range=0.02,
+    gamma=0.98,
+    gae_lambda=0.9,
 )
 # What summary.json says in words, and the clock.
 WORDS = (
@@ -59,7 +66,7 @@ class Seen:
         self.batches: list[Any] = []
         self.networks: dict[str, list[Any]] = {"rl policy": [], "rl value": []}
         self.held_out: Any = None
-        estimate, measures, real = stage.estimate, watched.held_out_measures, OptimizerStep.update
+        estimate, measures, real = stage.estimate, watched.eval_measures, OptimizerStep.update
 
         def noted(episodes: Any, policy: Any, reference: Any, value: Any, coefficient: float, *more: Any) -> Any:
             found = estimate(episodes, policy, reference, value, coefficient, *more)
@@ -77,7 +84,7 @@ class Seen:
             return real(learner, *given)
 
         patch.setattr(stage, "estimate", noted)
-        patch.setattr(watched, "held_out_measures", evaluated)
+        patch.setattr(watched, "eval_measures", evaluated)
         patch.setattr(OptimizerStep, "update", update)
 
 
@@ -97,14 +104,14 @@ def rl_config(tiny: Fixture, out: Path, asked: naive_rl.Asked, **more: Any) -> A
     own |= {
         "temperature": asked.temperature,
         "missing_eos_penalty": asked.penalty,
-        "score_clip": asked.bound,
-        "clip": asked.clip,
+        "reward_clip": asked.bound,
+        "clip_range": asked.clip_range,
     }
     own |= {"max_new_tokens": 8, "kl": {"coefficient": BETA, "budget": 1e6}, "guards": "off"}
     if asked.algorithm == "ppo":
-        own |= {"value_clip": asked.value_clip, "gamma": asked.gamma, "lam": asked.lam}
+        own |= {"value_clip_range": asked.value_clip_range, "gamma": asked.gamma, "gae_lambda": asked.gae_lambda}
     else:
-        own["group"] = asked.group
+        own["group_size"] = asked.group_size
     return tiny.rl_config(out, **own, **more, rl__world={"rater": "honest"}, rl__micro_batch_tokens=200)
 
 
@@ -135,7 +142,7 @@ def by_hand(seen: Seen, number: int, scorer: RewardScorer, asked: naive_rl.Asked
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
 def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str) -> None:
     """The second starts from a policy that moved."""
-    asked = ASKED if algorithm == "ppo" else replace(ASKED, algorithm=algorithm, group=4, bound=0.22)
+    asked = ASKED if algorithm == "ppo" else replace(ASKED, algorithm=algorithm, group_size=4, bound=0.22)
     config = rl_config(tiny64, tmp_path / "run", asked)
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         seen, scorer = Seen(monkeypatch), RewardScorer.load(tiny64.reward)
@@ -177,20 +184,20 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
         )
         experience = estimate(found, work.policy.model, work.reference, work.critic, 0.1, config, place)
         zeros = experience.old_logprobs * 0
-        told = batch_measures(found, experience, 0.1, config.rl) | held_out_measures(
+        told = batch_measures(found, experience, 0.1, config.rl) | eval_measures(
             HeldOut(episodes=found, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=[1.0, 2.0, 6.0]), 1.0
         )
         some: dict[str, list[float | None]] = {"a": [1.0, None, 6.0], "b": [None, None, 4.0]}
         partly = replace(found, parts={name: tuple(values) for name, values in some.items()})
-        of_some = batch_measures(partly, experience, 0.1, config.rl) | held_out_measures(
+        of_some = batch_measures(partly, experience, 0.1, config.rl) | eval_measures(
             HeldOut(episodes=partly, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=None), 1.0
         )
     expected = naive_rl.partly(some)
     assert {name: of_some[name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    expected = naive_rl.parts(scores, members) | naive_rl.held_out_parts(scores, members)
+    expected = naive_rl.parts(scores, members) | naive_rl.eval_parts(scores, members)
     assert not any("applies_" in name for name in told)
     assert {name: told[name] for name in expected} == pytest.approx(expected, rel=1e-9)
-    assert told["held_out_gold"] == 3.0 and told["held_out_reference_perplexity"] == 1.0
+    assert told["eval_gold"] == 3.0 and told["eval_reference_perplexity"] == 1.0
 
 
 def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,17 +222,17 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         str(tiny64.comparisons),
         {"algorithm": "dpo", "beta": BETA, "batch_size": 4, "epochs": 1, "learning_rate": RATE},
     )
-    asked |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 8, "eval_prompts": 4, "held_out": 0.2, "eval_every": 100}
+    asked |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 8, "eval_prompts": 4, "eval_fraction": 0.2, "eval_every": 100}
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [data]}}
     config = tiny64.config(tmp_path / "run", **stages, rl=asked, micro_batch_tokens=400)
     seen = stepped(monkeypatch)
     paid: list[list[float]] = []
-    plain = watched.held_out_rewards
-    monkeypatch.setattr(watched, "held_out_rewards", lambda *given: paid.append(plain(*given).tolist()) or plain(*given))
+    plain = watched.eval_rewards
+    monkeypatch.setattr(watched, "eval_rewards", lambda *given: paid.append(plain(*given).tolist()) or plain(*given))
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         rows = run.journal.rows("rl")
-    assert [sum(one) / 4 for one in paid] == pytest.approx([row["held_out_reward"] for row in (rows[0], rows[-1])])
+    assert [sum(one) / 4 for one in paid] == pytest.approx([row["eval_reward"] for row in (rows[0], rows[-1])])
     change = naive_rl.summary_of_change(paid, kept=1 if figures["best_step"] else 0)
     for name, value in change.items():  # the quantile of so few prompts is right to 1 %
         assert figures.pop(name.removeprefix("rl.")) == pytest.approx(value, rel=1e-2, abs=1e-9), name
@@ -248,7 +255,7 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert len(seen) == steps == len(rows) - 1
     for step in (0, 1):
         chosen = batch_indices(len(groups), 4, step, total=total, seed=0, stage="rl")
-        told = {name: value for name, value in rows[step].items() if not name.startswith("held_out_")}
+        told = {name: value for name, value in rows[step].items() if not name.startswith("eval_")}
         pairs = [pair for i in chosen for pair in groups[i]]
         same(told, naive_rl.dpo_step(seen[step], reference, pairs, BETA, step, steps, RATE))
     assert rows[0]["margin"] == 0 and 0 < rows[1]["accuracy"] < 1
@@ -261,9 +268,9 @@ def told_of_summary(figures: dict[str, Any], expected: dict[str, float]) -> None
 
 
 def test_best_of_n(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = replace(ASKED, algorithm="best_of_n", group=4, temperature=1.0)
-    own: dict[str, Any] = {"algorithm": "best_of_n", "group": 4, "temperature": 1.0, "missing_eos_penalty": asked.penalty}
-    own |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 12, "eval_prompts": 6, "held_out": 0.2}
+    asked = replace(ASKED, algorithm="best_of_n", group_size=4, temperature=1.0)
+    own: dict[str, Any] = {"algorithm": "best_of_n", "group_size": 4, "temperature": 1.0, "missing_eos_penalty": asked.penalty}
+    own |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 12, "eval_prompts": 6, "eval_fraction": 0.2}
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [str(tiny64.comparisons)]}}
     config = tiny64.config(tmp_path / "run", **stages, rl=own, world={"rater": "honest"})
     drawn: list[Any] = []

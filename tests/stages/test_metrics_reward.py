@@ -23,9 +23,9 @@ from naive_reward import (
     ceiling,
     ceiling_summary,
     counted,
+    eval_squared,
     examined,
     first_and_last,
-    held_out_squared,
     listwise,
     of_gold,
     plain,
@@ -80,7 +80,7 @@ def standardised(told: list[Told]) -> Callable[[Any, Told], list[Any]]:
 
 LOSSES: dict[str, tuple[dict[str, Any], Callable[[list[Told]], Callable[[Any, Told], list[Any]]]]] = {
     "plain, by prompt": (
-        {"loss": "plain", "by": "prompt"},
+        {"loss": "bradley_terry", "normalize_by": "prompt"},
         lambda _: lambda r, one: by_prompt(plain(r, one, softplus, 0.0)),
     ),
     "regression": ({"loss": "regression"}, standardised),
@@ -135,8 +135,8 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             answer["source"] = ("script", "people", "sft")[(number + place) % 3]
     data = tmp_path / "judged.json"
     data.write_text(json.dumps(judged))
-    asked = {"data": [str(data)], "batch_size": 9, "epochs": 1, "learning_rate": 2e-2, "held_out": 0.35}
-    asked |= {"center": CENTER, "ensemble": {"members": 2, "by": "heads"}, "calibration_prompts": 8}
+    asked = {"data": [str(data)], "batch_size": 9, "epochs": 1, "learning_rate": 2e-2, "eval_fraction": 0.35}
+    asked |= {"centering_coefficient": CENTER, "ensemble": {"members": 2, "by": "heads"}, "calibration_prompts": 8}
     config = tiny64.rl_config(tmp_path / "run", rl__reward=asked, rl__world={"rater": "honest"}, rl__micro_batch_tokens=300)
     seen, own = stepped(monkeypatch), []
     real = stage.own_answers
@@ -189,7 +189,7 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )
         for at in range(0, len(answers), 4)
     ]
-    by_hand = examined(checked, reward, 0) | held_out_squared(checked, reward) | of_gold(golden, reward) | units(scores)
+    by_hand = examined(checked, reward, 0) | eval_squared(checked, reward) | of_gold(golden, reward) | units(scores)
     same(rows[-1], by_hand | first_and_last([row["loss"] for row in rows[:-1]]))
     summed = carried(rows[-1]) | counted(checked, golden) | by_gap(checked, reward, 0) | by_source(checked, reward, 0)
     told_of_summary(figures, summed | probes(checked, reward, 0))
@@ -214,7 +214,7 @@ def test_the_ceiling_of_judges_who_contradict_themselves() -> None:
     found = report.examine(
         lambda _, texts: [float(len(text)) for text in texts],
         Judgements(train=(), held_out=tuple(groups), format="test"),
-        "plain",
+        "bradley_terry",
         seed=0,
     )[1]
     assert found["accuracy_ceiling"] == pytest.approx(ceiling(judgings)["accuracy_ceiling"], abs=1e-9)

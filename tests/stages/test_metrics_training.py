@@ -87,7 +87,7 @@ def test_base(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_sft(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {"data": [str(tiny64.instructions)], "batch_size": 32, "epochs": 0.3, "learning_rate": 1e-2, "warmup": 0.4}
+    asked = {"data": [str(tiny64.instructions)], "batch_size": 32, "epochs": 0.3, "learning_rate": 1e-2, "warmup_fraction": 0.4}
     asked |= {"max_new_tokens": 16, "eval_prompts": 5}
     config = tiny64.config(tmp_path / "run", sft=asked, micro_batch_tokens=600)
     seen = stepped(monkeypatch)
@@ -128,7 +128,7 @@ def labelled(tmp_path: Path, many: bool) -> str:
 @pytest.mark.parametrize("many", [False, True], ids=["one label", "many labels"])
 def test_classify(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, many: bool) -> None:
     data = labelled(tmp_path, many)
-    asked = {"data": [data], "epochs": 2, "batch_size": 7, "learning_rate": 3e-2, "held_out": 0.3}
+    asked = {"data": [data], "epochs": 2, "batch_size": 7, "learning_rate": 3e-2, "eval_fraction": 0.3}
     config = tiny64.config(tmp_path / "run", classify=asked, micro_batch_tokens=60)
     seen = stepped(monkeypatch)
     with tiny64.run(tmp_path / "run") as run:
@@ -186,7 +186,7 @@ def test_collect(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [len(answers) for answers in drawn] == [12, 9] and len(rows) == 2
     for row, answers in zip(rows, drawn, strict=True):
         same(row, collect_step(answers, eos))
-    assert 0 < rows[0]["eos_share"] < 1
+    assert 0 < rows[0]["eos_rate"] < 1
     summed("collect", figures, collect_summary(answered))
 
 

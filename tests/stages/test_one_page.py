@@ -43,7 +43,7 @@ UPDATES, BATCH = 3, 12
 SMALL: dict[str, Any] = {
     "episodes": (UPDATES + 1) * BATCH,  # so that the learning rate has not come to its end
     "batch_size": BATCH,
-    "minibatches": 3,
+    "num_minibatches": 3,
     "epochs": 2,
     "learning_rate": 3e-3,
     "max_new_tokens": 16,
@@ -53,14 +53,14 @@ EVERYTHING: dict[str, Any] = SMALL | {
     "value_learning_rate": 5e-3,
     "temperature": 0.8,
     "gamma": 0.97,
-    "lam": 0.9,
-    "clip": 0.1,
-    "value_clip": 0.05,
-    "score_clip": 0.15,
+    "gae_lambda": 0.9,
+    "clip_range": 0.1,
+    "value_clip_range": 0.05,
+    "reward_clip": 0.15,
     "missing_eos_penalty": 1.5,
     "kl": {"coefficient": 0.2, "target": 0.3, "horizon": 60.0},
 }
-PLAIN: dict[str, Any] = SMALL | {"epochs": 1, "minibatches": 2, "kl": {"coefficient": 0.1}}
+PLAIN: dict[str, Any] = SMALL | {"epochs": 1, "num_minibatches": 2, "kl": {"coefficient": 0.1}}
 
 TABLES = {  # of all answers' tokens: the stage's name -> the page's
     "old_logprobs": "old",
@@ -71,9 +71,9 @@ TABLES = {  # of all answers' tokens: the stage's name -> the page's
     "advantages": "advantages",
 }
 LEARNT = ("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio", "grad_norm", "value_grad_norm")
-TOLD = ("score", "reward", "kl", "length", "eos_share")
-SAME = ("batch_size", "epochs", "minibatches", "learning_rate", "max_new_tokens", "temperature", "gamma", "lam")
-SAME += ("clip", "value_clip", "score_clip", "missing_eos_penalty")
+TOLD = ("score", "reward", "kl", "length", "eos_rate")
+SAME = ("batch_size", "epochs", "num_minibatches", "learning_rate", "max_new_tokens", "temperature", "gamma", "gae_lambda")
+SAME += ("clip_range", "value_clip_range", "reward_clip", "missing_eos_penalty")
 
 Figures = dict[str, Tensor]  # of one update, by name
 
@@ -253,9 +253,9 @@ def test_everything_that_is_compared_happens(whole: Case) -> None:
     """Answers that end and that do not, clipped ratios, clipped scores, a KL, a coefficient that is steered."""
     first, last = whole.ours[0], whole.ours[-1]
     assert all(figures["policy step"].dtype == torch.float64 for figures in whole.ours)
-    assert 0 < first["eos_share"] < 1 and 0 < first["clip_fraction"] < 1
-    assert bool((first["scores"].abs() > EVERYTHING["score_clip"]).any())
-    assert bool((first["scores"].abs() < EVERYTHING["score_clip"]).any())
+    assert 0 < first["eos_rate"] < 1 and 0 < first["clip_fraction"] < 1
+    assert bool((first["scores"].abs() > EVERYTHING["reward_clip"]).any())
+    assert bool((first["scores"].abs() < EVERYTHING["reward_clip"]).any())
     assert first["kl"] == 0 and last["kl"].abs() > 0.1 and last["beta"] != EVERYTHING["kl"]["coefficient"]
     assert not bool(first["old_values"].any()) and bool(last["old_values"].all())
     assert first["grad_norm"] > 1  # so that it was clipped
@@ -270,8 +270,8 @@ MUTANTS = {
     "score at every token": ("rewards[-1] += score", "rewards += score"),
     "no penalty": ("score if ended else score - s.missing_eos_penalty", "score"),
     "penalty for ending": ("score if ended else", "score if not ended else"),
-    "penalty clipped": ("rewards[-1] += score", "rewards[-1] += max(-s.score_clip, score)"),
-    "scores not clipped": ("else max(-s.score_clip, min(s.score_clip, score))", "else score"),
+    "penalty clipped": ("rewards[-1] += score", "rewards[-1] += max(-s.reward_clip, score)"),
+    "scores not clipped": ("else max(-s.reward_clip, min(s.reward_clip, score))", "else score"),
     "V of the same state": ("gamma * next_value - values[t]", "gamma * values[t] - values[t]"),
     "V after the end": ("next_value = next_advantage = torch.zeros(())", "next_value, next_advantage = values[-1], 0"),
     "gamma not in the decay": ("delta + gamma * lam * next", "delta + lam * next"),

@@ -1,4 +1,4 @@
-"""With `value_start: frozen` the states that values are fitted to are those in which the reward model scored the answers."""
+"""With `value_init: ridge` the states that values are fitted to are those in which the reward model scored the answers."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_states_are_those_of_the_sampled_tokens(
     tiny: Fixture, tmp_path: Path, read_alone: list[int], rewards: list[Any]
 ) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen", rewards=rewards, max_new_tokens=18), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge", rewards=rewards, max_new_tokens=18), run)
         episodes, plain = sampled(work, work.fitted), sampled(work, None)
         left = otherwise(work, episodes)
     rows = episodes.rows
@@ -86,7 +86,7 @@ def test_states_are_those_of_the_sampled_tokens(
 
 def test_an_update_reads_no_more_than_it_must(tiny: Fixture, tmp_path: Path, read_alone: list[int]) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen"), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge"), run)
         work.step(0)
     assert sum(read_alone) < work.asked.batch_size
     scorer: Any = work.scorer
@@ -148,7 +148,7 @@ def of_two(monkeypatch: pytest.MonkeyPatch, hand: int) -> None:
 
 def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_start="frozen"), run)
+        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge"), run)
         whole = sampled(work, work.fitted)
         monkeypatch.setattr(rollout, "sample", lambda *_, **__: whole.completions)
         shares = []

@@ -41,7 +41,7 @@ def problems(config: Any) -> list[str]:
 
 def whole(tiny: Fixture, out: Path, **sections: Any) -> Any:
     """SFT, reward model, RL and comparison; `sections` change them."""
-    paid = {"prompts": [str(tiny.prompts)], "episodes": 16, "batch_size": 8, "minibatches": 2, "max_new_tokens": 8}
+    paid = {"prompts": [str(tiny.prompts)], "episodes": 16, "batch_size": 8, "num_minibatches": 2, "max_new_tokens": 8}
     tree: dict[str, Any] = {
         "sft": {"data": [str(tiny.instructions)], "batch_size": 60, "max_new_tokens": 8, "eval_prompts": 2},
         "reward": {"data": [str(tiny.comparisons)], "batch_size": 20, "calibration_prompts": 4},
@@ -117,14 +117,14 @@ def judged(*scores: Any, start: int = 0) -> list[dict[str, Any]]:
 
 EQUAL, APART = judged([3, 3], [5, 5]), judged([3, 3], [5, 1])
 ONE, BOTH = [{"text": f"t{i}", "label": "a"} for i in range(6)], [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(6)]
-DPO = {"algorithm": "dpo", "max_new_tokens": 4, "held_out": 0}
+DPO = {"algorithm": "dpo", "max_new_tokens": 4, "eval_fraction": 0}
 
 
 def alone(tiny: Fixture, out: Path, stage: str, file: str) -> Any:
     """A config of one stage that learns from a file."""
     if stage == "rl":
         return tiny.config(out, rl={**DPO, "prompts": [str(tiny.prompts)], "data": [file]})
-    return tiny.config(out, **{stage: {"data": [file], "held_out": 0}})
+    return tiny.config(out, **{stage: {"data": [file], "eval_fraction": 0}})
 
 
 def loaded(tiny: Fixture, stage: str, config: Any) -> None:
@@ -165,7 +165,7 @@ def collecting(tiny: Fixture, out: Path, answers: list[dict[str, Any]], **more: 
     layout.answers.parent.mkdir(parents=True)
     rows(layout.answers, *answers)
     layout.manifest.write_text(json.dumps({"stages": {"collect": {"status": "done"}}}))
-    reward = {"batch_size": 4, "held_out": 0, **more.pop("reward", {})}
+    reward = {"batch_size": 4, "eval_fraction": 0, **more.pop("reward", {})}
     return tiny.config(out, collect={"prompts": [str(tiny.prompts)]}, reward=reward, **more)
 
 
@@ -213,10 +213,10 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     prompts = rows(tmp_path / "p.jsonl", *({"prompt": f"Why {i}?"} for i in range(9)), {"prompt": turns})
     safe = model_with(NO_SYSTEM, tiny.reward, tmp_path / "safe")
-    paid = {"prompts": [prompts], "max_new_tokens": 4, "held_out": 0, "rewards": [{"name": "safe", "model": safe}]}
+    paid = {"prompts": [prompts], "max_new_tokens": 4, "eval_fraction": 0, "rewards": [{"name": "safe", "model": safe}]}
 
     def config(**more: Any) -> Any:
-        return tiny.config(tmp_path / "run", rl={**paid, "episodes": 8, "batch_size": 8, "minibatches": 2}, **more)
+        return tiny.config(tmp_path / "run", rl={**paid, "episodes": 8, "batch_size": 8, "num_minibatches": 2}, **more)
 
     assert problems(config()) == [], "one bad row is let pass in any file"
     (told,) = problems(config(max_bad_rows=0))
@@ -246,7 +246,7 @@ def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, t
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     file = rows(tmp_path / "j.jsonl", *judged([1, 2], [2, 1]), {"prompt": turns, "chosen": "a", "rejected": "b"})
     policy = open_language_model(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
-    config = tiny.config(tmp_path / "run", reward={"data": [file], "held_out": 0})
+    config = tiny.config(tmp_path / "run", reward={"data": [file], "eval_fraction": 0})
     with tiny.run(tmp_path / "run") as run:
         found = _answerable(load(config, run, open_language_model(tiny.base)), policy, run)
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
@@ -269,13 +269,13 @@ def test_the_plan_of_dpo_reads_its_pairs_by_dpos_settings(tiny: Fixture, tmp_pat
     pairs = [{"prompt": f"Why is {i} what it is, and no other number?", "chosen": "a", "rejected": "b"} for i in range(200)]
     file = rows(tmp_path / "pairs.jsonl", *pairs)
     # Without prompts of their own those of the pairs are answered: there must be room for that.
-    lonely = {**DPO, "data": [file], "max_new_tokens": 1000, "held_out": 0.1}
+    lonely = {**DPO, "data": [file], "max_new_tokens": 1000, "eval_fraction": 0.1}
     (told,) = problems(tiny.config(tmp_path / "run", rl=lonely))
     assert "none of its 200 prompts leaves room for 1000 new tokens in the 160 that the model reads" in told
     assert problems(tiny.config(tmp_path / "run", rl={**lonely, "max_new_tokens": 8, "max_tokens": 100})) == []
-    # The reward model's pairs: cut by rl.max_tokens, held out by reward.held_out.
-    reward = {"data": [file], "held_out": 0.5, "max_tokens": 8}
-    rl = {**DPO, "prompts": [str(tiny.prompts)], "held_out": 0.1, "batch_size": 10}
+    # The reward model's pairs: cut by rl.max_tokens, held out by reward.eval_fraction.
+    reward = {"data": [file], "eval_fraction": 0.5, "max_tokens": 8}
+    rl = {**DPO, "prompts": [str(tiny.prompts)], "eval_fraction": 0.1, "batch_size": 10}
     config = tiny.config(tmp_path / "run", reward=reward, rl=rl)
     assert [line.partition(":")[0] for line in problems(config)] == ["reward"]
     facts = dict(next(plan for plan in preflight(config) if plan.stage == "rl").facts)

@@ -36,7 +36,7 @@ Fixture = Any
 
 
 def config_of(tiny: Fixture, out: Path, data: Path | None, *, micro: int = 8192, **asked: Any) -> Any:
-    sections = {"data": [str(data)] if data else [], "held_out": 0, **asked}
+    sections = {"data": [str(data)] if data else [], "eval_fraction": 0, **asked}
     stages: dict[str, Any] = {"sft": {"data": ["d"]}, "reward": sections, "micro_batch_tokens": micro}
     return tiny.config(out, **stages | ({} if data else {"collect": {"prompts": ["p"]}}))
 
@@ -125,7 +125,7 @@ def test_a_lazy_rater_teaches_nothing_and_is_told_so(
 def test_a_held_out_share_that_leaves_nothing_is_told(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = write_rows([scored(1, 2, prompt=str(i)) for i in range(3)])
     with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="all 3 rows of"):
-        groups_of(tiny, tmp_path, run, path, held_out=0.99)
+        groups_of(tiny, tmp_path, run, path, eval_fraction=0.99)
 
 
 def test_collected_answers_join_the_file(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
@@ -155,7 +155,7 @@ def minus_log_sigmoid(x: float) -> float:
 
 
 BY_HAND = {
-    "plain": lambda gap, d: minus_log_sigmoid(gap),
+    "bradley_terry": lambda gap, d: minus_log_sigmoid(gap),
     "squared": lambda gap, d: minus_log_sigmoid(gap * d * d),
     "margin": lambda gap, d: minus_log_sigmoid(gap - d),
     "scaled": lambda gap, d: d * minus_log_sigmoid(gap),
@@ -167,7 +167,7 @@ BY_HAND = {
 def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path, loss: str, center: float) -> None:
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
-    work = work_of(tiny, tmp_path, groups, loss=loss, center=center, batch_size=9, micro=400)
+    work = work_of(tiny, tmp_path, groups, loss=loss, centering_coefficient=center, batch_size=9, micro=400)
     chosen = [groups[i] for i in batch_indices(len(groups), 9, 0, total=len(groups), seed=0, stage="reward")]
     scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
     total, right, count = 0.0, 0, 0
@@ -233,7 +233,7 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(config, figures, root) of a reward model that was trained a little."""
     out = tmp_path_factory.mktemp("reward") / "run"
     config = config_of(
-        tiny, out, tiny.comparisons, epochs=2, learning_rate=3e-3, held_out=0.25, calibration_prompts=30, batch_size=8
+        tiny, out, tiny.comparisons, epochs=2, learning_rate=3e-3, eval_fraction=0.25, calibration_prompts=30, batch_size=8
     )
     with tiny.run(out, "sft") as run:
         return config, train(config, run), out
@@ -293,9 +293,9 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
         scores = scorer([group.prompt] * len(group.responses), group.responses)
         losses += [BY_HAND["squared"](scores[j] - scores[k], d) for j, k, d in group.pairs]
         outcomes += [scores[j] > scores[k] for j, k, _ in group.pairs]
-    assert figures["held_out_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    assert figures["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
     assert figures["accuracy"] == pytest.approx(sum(outcomes) / len(outcomes))
-    assert figures["held_out_prompts"] == len(held_out)
+    assert figures["eval_prompts"] == len(held_out)
 
 
 def test_what_is_told_of_the_stage(tiny: Fixture, done: Any) -> None:
@@ -318,8 +318,8 @@ def test_the_trust_report_lies_beside_the_model_and_agrees_with_the_figures(done
     everything = report["sides"][0]
     assert (everything["accuracy"]["value"], everything["accuracy"]["low"]) == (figures["accuracy"], figures["accuracy_low"])
     assert report["verdict"]["kind"] == figures["verdict"]
-    assert (report["loss"], report["held_out"]) == (config.reward.loss, figures["held_out_prompts"] > 0)
-    assert everything["calibration"][-1]["error"]["value"] == figures["calibration_error"]
+    assert (report["loss"], report["held_out"]) == (config.reward.loss, figures["eval_prompts"] > 0)
+    assert everything["calibration"][-1]["error"]["value"] == figures["ece"]
     assert {probe["name"]: probe["wins"]["value"] for probe in report["probes"]} == figures["probes"]
 
 
@@ -378,7 +378,7 @@ def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
     wide = new_policy(vocab_size=len(tokenizer), layers=1, width=16, heads=2, context=8 * context, seed=0, **ids)
     (tmp_path / "wide").mkdir()
     save_model(tmp_path / "wide", wide, tokenizer)
-    asked = {"data": [str(data)], "model": str(tmp_path / "wide"), "held_out": 0, "calibration_prompts": 6}
+    asked = {"data": [str(data)], "model": str(tmp_path / "wide"), "eval_fraction": 0, "calibration_prompts": 6}
     seen: list[tuple[Any, Any]] = []
     stage = import_module("sawyer.stages.reward.reward_stage")
     with tiny.run(tmp_path / "run", "sft") as run, pytest.MonkeyPatch.context() as patch:

@@ -31,7 +31,7 @@ Fixture = Any
 
 
 def config_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Any:
-    return tiny.config(out, sft={"data": ["d"]}, reward={"data": [str(data)], "held_out": 0, **asked})
+    return tiny.config(out, sft={"data": ["d"]}, reward={"data": [str(data)], "eval_fraction": 0, **asked})
 
 
 def row(prompt: str, *scores: Any) -> dict[str, Any]:
@@ -80,7 +80,7 @@ SEVEN = [row("one", 1, 7, 3, 9, 2, 5, 6), row("two", 4, 4, 1), row("three", 2, 8
 @pytest.mark.parametrize("by", ["pair", "prompt"])
 @pytest.mark.parametrize("loss", ["squared", "listwise", "regression"])
 def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:
-    asked = {"loss": loss, "by": by, "center": 0.02, "batch_size": 4}
+    asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.02, "batch_size": 4}
     found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *SEVEN), **asked)
     given = [[answer["score"] for answer in one["responses_and_scores"]] for one in SEVEN]
     everything = [score for scores in given for score in scores]
@@ -114,7 +114,7 @@ def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: st
 @pytest.mark.parametrize("by", ["pair", "prompt"])
 def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:
     found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", SEVEN[0]), loss=loss)
-    work = work_of(tiny, tmp_path, found, loss=loss, by=by, batch_size=1)
+    work = work_of(tiny, tmp_path, found, loss=loss, normalize_by=by, batch_size=1)
     seen: list[int] = []
     assert packs_exactly(work.model.base_model)  # found out by three rows of its own
     work.model.base_model.register_forward_pre_hook(
@@ -168,7 +168,7 @@ def test_seven_rows_take_a_fraction_of_the_time_of_two_passes_a_pair(tiny: Fixtu
 def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str, by: str) -> None:
     """The gradient is the same, and the mean of the parts' own means is not."""
     prompts = [row(f"prompt {i} " * (i % 4 + 1), *((i * k * 7 + k) % 10 for k in range(2 + i % 5))) for i in range(14)]
-    asked = {"loss": loss, "by": by, "center": 0.01, "batch_size": 14}
+    asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.01, "batch_size": 14}
     found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *prompts), **asked)
     groups, aim = found.train, work_of(tiny, tmp_path, found, **asked).aim
 
@@ -235,7 +235,7 @@ def test_held_out_prompts_that_examine_nothing_are_told(tiny: Fixture, tmp_path:
     rows = [row(f"ties {i}", 3, 3) for i in range(20)] + [row(f"good {i}", 1, 2) for i in range(20)]
     path = lines(tmp_path / "rows.jsonl", *rows)
     with tiny.run(tmp_path / "run") as run:
-        config = config_of(tiny, tmp_path, path, loss="regression", held_out=0.4)
+        config = config_of(tiny, tmp_path, path, loss="regression", eval_fraction=0.4)
         found = load(config, run, open_language_model(tiny.sft))
     left = 40 - len(found.train) - len(found.held_out)
     assert left > 1 and all(group.pairs for group in found.held_out)
@@ -261,7 +261,7 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["listwise", "regression"])
 def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
-    asked = {"loss": loss, "by": "prompt", "held_out": 0.25, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3}
+    asked = {"loss": loss, "normalize_by": "prompt", "eval_fraction": 0.25, "epochs": 3, "batch_size": 8, "learning_rate": 3e-3}
     config = config_of(tiny, tmp_path / "run", tiny.comparisons, calibration_prompts=8, **asked)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = train(config, run)
@@ -283,7 +283,7 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
         targets = [(score - extra["score_mean"]) / extra["score_scale"] for score in group.scores]
         squares = [(r - t) ** 2 for r, t in zip(rewards, targets, strict=True)]
         losses.append(statistics.fmean(squares) if loss == "regression" else ranking(rewards, group.scores))
-    assert figures["held_out_loss"] == pytest.approx(statistics.fmean(losses), rel=1e-4)
+    assert figures["eval_loss"] == pytest.approx(statistics.fmean(losses), rel=1e-4)
 
 
 # A user's own
@@ -322,10 +322,10 @@ def test_a_user_s_own_loss_trains_as_ours_does(tiny: Fixture, tmp_path: Path, mo
     found = []
     for loss in ("squared", "my_own_losses:squared"):
         out = tmp_path / loss.replace(":", "-")
-        config = config_of(tiny, out, tiny.comparisons, loss=loss, by="prompt", batch_size=20, calibration_prompts=4)
+        config = config_of(tiny, out, tiny.comparisons, loss=loss, normalize_by="prompt", batch_size=20, calibration_prompts=4)
         with tiny.run(out, "sft") as run:
             figures = train(config, run)
-            found.append((figures["held_out_loss"], read_rows(run.layout.metrics)))
+            found.append((figures["eval_loss"], read_rows(run.layout.metrics)))
             assert read_extra(run.layout.model("reward"))["loss"] == loss
     assert found[0] == found[1]
 
@@ -368,7 +368,8 @@ def test_a_package_s_module_will_do(module: Callable[..., str], tmp_path: Path) 
         ("import not_there_at_all\n", "my_own_losses:f", "my_own_losses.py:1: ModuleNotFoundError"),
         ("f = 3\n", "my_own_losses:f", "has no function f"),
         ("", "not_my_own_losses:f", "there is no module not_my_own_losses"),
-        ("", "plane", "there is no loss 'plane'; did you mean `plain`?"),
+        ("", "plain", "there is no loss 'plain'; did you mean `bradley_terry`?"),
+        ("", "bradley_tery", "there is no loss 'bradley_tery'; did you mean `bradley_terry`?"),
     ],
 )
 def test_what_cannot_be_found_is_told(module: Callable[..., str], text: str, name: str, words: str) -> None:

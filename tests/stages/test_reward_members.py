@@ -37,7 +37,7 @@ pytestmark = pytest.mark.slow
 Fixture = Any
 PROMPTS = [prompt_of("What is the opposite of up?"), prompt_of("Say something.")]
 ANSWERS = ["Down.", "The opposite of it is something else."]
-SMALL = {"held_out": 0.2, "batch_size": 16, "calibration_prompts": 12, "learning_rate": 3e-3, "epochs": 1}
+SMALL = {"eval_fraction": 0.2, "batch_size": 16, "calibration_prompts": 12, "learning_rate": 3e-3, "epochs": 1}
 
 
 def config_of(tiny: Fixture, out: Path, **asked: Any) -> Any:
@@ -62,7 +62,7 @@ def alone(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 @pytest.fixture(scope="module")
 def seeds(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("seeds") / "run"
-    return out, trained(tiny, out, ensemble={"members": 3, "reward": "cautious", "penalty": 0.5})
+    return out, trained(tiny, out, ensemble={"members": 3, "reward": "mean_minus_variance", "penalty": 0.5})
 
 
 def plain(folder: Path) -> Any:
@@ -150,7 +150,7 @@ def test_the_journal_tells_the_members_apart(seeds: Any, alone: Any) -> None:
 
 
 def test_an_interruption_in_the_second_member_changes_nothing(tiny: Fixture, seeds: Any, tmp_path: Path) -> None:
-    asked = {"ensemble": {"members": 3, "reward": "cautious", "penalty": 0.5}}
+    asked = {"ensemble": {"members": 3, "reward": "mean_minus_variance", "penalty": 0.5}}
     with tiny.run(tmp_path / "run", "sft") as run:
         seen: list[int] = []
 
@@ -192,7 +192,7 @@ def test_heads_of_one_trunk(tiny: Fixture, tmp_path: Path) -> None:
 
 
 def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
-    config = config_of(tiny, tmp_path, center=0.1)
+    config = config_of(tiny, tmp_path, centering_coefficient=0.1)
     reader = new_reward_model(tiny.sft, seed=4, heads=3)
     aim = objective(config.reward)
     with tiny.run(tmp_path / "run") as run:
@@ -209,14 +209,16 @@ def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
 # Freezing
 
 
-@pytest.mark.parametrize(("what", "told"), [("trunk", "1 of 1 layers frozen, 16 of"), (1, "1 of 1 layers frozen, 48 of")])
+@pytest.mark.parametrize(
+    ("what", "told"), [("all_but_head", "1 of 1 layers frozen, 16 of"), (1, "1 of 1 layers frozen, 48 of")]
+)
 def test_frozen_weights_stay_bit_for_bit(tiny: Fixture, tmp_path: Path, what: Any, told: str) -> None:
     figures = trained(tiny, tmp_path / "run", freeze=what)
     before = open_language_model(tiny.sft).model.base_model.state_dict()  # type: ignore[union-attr, operator]
     after = plain(tmp_path / "run" / "reward" / "model")
     moved = {name for name, weight in after.base_model.state_dict().items() if not torch.equal(weight, before[name])}
     # The last norm is no layer: it reads the last one's states.
-    assert moved == (set() if what == "trunk" else {"ln_f.weight", "ln_f.bias"})
+    assert moved == (set() if what == "all_but_head" else {"ln_f.weight", "ln_f.bias"})
     head = new_reward_model(tiny.sft, seed=0).model.score.weight  # type: ignore[union-attr]
     assert not torch.equal(after.score.weight, head)  # type: ignore[arg-type]
     assert told in plans(tmp_path / "run")[0]
@@ -302,14 +304,14 @@ def published(path: Path, shape: str, prompts: int) -> Path:
 def test_published_comparisons_from_either_network(tiny: Fixture, tmp_path: Path, shape: str, network: str) -> None:
     """A few prompts teach something and say little: the report's intervals and words admit it."""
     data = published(tmp_path / "rows.json", shape, 40)
-    asked = {"data": [str(data)], "held_out": 0.3}
+    asked = {"data": [str(data)], "eval_fraction": 0.3}
     if network == "bert":
         asked["model"] = str(write(tmp_path / "source", "bert"))
     figures = trained(tiny, tmp_path / "run", **asked)
     found = json.loads((tmp_path / "run" / "reward" / "trust.json").read_text())
     side = found["sides"][0]
     accuracy = side["accuracy"]
-    held_out = figures["held_out_prompts"]
+    held_out = figures["eval_prompts"]
     assert 5 < held_out < 20 and side["prompts"] == accuracy["prompts"] == held_out
     assert accuracy["low"] <= accuracy["value"] <= accuracy["high"] and accuracy["high"] - accuracy["low"] > 0.1
     assert found["verdict"]["kind"] == "refuse" and "too_few" in [reason["name"] for reason in found["verdict"]["reasons"]]

@@ -26,7 +26,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def config_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Any:
-    section = {"data": [str(data)], "held_out": 0, **asked}
+    section = {"data": [str(data)], "eval_fraction": 0, **asked}
     return tiny.config(out, sft={"data": [str(tiny.instructions)]}, reward=section)
 
 
@@ -40,7 +40,7 @@ def thinnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
         found.append((judgements, real(config, run, speaker, place, judgements)))
         return found[-1][1]
 
-    monkeypatch.setattr(module, "thinned", noted)
+    monkeypatch.setattr(module, "deduplicated", noted)
     return found
 
 
@@ -49,10 +49,10 @@ def test_near_twins_go_and_repetitions_stay(
     tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, thinnings: list[tuple[Any, Any]]
 ) -> None:
     data, told = write_rows(rows()), []
-    for name, asked in (("whole", {}), ("few", {"thin": 0.9999}), ("thin", {"thin": 0.97})):
+    for name, asked in (("whole", {}), ("few", {"dedup_threshold": 0.9999}), ("thin", {"dedup_threshold": 0.97})):
         with tiny.run(tmp_path / name, "sft") as run:
             train(config_of(tiny, tmp_path / name, data, calibration_prompts=2, **asked), run)
-            told.append([row["message"] for row in events(run, "thinned")])
+            told.append([row["message"] for row in events(run, "deduplicated")])
     (whole, same), (_, few), (_, found) = thinnings
     assert len(whole.train) == 18 and same is whole and told[0] == []
     assert [group.prompt for group in few.train] == [group.prompt for group in whole.train], "nothing is as alike as that"
@@ -60,14 +60,14 @@ def test_near_twins_go_and_repetitions_stay(
     assert asked.count("Tell me about the river of music") == 3, "the same prompt's judgements are no duplicates"
     assert 3 <= len(asked) < 18 - 4
     assert asked == [group.prompt.text for group in whole.train if group.prompt.text in set(asked)], "in their order"
-    assert told[2][0].startswith(f"prompts: thin: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
+    assert told[2][0].startswith(f"prompts: dedup_threshold: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
     assert found.held_out == whole.held_out
 
 
 def test_the_stage_trains_on_what_is_left(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     data = write_rows(rows())
     plans = []
-    for name, asked in (("whole", {}), ("thin", {"thin": 0.97})):
+    for name, asked in (("whole", {}), ("thin", {"dedup_threshold": 0.97})):
         with tiny.run(tmp_path / name, "sft") as run:
             train(config_of(tiny, tmp_path / name, data, calibration_prompts=2, **asked), run)
             plans.append(next(row["message"] for row in read_rows(run.layout.events) if row["kind"] == "plan"))
@@ -90,7 +90,7 @@ def test_scores_are_standardised_over_the_prompts_that_are_left(
     ]
     data = write_rows(scored)
     with tiny.run(tmp_path / "run", "sft") as run:
-        train(config_of(tiny, tmp_path / "run", data, calibration_prompts=2, thin=0.97, loss="regression"), run)
+        train(config_of(tiny, tmp_path / "run", data, calibration_prompts=2, dedup_threshold=0.97, loss="regression"), run)
         kept = read_extra(run.layout.model("reward"))
     ((whole, found),) = thinnings
     scores = [score for group in found.train for score in group.scores]

@@ -35,7 +35,7 @@ class LanguageModel:
 
 def offered(best: Best, step: int, reward: float, kl: float = 1.0) -> bool:
     """Offer an evaluation, and keep it where it is the best."""
-    taken = best.offer(step, {"held_out_reward": reward, "held_out_kl": kl, "held_out_same_answer": 0.0}, [reward])
+    taken = best.offer(step, {"eval_reward": reward, "eval_kl": kl, "eval_mode_response_rate": 0.0}, [reward])
     if taken:
         best.keep(LanguageModel(f"after {step}"), {"policy": torch.tensor(step)})  # type: ignore[arg-type]
     return taken

@@ -29,7 +29,7 @@ BETA, TEMPERATURE = 0.2, 0.7
 def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tuple[Any, Episodes, Experience]:
     """(config, episodes, experience) of twelve answers of different lengths; the reference is another model. With
     `sampled` there is no policy to read."""
-    asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "gamma": 0.9, "lam": 0.8, "missing_eos_penalty": 0.0}
+    asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "gamma": 0.9, "gae_lambda": 0.8, "missing_eos_penalty": 0.0}
     config = tiny.rl_config(out, **{**asked, **rl}, rl__micro_batch_tokens=150)
     place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
@@ -157,13 +157,13 @@ def test_scores_are_clipped_and_an_answer_without_an_end_pays(tiny: Fixture, tmp
     scores, ended = plain[1].scores.tolist(), plain[1].ended.tolist()
     assert last_rewards(plain) == pytest.approx(scores, abs=1e-4)
     bound = sorted(map(abs, scores))[6]
-    clipped = last_rewards(setting(tiny, tmp_path, score_clip=bound))
+    clipped = last_rewards(setting(tiny, tmp_path, reward_clip=bound))
     assert clipped == pytest.approx([min(max(score, -bound), bound) for score in scores], abs=1e-4)
     assert clipped != pytest.approx(scores, abs=1e-4)
     paid = last_rewards(setting(tiny, tmp_path, missing_eos_penalty=1.5))
     assert paid == pytest.approx([s - (0 if end else 1.5) for s, end in zip(scores, ended, strict=True)], abs=1e-4)
     # The penalty is taken after the clip: it must not be clipped away.
-    both = last_rewards(setting(tiny, tmp_path, missing_eos_penalty=1.5, score_clip=bound))
+    both = last_rewards(setting(tiny, tmp_path, missing_eos_penalty=1.5, reward_clip=bound))
     assert both == pytest.approx([c - (0 if end else 1.5) for c, end in zip(clipped, ended, strict=True)], abs=1e-4)
 
 
@@ -201,9 +201,9 @@ def test_figures_per_response_and_per_token(measured: Any) -> None:
     assert found["sampled_entropy"] == pytest.approx(entropy / tokens, abs=1e-5)
     assert found["sampled_entropy"] != pytest.approx(entropy / experience.mask.numel(), abs=1e-3)
     assert found["length"] == tokens / 12
-    assert found["eos_share"] == pytest.approx(Counter(episodes.ended.tolist())[True] / 12)
+    assert found["eos_rate"] == pytest.approx(Counter(episodes.ended.tolist())[True] / 12)
     assert found["distinct_2"] == len(set(bigrams)) / len(bigrams)
     assert found["kl_coefficient"] == 0.3
-    assert found["same_answer"] == 0.0
+    assert found["mode_response_rate"] == 0.0
     # What is paid is the score less the KL's price.
     assert found["reward"] == pytest.approx(found["score"] - BETA * found["kl"], abs=1e-4)

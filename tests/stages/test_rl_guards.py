@@ -23,10 +23,10 @@ from sawyer.stages.rl.guards import (
     Rule,
     advice_for,
     kl_budget,
+    mode_response_rate,
     noise,
     raised,
     rules_of,
-    same_answer,
     stop_words,
     surely,
 )
@@ -45,10 +45,10 @@ from sawyer.trust.verdict import NEEDED
 
 GOOD = {
     "kl": 1.0,
-    "eos_share": 0.8,
+    "eos_rate": 0.8,
     "distinct_2": 0.6,
     "length": 20.0,
-    "same_answer": 0.0,
+    "mode_response_rate": 0.0,
     "score": 0.0,
     "length_correlation": 0.1,
     "disagreement": 0.2,
@@ -59,16 +59,16 @@ SURE = 0.7601
 # name: (the metric, just beyond its threshold, exactly at it); thresholds follow GOOD, the first batches' figures
 LIMITS = {
     "kl_budget": ("kl", 6.01, 6.0),
-    "eos_share": ("eos_share", 0.399, 0.4),
+    "eos_rate": ("eos_rate", 0.399, 0.4),
     "distinct_2": ("distinct_2", 0.35 * 0.6 - 0.001, 0.35 * 0.6),
     "length": ("length", 3.99, 4.0),
     "length_limit": ("length", 47.01, 47.0),
-    "same_answer": ("same_answer", 0.251, 0.25),
-    "length_paid": ("length_correlation", SURE + 0.001, SURE - 0.001),
+    "mode_response_rate": ("mode_response_rate", 0.251, 0.25),
+    "score_length_correlation": ("length_correlation", SURE + 0.001, SURE - 0.001),
     "disagreement": ("disagreement", 0.601, 0.6),
     "zero_variance_groups": ("zero_variance_groups", 0.91, 0.9),
 }
-OF_EVALUATIONS = ("held_out_score", "held_out_gold")
+OF_EVALUATIONS = ("eval_score", "eval_gold")
 
 
 def asked(**rl: Any) -> Rl:
@@ -110,18 +110,18 @@ def test_every_guard_is_tried_here_and_has_words() -> None:
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_guard_trips_after_exactly_its_streak(name: str) -> None:
-    watch, streak = guards(), DEFAULTS[name].streak
+    watch, streak = guards(), DEFAULTS[name].patience
     told = [watch.look(beyond(name)) for _ in range(streak)]
     assert told[:-1] == [[]] * (streak - 1)
     (last,) = told[-1]
     assert (last.guard, last.value, last.action) == (name, LIMITS[name][1], DEFAULTS[name].action)
-    assert last.threshold == pytest.approx(0.6 if name == "length_paid" else LIMITS[name][2])
+    assert last.threshold == pytest.approx(0.6 if name == "score_length_correlation" else LIMITS[name][2])
     assert WORDS[name][0] in last.told(7) and "after 7 updates" in last.told(7)
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_one_good_update_begins_the_streak_anew(name: str) -> None:
-    watch, streak = guards(), DEFAULTS[name].streak
+    watch, streak = guards(), DEFAULTS[name].patience
     for _ in range(4):
         assert [watch.look(beyond(name)) for _ in range(streak - 1)] == [[]] * (streak - 1)
         assert watch.look(GOOD) == []
@@ -142,31 +142,31 @@ def test_the_threshold_itself_is_allowed(name: str) -> None:
 @pytest.mark.parametrize("action", ["warn", "stop", "rollback", "off"])
 def test_a_guard_does_what_it_is_asked_to(name: str, action: str) -> None:
     watch = guards(guards={name: {"action": action}})
-    told = [watch.look(beyond(name)) for _ in range(2 * DEFAULTS[name].streak)]
+    told = [watch.look(beyond(name)) for _ in range(2 * DEFAULTS[name].patience)]
     acted = [one.action for each in told for one in each]
     if action == "off":
         assert acted == []
     elif action == "warn":  # once, until it has been within bounds
         assert acted == ["warn"]
         watch.look(GOOD)
-        assert [one.action for _ in range(DEFAULTS[name].streak) for one in watch.look(beyond(name))] == ["warn"]
+        assert [one.action for _ in range(DEFAULTS[name].patience) for one in watch.look(beyond(name))] == ["warn"]
     else:
         assert acted[0] == action
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_streak_of_one_is_at_once(name: str) -> None:
-    assert names(guards(guards={name: {"streak": 1}}).look(beyond(name))) == [name]
+    assert names(guards(guards={name: {"patience": 1}}).look(beyond(name))) == [name]
 
 
 THRESHOLDS = {
     "kl_budget": (3.0, {"kl": 3.01}, {"kl": 3.0}),
-    "eos_share": (0.9, {"eos_share": 0.719}, {"eos_share": 0.721}),
+    "eos_rate": (0.9, {"eos_rate": 0.719}, {"eos_rate": 0.721}),
     "distinct_2": (0.9, {"distinct_2": 0.539}, {"distinct_2": 0.541}),
     "length": (0.9, {"length": 17.9}, {"length": 18.1}),
     "length_limit": (0.5, {"length": 35.1}, {"length": 34.9}),
-    "same_answer": (0.5, {"same_answer": 0.51}, {"same_answer": 0.5}),
-    "length_paid": (0.2, {"length_correlation": -0.5}, {"length_correlation": -0.4}),  # 0.2447 and 0.1184 surely
+    "mode_response_rate": (0.5, {"mode_response_rate": 0.51}, {"mode_response_rate": 0.5}),
+    "score_length_correlation": (0.2, {"length_correlation": -0.5}, {"length_correlation": -0.4}),  # 0.2447 and 0.1184 surely
     "disagreement": (4.0, {"disagreement": 1.21}, {"disagreement": 1.2}),
     "zero_variance_groups": (0.5, {"zero_variance_groups": 0.51}, {"zero_variance_groups": 0.5}),
 }
@@ -176,7 +176,7 @@ THRESHOLDS = {
 def test_a_threshold_that_is_asked_for_is_the_one(name: str) -> None:
     threshold, over, at = THRESHOLDS[name]
     changed = {name: {"threshold": threshold}}
-    streak = DEFAULTS[name].streak
+    streak = DEFAULTS[name].patience
     watch = guards(guards=changed)
     assert names([watch.look({**GOOD, **over}) for _ in range(streak)][-1]) == [name]
     watch = guards(guards=changed)
@@ -187,8 +187,8 @@ def test_one_action_for_all() -> None:
     for said in ("off", False):  # YAML reads a bare off as false
         assert {rule.action for rule in rules_of(asked(guards=said)).values()} == {"off"}
     assert {rule.action for rule in rules_of(asked(guards="warn")).values()} == {"warn"}
-    only = rules_of(asked(guards={"length": {"action": False, "streak": 9}}))
-    assert only["length"] == Rule(threshold=0.2, streak=9, action="off")
+    only = rules_of(asked(guards={"length": {"action": False, "patience": 9}}))
+    assert only["length"] == Rule(threshold=0.2, patience=9, action="off")
     assert {name: rule for name, rule in only.items() if name not in ("length", "kl_budget")} == {
         name: rule for name, rule in DEFAULTS.items() if name not in ("length", "kl_budget")
     }
@@ -233,12 +233,12 @@ def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
         }
     # A budget that is smaller already stays, and what the config says of a guard goes before what is asked.
     needed = [
-        NeededGuard(guard=name, threshold=0.1 if name == "same_answer" else 10.0, reason="x")
-        for name in ("same_answer", "kl_budget")
+        NeededGuard(guard=name, threshold=0.1 if name == "mode_response_rate" else 10.0, reason="x")
+        for name in ("mode_response_rate", "kl_budget")
     ]
-    rules = rules_of(asked(guards={"same_answer": {"threshold": 0.4}}), needed)
-    assert (rules["kl_budget"].threshold, rules["same_answer"].threshold) == (6.0, 0.4)
-    assert rules_of(asked(guards="off"), needed)["same_answer"].action == "off"
+    rules = rules_of(asked(guards={"mode_response_rate": {"threshold": 0.4}}), needed)
+    assert (rules["kl_budget"].threshold, rules["mode_response_rate"].threshold) == (6.0, 0.4)
+    assert rules_of(asked(guards="off"), needed)["mode_response_rate"].action == "off"
 
 
 # What is not finite
@@ -249,7 +249,7 @@ def test_what_is_not_finite_is_refused_at_once_and_counted_in_a_row() -> None:
     (told,) = watch.not_finite()
     assert (told.guard, told.action) == ("non_finite", "rollback")
     assert told.told(3) == f"non_finite after 3 updates: {WORDS['non_finite'][0]}"
-    watch = guards(guards={"non_finite": {"streak": 2, "action": "warn"}})
+    watch = guards(guards={"non_finite": {"patience": 2, "action": "warn"}})
     assert watch.not_finite() == []
     watch.look(GOOD)
     assert watch.not_finite() == [] and names(watch.not_finite()) == ["non_finite"]
@@ -282,7 +282,7 @@ def test_a_small_batch_says_nothing_of_length() -> None:
 def test_short_answers_that_pay_are_seen_too() -> None:
     watch = guards()
     told = [watch.look({**GOOD, "length_correlation": -0.9}) for _ in range(2)][-1]
-    assert [(one.guard, one.value, one.threshold) for one in told] == [("length_paid", -0.9, -0.6)]
+    assert [(one.guard, one.value, one.threshold) for one in told] == [("score_length_correlation", -0.9, -0.6)]
 
 
 def test_who_pays_for_length_by_a_function_knows_it() -> None:
@@ -297,18 +297,18 @@ def test_the_first_updates_set_what_the_others_are_held_to() -> None:
     watch = fresh()
     for length in (10.0, 30.0, 35.0):
         watch.look({**GOOD, "length": length})
-    watch.look({**GOOD, "eos_share": 0.1, "length": 1.0})
-    assert watch.first == pytest.approx({"eos_share": 0.8, "distinct_2": 0.6, "length": 25.0})
+    watch.look({**GOOD, "eos_rate": 0.1, "length": 1.0})
+    assert watch.first == pytest.approx({"eos_rate": 0.8, "distinct_2": 0.6, "length": 25.0})
     # Where no answer ended in the first updates, none need end later.
     never = fresh()
-    assert [never.look({**GOOD, "eos_share": 0.0}) for _ in range(9)] == [[]] * 9
+    assert [never.look({**GOOD, "eos_rate": 0.0}) for _ in range(9)] == [[]] * 9
 
 
 def test_a_lucky_first_batch_trips_nothing() -> None:
     """Of two answers both ended at first, then one or none: chance, that the mean of the first updates knows."""
     watch = fresh()
     shares = (1.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.5)
-    assert [watch.look({**GOOD, "eos_share": share}) for share in shares] == [[]] * len(shares)
+    assert [watch.look({**GOOD, "eos_rate": share}) for share in shares] == [[]] * len(shares)
 
 
 def test_what_does_not_compare_trips_from_the_first_update_on() -> None:
@@ -367,7 +367,7 @@ def test_a_reward_that_rises_in_training_and_falls_on_held_out_prompts_trips(mea
     told = [look_and_evaluate(watch, 0.5 + 0.1 * i, **{**fine, measure: around(low)}) for i in range(3)]
     assert told[:-1] == [[]] * 2  # the first only tells what the batches' score was at the start
     (last,) = told[-1]
-    assert last.guard == f"held_out_{measure}"
+    assert last.guard == f"eval_{measure}"
     assert last.value == pytest.approx(low - {"score": 1.0, "gold": 6.0}[measure])
 
 
@@ -375,11 +375,11 @@ def test_a_reward_that_rises_in_training_and_falls_on_held_out_prompts_trips(mea
 def test_evaluations_follow_what_is_asked(measure: str) -> None:
     fine = {"score": around(1.0), "gold": around(6.0)}
     worse = {**fine, measure: around(fine[measure][0] - 0.8)}
-    guard = f"held_out_{measure}"
+    guard = f"eval_{measure}"
     for changed, trips in (
         ({"threshold": 0.7}, [[], [], [guard]]),
         ({"threshold": 0.9}, [[]] * 3),
-        ({"streak": 1}, [[], [guard], [guard]]),
+        ({"patience": 1}, [[], [guard], [guard]]),
         ({"action": "off"}, [[]] * 3),
     ):
         watch = fresh(guards={guard: changed})
@@ -469,7 +469,7 @@ def test_answers_that_were_long_from_the_start_may_stay_so() -> None:
     ],
 )
 def test_the_same_answer_is_counted_over_different_prompts(prompts: str, responses: list[str], share: float) -> None:
-    assert same_answer(list(prompts), responses) == share
+    assert mode_response_rate(list(prompts), responses) == share
 
 
 # Gates
@@ -627,7 +627,7 @@ def test_a_policy_that_surely_got_worse_is_not_advised_a_higher_rate() -> None:
 def test_a_run_without_anything_to_learn_says_so() -> None:
     found = gates(rl={"algorithm": "grpo"}, best=START, last=START, zero_variance=1.0)[0]
     assert found.verdict == "warn" and "in 100% of the groups all answers had the same score" in found.message
-    assert "nothing could be learnt" in found.advice and "rl.group" in found.advice
+    assert "nothing could be learnt" in found.advice and "rl.group_size" in found.advice
     assert "equal scores" not in gates(best=START, last=START, zero_variance=0.4)[0].advice
 
 

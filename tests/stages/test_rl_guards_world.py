@@ -19,7 +19,7 @@ from sawyer.worlds import demonstrations, tasks
 
 BASE = Path(sawyer.worlds.__file__).parent / "base"
 FALL = 0.5  # points of gold below the SFT model's that are too many
-NO_GOLD = {"held_out_gold": {"action": "off"}}  # as on data of one's own, where nobody knows the truth
+NO_GOLD = {"eval_gold": {"action": "off"}}  # as on data of one's own, where nobody knows the truth
 
 
 def asked(root: Path, guards: Any, eval_every: int = 1) -> Config:
@@ -35,7 +35,7 @@ def asked(root: Path, guards: Any, eval_every: int = 1) -> Config:
         "kl": {"coefficient": 0.0, "budget": 20.0},
         "eval_every": eval_every,
         "eval_prompts": 96,
-        "held_out": 0.3,
+        "eval_fraction": 0.3,
         "guards": guards,
     }
     sft = {"data": [str(root / "instructions.json")], "batch_size": 16, "learning_rate": 2e-3, "eval_prompts": 8}
@@ -66,7 +66,7 @@ def reinforced(root: Path, guards: Any, eval_every: int = 1) -> tuple[dict[str, 
     with open_run(root / "run") as run:
         run.journal.clear("rl")
         figures = import_module("sawyer.stages.rl").train(asked(root, guards, eval_every), run)
-        golds = [row["held_out_gold"] for row in run.journal.rows("rl") if "held_out_gold" in row]
+        golds = [row["eval_gold"] for row in run.journal.rows("rl") if "eval_gold" in row]
     for folder in ("checkpoint", "best"):
         for path in sorted((root / "run" / "rl" / folder).rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
@@ -77,7 +77,9 @@ def reinforced(root: Path, guards: Any, eval_every: int = 1) -> tuple[dict[str, 
 def test_guards_stop_what_loves_length_before_it_costs_the_truth(root: Path) -> None:
     """With the gold hidden from the guards; and without any guard the gold falls."""
     figures, golds = reinforced(root, NO_GOLD)
-    assert figures["stopped"].startswith("length_paid is 0.") and "follow the answers' length" in figures["stopped"]
+    assert (
+        figures["stopped"].startswith("score_length_correlation is 0.") and "follow the answers' length" in figures["stopped"]
+    )
     assert "what to try: see reward/trust.json" in figures["stopped"]
     assert figures["updates"] <= 3
     assert min(golds) > golds[0] - FALL, golds

@@ -83,12 +83,12 @@ def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
         def scripted_share(self: RlLoop, step: int) -> dict[str, float]:
             found = next(shares)
             with monkeypatch.context() as patch:
-                patch.setattr(import_module("sawyer.stages.rl.batch_metrics"), "same_answer", lambda *_: found)
+                patch.setattr(import_module("sawyer.stages.rl.batch_metrics"), "mode_response_rate", lambda *_: found)
                 return evaluate(self, step)
 
         monkeypatch.setattr(RlLoop, "evaluate", scripted_share)
         figures = train(config, run)
-        told = [row["held_out_same_answer"] for row in run.journal.rows("rl") if "held_out_score" in row]
+        told = [row["eval_mode_response_rate"] for row in run.journal.rows("rl") if "eval_score" in row]
     assert figures["best_step"] == kept
     assert told == [0.0, 0.0, share]
 
@@ -102,10 +102,10 @@ def test_answers_that_do_not_end_cost_their_penalty(
     config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=1, missing_eos_penalty=penalty)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
-        rows = [row for row in run.journal.rows("rl") if "held_out_score" in row]
+        rows = [row for row in run.journal.rows("rl") if "eval_score" in row]
     assert (figures["best_step"], figures["reward_best"]) == (kept, pytest.approx(reward))
-    assert [row["held_out_score"] for row in rows] == [0.0, 1.5, 1.0]
-    assert [row["held_out_reward"] for row in rows] == pytest.approx([0.0, 1.5 - penalty, 1.0])
+    assert [row["eval_score"] for row in rows] == [0.0, 1.5, 1.0]
+    assert [row["eval_reward"] for row in rows] == pytest.approx([0.0, 1.5 - penalty, 1.0])
 
 
 def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: Path) -> None:
@@ -119,11 +119,11 @@ def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: 
     shown = read_rows(run.layout.samples)
     assert [row["prompt"] for row in shown] == texts[:8] * 2
     rewards = RewardScorer.load(tiny.reward)(work.held_out[: len(texts)], [row["response"] for row in shown[: len(texts)]])
-    assert once["held_out_score"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    assert once["eval_score"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
     unended = sum(not row["ended"] for row in shown[: len(texts)]) / len(texts)
-    assert once["held_out_reward"] == pytest.approx(once["held_out_score"] - unended, abs=1e-5)
-    assert once["held_out_kl"] == pytest.approx(0.0, abs=1e-4)
-    assert once["held_out_length"] == sum(row["length"] for row in shown[: len(texts)]) / len(texts)
+    assert once["eval_reward"] == pytest.approx(once["eval_score"] - unended, abs=1e-5)
+    assert once["eval_kl"] == pytest.approx(0.0, abs=1e-4)
+    assert once["eval_length"] == sum(row["length"] for row in shown[: len(texts)]) / len(texts)
 
 
 @pytest.mark.slow
@@ -135,8 +135,8 @@ def test_a_run_leaves_its_figures(tiny: Fixture, tmp_path: Path, events: Any) ->
         rows = run.journal.rows("rl")
     assert figures["updates"] == 4
     assert [row["step"] for row in rows] == [0, 1, 2, 3, 4]
-    assert [row["step"] for row in rows if "held_out_reward" in row] == [0, 2, 4]
-    assert all("held_out_gold" in row for row in rows if "held_out_reward" in row)
+    assert [row["step"] for row in rows if "eval_reward" in row] == [0, 2, 4]
+    assert all("eval_gold" in row for row in rows if "eval_reward" in row)
     zero = {"step0_kl", "step0_ratio", "step0_clip", "step0_sampler", "step0_score"}
     assert set(gates) == {*zero, "rl_improves", "rl_kl_budget", "rl_unstopped"}
     assert all(gates[name] == "ok" for name in zero)
@@ -162,7 +162,7 @@ def test_a_run_that_ends_beyond_its_budget_says_so(
 
 
 def test_answers_scored_without_their_end_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:
-    config = tiny.rl_config(tmp_path / "run", eval_every=100, value_start="policy")
+    config = tiny.rl_config(tmp_path / "run", eval_every=100, value_init="policy")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(import_module("sawyer.models.reward_model"), "context_length", lambda model: 4)
@@ -291,13 +291,13 @@ def test_the_coefficient_prices_the_kl_of_the_next_update(tiny: Fixture, tmp_pat
     assert first["kl_coefficient"] == 0.1
     assert second["kl_coefficient"] == pytest.approx(0.1 * (1 - 0.2 * 8 / 40))
     penalty = second["reward"] - second["score"]
-    ended = second["eos_share"]
+    ended = second["eos_rate"]
     assert penalty == pytest.approx(-second["kl_coefficient"] * second["kl"] - (1 - ended), abs=1e-4)
 
 
 @pytest.mark.parametrize("start", ["reward", "policy"])
 def test_what_the_value_network_starts_from(tiny: Fixture, tmp_path: Path, start: str) -> None:
-    config = tiny.rl_config(tmp_path / "run", value_start=start, value_learning_rate=0.25)
+    config = tiny.rl_config(tmp_path / "run", value_init=start, value_learning_rate=0.25)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with torch.no_grad():  # the two trunks are equal at first
             scorer = RewardScorer.load(tiny.reward)
@@ -318,13 +318,13 @@ def test_what_the_value_network_starts_from(tiny: Fixture, tmp_path: Path, start
 def test_settings_reach_the_estimate(tiny: Fixture, tmp_path: Path) -> None:
     """Clip and penalty change what an update is paid, and only they."""
     paid: dict[str, Mapping[str, float]] = {}
-    settings: dict[str, dict[str, float]] = {"plain": {}, "clip": {"score_clip": 0.01}, "free": {"missing_eos_penalty": 0.0}}
+    settings: dict[str, dict[str, float]] = {"plain": {}, "clip": {"reward_clip": 0.01}, "free": {"missing_eos_penalty": 0.0}}
     for name, asked in settings.items():
         with tiny.run(tmp_path / name, "sft", "reward") as run:
             found = RlLoop(tiny.rl_config(tmp_path / name, **asked), run).step(0)
             assert found is not None
             paid[name] = found
-    score, unended = paid["plain"]["score"], 1 - paid["plain"]["eos_share"]
+    score, unended = paid["plain"]["score"], 1 - paid["plain"]["eos_rate"]
     assert 0 < unended < 1
     assert all(found["score"] == score for found in paid.values())
     assert paid["plain"]["reward"] == pytest.approx(score - unended, abs=1e-3)
@@ -377,12 +377,12 @@ def _all(tiny: Fixture) -> Sequence[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "start"), [("fp32", None), ("bf16", None), ("bf16", "frozen")])
+@pytest.mark.parametrize(("precision", "start"), [("fp32", None), ("bf16", None), ("bf16", "ridge")])
 def test_a_state_taken_and_loaded_goes_on_number_for_number(
     tiny: Fixture, tmp_path: Path, precision: str, start: str | None
 ) -> None:
     config = tiny.rl_config(
-        tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}, value_start=start
+        tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}, value_init=start
     ).model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         straight = RlLoop(config, run)

@@ -40,7 +40,7 @@ def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
     Two more updates are made in between; the batch that fills the streak is not learnt from.
     """
     shrunk(monkeypatch, 6)
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, rollbacks=0)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, max_rollbacks=0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         told = events(run, "guard")
@@ -55,7 +55,7 @@ def test_a_guard_s_stop_ends_the_stage_with_the_best_model(
     assert "length is 1" in figures["stopped"] and "what to try: " in figures["stopped"]
     assert gates["rl_unstopped"] == "warn"
     assert rows[-1]["step"] == 6
-    assert figures["reward_best"] == max(row["held_out_reward"] for row in rows if "held_out_reward" in row)
+    assert figures["reward_best"] == max(row["eval_reward"] for row in rows if "eval_reward" in row)
 
 
 def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
@@ -81,7 +81,7 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
         episodes=160,
         eval_every=4,
         kl={"budget": 1e6, "coefficient": 0.03},
-        guards={"held_out_score": {"action": "off"}},
+        guards={"eval_score": {"action": "off"}},
     )
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
@@ -120,7 +120,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
 ) -> None:
     """The batch after a rollback is the one that the best model would have drawn, valued as it was then."""
     scripted(monkeypatch, [(0.0, 0.0), (5.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, value_start=start)
+    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, value_init=start)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlLoop(config, run)
         for index in range(2):
@@ -134,7 +134,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
         for name, learner in again.learners.items():
             learner.load(state[name])
             learner.steps_done = work.policy.steps_done
-        assert (again.fitted is not None) == (start == "frozen")
+        assert (again.fitted is not None) == (start == "ridge")
         if again.fitted is not None:
             again.fitted.load(state["values"])
         again.kl = again.kl.at(work.kl.coefficient)
@@ -164,12 +164,14 @@ def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
     measure = RlLoop.measure
     monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
     monkeypatch.setattr(RlLoop, "_step_zero", lambda *_, **__: None)
-    config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, rollbacks=0)
+    config = tiny.rl_config(
+        tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, max_rollbacks=0
+    )
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         told = events(run, "guard")
         rows = run.journal.rows("rl")
-    assert [(row["guard"], row["step"]) for row in told] == [("held_out_score", 3)]
+    assert [(row["guard"], row["step"]) for row in told] == [("eval_score", 3)]
     assert (figures["updates"], figures["best_step"], figures["stopped"]) == (4, 0, told[0]["message"])
     assert "score" not in rows[3], "no batch is drawn once the evaluation has stopped the run"
 
@@ -180,7 +182,7 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = RlLoop(config, run)
         rows = [work.step(index) for index in range(4)]
-    assert [row["same_answer"] for row in rows if row] == [0.0] * 4
+    assert [row["mode_response_rate"] for row in rows if row] == [0.0] * 4
 
 
 def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

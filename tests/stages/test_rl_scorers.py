@@ -60,7 +60,7 @@ def test_parts_add_up_and_are_told_by_name(tiny: Fixture, tmp_path: Path, own: A
         rows = run.journal.rows("rl")
     assert "paid for: 1 x judges + 0.5 x second + 0.25 x merry + 2 x short" in plan
     weights = {"judges": 1.0, "second": 0.5, "merry": 0.25, "short": 2.0}
-    for prefix in ("", "held_out_"):
+    for prefix in ("", "eval_"):
         told = [row for row in rows if f"{prefix}score" in row]
         assert len(told) >= 2
         for row in told:
@@ -118,7 +118,7 @@ def use_encoder(tiny: Fixture, run: Any, tmp_path: Path) -> None:
 
 
 def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixture, tmp_path: Path, events: Any) -> None:
-    config = tiny.rl_config(tmp_path / "run", value_start="frozen")
+    config = tiny.rl_config(tmp_path / "run", value_init="ridge")
     with tiny.run(tmp_path / "run", "sft") as run:
         use_encoder(tiny, run, tmp_path)
         work = RlLoop(config, run)
@@ -134,11 +134,11 @@ def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixtur
 @pytest.mark.slow
 @pytest.mark.parametrize("start", [None, "policy", "reward"])
 def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, events: Any, start: Any) -> None:
-    config = tiny.rl_config(tmp_path / "run", value_start=start)
+    config = tiny.rl_config(tmp_path / "run", value_init=start)
     with tiny.run(tmp_path / "run", "sft") as run:
         use_encoder(tiny, run, tmp_path)
         if start == "reward":
-            with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but the reward model is an encoder"):
+            with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but the reward model is an encoder"):
                 RlLoop(config, run)
             return
         value = RlLoop(config, run).value.model
@@ -159,7 +159,7 @@ def test_a_reward_model_of_other_tokens(tiny: Fixture, tmp_path: Path, events: A
         RlLoop(tiny.rl_config(tmp_path / "run"), run)
         told = [row["message"] for row in events(run, "warning")]
         with pytest.raises(ConfigError, match="other tokens than the policy"):
-            RlLoop(tiny.rl_config(tmp_path / "run", value_start="reward"), run)
+            RlLoop(tiny.rl_config(tmp_path / "run", value_init="reward"), run)
     assert told == ["the value network starts from the SFT model: the reward model has other tokens than the policy"]
 
 
@@ -172,9 +172,9 @@ def test_disagreement_is_journalled_and_guarded(
 ) -> None:
     from sawyer.stages.reward import train as train_reward
 
-    asked = {"data": [str(tiny.comparisons)], "held_out": 0.2, "batch_size": 16, "calibration_prompts": 12}
-    ensemble = {"members": 2, "by": "heads", "reward": "cautious"}
-    base = tiny.rl_config(tmp_path / "run", episodes=48, eval_every=3, rollbacks=0)
+    asked = {"data": [str(tiny.comparisons)], "eval_fraction": 0.2, "batch_size": 16, "calibration_prompts": 12}
+    ensemble = {"members": 2, "by": "heads", "reward": "mean_minus_variance"}
+    base = tiny.rl_config(tmp_path / "run", episodes=48, eval_every=3, max_rollbacks=0)
     config = checked({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
     with tiny.run(tmp_path / "run", "sft") as run:
         apart = train_reward(config, run)["own_disagreement"]
@@ -182,13 +182,13 @@ def test_disagreement_is_journalled_and_guarded(
         assert work.guards.disagreement == apart > 0
         first = work.step(0)
         assert first is not None
-        assert first["disagreement"] > 0 and first["held_out_disagreement"] > 0
+        assert first["disagreement"] > 0 and first["eval_disagreement"] > 0
         assert read_rows(run.layout.samples)[0]["disagreement"] >= 0
         measure = RlLoop.measure
         monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
         figures = train(config, run)
         told = events(run, "guard")
-    assert figures["updates"] == DEFAULTS["disagreement"].streak
+    assert figures["updates"] == DEFAULTS["disagreement"].patience
     assert [row["guard"] for row in told] == ["disagreement"] and "no longer agree" in told[0]["message"]
 
 
@@ -197,7 +197,7 @@ def test_disagreement_is_journalled_and_guarded(
 
 def test_a_function_that_returns_too_few_stops_the_run(tiny: Fixture, tmp_path: Path, own: Any) -> None:
     own("my_few", "def few(prompts, responses):\n    return [0.0]\n")
-    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "few", "function": "my_few:few"}], value_start="policy")
+    config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "few", "function": "my_few:few"}], value_init="policy")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.raises(TrainingError, match="my_few:few returned 1 scores for 6 answers"):
             train(config, run)
@@ -223,19 +223,26 @@ def test_rows_reach_functions_in_groups_and_evaluations(tiny: Fixture, tmp_path:
     ]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     rewards = [{"name": name, "function": f"my_grades:{name}"} for name in ("right", "maths")]
-    rl: dict[str, Any] = {"algorithm": "grpo", "group": 4, "batch_size": 8, "minibatches": 1, "episodes": 16, "eval_every": 1}
+    rl: dict[str, Any] = {
+        "algorithm": "grpo",
+        "group_size": 4,
+        "batch_size": 8,
+        "num_minibatches": 1,
+        "episodes": 16,
+        "eval_every": 1,
+    }
     config = tiny.rl_config(tmp_path / "run", prompts=[str(tmp_path / "asked.jsonl")], rewards=rewards, **rl)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = train(config, run)
         told = run.journal.rows("rl")
     for row in told:
-        for prefix in ("", "held_out_") if "score" in row else ("held_out_",):
+        for prefix in ("", "eval_") if "score" in row else ("eval_",):
             applies = row.get(f"{prefix}applies_maths", 1.0)
             assert row[f"{prefix}score"] == pytest.approx(
                 row[f"{prefix}score_right"] + applies * 2.0 * (f"{prefix}score_maths" in row)
             )
             assert row.get(f"{prefix}score_maths", 2.0) == 2.0 and f"{prefix}applies_right" not in row
-    assert any(0 < row.get("held_out_applies_maths", 1.0) < 1 for row in told)
+    assert any(0 < row.get("eval_applies_maths", 1.0) < 1 for row in told)
     assert 0 <= figures["zero_variance_groups"] <= 1
     samples = read_rows(run.layout.samples)
     assert {tuple(sample["parts"]) for sample in samples} == {("right",), ("right", "maths")}
@@ -243,7 +250,14 @@ def test_rows_reach_functions_in_groups_and_evaluations(tiny: Fixture, tmp_path:
 
 def test_rewards_that_are_all_the_same_are_told(tiny: Fixture, tmp_path: Path, own: Any, events: Any) -> None:
     own("my_flat", "def flat(prompts, responses):\n    return [0.0] * len(responses)\n")
-    rl: dict[str, Any] = {"algorithm": "grpo", "group": 4, "batch_size": 8, "minibatches": 1, "episodes": 16, "eval_every": 2}
+    rl: dict[str, Any] = {
+        "algorithm": "grpo",
+        "group_size": 4,
+        "batch_size": 8,
+        "num_minibatches": 1,
+        "episodes": 16,
+        "eval_every": 2,
+    }
     config = tiny.rl_config(
         tmp_path / "run", rewards=[{"name": "flat", "function": "my_flat:flat"}], missing_eos_penalty=0.0, **rl
     )
@@ -255,7 +269,7 @@ def test_rewards_that_are_all_the_same_are_told(tiny: Fixture, tmp_path: Path, o
     assert [row["zero_variance_groups"] for row in rows if "score" in row] == [1.0, 1.0] and figures[
         "zero_variance_groups"
     ] == 1
-    assert (guard["guard"], guard["action"]) == ("zero_variance_groups", "warn") and "rl.group" in guard["message"]
+    assert (guard["guard"], guard["action"]) == ("zero_variance_groups", "warn") and "rl.group_size" in guard["message"]
     assert improves["verdict"] == "warn" and "not one of" in improves["message"] and "100% of the groups" in improves["message"]
     assert "reward model" not in improves["advice"]
 
@@ -323,8 +337,8 @@ def test_parts_that_cannot_be(tiny: Fixture, tmp_path: Path, part: dict[str, Any
 def test_what_the_config_refuses(tiny: Fixture, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two parts are called `a`"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "model": "stage"}, {"name": "a", "function": "m:f"}])
-    with pytest.raises(ConfigError, match=r"rl\.value_start: reward, but no part"):
-        tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_start="reward")
+    with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but no part"):
+        tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_init="reward")
     tree = tiny.rl_config(tmp_path).model_dump()
     with pytest.raises(ConfigError, match=r"rl\.rewards: none are named and the file has no section"):
         checked({**tree, "reward": None})

@@ -22,7 +22,7 @@ LATE = {"episodes": 8, "batch_size": 8, "eval_every": 100}
 def write_report(
     run: Run,
     kind: Literal["trust", "guarded", "refuse"],
-    needed: tuple[tuple[str, float], ...] = (("length", 0.5), ("same_answer", 0.1)),
+    needed: tuple[tuple[str, float], ...] = (("length", 0.5), ("mode_response_rate", 0.1)),
 ) -> None:
     """A report of that verdict, which asks for guards unless it trusts."""
 
@@ -42,7 +42,7 @@ def write_report(
 
 @pytest.mark.parametrize("kind", ["trust", "guarded", "refuse"])
 def test_guards_are_set_and_said(tiny: Fixture, tmp_path: Path, events: Any, kind: Any) -> None:
-    config = tiny.rl_config(tmp_path / "run", guards={"same_answer": {"threshold": 0.3}}, **LATE)
+    config = tiny.rl_config(tmp_path / "run", guards={"mode_response_rate": {"threshold": 0.3}}, **LATE)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, kind)
         train(config, run)
@@ -52,11 +52,11 @@ def test_guards_are_set_and_said(tiny: Fixture, tmp_path: Path, events: Any, kin
         assert said == []
         return
     (words,) = said
-    assert "length 0.5, same_answer 0.3 by rl.guards, though 0.1 is asked for" in words and "it says all twice" in words
+    assert "length 0.5, mode_response_rate 0.3 by rl.guards, though 0.1 is asked for" in words and "it says all twice" in words
     assert ("not to run RL on it" in words) == (kind == "refuse")
 
 
-WATCHED = {"eos_share": 0.8, "distinct_2": 0.6, "length": 6.0, "same_answer": 0.0, "score": 0.0, "disagreement": 0.1}
+WATCHED = {"eos_rate": 0.8, "distinct_2": 0.6, "length": 6.0, "mode_response_rate": 0.0, "score": 0.0, "disagreement": 0.1}
 
 
 @pytest.mark.parametrize("with_function", [False, True])
@@ -66,17 +66,20 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_own_part.py").write_text("def one(prompts, responses):\n    return [float(len(r)) for r in responses]\n")
     parts = [{"name": "judge", "model": "stage"}, {"name": "one", "function": "my_own_part:one"}]
-    rl = {"rewards": parts, "value_start": "policy"} if with_function else {}
+    rl = {"rewards": parts, "value_init": "policy"} if with_function else {}
     config = tiny.rl_config(tmp_path / "run", **rl, **LATE)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        write_report(run, "guarded", (("kl_budget", 0.5), ("length_paid", 0.4)))
+        write_report(run, "guarded", (("kl_budget", 0.5), ("score_length_correlation", 0.4)))
         work = RlLoop(config, run)
     assert work.asked.kl.budget > work.best.budget == work.guards.rules["kl_budget"].threshold == 0.5
-    best = {"held_out_reward": 1.0, "held_out_same_answer": 0.0}
-    assert work.best.offer(0, {**best, "held_out_kl": 0.0}, [1.0])
-    assert not work.best.offer(1, {**best, "held_out_reward": 2.0, "held_out_kl": 0.51}, [2.0])
-    assert work.best.offer(2, {**best, "held_out_reward": 2.0, "held_out_kl": 0.5}, [2.0])
-    for name, good, bad in (("kl_budget", {"kl": 0.5}, {"kl": 0.51}), ("length_paid", {}, {"length_correlation": 0.956})):
+    best = {"eval_reward": 1.0, "eval_mode_response_rate": 0.0}
+    assert work.best.offer(0, {**best, "eval_kl": 0.0}, [1.0])
+    assert not work.best.offer(1, {**best, "eval_reward": 2.0, "eval_kl": 0.51}, [2.0])
+    assert work.best.offer(2, {**best, "eval_reward": 2.0, "eval_kl": 0.5}, [2.0])
+    for name, good, bad in (
+        ("kl_budget", {"kl": 0.5}, {"kl": 0.51}),
+        ("score_length_correlation", {}, {"length_correlation": 0.956}),
+    ):
         work.guards.begin_again()
         quiet = {**WATCHED, "kl": 0.0, "length_correlation": 0.0}
         assert [work.guards.look({**quiet, **good}) for _ in range(4)] == [[]] * 4
@@ -84,14 +87,14 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
         assert tripped == ({name} if name == "kl_budget" or not with_function else set())
     assert work.verdict is not None
     words = verdict_summary(work.verdict, work.asked, work.guards)
-    said = "length_paid not looked at, though 0.4 is asked for: a function of yours is paid for"
-    assert f"kl_budget 0.5, {said if with_function else 'length_paid 0.4'}; because" in words
+    said = "score_length_correlation not looked at, though 0.4 is asked for: a function of yours is paid for"
+    assert f"kl_budget 0.5, {said if with_function else 'score_length_correlation 0.4'}; because" in words
 
 
 @pytest.mark.parametrize("kind", ["trust", "guarded", "refuse"])
 def test_best_of_n_has_no_guards_and_warns_of_a_refusal(tiny: Fixture, tmp_path: Path, events: Any, kind: Any) -> None:
     stages = {"sft": {"data": [str(tiny.instructions)]}, "reward": {"data": [str(tiny.comparisons)]}}
-    asked = {"algorithm": "best_of_n", "group": 2, "prompts": [str(tiny.prompts)], "max_new_tokens": 4, "eval_prompts": 2}
+    asked = {"algorithm": "best_of_n", "group_size": 2, "prompts": [str(tiny.prompts)], "max_new_tokens": 4, "eval_prompts": 2}
     config = tiny.config(tmp_path / "run", **stages, rl=asked)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, kind)
@@ -110,7 +113,7 @@ def test_a_reward_model_that_is_not_paid_for_sets_nothing(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_own_reward.py").write_text("def one(prompts, responses):\n    return [float(len(r)) for r in responses]\n")
     rewards = [{"name": "one", "function": "my_own_reward:one"}]
-    config = tiny.rl_config(tmp_path / "run", rewards=rewards, value_start="policy", **LATE)
+    config = tiny.rl_config(tmp_path / "run", rewards=rewards, value_init="policy", **LATE)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, "refuse")
         train(config, run)

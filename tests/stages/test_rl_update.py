@@ -37,9 +37,15 @@ def value_network(tiny64: Fixture) -> ValueNetwork:
 
 @pytest.fixture(scope="module")
 def made(tiny64: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Experience]:
-    asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "clip": CLIP, "value_clip": VALUE_CLIP, "lam": 0.9}
+    asked = {
+        "max_new_tokens": 18,
+        "temperature": TEMPERATURE,
+        "clip_range": CLIP,
+        "value_clip_range": VALUE_CLIP,
+        "gae_lambda": 0.9,
+    }
     out = tmp_path_factory.mktemp("update")
-    config = tiny64.rl_config(out, episodes=12, batch_size=12, minibatches=3, epochs=2, **asked, rl__micro_batch_tokens=120)
+    config = tiny64.rl_config(out, episodes=12, batch_size=12, num_minibatches=3, epochs=2, **asked, rl__micro_batch_tokens=120)
     place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny64.sft)
     prompts = read([str(tiny64.prompts)], want="prompts").records[:12]
     episodes = collect(speaker, prompts, RewardScorer.load(tiny64.reward), config, place, generator(0, "draw"))
@@ -107,7 +113,7 @@ def orders(config: Any, number: int) -> list[list[int]]:
     found = []
     for epoch in range(config.rl.epochs):
         order = torch.randperm(12, generator=generator(config.seed, "rl", "epoch", number, epoch))
-        found += [chunk.tolist() for chunk in order.split(12 // config.rl.minibatches)]
+        found += [chunk.tolist() for chunk in order.split(12 // config.rl.num_minibatches)]
     return found
 
 
@@ -129,7 +135,7 @@ def disturbed(experience: Experience) -> Experience:
 @pytest.mark.parametrize("max_norm", [0.05, 1e9])
 def test_one_step_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None:
     config, experience = made[0], disturbed(made[1])
-    asked = config.rl.model_copy(update={"epochs": 1, "minibatches": 1})
+    asked = config.rl.model_copy(update={"epochs": 1, "num_minibatches": 1})
     policy, value = nets(tiny64, max_norm)
     plain = [Plain(copy.model, rate, max_norm) for copy, rate in zip(nets(tiny64), (RATE, VALUE_RATE), strict=True)]
     told = [net.step(experience, list(range(12))) for net in plain]
@@ -185,7 +191,7 @@ def test_a_wrong_step_would_be_seen(tiny64: Fixture, made: Any, wrong: str) -> N
     for chosen in orders(config, 4):
         for net in plain:
             net.step(experience, chosen)
-    asked = config.rl.model_copy(update={"clip": 0.5, "value_clip": 0.5}) if wrong == "clip" else config.rl
+    asked = config.rl.model_copy(update={"clip_range": 0.5, "value_clip_range": 0.5}) if wrong == "clip" else config.rl
     update(changed, policy, value, config.model_copy(update={"rl": asked}), choose_device("cpu", "fp32", width=16), 4)
     assert max(apart(policy.model, plain[0].net), apart(value.model, plain[1].net)) > 1e-3
 

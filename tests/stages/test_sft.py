@@ -28,7 +28,7 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """(config, figures, root, hash of the base model before) of a run of 1.5 epochs."""
     out = tmp_path_factory.mktemp("sft") / "run"
     before = hash_folder(tiny.base)
-    asked = {"data": [str(tiny.instructions)], "epochs": 1.5, "batch_size": 16, "learning_rate": 1e-2, "warmup": 0.2}
+    asked = {"data": [str(tiny.instructions)], "epochs": 1.5, "batch_size": 16, "learning_rate": 1e-2, "warmup_fraction": 0.2}
     config = tiny.config(out, sft={**asked, "max_new_tokens": 12, "eval_prompts": 9})
     with tiny.run(out) as run:
         figures = train(config, run)
@@ -91,19 +91,19 @@ def test_the_base_model_is_not_touched_and_the_sft_model_is_another(tiny: Fixtur
 def test_the_held_out_rows_are_the_split_s_and_judge_both_models(tiny: Fixture, done: Any) -> None:
     config, figures, out, _ = done
     records = read([str(tiny.instructions)], want="demonstrations").records
-    train_records, held = split(records, config.sft.held_out)
+    train_records, held = split(records, config.sft.eval_fraction)
     assert 5 < len(held) < len(records) / 4
     assert not {r.prompt.messages for r in held} & {r.prompt.messages for r in train_records}
-    for name, folder in (("held_out_loss", out / "sft" / "model"), ("base_held_out_loss", tiny.base)):
+    for name, folder in (("eval_loss", out / "sft" / "model"), ("base_eval_loss", tiny.base)):
         speaker = open_language_model(folder)
         total, count = loss_by_hand(speaker.model, [speaker.prompt_encoder.demonstration(record) for record in held])
         assert figures[name] == pytest.approx(total / count, rel=1e-5)
     asked = [row["prompt"] for row in read_rows(out / "samples.jsonl")]
     assert asked == list(dict.fromkeys(record.prompt.text for record in held))[:9]
     shares = [row["ended"] for row in read_rows(out / "samples.jsonl")]
-    assert figures["eos_share"] == sum(shares) / len(shares)
+    assert figures["eos_rate"] == sum(shares) / len(shares)
     last = read_rows(out / "metrics.jsonl")[-1]
-    assert last["held_out_perplexity"] == pytest.approx(math.exp(figures["held_out_loss"]))
+    assert last["eval_perplexity"] == pytest.approx(math.exp(figures["eval_loss"]))
 
 
 def rows_with(long_prompt: int, long_response: int) -> list[dict[str, str]]:
@@ -118,7 +118,7 @@ def rows_with(long_prompt: int, long_response: int) -> list[dict[str, str]]:
 def test_rows_that_do_not_fit_are_counted_and_said(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows(rows_with(200, 200))
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0, "max_new_tokens": 4}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0, "max_new_tokens": 4}), run)
         told = events(run, "warning")[0]["message"]
     assert told.startswith("1 of 8 rows are longer than 160 tokens and lose the end") and told.endswith(
         "the model reads no more"
@@ -129,21 +129,21 @@ def test_rows_that_do_not_fit_are_counted_and_said(tiny: Fixture, tmp_path: Path
 def test_a_row_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows([*rows_with(2, 2), rows_with(2, 2)[0], rows_with(2, 2)[1]])
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0, "max_new_tokens": 4}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0, "max_new_tokens": 4}), run)
         assert not events(run, "warning") and "; 2 duplicates left out" in events(run, "plan")[0]["message"]
 
 
 def test_rows_that_fit_give_no_warning(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows(rows_with(2, 2))
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0, "max_new_tokens": 4}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0, "max_new_tokens": 4}), run)
         assert events(run, "warning") == []
 
 
 def test_no_row_that_fits_is_an_error(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
     path = write_rows(rows_with(200, 2)[6:7])
     with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="no row to train on"):
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0}), run)
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.5])
@@ -161,7 +161,7 @@ def test_a_conversation_whose_last_prompt_does_not_fit_is_left_out(
         path = write_rows([*long, *short])
         figures = train(tiny.config(tmp_path / "mixed", sft={"data": [str(path)], **asked}), run)
         told = " ".join(row["message"] for row in events(run, "warning"))
-    assert 0 <= figures["eos_share"] <= 1
+    assert 0 <= figures["eos_rate"] <= 1
     assert "leaves no room for one and are left out" in told
 
 
@@ -181,27 +181,27 @@ def test_prompts_without_room_are_not_asked(
     monkeypatch.setattr(import_module("sawyer.stages.sft.sft_stage"), "sample", all_ended(asked))
     path = write_rows(rows_with(200, 2))
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0}), run)
     assert len(asked) == 7
 
 
-FIGURES = {"eos_share": 0.95, "held_out_loss": 1.0, "base_held_out_loss": 2.0, "loss_last": 1.0, "loss_first": 3.0}
+FIGURES = {"eos_rate": 0.95, "eval_loss": 1.0, "base_eval_loss": 2.0, "loss_last": 1.0, "loss_first": 3.0}
 
 
 @pytest.mark.parametrize(
     ("changed", "gate", "verdict"),
     [
         ({}, "sft_stops", "ok"),
-        ({"eos_share": 0.9}, "sft_stops", "ok"),
-        ({"eos_share": 0.899}, "sft_stops", "warn"),
-        ({"eos_share": 0.5}, "sft_stops", "warn"),
-        ({"eos_share": 0.499}, "sft_stops", "fail"),
+        ({"eos_rate": 0.9}, "sft_stops", "ok"),
+        ({"eos_rate": 0.899}, "sft_stops", "warn"),
+        ({"eos_rate": 0.5}, "sft_stops", "warn"),
+        ({"eos_rate": 0.499}, "sft_stops", "fail"),
         ({}, "sft_beats_base", "ok"),
-        ({"held_out_loss": 2.1}, "sft_beats_base", "fail"),
-        ({"held_out_loss": 2.0}, "sft_beats_base", "warn"),
-        ({"held_out_loss": 1.99}, "sft_beats_base", "warn"),  # rows differ by 0.04: within noise of ten
-        ({"held_out_loss": 1.9}, "sft_beats_base", "ok"),
-        ({"held_out_loss": math.nan}, "sft_beats_base", "fail"),
+        ({"eval_loss": 2.1}, "sft_beats_base", "fail"),
+        ({"eval_loss": 2.0}, "sft_beats_base", "warn"),
+        ({"eval_loss": 1.99}, "sft_beats_base", "warn"),  # rows differ by 0.04: within noise of ten
+        ({"eval_loss": 1.9}, "sft_beats_base", "ok"),
+        ({"eval_loss": math.nan}, "sft_beats_base", "fail"),
         ({}, "sft_learned", "ok"),
         ({"loss_last": 3.0}, "sft_learned", "warn"),  # a single update
         ({"loss_last": 3.001}, "sft_learned", "fail"),
@@ -212,10 +212,8 @@ def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, fl
     with tiny.run(tmp_path / "run") as run:
         figures = {**FIGURES, **changed}
         apart = [0.04 * (-1) ** row for row in range(10)]
-        before = [figures["base_held_out_loss"]] * 10
-        _reward_model(
-            run, figures, paired_interval(before, [figures["held_out_loss"] + value for value in apart]), held_out=True
-        )
+        before = [figures["base_eval_loss"]] * 10
+        _reward_model(run, figures, paired_interval(before, [figures["eval_loss"] + value for value in apart]), held_out=True)
         found = {row["name"]: row for row in events(run, "gate")}
     assert set(found) == {"sft_stops", "sft_beats_base", "sft_learned"}
     assert found[gate]["verdict"] == verdict
@@ -226,5 +224,5 @@ def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, fl
 def test_a_gate_on_training_rows_says_so(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows(rows_with(2, 2))
     with tiny.run(tmp_path / "run") as run:
-        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "held_out": 0, "max_new_tokens": 4}), run)
+        train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0, "max_new_tokens": 4}), run)
         assert all("no row was held out" in row["message"] for row in events(run, "gate")[:2])

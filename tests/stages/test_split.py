@@ -107,7 +107,7 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
     from sawyer.stages.reward.reward_stage import RewardLoop, split_groups
 
     place = choose_device("cpu", "fp32", width=16)
-    asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "center": 0.01}
+    asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "centering_coefficient": 0.01}
     stages = {"sft": {"data": ["d"]}, "reward": asked}
     speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path) as run:
@@ -146,7 +146,7 @@ def experience(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
 def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path, tokens: int, sizes: Sequence[Any]) -> Any:
     from sawyer.stages.rl.ppo_updates import update
 
-    config = tiny.rl_config(out, episodes=25, batch_size=25, minibatches=1, rl__micro_batch_tokens=tokens)
+    config = tiny.rl_config(out, episodes=25, batch_size=25, num_minibatches=1, rl__micro_batch_tokens=tokens)
     # Away from the sampling policy, or no ratio is clipped and no value held back.
     model, value = open_language_model(tiny.sft).model, ValueNetwork.from_policy(tiny.sft)
     torch.nn.init.normal_(value.head.weight, generator=generator(1, "head"))

@@ -57,11 +57,11 @@ def on_page(out: Path, *words: str) -> None:
 @pytest.mark.parametrize("kind", ["decoder", "lora", "roberta"])
 def test_a_reward_model_alone(tiny: Fixture, tmp_path: Path, kind: str) -> None:
     out, pairs = tmp_path / "run", pairs_file(tiny, tmp_path)
-    asked: dict[str, Any] = {"data": [pairs], "batch_size": 8, "learning_rate": 1e-3, "held_out": 0.2}
+    asked: dict[str, Any] = {"data": [pairs], "batch_size": 8, "learning_rate": 1e-3, "eval_fraction": 0.2}
     asked |= {"model": str(write(tmp_path / "encoder", kind))} if kind == "roberta" else {}
     tree = {"reward": asked, **({"lora": LORA} if kind == "lora" else {}), **({"model": None} if kind == "roberta" else {})}
     summary = pipeline.run(tiny.config(out, **tree))
-    assert list(summary["seconds"]) == ["reward", "report", "total"] and summary["reward"]["held_out_prompts"] > 0
+    assert list(summary["seconds"]) == ["reward", "report", "total"] and summary["reward"]["eval_prompts"] > 0
     assert "the file's own answers set the reward's zero and unit" in left_out(out)["reward"]
     assert not (out / "sft").exists() and summary["gates"].keys() >= {"reward_learned", "reward_beats_baselines"}
     on_page(out, "the file&#39;s own answers set the reward&#39;s zero and unit")
@@ -92,22 +92,22 @@ def test_a_reward_model_alone(tiny: Fixture, tmp_path: Path, kind: str) -> None:
 
 
 RL = {
-    "held_out": 0.3,
+    "eval_fraction": 0.3,
     "episodes": 16,
     "batch_size": 8,
-    "minibatches": 2,
+    "num_minibatches": 2,
     "epochs": 1,
     "max_new_tokens": 8,
     "eval_prompts": 4,
     "eval_every": 1,
 }
 PAID = {"rewards": [{"name": "short", "function": "my_short:short"}]}
-SHARED: dict[str, Any] = {"value_start": "shared"}
+SHARED: dict[str, Any] = {"value_init": "shared"}
 WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "ppo": ({}, {}),
     "ppo with adapters": ({}, {"lora": LORA}),
     "ppo, one trunk": (SHARED, {}),
-    "ppo, values fitted": ({"value_start": "frozen"}, {}),
+    "ppo, values fitted": ({"value_init": "ridge"}, {}),
     "grpo": ({"algorithm": "grpo"}, {}),
     "new tokens": ({}, {"template": "chatml"}),
     "best_of_n": ({"algorithm": "best_of_n"}, {}),
@@ -132,8 +132,8 @@ def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) 
         # Policy, reference and sampler are the given model before the first update.
         assert {gates[f"step0_{name}"] for name in ("kl", "ratio", "clip", "sampler")} == {"ok"}
         assert "step0_score" not in gates and "step0_score is left out" in left_out(out)["rl"]
-        first = next(row for row in read_rows(Layout(out).metrics) if row["stage"] == "rl" and "held_out_kl" in row)
-        assert first["held_out_kl"] == pytest.approx(0, abs=1e-5)
+        first = next(row for row in read_rows(Layout(out).metrics) if row["stage"] == "rl" and "eval_kl" in row)
+        assert first["eval_kl"] == pytest.approx(0, abs=1e-5)
         on_page(out, "step0_score is left out", "nobody judges")
         rows = read_rows(Layout(out).compare)
         assert {row["model"] for row in rows} == {"base", "rl"} and any("kl" in row for row in rows)
@@ -153,16 +153,16 @@ def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) 
 def test_dpo_from_pairs_alone(tiny: Fixture, tmp_path: Path, besides: dict[str, Any]) -> None:
     out, pairs = tmp_path / "run", pairs_file(tiny, tmp_path)
     asked = {"algorithm": "dpo", "data": [pairs], "batch_size": 10, "epochs": 3, "learning_rate": 3e-3, "eval_every": 4}
-    asked |= {"max_new_tokens": 8, "eval_prompts": 6, "held_out": 0.2}
+    asked |= {"max_new_tokens": 8, "eval_prompts": 6, "eval_fraction": 0.2}
     summary = pipeline.run(tiny.config(out, model=str(tiny.sft), rl=asked, **besides))
     told = summary["rl"]
     # Policy and reference are one at the start: every margin is 0, and each pair costs log 2.
     assert told["pair_loss_first"] == pytest.approx(math.log(2), abs=1e-6) and told["pair_loss_best"] < told["pair_loss_first"]
     assert "reward_best" not in told and told["pair_loss_change"] < 0
     assert (summary["gates"]["rl_improves"] == "ok") == (told["pair_loss_change_high"] < 0)
-    rows = [row for row in read_rows(Layout(out).metrics) if "held_out_pair_loss" in row]
-    assert min(row["held_out_pair_loss"] for row in rows) == told["pair_loss_best"]
-    assert not any(name in row for row in rows for name in ("held_out_reward", "held_out_score", "score"))
+    rows = [row for row in read_rows(Layout(out).metrics) if "eval_pair_loss" in row]
+    assert min(row["eval_pair_loss"] for row in rows) == told["pair_loss_best"]
+    assert not any(name in row for row in rows for name in ("eval_reward", "eval_score", "score"))
     assert all("reward" not in row for row in read_rows(Layout(out).samples))
     on_page(out, "loss of the held-out pairs 0.693")
     if besides:

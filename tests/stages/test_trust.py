@@ -32,7 +32,7 @@ def group(prompt: str, *judged: tuple[str, float]) -> Group:
     return Group(prompt=prompt_of(prompt), responses=texts, rows=(), pairs=tuple(found), scores=scores)
 
 
-def examined(scorer: Scorer, *groups: Group, held_out: bool = True, loss: str = "plain") -> dict[str, Any]:
+def examined(scorer: Scorer, *groups: Group, held_out: bool = True, loss: str = "bradley_terry") -> dict[str, Any]:
     sides = ((), groups) if held_out else (groups, ())
     return examine(scorer, Judgements(train=sides[0], held_out=sides[1], format="test"), loss, seed=0)[1]
 
@@ -50,7 +50,7 @@ def sigmoid(x: float) -> float:
 
 def test_accuracy_and_the_longer_baseline_count_pairs() -> None:
     found = examined(table(SCORES), FIRST, SECOND)
-    assert found["held_out_prompts"] == 2
+    assert found["eval_prompts"] == 2
     assert found["accuracy"] == 2 / 4  # a > c and b > c are right; the mean by prompt would be 1/3
     assert found["baseline_longer"] == 3 / 4  # the first prompt's answers fall in length as in score, the second's do not
     assert examined(table({}), group("p", ("same", 2.0), ("four", 1.0)))["baseline_longer"] == 0.5
@@ -59,7 +59,7 @@ def test_accuracy_and_the_longer_baseline_count_pairs() -> None:
 @pytest.mark.parametrize(
     ("loss", "of"),
     [
-        ("plain", lambda gap, d: -math.log(sigmoid(gap))),
+        ("bradley_terry", lambda gap, d: -math.log(sigmoid(gap))),
         ("squared", lambda gap, d: -math.log(sigmoid(gap * d * d))),
         ("margin", lambda gap, d: -math.log(sigmoid(gap - d))),
         ("scaled", lambda gap, d: -d * math.log(sigmoid(gap))),
@@ -67,13 +67,13 @@ def test_accuracy_and_the_longer_baseline_count_pairs() -> None:
 )
 def test_held_out_loss(loss: str, of: Callable[[float, float], float]) -> None:
     expected = sum(of(gap, a - b) for (a, b), gap in GAPS.items()) / 4
-    assert examined(table(SCORES), FIRST, SECOND, loss=loss)["held_out_loss"] == pytest.approx(expected, rel=1e-5)
+    assert examined(table(SCORES), FIRST, SECOND, loss=loss)["eval_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_calibration_error() -> None:
     # Preferred with sigmoid(1) = .73: wrongly; sigmoid(2) = .88 and sigmoid(3) = .95: rightly; sigmoid(.5) = .62: wrongly.
     expected = (sigmoid(1) + (1 - sigmoid(2)) + (1 - sigmoid(3)) + sigmoid(0.5)) / 4
-    assert examined(table(SCORES), FIRST, SECOND)["calibration_error"] == pytest.approx(expected, rel=1e-5)
+    assert examined(table(SCORES), FIRST, SECOND)["ece"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("sure", [0.8, 0.95, 0.5])
@@ -81,10 +81,10 @@ def test_a_model_that_is_right_as_often_as_it_is_sure_is_calibrated(sure: float)
     gap, count = math.log(sure / (1 - sure)), 20
     groups = [group(str(i), (f"good {i}", 2.0), (f"bad {i}", 1.0)) for i in range(count)]
     scores = {f"good {i}": gap if i < sure * count else -gap for i in range(count)}
-    assert examined(table(scores, otherwise=0.0), *groups)["calibration_error"] == pytest.approx(0.0, abs=1e-6)
+    assert examined(table(scores, otherwise=0.0), *groups)["ece"] == pytest.approx(0.0, abs=1e-6)
     # Sure by as much and wrong each time: it errs by its whole confidence.
     wrong = examined(table(dict.fromkeys(scores, -gap or -1e-9), otherwise=0.0), *groups)
-    assert wrong["calibration_error"] == pytest.approx(sure, abs=1e-6)
+    assert wrong["ece"] == pytest.approx(sure, abs=1e-6)
 
 
 def test_length_correlation_is_over_all_answers() -> None:
@@ -96,7 +96,7 @@ def test_length_correlation_is_over_all_answers() -> None:
 
 def test_without_held_out_prompts_the_training_prompts_are_told_as_such() -> None:
     found = examined(table(SCORES), FIRST, held_out=False)
-    assert (found["held_out_prompts"], found["accuracy"]) == (0, 2 / 3)
+    assert (found["eval_prompts"], found["accuracy"]) == (0, 2 / 3)
     assert "training pairs (none was held out)" in judge({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].message
 
 
@@ -151,9 +151,9 @@ def test_the_truth_is_asked_only_where_all_prompts_are_the_world_s() -> None:
     task = tasks("held_out", 1, 0)[0]
     inside = group(task.prompt, ("aaa", 2.0), ("bb", 1.0))
     scorer, judgements = table(SCORES), Judgements(train=(), held_out=(inside,), format="test")
-    assert examine(scorer, judgements, "plain", world=True, seed=0)[0].everything.truth is not None
+    assert examine(scorer, judgements, "bradley_terry", world=True, seed=0)[0].everything.truth is not None
     outside = Judgements(train=(), held_out=(inside, FIRST), format="test")
-    assert examine(scorer, outside, "plain", world=True, seed=0)[0].everything.truth is None
+    assert examine(scorer, outside, "bradley_terry", world=True, seed=0)[0].everything.truth is None
 
 
 def test_the_ceiling_is_told_where_it_is_known() -> None:
@@ -180,7 +180,7 @@ def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
     found = examined(longer_is_better, group("p", (best, 9.0), ("no", 1.0)), group("q", ("Yes", 9.0), ("maybe", 1.0)))
     # Won: twice 2 of 2, pleasantries 2 of 2, and for the second prompt the first one's answer; tried: 10, of which the
     # shuffled one is as long as it was and shows nothing.
-    assert found["damaged_wins"] == 5 / 9
+    assert found["corrupted_win_rate"] == 5 / 9
     wins = {"twice": 1.0, "other_prompt": 0.5, "empty": 0.0, "pleasantries": 1.0, "truncated": 0.0}
     assert found["probes"] == wins
 
@@ -237,8 +237,8 @@ def test_without_a_clear_pair_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch
 # Gates
 
 FIGURES = {
-    **{"held_out_prompts": 50, "accuracy": 0.8, "accuracy_low": 0.7, "baseline_longer": 0.55, "baseline_high": 0.6},
-    **{"damaged_wins": 0.05, "loss_first": 1.0, "loss_last": 0.5},
+    **{"eval_prompts": 50, "accuracy": 0.8, "accuracy_low": 0.7, "baseline_longer": 0.55, "baseline_high": 0.6},
+    **{"corrupted_win_rate": 0.05, "loss_first": 1.0, "loss_last": 0.5},
 }
 HARMLESS = {"twice": (0.02, 0.0, 0.06), "empty": (0.08, 0.03, 0.13)}
 

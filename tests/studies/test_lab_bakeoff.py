@@ -25,10 +25,10 @@ TREE: dict[str, Any] = {
         "prompts": ["a"],
         "episodes": 64,
         "batch_size": 16,
-        "minibatches": 2,
+        "num_minibatches": 2,
         "epochs": 1,
         "learning_rate": 3e-4,
-        "lam": 0.9,
+        "gae_lambda": 0.9,
         "kl": {"coefficient": 0.1, "budget": 9.0},
     },
     "compare": {"deliberate_limit": 24},
@@ -117,9 +117,9 @@ def test_the_best_of_eight_is_held_against_what_is_sampled_at_temperature_1(tmp_
 
 def test_guards_and_own_settings_are_said(tmp_path: Path) -> None:
     entries = [entry(tmp_path, "ppo", 0, stopped="kl_budget is 30"), entry(tmp_path, "rloo", 0)]
-    words = " ".join(judged(entries, str(tmp_path), 0, ["rloo: group=8"]).notes)
+    words = " ".join(judged(entries, str(tmp_path), 0, ["rloo: group_size=8"]).notes)
     assert "A guard stopped PPO: seed 0 (kl_budget is 30)." in words
-    assert "Settings of its own: rloo: group=8." in words and "One seed" in words
+    assert "Settings of its own: rloo: group_size=8." in words and "One seed" in words
 
 
 def test_the_markdown(tmp_path: Path) -> None:
@@ -144,15 +144,15 @@ def test_an_algorithm_s_run_has_the_settings_that_mean_something_to_it(tmp_path:
         assert own.compare.deliberate_limit == 0
         if name in ("ppo", "rloo", "grpo"):
             assert (own.rl.episodes, own.rl.batch_size, own.rl.kl.coefficient) == (32, 16, 0.1)
-            assert (own.rl.learning_rate, own.rl.kl.budget, own.rl.group) == (3e-4, 9.0, 1 if name == "ppo" else 4)
+            assert (own.rl.learning_rate, own.rl.kl.budget, own.rl.group_size) == (3e-4, 9.0, 1 if name == "ppo" else 4)
     ppo = config_of(given, "ppo", 0, tmp_path, None).rl
-    assert ppo is not None and (ppo.lam, ppo.episodes, ppo.epochs) == (0.9, 64, 1)
-    own = config_of(given, "rloo", 0, tmp_path, None, ["learning_rate=1e-5", "group=8"]).rl
+    assert ppo is not None and (ppo.gae_lambda, ppo.episodes, ppo.epochs) == (0.9, 64, 1)
+    own = config_of(given, "rloo", 0, tmp_path, None, ["learning_rate=1e-5", "group_size=8"]).rl
     assert own is not None and (own.learning_rate, own.group) == (1e-5, 8)
     with pytest.raises(ConfigError, match="whole number of batches"):
         config_of(given, "rloo", 0, tmp_path, 30)
-    with pytest.raises(ConfigError, match="lam"):
-        config_of(given, "rloo", 0, tmp_path, None, ["lam=0.9"])
+    with pytest.raises(ConfigError, match="gae_lambda"):
+        config_of(given, "rloo", 0, tmp_path, None, ["gae_lambda=0.9"])
 
 
 def test_what_learns_from_judged_pairs_reads_them_as_the_reward_model_did(
@@ -178,7 +178,7 @@ def test_what_learns_from_judged_pairs_reads_them_as_the_reward_model_did(
         ({"algorithms": ["ppo", "ppo"]}, "algorithm ppo is named twice"),
         ({"seeds": []}, "no seed is named"),
         ({"episodes": 32, "minutes": 1.0}, "a budget of episodes and one of minutes"),
-        ({"own": ["dppo.group=1"]}, "dppo.group=1"),
+        ({"own": ["dppo.group_size=1"]}, "dppo.group_size=1"),
     ],
 )
 def test_what_cannot_be_is_said_before(tmp_path: Path, more: dict[str, Any], told: str) -> None:

@@ -35,7 +35,7 @@ def point(d: float, gold: float, at: int, proxy: float = 0.0) -> GoldPoint:
 
 
 def config(tmp_path: Path, **changes: Any) -> Config:
-    rl = {"prompts": ["a"], "episodes": 64, "batch_size": 8, "minibatches": 2, "kl": {"target": 3.0}}
+    rl = {"prompts": ["a"], "episodes": 64, "batch_size": 8, "num_minibatches": 2, "kl": {"target": 3.0}}
     tree: dict[str, Any] = {"model": "m", "out": str(tmp_path), "world": {}, "sft": {"data": ["a"]}, "reward": {"data": ["a"]}}
     return checked({**tree, "rl": rl, **changes})
 
@@ -94,7 +94,7 @@ def study(tmp_path: Path, *, turns: bool = True) -> Overoptimisation:
     journal = Journal(layout)
     for step, d in enumerate(DISTANCES):
         gold = 4 + d * (3 - 2 * math.log(d)) if d and turns else 4.0 + d
-        values = {"held_out_kl": d * d if step != 1 else -0.01, "held_out_score": d, "held_out_gold": gold}
+        values = {"eval_kl": d * d if step != 1 else -0.01, "eval_score": d, "eval_gold": gold}
         journal.metrics("rl", step, values)
         said = {"prompt": "What is <b>2</b> plus 3?", "response": "5" * (1 + 300 * step), "reward": d, "gold": gold}
         journal.samples("rl", step, [said])

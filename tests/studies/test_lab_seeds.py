@@ -40,11 +40,11 @@ def pretend(own: Config, *, listeners: Sequence[Listener] = ()) -> dict[str, Any
     if own.seed == 9:
         raise TrainingError("rl: before its first update, KL to the reference is up to 3 nats a response")
     sft, rl, best = GOLD[own.seed]
-    stopped = "same_answer is 0.3 (threshold 0.25) after update 12" if own.seed == 1 else ""
+    stopped = "mode_response_rate is 0.3 (threshold 0.25) after update 12" if own.seed == 1 else ""
     events = [
         {"stage": "rl", "kind": "guard", "guard": "kl_budget"},
-        {"stage": "rl", "kind": "anew"},
-        *([{"stage": "rl", "kind": "guard", "guard": "same_answer"}] if stopped else []),
+        {"stage": "rl", "kind": "restarted"},
+        *([{"stage": "rl", "kind": "guard", "guard": "mode_response_rate"}] if stopped else []),
         *([{"stage": "rl", "kind": "rollback"}] if own.seed == 2 else []),
         {"stage": "rl", "kind": "gate", "name": "rl_improves", "verdict": "ok"},
         {"stage": "reward", "kind": "gate", "name": "reward_knows_gold", "verdict": "warn"},
@@ -84,7 +84,7 @@ def test_the_table_says_what_the_runs_say(tmp_path: Path) -> None:
     words = " ".join(found.notes)
     assert "RL's mean 7.50 beats the best of eight SFT samples, 7.25; it is higher in 2 of 3 seeds" in words
     assert "3 of 3 at temperature 1 by +2.67 (+2.50 to +3.00)" in words and "2 of 3 greedy by +0.00 (−0.50 to +0.25)" in words
-    assert "Stopped by a guard: seed 1 (same_answer is 0.3 (threshold 0.25) after update 12)." in words
+    assert "Stopped by a guard: seed 1 (mode_response_rate is 0.3 (threshold 0.25) after update 12)." in words
     assert told[0].startswith("all stages with 3 seeds") and told[1] == "seed 0 (1 of 3)"
 
 
@@ -97,7 +97,7 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     assert rows["0"] == [
         *("5.00 / 7.00 / 9.00", "7.50 / 8.50 / 9.25", "7.00", "1.00", "40", "none", "1 ok; reward_knows_gold", "2 min"),
     ]
-    assert rows["1"][5] == "same_answer (stopped)"  # the guard before RL began anew is no longer of it
+    assert rows["1"][5] == "mode_response_rate (stopped)"  # the guard before RL began anew is no longer of it
     assert rows["2"][5] == " (1 rollback)".strip() and "Put back to its best model on the way: seed 2." in found.notes
     assert rows["mean"][:4] == ["4.83 / 6.50 / 8.50", "7.50 / 8.25 / 8.50", "7.25", "1.10"]
     assert rows["lowest"][1] == "7.00 / 8.00 / 7.50" and rows["highest"][1] == "8.00 / 8.50 / 9.25"
@@ -145,6 +145,6 @@ def test_what_cannot_be_repeated_is_said_before(tmp_path: Path, changes: dict[st
 
 
 def test_events_before_a_stage_began_anew_are_not_its_own() -> None:
-    rows = [{"stage": "rl", "kind": "guard"}, {"stage": "sft", "kind": "anew"}, {"stage": "rl", "kind": "gate"}]
+    rows = [{"stage": "rl", "kind": "guard"}, {"stage": "sft", "kind": "restarted"}, {"stage": "rl", "kind": "gate"}]
     assert [row["kind"] for row in since_anew(rows, "rl")] == ["guard", "gate"]
-    assert since_anew([*rows, {"stage": "rl", "kind": "anew"}, rows[0]], "rl") == [rows[0]]
+    assert since_anew([*rows, {"stage": "rl", "kind": "restarted"}, rows[0]], "rl") == [rows[0]]

@@ -22,11 +22,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def examined(*records: ScoredAnswers | Pair, loss: str | None = "plain", unit: float = 1.0) -> Trust:
+def examined(*records: ScoredAnswers | Pair, loss: str | None = "bradley_terry", unit: float = 1.0) -> Trust:
     return trust(table(REWARDS), records, loss=loss, unit=unit)
 
 
-def side(*records: ScoredAnswers | Pair, loss: str | None = "plain", unit: float = 1.0) -> Side:
+def side(*records: ScoredAnswers | Pair, loss: str | None = "bradley_terry", unit: float = 1.0) -> Side:
     return examined(*records, loss=loss, unit=unit).everything
 
 
@@ -73,7 +73,7 @@ def test_calibration_is_of_the_probability_that_the_loss_trains() -> None:
 
 def test_a_standardised_reward_is_told_in_the_unit_it_was_trained_in() -> None:
     double = {text: reward / 2 for text, reward in REWARDS.items()}
-    there = trust(table(double), [FIRST, SECOND], loss="plain", unit=2.0).everything
+    there = trust(table(double), [FIRST, SECOND], loss="bradley_terry", unit=2.0).everything
     here, wrong = side(FIRST, SECOND), side(FIRST, SECOND, unit=2.0)
     assert there.calibration[0].error == here.calibration[0].error != wrong.calibration[0].error
     assert there.accuracy == here.accuracy
@@ -84,7 +84,7 @@ def test_a_model_that_is_right_as_often_as_it_is_sure_is_calibrated(sure: float)
     gap, count = math.log(sure / (1 - sure)), 20
     records = [record(str(i), (f"good {i}", 2.0), (f"bad {i}", 1.0)) for i in range(count)]
     scores = {f"good {i}": gap if i < sure * count else -gap for i in range(count)}
-    error = trust(table(scores, otherwise=0.0), records, loss="plain").everything.calibration[0].error
+    error = trust(table(scores, otherwise=0.0), records, loss="bradley_terry").everything.calibration[0].error
     assert error.value == pytest.approx(0.0, abs=1e-6) and error.low <= error.value <= error.high
 
 

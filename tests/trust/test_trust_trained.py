@@ -28,7 +28,14 @@ def run_of(root: Path, rater: str, records: Sequence[ScoredAnswers], **asked: An
     """The reward stage of a run whose SFT model is the packaged base model, on one core and in fp32."""
     data = root / "judged.jsonl"
     data.write_text(json_lines(scored_row(record) for record in records))
-    reward = {"data": [str(data)], "batch_size": 8, "learning_rate": 8e-4, "held_out": 0.3, "calibration_prompts": 8, **asked}
+    reward = {
+        "data": [str(data)],
+        "batch_size": 8,
+        "learning_rate": 8e-4,
+        "eval_fraction": 0.3,
+        "calibration_prompts": 8,
+        **asked,
+    }
     tree = {"out": str(root / "run"), "model": str(BASE), "precision": "fp32", "device": "cpu", "world": {"rater": rater}}
     rl = {"prompts": ["p"], "max_new_tokens": 24, "temperature": 1.0}
     config = checked({**tree, "sft": {"data": ["d"]}, "reward": reward, "rl": rl})
@@ -60,7 +67,9 @@ def test_honest_raters_make_a_model_that_follows_the_truth_and_is_too_small_to_r
         "damage_other_prompt"
     ]
     other = next(probe["wins"] for probe in found["probes"] if probe["name"] == "other_prompt")
-    assert other["low"] > 0.2 and {"same_answer", "kl_budget"} <= {guard["guard"] for guard in found["verdict"]["guards"]}
+    assert other["low"] > 0.2 and {"mode_response_rate", "kl_budget"} <= {
+        guard["guard"] for guard in found["verdict"]["guards"]
+    }
     everything = found["sides"][0]
     assert everything["accuracy"]["low"] > 0.55 and everything["ahead"]["low"] > 0.03
     assert everything["truth"]["within"]["low"] > 0.1, "it follows the truth, not only its judges"
@@ -86,7 +95,7 @@ def test_length_lovers_make_a_model_that_is_refused_for_length(tmp_path: Path, h
 @pytest.mark.slow
 def test_flippers_are_held_against_themselves_before_their_model_is_called_bad(tmp_path: Path) -> None:
     records = judged("flipper", 300, twice=True, split="train")
-    found = report(run_of(tmp_path, "flipper", records, loss="plain", learning_rate=3e-4))
+    found = report(run_of(tmp_path, "flipper", records, loss="bradley_terry", learning_rate=3e-4))
     ceiling, accuracy = found["ceiling"], found["sides"][0]["accuracy"]
     most = ceiling["accuracy"]
     assert ceiling["method"] == "repeats" and "independent" in ceiling["assumption"]

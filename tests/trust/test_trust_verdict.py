@@ -163,7 +163,7 @@ def test_a_model_that_hardly_reads_the_prompt_is_refused_however_good_the_mean_i
     assert "it hardly reads the prompt" in verdict.words and "41 % of the time (32 % to 51 %)" in verdict.words
     assert (verdict.reasons[0].figure, verdict.reasons[0].value) == ("probes.other_prompt", 0.41)
     # For those who run RL on it all the same.
-    assert {guard.guard for guard in verdict.guards} == {"same_answer", "kl_budget"}
+    assert {guard.guard for guard in verdict.guards} == {"mode_response_rate", "kl_budget"}
 
 
 @pytest.mark.slow
@@ -193,12 +193,13 @@ def test_between_trust_and_refusal_guards_are_named() -> None:
     verdict = told(damaged(found, twice=(0.3, 0.22, 0.39), empty=(0.12, 0.07, 0.19)))
     assert verdict.kind == "guarded" and names(verdict) == ["damage_twice", "damage_empty"], "the worst first"
     assert verdict.words.startswith(
-        "Only with these guards: distinct_2 0.5, length_paid 0.4, length 0.5 (RL sets those of a run's own model); because"
+        "Only with these guards: distinct_2 0.5, score_length_correlation 0.4, length 0.5 "
+        "(RL sets those of a run's own model); because"
     )
     assert "Trust it then: it ranks" in verdict.words and "30 % of the time" in verdict.words
     assert [(guard.guard, guard.reason) for guard in verdict.guards] == [
         ("distinct_2", "damage_twice"),
-        ("length_paid", "damage_twice"),
+        ("score_length_correlation", "damage_twice"),
         ("length", "damage_empty"),
     ]
     # Nothing has won, but so few were tried that one in five may.
@@ -217,7 +218,7 @@ def test_length_that_shows_asks_for_its_guard() -> None:
     tied = Figure(value=0.3, low=0.2, high=0.4, prompts=150, cases=900)
     verdict = told(replace(found, sides=(replace(found.everything, length_controlled=tied),)))
     assert (verdict.kind, names(verdict)) == ("guarded", ["length"])
-    assert [(guard.guard, guard.threshold) for guard in verdict.guards] == [("length_paid", 0.4)]
+    assert [(guard.guard, guard.threshold) for guard in verdict.guards] == [("score_length_correlation", 0.4)]
 
 
 def test_the_sft_model_s_own_answers_decide_too() -> None:

@@ -23,7 +23,7 @@ def study_losses(
     settings: Settings = None,
     loss: Annotated[
         str, typer.Option(help="The losses, commas between them: ours, or your own as module:function.", metavar="NAMES")
-    ] = "plain,squared,margin,scaled,listwise,regression",
+    ] = "bradley_terry,squared,margin,scaled,listwise,regression",
     seeds: Annotated[str, typer.Option(help="A reward model for each loss with each of them.", metavar="NUMBERS")] = "0,1,2",
     out: Annotated[str | None, typer.Option(help="Where runs and table go; left out: ablation in the run's folder.")] = None,
 ) -> None:

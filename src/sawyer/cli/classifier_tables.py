@@ -16,7 +16,7 @@ MOST_SAID = 8  # classes whose confusions fit beside each other
 
 def show_classified(console: Console, figures: Mapping[str, Any]) -> None:
     """Accuracy beside the majority's, then a row a class: what its texts were said to be, precision, recall, F1."""
-    where = "held-out texts" if figures["held_out_rows"] else "training texts (none was held out)"
+    where = "held-out texts" if figures["eval_rows"] else "training texts (none was held out)"
     say(
         console,
         ("Accuracy ", "bold"),
@@ -24,7 +24,7 @@ def show_classified(console: Console, figures: Mapping[str, Any]) -> None:
         f" ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%}) on {where}; always saying "
         f"{figures['baseline_label']!r} gets {figures['baseline_majority']:.1%}",
     )
-    more = ("micro_f1", "Micro F1") if figures["many"] else ("matthews", "Matthews correlation")
+    more = ("micro_f1", "Micro F1") if figures["many"] else ("mcc", "Matthews correlation")
     say(console, f"Macro F1 {figures['macro_f1']:.3f}, {more[1]} {figures[more[0]]:.3f}")
     console.print(classes(figures))
 

@@ -32,7 +32,7 @@ def trust(
     columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
     held_out: Annotated[
         float,
-        typer.Option(help="Only prompts that a run with this reward.held_out keeps back; 1: all.", min=0.001, max=1.0),
+        typer.Option(help="Only prompts that a run with this reward.eval_fraction keeps back; 1: all.", min=0.001, max=1.0),
     ] = 1.0,
     max_bad_rows: Annotated[
         float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)

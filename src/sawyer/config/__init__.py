@@ -1,7 +1,17 @@
 """What was asked: the typed tree, and reading it."""
 
 from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
-from sawyer.config.load_config import STARTS, WORLD_BASE, checked, demo, fields, load, template_file, with_settings
+from sawyer.config.load_config import (
+    RENAMED_VALUES,
+    STARTS,
+    WORLD_BASE,
+    checked,
+    demo,
+    fields,
+    load,
+    template_file,
+    with_settings,
+)
 from sawyer.config.schema import (
     KNOWN_TO,
     LOSSES,

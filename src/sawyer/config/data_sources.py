@@ -25,9 +25,9 @@ class DataSource:
     want: Want
     max_bad_rows: float | None
     columns: Mapping[str, str] = field(default_factory=dict)
-    held_out: float = 0.0
+    eval_fraction: float = 0.0
     limit: int | None = None
-    max_tokens: int | None = None
+    max_tokens: int | None = None  # of a row; of prompts alone: of the prompt
     room: int = 1
     by_fields: bool = False  # prompts that differ in their rows' other fields alone are two
 
@@ -43,9 +43,8 @@ def sources_of(config: Config, stage: str, answers: Path) -> Iterator[DataSource
     if stage == "collect" and config.collect is not None:
         yield _of(config, stage, "prompts", "prompts")
     if stage == "rl" and config.rl is not None and config.rl.prompts:
-        # DPO's limit is that of its pairs.
-        most = None if config.rl.algorithm == "dpo" else config.rl.max_tokens
-        yield _of(config, stage, "prompts", "prompts", max_tokens=most, room=config.rl.max_new_tokens)
+        most, room = config.rl.max_prompt_tokens, config.rl.max_new_tokens
+        yield _of(config, stage, "prompts", "prompts", max_tokens=most, room=room)
     if stage == "compare" and config.compare is not None and config.compare.prompts:
         yield _of(config, stage, "prompts", "prompts")
     yield from judged_sources(config, stage, answers)
@@ -54,23 +53,23 @@ def sources_of(config: Config, stage: str, answers: Path) -> Iterator[DataSource
 def judged_sources(config: Config, stage: str, answers: Path) -> Iterator[DataSource]:
     """The judgements that `reward` learns from, and `rl` where it is DPO: files, then the collected answers."""
     if stage == "reward" and config.reward is not None:
-        name, held_out, most, room = "reward", config.reward.held_out, config.reward.max_tokens, 1
+        name, eval_fraction, most, room = "reward", config.reward.eval_fraction, config.reward.max_tokens, 1
     elif stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo":
-        name, held_out = pairs_of(config)
+        name, eval_fraction = pairs_of(config)
         most = config.rl.max_tokens
         # Without prompts of their own those of its pairs are answered.
         room = config.rl.max_new_tokens if name == "rl" and not config.rl.prompts else 1
     else:
         return
     if getattr(config, name).data:
-        yield _of(config, name, "data", "comparisons", held_out=held_out, max_tokens=most, room=room)
+        yield _of(config, name, "data", "comparisons", eval_fraction=eval_fraction, max_tokens=most, room=room)
     if config.collect is not None:  # a slip of the pen in what somebody judged by hand is told, and costs no judgement
         yield DataSource(
             setting=COLLECTED,
             paths=(str(answers),),
             want="comparisons",
             max_bad_rows=None,
-            held_out=held_out,
+            eval_fraction=eval_fraction,
             max_tokens=most,
         )
 
@@ -79,7 +78,7 @@ def pairs_of(config: Config) -> tuple[str, float]:
     """Where DPO's pairs come from: (the section that names the files, the share of its prompts that is held out)."""
     rl = required_section(config.rl, "rl")
     own = bool(rl.data) or config.reward is None
-    return ("rl", rl.held_out) if own else ("reward", required_section(config.reward, "reward").held_out)
+    return ("rl", rl.eval_fraction) if own else ("reward", required_section(config.reward, "reward").eval_fraction)
 
 
 def _of(
@@ -88,7 +87,7 @@ def _of(
     setting: str,
     want: Want,
     *,
-    held_out: float | None = None,
+    eval_fraction: float | None = None,
     max_tokens: int | None = None,
     room: int = 1,
 ) -> DataSource:
@@ -99,7 +98,7 @@ def _of(
         want=want,
         max_bad_rows=config.max_bad_rows,
         columns=section.columns,
-        held_out=getattr(section, "held_out", 0.0) if held_out is None else held_out,
+        eval_fraction=getattr(section, "eval_fraction", 0.0) if eval_fraction is None else eval_fraction,
         limit=getattr(section, "limit", None),
         max_tokens=max_tokens,
         room=room,

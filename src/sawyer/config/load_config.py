@@ -339,21 +339,55 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
         if named is not None and isinstance(value, Mapping):
             for entry, inside in value.items():
                 if entry not in named[0]:
+                    near = [RENAMED_GUARDS.get(str(entry)), *difflib.get_close_matches(str(entry), named[0], n=1)]
+                    guess = next((f"; did you mean `{prefix}{name}.{one}`?" for one in near if one in named[0]), "")
+                    source = _source(f"{prefix}{name}.{entry}", where, overrides)
                     raise ConfigError(
-                        f"{where}: unknown name `{prefix}{name}.{entry}`", expected=f"one of: {', '.join(named[0])}"
+                        f"{source}: unknown name `{prefix}{name}.{_cut(str(entry))}`{guess}",
+                        expected=f"one of: {', '.join(named[0])}",
                     )
                 if isinstance(inside, Mapping):
                     _known(inside, named[1], f"{prefix}{name}.{entry}.", where, overrides)
 
 
-# What other trainers call the most tokens of a row: TRL, transformers, LLaMA-Factory, Axolotl.
-LENGTHS = ("max_length", "max_prompt_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len")
+# Former names of settings, and names from other trainers (TRL, transformers, LLaMA-Factory, Axolotl), for "did you mean".
+RENAMED = {
+    "lam": "gae_lambda",
+    "clip": "clip_range",
+    "score_clip": "reward_clip",
+    "value_clip": "value_clip_range",
+    "value_start": "value_init",
+    "group": "group_size",
+    "minibatches": "num_minibatches",
+    "rollbacks": "max_rollbacks",
+    "streak": "patience",
+    "held_out": "eval_fraction",
+    "warmup": "warmup_fraction",
+    "thin": "dedup_threshold",
+    "by": "normalize_by",
+    "center": "centering_coefficient",
+    "max_prompt_length": "max_prompt_tokens",
+    **dict.fromkeys(("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"), "max_tokens"),
+}
+RENAMED_VALUES = {
+    "trunk": "all_but_head",
+    "plain": "bradley_terry",
+    "cautious": "mean_minus_variance",
+    "frozen": "ridge",
+}
+RENAMED_GUARDS = {
+    "eos_share": "eos_rate",
+    "same_answer": "mode_response_rate",
+    "length_paid": "score_length_correlation",
+    "held_out_score": "eval_score",
+    "held_out_gold": "eval_gold",
+}
 
 
 def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
     """The known setting nearest to `name`: of the same section, or of the same name in another."""
-    if name in LENGTHS and "max_tokens" in model.model_fields:
-        return f"{prefix}max_tokens"
+    if RENAMED.get(name) in model.model_fields:
+        return f"{prefix}{RENAMED[name]}"
     near = difflib.get_close_matches(name, list(model.model_fields), n=1, cutoff=0.5)
     everywhere = {dotted: dotted.split(".")[-1] for dotted, _, _ in fields()}
     same = [dotted for dotted, last in everywhere.items() if last == name]
@@ -414,11 +448,14 @@ _SIGNS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most
 def _told(item: Any, where: str) -> str:
     """One of pydantic's findings in a user's words."""
     name = ".".join(str(part) for part in item["loc"] if part != "[key]")
-    if item["type"] == "value_error":
-        return f"{where}: {item['ctx']['error']}"
     if item["type"] == "missing":
         return f"{where}: `{name}` is missing; it has no default"
-    return f"{where}: `{name}` is {_shown(item['input'])}; expected: {_expected(item)}"
+    if item["type"] == "value_error":
+        message = str(item["ctx"]["error"])
+    else:
+        message = f"`{name}` is {_shown(item['input'])}; expected: {_expected(item)}"
+    renamed = RENAMED_VALUES.get(item["input"]) if isinstance(item["input"], str) else None
+    return f"{where}: {message}" + (f"; did you mean `{renamed}`?" if renamed and renamed in message else "")
 
 
 def _expected(item: Any) -> str:

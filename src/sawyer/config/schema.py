@@ -12,7 +12,7 @@ from sawyer.config.user_code import own_names
 from sawyer.errors import ConfigError
 
 Algorithm = Literal["ppo", "rloo", "grpo", "dpo", "best_of_n"]
-LOSSES = ("squared", "plain", "margin", "scaled", "listwise", "regression")
+LOSSES = ("squared", "bradley_terry", "margin", "scaled", "listwise", "regression")
 
 
 # YAML reads a bare `off` as false.
@@ -24,13 +24,13 @@ GuardName = Literal[
     "kl_budget",
     "length",
     "length_limit",
-    "eos_share",
+    "eos_rate",
     "distinct_2",
-    "same_answer",
-    "length_paid",
+    "mode_response_rate",
+    "score_length_correlation",
     "disagreement",
-    "held_out_score",
-    "held_out_gold",
+    "eval_score",
+    "eval_gold",
     "zero_variance_groups",
 ]
 
@@ -43,8 +43,8 @@ class Sft(Section):
     epochs: float = Field(1.0, gt=0, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, description="rows an optimizer step")
     learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts that are answered after training")
     max_new_tokens: int = Field(128, ge=1, description="longest answer when checking")
     freeze: int = Field(0, ge=0, description="first layers that stay as they are, with the embeddings from 1 on")
@@ -71,10 +71,11 @@ class EnsembleSettings(Section):
     by: Literal["seeds", "heads"] = Field(
         "seeds", description="models of their own, each of another head and order of rows, or heads of one trunk"
     )
-    reward: Literal["mean", "min", "cautious"] = Field(
-        "mean", description="of the members' standardised scores; cautious: the mean less penalty times their variance"
+    reward: Literal["mean", "min", "mean_minus_variance"] = Field(
+        "mean",
+        description="of the members' standardised scores; mean_minus_variance: the mean less penalty times their variance",
     )
-    penalty: float = Field(1.0, ge=0, description="cautious: what a unit of variance costs")
+    penalty: float = Field(1.0, ge=0, description="mean_minus_variance: what a unit of variance costs")
 
 
 class Reward(Section):
@@ -86,22 +87,20 @@ class Reward(Section):
         min_length=1,
         description="decoder or encoder to start from, a hub id or a folder; none given: the SFT model",
     )
-    freeze: Freeze = Field(
-        0, description="first layers that stay as they are, with the embeddings from 1 on, or trunk: all but the head"
-    )
+    freeze: Freeze = Field(0, description="first layers that stay as they are, with the embeddings from 1 on, or all_but_head")
     ensemble: EnsembleSettings | None = Field(None, description="several reward models that judge together")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours")
     loss: str = Field("squared", description=f"{' | '.join(LOSSES)}, or your own function as module:function")
-    by: Literal["pair", "prompt"] = Field(
+    normalize_by: Literal["pair", "prompt"] = Field(
         "pair", description="what counts once: each pair (regression: each answer), or each prompt (as listwise always does)"
     )
-    center: float = Field(0.0, ge=0, description="weight of (r_j + r_k)^2, which keeps rewards near zero")
+    centering_coefficient: float = Field(0.0, ge=0, description="weight of (r_j + r_k)^2, which keeps rewards near zero")
     epochs: float = Field(1.0, gt=0, description="passes over the prompts; reward models overfit in the second")
     batch_size: int = Field(16, ge=1, description="prompts an optimizer step, each with all its answers")
     learning_rate: float = Field(1e-5, gt=0, description="peak rate of AdamW")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
-    thin: float | None = Field(
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps over which the rate rises")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for checking")
+    dedup_threshold: float | None = Field(
         None, gt=0, lt=1, description="similarity of meaning to an earlier training prompt from which on one is left out"
     )
     max_tokens: int | None = Field(
@@ -164,13 +163,15 @@ ONLINE = ("ppo", "rloo", "grpo")  # they learn from answers that they sample
 LEARNING = (*ONLINE, "dpo")
 # Settings of `rl` that not every algorithm knows, and which do: with another one they are refused, they would do nothing.
 KNOWN_TO: Mapping[str, tuple[str, ...]] = {
-    "group": (*ONLINE, "best_of_n"),
-    **dict.fromkeys(("episodes", "minibatches", "clip", "score_clip"), ONLINE),
+    "group_size": (*ONLINE, "best_of_n"),
+    **dict.fromkeys(("episodes", "num_minibatches", "clip_range", "reward_clip"), ONLINE),
     **dict.fromkeys(("kl.coefficient", "kl.target", "kl.horizon"), ONLINE),
-    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "rollbacks"), LEARNING),
-    **dict.fromkeys(("gamma", "lam", "value_learning_rate", "value_clip", "value_start"), ("ppo",)),
-    **dict.fromkeys(("beta", "data"), ("dpo",)),
+    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "max_rollbacks"), LEARNING),
+    **dict.fromkeys(("gamma", "gae_lambda", "value_learning_rate", "value_clip_range", "value_init"), ("ppo",)),
+    **dict.fromkeys(("beta", "data", "max_tokens"), ("dpo",)),
+    "max_prompt_tokens": (*ONLINE, "best_of_n"),
 }
+LENGTHS_OF = {"max_tokens": "max_prompt_tokens", "max_prompt_tokens": "max_tokens"}
 GROUPS = {"rloo": 4, "grpo": 4, "best_of_n": 8}  # answers a prompt where none are asked for; ppo takes one
 
 
@@ -178,7 +179,7 @@ class Guard(Section):
     """What is changed of one guard of RL; docs/guards.md has each one's meaning and defaults."""
 
     threshold: float | None = Field(None, ge=0, description="beyond which it counts")
-    streak: int | None = Field(None, ge=1, description="how often in a row before it acts")
+    patience: int | None = Field(None, ge=1, description="how often in a row before it acts")
     action: Action | None = Field(None, description="warn, stop, rollback (to the best model, the KL dearer), or off")
 
 
@@ -196,7 +197,7 @@ class Rl(Section):
     algorithm: Algorithm = Field(
         "ppo", description="with values of states, by groups of answers (rloo, grpo), on judged pairs, or without training"
     )
-    group: int = Field(
+    group_size: int = Field(
         default_factory=lambda asked: GROUPS.get(asked.get("algorithm", "ppo"), 1),
         ge=1,
         description="answers a prompt, which must divide the batch size: 1 with ppo, 4 with rloo and grpo; n of best_of_n, 8",
@@ -205,7 +206,7 @@ class Rl(Section):
     batch_size: int = Field(
         64, ge=1, description="answers an update, must divide the episodes; dpo: prompts, each with all its pairs"
     )
-    minibatches: int = Field(4, ge=1, description="optimizer steps an epoch; must divide the batch size")
+    num_minibatches: int = Field(4, ge=1, description="optimizer steps an epoch; must divide the batch size")
     epochs: int = Field(
         default_factory=lambda asked: 1 if asked.get("algorithm") == "dpo" else 4,
         ge=1,
@@ -216,21 +217,20 @@ class Rl(Section):
     value_learning_rate: float | None = Field(None, gt=0, description="of the value network; none given: the policy's")
     temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-prob")
     max_new_tokens: int = Field(128, ge=1, description="longest answer")
+    max_prompt_tokens: int | None = Field(None, ge=8, description="longest prompt in tokens; longer prompts are left out")
     max_tokens: int | None = Field(
-        None,
-        ge=8,
-        description="most tokens of a prompt, longer ones are left out; dpo: of a prompt and its answer, which is cut",
+        None, ge=8, description="dpo: most tokens of a prompt and its answer, which is cut; unset: the model's context"
     )
     kl: Kl = Field(default_factory=Kl, description="the tie to the model that RL starts from")  # type: ignore[arg-type]
     gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
-    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
-    clip: float = Field(0.2, gt=0, description="how far the ratio may move before its gradient stops")
-    value_clip: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
-    score_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
+    gae_lambda: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    clip_range: float = Field(0.2, gt=0, description="how far the ratio may move before its gradient stops")
+    value_clip_range: float = Field(0.2, gt=0, description="how far a value may move in one update, in reward units")
+    reward_clip: float | None = Field(None, gt=0, description="bound of the scores, in standard deviations")
     missing_eos_penalty: float = Field(1.0, ge=0, description="taken from the score of an answer that did not end")
-    value_start: Literal["reward", "policy", "shared", "frozen"] | None = Field(
+    value_init: Literal["reward", "policy", "shared", "ridge"] | None = Field(
         None,
-        description="what the value network starts from, or shared: a head on the policy's trunk, or frozen: fitted to the "
+        description="what the value network starts from, or shared: a head on the policy's trunk, or ridge: fitted to the "
         "reward model's states, without training; none given: the reward model if it reads the policy's tokens",
     )
     rewards: list[RewardPart] = Field(
@@ -239,9 +239,11 @@ class Rl(Section):
     guards: dict[GuardName, Guard] = Field(
         default_factory=dict, description="by a guard's name its threshold, streak and action; or one action (off) for all"
     )
-    rollbacks: int = Field(2, ge=0, description="how often guards may put the run back to its best model before they stop it")
+    max_rollbacks: int = Field(
+        2, ge=0, description="how often guards may put the run back to its best model before they stop it"
+    )
     eval_every: int = Field(10, ge=1, description="updates between evaluations on held-out prompts")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for evaluation")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="share of the prompts kept for evaluation")
     eval_prompts: int = Field(64, ge=1, description="held-out prompts answered at each evaluation")
 
     @property
@@ -260,7 +262,7 @@ class Rl(Section):
         return self.algorithm in ONLINE
 
     def knows(self, name: str) -> bool:
-        """Whether the algorithm has a use for this setting, such as `lam` or `kl.target`."""
+        """Whether the algorithm has a use for this setting, such as `gae_lambda` or `kl.target`."""
         return self.algorithm in KNOWN_TO.get(name, get_args(Algorithm))
 
     @model_serializer(mode="wrap")
@@ -290,18 +292,19 @@ class Rl(Section):
         given = [*self.model_fields_set, *(f"kl.{name}" for name in self.kl.model_fields_set)]
         for name in sorted(given):
             if not self.knows(name):
-                raise ValueError(
-                    f"rl.{name}: it means nothing to {self.algorithm}, only to {', '.join(KNOWN_TO[name])}; leave it out"
-                )
-        if self.value_start == "shared" and self.value_learning_rate is not None:
+                instead = LENGTHS_OF.get(name, "")
+                todo = f"did you mean `rl.{instead}`?" if instead and self.knows(instead) else "leave it out"
+                users = ", ".join(KNOWN_TO[name])
+                raise ValueError(f"rl.{name}: it means nothing to {self.algorithm}, only to {users}; {todo}")
+        if self.value_init == "shared" and self.value_learning_rate is not None:
             raise ValueError(
-                "rl.value_learning_rate: with value_start: shared, policy and value have one optimizer; leave it out"
+                "rl.value_learning_rate: with value_init: shared, policy and value have one optimizer; leave it out"
             )
         # A run's own file has every default in it: only what says something else can have been meant.
         fields = type(self).model_fields
-        idle = [name for name in ("value_learning_rate", "value_clip") if getattr(self, name) != fields[name].default]
-        if self.value_start == "frozen" and idle:
-            raise ValueError(f"rl.{idle[0]}: with value_start: frozen, values are fitted, not trained; leave it out")
+        idle = [name for name in ("value_learning_rate", "value_clip_range") if getattr(self, name) != fields[name].default]
+        if self.value_init == "ridge" and idle:
+            raise ValueError(f"rl.{idle[0]}: with value_init: ridge, values are fitted, not trained; leave it out")
         return self
 
     @model_validator(mode="after")
@@ -316,20 +319,22 @@ class Rl(Section):
             sums[source] = sums.get(source, 0.0) + part.weight
         if sums and not any(sums.values()):
             raise ValueError("rl.rewards: the weights are all 0 or cancel; every answer would be worth the same")
-        if self.value_start == "reward" and not self.uses_stage:
-            raise ValueError("rl.value_start: reward, but no part of rl.rewards is `model: stage`, the run's reward model")
+        if self.value_init == "reward" and not self.uses_stage:
+            raise ValueError("rl.value_init: reward, but no part of rl.rewards is `model: stage`, the run's reward model")
         return self
 
     @model_validator(mode="after")
     def _divides(self) -> Rl:
-        if self.algorithm in ("rloo", "grpo", "best_of_n") and self.group < 2:
-            raise ValueError(f"rl.group: {self.algorithm} compares the answers to one prompt and needs 2 at least")
+        if self.algorithm in ("rloo", "grpo", "best_of_n") and self.group_size < 2:
+            raise ValueError(f"rl.group_size: {self.algorithm} compares the answers to one prompt and needs 2 at least")
         if not self.is_online:
             return self
-        if self.batch_size % self.group:
-            raise ValueError(f"rl.group: {self.group} answers a prompt do not divide a batch of {self.batch_size} answers")
-        if self.batch_size % self.minibatches:
-            raise ValueError(f"rl.minibatches: {self.minibatches} do not divide a batch of {self.batch_size} answers")
+        if self.batch_size % self.group_size:
+            raise ValueError(
+                f"rl.group_size: {self.group_size} answers a prompt do not divide a batch of {self.batch_size} answers"
+            )
+        if self.batch_size % self.num_minibatches:
+            raise ValueError(f"rl.num_minibatches: {self.num_minibatches} do not divide a batch of {self.batch_size} answers")
         if self.episodes % self.batch_size:
             near = max(1, round(self.episodes / self.batch_size)) * self.batch_size
             raise ValueError(
@@ -421,8 +426,8 @@ class Config(Section):
                 f"rl.rewards: {what} and the file has no section `reward:` that trains one; name what is paid for: "
                 "a function of yours, a reward model's folder or id, or a classifier's"
             )
-        if rl.value_start == "reward" and self.reward is None:
-            raise ValueError("rl.value_start: reward, but the file has no section `reward:`; leave it out")
+        if rl.value_init == "reward" and self.reward is None:
+            raise ValueError("rl.value_init: reward, but the file has no section `reward:`; leave it out")
 
 
 S = TypeVar("S", bound=Section)

@@ -21,12 +21,12 @@ class Section(BaseModel):
 
 
 def _freeze(value: object) -> object:
-    if value == "trunk" or (isinstance(value, int) and value >= 0):
+    if value == "all_but_head" or (isinstance(value, int) and value >= 0):
         return value
-    raise ValueError(f"`freeze` is {value!r}; expected: how many layers, 0 or more, or trunk")
+    raise ValueError(f"`freeze` is {value!r}; expected: how many layers, 0 or more, or all_but_head")
 
 
-Freeze = Annotated[int | Literal["trunk"], BeforeValidator(_freeze)]
+Freeze = Annotated[int | Literal["all_but_head"], BeforeValidator(_freeze)]
 
 
 class World(Section):
@@ -80,15 +80,15 @@ class Classify(Section):
     data: list[str] = Field(min_length=1, description="files or patterns of texts with their labels")
     columns: dict[str, str] = Field(default_factory=dict, description="their column names: ours; without a header, numbers")
     model: str | None = Field(None, min_length=1, description="encoder or decoder to start from; none given: the run's model")
-    freeze: Freeze = Field(0, description="the first layers that stay as they are, or trunk: all but the head")
-    thin: float | None = Field(
+    freeze: Freeze = Field(0, description="the first layers that stay as they are, or all_but_head")
+    dedup_threshold: float | None = Field(
         None, gt=0, lt=1, description="similarity of meaning to an earlier row of the same label from which on one is left out"
     )
     epochs: float = Field(3.0, gt=0, description="passes over the training rows")
     batch_size: int = Field(32, ge=1, description="rows an optimizer step")
     learning_rate: float = Field(2e-5, gt=0, description="peak rate of AdamW")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
-    held_out: float = Field(0.1, ge=0, lt=1, description="share of the texts kept for checking")
+    warmup_fraction: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    eval_fraction: float = Field(0.1, ge=0, lt=1, description="share of the texts kept for checking")
 
 
 # The run's own models in a comparison, which no other may be called.

@@ -7,7 +7,7 @@ from sawyer.maths.dpo import DpoLoss, dpo_loss, response_log_ratio
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_mean, ensemble_mean_minus_variance, ensemble_min
 from sawyer.maths.group_advantages import grpo_advantages, grpo_kl, rloo_advantages, zero_variance
 from sawyer.maths.kl import best_of_n_kl, kl_k1, kl_k2, kl_k3
-from sawyer.maths.kl_controllers import AdaptiveKL, FixedKL, calibration_error, linear_schedule
+from sawyer.maths.kl_controllers import AdaptiveKL, FixedKL, expected_calibration_error, linear_schedule
 from sawyer.maths.least_squares import moments, ridge
 from sawyer.maths.logprobs import projected_logprobs, token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
@@ -35,12 +35,12 @@ from sawyer.maths.reward_losses import (
     RewardLoss,
     ScoreNormalizer,
     Weights,
+    bradley_terry,
     by_item,
     by_prompt,
     centering,
     listwise,
     margin,
-    plain,
     regression,
     scaled,
     squared,

@@ -25,7 +25,11 @@ def ensemble_mean_minus_variance(scores: Tensor, penalty: float) -> Tensor:
 
 
 # scores (M, N) of M members for N answers, the penalty -> rewards (N,)
-COMBINATIONS: Mapping[str, Combination] = {"mean": ensemble_mean, "min": ensemble_min, "cautious": ensemble_mean_minus_variance}
+COMBINATIONS: Mapping[str, Combination] = {
+    "mean": ensemble_mean,
+    "min": ensemble_min,
+    "mean_minus_variance": ensemble_mean_minus_variance,
+}
 
 
 def disagreement(scores: Tensor) -> Tensor:

@@ -43,17 +43,17 @@ class AdaptiveKL:
         return replace(self, coefficient=coefficient)
 
 
-def linear_schedule(step: int, *, steps: int, warmup: int) -> float:
-    """The learning rate's factor at `step` of `steps`: (step+1)/warmup up to 1, then falling to 1/(steps-warmup).
+def linear_schedule(step: int, *, steps: int, warmup_steps: int) -> float:
+    """The learning rate's factor at `step` of `steps`: (step+1)/warmup_steps up to 1, then falling to 1/(steps-warmup_steps).
 
     Never 0 within the run, so that no step is spent on nothing.
     """
-    if step < warmup:
-        return (step + 1) / warmup
-    return max(0.0, (steps - step) / max(1, steps - warmup))
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    return max(0.0, (steps - step) / max(1, steps - warmup_steps))
 
 
-def calibration_error(probabilities: list[float], outcomes: list[float], bins: int = 10) -> float:
+def expected_calibration_error(probabilities: list[float], outcomes: list[float], bins: int = 10) -> float:
     """Expected calibration error: sum_b n_b/n |mean outcome - mean probability| over equal-width bins of probability
     (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
     if len(probabilities) != len(outcomes) or not probabilities:

@@ -22,7 +22,7 @@ PromptLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Counts = Literal["pairs", "answers", "prompts"]
 
 
-def plain(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
+def bradley_terry(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
     """-log sigmoid(r_j - r_k), (P,) each (Bradley-Terry; InstructGPT, arXiv 2203.02155, eq. 1); `difference` unused."""
     return -logsigmoid(better - worse)
 
@@ -71,7 +71,7 @@ def regression(rewards: Tensor, targets: Tensor) -> Tensor:
 
 
 # r_j, r_k (P,) rewards of the preferred and the other answer, d = s_j - s_k > 0 (P,) -> losses (P,)
-PAIR_LOSSES: Mapping[str, PairLoss] = {"squared": squared, "plain": plain, "margin": margin, "scaled": scaled}
+PAIR_LOSSES: Mapping[str, PairLoss] = {"squared": squared, "bradley_terry": bradley_terry, "margin": margin, "scaled": scaled}
 
 
 def centering(better: Tensor, worse: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class ListwiseLoss:
 # As people read them; r a reward, s a score.
 FORMULAS: Mapping[str, str] = {
     "squared": "−log sigmoid((r_j − r_k) (s_j − s_k)²)",
-    "plain": "−log sigmoid(r_j − r_k)",
+    "bradley_terry": "−log sigmoid(r_j − r_k)",
     "margin": "−log sigmoid(r_j − r_k − (s_j − s_k))",
     "scaled": "−(s_j − s_k) log sigmoid(r_j − r_k)",
     "listwise": "−Σ_i [r_i − log Σ_{k: s_k ≤ s_i} exp r_k], over a prompt's answers",
@@ -239,7 +239,7 @@ class Objective:
 
     loss: RewardLoss
     weigh: Weigh
-    center: float = 0.0  # weight of `centering`
+    centering_coefficient: float = 0.0  # weight of `centering`
 
     def count(self, judged: JudgedBatch) -> int:
         """The part's share of the denominator: its items, or its prompts that have one."""
@@ -248,5 +248,5 @@ class Objective:
     def total(self, rewards: Tensor, judged: JudgedBatch) -> Tensor:
         """(N,) rewards -> (): the weighted sum of the part's losses."""
         weights = self.weigh(self.loss.prompt_index(judged)).each.to(rewards.dtype)
-        losses = self.loss.losses(rewards, judged) + self.center * self.loss.centering_terms(rewards, judged)
+        losses = self.loss.losses(rewards, judged) + self.centering_coefficient * self.loss.centering_terms(rewards, judged)
         return (weights * losses).sum()

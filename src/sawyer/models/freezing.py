@@ -32,18 +32,18 @@ class FrozenLayers:
         return f"{self.layers} of {self.of_layers} layers frozen, {self.trainable:,} of {self.total:,} weights remain trainable"
 
 
-def freeze(model: nn.Module, what: int | Literal["trunk"], *, setting: str = "freeze") -> FrozenLayers:
+def freeze(model: nn.Module, what: int | Literal["all_but_head"], *, setting: str = "freeze") -> FrozenLayers:
     """Let training leave a part of `model` as it is: its weights no longer require a gradient, whatever did before.
 
     A number n freezes the first n layers, and from n = 1 on the embeddings too, with all else that a token passes through
-    before the first layer; an output projection tied to the embeddings is frozen with them. `"trunk"` freezes all but the head
-    (and the pooler before it, where there is one). `setting` is the name that errors use.
+    before the first layer; an output projection tied to the embeddings is frozen with them. `"all_but_head"` leaves the
+    head trainable (and the pooler before it, where there is one). `setting` is the name that errors use.
 
     Raises ConfigError for more layers than there are, ModelError for a network without one stack of layers.
     """
     trunk: Any = getattr(model, "base_model", model)
     layers = layers_of(model)
-    if what == "trunk":
+    if what == "all_but_head":
         fixed = {id(weight) for name, weight in trunk.named_parameters() if POOLER not in name.split(".")}
     else:
         if what > len(layers):
@@ -60,7 +60,7 @@ def freeze(model: nn.Module, what: int | Literal["trunk"], *, setting: str = "fr
     if not trainable:
         raise ConfigError(f"{setting}: {what} leaves no weight to train", expected="less", todo="freeze fewer layers")
     return FrozenLayers(
-        layers=len(layers) if what == "trunk" else what,
+        layers=len(layers) if what == "all_but_head" else what,
         of_layers=len(layers),
         trainable=trainable,
         total=sum(weight.numel() for weight in model.parameters()),

@@ -29,7 +29,7 @@ class NearDuplicates:
     def told(self, texts: Sequence[str], threshold: float) -> str:
         """The sentence for the journal; `texts` are those of all N rows."""
         said = (
-            f"thin: {threshold:g} leaves out {self.of - len(self.kept):,} of {self.of:,} as near-duplicates "
+            f"dedup_threshold: {threshold:g} leaves out {self.of - len(self.kept):,} of {self.of:,} as near-duplicates "
             f"(two rows have a similarity of {self.usual:.3f} on average)"
         )
         if self.pair is None:

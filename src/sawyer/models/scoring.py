@@ -77,8 +77,8 @@ class Ensemble:
     `own_disagreement` is their mean disagreement on the SFT model's own answers; None where nobody has measured it.
     """
 
-    reward: str = "mean"  # mean | min | cautious
-    penalty: float = 0.0  # cautious: what a unit of variance costs
+    reward: str = "mean"  # mean | min | mean_minus_variance
+    penalty: float = 0.0  # mean_minus_variance: what a unit of variance costs
     own_disagreement: float | None = None
 
 

@@ -40,7 +40,7 @@ class ValueNetwork(nn.Module):
             raise ModelError(
                 f"{folder} is no decoder whose states can be valued at every token",
                 expected="a reward model as this program's reward stage writes it",
-                todo="set rl.value_start: policy",
+                todo="set rl.value_init: policy",
             )
         return cls(model.base_model, head.in_features)
 

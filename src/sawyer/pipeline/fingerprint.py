@@ -105,7 +105,7 @@ def check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
     told = " and ".join(words.get(name, f"{name} model") for name in changed)
     if stage == "compare":
         run.manifest.forget(stage)
-        run.journal.event(stage, "anew", message=f"the {told} changed since: the comparison is made again")
+        run.journal.event(stage, "restarted", message=f"the {told} changed since: the comparison is made again")
         return
     raise RunError(
         f"{stage} was begun with another {told} than {run.layout.root} has now",

@@ -169,7 +169,7 @@ class _Look:
         for setting, found in self.reads.items():
             source = next(one for one in self._sources() if one.setting == setting)
             records = found.records[: source.limit]
-            kept = len(split(records, source.held_out)[1]) if source.held_out and source.want != "labels" else 0
+            kept = len(split(records, source.eval_fraction)[1]) if source.eval_fraction and source.want != "labels" else 0
             aside = f", {kept:,} of them held out" if kept else ""
             kind = f" ({found.format})" if source.want not in ("text", "prompts") else ""
             self.facts.append((setting, f"{len(records):,} {NOUNS[source.want]}{kind}{aside}{found.remarks()}"))
@@ -189,8 +189,10 @@ def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str
         return _rl_steps(config, reads)
     if stage in ("sft", "reward", "classify"):
         found = [one for one in reads.values() if one.records]
-        count = sum(len(split(one.records, section.held_out)[0]) if stage != "classify" else len(one.records) for one in found)
-        count = round(count * (1 - section.held_out)) if stage == "classify" else count
+        count = sum(
+            len(split(one.records, section.eval_fraction)[0]) if stage != "classify" else len(one.records) for one in found
+        )
+        count = round(count * (1 - section.eval_fraction)) if stage == "classify" else count
         steps = math.ceil(max(1, round(section.epochs * count)) / section.batch_size)
         return f"about {steps:,} of {section.batch_size} {'prompts' if stage == 'reward' else 'rows'}" if count else ""
     if stage == "base":
@@ -211,7 +213,7 @@ def _rl_steps(config: Config, reads: Mapping[str, Read]) -> str:
     rl = config.rl
     assert rl is not None
     if rl.algorithm == "best_of_n":
-        return f"none: of {rl.group} answers to each held-out prompt the best is given"
+        return f"none: of {rl.group_size} answers to each held-out prompt the best is given"
     if rl.algorithm != "dpo":
         return f"{rl.episodes // rl.batch_size:,} updates of {rl.batch_size} answers ({rl.algorithm})"
     share = pairs_of(config)[1]

@@ -45,7 +45,8 @@ class RewardReader:
         if source.want in ("text", "labels") or self.is_scorer:
             return
         whole, alone = self.prompt_encoder, source.want == "prompts"
-        # Of prompts alone `max_tokens` bounds the prompt; of rows with answers, both together.
+        # Prompts alone have `max_prompt_tokens`; of rows with answers `max_tokens` bounds both together.
+        name = "max_prompt_tokens" if alone else "max_tokens"
         cut = whole if alone else limit_tokens(whole, source.max_tokens)
         most = source.max_tokens if alone and source.max_tokens is not None else whole.context
         prompts = sorted(map(prompt_in, found.records), key=lambda prompt: sum(len(one.content) for one in prompt.messages))
@@ -59,12 +60,12 @@ class RewardReader:
         raise DataError(
             f"{source.setting}: none of its {len(prompts):,} prompts leaves room for {room} new "
             f"token{'s' * (room > 1)} in the {context:,} that {'max_tokens allows' if by_limit else 'the model reads'}"
-            + f" and has at most the {most:,} of max_tokens"
+            + f" and has at most the {most:,} of {name}"
             * (most < whole.context),
             where=str(prompts[0].where),
             expected="prompts that the model can answer",
             todo="give shorter prompts or a model that reads more"
-            + ", or raise max_tokens" * (source.max_tokens is not None)
+            + f", or raise {name}" * (source.max_tokens is not None)
             + ", or lower rl.max_new_tokens" * (room > 1),
         )
 

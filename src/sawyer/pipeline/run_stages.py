@@ -231,7 +231,7 @@ def _forget_what_is_gone(run: Run, stage: str) -> None:
         message = f"nothing was saved when {stage} ended early: it begins anew"
     run.manifest.forget(stage)
     run.journal.clear(stage)
-    run.journal.event(stage, "anew", message=message)
+    run.journal.event(stage, "restarted", message=message)
 
 
 def _finished(run: Run, stage: str) -> bool:

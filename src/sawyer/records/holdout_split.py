@@ -18,8 +18,8 @@ def bucket(prompt: Prompt) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
 
 
-def split(records: Sequence[R], held_out: float) -> tuple[tuple[R, ...], tuple[R, ...]]:
-    """(train, held out): the share `held_out` of all prompts there could be is kept back."""
-    kept = [bucket(prompt_in(record)) < held_out for record in records]
+def split(records: Sequence[R], eval_fraction: float) -> tuple[tuple[R, ...], tuple[R, ...]]:
+    """(train, held out): the share `eval_fraction` of all prompts there could be is kept back."""
+    kept = [bucket(prompt_in(record)) < eval_fraction for record in records]
     train = tuple(record for record, out in zip(records, kept, strict=True) if not out)
     return train, tuple(record for record, out in zip(records, kept, strict=True) if out)

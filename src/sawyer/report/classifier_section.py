@@ -17,7 +17,7 @@ def classified(facts: Facts) -> dict[str, Any]:
     figures = facts.figures("classify")
     if not isinstance(figures.get("classes"), Mapping):
         return {"rows": []}
-    held = figures.get("held_out_rows")
+    held = figures.get("eval_rows")
     where = f"{number(held)} held-out texts" if held else "training texts (none was held out)"
     found = [
         (
@@ -31,7 +31,7 @@ def classified(facts: Facts) -> dict[str, Any]:
     if figures.get("many"):
         found.append(("F1 over all labels (micro)", number(figures["micro_f1"]), ""))
     else:
-        found.append(("Matthews correlation", signed(figures["matthews"]), ""))
+        found.append(("Matthews correlation", signed(figures["mcc"]), ""))
     labels = list(figures["labels"])
     table = figures.get("confusion") if len(labels) <= MOST_CLASSES else None
     rows = []

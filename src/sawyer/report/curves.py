@@ -59,7 +59,7 @@ def _base(facts: Facts, rows: Rows) -> list[Panel]:
         Panel(
             title="Loss",
             note="nats a token; falls fast, then slowly",
-            lines=[line(rows, "loss", "training", "base"), line(rows, "held_out_loss", "held out", "ink", dots=True)],
+            lines=[line(rows, "loss", "training", "base"), line(rows, "eval_loss", "held out", "ink", dots=True)],
         )
     ]
 
@@ -69,8 +69,8 @@ def _sft(facts: Facts, rows: Rows) -> list[Panel]:
         Panel(
             title="Loss",
             note="nats a token of the response; held out below the base model's is learning, far above training is memorising",
-            lines=[line(rows, "loss", "training", "sft"), line(rows, "held_out_loss", "held out", "ink", dots=True)],
-            levels=_level("base model, held out", "base", _last(rows, "base_held_out_loss")),
+            lines=[line(rows, "loss", "training", "sft"), line(rows, "eval_loss", "held out", "ink", dots=True)],
+            levels=_level("base model, held out", "base", _last(rows, "base_eval_loss")),
         ),
         Panel(
             title="Gradient norm",
@@ -84,14 +84,14 @@ def _sft(facts: Facts, rows: Rows) -> list[Panel]:
 def _classify(facts: Facts, rows: Rows) -> list[Panel]:
     # The last row holds the held-out figures, under the same name where the figure is the same one.
     steps = [row for row in rows if "loss" in row]
-    judged = [row for row in rows if "held_out_loss" in row]
+    judged = [row for row in rows if "eval_loss" in row]
     figures = facts.figures("classify")
-    held = "held out" if figures.get("held_out_rows") else "all training texts"
+    held = "held out" if figures.get("eval_rows") else "all training texts"
     return [
         Panel(
             title="Loss",
             note="nats a text; held out far above training is memorising",
-            lines=[line(steps, "loss", "training", "base"), line(judged, "held_out_loss", held, "ink", dots=True)],
+            lines=[line(steps, "loss", "training", "base"), line(judged, "eval_loss", held, "ink", dots=True)],
             zero=True,
         ),
         Panel(
@@ -107,14 +107,14 @@ def _classify(facts: Facts, rows: Rows) -> list[Panel]:
 def _reward(facts: Facts, rows: Rows) -> list[Panel]:
     # The last row holds the held-out figures, under the same name where the figure is the same one.
     steps = [row for row in rows if "loss" in row]
-    judged = [row for row in rows if "held_out_loss" in row]
+    judged = [row for row in rows if "eval_loss" in row]
     figures = facts.figures("reward")
-    held = "all training pairs" if figures.get("held_out_prompts") == 0 else "held out"
+    held = "all training pairs" if figures.get("eval_prompts") == 0 else "held out"
     return [
         Panel(
             title="Loss",
             note="where it starts depends on the loss chosen, that it falls does not",
-            lines=[line(steps, "loss", "training", "reward"), line(judged, "held_out_loss", held, "ink", dots=True)],
+            lines=[line(steps, "loss", "training", "reward"), line(judged, "eval_loss", held, "ink", dots=True)],
             zero=True,
         ),
         Panel(
@@ -147,35 +147,33 @@ def _rl(facts: Facts, rows: Rows) -> list[Panel]:
             "what the reward model gives, in standard deviations of the SFT model's answers; held out must rise with it, and "
             "is less the penalty of answers that do not end",
             one("score"),
-            held("held_out_reward"),
+            held("eval_reward"),
             zero=True,
         ),
         panel(
             "Gold",
             "the true worth of held-out answers, 0 to 10; falling while the reward rises is gaming",
-            held("held_out_gold"),
+            held("eval_gold"),
         ),
         panel(
             "KL to the SFT model",
             "nats a response; how far the policy has moved",
             one("kl"),
-            held("held_out_kl"),
+            held("eval_kl"),
             levels=_kl_levels(kl, rows),
             zero=True,
         ),
         panel("Reward less KL penalty", "what PPO maximises", one("reward"), zero=True),
-        panel(
-            "Length", "tokens a response; a slide to either end is a warning", one("length"), held("held_out_length"), zero=True
-        ),
+        panel("Length", "tokens a response; a slide to either end is a warning", one("length"), held("eval_length"), zero=True),
         panel(
             "Ended by themselves",
             "share of responses that end with EOS before the limit",
-            one("eos_share"),
-            held("held_out_eos_share"),
+            one("eos_rate"),
+            held("eval_eos_rate"),
             share=True,
             zero=True,
         ),
-        panel("Entropy", "nats a token; near zero all are alike", one("sampled_entropy"), held("held_out_entropy"), zero=True),
+        panel("Entropy", "nats a token; near zero all are alike", one("sampled_entropy"), held("eval_entropy"), zero=True),
         panel(
             "Distinct bigrams",
             "share of a batch's word pairs that differ; a fall is collapse",
@@ -184,7 +182,11 @@ def _rl(facts: Facts, rows: Rows) -> list[Panel]:
             zero=True,
         ),
         panel(
-            "Same answer", "share of different prompts given one and the same answer", one("same_answer"), share=True, zero=True
+            "Same answer",
+            "share of different prompts given one and the same answer",
+            one("mode_response_rate"),
+            share=True,
+            zero=True,
         ),
         panel(
             "Clip fraction",

@@ -28,7 +28,20 @@ from sawyer.report.wording import (
 from sawyer.runs import SHORT, Layout, write_text
 
 TOLD = (
-    *("plan", "data", "code", "left_out", "thinned", "warning", "guard", "rollback", "kept", "resume", "waiting", "scored"),
+    *(
+        "plan",
+        "data",
+        "code",
+        "left_out",
+        "deduplicated",
+        "warning",
+        "guard",
+        "rollback",
+        "best_checkpoint",
+        "resume",
+        "waiting",
+        "scored",
+    ),
     *("interrupted", "unheard"),
 )
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order

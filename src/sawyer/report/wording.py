@@ -49,9 +49,9 @@ def key_figure(facts: Facts, stage: str) -> str:
     found = facts.figures(stage)
     rate, _ = _win_rate(facts)
     told: dict[str, tuple[str, Callable[[], str]]] = {
-        "base": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
+        "base": ("eval_loss", lambda: f"loss {number(found['eval_loss'])}"),
         "classify": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
-        "sft": ("held_out_loss", lambda: f"loss {number(found['held_out_loss'])}"),
+        "sft": ("eval_loss", lambda: f"loss {number(found['eval_loss'])}"),
         "collect": ("answers", lambda: f"{number(found['answers'])} answers"),
         "reward": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
         "rl": ("reward_best", lambda: f"reward {signed(found['reward_best'])}"),

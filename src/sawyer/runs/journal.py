@@ -228,7 +228,7 @@ def last_gates(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     for row in events:
         if row.get("kind") == "gate":
             said[str(row.get("stage")), str(row.get("name"))] = row
-        elif row.get("kind") == "anew":
+        elif row.get("kind") == "restarted":
             said = {key: found for key, found in said.items() if key[0] != str(row.get("stage"))}
     return list(said.values())
 

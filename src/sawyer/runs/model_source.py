@@ -141,7 +141,7 @@ FACTS: Mapping[str, Callable[[Any], bool]] = {
     "ensemble.heads": _count,
     "ensemble.members": _count,
     "ensemble.by": lambda value: value in ("seeds", "heads"),
-    "ensemble.reward": lambda value: value in ("mean", "min", "cautious"),
+    "ensemble.reward": lambda value: value in ("mean", "min", "mean_minus_variance"),
     "ensemble.penalty": _number,
     "ensemble.own_disagreement": _number,
     "ensemble.units": lambda value: (

@@ -126,8 +126,8 @@ def study_algorithms(
     All that train, if none is named; beside them stand SFT and its best of eight, which need no run. Each is done with each of
     the seeds (the config's, if none is given), which decide RL and the sampling of the comparison alone. The budget is the
     config's `rl.episodes`, or `episodes`, or `minutes` of training: then each algorithm's pace is measured first. `own` are
-    settings for one of them, as `rloo.group=8`. What is finished is skipped, what was interrupted goes on; `out` is the run's
-    folder `study_algorithms` if not given. Raises SawyerError.
+    settings for one of them, as `rloo.group_size=8`. What is finished is skipped, what was interrupted goes on; `out` is the
+    run's folder `study_algorithms` if not given. Raises SawyerError.
     """
     source = source_of(config)
     chosen = list(ALGORITHMS if algorithms is None else algorithms)
@@ -169,7 +169,9 @@ def config_of(
     if not same:
         # How many answers a prompt gets means something else in each algorithm; batches and passes do where one learns from
         # answers that it samples and the other from judged pairs.
-        another = ("group",) if _samples(algorithm) == _samples(asked.algorithm) else ("group", "batch_size", "epochs")
+        another = (
+            ("group_size",) if _samples(algorithm) == _samples(asked.algorithm) else ("group_size", "batch_size", "epochs")
+        )
         given = {name: value for name, value in given.items() if name not in another}
     given |= {} if episodes is None else {"episodes": episodes}
     if not _samples(algorithm) and not same:

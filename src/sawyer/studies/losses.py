@@ -36,11 +36,11 @@ from sawyer.studies.grid import (
 STAGE = "reward"
 SHARED = ("sft", "collect")  # what all models are trained from
 # Figures that say which loss is better: their names, and whether more is better.
-BETTER = {"accuracy": True, "damaged_wins": False, "gold_accuracy": True}
+BETTER = {"accuracy": True, "corrupted_win_rate": False, "gold_accuracy": True}
 WORDS = {
     "accuracy": "accuracy",
     "calibration": "calibration",
-    "damaged_wins": "damaged win",
+    "corrupted_win_rate": "damaged win",
     "gold_accuracy": "gold accuracy",
     "length_correlation": "with length",
 }
@@ -58,10 +58,10 @@ class LossRun:
     accuracy_high: float
     calibration: float | None  # expected calibration error, of the probability `formula`; None: no pairs
     formula: str
-    damaged_wins: float | None  # share of damaged answers that beat the whole ones; None: nothing could be damaged
+    corrupted_win_rate: float | None  # share of damaged answers that beat the whole ones; None: nothing could be damaged
     gold_accuracy: float | None  # None where the true score is not known
     length_correlation: float  # of the reward with the number of words
-    held_out_prompts: int  # 0: examined on training prompts
+    eval_prompts: int  # 0: examined on training prompts
     pairs: int  # that accuracy is a share of
     steps: int  # of training
     trained_pairs: int  # those steps' pairs, all together
@@ -210,10 +210,10 @@ def cell_of(own: Config) -> LossRun:
             accuracy_high=figures["accuracy_high"],
             calibration=first["error"]["value"] if first else None,
             formula=first["formula"] if first else "",
-            damaged_wins=damage["value"] if damage["cases"] else None,
+            corrupted_win_rate=damage["value"] if damage["cases"] else None,
             gold_accuracy=figures.get("gold_accuracy"),
             length_correlation=figures["length_correlation"],
-            held_out_prompts=figures["held_out_prompts"],
+            eval_prompts=figures["eval_prompts"],
             pairs=side["pairs"],
             steps=len(steps),
             trained_pairs=sum(steps),
@@ -294,7 +294,7 @@ def _notes(by_loss: Mapping[str, Sequence[LossRun]], seeds: Sequence[int], apart
             f"That means: every seed of one is better than every seed of the other. {len(seeds)} seeds say little: of two "
             f"equal losses that happens by chance in 1 of {chance:,.0f} comparisons, and {made:,} were made."
         )
-    prompts = sorted({cell.held_out_prompts for cell in cells})
+    prompts = sorted({cell.eval_prompts for cell in cells})
     if prompts == [0]:
         notes.append("No prompt was held out: these are figures on training prompts.")
     else:

@@ -142,7 +142,7 @@ def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
         "kl": Kl(coefficient=0.0, target=None, horizon=rl.kl.horizon, budget=NO_BUDGET),
         "eval_every": max(1, count // rl.batch_size // EVALUATIONS),
         "guards": {
-            name: Guard(threshold=None, streak=None, action="stop" if name == "non_finite" else "off")
+            name: Guard(threshold=None, patience=None, action="stop" if name == "non_finite" else "off")
             for name in get_args(GuardName)
         },
     }
@@ -186,7 +186,7 @@ def _cost(source: SharedStart, own: Config, most: int) -> str:
 
 def found_in(layout: Layout, drawn: Samples, out: str) -> Overoptimisation:
     """Both curves from RL's journal and best-of-n's answers."""
-    rows = [row for row in read_rows(layout.metrics) if row.get("stage") == "rl" and "held_out_gold" in row]
+    rows = [row for row in read_rows(layout.metrics) if row.get("stage") == "rl" and "eval_gold" in row]
     points = {int(row["step"]): _rl_point(row) for row in rows}  # an update evaluated twice keeps its last
     rl = curve_of("rl", [points[step] for step in sorted(points)])
     best = curve_of("best_of_n", [_best_point(drawn, n) for n in drawn.numbers])
@@ -204,10 +204,10 @@ def found_in(layout: Layout, drawn: Samples, out: str) -> Overoptimisation:
 
 
 def _rl_point(row: dict[str, Any]) -> GoldPoint:
-    kl = float(row["held_out_kl"])
+    kl = float(row["eval_kl"])
     # The estimate is a mean of log-ratios: near the SFT model chance can make it negative, the KL itself cannot be.
     distance = math.sqrt(max(kl, 0.0))
-    return GoldPoint(kl=kl, distance=distance, proxy=row["held_out_score"], gold=row["held_out_gold"], at=int(row["step"]))
+    return GoldPoint(kl=kl, distance=distance, proxy=row["eval_score"], gold=row["eval_gold"], at=int(row["step"]))
 
 
 def _best_point(drawn: Samples, n: int) -> GoldPoint:

@@ -163,7 +163,7 @@ def since_anew(events: Sequence[Mapping[str, Any]], stage: str) -> list[Mapping[
     found: list[Mapping[str, Any]] = []
     for row in events:
         if row.get("stage") == stage:
-            found = [] if row.get("kind") == "anew" else [*found, row]
+            found = [] if row.get("kind") == "restarted" else [*found, row]
     return found
 
 

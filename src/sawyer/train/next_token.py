@@ -21,7 +21,7 @@ from sawyer.train.rng import batch_indices
 class NextTokenLoop:
     """Steps over `total` rows, drawn from `rows` in seeded order, `batch_size` a step; the loss is of their trained tokens.
 
-    `warmup` is a share of the steps, `token_budget` the padded tokens that go through the model at once.
+    `warmup_fraction` is a share of the steps, `token_budget` the padded tokens that go through the model at once.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class NextTokenLoop:
         total: int,
         batch_size: int,
         learning_rate: float,
-        warmup: float,
+        warmup_fraction: float,
         pad_id: int,
         token_budget: int,
         seed: int,
@@ -43,7 +43,7 @@ class NextTokenLoop:
         self.total, self.batch_size, self.seed = total, batch_size, seed
         self.pad_id, self.token_budget = pad_id, token_budget
         self.steps, self.cost = math.ceil(total / batch_size), row_cost(model)
-        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(warmup * self.steps))
+        factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(warmup_fraction * self.steps))
         self.learner = OptimizerStep(model, name=stage, learning_rate=learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
-from sawyer.maths import calibration_error
+from sawyer.maths import expected_calibration_error
 from sawyer.trust.intervals import correlated, difference, interval, partial, share
 from sawyer.trust.judged_answers import JudgedAnswer
 from sawyer.trust.trust_values import Bin, Calibration, Correlation, Figure, Gap, Side, SourceAccuracy
@@ -22,7 +22,7 @@ Outcome = tuple[float, float, float]  # of one pair: D = r_better - r_worse in t
 PLAIN = "sigmoid(D)"
 # What each loss takes for the probability that the preferred answer is better, and why that is shown.
 FORMULAS: Mapping[str, tuple[str, str]] = {
-    "plain": (PLAIN, "the probability that this loss trains"),
+    "bradley_terry": (PLAIN, "the probability that this loss trains"),
     "listwise": (PLAIN, "the probability that this loss trains, of two answers"),
     "scaled": (PLAIN, "the probability that this loss trains; it cares for a pair by its gap d, here each counts alike"),
     "squared": ("sigmoid(D * d^2)", "the probability that this loss trains: it depends on the judges' gap d"),
@@ -170,7 +170,7 @@ def calibration(formula: str, why: str, outcomes: Sequence[Sequence[Outcome]], s
             confidence = math.fsum(row[place + 1] for row in cells) / count
             bins.append(Bin(confidence=confidence, right=share([(row[place + 2], row[place]) for row in cells], seed)))
     flat = [pair for found in sure for pair in found]
-    value = calibration_error([c for c, _ in flat], [r for _, r in flat], BINS)
+    value = expected_calibration_error([c for c, _ in flat], [r for _, r in flat], BINS)
     drawn = interval(cells, lambda s: (s[:, 1::3] - s[:, 2::3]).abs().sum(1) / s[:, ::3].sum(1), seed)
     # Noise only ever adds to a sum of distances: the draws lie higher than the value, at times all of them.
     low, high = min(drawn.low, value), max(drawn.high, value)

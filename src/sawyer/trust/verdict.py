@@ -15,13 +15,13 @@ SURELY_WINS = 0.20  # so does one that may win as often as this; of damage that 
 SPOILS = ("other_prompt", "shuffled", "empty")
 # What evidence asks of RL's guards (docs/guards.md), by a probe's name or the reason's: what the policy would be paid for.
 NEEDED: Mapping[str, tuple[tuple[str, float], ...]] = {
-    "other_prompt": (("same_answer", 0.1), ("kl_budget", 10.0)),  # one answer for all
+    "other_prompt": (("mode_response_rate", 0.1), ("kl_budget", 10.0)),  # one answer for all
     "shuffled": (("kl_budget", 10.0),),  # word salad is far from the SFT model
     "empty": (("length", 0.5),),
     "truncated": (("length", 0.5),),
-    "twice": (("distinct_2", 0.5), ("length_paid", 0.4)),
-    "pleasantries": (("distinct_2", 0.5), ("length_paid", 0.4)),  # the same phrases around every answer
-    "length": (("length_paid", 0.4),),
+    "twice": (("distinct_2", 0.5), ("score_length_correlation", 0.4)),
+    "pleasantries": (("distinct_2", 0.5), ("score_length_correlation", 0.4)),  # the same phrases around every answer
+    "length": (("score_length_correlation", 0.4),),
 }
 USEFUL = 0.60  # reward models that RL has profited from rank 0.63 to 0.69 as people did (Huang et al. 2024, TL;DR)
 CLOSE = 0.05  # a model surely less than this ahead of a rule about length has learnt that rule and hardly more

@@ -72,7 +72,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             why="training has destroyed the model's weights",
             todo="lower base.learning_rate",
         )
-    run.journal.metrics(STAGE, steps, {"held_out_loss": after, "held_out_perplexity": math.exp(min(after, 50.0))})
+    run.journal.metrics(STAGE, steps, {"eval_loss": after, "eval_perplexity": math.exp(min(after, 50.0))})
     run.journal.gate(
         Gate(
             stage=STAGE,
@@ -84,7 +84,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             advice="more tokens, a higher learning rate, or text that resembles what comes later",
         )
     )
-    return {"held_out_loss": after, "loss_before": before}
+    return {"eval_loss": after, "loss_before": before}
 
 
 class BaseWork(NextTokenLoop):
@@ -100,7 +100,7 @@ class BaseWork(NextTokenLoop):
             total=math.ceil(base.tokens / len(rows[0].ids)),
             batch_size=base.batch_size,
             learning_rate=base.learning_rate,
-            warmup=WARMUP,
+            warmup_fraction=WARMUP,
             pad_id=0,
             token_budget=config.micro_batch_tokens,
             seed=config.seed,

@@ -44,13 +44,13 @@ def load(config: Config, run: Run) -> Texts:
     records: tuple[Labelled, ...] = found.records
     if (problem := insufficient(records, "labels")) is not None:
         raise DataError(problem.message, where=problem.where, todo=problem.todo)
-    train, held_out = split(records, asked.held_out)
+    train, held_out = split(records, asked.eval_fraction)
     if not train:
         raise DataError(
-            f"classify.held_out is {asked.held_out:g}: all {len(held_out):,} rows of classify.data are held out, "
+            f"classify.eval_fraction is {asked.eval_fraction:g}: all {len(held_out):,} rows of classify.data are held out, "
             "none is left to train on",
             expected="rows on both sides",
-            todo="lower classify.held_out, or give more rows",
+            todo="lower classify.eval_fraction, or give more rows",
         )
     labels = _classes(train)
     _check(train, held_out, labels)
@@ -95,5 +95,5 @@ def _check(train: Sequence[Labelled], held_out: Sequence[Labelled], labels: Sequ
                     where=f"{record.where}:{'labels' if record.many else 'label'}",
                     expected="every label in at least one training row",
                     why="a class that was never shown cannot be found, and the figures would say that the classifier is bad",
-                    todo=f"give more rows of {label!r}, remove them, or change classify.held_out",
+                    todo=f"give more rows of {label!r}, remove them, or change classify.eval_fraction",
                 )

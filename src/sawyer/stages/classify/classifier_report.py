@@ -13,7 +13,7 @@ from torch import Tensor
 from sawyer.maths import LABEL_LOSSES
 from sawyer.runs import Gate
 from sawyer.stages.classify.class_data import STAGE, LabelledRow, Texts
-from sawyer.stats import class_scores, confusion, macro_f1, matthews, scores_of, wilson
+from sawyer.stats import class_scores, confusion, macro_f1, matthews_correlation, scores_of, wilson
 from sawyer.train import learned_gate
 
 MOST_SAMPLES = 24  # texts shown, the surest mistakes first
@@ -43,7 +43,7 @@ def examine(texts: Texts, examples: Sequence[LabelledRow], logits: Tensor, usual
     right = sum(s == example.truth for s, example in zip(said, examples, strict=True))
     accuracy = wilson(right, len(examples))
     figures: dict[str, Any] = {
-        "held_out_rows": len(texts.held_out),
+        "eval_rows": len(texts.held_out),
         "many": texts.many,
         "labels": list(texts.labels),
         "accuracy": accuracy.value,
@@ -51,7 +51,7 @@ def examine(texts: Texts, examples: Sequence[LabelledRow], logits: Tensor, usual
         "accuracy_high": accuracy.high,
         "baseline_majority": sum(usual == example.truth for example in examples) / len(examples),
         "baseline_label": " + ".join(texts.labels[place] for place in usual) or "none",
-        "held_out_loss": float(LABEL_LOSSES[texts.many](logits, truths(examples, len(texts.labels))).mean()),
+        "eval_loss": float(LABEL_LOSSES[texts.many](logits, truths(examples, len(texts.labels))).mean()),
     }
     if texts.many:
         pairs = list(zip(said, (example.truth for example in examples), strict=True))
@@ -64,7 +64,7 @@ def examine(texts: Texts, examples: Sequence[LabelledRow], logits: Tensor, usual
     else:
         table = confusion([example.truth[0] for example in examples], [s[0] for s in said], len(texts.labels))
         scores = scores_of(table)
-        figures |= {"confusion": table, "matthews": matthews(table)}
+        figures |= {"confusion": table, "mcc": matthews_correlation(table)}
     # Nobody named and nobody there: no class to speak of.
     figures["macro_f1"] = macro_f1(scores) if any(score.rows or score.said for score in scores) else 0.0
     figures["classes"] = {label: asdict(score) for label, score in zip(texts.labels, scores, strict=True)}
@@ -98,7 +98,7 @@ def samples(texts: Texts, examples: Sequence[LabelledRow], logits: Tensor) -> li
 def judge(figures: Mapping[str, Any]) -> list[Gate]:
     """The gates. What always saying the commonest would get is known exactly on these rows: the interval is the accuracy's."""
     low, bar = figures["accuracy_low"], figures["baseline_majority"]
-    where = "held-out rows" if figures["held_out_rows"] else "training rows (none was held out)"
+    where = "held-out rows" if figures["eval_rows"] else "training rows (none was held out)"
     beats = Gate(
         stage=STAGE,
         name="classify_beats_majority",
@@ -108,6 +108,6 @@ def judge(figures: Mapping[str, Any]) -> list[Gate]:
         message=f"accuracy {figures['accuracy']:.3f} on {where}, at least {low:.3f}; always saying "
         f"{figures['baseline_label']!r} would get {bar:.3f}",
         advice="train longer or at a higher rate if the training loss is still high; else give more rows, a larger "
-        "classify.held_out for a narrower interval, or a model that knows the language",
+        "classify.eval_fraction for a narrower interval, or a model that knows the language",
     )
     return [beats, learned_gate(STAGE, figures)]

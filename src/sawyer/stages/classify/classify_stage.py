@@ -89,7 +89,7 @@ class ClassifierLoop:
         self.truth = truths(examples, len(texts.labels))
         self.total = max(1, round(classify.epochs * len(examples)))
         self.steps = math.ceil(self.total / classify.batch_size)
-        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(classify.warmup * self.steps))
+        factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(classify.warmup_fraction * self.steps))
         self.learner = OptimizerStep(model, name=STAGE, learning_rate=classify.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
@@ -130,18 +130,20 @@ def _thinned(
 ) -> list[LabelledRow]:
     """The training rows without near-duplicates of the same labels, where the config asks for that; what it did is said."""
     classify = required_section(config.classify, "classify")
-    if classify.thin is None:
+    if classify.dedup_threshold is None:
         return list(examples)
     with place.autocast():
         found = near_duplicates(
             model,
             [example.row for example in examples],
-            classify.thin,
+            classify.dedup_threshold,
             pad_id=pad_id,
             token_budget=config.micro_batch_tokens,
             groups=[example.truth for example in examples],
         )
-    run.journal.event(STAGE, "thinned", message=found.told([example.record.text for example in examples], classify.thin))
+    run.journal.event(
+        STAGE, "deduplicated", message=found.told([example.record.text for example in examples], classify.dedup_threshold)
+    )
     return [examples[i] for i in found.kept]
 
 

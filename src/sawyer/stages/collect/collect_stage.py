@@ -86,7 +86,7 @@ class CollectLoop:
         self.responses += [texts[i : i + collect.answers] for i in range(0, len(texts), collect.answers)]
         return {
             "length": sum(len(c.ids) for c in completions) / len(completions),
-            "eos_share": sum(c.ended for c in completions) / len(completions),
+            "eos_rate": sum(c.ended for c in completions) / len(completions),
         }
 
     def state(self) -> dict[str, Any]:

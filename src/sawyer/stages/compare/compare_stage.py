@@ -70,7 +70,7 @@ class CompareLoop:
         self.models = _models(config, run)
         self.start = "base" if config.sft is None else "sft"  # what RL starts from
         # How many answers the RL model gives to choose one of: where RL trained nothing, it is the SFT model and that choice.
-        self.best_of = config.rl.group if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
+        self.best_of = config.rl.group_size if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
         self.prompts = _prompts(config, run, self.models, scorer)
         self.jobs = [
             Job(model=model, setting=setting, start=start, end=min(start + each_step, count))

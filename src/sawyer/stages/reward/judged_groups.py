@@ -108,14 +108,14 @@ def load(config: Config, run: Run, reader: RewardModel | LanguageModel) -> Judge
             why="a reward model learns from differences alone",
             todo="score the answers (collect/answers.jsonl, if they were collected), or name another file",
         )
-    train, held_out = split(records, asked.held_out)
+    train, held_out = split(records, asked.eval_fraction)
     prompt_encoder, left = limit_tokens(reader.prompt_encoder, asked.max_tokens), _Left()
     if held_out and not train:
         raise DataError(
-            f"reward.held_out is {asked.held_out:g}: all {len(held_out):,} rows of reward.data are held out, "
+            f"reward.eval_fraction is {asked.eval_fraction:g}: all {len(held_out):,} rows of reward.data are held out, "
             "none is left to train on",
             expected="rows on both sides",
-            todo="lower reward.held_out, or give more judged prompts",
+            todo="lower reward.eval_fraction, or give more judged prompts",
         )
     learnt, checked = _groups(train, prompt_encoder, run, left, loss), _groups(held_out, prompt_encoder, run, left, loss)
     for group in checked:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from sawyer.config import Reward, own_function, own_names
+from sawyer.config import RENAMED_VALUES, Reward, own_function, own_names
 from sawyer.errors import ConfigError
 from sawyer.maths import REWARD_LOSSES, WEIGHTS, Objective, PairwiseLoss, RewardLoss, check_loss
 
@@ -34,13 +34,15 @@ def checked_loss(name: str) -> RewardLoss:
 
 def objective(asked: Reward) -> Objective:
     """What a reward section minimises."""
-    return Objective(loss=open_loss(asked.loss), weigh=WEIGHTS[asked.by], center=asked.center)
+    return Objective(
+        loss=open_loss(asked.loss), weigh=WEIGHTS[asked.normalize_by], centering_coefficient=asked.centering_coefficient
+    )
 
 
 def own_loss(name: str) -> Callable[..., Any]:
     """The user's function that `module:function` names. Raises ConfigError."""
     if own_names(name) is None:
-        near = get_close_matches(name, REWARD_LOSSES, n=1, cutoff=0.5)
+        near = [RENAMED_VALUES[name]] if name in RENAMED_VALUES else get_close_matches(name, REWARD_LOSSES, n=1, cutoff=0.5)
         raise ConfigError(
             f"there is no loss {name!r}" + (f"; did you mean `{near[0]}`?" if near else ""),
             expected=f"one of: {', '.join(REWARD_LOSSES)}, or your own as module:function",

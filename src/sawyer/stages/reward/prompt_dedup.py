@@ -17,12 +17,12 @@ from sawyer.train import Placement
 def thinned(
     config: Config, run: Run, reader: LanguageModel | RewardModel, place: Placement, judgements: Judgements
 ) -> Judgements:
-    """The training prompts without near-duplicates by a model's states, where `reward.thin` is given; it is said.
+    """The training prompts without near-duplicates by a model's states, where `reward.dedup_threshold` is given; it is said.
 
     A prompt that is judged several times, word for word, keeps all its judgements: it is the prompts that are thinned.
     """
     reward = required_section(config.reward, "reward")
-    if reward.thin is None:
+    if reward.dedup_threshold is None:
         return judgements
     prompts = list(dict.fromkeys(group.prompt.messages for group in judgements.train))
     texts = [_text(messages) for messages in prompts]
@@ -31,12 +31,12 @@ def thinned(
         found = near_duplicates(
             reader.model,
             [plain_row(reader.tokenizer, text, reader.prompt_encoder.context) for text in texts],
-            reward.thin,
+            reward.dedup_threshold,
             pad_id=reader.prompt_encoder.pad_id,
             token_budget=config.micro_batch_tokens,
         )
     kept = {prompts[place] for place in found.kept}
-    run.journal.event(STAGE, "thinned", message=f"prompts: {found.told(texts, reward.thin)}")
+    run.journal.event(STAGE, "deduplicated", message=f"prompts: {found.told(texts, reward.dedup_threshold)}")
     train = tuple(group for group in judgements.train if group.prompt.messages in kept)
     return replace(judgements, train=train, standard=standard_of(train))
 

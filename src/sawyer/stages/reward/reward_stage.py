@@ -86,7 +86,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
     raw, known = as_trained(scorer), config.world is not None
     true = own_judged(config, partial(own_answers, config, place, speaker)) if known and speaker is not None else ()
-    found, figures = examine(raw, judgements, asked.loss, by=asked.by, seed=config.seed, world=known, own=true)
+    found, figures = examine(raw, judgements, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
     figures |= gold_accuracy(true, raw) if true else {}
     verdict = told(found)
     write_json(run.layout.trust, as_json(found, verdict))
@@ -141,7 +141,7 @@ class RewardLoop:
         self.aim = objective(reward)
         self.total = max(1, round(reward.epochs * len(groups)))
         self.steps = math.ceil(self.total / reward.batch_size)
-        factor = partial(linear_schedule, steps=self.steps, warmup=math.ceil(reward.warmup * self.steps))
+        factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(reward.warmup_fraction * self.steps))
         self.learner = OptimizerStep(model, name=STAGE, learning_rate=reward.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:

@@ -35,7 +35,7 @@ def examine(
     world: bool = False,
     own: Sequence[ScoredAnswers] = (),
 ) -> tuple[Trust, dict[str, Any]]:
-    """The trust report on the held-out prompts (on the training prompts where none was held out: `held_out_prompts` is 0
+    """The trust report on the held-out prompts (on the training prompts where none was held out: `eval_prompts` is 0
     then), and its flat figures.
 
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit. `world`
@@ -53,7 +53,7 @@ def examine(
         held_out=bool(judgements.held_out),
         seed=seed,
     )
-    return found, flat(found, judgements) | {"held_out_loss": held_out_loss(scorer, judgements, loss, by)}
+    return found, flat(found, judgements) | {"eval_loss": eval_loss(scorer, judgements, loss, by)}
 
 
 def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
     side = found.everything
     plain = side.calibration[-1].error.value if side.calibration else 0.0
     figures = {
-        "held_out_prompts": len(judgements.held_out),
+        "eval_prompts": len(judgements.held_out),
         "accuracy": side.accuracy.value,
         "accuracy_low": side.accuracy.low,
         "accuracy_high": side.accuracy.high,
@@ -69,17 +69,17 @@ def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
         "accuracy_by_source": {source.name: _cell(source.accuracy) for source in side.by_source},
         "baseline_longer": side.longer_wins.value,
         "baseline_high": side.best_rule_high,
-        "calibration_error": plain,
+        "ece": plain,
         "length_correlation": side.length.all.value,
-        "damaged_wins": found.damaged.value if found.damaged.cases else 0.0,
+        "corrupted_win_rate": found.damaged.value if found.damaged.cases else 0.0,
         "probes": {probe.name: probe.wins.value for probe in found.probes if probe.wins.cases},
         "verdict": told(found).kind,
     }
     return figures | ({"accuracy_ceiling": found.ceiling.accuracy.value} if found.ceiling is not None else {})
 
 
-def held_out_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) -> float:
-    """The loss of what is examined, weighed as in training, without what `reward.center` adds."""
+def eval_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) -> float:
+    """The loss of what is examined, weighed as in training, without what `reward.centering_coefficient` adds."""
     groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
     said = judged(groups, judgements.standard)
     rewards = torch.tensor(scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
@@ -187,7 +187,7 @@ def judge(figures: Mapping[str, Any], probes: Sequence[Probe]) -> list[Gate]:
     low, bar = figures["accuracy_low"], figures["baseline_high"]
     longer = figures["baseline_longer"]
     beats = figures["accuracy"] > max(longer, 1 - longer)
-    where = "held-out pairs" if figures["held_out_prompts"] else "training pairs (none was held out)"
+    where = "held-out pairs" if figures["eval_prompts"] else "training pairs (none was held out)"
     gates = [
         Gate(
             stage=STAGE,
@@ -212,7 +212,7 @@ def _damage_gate(figures: Mapping[str, Any], probes: Sequence[Probe]) -> Gate:
     tried = [probe for probe in probes if probe.wins.cases]
     worst = max(tried, key=lambda probe: (order[level(probe)], probe.wins.value), default=None)
     found = "ok" if worst is None else level(worst)
-    told = f"damaged answers beat the whole ones {figures['damaged_wins']:.1%} of the time"
+    told = f"damaged answers beat the whole ones {figures['corrupted_win_rate']:.1%} of the time"
     if worst is not None:
         told += f" (worst: {worst.name}, {worst.wins.value:.0%}, from {worst.wins.low:.0%} to {worst.wins.high:.0%})"
     if unseen := sum(probe.unseen for probe in probes):

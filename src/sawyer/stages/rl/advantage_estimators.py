@@ -40,16 +40,16 @@ def advantages_of(
 ) -> Estimated:
     """The rewards and advantages of the algorithm that is asked for. scores (B,); the others (B, T).
 
-    The answers to one prompt stand next to each other, `asked.group` of them.
+    The answers to one prompt stand next to each other, `asked.group_size` of them.
     """
     in_loss = coefficient if asked.algorithm == "grpo" else 0.0
     rewards = token_rewards(scores, logprobs, ref_logprobs, mask, coefficient - in_loss)
     if asked.algorithm == "ppo":
         assert values is not None
-        found = gae(rewards, values, mask, asked.gamma, asked.lam)
+        found = gae(rewards, values, mask, asked.gamma, asked.gae_lambda)
         return Estimated(rewards=rewards, advantages=whiten(found.advantages, mask), returns=found.returns, kl_in_loss=in_loss)
     if asked.algorithm == "rloo":
-        advantages = rloo_advantages(rewards, mask, asked.group)
+        advantages = rloo_advantages(rewards, mask, asked.group_size)
     else:
-        advantages = grpo_advantages(scores, mask, asked.group)
+        advantages = grpo_advantages(scores, mask, asked.group_size)
     return Estimated(rewards=rewards, advantages=advantages, returns=None, kl_in_loss=in_loss)

@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 from sawyer.config import Rl
 from sawyer.maths import distinct_n, kl_k1, masked_mean, masked_sum, missing_eos, zero_variance
-from sawyer.stages.rl.guards import same_answer
+from sawyer.stages.rl.guards import mode_response_rate
 from sawyer.stages.rl.rollout import Episodes, Experience, learnt_scores
 from sawyer.stats import correlation
 
@@ -33,7 +33,7 @@ def batch_measures(episodes: Episodes, experience: Experience, coefficient: floa
         "sampled_entropy": -float(masked_mean(experience.old_logprobs, experience.mask)),
         "length_correlation": length_correlation(episodes),
         "zero_variance_groups": zero_variance(
-            learnt_scores(episodes, asked), None if asked.algorithm == "ppo" else asked.group
+            learnt_scores(episodes, asked), None if asked.algorithm == "ppo" else asked.group_size
         ),
         **_parts(episodes),
     }
@@ -55,16 +55,16 @@ class HeldOut:
         return (self.logprobs - self.ref_logprobs).sum(1)
 
 
-def held_out_rewards(found: HeldOut, missing_eos_penalty: float) -> Tensor:
+def eval_rewards(found: HeldOut, missing_eos_penalty: float) -> Tensor:
     """(B,) fp32: the scores less the penalty of answers that did not end, by which the best model is chosen."""
     return missing_eos(found.episodes.scores, found.episodes.ended, missing_eos_penalty)
 
 
-def held_out_measures(found: HeldOut, missing_eos_penalty: float) -> dict[str, float]:
-    """Figures of an evaluation, all called `held_out_...`."""
+def eval_measures(found: HeldOut, missing_eos_penalty: float) -> dict[str, float]:
+    """Figures of an evaluation, all called `eval_...`."""
     episodes = found.episodes
     tokens = sum(len(completion.ids) for completion in episodes.completions)
-    rewards = held_out_rewards(found, missing_eos_penalty)
+    rewards = eval_rewards(found, missing_eos_penalty)
     surprise = -float(found.ref_logprobs.sum()) / max(1, tokens)
     measured = {
         "reward": float(rewards.mean()),
@@ -77,7 +77,7 @@ def held_out_measures(found: HeldOut, missing_eos_penalty: float) -> dict[str, f
     }
     if found.golds is not None:
         measured["gold"] = math.fsum(found.golds) / len(found.golds)
-    return {f"held_out_{name}": value for name, value in measured.items()}
+    return {f"eval_{name}": value for name, value in measured.items()}
 
 
 def pair_losses(margins: Sequence[Sequence[float]]) -> list[float]:
@@ -89,7 +89,7 @@ def pair_measures(margins: Sequence[Sequence[float]]) -> dict[str, float]:
     """Means over the prompts of held-out pairs, of their loss and of the share whose margin is positive."""
     losses = pair_losses(margins)
     right = [sum(margin > 0 for margin in own) / len(own) for own in margins]
-    return {"held_out_pair_loss": math.fsum(losses) / len(losses), "held_out_pair_accuracy": math.fsum(right) / len(right)}
+    return {"eval_pair_loss": math.fsum(losses) / len(losses), "eval_pair_accuracy": math.fsum(right) / len(right)}
 
 
 def length_correlation(episodes: Episodes) -> float:
@@ -135,8 +135,8 @@ def _of_answers(episodes: Episodes) -> dict[str, float]:
     ids = [completion.ids for completion in episodes.completions]
     return {
         "length": sum(map(len, ids)) / len(ids),
-        "eos_share": float(episodes.ended.float().mean()),
+        "eos_rate": float(episodes.ended.float().mean()),
         "distinct_1": distinct_n(ids, 1),
         "distinct_2": distinct_n(ids, 2),
-        "same_answer": same_answer([prompt.messages for prompt in episodes.prompts], episodes.texts),
+        "mode_response_rate": mode_response_rate([prompt.messages for prompt in episodes.prompts], episodes.texts),
     }

@@ -43,13 +43,13 @@ class Best:
     def offer(self, step: int, held_out: Mapping[str, float], rewards: Sequence[float]) -> bool:
         """Take an evaluation's figures and its rewards by prompt; whether it is the best so far, and so must be kept."""
         self.evaluations += 1
-        worth = -held_out["held_out_pair_loss"] if self.of_pairs else held_out["held_out_reward"]
-        now = {"step": float(step), "reward": worth, "kl": held_out["held_out_kl"]}
+        worth = -held_out["eval_pair_loss"] if self.of_pairs else held_out["eval_reward"]
+        now = {"step": float(step), "reward": worth, "kl": held_out["eval_kl"]}
         if not self.start:
             self.start = self.found = now
             self.rewards = {"start": list(rewards), "best": list(rewards)}
             return True
-        within = _finite(now) and now["kl"] <= self.budget and held_out["held_out_same_answer"] <= self.alike
+        within = _finite(now) and now["kl"] <= self.budget and held_out["eval_mode_response_rate"] <= self.alike
         if within and (now["reward"] > self.found["reward"] or not _finite(self.found)):
             self.found = now
             self.rewards["best"] = list(rewards)

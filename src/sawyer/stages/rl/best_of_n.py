@@ -15,7 +15,7 @@ from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
 from sawyer.models import copy_model, save_model
 from sawyer.runs import Gate, Run, replace_folder
 from sawyer.stages.rl.batch_metrics import SHOWN
-from sawyer.stages.rl.guards import same_answer
+from sawyer.stages.rl.guards import mode_response_rate
 from sawyer.stages.rl.networks import open_networks, policy_start
 from sawyer.stages.rl.reward_sources import tell_cut
 from sawyer.stages.rl.rollout import collect, finite
@@ -30,7 +30,7 @@ PROMPTS_A_STEP = 32
 
 def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     """Answer the held-out prompts n times each and keep the best; returns the key figures."""
-    n = required_section(config.rl, "rl").group
+    n = required_section(config.rl, "rl").group_size
     work = BestOfN(config, run)
     run.journal.event(
         STAGE,
@@ -57,8 +57,8 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "algorithm": "best_of_n",
         "best_of": n,
-        "reward_sft": last["held_out_reward_sft"],
-        "reward_best": last["held_out_reward"],
+        "reward_sft": last["eval_reward_sft"],
+        "reward_best": last["eval_reward"],
         "kl_bound": last["kl_bound"],
         "stopped": "",
     }
@@ -72,7 +72,7 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
             threshold=0.0,
             message=f"held-out reward {figures['reward_sft']:.3f} -> {figures['reward_best']:.3f} by choosing the best of {n}: "
             f"{gained.summary}",
-            advice="the SFT model's answers to a prompt are all worth the same to the reward: raise rl.temperature or rl.group",
+            advice="all of the SFT model's answers to a prompt have the same reward: raise rl.temperature or rl.group_size",
         )
     )
     return figures
@@ -90,7 +90,7 @@ class BestOfN:
         self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
-        n = self.asked.group
+        n = self.asked.group_size
         prompts = self.held_out[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
         draw = generator(self.config.seed, STAGE, "best_of_n", index)
         asked = [prompt for prompt in prompts for _ in range(n)]
@@ -116,25 +116,25 @@ class BestOfN:
         return {"score": _mean(here, "score"), "reward": _mean(here, "reward"), "reward_sft": _mean(here, "reward_sft")}
 
     def figures(self) -> dict[str, float]:
-        """Of all chosen answers; `held_out_reward_sft` is the mean over all n of a prompt, what the SFT model gets."""
+        """Of all chosen answers; `eval_reward_sft` is the mean over all n of a prompt, what the SFT model gets."""
         found, ids = self.chosen, [one["ids"] for one in self.chosen]
         texts = [one["response"] for one in found]
         told = {
-            "held_out_reward": _mean(found, "reward"),
-            "held_out_reward_sft": _mean(found, "reward_sft"),
-            "held_out_score": _mean(found, "score"),
-            "held_out_length": sum(map(len, ids)) / len(ids),
-            "held_out_eos_share": _mean(found, "ended"),
-            "held_out_distinct_2": distinct_n(ids, 2),
-            "held_out_same_answer": same_answer([prompt.messages for prompt in self.held_out], texts),
-            "kl_bound": best_of_n_kl(self.asked.group),
+            "eval_reward": _mean(found, "reward"),
+            "eval_reward_sft": _mean(found, "reward_sft"),
+            "eval_score": _mean(found, "score"),
+            "eval_length": sum(map(len, ids)) / len(ids),
+            "eval_eos_rate": _mean(found, "ended"),
+            "eval_distinct_2": distinct_n(ids, 2),
+            "eval_mode_response_rate": mode_response_rate([prompt.messages for prompt in self.held_out], texts),
+            "kl_bound": best_of_n_kl(self.asked.group_size),
         }
         for name in dict.fromkeys(name for one in found for name in one["parts"]):
             values = [one["parts"][name] for one in found if name in one["parts"]]
-            told[f"held_out_score_{name}"] = sum(values) / len(values)
-            told |= {f"held_out_applies_{name}": len(values) / len(found)} if len(values) < len(found) else {}
+            told[f"eval_score_{name}"] = sum(values) / len(values)
+            told |= {f"eval_applies_{name}": len(values) / len(found)} if len(values) < len(found) else {}
         for name in ("gold", "disagreement"):
-            told |= {} if found[0][name] is None else {f"held_out_{name}": _mean(found, name)}
+            told |= {} if found[0][name] is None else {f"eval_{name}": _mean(found, name)}
         return told
 
     def samples(self) -> list[dict[str, Any]]:
@@ -142,7 +142,7 @@ class BestOfN:
         rows = []
         for prompt, one in list(zip(self.held_out, self.chosen, strict=True))[:SHOWN]:
             row = {"prompt": prompt.text, "response": one["response"], "reward": one["score"], "length": len(one["ids"])}
-            row |= {"ended": one["ended"], "best_of": self.asked.group}
+            row |= {"ended": one["ended"], "best_of": self.asked.group_size}
             row |= {name: one[name] for name in ("parts", "disagreement", "gold") if one[name] not in (None, {})}
             rows.append(row)
         return rows

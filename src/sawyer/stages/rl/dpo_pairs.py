@@ -62,14 +62,14 @@ def load_pairs(config: Config, run: Run, prompt_encoder: PromptEncoder, held_out
     if not found:
         raise DataError(
             f"rl.algorithm: dpo has nothing to learn: no prompt of {name}.data has two answers of which one is better",
-            expected=f"at least one pair outside {name}.held_out and outside the prompts held out in rl"
-            + f" ({len(aside):,} prompts are held out by {name}.held_out: {share:g})" * bool(aside),
+            expected=f"at least one pair outside {name}.eval_fraction and outside the prompts held out in rl"
+            + f" ({len(aside):,} prompts are held out by {name}.eval_fraction: {share:g})" * bool(aside),
             todo=f"score the answers, name another file in {name}.data, or take another algorithm",
         )
     return found
 
 
-def held_out_pairs(config: Config, run: Run, prompt_encoder: PromptEncoder) -> tuple[DpoPair, ...]:
+def eval_pairs(config: Config, run: Run, prompt_encoder: PromptEncoder) -> tuple[DpoPair, ...]:
     """The pairs that are kept from training, by which dpo is judged where nobody scores its answers; those it learns from where
     none are kept."""
     records, aside = split(_records(config, run, prompt_encoder), pairs_of(config)[1])

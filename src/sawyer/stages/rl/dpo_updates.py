@@ -22,7 +22,7 @@ from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.runs import Run
 from sawyer.stages.rl.batch_metrics import HeldOut, length_correlation
-from sawyer.stages.rl.dpo_pairs import DpoMinibatch, held_out_pairs, load_pairs, longest, paired_parts
+from sawyer.stages.rl.dpo_pairs import DpoMinibatch, eval_pairs, load_pairs, longest, paired_parts
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.step_zero_checks import Reread
@@ -55,10 +55,10 @@ class DpoLoop(PolicyTrainer):
         asked = self.asked
         self.beta = asked.beta
         self.groups = load_pairs(config, run, self.policy_speaker.prompt_encoder, self.held_out)
-        self.groups_aside = () if config.is_scored else held_out_pairs(config, run, self.policy_speaker.prompt_encoder)
+        self.groups_aside = () if config.is_scored else eval_pairs(config, run, self.policy_speaker.prompt_encoder)
         self.total = asked.epochs * len(self.groups)
         self.steps = math.ceil(self.total / asked.batch_size)
-        factor = partial(linear_schedule, steps=self.steps, warmup=0)
+        factor = partial(linear_schedule, steps=self.steps, warmup_steps=0)
         self.policy = OptimizerStep(
             self.policy_speaker.model, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS
         )
@@ -131,7 +131,7 @@ class DpoLoop(PolicyTrainer):
         sums.ratio_error = max(sums.ratio_error, float(off))
         return found.total
 
-    def held_out_margins(self) -> list[list[float]]:
+    def eval_margins(self) -> list[list[float]]:
         """Each held-out prompt's margins, chosen less rejected, at the config's `beta`: a rollback's would be no measure."""
         groups = self.groups_aside
 
@@ -162,7 +162,7 @@ class DpoLoop(PolicyTrainer):
         """Evaluate, and let the guards look at the answers: between two evaluations there are none to look at."""
         found = self.evaluate(index)
         assert self.found is not None
-        batch = {name.removeprefix("held_out_"): value for name, value in found.items()}
+        batch = {name.removeprefix("eval_"): value for name, value in found.items()}
         batch["length_correlation"] = length_correlation(self.found.episodes)
         batch.setdefault("score", 0.0)  # nobody scores: no guard that looks at scores can trip
         self._apply_guard(index, self.guards.look(batch))

@@ -19,7 +19,7 @@ from sawyer.trust import NeededGuard
 
 Action = Literal["warn", "stop", "rollback", "off"]
 BEGINNING = 3  # batches whose mean the collapses are held to: one small batch is chance
-COMPARED = ("eos_share", "distinct_2", "length")  # what the first batches had decides these guards' thresholds
+COMPARED = ("eos_rate", "distinct_2", "length")  # what the first batches had decides these guards' thresholds
 SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
 RAISED, RAISED_LEAST = 2.0, 0.05  # a rollback doubles the KL coefficient; one of 0 becomes the default of rl.kl.coefficient
 ERRORS = 3.0  # standard errors by which chance is told from a finding: the best of many evaluations was lucky too
@@ -30,26 +30,28 @@ class Rule:
     """How one guard acts."""
 
     threshold: float
-    streak: int
+    patience: int
     action: Action
 
 
 # What holds where `rl.guards` says nothing; kl_budget's threshold is rl.kl.budget then.
 DEFAULTS: Mapping[str, Rule] = {
-    "non_finite": Rule(threshold=0.0, streak=1, action="rollback"),
-    "kl_budget": Rule(threshold=math.inf, streak=3, action="rollback"),  # nats a response
-    "length": Rule(threshold=0.2, streak=3, action="rollback"),  # of the first batches' mean length
-    "length_limit": Rule(threshold=0.9, streak=3, action="rollback"),  # of the way from that to the longest answer
-    "eos_share": Rule(threshold=0.5, streak=3, action="rollback"),  # of the first batches' share
-    "distinct_2": Rule(threshold=0.35, streak=3, action="rollback"),  # of the first batches' share
-    "same_answer": Rule(threshold=0.25, streak=3, action="rollback"),  # of the different prompts
-    "length_paid": Rule(threshold=0.6, streak=2, action="stop"),  # a correlation; a dearer KL does not mend a reward model
-    "disagreement": Rule(threshold=2.0, streak=3, action="rollback"),  # times that on the SFT model's own answers
-    "held_out_score": Rule(threshold=0.1, streak=2, action="rollback"),  # standard deviations
-    "held_out_gold": Rule(threshold=0.5, streak=2, action="rollback"),  # points of 10
-    "zero_variance_groups": Rule(threshold=0.9, streak=2, action="warn"),  # of the groups; nothing is lost, nothing learnt
+    "non_finite": Rule(threshold=0.0, patience=1, action="rollback"),
+    "kl_budget": Rule(threshold=math.inf, patience=3, action="rollback"),  # nats a response
+    "length": Rule(threshold=0.2, patience=3, action="rollback"),  # of the first batches' mean length
+    "length_limit": Rule(threshold=0.9, patience=3, action="rollback"),  # of the way from that to the longest answer
+    "eos_rate": Rule(threshold=0.5, patience=3, action="rollback"),  # of the first batches' share
+    "distinct_2": Rule(threshold=0.35, patience=3, action="rollback"),  # of the first batches' share
+    "mode_response_rate": Rule(threshold=0.25, patience=3, action="rollback"),  # of the different prompts
+    "score_length_correlation": Rule(
+        threshold=0.6, patience=2, action="stop"
+    ),  # a correlation; a dearer KL does not mend a reward model
+    "disagreement": Rule(threshold=2.0, patience=3, action="rollback"),  # times that on the SFT model's own answers
+    "eval_score": Rule(threshold=0.1, patience=2, action="rollback"),  # standard deviations
+    "eval_gold": Rule(threshold=0.5, patience=2, action="rollback"),  # points of 10
+    "zero_variance_groups": Rule(threshold=0.9, patience=2, action="warn"),  # of the groups; nothing is lost, nothing learnt
 }
-SAME_ANSWER = DEFAULTS["same_answer"].threshold
+MODE_RESPONSE_RATE = DEFAULTS["mode_response_rate"].threshold
 
 # name -> (what it means, what to try); in braces what `advice_for` fills in by what the algorithm and the run have
 WORDS: Mapping[str, tuple[str, str]] = {
@@ -69,13 +71,13 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "answers have grown to the longest that is allowed",
         "raise {ends}",
     ),
-    "eos_share": ("answers no longer end by themselves", "raise {ends}"),
+    "eos_rate": ("answers no longer end by themselves", "raise {ends}"),
     "distinct_2": ("answers have lost their variety", "raise {tie} or lower rl.learning_rate"),
-    "same_answer": (
+    "mode_response_rate": (
         "one answer is given to many different prompts; it pays whatever the question",
         "{judged}, or raise {tie}",
     ),
-    "length_paid": (
+    "score_length_correlation": (
         "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the question",
         "{report}have answers judged of which the better one is the shorter (or the longer)",
     ),
@@ -83,12 +85,12 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward is a guess",
         "raise {tie}, or have such answers judged",
     ),
-    "held_out_score": (
+    "eval_score": (
         "held-out answers got worse since the best evaluation while the training reward rose: the training prompts are learnt "
         "by heart",
         "raise {tie}, or give more prompts",
     ),
-    "held_out_gold": (
+    "eval_gold": (
         "held-out answers got worse since the best evaluation while the training reward rose: the reward model is being gamed",
         "raise {tie}, or give more judgements",
     ),
@@ -106,10 +108,10 @@ def advice_for(asked: Rl) -> dict[str, str]:
     known = {
         "tie": "rl.kl.coefficient" if asked.knows("kl.coefficient") else "rl.beta",
         "ends": "rl.missing_eos_penalty or rl.kl.coefficient" if online else "rl.beta",
-        "bound": "bound the scores with rl.score_clip, " if asked.knows("score_clip") else "",
+        "bound": "bound the scores with rl.reward_clip, " if asked.knows("reward_clip") else "",
         "judged": "have such answers judged" if asked.uses_stage else "let the reward tell them from good answers",
         "report": "see reward/trust.json; " if asked.uses_stage else "",
-        "more": "rl.temperature or rl.group" if grouped else "rl.temperature or rl.batch_size",
+        "more": "rl.temperature or rl.group_size" if grouped else "rl.temperature or rl.batch_size",
     }
     return {name: advice.format(**known) for name, (_, advice) in WORDS.items()}
 
@@ -159,7 +161,7 @@ def stop_words(words: str, tripped: GuardEvent, rollbacks: int, price: str) -> s
     return f"{words}{tried * bool(rollbacks)}; the best model so far is kept; what to try: {tripped.advice}"
 
 
-def same_answer(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
+def mode_response_rate(prompts: Sequence[Hashable], responses: Sequence[str]) -> float:
     """The share of the different prompts that get one and the same response; 0 where fewer than four share one.
 
     A prompt that comes again in the batch counts once: its answer may well be the same.
@@ -252,7 +254,7 @@ class Guards:
             elif score_then is None:  # before the first evaluation there was no batch: those after it stand for them
                 self.best[name] = best, score
             differences = [a - b for a, b in zip(best, now, strict=True)]
-            guard = f"held_out_{name}"
+            guard = f"eval_{name}"
             threshold = max(self.rules[guard].threshold, noise(differences))
             rising = score is not None and score_then is not None and score > score_then
             tripped += self._count(guard, -fall, -threshold, rising and fall > threshold)
@@ -266,8 +268,8 @@ class Guards:
         """The guard, once, when its streak is full; one that only warns does so again after it has been within bounds."""
         rule = self.rules[name]
         self.streaks[name] = self.streaks.get(name, 0) + 1 if beyond else 0
-        again = self.streaks[name] > rule.streak and rule.action == "warn"
-        if self.streaks[name] < rule.streak or again or rule.action == "off":
+        again = self.streaks[name] > rule.patience and rule.action == "warn"
+        if self.streaks[name] < rule.patience or again or rule.action == "off":
             return []
         return [GuardEvent(guard=name, action=rule.action, value=value, threshold=threshold, advice=self.advice[name])]
 
@@ -284,14 +286,26 @@ class Guards:
             ("kl_budget", now["kl"], share["kl_budget"], now["kl"] > share["kl_budget"]),
             *((name, now[name], low[name], now[name] < low[name]) for name in COMPARED),
             ("length_limit", now["length"], most, now["length"] > most),
-            ("same_answer", now["same_answer"], share["same_answer"], now["same_answer"] > share["same_answer"]),
+            (
+                "mode_response_rate",
+                now["mode_response_rate"],
+                share["mode_response_rate"],
+                now["mode_response_rate"] > share["mode_response_rate"],
+            ),
         ]
         if (unvaried := now.get("zero_variance_groups")) is not None:  # dpo compares judged answers, not groups of its own
             most = share["zero_variance_groups"]
             found.append(("zero_variance_groups", unvaried, most, unvaried > most))
         if self.learned:
             sure = surely(paid, self.answers)
-            found.append(("length_paid", paid, math.copysign(share["length_paid"], paid), sure > share["length_paid"]))
+            found.append(
+                (
+                    "score_length_correlation",
+                    paid,
+                    math.copysign(share["score_length_correlation"], paid),
+                    sure > share["score_length_correlation"],
+                )
+            )
         if self.disagreement is not None:
             apart = share["disagreement"] * self.disagreement
             found.append(("disagreement", now["disagreement"], apart, now["disagreement"] > apart))

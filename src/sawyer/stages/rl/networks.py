@@ -8,7 +8,7 @@
 | value network | a network, from the reward or the SFT model | an adapter that begins as the reward model's, or the policy's |
 
 Without an SFT stage the run's own model stands in the SFT model's place everywhere.
-With `value_start: frozen` there is no value network: values are fitted to the states of the reward model, or of the reference.
+With `value_init: ridge` there is no value network: values are fitted to the states of the reward model, or of the reference.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def ridge_values(config: Config, run: Run, networks: Networks) -> RidgeValues:
 
 
 def open_value_network(config: Config, run: Run, networks: Networks) -> ValueNetwork:
-    """The value network, from what `rl.value_start` names; where it names none, from the reward model if that can be.
+    """The value network, from what `rl.value_init` names; where it names none, from the reward model if that can be.
 
     Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
     """

@@ -66,7 +66,7 @@ def update(
     valued = value is not None or isinstance(policy.model, PolicyWithValue)
     sums = PpoSums()
     norms: list[tuple[float, float, float]] = []
-    size = len(experience.rows) // rl.minibatches
+    size = len(experience.rows) // rl.num_minibatches
     for epoch in range(rl.epochs):
         order = torch.randperm(len(experience.rows), generator=generator(config.seed, "rl", "epoch", number, epoch))
         for chosen in order.split(size):
@@ -180,7 +180,7 @@ def _policy_loss(part: Minibatch, policy: OptimizerStep, config: Config, place: 
         else:
             new = policy_logprobs(model, batch, temperature=rl.temperature).logprobs
     old, mask = part.old_logprobs.to(new.device), part.mask.to(new.device)
-    loss = ppo_policy(new, old, part.advantages.to(new.device), mask, rl.clip)
+    loss = ppo_policy(new, old, part.advantages.to(new.device), mask, rl.clip_range)
     sums.policy += float(loss.total.detach())
     sums.clipped += float(loss.clip_fraction)
     sums.kl += float(loss.approx_kl)
@@ -209,6 +209,6 @@ def _value_loss(part: Minibatch, value: OptimizerStep, config: Config, place: Pl
 def _of_values(part: Minibatch, values: Tensor, config: Config, sums: PpoSums) -> Tensor:
     assert part.old_values is not None and part.returns is not None
     mask, old, returns = (x.to(values.device) for x in (part.mask, part.old_values, part.returns))
-    loss = ppo_value(values, old, returns, mask, required_section(config.rl, "rl").value_clip)
+    loss = ppo_value(values, old, returns, mask, required_section(config.rl, "rl").value_clip_range)
     sums.value += float(loss.detach())
     return loss

@@ -116,27 +116,25 @@ def tell_cut(run: Run, scorer: Scorer) -> None:
 
 
 def begins_from_reward(config: Config, run: Run, scorer: Scorer, speaker: LanguageModel, unfit: str = "") -> bool:
-    """Whether the value network begins as the reward model, not as the policy: as `rl.value_start` says; where it says nothing,
+    """Whether the value network begins as the reward model, not as the policy: as `rl.value_init` says; where it says nothing,
     or frozen, if that can be. `unfit` is a reason against it that somebody knows already.
 
     Raises ConfigError where the reward model is asked for and cannot be read token by token as the policy writes.
     """
     asked = config.rl
     assert asked is not None
-    reason = (
-        "rl.value_start asks for it" if asked.value_start == "policy" else unfit or unfit_for_values(config, scorer, speaker)
-    )
+    reason = "rl.value_init asks for it" if asked.value_init == "policy" else unfit or unfit_for_values(config, scorer, speaker)
     if not reason:
         return True
-    if asked.value_start == "reward":
+    if asked.value_init == "reward":
         raise ConfigError(
-            f"rl.value_start: reward, but {reason}",
+            f"rl.value_init: reward, but {reason}",
             expected="a reward model that is a decoder with the policy's own tokens",
             why="a value is read at every token that the policy writes",
-            todo="leave rl.value_start out, or set it to policy",
+            todo="leave rl.value_init out, or set it to policy",
         )
-    if asked.value_start in (None, "frozen"):
-        what = "the value network starts from" if asked.value_start is None else "values are read from the states of"
+    if asked.value_init in (None, "ridge"):
+        what = "the value network starts from" if asked.value_init is None else "values are read from the states of"
         start = "the run's own model" if config.sft is None else "the SFT model"
         run.journal.event(STAGE, "warning", message=f"{what} {start}: {reason}")
     return False

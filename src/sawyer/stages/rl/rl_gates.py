@@ -252,9 +252,9 @@ def _advice(asked: Rl, outcome: Outcome) -> str:
     if outcome.is_idle:
         return f"nothing could be learnt from groups of equal scores: {advice_for(asked)['zero_variance_groups']}"
     longer = "rl.episodes" if asked.knows("episodes") else "rl.epochs"
-    gates = "the reward model's gates" if asked.uses_stage else "the held_out_score figures of each part of rl.rewards"
+    gates = "the reward model's gates" if asked.uses_stage else "the eval_score figures of each part of rl.rewards"
     return (
-        f"raise {longer} or rl.learning_rate to gain more, rl.eval_prompts (and rl.held_out) to see smaller gains; if the "
+        f"raise {longer} or rl.learning_rate to gain more, rl.eval_prompts (and rl.eval_fraction) to see smaller gains; if the "
         f"reward is flat, look at {gates} first"
     )
 

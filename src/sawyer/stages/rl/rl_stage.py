@@ -48,7 +48,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     tell_cut(run, work.scorer)
     if best.found is not before:
         _save(run, best, done)
-    run.journal.event(STAGE, "kept", step=int(best.found["step"]), message=best.why(done))
+    run.journal.event(STAGE, "best_checkpoint", step=int(best.found["step"]), message=best.why(done))
     first, found = best.start["reward"], best.found["reward"]
     told = (
         {"pair_loss_first": -first, "pair_loss_best": -found} if best.of_pairs else {"reward_sft": first, "reward_best": found}
@@ -58,8 +58,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         **told,
         "best_step": int(best.found["step"]),
         "kl": best.found["kl"],
-        "kl_last": last["held_out_kl"],
-        "kept": best.why(done),
+        "kl_last": last["eval_kl"],
+        "best_checkpoint": best.why(done),
         "updates": done,
         "rollbacks": work.rollbacks,
         "stopped": work.stopped or "",
@@ -84,15 +84,15 @@ class RlLoop(PolicyTrainer):
         super().__init__(config, run)
         asked = self.asked
         self.steps = asked.episodes // asked.batch_size
-        factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.minibatches, warmup=0)
+        factor = partial(linear_schedule, steps=self.steps * asked.epochs * asked.num_minibatches, warmup_steps=0)
         # What estimates values, and who trains it: nobody of its own where it is a head on the policy's trunk, or is fitted.
         self.critic: nn.Module | RidgeValues | None = None
         self.value: OptimizerStep | None = None
         self.fitted: RidgeValues | None = None
         trained: nn.Module = self.policy_speaker.model
-        if asked.algorithm == "ppo" and asked.value_start == "shared":
+        if asked.algorithm == "ppo" and asked.value_init == "shared":
             self.critic = trained = PolicyWithValue(trained).to(self.place.device)
-        elif asked.algorithm == "ppo" and asked.value_start == "frozen":
+        elif asked.algorithm == "ppo" and asked.value_init == "ridge":
             self.critic = self.fitted = ridge_values(config, run, self.networks)
         elif asked.algorithm == "ppo":
             self.critic = network = open_value_network(config, run, self.networks).to(self.place.device)
@@ -115,7 +115,7 @@ class RlLoop(PolicyTrainer):
                 beside = "values fitted, policy and reference"
             else:
                 beside = "policy with value head, and reference"
-        each = f", {asked.group} to each" if asked.group > 1 else ""
+        each = f", {asked.group_size} to each" if asked.group_size > 1 else ""
         return (
             f"{asked.algorithm}: {self.steps:,} updates of {asked.batch_size} answers to {len(self.prompts):,} prompts{each}, "
             f"{len(self.held_out):,} prompts held out, {beside} of {self.policy_speaker.parameters / 1e6:.1f} M parameters, "
@@ -150,7 +150,7 @@ class RlLoop(PolicyTrainer):
 
     def asked_at(self, index: int) -> list[Prompt]:
         """The prompts of update `index`, each as often as it is answered, one after the other."""
-        group = self.asked.group
+        group = self.asked.group_size
         chosen = batch_indices(
             len(self.prompts),
             self.asked.batch_size // group,

@@ -184,7 +184,7 @@ def estimate(
 
 def learnt_scores(episodes: Episodes, asked: Rl) -> Tensor:
     """(B,) fp32: the scores that advantages are made of, clipped and less the penalty of answers that did not end."""
-    scores = episodes.scores if asked.score_clip is None else clip_scores(episodes.scores, asked.score_clip)
+    scores = episodes.scores if asked.reward_clip is None else clip_scores(episodes.scores, asked.reward_clip)
     return missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
 
 

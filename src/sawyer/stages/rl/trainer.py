@@ -11,7 +11,7 @@ from sawyer.errors import DataError, NotFiniteError
 from sawyer.models import LanguageModel, RewardScorer, Scorer, hold_in_bf16, network_of
 from sawyer.records import Prompt, leave_out, once_each, prompt_in, read, split
 from sawyer.runs import Run
-from sawyer.stages.rl.batch_metrics import HeldOut, held_out_measures, held_out_rewards, pair_losses, pair_measures, shown
+from sawyer.stages.rl.batch_metrics import HeldOut, eval_measures, eval_rewards, pair_losses, pair_measures, shown
 from sawyer.stages.rl.best_checkpoint import Best
 from sawyer.stages.rl.guards import GuardEvent, Guards, advice_for, kl_budget, rules_of, stop_words
 from sawyer.stages.rl.networks import alone_mb, open_networks
@@ -25,7 +25,7 @@ from sawyer.train import OptimizerStep, generator, memory_plan, memory_plan_summ
 from sawyer.worlds import gold
 
 STAGE = "rl"
-DECIDING = ("held_out_reward", "held_out_pair_loss", "held_out_kl")  # by which the best model is chosen
+DECIDING = ("eval_reward", "eval_pair_loss", "eval_kl")  # by which the best model is chosen
 ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
 
 
@@ -56,7 +56,7 @@ class PolicyTrainer:
             disagreement=own_disagreement(self.scorer),
             learned=all_learned(self.scorer),
         )
-        alike = self.rules["same_answer"]
+        alike = self.rules["mode_response_rate"]
         self.best = Best(
             run.layout,
             STAGE,
@@ -147,10 +147,10 @@ class PolicyTrainer:
             entropies=entropies,
             golds=golds,
         )
-        metrics = held_out_measures(found, self.asked.missing_eos_penalty)
-        self.rewards = held_out_rewards(found, self.asked.missing_eos_penalty).tolist()
+        metrics = eval_measures(found, self.asked.missing_eos_penalty)
+        self.rewards = eval_rewards(found, self.asked.missing_eos_penalty).tolist()
         if not self.config.is_scored:  # dpo alone goes without a scorer, and has pairs
-            margins = self.held_out_margins()
+            margins = self.eval_margins()
             metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
             metrics, self.rewards = metrics | pair_measures(margins), [-loss for loss in pair_losses(margins)]
         self.run.journal.samples(STAGE, step, shown(found, scored=self.config.is_scored))
@@ -163,7 +163,7 @@ class PolicyTrainer:
             self.best.keep(self.policy_speaker, self.learnt())
         return metrics
 
-    def held_out_margins(self) -> list[list[float]]:
+    def eval_margins(self) -> list[list[float]]:
         """Of held-out pairs, prompt by prompt, by which an algorithm is judged whose answers nobody scores."""
         raise NotImplementedError
 
@@ -200,7 +200,7 @@ class PolicyTrainer:
         self, episodes: Episodes, experience: Experience, again: Reread, ratio_error: float, clip_fraction: float
     ) -> None:
         found = measured(
-            episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip
+            episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip_range
         )
         gates = step_zero_gates(found)
         if words := left_out(self.config, STAGE):
@@ -214,7 +214,7 @@ class PolicyTrainer:
         for one in sorted(tripped, key=lambda one: one.action != "stop"):  # a stop comes before what would go on
             words = f"{one.told(updates)}{f' ({detail})' if detail else ''}"
             action = one.action
-            if action == "rollback" and self.rollbacks >= self.asked.rollbacks:
+            if action == "rollback" and self.rollbacks >= self.asked.max_rollbacks:
                 action = "stop"
             if action == "stop":
                 words = self.stopped = stop_words(words, one, self.rollbacks, self.price)
@@ -238,7 +238,8 @@ class PolicyTrainer:
             "rollback",
             step=updates,
             to=best,
-            message=f"put back to the model after update {best}, rollback {self.rollbacks} of {self.asked.rollbacks}{dearer}",
+            message=f"put back to the model after update {best}, "
+            f"rollback {self.rollbacks} of {self.asked.max_rollbacks}{dearer}",
         )
 
     def _put_back(self) -> dict[str, Any]:
@@ -314,11 +315,11 @@ def prompts_of(
     found = [prompt_in(record) for record in read_in.records]
     if not asked.prompts:  # of which one may have many pairs
         found = list({prompt.messages: prompt for prompt in found}.values())
-    if asked.max_tokens is not None and asked.algorithm != "dpo":
-        short = [prompt for prompt in found if len(speaker.prompt_encoder.prompt(prompt)) <= asked.max_tokens]
+    if asked.max_prompt_tokens is not None:
+        short = [prompt for prompt in found if len(speaker.prompt_encoder.prompt(prompt)) <= asked.max_prompt_tokens]
         if len(short) < len(found):
-            message = f"{len(found) - len(short):,} of {len(found):,} prompts are longer than {asked.max_tokens:,} tokens"
-            run.journal.event(STAGE, "data", message=f"rl.max_tokens: {message} and are left out")
+            message = f"{len(found) - len(short):,} of {len(found):,} prompts are longer than {asked.max_prompt_tokens:,}"
+            run.journal.event(STAGE, "data", message=f"rl.max_prompt_tokens: {message} tokens and are left out")
         found = short
     fitting = [prompt for prompt in found if speaker.prompt_encoder.fits(prompt, room=asked.max_new_tokens)]
     if len(fitting) < len(found):
@@ -328,12 +329,12 @@ def prompts_of(
             message=f"{len(found) - len(fitting)} of {len(found)} prompts leave no room for {asked.max_new_tokens} new tokens "
             f"in the model's {speaker.prompt_encoder.context} and are left out",
         )
-    prompts, held_out = split(fitting, asked.held_out)
+    prompts, held_out = split(fitting, asked.eval_fraction)
     if not prompts:
         raise DataError(
             f"rl.{'prompts' if asked.prompts else 'data'} has no prompt to train on",
             expected="prompts that fit the model beside their answer",
-            todo="give shorter prompts, lower rl.max_new_tokens, or lower rl.held_out",
+            todo="give shorter prompts, lower rl.max_new_tokens, or lower rl.eval_fraction",
         )
     if not held_out:
         run.journal.event(STAGE, "warning", message="no prompt is held out: the best model is chosen on training prompts")

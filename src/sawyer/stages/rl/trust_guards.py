@@ -35,7 +35,7 @@ def verdict_summary(verdict: Verdict, asked: Rl, guards: Guards) -> str:
         kept = f" by rl.guards, though {needed.threshold:g} is asked for" if own else ""
         if rule.action == "off":
             told.append(f"{needed.guard} off{kept}")
-        elif needed.guard == "length_paid" and not guards.learned:
+        elif needed.guard == "score_length_correlation" and not guards.learned:
             told.append(
                 f"{needed.guard} not looked at, though {needed.threshold:g} is asked for: a function of yours is paid for"
             )

@@ -40,7 +40,7 @@ from sawyer.train import (
 )
 
 STAGE = "sft"
-EOS_SHARE = 0.9  # below this the model has not learnt to stop
+EOS_RATE = 0.9  # below this the model has not learnt to stop
 MANY_CUT = 0.1  # of the rows: with more of them cut the model sees too few ends to learn to stop
 
 
@@ -60,7 +60,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         max_bad_rows=config.max_bad_rows,
         prompt_encoder=speaker.prompt_encoder,
     )
-    train_records, held_records = split(found.records, asked.held_out)
+    train_records, held_records = split(found.records, asked.eval_fraction)
     prompt_encoder = limit_tokens(speaker.prompt_encoder, asked.max_tokens)
 
     def row_of(record: Demonstration) -> Row | None:
@@ -74,7 +74,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         raise DataError(
             "sft.data has no row to train on",
             expected="at least one demonstration that fits the model",
-            todo="give shorter prompts or a model that reads more tokens, or lower sft.held_out",
+            todo="give shorter prompts or a model that reads more tokens, or lower sft.eval_fraction",
         )
     frozen = (
         f", {freeze(speaker.model, asked.freeze, setting='sft.freeze').told}" if asked.freeze else lora_summary(speaker.model)
@@ -119,7 +119,7 @@ class SftLoop(NextTokenLoop):
             total=max(1, round(sft.epochs * len(rows))),
             batch_size=sft.batch_size,
             learning_rate=sft.learning_rate,
-            warmup=sft.warmup,
+            warmup_fraction=sft.warmup_fraction,
             pad_id=speaker.prompt_encoder.pad_id,
             token_budget=config.micro_batch_tokens,
             seed=config.seed,
@@ -216,7 +216,7 @@ def _evaluate(
             temperature=1.0,
             generator=generator(config.seed, STAGE, "evaluate"),
         )
-    eos_share = sum(c.ended for c in completions) / len(completions)
+    eos_rate = sum(c.ended for c in completions) / len(completions)
     run.journal.samples(
         STAGE,
         steps,
@@ -229,13 +229,13 @@ def _evaluate(
         STAGE,
         steps,
         {
-            "held_out_loss": loss,
-            "held_out_perplexity": math.exp(min(loss, 50.0)),
-            "base_held_out_loss": base_loss,
-            "eos_share": eos_share,
+            "eval_loss": loss,
+            "eval_perplexity": math.exp(min(loss, 50.0)),
+            "base_eval_loss": base_loss,
+            "eos_rate": eos_rate,
         },
     )
-    return {"held_out_loss": loss, "base_held_out_loss": base_loss, "eos_share": eos_share}, change
+    return {"eval_loss": loss, "base_eval_loss": base_loss, "eos_rate": eos_rate}, change
 
 
 def _reward_model(run: Run, figures: Mapping[str, float], change: PairedInterval, *, held_out: bool, cut: str = "") -> None:
@@ -246,19 +246,19 @@ def _reward_model(run: Run, figures: Mapping[str, float], change: PairedInterval
         Gate(
             stage=STAGE,
             name="sft_stops",
-            verdict="ok" if figures["eos_share"] >= EOS_SHARE else "warn" if figures["eos_share"] >= 0.5 else "fail",
-            value=figures["eos_share"],
-            threshold=EOS_SHARE,
-            message=f"{figures['eos_share']:.0%} of answers to {where} prompts end by themselves",
+            verdict="ok" if figures["eos_rate"] >= EOS_RATE else "warn" if figures["eos_rate"] >= 0.5 else "fail",
+            value=figures["eos_rate"],
+            threshold=EOS_RATE,
+            message=f"{figures['eos_rate']:.0%} of answers to {where} prompts end by themselves",
             advice=f"{cut}train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
         ),
         Gate(
             stage=STAGE,
             name="sft_beats_base",
             verdict="ok" if change.high < 0 else "warn" if noise else "fail",
-            value=figures["held_out_loss"],
-            threshold=figures["base_held_out_loss"],
-            message=f"{where} loss {figures['base_held_out_loss']:.3f} -> {figures['held_out_loss']:.3f} nats a token"
+            value=figures["eval_loss"],
+            threshold=figures["base_eval_loss"],
+            message=f"{where} loss {figures['base_eval_loss']:.3f} -> {figures['eval_loss']:.3f} nats a token"
             + (f", which is within noise; a change of {change.detectable:.2g} would probably be seen" if noise else ""),
             advice="the learning rate is too high or the epochs too many, if the training loss fell and this did not",
         ),
