@@ -46,7 +46,7 @@ WORDS = (
     "waiting",
     "gates.NAME",
     "seconds.STAGE",
-    "rl.(algorithm|kept|stopped)",
+    "rl.(algorithm|best_checkpoint|stopped)",
     "reward.verdict",
     r"compare\..*\.judge",
 )
