@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sawyer.config import Classify, Config, Reward, Rl, Sft, Start, checked, demo, fields, load, start_of
-from sawyer.config.load_config import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
+from sawyer.config.former_names import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
 from sawyer.errors import ConfigError
 
 BASE = "model: gpt2\nsft: {data: [a.json]}\n"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from sawyer.config.former_names import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
 from sawyer.config.schema import Config
 from sawyer.errors import ConfigError
 
@@ -348,40 +349,6 @@ def _known(tree: Mapping[str, Any], model: type[BaseModel], prefix: str, where: 
                     )
                 if isinstance(inside, Mapping):
                     _known(inside, named[1], f"{prefix}{name}.{entry}.", where, overrides)
-
-
-# Former names of settings, and names from other trainers (TRL, transformers, LLaMA-Factory, Axolotl), for "did you mean".
-RENAMED = {
-    "lam": "gae_lambda",
-    "clip": "clip_range",
-    "score_clip": "reward_clip",
-    "value_clip": "value_clip_range",
-    "value_start": "value_init",
-    "group": "group_size",
-    "minibatches": "num_minibatches",
-    "rollbacks": "max_rollbacks",
-    "streak": "patience",
-    "held_out": "eval_fraction",
-    "warmup": "warmup_fraction",
-    "thin": "dedup_threshold",
-    "by": "normalize_by",
-    "center": "centering_coefficient",
-    "max_prompt_length": "max_prompt_tokens",
-    **dict.fromkeys(("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"), "max_tokens"),
-}
-RENAMED_VALUES = {
-    "trunk": "all_but_head",
-    "plain": "bradley_terry",
-    "cautious": "mean_minus_variance",
-    "frozen": "ridge",
-}
-RENAMED_GUARDS = {
-    "eos_share": "eos_rate",
-    "same_answer": "mode_response_rate",
-    "length_paid": "score_length_correlation",
-    "held_out_score": "eval_score",
-    "held_out_gold": "eval_gold",
-}
 
 
 def _guess(name: str, model: type[BaseModel], prefix: str) -> str:
