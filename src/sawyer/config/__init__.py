@@ -3,7 +3,6 @@
 from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
 from sawyer.config.former_names import RENAMED_VALUES
 from sawyer.config.load_config import (
-    RENAMED_VALUES,
     STARTS,
     WORLD_BASE,
     checked,
