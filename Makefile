@@ -4,13 +4,16 @@ OUT ?= runs/demo
 SEED ?= 0
 
 BIN = .venv/bin
+# Floors 0 and 1, text, and the rules of the house: what a change to words, files or formulas can break.
+QUICK = tests/test_architecture.py tests/test_check_names.py tests/records tests/config tests/runs tests/worlds tests/maths tests/text
 READY = .venv/.ready
 
-.PHONY: help demo test slow check format world-base clean
+.PHONY: help demo quick test slow check format world-base clean
 
 help:
 	@echo "make demo        the whole pipeline on the built-in world, offline; OUT=$(OUT) SEED=$(SEED)"
-	@echo "make test        the quick tests"
+	@echo "make quick       records, config, runs, worlds, maths, text: under 30 s"
+	@echo "make test        all tests but the slow ones"
 	@echo "make slow        the tests of whole stages"
 	@echo "make check       ruff, the formatter, mypy"
 	@echo "make format      let ruff mend what it can"
@@ -19,6 +22,9 @@ help:
 
 demo: $(READY)
 	$(BIN)/sawyer demo --out $(OUT) --seed $(SEED)
+
+quick: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(QUICK)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

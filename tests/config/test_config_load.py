@@ -540,6 +540,7 @@ WORDS = (
 PIECES = st.sampled_from([*SIGNS, *WORDS, *(f"!!{tag} " for tag in TAGS.split())])
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(noise=st.lists(PIECES, max_size=25).map("".join), at=st.integers(0, len(WITH_RL)))
 def test_noise_is_taken_or_refused_never_worse(asked: Any, noise: str, at: int) -> None:
@@ -561,6 +562,7 @@ VALUES = st.recursive(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(name=st.sampled_from([name for name, _, _ in fields()]), value=VALUES)
 def test_any_value_for_any_setting(name: str, value: Any) -> None:

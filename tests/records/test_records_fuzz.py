@@ -127,6 +127,7 @@ def test_damaged_parquet(put: Put) -> None:
         tried(put("a.parquet", bent(random.Random(seed), buffer.getvalue())))
 
 
+@pytest.mark.slow
 def test_every_shape_survives_every_type_in_every_field(put: Put) -> None:
     """Exhaustive where the random tests sample: one field of a sound row at a time takes each odd value."""
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]

@@ -16,7 +16,7 @@ PREPARE = """
 import json, sys
 from pathlib import Path
 from sawyer.config import Lora
-from sawyer.models import new_judge, new_policy, open_speaker, save_model, train_tokenizer
+from sawyer.models import new_policy, new_reward_model, open_language_model, save_model, train_tokenizer
 from sawyer.runs import Layout, replace_folder
 from sawyer.text import set_template
 
@@ -32,10 +32,10 @@ with replace_folder(base) as folder:
     save_model(folder, model, tokenizer)
 for way, lora in (("full", None), ("lora", Lora(rank=16))):
     layout = Layout(root / way)
-    speaker = open_speaker(base, lora=lora)
+    speaker = open_language_model(base, lora=lora)
     with replace_folder(layout.model("sft")) as folder:
         save_model(folder, speaker.model, speaker.tokenizer)
-    judge = new_judge(layout.model("sft"), seed=1, lora=lora)
+    judge = new_reward_model(layout.model("sft"), seed=1, lora=lora)
     with replace_folder(layout.model("reward")) as folder:
         save_model(folder, judge.model, judge.tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
 questions = [f"What is the opposite of up, asked for the time {number}?" for number in range(16)]
@@ -47,7 +47,7 @@ from pathlib import Path
 from sawyer.config import checked
 from sawyer.train import peak_memory_mb, reset_peak_memory
 from sawyer.runs import open_run
-from sawyer.stages.rl.rl_stage import RlWork
+from sawyer.stages.rl.rl_stage import RlLoop
 
 root, way = Path(sys.argv[1]), sys.argv[2]
 rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, "num_minibatches": 2, "epochs": 1}
@@ -57,7 +57,7 @@ tree |= {"sft": {"data": ["none.json"]}, "reward": {"data": ["none.json"]}, "rl"
 config = checked(tree | ({"lora": {"rank": 16}} if way == "lora" else {}))
 reset_peak_memory()
 with open_run(root / way) as run:
-    work = RlWork(config, run)
+    work = RlLoop(config, run)
     for index in range(work.steps):
         work.step(index)
     print(json.dumps({"peak": peak_memory_mb(), "plan": work.memory}))

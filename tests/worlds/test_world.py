@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import re
 import statistics as st
-import time
 from collections import Counter
 
 import pytest
@@ -70,12 +69,6 @@ def test_the_original_six_questions_belong_to_the_world_and_are_held_out() -> No
     assert gold("What is Google?", "Google is a company that runs a search engine.").score == 10
     rewrite = questions()[1]
     assert gold(rewrite, "The job search was a steady and rewarding process.").score == 10
-
-
-def test_thousands_of_rows_a_second() -> None:
-    start = time.perf_counter()
-    rows = len(demonstrations(2000, 9)) + len(comparisons(300, 9)) * 6
-    assert rows / (time.perf_counter() - start) > 1000
 
 
 # kind -> (least, most) mean gold over all families, right and wrong
