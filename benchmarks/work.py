@@ -20,7 +20,7 @@ from sawyer.models import (
 )
 from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
-from sawyer.stages.reward.judged_groups import load
+from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, opened
 from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.sft.sft_stage import SftLoop
@@ -77,7 +77,7 @@ def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageWo
     reader = opened(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
     config = config.model_copy(update={"reward": reward.model_copy(update={"eval_fraction": 0.0})})
-    groups = [group for group in load(config, run, reader).train if group.pairs]
+    groups = [prompt for prompt in load_reward_data(config, run, reader).train_prompts if prompt.pairs]
     _require(groups, "prompt", "a pair among its answers")
     batch = variant.batch or reward.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(groups)}

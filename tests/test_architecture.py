@@ -37,7 +37,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     ),
     "trust": ({"errors", "stats", "records", "maths", "models"}, {"torch"}),
     # floor 3: training
-    "train": (FLOOR_2, {"torch"}),
+    "train": (FLOOR_2 | {"config"}, {"torch"}),
     # floor 4: the street; the stages meet on disk, and only the pipeline knows their order
     "stages": (set(), set()),
     "stages/base": (STREET, LEARNS),
@@ -221,9 +221,9 @@ def test_no_drawer_for_everything() -> None:
 @pytest.mark.parametrize(
     ("file", "line", "found"),
     [
-        ("maths/kl.py", "from sawyer.records import Pair", "maths may not import records"),
+        ("maths/kl.py", "from sawyer.records import JudgedPrompt", "maths may not import records"),
         ("maths/kl.py", "import numpy as np", "maths may not import numpy"),
-        ("maths/kl.py", "from ..records import Pair", "maths may not import records"),
+        ("maths/kl.py", "from ..records import JudgedPrompt", "maths may not import records"),
         ("maths/kl.py", "def f():\n    import transformers", "maths may not import transformers"),
         ("stages/rl/rl_stage.py", "from sawyer.stages.sft import train", "stages/rl may not import stages/sft"),
         ("stages/rl/rl_stage.py", "from sawyer.stages import sft", "stages/rl may not import stages/sft"),

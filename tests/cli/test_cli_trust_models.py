@@ -16,7 +16,7 @@ from encoders import noisy, write
 
 from sawyer.models import member_folder, new_policy, new_reward, save_model, train_tokenizer
 from sawyer.records import json_lines, prompt_of, scored_row
-from sawyer.records.record_types import Answer, ScoredAnswers
+from sawyer.records.record_types import Answer, JudgedPrompt
 from sawyer.runs import replace_folder
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 WORDS = "what is the opposite of up down where a question answer yes no word be brief".split()
 ASKED = [f"what is the {a} of {b} ?" for a in WORDS[3:8] for b in WORDS[4:9]][:24]
 RECORDS = [
-    ScoredAnswers(
+    JudgedPrompt(
         prompt=prompt_of(ask),
         answers=(
             Answer(response=f"the {ask.split()[3]} is {ask.split()[5]} .", score=8.0, source="good"),

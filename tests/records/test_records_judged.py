@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import Pair, Prompt, ScoredAnswers, answered, check, judgement, once_each, pairs, read, scored_row
+from sawyer.records import JudgedPrompt, Prompt, answered, check, once_each, read, scored_row
 from sawyer.records.formats import PLACES, Want, expected, shape_of
 
 Put = Callable[[str, Any], str]
@@ -23,7 +23,7 @@ def judged(put: Put, *rows: Any) -> list[Any]:
     """What the reward model learns from: (prompt's turns, better, worse, margin), or the scores of one prompt's answers."""
     found = []
     for record in read(put("a.jsonl", rows), want="comparisons").records:
-        if isinstance(record, Pair):
+        if record.is_pair:
             found.append((said(record.prompt), record.chosen, record.rejected, record.margin))
         else:
             found.append((said(record.prompt), {answer.response: answer.score for answer in record.answers}))
@@ -187,7 +187,7 @@ def test_an_empty_answer_that_lost_is_a_judgement(put: Put) -> None:
     ]
     found = read(put("a.jsonl", rows), want="comparisons")
     assert found.skipped == ()
-    assert [judgement(record).responses for record in found.records] == [("a", ""), ("b", ""), ("Down.", ""), ("", "c")]
+    assert [record.responses for record in found.records] == [("a", ""), ("b", ""), ("Down.", ""), ("", "c")]
 
 
 def test_labels_judge_and_are_never_imitated(put: Put) -> None:
@@ -198,7 +198,7 @@ def test_labels_judge_and_are_never_imitated(put: Put) -> None:
     assert "name the file in reward.data" in refused.value.todo and "`{label: class}`" in refused.value.todo
     assert len(read(name, want="demonstrations", columns={"label": "class"}).records) == 4
     assert check([name])[0].want == "comparisons" and not check([name])[0].refused
-    assert [pairs(record) for record in read(name, want="comparisons").records] == [([(0, 1, 1.0)], 0)] * 2
+    assert [record.pairs().decided for record in read(name, want="comparisons").records] == [((0, 1, 1.0),)] * 2
     # A label that is a class is somebody's own, and the answer is imitated as before.
     rude = put("b.jsonl", [{"prompt": "Up?", "completion": "Down.", "label": "rude"}])
     assert read(rude, want="demonstrations").unread == {"label": 1}
@@ -227,7 +227,7 @@ def test_what_is_written_is_read_again(put: Put) -> None:
         {"system": "Brief.", "question": "Left?", "answers": [{"answer": "Right.", "rank": 1}, {"answer": "x", "rank": None}]},
     ]
     found = read(put("a.jsonl", rows), want="scored").records
-    assert all(isinstance(record, ScoredAnswers) for record in found) and len(found) == 2
+    assert all(isinstance(record, JudgedPrompt) for record in found) and len(found) == 2
     again = read(put("b.jsonl", [scored_row(record) for record in found]), want="scored").records
     assert [(said(r.prompt), r.answers) for r in again] == [(said(r.prompt), r.answers) for r in found]
 

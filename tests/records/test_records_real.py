@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.records import ScoredAnswers, check, read
+from sawyer.records import JudgedPrompt, check, read
 from sawyer.records.formats import FORMATS, Want
 
 Put = Callable[[str, Any], str]
@@ -35,7 +35,7 @@ def test_real_files() -> None:
         assert not check([str(Path(FOLDER, name))])[0].refused
     answers = {"comparisons/vicuna80_scored.json": 559, "comparisons/oasst_trees.jsonl": 641}
     for name, count in answers.items():
-        records: tuple[ScoredAnswers, ...] = read(str(Path(FOLDER, name)), want="comparisons").records
+        records: tuple[JudgedPrompt, ...] = read(str(Path(FOLDER, name)), want="comparisons").records
         assert sum(len(record.answers) for record in records) == count
     assert len({record.where.line for record in records}) == 100
 

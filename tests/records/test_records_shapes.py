@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import Answer, Pair, Prompt, ScoredAnswers, read
+from sawyer.records import Answer, JudgedPrompt, Prompt, read
 from sawyer.records.formats import Want
 
 Put = Callable[[str, Any], str]
@@ -157,7 +157,7 @@ BEGUN = [{"role": "system", "content": "Brief."}, ASKED]
 )
 def test_pairs(put: Put, row: dict[str, Any], turns: Turns, margin: float | None) -> None:
     record = one(put, row, "pairs")
-    assert isinstance(record, Pair)
+    assert isinstance(record, JudgedPrompt) and record.is_pair
     assert (said(record.prompt), record.chosen, record.rejected, record.margin) == (turns, "Down.", "Up.", margin)
 
 
@@ -192,7 +192,7 @@ def test_trees(put: Put) -> None:
     }
     found = read(put("a.jsonl", [{"message_tree_id": "t", "prompt": root}]), want="scored")
     first, second = found.records
-    assert isinstance(first, ScoredAnswers) and said(first.prompt) == [("user", "Up?")]
+    assert isinstance(first, JudgedPrompt) and said(first.prompt) == [("user", "Up?")]
     # Rank 0 is the best of three and scores 2.
     assert [(a.response, a.score, a.source) for a in first.answers] == [
         ("Left", 0.0, "person"),

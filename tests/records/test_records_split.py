@@ -12,14 +12,12 @@ import pytest
 from sawyer.records import (
     Answer,
     Demonstration,
+    JudgedPrompt,
     Message,
-    Pair,
     Prompt,
-    ScoredAnswers,
     Where,
     bucket,
     json_lines,
-    pairs,
     prompt_of,
     read,
     scored_row,
@@ -52,8 +50,8 @@ def test_no_prompt_straddles() -> None:
     records: list[Any] = [*prompts]
     for p in prompts:
         answers = (Answer(response="a", score=1.0), Answer(response="b", score=0.0))
-        records += [Demonstration(prompt=p, response="a"), ScoredAnswers(prompt=p, answers=answers)]
-        records += [Pair(prompt=p, chosen="a", rejected="b")]
+        records += [Demonstration(prompt=p, response="a"), JudgedPrompt(prompt=p, answers=answers)]
+        records += [JudgedPrompt.ready_made(p, "a", "b")]
     random.Random(0).shuffle(records)
     train, held_out = split(records, 0.4)
 
@@ -73,8 +71,8 @@ def test_the_share_is_about_right() -> None:
     assert 150 < len(held_out) < 250  # 200, and three and a half deviations of 13.4 beyond
 
 
-def scored(*scores: float | None) -> ScoredAnswers:
-    return ScoredAnswers(prompt=prompt_of("x"), answers=tuple(Answer(response=str(i), score=s) for i, s in enumerate(scores)))
+def scored(*scores: float | None) -> JudgedPrompt:
+    return JudgedPrompt(prompt=prompt_of("x"), answers=tuple(Answer(response=str(i), score=s) for i, s in enumerate(scores)))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,8 @@ def scored(*scores: float | None) -> ScoredAnswers:
     ],
 )
 def test_pairs(scores: tuple[float | None, ...], expected: list[tuple[int, int, float]], ties: int) -> None:
-    assert pairs(scored(*scores)) == (expected, ties)
+    found = scored(*scores).pairs()
+    assert (list(found.decided), found.ties, found.same_text) == (expected, ties, 0)
 
 
 TALK = (
@@ -104,11 +103,11 @@ TALK = (
 
 
 def test_rows_are_written_in_the_public_shape() -> None:
-    record = ScoredAnswers(prompt=prompt_of("Où?"), answers=(Answer(response="Ici", score=2.0, source="m"),))
+    record = JudgedPrompt(prompt=prompt_of("Où?"), answers=(Answer(response="Ici", score=2.0, source="m"),))
     assert json_lines([scored_row(record)]) == (
         '{"user_input": "Où?", "responses_and_scores": [{"response": "Ici", "score": 2.0, "source": "m"}]}\n'
     )
-    turns = scored_row(ScoredAnswers(prompt=Prompt(messages=TALK), answers=()))["prompt"]
+    turns = scored_row(JudgedPrompt(prompt=Prompt(messages=TALK), answers=()))["prompt"]
     assert turns[2] == {"role": "assistant", "content": "Ici"} and len(turns) == 4
 
 
@@ -118,7 +117,7 @@ def test_what_is_written_is_read_again(put: Put) -> None:
         Answer(response="", score=0.1, source="m"),
         Answer(response="\0", score=3.0),
     )
-    records = [ScoredAnswers(prompt=p, answers=answers) for p in (prompt_of("Où?"), Prompt(messages=TALK))]
+    records = [JudgedPrompt(prompt=p, answers=answers) for p in (prompt_of("Où?"), Prompt(messages=TALK))]
     name = put("answers.jsonl", json_lines(scored_row(record) for record in records))
     found = read(name, want="scored").records
     assert [(r.prompt.messages, r.answers) for r in found] == [(r.prompt.messages, r.answers) for r in records]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from sawyer.records import Answer, Prompt, ScoredAnswers, prompt_of
+from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
 from sawyer.runs import Gate, Journal, Layout, Manifest, write_json
 from sawyer.trust import Trust, as_json, told, trust
 
@@ -128,7 +128,7 @@ def examined(prompts: int = 60) -> Trust:
             Answer(response=f"{HOSTILE if number == 7 else ''}{_text(rng)} {number}: {score:g}", score=score, source=source)
             for score, source in zip(scores, sources, strict=True)
         )
-        records.append(ScoredAnswers(prompt=prompt_of(f"What is {number}?"), answers=answers))
+        records.append(JudgedPrompt(prompt=prompt_of(f"What is {number}?"), answers=answers))
 
     def scorer(asked: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         known = [float(text.split()[-1]) if text.split()[-1:] and text[-1].isdigit() else 3.0 for text in responses]

@@ -14,7 +14,7 @@ from sawyer.errors import ConfigError, DataError, Interrupted
 from sawyer.models import open_language_model
 from sawyer.records import Demonstration, prompt_of
 from sawyer.runs import read_rows
-from sawyer.stages.reward.judged_groups import load
+from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.rl.dpo_pairs import load_pairs
 from sawyer.stages.rl.reward_sources import nothing_paid
 from sawyer.stages.rl.trainer import prompts_of
@@ -83,9 +83,9 @@ def test_reward_cuts_and_leaves_out_pairs_that_are_equal_then(tiny: Fixture, tmp
         for most, pairs in ((None, 3), (40, 2)):
             reward = {"data": [path], "eval_fraction": 0, "max_tokens": most}
             config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=reward)
-            found = load(config, run, open_language_model(tiny.sft))
-            assert sum(len(group.pairs) for group in found.train) == pairs
-            assert max(len(row.ids) for group in found.train for row in group.rows) == (40 if most else 74)
+            found = load_reward_data(config, run, open_language_model(tiny.sft))
+            assert sum(len(group.pairs) for group in found.train_prompts) == pairs
+            assert max(len(row.ids) for group in found.train_prompts for row in group.rows) == (40 if most else 74)
         assert "reward.max_tokens: 1 answer is cut to 40 tokens" in found.remarks
         assert "; 1 prompt is left out: its answers are the same tokens as they are read" in found.remarks
         assert messages(run, "warning") == []

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from sawyer.config import Config, checked
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import open_language_model
-from sawyer.records import Prompt, pairs, read, split
+from sawyer.records import Prompt, read, split
 from sawyer.stages.rl import dpo_updates
-from sawyer.stages.rl.dpo_pairs import load_pairs, paired_parts
+from sawyer.stages.rl.dpo_pairs import load_pairs
 from sawyer.stages.rl.dpo_updates import DpoLoop, DpoSums
 from sawyer.stages.rl.rl_stage import train
+from sawyer.train import judged_minibatches
 
 Fixture = Any
 CLOSE, BETA = 1e-6, 0.3
@@ -45,13 +46,13 @@ def test_pairs_are_the_reward_model_s_training_pairs(tiny: Fixture, tmp_path: Pa
     with tiny.run(tmp_path / "run", "sft") as run:
         groups = load_pairs(config, run, prompt_encoder, asked_of_rl)
     assert kept_back
-    expected = [record for record in learnt[2:] if pairs(record)[0]]
+    expected = [record for record in learnt[2:] if record.pairs().decided]
     assert len(groups) == len(expected)
     for group, record in zip(groups, expected, strict=True):
-        required_section = [(record.answers[j].response, record.answers[k].response) for j, k, _ in pairs(record)[0]]
+        required_section = [(record.answers[j].response, record.answers[k].response) for j, k, _ in record.pairs().decided]
         required_section = [(a, b) for a, b in required_section if a != b]
         rows = {a.response: prompt_encoder.answer(record.prompt, a.response) for a in record.answers}
-        assert [(group.rows[j], group.rows[k]) for j, k in group.pairs] == [(rows[a], rows[b]) for a, b in required_section]
+        assert [(group.rows[j], group.rows[k]) for j, k, _ in group.pairs] == [(rows[a], rows[b]) for a, b in required_section]
 
 
 def written(tmp_path: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -81,7 +82,7 @@ def test_what_cannot_teach_is_counted(tiny: Fixture, tmp_path: Path) -> None:
         scored("Three?", ("a", 1), ("a", 5)),  # one text with two scores
     ]
     found, told = loaded(tiny, tmp_path, rows)
-    assert [group.pairs for group in found] == [((0, 1), (0, 2))]
+    assert [group.pairs for group in found] == [((0, 1, 4.0), (0, 2, 4.0))]
     assert len(found[0].rows) == 3
     assert len(told) == 1
     assert "2 tied pairs" in told[0] and "1 pairs of one and the same text" in told[0] and "2 prompts without a pair" in told[0]
@@ -91,7 +92,7 @@ def test_ready_made_pairs(tiny: Fixture, tmp_path: Path) -> None:
     rows = [{"prompt": "One?", "chosen": "yes", "rejected": "no"}, {"prompt": "Two?", "chosen": "a", "rejected": "b"}]
     found, told = loaded(tiny, tmp_path, rows)
     prompt_encoder = open_language_model(tiny.sft).prompt_encoder
-    assert [group.pairs for group in found] == [((0, 1),), ((0, 1),)]
+    assert [group.pairs for group in found] == [((0, 1, 1.0),), ((0, 1, 1.0),)]
     assert prompt_encoder.decode(found[0].rows[0].ids[found[0].rows[0].prompt_length :]) == "yes"
     assert told == []
 
@@ -127,7 +128,7 @@ def log_ratio(policy: Any, reference: Any, row: Any) -> Tensor:
 def by_hand(work: DpoLoop, groups: Any, wrong: str = "") -> Tensor:
     total, count = torch.zeros((), dtype=torch.float64), 0
     for group in groups:
-        for j, k in group.pairs:
+        for j, k, _ in group.pairs:
             chosen = log_ratio(work.policy_speaker.model, work.reference, group.rows[j])
             rejected = log_ratio(work.policy_speaker.model, work.reference, group.rows[k])
             if wrong == "means":
@@ -156,7 +157,7 @@ def moved(tiny: Fixture, out: Path, capture: Fixture, tokens: int, wrong: str = 
         found = capture(work.policy)
         count = sum(len(group.pairs) for group in groups)
         with double_precision():
-            parts = paired_parts(groups, work.policy_speaker.prompt_encoder.pad_id, tokens)
+            parts = judged_minibatches(groups, work.policy_speaker.prompt_encoder.pad_id, tokens)
             work.policy.update(parts, lambda part: work.loss(part, DpoSums()), count)
     assert (found.parts[0] > 1) == (tokens < 5000)
     return found.gradients[0], expected, found.losses[0], float(loss.detach())

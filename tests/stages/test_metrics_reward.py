@@ -36,9 +36,9 @@ from naive_reward import (
 )
 
 from sawyer.models import load_reward_model, open_language_model
-from sawyer.records import read, split
-from sawyer.stages.reward.judged_groups import Group, Judgements
-from sawyer.train import batch_indices
+from sawyer.records import Answer, JudgedPrompt, Pair, read, split
+from sawyer.stages.reward.reward_data import RewardData
+from sawyer.train import EncodedPrompt, batch_indices
 
 Fixture = Any
 stage, report = import_module("sawyer.stages.reward.reward_stage"), import_module("sawyer.stages.reward.reward_trust")
@@ -100,14 +100,14 @@ def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
     )
     with tiny64.run(tmp_path / "run", "sft") as run:
         reader = stage.opened(config, run, 0)
-        judgements = stage.load(config, run, reader)
+        judgements = stage.load_reward_data(config, run, reader)
     work = stage.RewardLoop(
         config,
         stage.choose_device("cpu", "fp32", width=16),
         reader.model,
         reader.prompt_encoder.pad_id,
-        judgements.train,
-        judgements.standard,
+        judgements.train_prompts,
+        judgements.normalizer,
     )
     model = double(reader.model)
     train = told_of(split(read([str(tiny64.comparisons)], want="comparisons").records, 0.1)[0], reader.prompt_encoder)
@@ -210,10 +210,12 @@ def test_the_ceiling_of_judges_who_contradict_themselves() -> None:
         judgings.append((first, second))
         for said in (first, second):
             one = Told(prompt=report.prompt_of(f"What is {number}?"), texts=tuple(said), scores=tuple(said.values()))
-            groups.append(Group(prompt=one.prompt, responses=one.texts, rows=(), pairs=tuple(one.pairs), scores=one.scores))
+            answers = tuple(Answer(response=text, score=score) for text, score in said.items())
+            judged = JudgedPrompt(prompt=one.prompt, answers=answers)
+            groups.append(EncodedPrompt(judged=judged, rows=(), pairs=tuple(Pair(*pair) for pair in one.pairs)))
     found = report.examine(
         lambda _, texts: [float(len(text)) for text in texts],
-        Judgements(train=(), held_out=tuple(groups), format="test"),
+        RewardData(train_prompts=(), eval_prompts=tuple(groups), format="test"),
         "bradley_terry",
         seed=0,
     )[1]

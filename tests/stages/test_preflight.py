@@ -131,7 +131,7 @@ def loaded(tiny: Fixture, stage: str, config: Any) -> None:
     """What the stage itself does with its files."""
     from sawyer.models import open_language_model
     from sawyer.stages.classify.class_data import load as load_texts
-    from sawyer.stages.reward.judged_groups import load as load_judgements
+    from sawyer.stages.reward.reward_data import load_reward_data
     from sawyer.stages.rl.dpo_pairs import load_pairs
 
     with tiny.run(Path(config.out)) as run:
@@ -139,7 +139,7 @@ def loaded(tiny: Fixture, stage: str, config: Any) -> None:
         if stage == "classify":
             load_texts(config, run)
         elif stage == "reward":
-            load_judgements(config, run, speaker)
+            load_reward_data(config, run, speaker)
         else:
             load_pairs(config, run, speaker.prompt_encoder, [])
 
@@ -187,11 +187,11 @@ def test_of_collected_answers_a_template_may_refuse_rows_and_a_misprint_none(tin
     config = collecting(tiny, tmp_path / "a", [*many, refused], **template)
     assert problems(config) == []
     from sawyer.models import new_reward_model
-    from sawyer.stages.reward.judged_groups import load
+    from sawyer.stages.reward.reward_data import load_reward_data
 
     judge = new_reward_model(tiny.base, seed=0, template=config.template)
     with tiny.run(tmp_path / "a") as run:
-        assert len(load(config, run, judge).train) == 20
+        assert len(load_reward_data(config, run, judge).train_prompts) == 20
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
     assert "answers.jsonl:21" in told and "System role not supported" in told
     slip = {"prompt": "Why?", "responses": ["a", "b"], "scores": [2]}
@@ -199,7 +199,7 @@ def test_of_collected_answers_a_template_may_refuse_rows_and_a_misprint_none(tin
     (told,) = problems(config)
     assert "answers.jsonl:21" in told and "none of them may be lost" in told and "max_bad_rows" not in told
     with tiny.run(tmp_path / "b") as run, pytest.raises(DataError, match="none of them may be lost"):
-        load(config, run, judge)
+        load_reward_data(config, run, judge)
 
 
 def model_with(template: str, source: Path, folder: Path) -> str:
@@ -240,7 +240,7 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
 
 def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, tmp_path: Path) -> None:
     from sawyer.models import open_language_model
-    from sawyer.stages.reward.judged_groups import load
+    from sawyer.stages.reward.reward_data import load_reward_data
     from sawyer.stages.reward.reward_stage import _answerable
 
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
@@ -248,7 +248,7 @@ def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, t
     policy = open_language_model(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
     config = tiny.config(tmp_path / "run", reward={"data": [file], "eval_fraction": 0})
     with tiny.run(tmp_path / "run") as run:
-        found = _answerable(load(config, run, open_language_model(tiny.base)), policy, run)
+        found = _answerable(load_reward_data(config, run, open_language_model(tiny.base)), policy, run)
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
     assert len(found) == 2 and "1 of 3" in told and "j.jsonl:3" in told and "System role not supported" in told
 

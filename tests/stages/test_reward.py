@@ -25,11 +25,11 @@ from sawyer.models import (
     save_model,
 )
 from sawyer.models.fast.packing import packs_exactly
-from sawyer.records import Answer, Pair, ScoredAnswers, json_lines, prompt_of, scored_row
+from sawyer.records import Answer, JudgedPrompt, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
-from sawyer.stages.reward.judged_groups import Group, load
-from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, split_groups, train
-from sawyer.train import batch_indices, choose_device, generator
+from sawyer.stages.reward.reward_data import load_reward_data
+from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, train
+from sawyer.train import EncodedPrompt, batch_indices, choose_device, generator, judged_minibatches
 from sawyer.worlds import tasks
 
 Fixture = Any
@@ -47,8 +47,8 @@ def scored(*scores: float | None, prompt: str = "Which is best?") -> dict[str, A
     return {"user_input": prompt, "responses_and_scores": answers}
 
 
-def groups_of(tiny: Fixture, out: Path, run: Run, data: Path, **asked: Any) -> tuple[Group, ...]:
-    return load(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft)).train
+def groups_of(tiny: Fixture, out: Path, run: Run, data: Path, **asked: Any) -> tuple[EncodedPrompt, ...]:
+    return load_reward_data(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft)).train_prompts
 
 
 def work_of(tiny: Fixture, out: Path, groups: Any, **asked: Any) -> RewardLoop:
@@ -65,14 +65,14 @@ def work_of(tiny: Fixture, out: Path, groups: Any, **asked: Any) -> RewardLoop:
 def test_all_pairs_of_a_prompt_ties_left_out_and_counted(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     rows = [scored(6, 2, 2, prompt="a"), scored(5, None, 7, prompt="b"), scored(4, 4, prompt="c"), scored(9, prompt="d")]
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, write_rows(rows)), run, open_language_model(tiny.sft))
-        groups = found.train
+        found = load_reward_data(config_of(tiny, tmp_path, write_rows(rows)), run, open_language_model(tiny.sft))
+        groups = found.train_prompts
         warned = events(run, "warning")
-    assert [group.prompt.text for group in groups] == ["a", "b"] and not warned
+    assert [group.judged.prompt.text for group in groups] == ["a", "b"] and not warned
     assert groups[0].pairs == ((0, 1, 4.0), (0, 2, 4.0))
     # The answer nobody scored is not there: the pair's numbers count the scored ones.
     assert groups[1].pairs == ((1, 0, 2.0),)
-    assert groups[1].responses == ("word", "word word word")
+    assert groups[1].judged.responses == ("word", "word word word")
     # Of the first prompt's three pairs one is tied, as are the third's: any large file has such, so that the plan counts them.
     assert found.remarks == (
         "; 1 prompt is left out: all scores are equal; "
@@ -89,7 +89,7 @@ def test_answers_that_are_cut_and_prompts_without_room_are_counted(
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, write_rows(rows))
         told = events(run, "warning")[-1]["message"]
-    assert [group.prompt.text for group in groups] == ["cut", "fits"]
+    assert [group.judged.prompt.text for group in groups] == ["cut", "fits"]
     assert [row.cut for row in groups[0].rows] == [True, False]
     assert "1 answer is cut" in told
     assert "1 prompt is left out: the prompt leaves no room for an answer (rows.json:2)" in told
@@ -103,11 +103,11 @@ def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, write_rows(rows), loss="margin")
     assert [group.pairs for group in groups] == [((0, 1, 2.5),), ((0, 1, 1.0),)]
-    assert groups[0].responses == ("good", "bad")
+    assert groups[0].judged.responses == ("good", "bad")
     work = work_of(tiny, tmp_path, groups, loss="margin", batch_size=2)
-    (part,) = split_groups(groups, 0, 10_000)
+    (part,) = judged_minibatches(groups, 0, 10_000)
     scores = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])(
-        [g.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
+        [g.judged.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
     )
     expected = [minus_log_sigmoid(scores[0] - scores[1] - 2.5), minus_log_sigmoid(scores[2] - scores[3] - 1.0)]
     assert work.loss(part, []).item() == pytest.approx(sum(expected), rel=1e-5)
@@ -129,22 +129,17 @@ def test_a_held_out_share_that_leaves_nothing_is_told(tiny: Fixture, tmp_path: P
 
 
 def test_collected_answers_join_the_file(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
-    own = ScoredAnswers(prompt=prompt_of("mine"), answers=(Answer(response="x", score=1.0), Answer(response="y", score=3.0)))
+    own = JudgedPrompt(prompt=prompt_of("mine"), answers=(Answer(response="x", score=1.0), Answer(response="y", score=3.0)))
     path = write_rows([scored(1, 2, prompt="theirs")])
     with tiny.run(tmp_path / "run") as run:
         run.layout.answers.parent.mkdir()
         run.layout.answers.write_text(json_lines([scored_row(own)]))
         both = config_of(tiny, tmp_path, path).model_copy(update={"collect": config_of(tiny, tmp_path, None).collect})
-        assert [group.prompt.text for group in load(both, run, open_language_model(tiny.sft)).train] == ["theirs", "mine"]
-        alone = load(config_of(tiny, tmp_path, None), run, open_language_model(tiny.sft)).train
-    assert [(group.prompt.text, group.pairs) for group in alone] == [("mine", ((1, 0, 2.0),))]
-
-
-def test_the_best_answer_of_a_group() -> None:
-    group = Group(prompt=prompt_of("q"), responses=("a", "b", "c"), rows=(), pairs=((1, 0, 2.0), (2, 0, 3.0), (2, 1, 1.0)))
-    assert group.best == "c"
-    pair = Pair(prompt=prompt_of("q"), chosen="a", rejected="b")
-    assert Group(prompt=pair.prompt, responses=("a", "b"), rows=(), pairs=((0, 1, 1.0),)).best == "a"
+        assert [
+            group.judged.prompt.text for group in load_reward_data(both, run, open_language_model(tiny.sft)).train_prompts
+        ] == ["theirs", "mine"]
+        alone = load_reward_data(config_of(tiny, tmp_path, None), run, open_language_model(tiny.sft)).train_prompts
+    assert [(group.judged.prompt.text, group.pairs) for group in alone] == [("mine", ((1, 0, 2.0),))]
 
 
 # Loss
@@ -172,7 +167,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path
     scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
     total, right, count = 0.0, 0, 0
     for group in chosen:
-        scores = [scorer([group.prompt], [response])[0] for response in group.responses]
+        scores = [scorer([group.judged.prompt], [response])[0] for response in group.judged.responses]
         for j, k, d in group.pairs:
             total += BY_HAND[loss](scores[j] - scores[k], d) + center * (scores[j] + scores[k]) ** 2
             right += scores[j] > scores[k]
@@ -205,7 +200,7 @@ def test_the_parts_of_a_batch_hold_every_answer_and_pair_once(tiny: Fixture, tmp
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
     budget = max(len(group.rows) * max(len(row.ids) for row in group.rows) for group in groups)  # what one prompt takes
-    parts = list(split_groups(groups, 0, budget))
+    parts = list(judged_minibatches(groups, 0, budget))
     assert 5 < len(parts) < len(groups)
     assert all(part.batch.ids.numel() <= budget for part in parts)
     rows = [tuple(ids[mask].tolist()) for part in parts for ids, mask in zip(part.batch.ids, part.batch.mask, strict=True)]
@@ -222,7 +217,7 @@ def test_the_parts_of_a_batch_hold_every_answer_and_pair_once(tiny: Fixture, tmp
 def test_a_prompt_longer_than_the_budget_is_still_one_part(tiny: Fixture, tmp_path: Path) -> None:
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)
-    assert len(list(split_groups(groups, 0, 16))) == len(groups)
+    assert len(list(judged_minibatches(groups, 0, 16))) == len(groups)
 
 
 # Unit
@@ -248,7 +243,7 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     assert scorer.scale != 1.0
     speaker = open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
-        prompts = [group.prompt for group in load(config, run, speaker).train][:30]
+        prompts = [group.judged.prompt for group in load_reward_data(config, run, speaker).train_prompts][:30]
     own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, prompts)
     assert len(own[1]) == 30
     scores = scorer(*own)
@@ -287,10 +282,10 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
     trained = RewardScorer.load(out / "reward" / "model")
     scorer = RewardScorer(prompt_encoder=trained.prompt_encoder, members=[Member(model=trained.model)])
     with tiny.run(out.parent / "again") as run:
-        held_out = load(config, run, open_language_model(tiny.sft)).held_out
+        held_out = load_reward_data(config, run, open_language_model(tiny.sft)).eval_prompts
     losses, outcomes = [], []
     for group in held_out:
-        scores = scorer([group.prompt] * len(group.responses), group.responses)
+        scores = scorer([group.judged.prompt] * len(group.judged.responses), group.judged.responses)
         losses += [BY_HAND["squared"](scores[j] - scores[k], d) for j, k, d in group.pairs]
         outcomes += [scores[j] > scores[k] for j, k, _ in group.pairs]
     assert figures["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)
@@ -301,7 +296,7 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
 def test_what_is_told_of_the_stage(tiny: Fixture, done: Any) -> None:
     config, figures, out = done
     with tiny.run(out.parent / "again") as run:
-        prompts = len(load(config, run, open_language_model(tiny.sft)).train)
+        prompts = len(load_reward_data(config, run, open_language_model(tiny.sft)).train_prompts)
     rows = read_rows(out / "metrics.jsonl")
     losses = [row["loss"] for row in rows if "loss" in row]
     assert figures["loss_first"] == losses[0]

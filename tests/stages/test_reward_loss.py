@@ -20,11 +20,11 @@ from sawyer.maths import REWARD_LOSSES, ScoreNormalizer
 from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_language_model, read_extra, sequence_logits
 from sawyer.models.fast.packing import packs_exactly
 from sawyer.runs import read_rows
-from sawyer.stages.reward.judged_groups import Group, Judgements, load
 from sawyer.stages.reward.loss_choice import checked_loss, open_loss
-from sawyer.stages.reward.reward_stage import RewardLoop, split_groups, train
+from sawyer.stages.reward.reward_data import RewardData, load_reward_data
+from sawyer.stages.reward.reward_stage import RewardLoop, train
 from sawyer.text import pad_right
-from sawyer.train import OptimizerStep, choose_device
+from sawyer.train import EncodedPrompt, OptimizerStep, choose_device, judged_minibatches
 
 Fixture = Any
 
@@ -43,21 +43,21 @@ def lines(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def judgements_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Judgements:
+def data_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> RewardData:
     with tiny.run(out / "run") as run:
-        return load(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft))
+        return load_reward_data(config_of(tiny, out, data, **asked), run, open_language_model(tiny.sft))
 
 
-def work_of(tiny: Fixture, out: Path, found: Judgements, **asked: Any) -> RewardLoop:
+def work_of(tiny: Fixture, out: Path, found: RewardData, **asked: Any) -> RewardLoop:
     model = load_reward(tiny.reward, load_tokenizer(tiny.reward))
     config = config_of(tiny, out, tiny.comparisons, **asked)
     pad_id = open_language_model(tiny.sft).prompt_encoder.pad_id
-    return RewardLoop(config, choose_device("cpu", "fp32", width=16), model, pad_id, found.train, found.standard)
+    return RewardLoop(config, choose_device("cpu", "fp32", width=16), model, pad_id, found.train_prompts, found.normalizer)
 
 
-def scores_of(tiny: Fixture, work: RewardLoop, group: Group) -> list[float]:
+def scores_of(tiny: Fixture, work: RewardLoop, group: EncodedPrompt) -> list[float]:
     scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
-    return [scorer([group.prompt], [response])[0] for response in group.responses]
+    return [scorer([group.judged.prompt], [response])[0] for response in group.judged.responses]
 
 
 # What a batch's loss is
@@ -80,14 +80,14 @@ SEVEN = [row("one", 1, 7, 3, 9, 2, 5, 6), row("two", 4, 4, 1), row("three", 2, 8
 @pytest.mark.parametrize("loss", ["squared", "listwise", "regression"])
 def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:
     asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.02, "batch_size": 4}
-    found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *SEVEN), **asked)
+    found = data_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *SEVEN), **asked)
     given = [[answer["score"] for answer in one["responses_and_scores"]] for one in SEVEN]
     everything = [score for scores in given for score in scores]
     mean, deviation = statistics.fmean(everything), statistics.pstdev(everything)
-    assert found.standard == ScoreNormalizer(mean=mean, scale=deviation)
+    assert found.normalizer == ScoreNormalizer(mean=mean, scale=deviation)
     work = work_of(tiny, tmp_path, found, **asked)
     items: list[list[float]] = []
-    for group, scores in zip(found.train, given, strict=True):
+    for group, scores in zip(found.train_prompts, given, strict=True):
         rewards = scores_of(tiny, work, group)
         each = list(zip(rewards, scores, strict=True))
         if loss == "squared":
@@ -112,7 +112,7 @@ def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: st
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("by", ["pair", "prompt"])
 def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:
-    found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", SEVEN[0]), loss=loss)
+    found = data_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", SEVEN[0]), loss=loss)
     work = work_of(tiny, tmp_path, found, loss=loss, normalize_by=by, batch_size=1)
     seen: list[int] = []
     assert packs_exactly(work.model.base_model)  # found out by three rows of its own
@@ -127,7 +127,7 @@ def two_passes(tiny: Fixture, work: RewardLoop, pad_id: int) -> float:
     """The same step as written down at first: both answers of each pair through the network, 42 rows for 7 answers."""
     from torch.nn.functional import logsigmoid
 
-    (group,) = work.groups
+    (group,) = work.prompts
     better, worse = (pad_right([group.rows[p[side]] for p in group.pairs], pad_id) for side in (0, 1))
     differences = torch.tensor([d for _, _, d in group.pairs])
     gaps = sequence_logits(work.model, better)[:, 0] - sequence_logits(work.model, worse)[:, 0]
@@ -139,7 +139,7 @@ def two_passes(tiny: Fixture, work: RewardLoop, pad_id: int) -> float:
 @pytest.mark.slow
 def test_seven_rows_are_a_fraction_of_the_tokens_of_two_passes_a_pair(tiny: Fixture, tmp_path: Path) -> None:
     long = row("words " * 10, 1, 7, 3, 9, 2, 5, 6)
-    found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", long))
+    found = data_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", long))
     work = work_of(tiny, tmp_path, found, batch_size=1, learning_rate=1e-9)
     pad_id = open_language_model(tiny.sft).prompt_encoder.pad_id
     assert two_passes(tiny, work, pad_id) == pytest.approx(work.step(0)["loss"], rel=1e-4)
@@ -169,15 +169,15 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
     """The gradient is the same, and the mean of the parts' own means is not."""
     prompts = [row(f"prompt {i} " * (i % 4 + 1), *((i * k * 7 + k) % 10 for k in range(2 + i % 5))) for i in range(14)]
     asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.01, "batch_size": 14}
-    found = judgements_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *prompts), **asked)
-    groups, aim = found.train, work_of(tiny, tmp_path, found, **asked).aim
+    found = data_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *prompts), **asked)
+    groups, aim = found.train_prompts, work_of(tiny, tmp_path, found, **asked).aim
 
     def captured(count: int, size: Any = None) -> Any:
         work = work_of(tiny, tmp_path, found, **asked)
         kept = capture(work.learner, size)
         at = [round(i * len(groups) / count) for i in range(count + 1)]
         cuts = [groups[a:b] for a, b in pairwise(at)]
-        parts = [part for cut in cuts for part in split_groups(cut, work.pad_id, 10**6, found.standard)]
+        parts = [part for cut in cuts for part in judged_minibatches(cut, work.pad_id, 10**6, found.normalizer)]
         assert len(parts) == count
         work.learner.update(parts, lambda part: work.loss(part, []), sum(work.aim.count(part.judged) for part in parts))
         return kept
@@ -201,9 +201,9 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
     rows += [row(f"more ties {i}", 6, 6, 6) for i in range(3)]
     path = lines(tmp_path / "rows.jsonl", *rows, row("also good", 1, 2, 2))
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, path), run, open_language_model(tiny.sft))
+        found = load_reward_data(config_of(tiny, tmp_path, path), run, open_language_model(tiny.sft))
         (read,) = [event["message"] for event in events(run, "warning")]
-    assert [group.prompt.text for group in found.train] == ["good", "also good"]
+    assert [group.judged.prompt.text for group in found.train_prompts] == ["good", "also good"]
     # As they were read, the first few of each kind by line and field.
     assert "2 rows: score (rows.jsonl:4:responses_and_scores[0].score, rows.jsonl:5:responses_and_scores[1].score)" in read
     assert "tied" not in read
@@ -219,14 +219,18 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
 def test_regression_learns_from_every_score(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     path = lines(tmp_path / "rows.jsonl", row("ties", 3, 3), row("good", 1, 2), row("alone", 5), row("none", None, None))
     with tiny.run(tmp_path / "run") as run:
-        found = load(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
+        found = load_reward_data(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
         assert not events(run, "warning")
-    assert [group.scores for group in found.train] == [(3, 3), (1, 2), (5,)]
+    assert [group.judged.scores for group in found.train_prompts] == [(3, 3), (1, 2), (5,)]
     assert found.remarks == "; 1 prompt is left out: no answer has a score"
-    assert found.standard == ScoreNormalizer(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
-    assert [group.prompt.text for group in found.examined] == ["good"], "ranking is examined where there is a pair"
+    assert found.normalizer == ScoreNormalizer(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
+    assert [group.judged.prompt.text for group in found.examined_prompts] == ["good"], (
+        "ranking is examined where there is a pair"
+    )
     # A batch without a pair has a loss and no accuracy.
-    work = work_of(tiny, tmp_path, Judgements(train=found.train[:1], held_out=(), format=""), loss="regression")
+    work = work_of(
+        tiny, tmp_path, RewardData(train_prompts=found.train_prompts[:1], eval_prompts=(), format=""), loss="regression"
+    )
     told = work.step(0)
     assert told["pairs"] == 0 and "accuracy" not in told and math.isfinite(told["loss"])
 
@@ -236,9 +240,9 @@ def test_held_out_prompts_that_examine_nothing_are_told(tiny: Fixture, tmp_path:
     path = lines(tmp_path / "rows.jsonl", *rows)
     with tiny.run(tmp_path / "run") as run:
         config = config_of(tiny, tmp_path, path, loss="regression", eval_fraction=0.4)
-        found = load(config, run, open_language_model(tiny.sft))
-    left = 40 - len(found.train) - len(found.held_out)
-    assert left > 1 and all(group.pairs for group in found.held_out)
+        found = load_reward_data(config, run, open_language_model(tiny.sft))
+    left = 40 - len(found.train_prompts) - len(found.eval_prompts)
+    assert left > 1 and all(group.pairs for group in found.eval_prompts)
     assert found.remarks == f"; {left} prompts are left out: no answer is better than another"
 
 
@@ -247,12 +251,12 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
     path = lines(tmp_path / "pairs.jsonl", *pairs)
     with tiny.run(tmp_path / "run") as run:
         with pytest.raises(DataError, match="two answers with different scores"):
-            load(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
+            load_reward_data(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
         told = events(run, "warning")[-1]["message"]
         places = ", ".join(f"{path.name}:{line}" for line in (1, 2, 3))
         assert told == f"3 prompts are left out: a pair has no score to learn ({places})"
-        ranked = load(config_of(tiny, tmp_path, path, loss="listwise"), run, open_language_model(tiny.sft))
-    assert [group.scores for group in ranked.train] == [(1.0, 0.0)] * 3
+        ranked = load_reward_data(config_of(tiny, tmp_path, path, loss="listwise"), run, open_language_model(tiny.sft))
+    assert [group.judged.scores for group in ranked.train_prompts] == [(1.0, 0.0)] * 3
 
 
 # The whole stage
@@ -265,12 +269,12 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     config = config_of(tiny, tmp_path / "run", tiny.comparisons, calibration_prompts=8, **asked)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = train(config, run)
-        again = load(config, run, open_language_model(tiny.sft))
+        again = load_reward_data(config, run, open_language_model(tiny.sft))
         model = run.layout.model("reward")
     assert figures["loss_last"] < figures["loss_first"]
     extra = read_extra(model)
-    assert (extra["loss"], extra["score_mean"], extra["score_scale"]) == (loss, again.standard.mean, again.standard.scale)
-    given = [score for group in again.train for score in group.scores]
+    assert (extra["loss"], extra["score_mean"], extra["score_scale"]) == (loss, again.normalizer.mean, again.normalizer.scale)
+    given = [score for group in again.train_prompts for score in group.judged.scores]
     assert extra["score_mean"] == pytest.approx(statistics.fmean(given)) and extra["score_scale"] == pytest.approx(
         statistics.pstdev(given)
     )
@@ -278,11 +282,11 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     trained = RewardScorer.load(model)
     scorer = RewardScorer(prompt_encoder=trained.prompt_encoder, members=[Member(model=trained.model)])
     losses = []
-    for group in again.held_out:
-        rewards = scorer([group.prompt] * len(group.responses), group.responses)
-        targets = [(score - extra["score_mean"]) / extra["score_scale"] for score in group.scores]
+    for group in again.eval_prompts:
+        rewards = scorer([group.judged.prompt] * len(group.judged.responses), group.judged.responses)
+        targets = [(score - extra["score_mean"]) / extra["score_scale"] for score in group.judged.scores]
         squares = [(r - t) ** 2 for r, t in zip(rewards, targets, strict=True)]
-        losses.append(statistics.fmean(squares) if loss == "regression" else ranking(rewards, group.scores))
+        losses.append(statistics.fmean(squares) if loss == "regression" else ranking(rewards, group.judged.scores))
     assert figures["eval_loss"] == pytest.approx(statistics.fmean(losses), rel=1e-4)
 
 

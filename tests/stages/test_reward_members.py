@@ -27,10 +27,10 @@ from sawyer.models import (
 )
 from sawyer.records import answered, prompt_of
 from sawyer.runs import hash_folder, read_rows
-from sawyer.stages.reward.judged_groups import load
 from sawyer.stages.reward.loss_choice import objective
-from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, split_groups, train
-from sawyer.train import choose_device, load_checkpoint
+from sawyer.stages.reward.reward_data import load_reward_data
+from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, train
+from sawyer.train import choose_device, judged_minibatches, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -112,8 +112,8 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     scorer = RewardScorer.load(out / "reward" / "model")
     config, speaker = config_of(tiny, out), open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
-        groups = load(config, run, speaker).train
-    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.prompt for g in groups][:12])
+        groups = load_reward_data(config, run, speaker).train_prompts
+    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.judged.prompt for g in groups][:12])
     found = scorer.detailed(*own)
     for member in range(3):
         values = [one.members[member] for one in found]
@@ -196,10 +196,10 @@ def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
     reader = new_reward_model(tiny.sft, seed=4, heads=3)
     aim = objective(config.reward)
     with tiny.run(tmp_path / "run") as run:
-        found = load(config, run, reader)
+        found = load_reward_data(config, run, reader)
     place = choose_device("cpu", "fp32", width=16)
-    work = RewardLoop(config, place, reader.model, reader.prompt_encoder.pad_id, found.train, found.standard)
-    (part,) = split_groups(found.train[:6], reader.prompt_encoder.pad_id, 10**6, found.standard)
+    work = RewardLoop(config, place, reader.model, reader.prompt_encoder.pad_id, found.train_prompts, found.normalizer)
+    (part,) = judged_minibatches(found.train_prompts[:6], reader.prompt_encoder.pad_id, 10**6, found.normalizer)
     scores = sequence_logits(reader.model, part.batch)
     each = [float(aim.total(scores[:, head], part.judged).detach()) for head in range(3)]
     assert float(work.loss(part, []).detach()) == pytest.approx(statistics.fmean(each), rel=1e-5)

@@ -34,13 +34,13 @@ def config_of(tiny: Fixture, out: Path, data: Path, **asked: Any) -> Any:
 def thinnings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
     """(judgements before, after) of every thinning that the stage does."""
     module = import_module("sawyer.stages.reward.reward_stage")
-    real, found = module.thinned, list[tuple[Any, Any]]()
+    real, found = module.deduplicate, list[tuple[Any, Any]]()
 
     def noted(config: Any, run: Any, speaker: Any, place: Any, judgements: Any) -> Any:
         found.append((judgements, real(config, run, speaker, place, judgements)))
         return found[-1][1]
 
-    monkeypatch.setattr(module, "deduplicated", noted)
+    monkeypatch.setattr(module, "deduplicate", noted)
     return found
 
 
@@ -54,14 +54,18 @@ def test_near_twins_go_and_repetitions_stay(
             train(config_of(tiny, tmp_path / name, data, calibration_prompts=2, **asked), run)
             told.append([row["message"] for row in events(run, "deduplicated")])
     (whole, same), (_, few), (_, found) = thinnings
-    assert len(whole.train) == 18 and same is whole and told[0] == []
-    assert [group.prompt for group in few.train] == [group.prompt for group in whole.train], "nothing is as alike as that"
-    asked = [group.prompt.text for group in found.train]
+    assert len(whole.train_prompts) == 18 and same is whole and told[0] == []
+    assert [group.judged.prompt for group in few.train_prompts] == [group.judged.prompt for group in whole.train_prompts], (
+        "nothing is as alike as that"
+    )
+    asked = [group.judged.prompt.text for group in found.train_prompts]
     assert asked.count("Tell me about the river of music") == 3, "the same prompt's judgements are no duplicates"
     assert 3 <= len(asked) < 18 - 4
-    assert asked == [group.prompt.text for group in whole.train if group.prompt.text in set(asked)], "in their order"
+    assert asked == [group.judged.prompt.text for group in whole.train_prompts if group.judged.prompt.text in set(asked)], (
+        "in their order"
+    )
     assert told[2][0].startswith(f"prompts: dedup_threshold: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
-    assert found.held_out == whole.held_out
+    assert found.eval_prompts == whole.eval_prompts
 
 
 def test_the_stage_trains_on_what_is_left(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:
@@ -93,8 +97,8 @@ def test_scores_are_standardised_over_the_prompts_that_are_left(
         train(config_of(tiny, tmp_path / "run", data, calibration_prompts=2, dedup_threshold=0.97, loss="regression"), run)
         kept = read_extra(run.layout.model("reward"))
     ((whole, found),) = thinnings
-    scores = [score for group in found.train for score in group.scores]
-    assert 1 <= len(found.train) < len(whole.train) == 16
-    assert found.standard.mean == pytest.approx(statistics.fmean(scores)) != pytest.approx(whole.standard.mean)
-    assert found.standard.scale == pytest.approx(statistics.pstdev(scores)) != pytest.approx(whole.standard.scale)
-    assert (kept["score_mean"], kept["score_scale"]) == (found.standard.mean, found.standard.scale)
+    scores = [score for group in found.train_prompts for score in group.judged.scores]
+    assert 1 <= len(found.train_prompts) < len(whole.train_prompts) == 16
+    assert found.normalizer.mean == pytest.approx(statistics.fmean(scores)) != pytest.approx(whole.normalizer.mean)
+    assert found.normalizer.scale == pytest.approx(statistics.pstdev(scores)) != pytest.approx(whole.normalizer.scale)
+    assert (kept["score_mean"], kept["score_scale"]) == (found.normalizer.mean, found.normalizer.scale)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.records import Answer, ScoredAnswers, prompt_of
+from sawyer.records import Answer, JudgedPrompt, prompt_of
 from sawyer.runs import Run, write_json
 from sawyer.stages.rl.rl_stage import RlLoop, train
 from sawyer.stages.rl.trust_guards import verdict_summary
@@ -30,7 +30,7 @@ def write_report(
         return [float(len(text)) for text in responses]
 
     answers = (Answer(response="yes yes", score=2.0), Answer(response="no", score=1.0))
-    found = trust(score, [ScoredAnswers(prompt=prompt_of(str(i)), answers=answers) for i in range(3)])
+    found = trust(score, [JudgedPrompt(prompt=prompt_of(str(i)), answers=answers) for i in range(3)])
     reason = Reason(name="damage_twice", words="it says all twice", figure="probes.twice", value=0.3, threshold=0.1)
     guards = [NeededGuard(guard=name, threshold=value, reason=reason.name) for name, value in needed]
     asks = kind != "trust"

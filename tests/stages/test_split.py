@@ -13,7 +13,7 @@ from torch import Tensor
 from sawyer.models import ValueNetwork, open_language_model
 from sawyer.records import read
 from sawyer.text import Row, micro_batches
-from sawyer.train import OptimizerStep, batch_indices, choose_device, generator
+from sawyer.train import OptimizerStep, batch_indices, choose_device, generator, judged_minibatches
 
 ONE = 1_000_000  # tokens: a budget that no batch here exceeds
 ROUNDING = 2e-6  # of the largest entry; a batch's sum is taken in another order
@@ -103,15 +103,15 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 @pytest.mark.parametrize("loss", ["squared", "margin"])
 def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> None:
     from sawyer.models import load_reward, load_tokenizer
-    from sawyer.stages.reward.judged_groups import load
-    from sawyer.stages.reward.reward_stage import RewardLoop, split_groups
+    from sawyer.stages.reward.reward_data import load_reward_data
+    from sawyer.stages.reward.reward_stage import RewardLoop
 
     place = choose_device("cpu", "fp32", width=16)
     asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "centering_coefficient": 0.01}
     stages = {"sft": {"data": ["d"]}, "reward": asked}
     speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path) as run:
-        groups = load(tiny.config(tmp_path, **stages), run, speaker).train
+        groups = load_reward_data(tiny.config(tmp_path, **stages), run, speaker).train_prompts
     assert len({len(group.pairs) for group in groups}) > 1, "groups of different numbers of pairs, or a mean would do"
 
     def step(tokens: int, size: Any) -> Any:
@@ -125,7 +125,7 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
 
     chosen = batch_indices(len(groups), 25, 0, total=len(groups), seed=0, stage="reward")
     batch = [groups[i] for i in chosen]
-    check(step, lambda part: float(len(part.judged.better)), lambda tokens: len(list(split_groups(batch, 0, tokens))))
+    check(step, lambda part: float(len(part.judged.better)), lambda tokens: len(list(judged_minibatches(batch, 0, tokens))))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from encoders import write
 
 from sawyer import pipeline
 from sawyer.models import open_language_model
-from sawyer.records import Pair, read, split
+from sawyer.records import read, split
 from sawyer.report import build
 from sawyer.runs import Layout, hash_folder, read_rows
 
@@ -70,7 +70,7 @@ def test_a_reward_model_alone(tiny: Fixture, tmp_path: Path, kind: str) -> None:
     # The saved model in plain transformers, and its zero and unit: mean and deviation over the training answers.
     model = hf.AutoModelForSequenceClassification.from_pretrained(out / "reward" / "model").eval()
     tokenizer = hf.AutoTokenizer.from_pretrained(out / "reward" / "model")
-    records = [r for r in split(read([pairs], want="comparisons").records, 0.2)[0] if isinstance(r, Pair)]
+    records = [r for r in split(read([pairs], want="comparisons").records, 0.2)[0] if r.is_pair]
     if kind == "roberta":  # pairs that are equal once cut, or whose words it does not know, teach nothing
         both = [
             [tokenizer(r.prompt.text, text, truncation=True)["input_ids"] for text in (r.chosen, r.rejected)] for r in records

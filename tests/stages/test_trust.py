@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from sawyer.records import Prompt, ScoredAnswers, pairs, prompt_of
-from sawyer.stages.reward.judged_groups import Group, Judgements
-from sawyer.stages.reward.reward_trust import Remembered, examine, gold_accuracy, judge, own_judged, records_of
+from sawyer.records import Answer, JudgedPrompt, Pair, Prompt, prompt_of
+from sawyer.stages.reward.reward_data import RewardData
+from sawyer.stages.reward.reward_trust import Remembered, examine, gold_accuracy, judge, own_judged
 from sawyer.stats import wilson
+from sawyer.train import EncodedPrompt
 from sawyer.trust import Figure, Probe
 from sawyer.worlds import gold, tasks
 
@@ -26,15 +27,20 @@ def table(scores: dict[str, float], otherwise: float = -9.0) -> Scorer:
     return lambda _, responses: [scores.get(response, otherwise) for response in responses]
 
 
-def group(prompt: str, *judged: tuple[str, float]) -> Group:
-    found = [(i, j, a - b) for i, (_, a) in enumerate(judged) for j, (_, b) in enumerate(judged) if a > b]
-    texts, scores = zip(*judged, strict=True)
-    return Group(prompt=prompt_of(prompt), responses=texts, rows=(), pairs=tuple(found), scores=scores)
+def group(prompt: str, *judged: tuple[str, float]) -> EncodedPrompt:
+    pairs = tuple(Pair(i, j, a - b) for i, (_, a) in enumerate(judged) for j, (_, b) in enumerate(judged) if a > b)
+    answers = tuple(Answer(response=text, score=score) for text, score in judged)
+    return EncodedPrompt(judged=JudgedPrompt(prompt=prompt_of(prompt), answers=answers), rows=(), pairs=pairs)
 
 
-def examined(scorer: Scorer, *groups: Group, held_out: bool = True, loss: str = "bradley_terry") -> dict[str, Any]:
+def sourced(prompt: EncodedPrompt, *sources: str) -> EncodedPrompt:
+    answers = tuple(replace(a, source=source) for a, source in zip(prompt.judged.answers, sources, strict=True))
+    return replace(prompt, judged=replace(prompt.judged, answers=answers))
+
+
+def examined(scorer: Scorer, *groups: EncodedPrompt, held_out: bool = True, loss: str = "bradley_terry") -> dict[str, Any]:
     sides = ((), groups) if held_out else (groups, ())
-    return examine(scorer, Judgements(train=sides[0], held_out=sides[1], format="test"), loss, seed=0)[1]
+    return examine(scorer, RewardData(train_prompts=sides[0], eval_prompts=sides[1], format="test"), loss, seed=0)[1]
 
 
 # One prompt with three pairs, one with one pair. Scores: b > a > c and e > d; judged: a > b > c and d > e.
@@ -116,26 +122,13 @@ def test_accuracy_by_gap() -> None:
 
 
 def test_accuracy_by_source_is_over_the_pairs_in_which_it_stands() -> None:
-    first = replace(FIRST, sources=("expert", "sft", "sft"))  # expert > sft wrong, expert > sft right, sft > sft right
-    second = replace(SECOND, sources=("sft", ""))  # wrong
+    first = sourced(FIRST, "expert", "sft", "sft")  # expert > sft wrong, expert > sft right, sft > sft right
+    second = sourced(SECOND, "sft", "")  # wrong
     found = examined(table(SCORES), first, second)["accuracy_by_source"]
     assert {name: (cell["value"], cell["pairs"]) for name, cell in found.items()} == {"sft": (0.5, 4), "expert": (0.5, 2)}
     assert list(found) == ["sft", "expert"], "the most frequent first"
     assert all(cell["low"] < cell["value"] < cell["high"] for cell in found.values())
     assert examined(table(SCORES), FIRST, SECOND)["accuracy_by_source"] == {}
-
-
-def test_groups_become_judged_answers_with_the_same_pairs() -> None:
-    found = group("p", ("aaa", 9.0), ("bb", 5.0), ("dd", 5.0), ("c", 2.0))
-    (record,) = records_of([replace(found, sources=("x", "sft", "", "y"))])
-    assert isinstance(record, ScoredAnswers)
-    assert [(a.response, a.score, a.source) for a in record.answers] == [
-        ("aaa", 9.0, "x"),
-        ("bb", 5.0, "sft"),
-        ("dd", 5.0, ""),
-        ("c", 2.0, "y"),
-    ]
-    assert sorted(pairs(record)[0]) == sorted(found.pairs)
 
 
 def test_an_answer_is_scored_once() -> None:
@@ -150,9 +143,9 @@ def test_an_answer_is_scored_once() -> None:
 def test_the_truth_is_asked_only_where_all_prompts_are_the_world_s() -> None:
     task = tasks("held_out", 1, 0)[0]
     inside = group(task.prompt, ("aaa", 2.0), ("bb", 1.0))
-    scorer, judgements = table(SCORES), Judgements(train=(), held_out=(inside,), format="test")
+    scorer, judgements = table(SCORES), RewardData(train_prompts=(), eval_prompts=(inside,), format="test")
     assert examine(scorer, judgements, "bradley_terry", world=True, seed=0)[0].everything.truth is not None
-    outside = Judgements(train=(), held_out=(inside, FIRST), format="test")
+    outside = RewardData(train_prompts=(), eval_prompts=(inside, FIRST), format="test")
     assert examine(scorer, outside, "bradley_terry", world=True, seed=0)[0].everything.truth is None
 
 

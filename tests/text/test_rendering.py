@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sawyer.records import Demonstration, Message, Pair, Prompt, prompt_of
+from sawyer.records import Demonstration, JudgedPrompt, Message, Prompt, prompt_of
 from sawyer.records.record_types import Where
 from sawyer.text import PromptEncoder, find_unrenderable, set_template
 
@@ -26,7 +26,7 @@ def test_rows_that_a_template_refuses_are_named_by_their_lines(bytes_tokenizer: 
     records = [
         row(1, "user"),
         Demonstration(prompt=row(2, "system", "user"), response="a"),
-        Pair(prompt=row(3, "user", "assistant", "user"), chosen="a", rejected="b"),
+        JudgedPrompt.ready_made(row(3, "user", "assistant", "user"), "a", "b"),
         row(4, "user", "user"),
         Demonstration(prompt=row(5, "system", "user"), response="b"),
     ]

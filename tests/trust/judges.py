@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from sawyer.records import Answer, Prompt, ScoredAnswers, prompt_of
+from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
 from sawyer.worlds import comparisons, gold, rate
 
 Scorer = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
 
 
-def record(prompt: str, *judged: tuple[str, float], source: str = "") -> ScoredAnswers:
+def record(prompt: str, *judged: tuple[str, float], source: str = "") -> JudgedPrompt:
     """One prompt's answers with their scores."""
     answers = tuple(Answer(response=text, score=score, source=source) for text, score in judged)
-    return ScoredAnswers(prompt=prompt_of(prompt), answers=answers)
+    return JudgedPrompt(prompt=prompt_of(prompt), answers=answers)
 
 
 def table(scores: dict[str, float], otherwise: float = -9.0) -> Scorer:
@@ -56,7 +56,7 @@ def constant_scorer(_: Sequence[Prompt], responses: Sequence[str]) -> list[float
 
 def judged(
     rater: str, count: int, *, twice: bool = False, split: Literal["train", "held_out"] = "held_out"
-) -> list[ScoredAnswers]:
+) -> list[JudgedPrompt]:
     """World prompts judged by a rater, each once or, by fresh judgements, twice."""
     found = comparisons(count, 3, rater=rater, split=split)
     rng = random.Random(11)

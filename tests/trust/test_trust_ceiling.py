@@ -8,9 +8,8 @@ import random
 import pytest
 from judges import gold_scorer, judged, record, truly
 
-from sawyer.records import Pair, ScoredAnswers, prompt_of
+from sawyer.records import JudgedPrompt, prompt_of
 from sawyer.trust import trust
-from sawyer.trust.judged_answers import judged as as_judged
 
 ceiling = importlib.import_module("sawyer.trust.accuracy_ceiling")
 
@@ -21,8 +20,8 @@ def test_from_agreement_with_oneself_to_accuracy(agreement: float, accuracy: flo
     assert ceiling.most_accurate(agreement) == pytest.approx(accuracy)
 
 
-def agreed(*records: ScoredAnswers | Pair) -> tuple[float, int, int]:
-    found = ceiling.agreement(as_judged(records), 0)
+def agreed(*records: JudgedPrompt) -> tuple[float, int, int]:
+    found = ceiling.agreement(records, 0)
     return found.value, found.cases, found.prompts
 
 
@@ -35,8 +34,8 @@ def test_agreement_by_hand() -> None:
     # With the first: a > b turned round; with the second too.
     assert agreed(first, second, third) == (0.5, 4, 1)
     assert agreed(first, record("q", ("a", 1.0), ("b", 2.0)))[1] == 0, "another prompt"
-    turned = Pair(prompt=prompt_of("p"), chosen="b", rejected="a")
-    assert agreed(Pair(prompt=prompt_of("p"), chosen="a", rejected="b"), turned) == (0.0, 1, 1)
+    turned = JudgedPrompt.ready_made(prompt_of("p"), "b", "a")
+    assert agreed(JudgedPrompt.ready_made(prompt_of("p"), "a", "b"), turned) == (0.0, 1, 1)
 
 
 def test_a_text_that_stands_twice_in_a_row_was_judged_twice() -> None:
@@ -54,7 +53,7 @@ def test_repeats_tell_how_often_judges_are_right(right: float) -> None:
     for i in range(700):
         for _ in range(2):
             texts = ("good", "bad") if rng.random() < right else ("bad", "good")
-            pairs.append(Pair(prompt=prompt_of(str(i)), chosen=texts[0], rejected=texts[1]))
+            pairs.append(JudgedPrompt.ready_made(prompt_of(str(i)), texts[0], texts[1]))
     found = trust(lambda _, texts: [float(text == "good") for text in texts], pairs)
     assert found.ceiling is not None and found.ceiling.method == "repeats"
     assert found.ceiling.accuracy.low < right < found.ceiling.accuracy.high
@@ -74,7 +73,7 @@ def test_the_estimate_is_what_the_truth_gets_against_the_world_s_raters(rater: s
         assert found.truth_agrees.value < found.ceiling.accuracy.value < found.truth_agrees.value + 0.05
 
 
-def saturating(*shares: float, prompts: int = 300) -> list[ScoredAnswers]:
+def saturating(*shares: float, prompts: int = 300) -> list[JudgedPrompt]:
     """Prompts with a pair at each of the gaps 1, 2, 3, ...; at each, the share that the judges order as the model does."""
     rng = random.Random(6)
     found = []

@@ -9,7 +9,7 @@ import pytest
 from judges import record, table
 
 from sawyer.errors import ModelError
-from sawyer.records import Answer, Pair, ScoredAnswers, prompt_of
+from sawyer.records import Answer, JudgedPrompt, prompt_of
 from sawyer.trust import Side, Trust, told, trust
 
 # One prompt with three pairs, one with one. Rewards: b > a > c and e > d; judged: a > b > c and d > e.
@@ -22,11 +22,11 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def examined(*records: ScoredAnswers | Pair, loss: str | None = "bradley_terry", unit: float = 1.0) -> Trust:
+def examined(*records: JudgedPrompt, loss: str | None = "bradley_terry", unit: float = 1.0) -> Trust:
     return trust(table(REWARDS), records, loss=loss, unit=unit)
 
 
-def side(*records: ScoredAnswers | Pair, loss: str | None = "bradley_terry", unit: float = 1.0) -> Side:
+def side(*records: JudgedPrompt, loss: str | None = "bradley_terry", unit: float = 1.0) -> Side:
     return examined(*records, loss=loss, unit=unit).everything
 
 
@@ -147,7 +147,7 @@ def test_length_is_counted_in_words_over_all_answers_and_within_a_prompt() -> No
 
 
 def test_what_cannot_be_ranked_is_left_out_and_counted() -> None:
-    rows = ScoredAnswers(
+    rows = JudgedPrompt(
         prompt=prompt_of("p"),
         answers=(
             Answer(response="aaa", score=8.0),
@@ -163,8 +163,8 @@ def test_what_cannot_be_ranked_is_left_out_and_counted() -> None:
 
 def test_ready_made_pairs() -> None:
     pairs = [
-        Pair(prompt=prompt_of("p"), chosen="bb", rejected="c"),
-        Pair(prompt=prompt_of("q"), chosen="c", rejected="aaa", margin=3.0),
+        JudgedPrompt.ready_made(prompt_of("p"), "bb", "c"),
+        JudgedPrompt.ready_made(prompt_of("q"), "c", "aaa", 3.0),
     ]
     found = side(*pairs)
     assert (found.pairs, found.accuracy.value) == (2, 0.5)
@@ -185,7 +185,7 @@ def test_a_reward_that_is_no_number_is_named(reward: float) -> None:
 
 
 def test_without_a_single_judged_answer_nothing_is_claimed() -> None:
-    nothing = ScoredAnswers(prompt=prompt_of("p"), answers=(Answer(response="aaa", score=None),))
+    nothing = JudgedPrompt(prompt=prompt_of("p"), answers=(Answer(response="aaa", score=None),))
     found = examined(nothing)
     assert (found.everything.prompts, found.everything.pairs, found.damaged.cases) == (0, 0, 0)
     assert told(found).reasons[0].name == "nothing_to_learn"

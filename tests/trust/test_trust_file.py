@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from judges import record
 
-from sawyer.records import Pair, Prompt, ScoredAnswers, prompt_of
+from sawyer.records import JudgedPrompt, Prompt, prompt_of
 from sawyer.report.trust_section import view
 from sawyer.trust import Trust, Verdict, as_json, from_json, told, trust
 
@@ -21,14 +21,11 @@ def score(prompts: list[Prompt], responses: list[str]) -> list[float]:
     return [value + random.Random(text).gauss(0, 1.0) for value, text in zip(known, responses, strict=True)]
 
 
-def pairs(count: int, margin: float | None = None) -> list[Pair]:
-    return [
-        Pair(prompt=prompt_of(f"q {i}"), chosen=f"an answer of {i} 6", rejected=f"another {i} 2", margin=margin)
-        for i in range(count)
-    ]
+def pairs(count: int, margin: float | None = None) -> list[JudgedPrompt]:
+    return [JudgedPrompt.ready_made(prompt_of(f"q {i}"), f"an answer of {i} 6", f"another {i} 2", margin) for i in range(count)]
 
 
-def scored(count: int, source: str = "", scale: float = 1.0) -> list[ScoredAnswers]:
+def scored(count: int, source: str = "", scale: float = 1.0) -> list[JudgedPrompt]:
     rng = random.Random(count)
     told = [
         [(f"{letter} word {i} {s}", s * scale) for letter, s in zip("abc", rng.sample(range(1, 10), 3), strict=True)]

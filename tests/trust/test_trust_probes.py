@@ -9,7 +9,7 @@ from judges import Scorer, record, table
 
 from sawyer.records import Prompt
 from sawyer.trust import DAMAGES, Figure, Probe, trust
-from sawyer.trust.judged_answers import judged, scored
+from sawyer.trust.judged_answers import score_prompts
 from sawyer.trust.probes import probe
 
 BEST = "It is the capital of France"
@@ -17,7 +17,7 @@ RECORDS = [record("p", (BEST, 9.0), ("no", 1.0)), record("q", ("Yes", 9.0), ("ma
 
 
 def probed(scorer: Scorer, records: Sequence = RECORDS) -> tuple[dict[str, Probe], Figure]:
-    probes, together = probe(scorer, scored(judged(records), scorer), seed=0)
+    probes, together = probe(scorer, score_prompts(records, scorer), seed=0)
     return {one.name: one for one in probes}, together
 
 

@@ -16,7 +16,7 @@ import sawyer.worlds
 from sawyer.config import checked
 from sawyer.errors import DataError
 from sawyer.models import RewardScorer, open_language_model, save_model
-from sawyer.records import ScoredAnswers, json_lines, scored_row
+from sawyer.records import JudgedPrompt, json_lines, scored_row
 from sawyer.runs import Layout, open_run, replace_folder
 from sawyer.trust import told, trust
 
@@ -24,7 +24,7 @@ BASE = Path(sawyer.worlds.__file__).parent / "base"
 Train = Callable[..., Layout]
 
 
-def run_of(root: Path, rater: str, records: Sequence[ScoredAnswers], **asked: Any) -> Layout:
+def run_of(root: Path, rater: str, records: Sequence[JudgedPrompt], **asked: Any) -> Layout:
     """The reward stage of a run whose SFT model is the packaged base model, on one core and in fp32."""
     data = root / "judged.jsonl"
     data.write_text(json_lines(scored_row(record) for record in records))

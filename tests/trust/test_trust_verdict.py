@@ -10,12 +10,12 @@ import pytest
 import torch
 from judges import Scorer, constant_scorer, gold_scorer, judged, length_scorer, noise_scorer, record, table, truly
 
-from sawyer.records import Prompt, ScoredAnswers
+from sawyer.records import JudgedPrompt, Prompt
 from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, level, told, trust
 from sawyer.trust.verdict import holds_above
 
 
-def verdict_on(scorer: Scorer, records: list[ScoredAnswers]) -> tuple[Trust, Verdict]:
+def verdict_on(scorer: Scorer, records: list[JudgedPrompt]) -> tuple[Trust, Verdict]:
     found = trust(scorer, records, truth=truly, held_out=True)
     return found, told(found)
 

@@ -19,7 +19,7 @@ from sawyer.errors import DataError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sawyer.records import Pair, Prompt, ScoredAnswers
+    from sawyer.records import JudgedPrompt, Prompt
     from sawyer.trust import Figure, Side, Trust, Verdict
 
 LOOKS = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
@@ -88,15 +88,15 @@ def _records(
     held_out: float,
     limit: int | None,
     console: Console,
-) -> list[ScoredAnswers | Pair]:
+) -> list[JudgedPrompt]:
     """The judged answers asked for; what was skipped is said."""
-    from sawyer.records import Pair, ScoredAnswers, bucket, read, split
+    from sawyer.records import JudgedPrompt, bucket, read, split
 
     found = read(data, want="comparisons", columns=columns, max_bad_rows=max_bad_rows)
     for words, style in ((found.warning, "yellow"), (found.remarks().removeprefix("; "), "dim")):
         if words:
             say(console, (words, style))
-    records = [record for record in found.records if isinstance(record, ScoredAnswers | Pair)]
+    records = [record for record in found.records if isinstance(record, JudgedPrompt)]
     _, chosen = split(records, held_out)
     if not chosen:
         raise DataError(

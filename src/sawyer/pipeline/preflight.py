@@ -17,7 +17,7 @@ from sawyer.pipeline.foreign_code import check_world
 from sawyer.pipeline.model_checks import check_given, check_there, try_functions
 from sawyer.pipeline.reader_checks import RewardReader, is_coming, readers_of
 from sawyer.pipeline.stage_graph import STAGES, product
-from sawyer.records import Read, ScoredAnswers, insufficient, once_each, prompt_in, read, split
+from sawyer.records import JudgedPrompt, Read, insufficient, once_each, prompt_in, read, split
 from sawyer.runs import Layout, read_manifest
 
 
@@ -159,7 +159,7 @@ class _Look:
         records = [record for source in sources for record in self.reads[source.setting].records]
         if self.stage in ("reward", "rl") and self.config.collect is not None:
             known = self.reads[COLLECTED].records if COLLECTED in self.reads else ()
-            if not any(answer.score is not None for one in known if isinstance(one, ScoredAnswers) for answer in one.answers):
+            if not any(isinstance(one, JudgedPrompt) and not one.is_pair and one.scores for one in known):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:
             raise DataError(problem.message, where=problem.where, todo=problem.todo)

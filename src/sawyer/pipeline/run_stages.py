@@ -18,7 +18,7 @@ from sawyer.pipeline.foreign_code import check_only, name_code
 from sawyer.pipeline.preflight import allow_remote_code, look_ahead
 from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.summary import report, summarise
-from sawyer.records import Answer, ScoredAnswers, read
+from sawyer.records import Answer, JudgedPrompt, read
 from sawyer.runs import (
     Layout,
     Listener,
@@ -262,4 +262,4 @@ def _tell_waiting(run: Run, stage: str) -> None:
 def _collected(run: Run) -> list[Answer]:
     # A slip of the pen is a judgement: it is told, not left out.
     records = read([str(run.layout.answers)], want="scored", max_bad_rows=None).records
-    return [answer for record in records if isinstance(record, ScoredAnswers) for answer in record.answers]
+    return [answer for record in records if isinstance(record, JudgedPrompt) for answer in record.answers]

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 from sawyer.records.data_files import expand
 from sawyer.records.fields import Unfit
-from sawyer.records.formats import FORMATS, prompt_in, read_row
+from sawyer.records.formats import FORMATS, read_row
 from sawyer.records.problems import Problem
-from sawyer.records.record_types import Pair, Prompt, Record, ScoredAnswers, Where, responses_of
+from sawyer.records.record_types import JudgedPrompt, Prompt, Record, Where, prompt_in, responses_of
 from sawyer.records.row_reading import raw_rows
 
 Value = TypeVar("Value")
@@ -68,10 +68,6 @@ def answered(
 
 
 def _shaped(record: Record, values: Sequence[Value]) -> Any:
-    match record:
-        case ScoredAnswers():
-            return list(values)
-        case Pair():
-            return {"chosen": values[0], "rejected": values[1]}
-        case _:
-            return values[0]
+    if not isinstance(record, JudgedPrompt):
+        return values[0]
+    return {"chosen": values[0], "rejected": values[1]} if record.is_pair else list(values)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from sawyer.errors import DataError
 from sawyer.records.data_files import TEXT_SUFFIXES, expand, suffix_of
 from sawyer.records.enough_data import insufficient
-from sawyer.records.formats import Want, prompt_in, purpose
+from sawyer.records.formats import Want, purpose
 from sawyer.records.problems import Problem
 from sawyer.records.read import MAX_BAD_ROWS, TOO_MANY, Scan, finish, in_order, rows_of, scan_file, too_many_bad
-from sawyer.records.record_types import Message, Prompt, Record, responses_of
+from sawyer.records.record_types import Message, Prompt, Record, prompt_in, responses_of
 
 # Tokens of a prompt alone, or (given an answer) of both as training would see them.
 Length = Callable[[Prompt, str | None], int]

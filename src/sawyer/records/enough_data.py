@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sawyer.records.formats import Want
-from sawyer.records.pairs import pairs
 from sawyer.records.problems import Problem
-from sawyer.records.record_types import Labelled, Pair, Record, ScoredAnswers
+from sawyer.records.record_types import JudgedPrompt, Labelled, Record
 
 
 def insufficient(records: Sequence[Record], want: Want) -> Problem | None:
@@ -18,8 +17,8 @@ def insufficient(records: Sequence[Record], want: Want) -> Problem | None:
     labelled = [record for record in records if isinstance(record, Labelled)]
     if labelled:
         return _mixed(labelled) or _one_class(labelled)
-    judged = [record for record in records if isinstance(record, ScoredAnswers | Pair)]
-    if not judged or want not in ("comparisons", "scored", "pairs") or any(_teaches(record) for record in judged):
+    judged = [record for record in records if isinstance(record, JudgedPrompt)]
+    if not judged or want not in ("comparisons", "scored", "pairs") or any(map(_has_difference, judged)):
         return None
     return _of_file(
         judged[0].where.file,
@@ -29,8 +28,9 @@ def insufficient(records: Sequence[Record], want: Want) -> Problem | None:
     )
 
 
-def _teaches(record: ScoredAnswers | Pair) -> bool:
-    return isinstance(record, Pair) or bool(pairs(record)[0])
+def _has_difference(record: JudgedPrompt) -> bool:
+    found = record.pairs()
+    return bool(found.decided or found.same_text)
 
 
 def _mixed(records: Sequence[Labelled]) -> Problem | None:

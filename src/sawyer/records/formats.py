@@ -40,7 +40,7 @@ from sawyer.records.judged_formats import (
     read_tree,
     read_vote,
 )
-from sawyer.records.record_types import Demonstration, Pair, Prompt, Record, Where, prompt_of
+from sawyer.records.record_types import Demonstration, JudgedPrompt, Prompt, Record, Where, prompt_in, prompt_of
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
 Gives = Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
@@ -332,9 +332,9 @@ def _no_shape(row: Mapping[str, Any], want: Want) -> Unfit:
 
 def _pair_problem(record: Record) -> Unfit | None:
     """Why a pair says nothing of which answer is better."""
-    if not isinstance(record, Pair):
+    if not isinstance(record, JudgedPrompt) or not record.is_pair:
         return None
-    if record.chosen.strip() == record.rejected.strip():
+    if len({response.strip() for response in record.responses}) == 1:
         return Unfit("rejected", "tied", "chosen and rejected are the same text", "remove the row; it is left out")
     if record.margin == 0:
         return Unfit("rejected", "tied", "the two answers are judged equal", "judge more finely; the row is left out")
@@ -368,8 +368,3 @@ def _prompt_key(row: Mapping[str, Any]) -> str:
     return repr(
         [row.get(name) for name in INSTRUCTIONS] + [said[:-1] for name in CHATS if isinstance(said := row.get(name), list)]
     )
-
-
-def prompt_in(record: Record) -> Prompt:
-    """The record's prompt."""
-    return record if isinstance(record, Prompt) else record.prompt

@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
-from sawyer.records.formats import prompt_in
-from sawyer.records.record_types import Prompt, Record
+from sawyer.records.record_types import Prompt, Record, prompt_in
 
 R = TypeVar("R", bound=Record)
 

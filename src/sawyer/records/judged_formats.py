@@ -36,7 +36,7 @@ from sawyer.records.fields import (
     text_of,
     type_in_words,
 )
-from sawyer.records.record_types import Answer, Message, Pair, Prompt, Record, ScoredAnswers, Where
+from sawyer.records.record_types import Answer, JudgedPrompt, Message, Prompt, Record, Where
 
 ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
 SCORE_LISTS = ("scores", "ratings", "rating")
@@ -103,7 +103,7 @@ def read_answer_list(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         answers.append(Answer(response=response, score=score, source=source))
     answers = _from_ranks(answers) if ranked else answers
     yield from _empty_winners(answers, field)
-    yield ScoredAnswers(prompt=prompt, answers=tuple(answers))
+    yield JudgedPrompt(prompt=prompt, answers=tuple(answers))
 
 
 def _with_scores(row: Fields, field: str) -> list[Any]:
@@ -170,7 +170,7 @@ def read_pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
                 told = f"{chosen} and {rejected} differ before their last answer"
                 raise Unfit(rejected, "pair", told, "remove the row; it is left out")
             prompt = _shared(row, before or other, chosen, where)
-            yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=margin)
+            yield JudgedPrompt.ready_made(prompt, better, worse, margin)
 
 
 def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[tuple[Message, ...], str]]:
@@ -205,7 +205,7 @@ def read_transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if not better:
         raise Unfit("chosen", "unanswered", "the chosen answer is empty", "remove the row; it is left out")
     prompt = prompt_from_turns(with_system(row, before), "chosen", where)
-    yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=_margin(row))
+    yield JudgedPrompt.ready_made(prompt, better, worse, _margin(row))
 
 
 def _margin(row: Fields) -> float | None:
@@ -315,7 +315,7 @@ def read_vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if apart is None:
         raise Unfit(kind.field, "unranked", "nobody said which answer is better", "add it; the row is left out")
     better, worse = (one, two) if apart >= 0 else (two, one)
-    yield Pair(prompt=prompt, chosen=better, rejected=worse, margin=abs(apart))
+    yield JudgedPrompt.ready_made(prompt, better, worse, abs(apart))
 
 
 def _parse_table_turns(row: Fields, kind: Vote) -> Fields:
@@ -378,7 +378,7 @@ def read_single_answer(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         score = _own_score(row)
     except Unfit as unfit:
         yield Unfit(unfit.field, "score", f"{unfit.message}; the answer has no score", unfit.todo)
-    yield ScoredAnswers(prompt=prompt, answers=(Answer(response=response, score=score, source=writer),))
+    yield JudgedPrompt(prompt=prompt, answers=(Answer(response=response, score=score, source=writer),))
 
 
 def _own_score(row: Fields) -> float | None:
@@ -425,6 +425,6 @@ def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
                     answers.append(Answer(response=answer_of(fields, "text"), score=rank, source=source))
         if role == "user" and len(answers) > 1:
             found = True
-            yield ScoredAnswers(prompt=Prompt(messages=messages, where=where), answers=tuple(_from_ranks(answers)))
+            yield JudgedPrompt(prompt=Prompt(messages=messages, where=where), answers=tuple(_from_ranks(answers)))
     if not found:
         raise Unfit("prompt", "unranked", "no message of the tree has two ranked replies", "rank them; the tree is left out")

@@ -8,24 +8,25 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from weakref import WeakValueDictionary
 
 from sawyer.errors import DataError
 from sawyer.records.data_files import expand
 from sawyer.records.fields import Unfit, is_bookkeeping
-from sawyer.records.formats import FORMATS, LEFT_OUT, Want, prompt_in, read_row, shape_of
-from sawyer.records.pairs import join, pairs
+from sawyer.records.formats import FORMATS, LEFT_OUT, Want, read_row, shape_of
 from sawyer.records.problems import EXPECTED_KINDS, Problem
 from sawyer.records.record_types import (
+    Answer,
     Demonstration,
+    JudgedPrompt,
     Labelled,
     Message,
-    Pair,
     Prompt,
     Record,
-    ScoredAnswers,
     Where,
+    prompt_in,
     responses_of,
 )
 from sawyer.records.row_reading import RawRow, documents, raw_rows
@@ -123,7 +124,7 @@ class Scan:
     shapes: dict[str, None] = field(default_factory=dict)
     seen: dict[Any, Where] = field(default_factory=dict)
     prompts: dict[tuple[Message, ...], Prompt] = field(default_factory=dict)  # where prompts are wanted: the first of its turns
-    single: dict[tuple[Message, ...], list[ScoredAnswers]] = field(default_factory=dict)  # answers judged a row each, by prompt
+    single: dict[tuple[Message, ...], list[JudgedPrompt]] = field(default_factory=dict)  # answers judged a row each, by prompt
     rows: dict[str, int] = field(default_factory=dict)  # file -> all its rows
     unread: Counter[str] = field(default_factory=Counter)
 
@@ -321,15 +322,32 @@ def finish(scan: Scan) -> None:
     """When all files are read: answers judged a row each become one record a prompt, and what has no pair is named."""
     firsts = {id(records[0]): records for records in scan.single.values()}
     for place, record in enumerate(scan.records):
-        if not isinstance(record, ScoredAnswers):
+        if not isinstance(record, JudgedPrompt) or record.is_pair:
             continue
         if id(record) in firsts:
-            scan.records[place], again = join(firsts[id(record)])
+            scan.records[place], again = _merged(firsts[id(record)])
             if again:
                 answers = "an answer was" if again == 1 else f"{again} answers were"
                 told = f"{answers} judged more than once and differently: the mean counts"
                 scan.problems.append(_note(record.where, "score", "judged twice", told, "keep the right score"))
         scan.problems += _judgeable(scan.records[place])
+
+
+def _merged(records: Sequence[JudgedPrompt]) -> tuple[JudgedPrompt, int]:
+    """(the answers to one prompt as one record, how many were judged more than once and differently): the mean score counts.
+
+    Example: records of one answer each, "a" 4, "b" 1, "a" 2 -> ("a" 3, "b" 1), 1.
+    """
+    judged: dict[str, list[Answer]] = {}
+    for record in records:
+        for answer in record.answers:
+            judged.setdefault(answer.response, []).append(answer)
+    answers, differing = [], 0
+    for same in judged.values():
+        scores = [answer.score for answer in same if answer.score is not None]
+        answers.append(replace(same[0], score=fmean(scores) if scores else None))
+        differing += len(set(scores)) > 1
+    return replace(records[0], answers=tuple(answers)), differing
 
 
 def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
@@ -340,7 +358,7 @@ def _keep(record: Record, scan: Scan, *, joins: bool) -> None:
         scan.problems.append(_note(where, "row", "duplicate", told, "remove it"))
         return
     scan.seen[key] = where
-    if joins and isinstance(record, ScoredAnswers):
+    if joins and isinstance(record, JudgedPrompt):
         same = scan.single.setdefault(record.prompt.messages, [])
         same.append(record)
         if len(same) > 1:
@@ -358,15 +376,16 @@ def _place(first: Where, here: Where) -> str:
     return f"{Path(first.file).name}:{first.line}" if first.file == here.file else str(first)
 
 
-def _judgeable(record: ScoredAnswers) -> Iterator[Problem]:
+def _judgeable(record: JudgedPrompt) -> Iterator[Problem]:
     where = record.where
-    scores = [answer.score for answer in record.answers if answer.score is not None]
-    if missing := len(record.answers) - len(scores):
+    found = record.pairs()
+    count = len(record.scores)
+    if missing := len(record.answers) - count:
         told = "1 answer has" if missing == 1 else f"{missing} answers have"
         yield _note(where, "score", "unscored", f"{told} no score", "score them, or leave them out")
-    if len(scores) == 1:
+    if count == 1:
         yield _note(where, "score", "one answer", "a single scored answer has nothing to compare with", "add another")
-    elif scores and not pairs(record)[0]:
+    elif count and not found.decided and not found.same_text:
         yield _note(where, "score", "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely")
 
 
@@ -378,10 +397,10 @@ def identity(record: Record) -> Any:
             return prompt
         case Demonstration():
             return prompt, record.response
-        case ScoredAnswers():
-            return prompt, tuple((answer.response, answer.score) for answer in record.answers)
-        case Pair():
+        case JudgedPrompt(is_pair=True):
             return prompt, record.chosen, record.rejected
+        case JudgedPrompt():
+            return prompt, tuple((answer.response, answer.score) for answer in record.answers)
         case Labelled():
             return prompt, frozenset(record.labels)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 
@@ -67,43 +67,96 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One judged response. `score` is None until somebody judged it; `source` says who wrote it ("" if unknown)."""
+    """One response. `score` is None until somebody has judged it; `source` names its writer ("" if unknown)."""
 
     response: str
     score: float | None
     source: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoredAnswers:
-    """K answers to one prompt with scores on one scale (higher is better).
+class Pair(NamedTuple):
+    """Two of a prompt's scored answers by their index: `better` beats `worse` by `difference` > 0 on the judges' scale."""
 
-    Example: `ScoredAnswers(prompt=..., answers=(Answer(response="Down.", score=6.0), Answer(response="Up.", score=2.0)))`
+    better: int
+    worse: int
+    difference: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pairs:
+    """All pairs of a prompt's scored answers: those that teach, and how many do not."""
+
+    decided: tuple[Pair, ...]
+    ties: int  # pairs with equal scores
+    same_text: int  # pairs of one text with two scores: no model could tell them apart
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgedPrompt:
+    """A prompt with its answers and their scores on one scale, higher is better; or a ready-made pair, the better answer first.
+
+    Example: `JudgedPrompt(prompt=..., answers=(Answer(response="Down.", score=6.0), Answer(response="Up.", score=2.0)))`
     """
 
     prompt: Prompt
     answers: tuple[Answer, ...]
+    is_pair: bool = False  # of its two scores only the order means something, and the difference where `margin` is known
+    margin: float | None = None  # of a ready-made pair, in the judges' unit; None: unknown, its difference counts as 1
+
+    @classmethod
+    def ready_made(cls, prompt: Prompt, chosen: str, rejected: str, margin: float | None = None) -> JudgedPrompt:
+        """A pair as its file has it. A row that is read for its answers alone may be a tie (margin 0) or contradict itself
+        (below 0); training never sees such rows."""
+        score = 1.0 if margin is None else margin
+        answers = (Answer(response=chosen, score=score), Answer(response=rejected, score=0.0))
+        return cls(prompt=prompt, answers=answers, is_pair=True, margin=margin)
 
     @property
     def where(self) -> Where:
         return self.prompt.where
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A ready-made judgement: `chosen` beats `rejected`, by `margin` in the scores' unit (None: not told, taken as 1).
-
-    A row read for its answers alone may be a tie (margin 0) or contradict itself (below 0); what is learnt from never is.
-    """
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    margin: float | None = None
+    @property
+    def chosen(self) -> str | None:
+        """A ready-made pair's better response."""
+        return self.answers[0].response if self.is_pair else None
 
     @property
-    def where(self) -> Where:
-        return self.prompt.where
+    def rejected(self) -> str | None:
+        """A ready-made pair's other response."""
+        return self.answers[1].response if self.is_pair else None
+
+    @property
+    def scored(self) -> JudgedPrompt:
+        """The same without the answers that wait for a score."""
+        return replace(self, answers=tuple(answer for answer in self.answers if answer.score is not None))
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return tuple(answer.response for answer in self.answers)
+
+    @property
+    def scores(self) -> tuple[float, ...]:
+        """The scores of `scored`, in its order."""
+        return tuple(answer.score for answer in self.answers if answer.score is not None)
+
+    def pairs(self) -> Pairs:
+        """The one definition of a pair: two answers of `scored` with different scores and different texts.
+
+        K scores give up to K(K-1)/2 pairs. A text that was judged twice stands twice among the answers: two judgements.
+        Example: scores 6, 2, 2 -> decided ((0, 1, 4.0), (0, 2, 4.0)), 1 tie.
+        """
+        judged = [(answer.response, answer.score) for answer in self.answers if answer.score is not None]
+        decided, ties, same_text = [], 0, 0
+        for i, (response, score) in enumerate(judged):
+            for j in range(i + 1, len(judged)):
+                difference = score - judged[j][1]
+                if difference == 0:
+                    ties += 1
+                elif response == judged[j][0]:
+                    same_text += 1
+                else:
+                    decided.append(Pair(i, j, difference) if difference > 0 else Pair(j, i, -difference))
+        return Pairs(decided=tuple(decided), ties=ties, same_text=same_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +177,7 @@ class Labelled:
         return prompt_of(self.text, where=self.where)
 
 
-Record = Prompt | Demonstration | ScoredAnswers | Pair | Labelled
+Record = Prompt | Demonstration | JudgedPrompt | Labelled
 
 
 def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
@@ -132,14 +185,17 @@ def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
     return Prompt(messages=(Message(role="user", content=text),), where=where)
 
 
+def prompt_in(record: Record) -> Prompt:
+    """The record's prompt."""
+    return record if isinstance(record, Prompt) else record.prompt
+
+
 def responses_of(record: Record) -> tuple[str, ...]:
     """The responses that a row holds, in its order; none of a prompt or a labelled text."""
     match record:
         case Demonstration():
             return (record.response,)
-        case ScoredAnswers():
-            return tuple(answer.response for answer in record.answers)
-        case Pair():
-            return record.chosen, record.rejected
+        case JudgedPrompt():
+            return record.responses
         case Prompt() | Labelled():
             return ()

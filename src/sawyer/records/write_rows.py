@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sawyer.records.record_types import ScoredAnswers
+from sawyer.records.record_types import JudgedPrompt
 
 
-def scored_row(record: ScoredAnswers) -> dict[str, Any]:
+def scored_row(record: JudgedPrompt) -> dict[str, Any]:
     """GPT-4-LLM's shape; a conversation of several turns goes under `prompt` as a list of messages."""
     turns = record.prompt.messages
     prompt: dict[str, Any] = (

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from itertools import combinations
 
+from sawyer.records import JudgedPrompt
 from sawyer.trust.intervals import share
-from sawyer.trust.judged_answers import JudgedAnswer
+from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Ceiling, Figure
 
 ENOUGH_REPEATS = 20  # prompts judged twice, below which agreement with oneself says too little to print
@@ -24,9 +25,9 @@ SATURATION = (
 )
 
 
-def ceiling(rows: Sequence[JudgedAnswer], seed: int) -> Ceiling | None:
+def ceiling(rows: Sequence[RewardedPrompt], seed: int) -> Ceiling | None:
     """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither tells."""
-    agreed = agreement(rows, seed)
+    agreed = agreement([row.judged for row in rows], seed)
     if agreed.prompts >= ENOUGH_REPEATS:
         value, low, high = (most_accurate(x) for x in (agreed.value, agreed.low, agreed.high))
         found = Figure(value=value, low=low, high=high, prompts=agreed.prompts, cases=agreed.cases)
@@ -43,12 +44,12 @@ def most_accurate(agreement: float) -> float:
     return 0.5 * (1 + math.sqrt(max(0.0, 2 * agreement - 1)))
 
 
-def agreement(rows: Sequence[JudgedAnswer], seed: int) -> Figure:
+def agreement(records: Sequence[JudgedPrompt], seed: int) -> Figure:
     """How often two judgings of the same prompt order the same two answers alike, among pairs that both decide."""
     judgings: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
-    for row in rows:
-        key = tuple((message.role, message.content) for message in row.prompt.messages)
-        judgings.setdefault(key, []).extend(_judgings(row))
+    for record in records:
+        key = tuple((message.role, message.content) for message in record.prompt.messages)
+        judgings.setdefault(key, []).extend(_judgings(record))
     cells = []
     for found in judgings.values():
         alike = tried = 0
@@ -60,12 +61,12 @@ def agreement(rows: Sequence[JudgedAnswer], seed: int) -> Figure:
     return share(cells, seed)
 
 
-def saturation(rows: Sequence[JudgedAnswer], seed: int) -> Figure | None:
+def saturation(rows: Sequence[RewardedPrompt], seed: int) -> Figure | None:
     """Accuracy at the widest gaps, if it is no higher there than at middle ones; of the half of the pairs with the largest |D|.
 
     Widest and middle are the upper two thirds of these pairs by the judges' gap. None where accuracy may still be rising.
     """
-    pairs = [[(row.rewards[j] - row.rewards[k], apart) for j, k, apart in row.pairs()] for row in rows]
+    pairs = [[(row.rewards[j] - row.rewards[k], apart) for j, k, apart in row.pairs] for row in rows]
     sizes = sorted(abs(gap) for found in pairs for gap, _ in found)
     if len(sizes) < 6:
         return None
@@ -89,10 +90,10 @@ def saturation(rows: Sequence[JudgedAnswer], seed: int) -> Figure | None:
     return top if high < FLAT and top.low > CHANCE else None
 
 
-def _judgings(row: JudgedAnswer) -> list[dict[str, float]]:
+def _judgings(record: JudgedPrompt) -> list[dict[str, float]]:
     """A row as text -> score; a text that stands in it twice was judged twice, and its second score is another judging's."""
     found: list[dict[str, float]] = []
-    for text, score in zip(row.responses, row.scores, strict=True):
+    for text, score in zip(record.responses, record.scores, strict=True):
         free = next((judging for judging in found if text not in judging), None)
         if free is None:
             free = {}

@@ -1,79 +1,61 @@
-"""Judged answers with the model's rewards beside them: what every figure is counted from."""
+"""Judged prompts with the model's rewards beside them: what every figure is counted from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from sawyer.models import Scorer
-from sawyer.records import Pair, Prompt, ScoredAnswers, judgement
+from sawyer.records import JudgedPrompt, Pair, Prompt
 
-OWN = "sft"  # the source that collected answers name
+SFT = "sft"  # the source that collected answers name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JudgedAnswer:
-    """One judging of a prompt's K answers; the tuples have one entry an answer."""
+class RewardedPrompt:
+    """A judged prompt, all of whose answers have a score, with the reward of each answer."""
 
-    prompt: Prompt
-    responses: tuple[str, ...]
-    scores: tuple[float, ...]  # the judges'; of a ready-made pair its margin (1 where none is given) and 0
-    sources: tuple[str, ...]  # "" where nobody says who wrote it
-    rewards: tuple[float, ...] = ()
+    judged: JudgedPrompt
+    pairs: tuple[Pair, ...]  # the decided pairs of `judged`
+    rewards: tuple[float, ...]
     truths: tuple[float, ...] = ()  # the true scores, where they are known
 
-    def pairs(self) -> Iterator[tuple[int, int, float]]:
-        """(j, k, d): answer j was judged better than k by d > 0. Pairs of one and the same text are not among them."""
-        for i in range(len(self.scores)):
-            for j in range(i + 1, len(self.scores)):
-                apart = self.scores[i] - self.scores[j]
-                if apart and self.responses[i] != self.responses[j]:
-                    yield (i, j, apart) if apart > 0 else (j, i, -apart)
-
-    def by(self, required_section: Callable[[str], bool]) -> JudgedAnswer:
+    def of_sources(self, wanted: Callable[[str], bool]) -> RewardedPrompt:
         """The answers whose source is wanted."""
-        kept = [i for i, source in enumerate(self.sources) if required_section(source)]
-
-        def some(values: tuple[float, ...]) -> tuple[float, ...]:
-            return tuple(values[i] for i in kept) if values else ()
-
-        return replace(
-            self,
-            responses=tuple(self.responses[i] for i in kept),
-            sources=tuple(self.sources[i] for i in kept),
-            scores=some(self.scores),
-            rewards=some(self.rewards),
-            truths=some(self.truths),
+        indices = [i for i, answer in enumerate(self.judged.answers) if wanted(answer.source)]
+        judged = replace(self.judged, answers=tuple(self.judged.answers[i] for i in indices))
+        return RewardedPrompt(
+            judged=judged,
+            pairs=judged.pairs().decided,
+            rewards=tuple(self.rewards[i] for i in indices),
+            truths=tuple(self.truths[i] for i in indices) if self.truths else (),
         )
 
     @property
     def best(self) -> int:
         """The answer that wins its pairs by most in sum (the first of equals)."""
-        won = [0.0] * len(self.responses)
-        for j, _, apart in self.pairs():
-            won[j] += apart
-        return won.index(max(won))
+        wins = [0.0] * len(self.judged.answers)
+        for pair in self.pairs:
+            wins[pair.better] += pair.difference
+        return wins.index(max(wins))
 
 
-def judged(records: Sequence[ScoredAnswers | Pair]) -> list[JudgedAnswer]:
-    """Records as judgings; answers that nobody has scored yet are left out, and prompts with none that is."""
-    told = [(record.prompt, judgement(record)) for record in records]
-    return [
-        JudgedAnswer(prompt=prompt, responses=found.responses, scores=found.scores, sources=found.sources)
-        for prompt, found in told
-        if found.responses
-    ]
+def score_prompts(
+    records: Sequence[JudgedPrompt], scorer: Scorer, truth: Callable[[Prompt, str], float] | None = None
+) -> tuple[RewardedPrompt, ...]:
+    """Each record with the scorer's rewards, and with the true scores where `truth` knows them.
 
-
-def scored(
-    rows: Sequence[JudgedAnswer], scorer: Scorer, truth: Callable[[Prompt, str], float] | None = None
-) -> tuple[JudgedAnswer, ...]:
-    """The same with the scorer's rewards, and with the true scores where `truth` knows them."""
-    flat = scorer([row.prompt for row in rows for _ in row.responses], [text for row in rows for text in row.responses])
-    found, at = [], 0
-    for row in rows:
-        rewards = tuple(map(float, flat[at : at + len(row.responses)]))
-        at += len(row.responses)
-        truths = tuple(truth(row.prompt, text) for text in row.responses) if truth is not None else ()
-        found.append(replace(row, rewards=rewards, truths=truths))
-    return tuple(found)
+    Answers without a score are left out, and prompts without any.
+    """
+    judged = [scored for record in records if (scored := record.scored).answers]
+    rewards = scorer([one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses])
+    flat = iter(map(float, rewards))
+    return tuple(
+        RewardedPrompt(
+            judged=one,
+            pairs=one.pairs().decided,
+            rewards=tuple(next(flat) for _ in one.answers),
+            truths=tuple(truth(one.prompt, text) for text in one.responses) if truth is not None else (),
+        )
+        for one in judged
+    )

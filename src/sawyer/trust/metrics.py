@@ -9,7 +9,7 @@ from typing import Literal
 
 from sawyer.maths import expected_calibration_error
 from sawyer.trust.intervals import correlated, difference, interval, partial, share
-from sawyer.trust.judged_answers import JudgedAnswer
+from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Bin, Calibration, Correlation, Figure, Gap, Side, SourceAccuracy
 
 CHANCE = 0.5
@@ -34,21 +34,14 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
 def side(
     name: Literal["all", "file", "own", "gold"],
     what: str,
-    rows: Sequence[JudgedAnswer],
+    rows: Sequence[RewardedPrompt],
     *,
     loss: str | None,
     unit: float,
     seed: int,
 ) -> Side:
     """All figures of `rows`, which have their rewards. D in a calibration is the difference in reward times `unit`."""
-    pairs = [list(row.pairs()) for row in rows]
-    outcomes = [
-        [
-            (unit * (row.rewards[j] - row.rewards[k]), apart, longer_wins(row.responses[j], row.responses[k]))
-            for j, k, apart in found
-        ]
-        for row, found in zip(rows, pairs, strict=True)
-    ]
+    outcomes = [_outcomes(row, unit) for row in rows]
     gaps = [[o[0] for o in found] for found in outcomes]
     longer = share([(math.fsum(o[2] for o in found), len(found)) for found in outcomes], seed)
     rule: Literal["longer wins", "shorter wins", "random"]
@@ -66,11 +59,11 @@ def side(
         prompts=len(rows),
         answers=len(rewards),
         pairs=sum(map(len, outcomes)),
-        ties=sum(row.scores[i] == row.scores[j] for row in rows for i in range(len(row.scores)) for j in range(i)),
-        same=sum(_same(row) for row in rows),
+        ties=sum(row.judged.pairs().ties for row in rows),
+        same=sum(row.judged.pairs().same_text for row in rows),
         accuracy=accuracy(outcomes, seed),
         by_gap=by_gap(outcomes, seed),
-        by_source=by_source(rows, pairs, gaps, seed),
+        by_source=by_source(rows, gaps, seed),
         calibration=calibrations(outcomes, loss, seed),
         longer_wins=longer,
         best_rule=rule,
@@ -79,15 +72,18 @@ def side(
         ahead=difference(ahead, seed),
         when_longer=accuracy([[o for o in found if o[2] == 1.0] for found in outcomes], seed),
         when_shorter=accuracy([[o for o in found if o[2] == 0.0] for found in outcomes], seed),
-        length=_correlation(rows, lambda row: [len(text.split()) for text in row.responses], seed),
+        length=_correlation(rows, lambda row: [len(text.split()) for text in row.judged.responses], seed),
         length_controlled=partial(
             [
-                [(reward, float(len(t.split())), s) for reward, t, s in zip(r.rewards, r.responses, r.scores, strict=True)]
-                for r in rows
+                [
+                    (reward, float(len(answer.response.split())), score)
+                    for reward, answer, score in zip(row.rewards, row.judged.answers, row.judged.scores, strict=True)
+                ]
+                for row in rows
             ],
             seed,
         ),
-        score=_correlation(rows, lambda row: row.scores, seed),
+        score=_correlation(rows, lambda row: row.judged.scores, seed),
         truth=_correlation(rows, lambda row: row.truths, seed) if truth else None,
         spread=_deviation(rewards),
         points=_points(rows),
@@ -120,14 +116,13 @@ def by_gap(outcomes: Sequence[Sequence[Outcome]], seed: int) -> tuple[Gap, ...]:
     return tuple(gaps)
 
 
-def by_source(
-    rows: Sequence[JudgedAnswer], pairs: Sequence[Sequence[tuple[int, int, float]]], gaps: Sequence[Sequence[float]], seed: int
-) -> tuple[SourceAccuracy, ...]:
+def by_source(rows: Sequence[RewardedPrompt], gaps: Sequence[Sequence[float]], seed: int) -> tuple[SourceAccuracy, ...]:
     """Accuracy by who wrote an answer, over all pairs in which one of theirs stands; the most frequent sources first."""
     found: dict[str, dict[int, list[bool]]] = {}
-    for place, (row, compared, apart) in enumerate(zip(rows, pairs, gaps, strict=True)):
-        for (j, k, _), gap in zip(compared, apart, strict=True):
-            for source in {row.sources[j], row.sources[k]} - {""}:
+    for place, (row, apart) in enumerate(zip(rows, gaps, strict=True)):
+        answers = row.judged.answers
+        for (j, k, _), gap in zip(row.pairs, apart, strict=True):
+            for source in {answers[j].source, answers[k].source} - {""}:
                 found.setdefault(source, {}).setdefault(place, []).append(gap > 0)
     often = sorted(found, key=lambda source: (-sum(map(len, found[source].values())), source))[:MOST_SOURCES]
     return tuple(
@@ -183,20 +178,22 @@ def longer_wins(better: str, worse: str) -> float:
     return 0.5 if len(better) == len(worse) else float(len(better) > len(worse))
 
 
-def _same(row: JudgedAnswer) -> int:
-    """Pairs of one text that was given two scores."""
-    count = len(row.responses)
-    return sum(row.responses[i] == row.responses[j] and row.scores[i] != row.scores[j] for i in range(count) for j in range(i))
+def _outcomes(row: RewardedPrompt, unit: float) -> list[Outcome]:
+    responses = row.judged.responses
+    return [
+        (unit * (row.rewards[j] - row.rewards[k]), difference, longer_wins(responses[j], responses[k]))
+        for j, k, difference in row.pairs
+    ]
 
 
-def _correlation(rows: Sequence[JudgedAnswer], of: Callable[[JudgedAnswer], Sequence[float]], seed: int) -> Correlation:
+def _correlation(rows: Sequence[RewardedPrompt], of: Callable[[RewardedPrompt], Sequence[float]], seed: int) -> Correlation:
     points = [list(zip(map(float, of(row)), row.rewards, strict=True)) for row in rows]
     return Correlation(all=correlated(points, seed, within=False), within=correlated(points, seed, within=True))
 
 
-def _points(rows: Sequence[JudgedAnswer]) -> tuple[tuple[int, float], ...]:
+def _points(rows: Sequence[RewardedPrompt]) -> tuple[tuple[int, float], ...]:
     """(words, reward) of at most `MOST_POINTS` answers, evenly spread."""
-    found = [(len(t.split()), r) for row in rows for t, r in zip(row.responses, row.rewards, strict=True)]
+    found = [(len(t.split()), r) for row in rows for t, r in zip(row.judged.responses, row.rewards, strict=True)]
     step = max(1, math.ceil(len(found) / MOST_POINTS))
     return tuple(found[::step])
 

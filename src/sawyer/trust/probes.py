@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sawyer.models import Scorer
 from sawyer.trust.intervals import share
-from sawyer.trust.judged_answers import JudgedAnswer
+from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Figure, Probe, ProbeExample
 
 # A model that reads only the start of a text may get the same tokens twice. Padding and the order of fp32's sums then part the
@@ -43,15 +43,15 @@ DAMAGES: Mapping[str, tuple[str, Callable[[str, str, random.Random], str | None]
 }
 
 
-def probe(scorer: Scorer, rows: Sequence[JudgedAnswer], *, seed: int) -> tuple[tuple[Probe, ...], Figure]:
+def probe(scorer: Scorer, rows: Sequence[RewardedPrompt], *, seed: int) -> tuple[tuple[Probe, ...], Figure]:
     """Each kind of damage to each prompt's best answer, and all kinds together: how often does the damaged one score higher?
 
     Two scores that are the same to rounding (`SAME`) show nothing, neither a win nor a loss: they are counted as unseen and are
     no case. Only prompts of which one answer was judged better than another have a best one.
     """
-    rows = [row for row in rows if next(row.pairs(), None) is not None]
+    rows = [row for row in rows if row.pairs]
     rng = random.Random(f"{seed}/damage")
-    best = [row.responses[row.best] for row in rows]
+    best = [row.judged.responses[row.best] for row in rows]
     whole = [row.rewards[row.best] for row in rows]
     near = SAME * statistics.pstdev([reward for row in rows for reward in row.rewards]) if rows else 0.0
     others = best[1:] + best[:1]
@@ -60,7 +60,7 @@ def probe(scorer: Scorer, rows: Sequence[JudgedAnswer], *, seed: int) -> tuple[t
     for name, (what, damage) in DAMAGES.items():
         texts = [damage(text, other, rng) for text, other in zip(best, others, strict=True)]
         cases = [(i, text) for i, text in enumerate(texts) if text is not None and text.strip() != best[i].strip()]
-        rewards = scorer([rows[i].prompt for i, _ in cases], [text for _, text in cases]) if cases else []
+        rewards = scorer([rows[i].judged.prompt for i, _ in cases], [text for _, text in cases]) if cases else []
         scored = [(i, text, reward) for (i, text), reward in zip(cases, rewards, strict=True) if abs(reward - whole[i]) > near]
         lead = [reward - whole[i] for i, _, reward in scored]
         for (i, _, _), gained in zip(scored, lead, strict=True):
@@ -68,7 +68,7 @@ def probe(scorer: Scorer, rows: Sequence[JudgedAnswer], *, seed: int) -> tuple[t
         example = None
         if scored:
             i, text, reward = scored[lead.index(max(lead))]
-            prompt = rows[i].prompt.text
+            prompt = rows[i].judged.prompt.text
             example = ProbeExample(prompt=prompt, whole=best[i], damaged=text, whole_reward=whole[i], damaged_reward=reward)
         wins = share([(float(gained > 0), 1.0) for gained in lead], seed)
         probes.append(Probe(name=name, what=what, wins=wins, example=example, unseen=len(cases) - len(scored)))

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 from sawyer.errors import ModelError
 from sawyer.models import Scorer
-from sawyer.records import Pair, Prompt, ScoredAnswers
+from sawyer.records import JudgedPrompt, Prompt
 from sawyer.trust.accuracy_ceiling import ceiling
 from sawyer.trust.intervals import share
-from sawyer.trust.judged_answers import OWN, JudgedAnswer, judged, scored
+from sawyer.trust.judged_answers import SFT, RewardedPrompt, score_prompts
 from sawyer.trust.metrics import side
 from sawyer.trust.probes import probe
 from sawyer.trust.trust_values import Figure, Trust
@@ -18,12 +18,12 @@ from sawyer.trust.trust_values import Figure, Trust
 
 def trust(
     scorer: Scorer,
-    records: Sequence[ScoredAnswers | Pair],
+    records: Sequence[JudgedPrompt],
     *,
     loss: str | None = None,
     unit: float = 1.0,
     truth: Callable[[Prompt, str], float] | None = None,
-    own: Sequence[ScoredAnswers] = (),
+    own: Sequence[JudgedPrompt] = (),
     held_out: bool = False,
     seed: int = 0,
 ) -> Trust:
@@ -35,14 +35,14 @@ def trust(
     that is no finite number.
     """
     scorer = Finite(scorer)
-    rows = scored(judged(records), scorer, truth)
-    true = scored(judged(own), scorer)
+    rows = score_prompts(records, scorer, truth)
+    true = score_prompts(own, scorer)
     parts = [("all", "all judged answers", rows)]
-    sources = {source for row in rows for source in row.sources}
-    if OWN in sources:
-        if sources != {OWN}:
-            parts.append(("file", "answers of the files", _parts(rows, lambda source: source != OWN)))
-        parts.append(("own", "the SFT model's own answers, as the judges see them", _parts(rows, lambda s: s == OWN)))
+    sources = {answer.source for row in rows for answer in row.judged.answers}
+    if SFT in sources:
+        if sources != {SFT}:
+            parts.append(("file", "answers of the files", _parts(rows, lambda source: source != SFT)))
+        parts.append(("own", "the SFT model's own answers, as the judges see them", _parts(rows, lambda s: s == SFT)))
     if true:
         parts.append(("gold", "the SFT model's own answers, by their true score", true))
     probes, damaged = probe(scorer, rows, seed=seed)
@@ -85,15 +85,14 @@ class Finite:
         return rewards
 
 
-def _parts(rows: Sequence[JudgedAnswer], required_section: Callable[[str], bool]) -> tuple[JudgedAnswer, ...]:
-    found = (row.by(required_section) for row in rows)
-    return tuple(row for row in found if row.responses)
+def _parts(rows: Sequence[RewardedPrompt], wanted: Callable[[str], bool]) -> tuple[RewardedPrompt, ...]:
+    return tuple(part for row in rows if (part := row.of_sources(wanted)).rewards)
 
 
-def _agrees(rows: Sequence[JudgedAnswer], seed: int) -> Figure:
+def _agrees(rows: Sequence[RewardedPrompt], seed: int) -> Figure:
     """How often the judges put the truly better of two answers first; truly equal ones count as half."""
     cells = []
     for row in rows:
-        signs = [row.truths[j] - row.truths[k] for j, k, _ in row.pairs()]
+        signs = [row.truths[j] - row.truths[k] for j, k, _ in row.pairs]
         cells.append((sum(0.5 if sign == 0 else float(sign > 0) for sign in signs), float(len(signs))))
     return share(cells, seed)

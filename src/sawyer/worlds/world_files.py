@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sawyer.records import Answer, Demonstration, ScoredAnswers, prompt_of
+from sawyer.records import Answer, Demonstration, JudgedPrompt, prompt_of
 from sawyer.worlds.answerers import demonstrate, judged_set
 from sawyer.worlds.raters import rate
 from sawyer.worlds.statements import statements
@@ -27,7 +27,7 @@ def demonstrations(count: int, seed: int) -> list[Demonstration]:
 
 def comparisons(
     count: int, seed: int, *, rater: str = "honest", split: Split = "train", answers: int = 6
-) -> list[ScoredAnswers]:
+) -> list[JudgedPrompt]:
     """`count` prompts with `answers` answers each, scored by a rater."""
     rng = random.Random(f"{seed}/comparisons")
     found = []
@@ -36,7 +36,7 @@ def comparisons(
         judged = tuple(
             Answer(response=text, score=rate(rater, task.prompt, text, rng), source=who) for text, who in answered.items()
         )
-        found.append(ScoredAnswers(prompt=prompt_of(task.prompt), answers=judged))
+        found.append(JudgedPrompt(prompt=prompt_of(task.prompt), answers=judged))
     return found
 
 

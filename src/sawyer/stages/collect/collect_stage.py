@@ -10,7 +10,7 @@ from typing import Any
 from sawyer.config import Config, required_section, start_of
 from sawyer.errors import DataError
 from sawyer.models import LanguageModel, freeze_for_inference, open_language_model, sample
-from sawyer.records import Answer, Prompt, ScoredAnswers, json_lines, once_each, scored_row
+from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
 from sawyer.train import Placement, choose_device, generator, read_data, run_steps
 from sawyer.worlds import rate
@@ -96,7 +96,7 @@ class CollectLoop:
         self.responses = [list(texts) for texts in state["responses"]]
 
 
-def _judged(config: Config, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[ScoredAnswers]:
+def _judged(config: Config, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[JudgedPrompt]:
     """The answers as records: scored by the world's rater, or waiting for people."""
     rng = random.Random(f"{config.seed}/{STAGE}/rater")
     records = []
@@ -105,5 +105,5 @@ def _judged(config: Config, prompts: Sequence[Prompt], responses: Sequence[Seque
         distinct = list(dict.fromkeys(texts))
         scores = [rate(config.world.rater, prompt.text, text, rng) if config.world else None for text in distinct]
         answers = [Answer(response=t, score=s, source="sft") for t, s in zip(distinct, scores, strict=True)]
-        records.append(ScoredAnswers(prompt=prompt, answers=tuple(answers)))
+        records.append(JudgedPrompt(prompt=prompt, answers=tuple(answers)))
     return records

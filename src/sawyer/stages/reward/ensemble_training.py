@@ -16,7 +16,7 @@ from sawyer.errors import RunError, TrainingError
 from sawyer.maths import disagreement
 from sawyer.models import Ensemble, Member, RewardModel, RewardScorer, Scorer, member_folder, save_model
 from sawyer.records import Prompt
-from sawyer.stages.reward.judged_groups import STAGE
+from sawyer.stages.reward.reward_data import STAGE
 from sawyer.train import StageLoop, generator, load_checkpoint, restore_weights, save_checkpoint, trained_weights
 
 

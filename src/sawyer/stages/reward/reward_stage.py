@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from sawyer import processes
 from sawyer.config import Config, left_out, required_section, start_of
 from sawyer.errors import DataError
-from sawyer.maths import JudgedBatch, ScoreNormalizer, linear_schedule
+from sawyer.maths import ScoreNormalizer, linear_schedule
 from sawyer.models import (
     FrozenLayers,
     LanguageModel,
@@ -29,12 +28,24 @@ from sawyer.models import (
 from sawyer.records import Prompt, named
 from sawyer.runs import Run, replace_folder, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrated, member_seed, save_members
-from sawyer.stages.reward.judged_groups import AS_THEY_ARE, STAGE, Group, Judgements, judged, load
 from sawyer.stages.reward.loss_choice import checked_loss, objective
-from sawyer.stages.reward.prompt_dedup import thinned
+from sawyer.stages.reward.reward_data import STAGE, RewardData, deduplicate, load_reward_data
 from sawyer.stages.reward.reward_trust import examine, gold_accuracy, judge, own_judged
-from sawyer.text import Batch, find_unrenderable, pad_right
-from sawyer.train import OptimizerStep, Placement, batch_indices, choose_device, generator, losses_of, run_steps, stop_if_asked
+from sawyer.text import find_unrenderable
+from sawyer.train import (
+    NO_NORMALIZER,
+    EncodedPrompt,
+    JudgedMinibatch,
+    OptimizerStep,
+    Placement,
+    batch_indices,
+    choose_device,
+    generator,
+    judged_minibatches,
+    losses_of,
+    run_steps,
+    stop_if_asked,
+)
 from sawyer.trust import as_json, told
 
 
@@ -46,8 +57,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     reader = opened(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
-    judgements = thinned(config, run, speaker or reader, place, load(config, run, reader))
-    asked_first = _answerable(judgements, speaker, run)[: asked.calibration_prompts] if speaker is not None else []
+    data = deduplicate(config, run, speaker or reader, place, load_reward_data(config, run, reader))
+    asked_first = _answerable(data, speaker, run)[: asked.calibration_prompts] if speaker is not None else []
     frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
 
     def begin(number: int) -> tuple[nn.Module, RewardLoop]:
@@ -56,7 +67,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
             freeze(model, asked.freeze, setting="reward.freeze")
         model.to(place.device)
         seeded = config.model_copy(update={"seed": member_seed(config.seed, number)})
-        return model, RewardLoop(seeded, place, model, reader.prompt_encoder.pad_id, judgements.train, judgements.standard)
+        return model, RewardLoop(seeded, place, model, reader.prompt_encoder.pad_id, data.train_prompts, data.normalizer)
 
     ensemble = asked.ensemble
     work: EnsembleLoop | RewardLoop
@@ -64,8 +75,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         work = EnsembleLoop(ensemble.members, begin, run.layout.members(STAGE))
     else:
         _, work = begin(0)
-    plan = _plan(config, judgements, work.steps, place, reader, frozen)
-    run.journal.event(STAGE, "plan", message=plan, unread=dict(judgements.unread))
+    plan = _plan(config, data, work.steps, place, reader, frozen)
+    run.journal.event(STAGE, "plan", message=plan, unread=dict(data.unread))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
@@ -73,12 +84,12 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         speaker.model.to(place.device)
         own = own_answers(config, place, speaker, asked_first)
     else:
-        own = filed_answers(judgements, asked.calibration_prompts)
+        own = filed_answers(data, asked.calibration_prompts)
         run.journal.event(STAGE, "left_out", message=left_out(config, STAGE))
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
     with replace_folder(run.layout.model(STAGE)) as folder:
-        standard = {"score_mean": judgements.standard.mean, "score_scale": judgements.standard.scale}
+        standard = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale}
         save_members(folder, reader, scorer, ensemble, {**standard, "loss": asked.loss})
     if scorer.ensemble.own_disagreement is not None:
         extra["own_disagreement"] = scorer.ensemble.own_disagreement
@@ -86,7 +97,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
     raw, known = as_trained(scorer), config.world is not None
     true = own_judged(config, partial(own_answers, config, place, speaker)) if known and speaker is not None else ()
-    found, figures = examine(raw, judgements, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
+    found, figures = examine(raw, data, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
     figures |= gold_accuracy(true, raw) if true else {}
     verdict = told(found)
     write_json(run.layout.trust, as_json(found, verdict))
@@ -115,14 +126,6 @@ def opened(config: Config, run: Run, number: int) -> RewardModel:
     return new_reward_model(source, seed=seed, heads=heads, template=start.template, fallback=config.template, lora=config.lora)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewardMinibatch:
-    """Some groups of a batch: their answers as one padded batch, and what the judges said of its rows."""
-
-    batch: Batch  # (N, T), each answer once
-    judged: JudgedBatch
-
-
 class RewardLoop:
     """The optimizer steps of the reward model, one batch of prompts with all their answers each."""
 
@@ -132,27 +135,27 @@ class RewardLoop:
         place: Placement,
         model: nn.Module,
         pad_id: int,
-        groups: Sequence[Group],
-        standard: ScoreNormalizer = AS_THEY_ARE,
+        prompts: Sequence[EncodedPrompt],
+        normalizer: ScoreNormalizer = NO_NORMALIZER,
     ) -> None:
         reward = required_section(config.reward, "reward")
         self.config, self.asked, self.place, self.model = config, reward, place, model
-        self.pad_id, self.groups, self.standard = pad_id, groups, standard
+        self.pad_id, self.prompts, self.normalizer = pad_id, prompts, normalizer
         self.aim = objective(reward)
-        self.total = max(1, round(reward.epochs * len(groups)))
+        self.total = max(1, round(reward.epochs * len(prompts)))
         self.steps = math.ceil(self.total / reward.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(reward.warmup_fraction * self.steps))
         self.learner = OptimizerStep(model, name=STAGE, learning_rate=reward.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(
-            len(self.groups), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+            len(self.prompts), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
-        groups = [self.groups[i] for i in chosen]
-        pairs = sum(len(group.pairs) for group in groups)
+        prompts = [self.prompts[i] for i in chosen]
+        pairs = sum(len(prompt.pairs) for prompt in prompts)
         right: list[float] = []
-        mine = processes.dealt(groups, lambda group: sum(len(row.ids) for row in group.rows))
-        parts = list(split_groups(mine, self.pad_id, self.config.micro_batch_tokens, self.standard))
+        mine = processes.dealt(prompts, lambda prompt: prompt.tokens)
+        parts = list(judged_minibatches(mine, self.pad_id, self.config.micro_batch_tokens, self.normalizer))
         (count,) = processes.summed(sum(self.aim.count(part.judged) for part in parts))
         update = self.learner.update(parts, lambda part: self.loss(part, right), count)
         return {
@@ -163,14 +166,15 @@ class RewardLoop:
             "pairs": pairs,
         }
 
-    def loss(self, part: RewardMinibatch, right: list[float]) -> Tensor:
+    def loss(self, part: JudgedMinibatch, right: list[float]) -> Tensor:
         """The weighted sum of the part's losses, averaged over the model's heads; the number of pairs that the heads' mean
         ranks rightly is appended to `right`."""
+        part = part.to(self.place.device)
         with self.place.autocast():
-            heads = sequence_logits(self.model, part.batch.to(self.place.device)).float()  # (N, H)
-        said, scores = part.judged.to(heads.device), heads.detach().mean(1)
-        right.append(float((scores[said.better] > scores[said.worse]).sum()))
-        return torch.stack([self.aim.total(head, said) for head in heads.unbind(1)]).mean()
+            heads = sequence_logits(self.model, part.batch).float()  # (N, H)
+        judged, scores = part.judged, heads.detach().mean(1)
+        right.append(float((scores[judged.better] > scores[judged.worse]).sum()))
+        return torch.stack([self.aim.total(head, judged) for head in heads.unbind(1)]).mean()
 
     @property
     def models(self) -> list[nn.Module]:
@@ -184,34 +188,12 @@ class RewardLoop:
         self.learner.load(state)
 
 
-def split_groups(
-    groups: Sequence[Group], pad_id: int, token_budget: int, standard: ScoreNormalizer = AS_THEY_ARE
-) -> Iterator[RewardMinibatch]:
-    """Cut a batch between prompts, never inside one: a prompt's answers share a part. At most `token_budget` padded
-    tokens a part, unless a single prompt's answers exceed it."""
-    ordered = sorted(groups, key=lambda group: max(len(row.ids) for row in group.rows))
-    taken: list[Group] = []
-    for group in ordered:
-        rows = sum(len(g.rows) for g in taken) + len(group.rows)
-        if taken and rows * max(len(row.ids) for row in group.rows) > token_budget:
-            yield _part(taken, pad_id, standard)
-            taken = []
-        taken.append(group)
-    if taken:
-        yield _part(taken, pad_id, standard)
-
-
-def _part(groups: Sequence[Group], pad_id: int, standard: ScoreNormalizer) -> RewardMinibatch:
-    rows = [row for group in groups for row in group.rows]
-    return RewardMinibatch(batch=pad_right(rows, pad_id), judged=judged(groups, standard))
-
-
-def _answerable(judgements: Judgements, speaker: LanguageModel, run: Run) -> list[Prompt]:
+def _answerable(data: RewardData, speaker: LanguageModel, run: Run) -> list[Prompt]:
     """The training prompts that the SFT model can read and has room to answer; its answers set the reward's zero and unit.
 
     Another network may read more than the SFT model does, and by another template. Raises DataError where no prompt is left.
     """
-    prompts = [group.prompt for group in judgements.train]
+    prompts = [prompt.judged.prompt for prompt in data.train_prompts]
     if refused := find_unrenderable(speaker.prompt_encoder, prompts, by="the model that answers"):
         places = {problem.where for problem in refused}
         message = f"{len(refused):,} of {len(prompts):,} training prompts cannot be asked ({named(sorted(places))}): "
@@ -222,7 +204,7 @@ def _answerable(judgements: Judgements, speaker: LanguageModel, run: Run) -> lis
     context = speaker.prompt_encoder.context
     if not fitting:
         raise DataError(
-            f"none of the {len(judgements.train):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
+            f"none of the {len(data.train_prompts):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
             expected="prompts that it can answer",
             why="its answers set the reward's zero and unit, and RL is trained on them",
             todo="give shorter prompts, or an SFT model that reads more",
@@ -250,20 +232,21 @@ def own_answers(
     return list(prompts), [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
 
 
-def filed_answers(judgements: Judgements, most: int) -> tuple[list[Prompt], list[str]]:
+def filed_answers(data: RewardData, most: int) -> tuple[list[Prompt], list[str]]:
     """(prompts, responses): the judged answers to the first `most` training prompts, where no model of the run answers."""
-    groups = judgements.train[:most]
-    return [group.prompt for group in groups for _ in group.responses], [text for group in groups for text in group.responses]
+    judged = [prompt.judged for prompt in data.train_prompts[:most]]
+    return [one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses]
 
 
 def _plan(
-    config: Config, judgements: Judgements, steps: int, place: Placement, reader: RewardModel, frozen: FrozenLayers | None
+    config: Config, data: RewardData, steps: int, place: Placement, reader: RewardModel, frozen: FrozenLayers | None
 ) -> str:
     reward = required_section(config.reward, "reward")
-    answers = sum(len(group.rows) for group in judgements.train)
+    answers = sum(len(prompt.rows) for prompt in data.train_prompts)
+    pairs = sum(len(prompt.pairs) for prompt in data.train_prompts)
     told = [
-        f"{len(judgements.train):,} prompts with {answers:,} answers and {sum(len(g.pairs) for g in judgements.train):,} pairs "
-        f"({judgements.format}), {len(judgements.held_out):,} prompts held out, {steps:,} steps, {place.reason}"
+        f"{len(data.train_prompts):,} prompts with {answers:,} answers and {pairs:,} pairs "
+        f"({data.format}), {len(data.eval_prompts):,} prompts held out, {steps:,} steps, {place.reason}"
     ]
     if config.sft is None or reward.model is not None:
         source = reward.model or config.model or "the base model"
@@ -271,4 +254,4 @@ def _plan(
     if reward.ensemble is not None:
         members = "models, one after another" if reward.ensemble.by == "seeds" else "heads of one trunk"
         told.append(f"an ensemble of {reward.ensemble.members} {members}")
-    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_summary(reader.model) + judgements.remarks
+    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_summary(reader.model) + data.remarks

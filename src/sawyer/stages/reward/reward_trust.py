@@ -11,12 +11,12 @@ from sawyer.config import Config
 from sawyer.errors import WorldError
 from sawyer.maths import WEIGHTS, Objective
 from sawyer.models import Scorer
-from sawyer.records import Answer, Pair, Prompt, ScoredAnswers, prompt_of
+from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
 from sawyer.runs import Gate
-from sawyer.stages.reward.judged_groups import STAGE, Group, Judgements, judged
 from sawyer.stages.reward.loss_choice import open_loss
+from sawyer.stages.reward.reward_data import STAGE, RewardData
 from sawyer.stats import correlation, wilson
-from sawyer.train import learned_gate
+from sawyer.train import judged_batch, learned_gate
 from sawyer.trust import DAMAGED_WINS, Figure, Probe, Trust, level, told, trust
 from sawyer.worlds import find, gold, tasks
 
@@ -27,13 +27,13 @@ WORLD_PROMPTS, WORLD_ANSWERS = 200, 4
 
 def examine(
     scorer: Scorer,
-    judgements: Judgements,
+    data: RewardData,
     loss: str,
     *,
     seed: int,
     by: str = "pair",
     world: bool = False,
-    own: Sequence[ScoredAnswers] = (),
+    own: Sequence[JudgedPrompt] = (),
 ) -> tuple[Trust, dict[str, Any]]:
     """The trust report on the held-out prompts (on the training prompts where none was held out: `eval_prompts` is 0
     then), and its flat figures.
@@ -41,27 +41,27 @@ def examine(
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit. `world`
     says that the prompts may be the built-in world's, whose gold is known; `own` are the SFT model's own answers with it.
     """
-    groups = judgements.examined
+    records = [prompt.judged for prompt in data.examined_prompts]
     scorer = Remembered(scorer)
-    known = world and all(in_world(group.prompt) for group in groups)
+    known = world and all(in_world(record.prompt) for record in records)
     found = trust(
         scorer,
-        records_of(groups),
+        records,
         loss=loss,
         truth=_truth if known else None,
         own=own,
-        held_out=bool(judgements.held_out),
+        held_out=bool(data.eval_prompts),
         seed=seed,
     )
-    return found, flat(found, judgements) | {"eval_loss": eval_loss(scorer, judgements, loss, by)}
+    return found, flat(found, data) | {"eval_loss": eval_loss(scorer, data, loss, by)}
 
 
-def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
+def flat(found: Trust, data: RewardData) -> dict[str, Any]:
     """The figures under the names that summary.json and the gates know; calibration is of sigmoid(D), whatever the loss."""
     side = found.everything
     plain = side.calibration[-1].error.value if side.calibration else 0.0
     figures = {
-        "eval_prompts": len(judgements.held_out),
+        "eval_prompts": len(data.eval_prompts),
         "accuracy": side.accuracy.value,
         "accuracy_low": side.accuracy.low,
         "accuracy_high": side.accuracy.high,
@@ -78,17 +78,17 @@ def flat(found: Trust, judgements: Judgements) -> dict[str, Any]:
     return figures | ({"accuracy_ceiling": found.ceiling.accuracy.value} if found.ceiling is not None else {})
 
 
-def eval_loss(scorer: Scorer, judgements: Judgements, loss: str, by: str) -> float:
+def eval_loss(scorer: Scorer, data: RewardData, loss: str, by: str) -> float:
     """The loss of what is examined, weighed as in training, without what `reward.centering_coefficient` adds."""
-    groups, aim = judgements.examined, Objective(loss=open_loss(loss), weigh=WEIGHTS[by])
-    said = judged(groups, judgements.standard)
-    rewards = torch.tensor(scorer([g.prompt for g in groups for _ in g.responses], [r for g in groups for r in g.responses]))
-    return float(aim.total(rewards, said)) / aim.count(said)
+    judged = [prompt.judged for prompt in data.examined_prompts]
+    rewards = scorer([one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses])
+    objective, batch = Objective(loss=open_loss(loss), weigh=WEIGHTS[by]), judged_batch(data.examined_prompts, data.normalizer)
+    return float(objective.total(torch.tensor(rewards), batch)) / objective.count(batch)
 
 
 def own_judged(
     config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]]
-) -> tuple[ScoredAnswers, ...]:
+) -> tuple[JudgedPrompt, ...]:
     """The policy's own answers to the world's held-out prompts, with their gold as score."""
     prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
     asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
@@ -97,12 +97,12 @@ def own_judged(
         for prompt, text in zip(asked, responses, strict=True)
     ]
     return tuple(
-        ScoredAnswers(prompt=asked[at], answers=tuple(answers[at : at + WORLD_ANSWERS]))
+        JudgedPrompt(prompt=asked[at], answers=tuple(answers[at : at + WORLD_ANSWERS]))
         for at in range(0, len(asked), WORLD_ANSWERS)
     )
 
 
-def gold_accuracy(own: Sequence[ScoredAnswers], scorer: Scorer) -> dict[str, Any]:
+def gold_accuracy(own: Sequence[JudgedPrompt], scorer: Scorer) -> dict[str, Any]:
     """On the SFT model's own answers to the world's held-out prompts: is the truly better one preferred?
 
     Counted are pairs of one prompt whose gold differs by `GOLD_GAP` or more. The interval is Wilson's.
@@ -129,19 +129,6 @@ def gold_accuracy(own: Sequence[ScoredAnswers], scorer: Scorer) -> dict[str, Any
         "gold_pairs": tried,
         "gold_correlation": correlation(flat_rewards, [score for row in golds for score in row]),
     }
-
-
-def records_of(groups: Sequence[Group]) -> list[ScoredAnswers | Pair]:
-    """Groups as judged answers again."""
-    found: list[ScoredAnswers | Pair] = []
-    for group in groups:
-        sources = group.sources or ("",) * len(group.responses)
-        answers = [
-            Answer(response=text, score=score, source=source)
-            for text, score, source in zip(group.responses, group.scores, sources, strict=True)
-        ]
-        found.append(ScoredAnswers(prompt=group.prompt, answers=tuple(answers)))
-    return found
 
 
 class Remembered:

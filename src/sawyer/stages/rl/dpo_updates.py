@@ -22,13 +22,13 @@ from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.runs import Run
 from sawyer.stages.rl.batch_metrics import HeldOut, length_correlation
-from sawyer.stages.rl.dpo_pairs import DpoMinibatch, eval_pairs, load_pairs, longest, paired_parts
+from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
 from sawyer.stages.rl.guards import raised
 from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.step_zero_checks import Reread
 from sawyer.stages.rl.trainer import ADAM_EPS, STAGE, PolicyTrainer
 from sawyer.text import Batch, pad_right
-from sawyer.train import OptimizerStep, batch_indices
+from sawyer.train import JudgedMinibatch, OptimizerStep, batch_indices, judged_minibatches
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ class DpoLoop(PolicyTrainer):
         asked = self.asked
         self.beta = asked.beta
         self.groups = load_pairs(config, run, self.policy_speaker.prompt_encoder, self.held_out)
-        self.groups_aside = () if config.is_scored else eval_pairs(config, run, self.policy_speaker.prompt_encoder)
+        self.groups_aside = () if config.is_scored else load_eval_pairs(config, run, self.policy_speaker.prompt_encoder)
         self.total = asked.epochs * len(self.groups)
         self.steps = math.ceil(self.total / asked.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=0)
@@ -83,8 +83,8 @@ class DpoLoop(PolicyTrainer):
         )
         groups = [self.groups[i] for i in chosen]
         count, sums = sum(len(group.pairs) for group in groups), DpoSums()
-        mine = processes.dealt(groups, lambda group: sum(len(row.ids) for row in group.rows))
-        parts = paired_parts(mine, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens)
+        mine = processes.dealt(groups, lambda group: group.tokens)
+        parts = judged_minibatches(mine, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens)
         again = self._reread(self._first.episodes) if index == 0 else None
         done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
         sums = sums.of_all()
@@ -119,12 +119,13 @@ class DpoLoop(PolicyTrainer):
         )
         self._step_zero(episodes, experience, again, ratio_error, 0.0)  # nothing is clipped
 
-    def loss(self, part: DpoMinibatch, sums: DpoSums) -> Tensor:
+    def loss(self, part: JudgedMinibatch, sums: DpoSums) -> Tensor:
         """The sum over the part's pairs; each answer goes through each network once."""
-        batch = part.batch.to(self.place.device)
+        part = part.to(self.place.device)
+        batch = part.batch
         new, ref = self._logprobs(batch)
         ratios = response_log_ratio(new, ref, batch.trained)
-        found = dpo_loss(ratios[list(part.chosen)], ratios[list(part.rejected)], self.beta)
+        found = dpo_loss(ratios[part.judged.better], ratios[part.judged.worse], self.beta)
         sums.margins += float(found.margins)
         sums.right += float(found.accuracies)
         off = (new.detach() - ref)[batch.trained].exp().sub(1).abs().max()
@@ -136,19 +137,19 @@ class DpoLoop(PolicyTrainer):
         groups = self.groups_aside
 
         def margins(mine: list[int]) -> list[list[float]]:
-            order = sorted(mine, key=lambda place: longest(groups[place]))
+            order = sorted(mine, key=lambda place: groups[place].longest)
             flat: list[float] = []
             chosen = [groups[place] for place in order]
-            for part in paired_parts(chosen, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens):
-                batch = part.batch.to(self.place.device)
-                ratios = response_log_ratio(*self._logprobs(batch), batch.trained)
-                flat += (self.asked.beta * (ratios[list(part.chosen)] - ratios[list(part.rejected)])).tolist()
+            for part in judged_minibatches(chosen, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens):
+                part = part.to(self.place.device)
+                ratios = response_log_ratio(*self._logprobs(part.batch), part.batch.trained)
+                flat += (self.asked.beta * (ratios[part.judged.better] - ratios[part.judged.worse])).tolist()
             rest = iter(flat)
             found = {place: [next(rest) for _ in groups[place].pairs] for place in order}
             return [found[place] for place in mine]
 
         with torch.no_grad():
-            return processes.shared([sum(len(row.ids) for row in group.rows) for group in groups], margins)
+            return processes.shared([group.tokens for group in groups], margins)
 
     def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(the policy's, the reference's) of each token, (N, T) each; the policy's alone carries a gradient."""
