@@ -40,9 +40,9 @@ def laid_out(precision: str, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(cpu_features, f"multiplies_{precision}_in_blocks", lambda: True)
     monkeypatch.setattr(prepacked_linear, "LARGE", 0)
-    if not prepacked_linear._works({"bf16": torch.bfloat16, "fp32": torch.float32}[precision]):
+    if not prepacked_linear._operators_work({"bf16": torch.bfloat16, "fp32": torch.float32}[precision]):
         pytest.skip(f"this PyTorch cannot lay out weights here for products in {precision}")
     found: list[Any] = []
-    product = prepacked_linear._product
-    monkeypatch.setattr(prepacked_linear, "_product", lambda layer, *how: found.append(layer) or product(layer, *how))
+    product = prepacked_linear._prepacked_forward
+    monkeypatch.setattr(prepacked_linear, "_prepacked_forward", lambda layer, *how: found.append(layer) or product(layer, *how))
     return found

@@ -72,7 +72,7 @@ def test_each_models_weights_are_laid_out_once(folder: Path, tmp_path: Path, pre
     config.write_text(config.read_text() + f"precision: {precision}\n")
     chat = Chat(tmp_path / "run")
     for _ in range(2):
-        chat.ask(QUESTION, max_new_tokens=prepacked_linear.PAYS)
+        chat.ask(QUESTION, max_new_tokens=prepacked_linear.MIN_PASSES)
         assert len(laid_out) == 3 * 5  # models, each with a layer's four products and the vocabulary's
 
 

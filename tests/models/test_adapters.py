@@ -40,8 +40,8 @@ from sawyer.models import (
 )
 from sawyer.models.fast import packing as packing
 from sawyer.models.fast.packing import packs_exactly
-from sawyer.models.forward import splits_exactly, trunk_of
 from sawyer.models.load import load_reward, load_tokenizer
+from sawyer.models.network_parts import splits_exactly, trunk_of
 from sawyer.records import prompt_of
 from sawyer.runs import base_of, settings_of
 from sawyer.text import Row, pad_right
@@ -148,7 +148,7 @@ def test_targets(make: Make) -> None:
 @pytest.mark.parametrize("way", ["packed", "padded"])
 def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Rows end to end, trunk and head apart, and the cache of sampling give what the network gives of each row alone."""
-    monkeypatch.setitem(packing.CALLS, "cpu", 0.0 if way == "packed" else float("inf"))
+    monkeypatch.setitem(packing.CALL_COST, "cpu", 0.0 if way == "packed" else float("inf"))
     opened = adapted(make("gpt2"))
     model = opened.model
     stir(model)

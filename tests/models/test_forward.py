@@ -12,10 +12,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.models import ValueNetwork, forward, mean_loss, policy_logprobs, row_cost, row_losses, splits_exactly, token_values
+from sawyer.models import (
+    ValueNetwork,
+    mean_loss,
+    network_parts,
+    policy_logprobs,
+    row_cost,
+    row_losses,
+    splits_exactly,
+    token_values,
+)
 from sawyer.models.fast import packing
 from sawyer.models.fast.packing import real_states
-from sawyer.models.forward import next_logits
+from sawyer.models.network_parts import next_logits, trunk_of
 from sawyer.text import Batch, Row, batches, pad_left, pad_right
 
 LOGPROBS = import_module("sawyer.maths.logprobs")
@@ -90,9 +99,9 @@ def test_which_models_run_in_two_parts(speaker: Speakers, name: str, splits: boo
 def test_trunk_and_head_alone_are_wrong_for_models_that_scale(speaker: Speakers, name: str) -> None:
     model, batch = speaker(name).model, pad_right(ROWS, 1)
     right = brute_force(model, batch)
-    forward._splits[model] = True
+    network_parts._splits[model] = True
     assert not close(policy_logprobs(model, batch).logprobs, right, 0.05)
-    forward._splits[model] = False
+    network_parts._splits[model] = False
     assert close(policy_logprobs(model, batch).logprobs, right)
 
 
@@ -138,9 +147,9 @@ def test_poisoned_padding(speaker: Speakers, name: str) -> None:
         assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
         read = pad_right([row([50, 2, 0], [0, 1, 1])], 2)
         assert bool(policy_logprobs(model, read).logprobs.isnan().any())
-    for trial in (True, False):
-        packing._packs[forward.trunk_of(model)] = () if trial and name != "gemma2" else None
-        assert bool(real_states(forward.trunk_of(model), pad_right(rows, 2)).isfinite().all())
+    for packed in (True, False):
+        packing._problems[trunk_of(model)] = "" if packed and name != "gemma2" else "padded"
+        assert bool(real_states(trunk_of(model), pad_right(rows, 2)).isfinite().all())
 
 
 def test_more_padding_and_other_rows_change_nothing(speaker: Speakers) -> None:
@@ -166,7 +175,7 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
     """Nine trained tokens: in bf16 sixteen rows are projected, in fp32 nine."""
     model, batch = speaker("gpt2").model, pad_right(ROWS, 1)
     splits_exactly(model)
-    monkeypatch.setattr(packing, "SIZES", 8)
+    monkeypatch.setattr(packing, "MULTIPLE", 8)
     rows: list[int] = []
     linear = LOGPROBS.linear
     monkeypatch.setattr(LOGPROBS, "linear", lambda x, *more: rows.append(len(x)) or linear(x, *more))
@@ -179,7 +188,7 @@ def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypat
         return [found.detach(), *(weight.grad for weight in model.parameters())]
 
     filled, exact = told(narrow=True), told(narrow=False)
-    monkeypatch.setattr(packing, "SIZES", 1)
+    monkeypatch.setattr(packing, "MULTIPLE", 1)
     plain = told(narrow=True)
     assert rows == [16, 9, 9]
     assert torch.allclose(filled[0], exact[0], atol=0.1)

@@ -27,7 +27,7 @@ from sawyer.models import (
     sample,
     train_tokenizer,
 )
-from sawyer.models.fast.kv_cache import caches_exactly
+from sawyer.models.decoding import caches_exactly
 
 Make = Callable[[str], Path]
 

@@ -21,11 +21,11 @@ from transformers.models.auto.modeling_auto import (
 from sawyer.errors import ModelError
 from sawyer.models import beam_search, context_length, policy_logprobs, sample, sequence_logits
 from sawyer.models.attention_span import long_range, steady_length
+from sawyer.models.decoding import caches_exactly
 from sawyer.models.fast import packing
-from sawyer.models.fast.kv_cache import caches_exactly
 from sawyer.models.fast.packing import packs_exactly
-from sawyer.models.forward import trunk_of
 from sawyer.models.load import check_causal
+from sawyer.models.network_parts import trunk_of
 from sawyer.text import Row, pad_right
 
 VOCABULARY, WIDTH, WINDOW, NEW = 96, 32, 8, 12
@@ -160,7 +160,7 @@ def alone(model: Any, ids: tuple[int, ...]) -> Tensor:
 @pytest.fixture(autouse=True)
 def packs_always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Models this small are never worth the calls."""
-    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)
+    monkeypatch.setitem(packing.CALL_COST, "cpu", 0.0)
     hf.utils.logging.set_verbosity_error()
     yield
     hf.utils.logging.set_verbosity_warning()
@@ -248,7 +248,7 @@ def test_what_is_read_from_the_config_and_not_tried() -> None:
     assert not packs_exactly(trunk_of(model))
     model.config.sliding_window = None  # the layers keep theirs: what a trial alone would have said
     again = built(hf.AutoModelForCausalLM, tiny("doge"))
-    packing._packs[trunk_of(again)] = packing._tried(trunk_of(again))
+    packing._problems[trunk_of(again)] = packing._try_packing(trunk_of(again))
     assert packs_exactly(trunk_of(again))
     with pytest.raises(AssertionError, match="row"):
         check_logprobs(again)

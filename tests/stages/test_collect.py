@@ -56,7 +56,7 @@ def test_the_models_weights_are_laid_out_once(
 ) -> None:
     """For all batches of answers."""
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 6)
-    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=prepacked_linear.PAYS)
+    config = config_of(tiny, tmp_path / "run", limit=6, max_new_tokens=prepacked_linear.MIN_PASSES)
     config = config.model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft") as run:
         collect(config, run)

@@ -60,7 +60,9 @@ def test_each_models_weights_are_laid_out_once(
 ) -> None:
     """For all settings and batches of its answers; and where KL is read, none are: models that are the same have none to the
     last bit."""
-    config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=prepacked_linear.PAYS)
+    config = config_of(
+        tiny, tmp_path / "run", prompts=tiny.prompts, world=True, limit=2, max_new_tokens=prepacked_linear.MIN_PASSES
+    )
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl" / "model").mkdir(parents=True)
         copy_model(tiny.sft, tmp_path / "run" / "rl" / "model", {"best_step": 0})  # as an RL leaves it that keeps no update

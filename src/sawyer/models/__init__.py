@@ -3,22 +3,17 @@
 from sawyer.models.adapters import LowRank, lora_summary, merge, without_adapters
 from sawyer.models.classifier import Classifier, class_logits, load_classifier, new_classifier
 from sawyer.models.composite_reward import FunctionScorer, LabelScorer, RewardComponent, WeightedScorer
-from sawyer.models.fast.cpu_features import multiplies_bf16, multiplies_bf16_in_tiles
-from sawyer.models.fast.prepacked_linear import freeze_for_inference
+from sawyer.models.fast import FastPath, fast_path, freeze_for_inference, multiplies_bf16, multiplies_bf16_in_tiles
 from sawyer.models.forward import (
     TokenLogprobs,
     before_trained,
-    head_of,
     is_causal,
     mean_loss,
-    network_of,
     policy_entropies,
     policy_logprobs,
     row_cost,
     row_losses,
-    score_head,
     sequence_logits,
-    splits_exactly,
     token_values,
     trunk_states,
 )
@@ -26,6 +21,7 @@ from sawyer.models.freezing import FrozenLayers, freeze
 from sawyer.models.language_model import LanguageModel, open_language_model, open_tokenizer
 from sawyer.models.load import (
     context_length,
+    hold_in_bf16,
     load_base,
     load_policy,
     load_reader,
@@ -40,12 +36,12 @@ from sawyer.models.merging import save_merged
 from sawyer.models.model_folder import copy_model, read_extra, save_model
 from sawyer.models.model_kind import ModelFacts, model_facts
 from sawyer.models.multi_adapter import AdapterTrunk, AdapterView, MultiAdapter
+from sawyer.models.network_parts import head_of, network_of, score_head, splits_exactly
 from sawyer.models.peft_folder import read_adapter
 from sawyer.models.pretrained import family_problem, remote_code, table_rows
 from sawyer.models.prompt_embeddings import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.reward_model import LoadNetwork, RewardModel, load_reward_model, new_reward_model, set_reward_template
 from sawyer.models.ridge_values import RidgeValues
-from sawyer.models.rounded import hold_in_bf16
 from sawyer.models.sampling import Completion, beam_search, sample
 from sawyer.models.scoring import (
     DetailedScorer,

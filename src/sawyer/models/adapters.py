@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from sawyer.errors import ConfigError, ModelError
+from sawyer.models.fast import is_adapter_layer, is_conv1d, set_active_adapter
 from sawyer.models.freezing import POOLER
 from sawyer.models.peft_folder import PREFIX, WEIGHTS, Adapter, merge_whole, unreadable
 from sawyer.runs import BESIDE, is_local
@@ -69,7 +70,6 @@ def attach(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
 def new_config(model: Any, lora: LowRank) -> Any:
     """PEFT's settings of what is asked for, as they fit this network."""
     from peft import LoraConfig
-    from transformers.pytorch_utils import Conv1D
 
     layers, stacks = _layers(model, lora.targets)
     return LoraConfig(
@@ -79,7 +79,7 @@ def new_config(model: Any, lora: LowRank) -> Any:
         target_parameters=sorted({".".join(name.split(".")[-2:]) for name in stacks}) or None,
         lora_dropout=0.0,
         # GPT-2's layers keep their weights the other way round.
-        fan_in_fan_out=bool(layers) and all(isinstance(model.get_submodule(name), Conv1D) for name in layers),
+        fan_in_fan_out=bool(layers) and all(is_conv1d(model.get_submodule(name)) for name in layers),
     )
 
 
@@ -170,27 +170,18 @@ def train_adapter(model: Any) -> None:
 
 def layers_with(network: nn.Module) -> list[Any]:
     """The layers that have adapters."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
-
-
-def set_adapter(layers: Sequence[Any], name: str) -> None:
-    """From now on the layers add this adapter and no other. PEFT's own way to say so also freezes the others, in the midst of
-    what they may be learning."""
-    for layer in layers:
-        layer._active_adapter = [name]
+    return [module for module in network.modules() if is_adapter_layer(module)]
 
 
 @contextmanager
 def without_adapters(model: Any) -> Iterator[None]:
     """Within it the network is what it was before it got adapters; its heads are as they are."""
     layers = layers_with(model)
-    set_adapter(layers, OFF)
+    set_active_adapter(layers, OFF)
     try:
         yield
     finally:
-        set_adapter(layers, model.attached.name if layers else NAME)
+        set_active_adapter(layers, model.attached.name if layers else NAME)
 
 
 def lora_summary(model: Any) -> str:
@@ -212,13 +203,11 @@ def merge(model: Any) -> None:
     """The adapters added to the weights for good: W + alpha / rank * B A. A network without adapters stays as it is."""
     if getattr(model, "attached", None) is None:
         return  # nor is PEFT imported, which takes seconds
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
     for name, module in list(model.named_modules()):
         parent, _, own = name.rpartition(".")
-        if isinstance(module, BaseTunerLayer) and own != "base_layer":
+        if is_adapter_layer(module) and own != "base_layer":
             layer: Any = module
-            while isinstance(layer, BaseTunerLayer):  # experts have an adapter around another one's
+            while is_adapter_layer(layer):  # experts have an adapter around another one's
                 layer.merge(adapter_names=[model.attached.name])
                 layer = layer.base_layer
             setattr(model.get_submodule(parent), own, layer)
@@ -252,13 +241,11 @@ def write_adapter(folder: Path, network: Any, attached: AttachedAdapter) -> dict
 
 def _layers(model: Any, targets: Sequence[str] | None) -> tuple[list[str], list[str]]:
     """Names of the trunk's linear layers; or of those layers and stacked experts whose last name is asked for."""
-    from transformers.pytorch_utils import Conv1D
-
     inside = {id(module) for module in model.base_model.modules()}
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and id(module) in inside and POOLER not in name.split(".")
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and id(module) in inside and POOLER not in name.split(".")
     ]
     if targets is None:
         return names, []

@@ -6,13 +6,10 @@ memory, would otherwise go into logits that nobody reads.
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,15 +18,12 @@ from torch.utils.checkpoint import checkpoint
 
 from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
-from sawyer.models.fast.packing import packs_exactly, readable, real_states, spare
+from sawyer.models.fast import missing_to_multiple, packs_exactly, real_states
+from sawyer.models.network_parts import fill_padding, head_of, network_of, score_head, splits_exactly, trunk_of
 from sawyer.text import Batch, Row, batches
 
 TOKEN_BUDGET = 16384  # padded tokens that go through a network at once where nothing is trained
-CHUNK = 2**24  # logits held at once; 64 MB in fp32
-EXACT = 1e-4  # how far trunk and head may be from the model's own logits, as a share of the largest
-LARGE = 100.0  # logits at which the two are compared: caps bend only large ones
-
-_splits: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+CHUNK = 2**24  # logits in memory at once; 64 MB in fp32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +50,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
         hidden = _states_before(model, batch, rows, columns, states)
         logprobs = _projected(model, hidden, targets, temperature)
     else:
-        logits = model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
+        logits = model(input_ids=fill_padding(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
         logprobs = token_logprobs(logits.float() / temperature, targets)
     return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
 
@@ -77,7 +71,7 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
         hidden = _states_before(model, batch, rows, columns, states)
         pieces = (head(states) for states in hidden.split(max(1, CHUNK // head.weight.shape[0])))
     else:
-        pieces = iter([model(input_ids=readable(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]])
+        pieces = iter([model(input_ids=fill_padding(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]])
     return found.index_put((rows, columns), torch.cat([token_entropies(logits.float() / temperature) for logits in pieces]))
 
 
@@ -126,12 +120,6 @@ def shares_prompts(model: nn.Module) -> bool:
     return decodes and next(model.parameters()).device.type == "cpu" and packs_exactly(trunk)
 
 
-def score_head(model: nn.Module) -> nn.Linear | None:
-    """The linear layer that reads a decoder's last hidden state as a score; None for other architectures."""
-    head = getattr(model, "score", None)
-    return head if isinstance(head, nn.Linear) else None
-
-
 @torch.no_grad()
 def is_causal(model: nn.Module) -> bool:
     """Whether what a network makes of a token leaves the tokens after it out: decoders do, encoders do not. It is tried."""
@@ -168,69 +156,6 @@ def token_values(model: Any, batch: Batch, read: Tensor) -> Tensor:
     return values.new_zeros(read.shape).index_put((read,), values)
 
 
-def next_logits(model: nn.Module, past: Any, **inputs: Any) -> tuple[Tensor, Any]:
-    """((B, V) fp32 logits after the last token of each row, the cache) of one forward pass that goes on from the cache `past`;
-    None: from nothing."""
-    splits = splits_exactly(model)
-    asked = trunk_of(model) if splits else model
-    # Where the model can, it projects the last token alone: a prompt's logits may be gigabytes.
-    can = not splits and "logits_to_keep" in inspect.signature(network_of(model).forward).parameters
-    out = asked(**inputs, **cache_kwargs(asked, past), **({"logits_to_keep": 1} if can else {}))
-    logits = head_of(model)(out.last_hidden_state[:, -1]) if splits else out.logits[:, -1]
-    return logits.float(), out[_past_in(network_of(asked).__class__.forward)]
-
-
-def cache_kwargs(network: nn.Module, past: Any) -> dict[str, Any]:
-    """How a network, or its trunk, is told to go on from a cache and to write into it."""
-    return {_past_in(network_of(network).__class__.forward): past, "use_cache": True}
-
-
-@lru_cache(maxsize=16)
-def _past_in(forward: Callable[..., Any]) -> str:
-    """The name of the cache: a new one since transformers 5.24; state-space models have their own."""
-    known = inspect.signature(forward).parameters
-    return next((name for name in ("cache", "cache_params") if name in known), "past_key_values")
-
-
-def splits_exactly(model: nn.Module) -> bool:
-    """Whether the model's logits are its output embedding applied to its trunk's last hidden state: tried once, on two tokens.
-
-    Not so where an architecture scales or caps its logits; those models run whole. The trunk's states are blown up for the
-    trial: a fresh model's logits are so small that a cap of 30 moves them less than rounding does.
-    """
-    model = network_of(model)  # adapters change nothing of how a network is built
-    if model not in _splits:
-        trunk, head = trunk_of(model), head_of(model)
-        if trunk is model or head is None:
-            _splits[model] = False
-        else:
-            _splits[model] = _compared(model, trunk, head)
-    return _splits[model]
-
-
-@torch.no_grad()
-def _compared(model: nn.Module, trunk: nn.Module, head: nn.Module) -> bool:
-    device = next(model.parameters()).device
-    ids = torch.zeros(1, 2, dtype=torch.long, device=device)
-    states: list[Tensor] = []
-
-    def enlarge(_module: nn.Module, _inputs: Any, out: Any) -> Any:
-        out.last_hidden_state = out.last_hidden_state * (LARGE / head(out.last_hidden_state).abs().max().clamp(min=1e-9))
-        states.append(out.last_hidden_state)
-        return out
-
-    hook = trunk.register_forward_hook(enlarge)
-    try:
-        with torch.autocast(device.type, enabled=False):
-            theirs = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
-            ours = head(states[0]) if states else None
-    finally:
-        hook.remove()
-    if ours is None or ours.shape != theirs.shape:
-        return False
-    return bool((ours - theirs).abs().max() < EXACT * ours.abs().max())
-
-
 def _states_before(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor, states: Tensor | None) -> Tensor:
     """(n, d): the state from which the token at each place is predicted."""
     if states is None:
@@ -243,7 +168,7 @@ def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: f
     if type(head) is nn.Linear:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
         count = len(targets)
-        if missing := spare(count, device):
+        if missing := missing_to_multiple(count, device):
             hidden, targets = pad(hidden, (0, 0, 0, missing)), pad(targets, (0, missing))
         found = projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
         return found[:count]
@@ -271,18 +196,3 @@ def row_cost(model: Any) -> Callable[[Row], float]:
     apart = 0 if head is not None and head.weight is table else table.numel()
     read = sum(weight.numel() for weight in model.parameters()) - spoken - apart
     return lambda row: read * len(row.ids) + spoken * sum(row.trained)
-
-
-def network_of(model: Any) -> Any:
-    """The whole network where `model` is one adapter's view of it (`models.shared`), else `model` itself."""
-    return getattr(model, "network", model)
-
-
-def trunk_of(model: Any) -> Any:
-    """The network below the head: what gives hidden states."""
-    return getattr(model, "base_model", model)
-
-
-def head_of(model: Any) -> Any:
-    """The layer that makes logits of hidden states; None where there is none."""
-    return model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None

@@ -9,9 +9,9 @@ from typing import Any
 from torch import nn
 
 from sawyer.models.adapters import LowRank
-from sawyer.models.fast.kv_cache import caches_exactly
-from sawyer.models.forward import network_of
+from sawyer.models.decoding import caches_exactly
 from sawyer.models.load import load_policy, load_tokenizer, prompt_encoder_of
+from sawyer.models.network_parts import network_of
 from sawyer.models.pretrained import table_rows
 from sawyer.text import PromptEncoder, set_template
 

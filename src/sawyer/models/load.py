@@ -14,8 +14,8 @@ from torch import nn
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
 from sawyer.models.attention_span import steady_length
-from sawyer.models.forward import score_head
-from sawyer.models.fused import fuse_activations
+from sawyer.models.fast import is_conv1d, packs_exactly, tanh_gelus
+from sawyer.models.network_parts import score_head, splits_exactly, trunk_of
 from sawyer.models.peft_folder import read_adapter
 from sawyer.models.pretrained import (
     check_config,
@@ -284,19 +284,19 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
 def facts(model: Any) -> dict[str, Any]:
     """What `save_model` told the model's config besides; empty for a model from elsewhere."""
     return facts_of(
-        {OURS: getattr(model.config, OURS, None)}, getattr(model.config, "_name_or_path", "") or type(model).__name__
+        {OURS: getattr(model.config, OURS, None)}, getattr(model.config, "name_or_path", "") or type(model).__name__
     )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
     """A byte-level BPE tokenizer (as GPT-2's) with tokens for the end of a text and for padding."""
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     bpe = ByteLevelBPETokenizer()
     bpe.train_from_iterator(texts, vocab_size=vocab_size, min_frequency=2, special_tokens=[END, PAD], show_progress=False)
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, eos_token=END, bos_token=END, pad_token=PAD, model_max_length=context
+        tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=END, bos_token=END, pad_token=PAD, model_max_length=context
     )
 
 
@@ -339,6 +339,34 @@ def ready(model: Any, tokenizer: Any, padding: int | None = None) -> nn.Module:
         model.generation_config = GenerationConfig(bos_token_id=generation.bos_token_id, pad_token_id=pad, eos_token_id=eos)
     fuse_activations(model)
     return model.eval()
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """GPT-2's GELU, x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), in one kernel instead of six
+    (lab/speed.md#gelu). The config keeps its name."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) in tanh_gelus():
+                setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def hold_in_bf16(model: nn.Module) -> None:
+    """Keep the weights of a decoder's linear layers in bf16, where they take half the memory, for good; nobody may train them.
+
+    Under bf16 autocast, and only there, the model gives the very same numbers: autocast casts these weights at each call.
+    Embeddings, norms and a projection tied to the embeddings are read in fp32 and stay so. An architecture whose layers are not
+    known to be transformers' own is left as it is.
+    """
+    if not packs_exactly(trunk_of(model)):
+        return
+    splits_exactly(model)  # tried now, in fp32: the answer is remembered
+    linear = [module for module in model.modules() if type(module) is nn.Linear or is_conv1d(module)]
+    others = {id(weight) for module in model.modules() if module not in linear for weight in module.parameters(recurse=False)}
+    for module in linear:
+        for weight in module.parameters(recurse=False):
+            if id(weight) not in others:
+                weight.requires_grad_(False)
+                weight.data = weight.data.to(torch.bfloat16)
 
 
 def named_ends(model: Any) -> tuple[int, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sawyer import processes
 from sawyer.models.adapters import write_adapter
-from sawyer.models.forward import network_of
 from sawyer.models.load import OURS
+from sawyer.models.network_parts import network_of
 from sawyer.models.pretrained import quiet
 from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, plain, settings_of
 

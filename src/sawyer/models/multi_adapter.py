@@ -20,9 +20,9 @@ from sawyer.models.adapters import (
     layers_with,
     new_config,
     place,
-    set_adapter,
     settled,
 )
+from sawyer.models.fast import set_active_adapter
 from sawyer.models.peft_folder import Adapter
 
 
@@ -69,7 +69,7 @@ class MultiAdapter:
     def set_adapter(self, name: str) -> None:
         """The next forward pass is that of this adapter."""
         if self.speaks != name:
-            set_adapter(self.layers, name)
+            set_active_adapter(self.layers, name)
             self.speaks = name
 
 

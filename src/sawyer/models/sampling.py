@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from sawyer import processes
 from sawyer.errors import NotFiniteError
-from sawyer.models.fast.kv_cache import caches_exactly, decoder, rows_within
-from sawyer.models.fast.packing import spare
-from sawyer.models.fast.prepacked_linear import prepacked
+from sawyer.models.decoding import caches_exactly, new_decoder
+from sawyer.models.fast import missing_to_multiple, prepacked, rows_that_fit
 from sawyer.text import PromptEncoder, pad_left
 
 ROWS = 256  # sampled together at least
@@ -61,7 +60,7 @@ def sample(
         found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
         with prepacked(model, max((room[i] for i in order), default=0)):
             longest = max((len(prompts[i]) + room[i] for i in order), default=0)
-            together = max(ROWS, rows_within(HELD, model, longest))
+            together = max(ROWS, rows_that_fit(HELD, model, longest))
             for start in range(0, len(order), together):
                 chosen = order[start : start + together]
                 limits = [room[i] for i in chosen]
@@ -179,7 +178,7 @@ def _sample(
     logprobs: list[Tensor] = []
     alive = torch.arange(len(prompts), device=device)  # which prompts the batch's rows are
     running = torch.ones_like(left, dtype=torch.bool)
-    rows = decoder(model, prompts, room=max(limits))
+    rows = new_decoder(model, prompts, room=max(limits))
     logits = rows.first()
     never = torch.tensor(_never(prompt_encoder, logits.shape[1]), dtype=torch.long, device=device)
     ends = torch.tensor(prompt_encoder.end_ids, device=device)
@@ -203,10 +202,10 @@ def _sample(
             # Short rows' padding fills the context before their tokens do: what goes on is read again without it.
             alive = alive[here]
             written = zip(alive.tolist(), torch.stack(tokens, 1)[alive].tolist(), strict=True)
-            rows = decoder(model, [[*prompts[i], *row] for i, row in written], room=max(limits) - step - 1)
+            rows = new_decoder(model, [[*prompts[i], *row] for i, row in written], room=max(limits) - step - 1)
             logits = rows.first()
             continue
-        filled = count + spare(count, device.type, ROWS_OF)
+        filled = count + missing_to_multiple(count, device.type, ROWS_OF)
         if filled <= (1 - LEAVE) * len(alive):
             kept = here.long().argsort(descending=True, stable=True)[:filled]  # those that go on, then some that have ended
             rows.keep(kept)

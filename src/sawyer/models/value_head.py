@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from sawyer.errors import ModelError
-from sawyer.models.forward import score_head
 from sawyer.models.language_model import open_language_model
 from sawyer.models.load import load_reward, load_tokenizer
+from sawyer.models.network_parts import score_head
 
 
 class ValueNetwork(nn.Module):

@@ -1,39 +1,34 @@
-"""Our attention, in the interface of transformers: causal, of rows that lie end to end, each row seeing itself alone and the
-prompt that it shares with others; and each row's last token attending to what is kept of those before it."""
+"""Causal attention of packed rows, each of which sees itself and the prefix that it shares with others; and attention of each
+row's last token to its cached keys. Both have the signature that transformers' architectures call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
-from sawyer.models.binned import Binned, exact_dtype, flash, flash_backward, read_by
+from sawyer.models.fast.compat import flash_attention, flash_attention_backward, sdpa_attention
 from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
+from sawyer.models.network_parts import width_of
 
-# What our attention does not do: sliding windows, caps, sinks, biases. A model that asks for one of them is padded.
-UNKNOWN = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
-# Heads x width, and tokens of the longest row, up to which a processor attends faster in bins of rows than in a call of its
-# kernel for each row; and heads x width up to which a row's last token attends faster by products
+# Keywords of attention that this one does not compute: windows, caps, sinks, biases. A model that passes one stays padded.
+UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
+# Hidden units up to which a row's last token attends faster by two matrix products than by the fused kernel
 # (lab/speed.md#narrow-steps).
-NARROW, SHORT = 256, 128
+NARROW = 256
 
 
-def is_narrow(trunk: Any) -> bool:
-    """Whether each row's last token attends in this trunk by products rather than by the processor's kernel, here and now: in
-    fp32."""
-    fits = 0 < width_of(trunk) <= NARROW and not torch.is_autocast_enabled("cpu")
-    return fits and exact_dtype(next(trunk.parameters()).dtype) == next(trunk.parameters()).dtype
-
-
-def width_of(trunk: Any) -> int:
-    """Hidden units, as the trunk's config says; 0 where it says nothing."""
-    return trunk.config.get_text_config().hidden_size if hasattr(trunk, "config") else 0
+def attends_by_products(trunk: Any) -> bool:
+    """Whether the last token of each row attends faster by matrix products (`attend_last`) than by the fused kernel: in fp32
+    and in a narrow trunk, where the kernel's start costs more than its work."""
+    dtype = next(trunk.parameters()).dtype
+    narrow = 0 < width_of(trunk) <= NARROW and not torch.is_autocast_enabled("cpu")
+    return narrow and sum_dtype(dtype) == dtype
 
 
 def attend(
@@ -43,32 +38,26 @@ def attend(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    laid: PackedLayout,
+    layout: PackedLayout,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **asked: Any,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row; of what nobody reads behind the module
-    perhaps 0."""
-    _refuse(asked)
-    query, key = query.to(value.dtype), key.to(value.dtype)  # positions that are turned in fp32 leave them so
-    way, scale = _way(query, value, laid, dropout), query.shape[3] ** -0.5 if scaling is None else scaling
-    found: Tensor
-    if way == "rows":
-        found = _by_rows(module, query, key, value, laid, dropout, scaling)
-    elif way == "bins":
-        found = Binned.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), laid.bins(module), scale).unsqueeze(0)
-    else:
-        found = _OnProcessor.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), laid.families, scale).unsqueeze(0)
-    return found, None
+    """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row of the layout. Raises
+    NotImplementedError for what it does not compute (`UNSUPPORTED`)."""
+    _check_supported(settings)
+    # Under autocast rotary embeddings leave query and key in fp32 beside a bf16 value.
+    query, key = query.to(value.dtype), key.to(value.dtype)
+    if not _kernel_fits(query, value, dropout):
+        return _attend_by_rows(module, query, key, value, layout, dropout, scaling), None
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    out: Tensor = _KernelAttention.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), layout.groups, scale)
+    return out.unsqueeze(0), None
 
 
-def _way(query: Tensor, value: Tensor, laid: PackedLayout, dropout: float) -> Literal["rows", "bins", "kernel"]:
-    """Row by row through whatever attention the device has, or on a processor by its kernel, in bins or row by row."""
-    _, heads, _, width = query.shape
-    if query.device.type != "cpu" or dropout or width != value.shape[3]:
-        return "rows"
-    return "bins" if heads * width <= NARROW and laid.longest <= SHORT else "kernel"
+def _kernel_fits(query: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether the CPU's kernel computes it: it has no dropout, and one width for keys and values."""
+    return query.device.type == "cpu" and not dropout and query.shape[3] == value.shape[3]
 
 
 def attend_last(
@@ -78,162 +67,155 @@ def attend_last(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    hidden: Tensor,
+    bias: Tensor,
     scaling: float | None = None,
-    **asked: Any,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """query (B, H, 1, D), key (B, H', T, D), value (B, H', T, E) -> (B, 1, H, E): each row's last token attends to what is kept
-    of the row, H / H' heads to the same keys.
+    """query (B, H, 1, D), key (B, H', T, D), value (B, H', T, E) -> (B, 1, H, E): each row's last token attends to the row's
+    cached tokens, H / H' heads to the same keys.
 
-    `hidden` (B, 1, 1, T) fp32 is added to the scores: -inf where nothing is kept, else 0. Keys and values had best be whole
-    tensors: a part of one is copied before it is multiplied. Raises NotImplementedError for what it does not do (`UNKNOWN`).
+    `bias` (B, 1, 1, T) fp32 is added to the scores: -inf at empty columns, else 0. Raises NotImplementedError for what it does
+    not compute (`UNSUPPORTED`).
     """
-    _refuse(asked)
+    _check_supported(settings)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
-    together = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', heads, D)
-    scores = torch.matmul(together, key.to(value.dtype).transpose(2, 3))
-    shares = torch.add(hidden, scores, alpha=scale).softmax(-1)  # in fp32
-    found = torch.matmul(shares.to(value.dtype), value)
-    return found.flatten(1, 2).unsqueeze(1), None
+    # Heads that read the same keys become rows of one product: keys need not be repeated for each of them.
+    grouped = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', H / H', D)
+    scores = torch.matmul(grouped, key.to(value.dtype).transpose(2, 3))
+    weights = torch.add(bias, scores, alpha=scale).softmax(-1)  # in fp32: bias is
+    out = torch.matmul(weights.to(value.dtype), value)
+    return out.flatten(1, 2).unsqueeze(1), None
 
 
-@contextmanager
-def attends_by(way: Callable[..., tuple[Tensor, None]], trunk: Any) -> Iterator[None]:
-    """Within it the trunk attends by `attend` or `attend_last`, given their keywords."""
-    from transformers import AttentionInterface
-
-    name = f"sawyer_{way.__name__}"
-    AttentionInterface.register(name, way)
-    before = trunk.config._attn_implementation
-    trunk.config._attn_implementation = name  # one without a mask function: transformers then makes no mask
-    try:
-        yield
-    finally:
-        trunk.config._attn_implementation = before
-
-
-def _refuse(asked: Mapping[str, Any]) -> None:
-    """What our attention does not do."""
-    if refused := [name for name in UNKNOWN if asked.get(name) is not None]:
+def _check_supported(settings: Mapping[str, Any]) -> None:
+    if refused := [name for name in UNSUPPORTED if settings.get(name) is not None]:
         raise NotImplementedError(f"attention with {', '.join(refused)}")
 
 
-def _by_rows(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, laid: PackedLayout, dropout: float, scaling: float | None
+def _attend_by_rows(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, dropout: float, scaling: float | None
 ) -> Tensor:
-    """The rows whole, each with its prompt, through the attention that the device knows; rows of about one length go together,
-    padded at their ends, which no token before them sees."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    found = []
-    for places in laid.whole.places:
-        here = places.to(query.device)
-        # An embedding's backward pass adds up faster than an index's what a shared prompt gets from each of its rows.
-        parts = (embedding(here, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
+    """Whole rows, each with its prefix, through the device's own attention; rows of about one length go together, padded at
+    their ends, which no token before them sees."""
+    out = []
+    for tokens in layout.padded.tokens:
+        index = tokens.to(query.device)
+        # By `embedding`, not by indexing: its backward pass adds up a prefix's gradients from all its rows faster.
+        gathered = (embedding(index, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
         q, k, v = (
-            part.unflatten(2, (-1, x.shape[3])).transpose(1, 2) for part, x in zip(parts, (query, key, value), strict=True)
+            part.unflatten(2, (-1, x.shape[3])).transpose(1, 2) for part, x in zip(gathered, (query, key, value), strict=True)
         )
-        out, _ = sdpa_attention_forward(module, q, k, v, None, dropout=dropout, scaling=scaling, is_causal=True)
-        found.append(out.flatten(0, 1))
-    return torch.cat(found)[laid.whole.found.to(query.device)].unsqueeze(0)
+        out.append(sdpa_attention(module, q, k, v, dropout=dropout, scaling=scaling).flatten(0, 1))
+    return torch.cat(out)[layout.padded.position.to(query.device)].unsqueeze(0)
 
 
-class _OnProcessor(torch.autograd.Function):
-    """By the processor's fused kernel. Where products are bf16 it goes forward in bf16, which takes half the time, and backward
-    in fp32, since its own bf16 backward takes longer (lab/speed.md#attention-row-by-row); its sums are fp32 either way. Nothing
-    is saved but what is there anyway, and gradients are written in place: autograd's own would fill a tensor of all tokens
-    with zeros for each row.
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision in which sums are made: fp32, or float64 where the tensors are."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
-    A row that shares its prompt attends in two parts, to the prompt and to itself, which are joined by their log-sum-exps
-    (as in arXiv 2310.01889); given the joint one, the kernel's backward of each part is right as it stands.
+
+class _KernelAttention(torch.autograd.Function):
+    """By the CPU's fused kernel, called for some rows at a time.
+
+    Why not autograd through `scaled_dot_product_attention`: its gradient of a slice is a tensor of all tokens filled with
+    zeros, once a row; here gradients are written in place. And where products are bf16 the forward pass is bf16, which takes
+    half the time, but the backward pass fp32, because the kernel's bf16 backward takes longer
+    (lab/speed.md#attention-row-by-row).
+
+    A row with a shared prefix attends in two calls, to the prefix and to itself, which are merged by their log-sum-exps (as in
+    arXiv 2310.01889); given the merged one, the kernel's backward of each call is right as it stands.
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, families: Sequence[PrefixGroup], scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, groups: Sequence[PrefixGroup], scale: float) -> Tensor:
         heads, tokens, width = query.shape
         out = query.new_empty(tokens, heads, width)
-        whole = torch.empty(tokens, heads, dtype=exact_dtype(query.dtype), device=query.device)  # log-sum-exps
-        for part in _parts(families):
-            q, k, v = _asked(query, key, value, part)
-            said, sums = flash(q, k, v, 0.0, part.causal, scale=scale)
-            said, sums = said.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
-            if part.joins:
-                before = whole[part.asks]
-                joint = torch.logaddexp(before, sums)
-                said = said * (sums - joint).exp().unsqueeze(2)
-                said += out[part.asks] * (before - joint).exp().unsqueeze(2)
-                sums = joint
-            out[part.asks], whole[part.asks] = said, sums
-        ctx.save_for_backward(query, key, value, out, whole)
-        ctx.families, ctx.scale = families, scale
+        log_sums = torch.empty(tokens, heads, dtype=sum_dtype(query.dtype), device=query.device)
+        for call in _kernel_calls(groups):
+            part, sums = flash_attention(*_inputs(query, key, value, call), causal=call.causal, scale=scale)
+            part, sums = part.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
+            if call.merges:
+                before = log_sums[call.queries]
+                merged = torch.logaddexp(before, sums)
+                part = part * (sums - merged).exp().unsqueeze(2)
+                part += out[call.queries] * (before - merged).exp().unsqueeze(2)
+                sums = merged
+            out[call.queries], log_sums[call.queries] = part, sums
+        ctx.save_for_backward(query, key, value, out, log_sums)
+        ctx.groups, ctx.scale = groups, scale
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, out, whole = ctx.saved_tensors
+        query, key, value, out, log_sums = ctx.saved_tensors
         heads = query.shape[0]
-        found = [x.new_empty(x.shape[1], x.shape[0], x.shape[2]) for x in (query, key, value)]
-        for part in _parts(ctx.families):
-            q, k, v = (x.to(whole.dtype) for x in _asked(query, key, value, part))
-            slope, said = (_piece(x.transpose(0, 1), part.asks, part.rows).to(whole.dtype) for x in (grad, out))
-            sums = whole[part.asks].unflatten(0, (part.rows, -1)).transpose(1, 2)
-            slopes = flash_backward(slope, q, k, v, said, sums, 0.0, part.causal, scale=ctx.scale)
-            targets = ((part.asks, part.joins), (part.reads, part.again), (part.reads, part.again))
-            for mine, theirs, (place, adds) in zip(found, slopes, targets, strict=True):
-                theirs = theirs.transpose(1, 2).flatten(0, 1)  # (n, H, D)
-                if mine.shape[1] != heads:  # several heads read one
-                    theirs = theirs.unflatten(1, (mine.shape[1], -1)).sum(2)
+        grads = [x.new_empty(x.shape[1], x.shape[0], x.shape[2]) for x in (query, key, value)]
+        for call in _kernel_calls(ctx.groups):
+            q, k, v = (x.to(log_sums.dtype) for x in _inputs(query, key, value, call))
+            slope, part = (_tokens(x.transpose(0, 1), call.queries, call.rows).to(log_sums.dtype) for x in (grad, out))
+            sums = log_sums[call.queries].unflatten(0, (call.rows, -1)).transpose(1, 2)
+            slopes = flash_attention_backward(slope, q, k, v, part, sums, causal=call.causal, scale=ctx.scale)
+            targets = ((call.queries, call.merges), (call.keys, call.adds), (call.keys, call.adds))
+            for whole, one, (tokens, adds) in zip(grads, slopes, targets, strict=True):
+                one = one.transpose(1, 2).flatten(0, 1)  # (n, H, D)
+                if whole.shape[1] != heads:  # several heads read one key
+                    one = one.unflatten(1, (whole.shape[1], -1)).sum(2)
                 if adds:
-                    mine[place] += theirs
+                    whole[tokens] += one
                 else:
-                    mine[place] = theirs
-        return *(x.transpose(0, 1) for x in found), None, None
+                    whole[tokens] = one
+        return *(x.transpose(0, 1) for x in grads), None, None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
-    """One call of the kernel: the tokens `asks` attend to the tokens `reads`."""
+class _KernelCall:
+    """The tokens `queries` attend to the tokens `keys`."""
 
-    asks: slice
-    reads: slice
+    queries: slice
+    keys: slice
     rows: int = 1  # of one length, end to end
     causal: bool = True
-    joins: bool = False  # the same tokens have asked before
-    again: bool = False  # the same tokens have been read before
+    merges: bool = False  # an earlier call has written these queries' output
+    adds: bool = False  # an earlier call has written these keys' gradient
 
 
-def _parts(families: Sequence[PrefixGroup]) -> list[_Part]:
-    found: list[_Part] = []
+def _kernel_calls(groups: Sequence[PrefixGroup]) -> list[_KernelCall]:
+    """One call for each run of rows of one length that share nothing; of a group one for its prefix, one in which all suffixes
+    attend to it, and one for each suffix."""
+    calls: list[_KernelCall] = []
     start = 0
-    for family, same in groupby(families):
+    for group, same in groupby(groups):
         count = len(list(same))
-        if family.shared == 0 and len(family.own) == 1:
-            here = slice(start, start + count * family.tokens)
-            found.append(_Part(asks=here, reads=here, rows=count))
-            start = here.stop
+        if group.prefix == 0 and len(group.suffixes) == 1:
+            tokens = slice(start, start + count * group.tokens)
+            calls.append(_KernelCall(queries=tokens, keys=tokens, rows=count))
+            start = tokens.stop
             continue
         for _ in range(count):
-            prompt = slice(start, start + family.shared)
-            start += family.tokens
-            if family.shared:
-                found.append(_Part(asks=prompt, reads=prompt))
-                found.append(_Part(asks=slice(prompt.stop, start), reads=prompt, causal=False, again=True))
-            place = prompt.stop
-            for length in family.own:
-                here = slice(place, place + length)
-                found.append(_Part(asks=here, reads=here, joins=family.shared > 0))
-                place = here.stop
-    return found
+            prefix = slice(start, start + group.prefix)
+            start += group.tokens
+            if group.prefix:
+                calls.append(_KernelCall(queries=prefix, keys=prefix))
+                calls.append(_KernelCall(queries=slice(prefix.stop, start), keys=prefix, causal=False, adds=True))
+            begin = prefix.stop
+            for length in group.suffixes:
+                suffix = slice(begin, begin + length)
+                calls.append(_KernelCall(queries=suffix, keys=suffix, merges=group.prefix > 0))
+                begin = suffix.stop
+    return calls
 
 
-def _asked(query: Tensor, key: Tensor, value: Tensor, part: _Part) -> list[Tensor]:
+def _inputs(query: Tensor, key: Tensor, value: Tensor, call: _KernelCall) -> list[Tensor]:
     """Query, key and value (rows, H, n, D) of a call, each key and value as often as there are heads that read it."""
-    heads = query.shape[0]
-    read = (read_by(_piece(x, part.reads, part.rows), heads) for x in (key, value))
-    return [_piece(query, part.asks, part.rows), *read]
+    repeats = query.shape[0] // key.shape[0]
+    keys = (_tokens(x, call.keys, call.rows) for x in (key, value))
+    return [
+        _tokens(query, call.queries, call.rows),
+        *(x if repeats == 1 else x.repeat_interleave(repeats, 1) for x in keys),
+    ]
 
 
-def _piece(x: Tensor, here: slice, rows: int) -> Tensor:
+def _tokens(x: Tensor, tokens: slice, rows: int) -> Tensor:
     """(H, N, D) -> (rows, H, n, D): some tokens."""
-    return x[:, here].unflatten(1, (rows, -1)).transpose(0, 1)
+    return x[:, tokens].unflatten(1, (rows, -1)).transpose(0, 1)

@@ -1,10 +1,12 @@
-"""How this processor multiplies, as PyTorch tells it."""
+"""What this CPU multiplies fast, as PyTorch sees it."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
 import torch
+
+from sawyer.models.fast.compat import cpu_capabilities
 
 
 @lru_cache(maxsize=1)
@@ -17,7 +19,7 @@ def multiplies_bf16() -> bool:
 def multiplies_bf16_in_blocks() -> bool:
     """Whether its bf16 products read weights from blocks, of rows (AVX512) or of tiles (AMX).
 
-    There a product of few rows spends a third of its time on laying its weights out (lab/speed.md#prepacked-weights).
+    There a product of few rows spends a third of its time on reordering its weights (lab/speed.md#prepacked-weights).
     """
     return _has("avx512_bf16") or _has("amx_bf16")
 
@@ -47,23 +49,22 @@ def multiplies_bf16_by_rows() -> bool:
     return _has("avx512_bf16") and not multiplies_bf16_in_tiles()
 
 
-def precision() -> torch.dtype:
-    """That of products made here and now on the processor."""
+def product_dtype() -> torch.dtype:
+    """The precision of products on the CPU, here and now."""
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
 
 
-def products_in_blocks() -> bool:
-    """Whether products made here and now read weights from blocks faster."""
-    if precision() == torch.bfloat16:
+def multiplies_in_blocks() -> bool:
+    """Whether products, here and now, are faster from prepacked weights."""
+    if product_dtype() == torch.bfloat16:
         return multiplies_bf16_in_blocks()
-    return precision() == torch.float32 and multiplies_fp32_in_blocks()
+    return product_dtype() == torch.float32 and multiplies_fp32_in_blocks()
 
 
-def products_by_rows() -> bool:
-    """Whether products made here and now are bf16 without those of whole tiles (`multiplies_bf16_by_rows`)."""
-    return precision() == torch.bfloat16 and multiplies_bf16_by_rows()
+def multiplies_by_rows() -> bool:
+    """Whether products, here and now, are bf16 without those of whole tiles (`multiplies_bf16_by_rows`)."""
+    return product_dtype() == torch.bfloat16 and multiplies_bf16_by_rows()
 
 
 def _has(name: str) -> bool:
-    known = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(known.get(name))
+    return bool(cpu_capabilities().get(name))

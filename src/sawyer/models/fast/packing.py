@@ -1,15 +1,14 @@
-"""A padded batch through a decoder's trunk without its padding: rows end to end, each attending to itself alone, and a prompt
+"""A padded batch through a decoder's trunk without its padding: rows end to end, each attending to itself alone, and a prefix
 that several rows begin with only once.
 
-All layers but attention treat tokens one by one, so a row of real tokens gives what the padded batch gives, and padding costs
-nothing; and in a causal network a prompt's states are the same whatever follows, so that its gradient is the sum of what all
-its answers say. Attention is asked row by row or in bins, through the interface that transformers' architectures share.
+All layers but attention treat tokens one by one, so packed rows give what the padded batch gives; and in a causal network a
+prompt's states are the same whatever follows, so that its gradient is the sum of its answers' gradients. Attention is replaced
+through the interface that transformers' architectures share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -19,232 +18,159 @@ import torch
 from torch import Tensor, nn
 
 from sawyer.models.attention_span import long_range
-from sawyer.models.fast.attention import attend, attends_by, width_of
+from sawyer.models.fast.attention import attend
+from sawyer.models.fast.compat import use_attention
 from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
+from sawyer.models.fast.switch import OFF, fast_enabled
+from sawyer.models.network_parts import fill_padding, network_of, padded_states, width_of
 from sawyer.text import Batch, Row, pad_right, whole_numbers
 
 CLOSE = 1e-4  # how far packed states may lie from padded ones, as a share of the largest
-# What a row's own attention calls cost, in multiplications of a layer's tokens (tokens x width^2): estimated in
-# lab/speed.md#padding-and-packing; a card does a thousand times as many in the time that a call takes. Rows in bins make
-# no such calls; for them it is no more than a rule.
-CALLS = {"cpu": 1.4e5, "cuda": 1.7e8}
+# The price of one call of attention, in multiplications of a layer (tokens x width^2) that take as long
+# (lab/speed.md#padding-and-packing). A card does a thousand times as many while a call starts.
+CALL_COST = {"cpu": 1.4e5, "cuda": 1.7e8}
+# In bf16 a CPU gets batches of a multiple of so many tokens: oneDNN makes a program for each new size of a product, which takes
+# longer than the product itself (lab/speed.md#new-sizes).
+MULTIPLE = 64
 
-# Where products are bf16 on a processor, a multiple of so many tokens goes through a network: a product of a new size has a
-# program made for it first, which takes longer than the product itself (lab/speed.md#new-sizes).
-SIZES = 64
-
-MOST = 0.9  # of a pass's tokens, up to which it pays to compute the states of some alone
-
-_packs: WeakKeyDictionary[nn.Module, tuple[str, ...] | None] = WeakKeyDictionary()
+_problems: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 
-def real_states(trunk: Any, batch: Batch, read: Tensor | None = None) -> Tensor:
-    """(n, d): the trunk's last hidden states of the tokens `read` (B, T) of a right-padded batch, row after row; None: of all
-    real ones.
+def packing_problem(trunk: Any) -> str:
+    """Why rows of this trunk stay padded, in words; empty where packed rows give what padded ones give.
 
-    The trunk must be causal: then no attention mask is needed, since a padded token comes after all real ones.
+    Tried once, on three short rows: it fails where attention is not transformers' own or adds biases (ALiBi), and where a layer
+    looks at its neighbours (recurrences, convolutions). What three short rows cannot show, windows and chunks, the config
+    names (`attention_span.long_range`).
     """
-    tail = tail_of(trunk)
-    if tail is None:
-        return _padded(trunk, batch.ids, batch.mask, batch.mask if read is None else read)
-    plan, ids = _plan(batch), batch.ids
-    if not _pays(trunk, batch, plan):
-        plan, ids = _unshared(torch.ones_like(batch.mask), batch.mask), readable(batch.ids, batch.mask)
-    if read is not None:
-        plan = replace(plan, found=plan.found[read[batch.mask]])
-    return _packed(trunk, ids, plan, tail)
+    if not fast_enabled():
+        return OFF
+    trunk = network_of(trunk)  # adapters change nothing of how a network is built
+    if trunk not in _problems:
+        span = long_range(trunk.config)
+        _problems[trunk] = f"its config names {span}" if span else _try_packing(trunk)
+    return _problems[trunk]
 
 
 def packs_exactly(trunk: Any) -> bool:
-    """Whether rows end to end give what padded rows give: tried once, on three rows. Not so where attention is not
-    transformers' own, adds biases of its own (ALiBi), or where a layer looks at its neighbours (recurrences, convolutions), nor
-    where the config names what three short rows cannot show (windows, chunks: `reach.long_range`)."""
-    return tail_of(trunk) is not None
+    """Whether packed rows give what padded rows give (`packing_problem`)."""
+    return not packing_problem(trunk)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tail:
-    """What comes after the last attention of a trunk, where each token's state depends on nothing but that token's: where
-    nobody reads a state, nobody need compute it."""
-
-    last: nn.Module | None = None  # what attends last
-    modules: tuple[nn.Module, ...] = ()  # those with matrices, outermost ones
-
-
-def tail_of(trunk: Any) -> Tail | None:
-    """The trunk's tail, as far as it can be told; None where rows end to end are not exact."""
-    trunk = getattr(trunk, "network", trunk)  # adapters change nothing of how a network is built
-    if trunk not in _packs:
-        _packs[trunk] = None if long_range(trunk.config) else _tried(trunk)
-    names = _packs[trunk]
-    if names is None:
-        return None
-    found = [trunk.get_submodule(name) for name in names]  # adapters may stand where a layer stood
-    return Tail(last=found[0], modules=tuple(found[1:])) if found else Tail()
+def real_states(trunk: Any, batch: Batch, read: Tensor | None = None) -> Tensor:
+    """(n, d): a causal trunk's last hidden states of the tokens `read` (B, T) of a right-padded batch, row after row; None: of
+    all real ones. Packed where the trunk can be and the batch has something to save."""
+    read = batch.mask if read is None else read
+    if packing_problem(trunk):
+        return padded_states(trunk, batch.ids, batch.mask)[read]
+    plan, ids = _pack(batch), batch.ids
+    if not _pays(trunk, batch, plan):
+        # Padded rows, but by our attention: rows of one length are one call of its kernel, whose backward pass is the faster.
+        plan, ids = _pack_unshared(torch.ones_like(batch.mask), batch.mask), fill_padding(batch.ids, batch.mask)
+    return _packed_states(trunk, ids, replace(plan, positions=plan.positions[read[batch.mask]]))
 
 
 @torch.no_grad()
-def _tried(trunk: Any) -> tuple[str, ...] | None:
-    """The names of what attends last and of the modules after it; none where they cannot be told."""
+def _try_packing(trunk: Any) -> str:
+    """Why packed rows of this trunk are not exact; empty where they are."""
     device = next(trunk.parameters()).device
-    # The first and the last share `0 1`.
+    # Three lengths, so that there is padding; the first and the last share the prefix `0 1`.
     texts = ((0, 1, 2, 3, 1, 0), (2, 1, 3), (0, 1, 3, 2))
     rows = [Row(ids=ids, trained=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False) for ids in texts]
     batch = pad_right(rows, 0).to(device)
-    plans = _unshared(batch.mask, batch.mask), _plan(batch)
     with torch.autocast(device.type, enabled=False):
         try:
-            padded = _padded(trunk, batch.ids, batch.mask, batch.mask)
-            packed = [_packed(trunk, batch.ids, plan, Tail()) for plan in plans]
-        except Exception:  # each architecture refuses in its own way what it does not know
-            return None
-        near = CLOSE * padded.abs().max()
-        if not all(padded.shape == found.shape and bool((padded - found).abs().max() <= near) for found in packed):
-            return None
-        some = torch.tensor([1, 5, 6, 11], device=device)
-        try:
-            tail = _listened(trunk, batch.ids, plans[1])
-            found = _packed(trunk, batch.ids, replace(plans[1], found=plans[1].found[some]), tail)
-        except Exception:
-            return ()
-    if tail.last is None or bool((padded[some] - found).abs().max() > near):
-        return ()
-    names = {module: name for name, module in trunk.named_modules()}
-    return names[tail.last], *(names[module] for module in tail.modules)
-
-
-def _listened(trunk: Any, ids: Tensor, plan: _Plan) -> Tail:
-    """Which modules come after the last attention, told from one pass."""
-    heard: list[nn.Module] = []
-    attended: list[tuple[int, nn.Module]] = []  # how many modules were heard before, which attends
-
-    def listening(module: nn.Module, *given: Any, **named: Any) -> tuple[Tensor, None]:
-        attended.append((len(heard), module))
-        return attend(module, *given, **named)
-
-    with ExitStack() as stack:
-        for module in trunk.modules():
-            if any(weight.dim() > 1 for weight in module.parameters()):
-                stack.callback(module.register_forward_pre_hook(lambda module, _: heard.append(module)).remove)
-        stack.callback(heard.clear)  # transformers keeps what listened, and that keeps the lists
-        stack.callback(attended.clear)
-        _packed(trunk, ids, plan, Tail(), listening)
-        count, last = attended[-1]
-        after: list[nn.Module] = []
-        for module in heard[count:]:
-            if not any(module is inner for outer in after for inner in outer.modules()):
-                after.append(module)
-        once = [module for _, module in attended].count(last) == 1 and all(heard.count(module) == 1 for module in after)
-        return Tail(last=last, modules=tuple(after)) if once else Tail()
+            padded = padded_states(trunk, batch.ids, batch.mask)[batch.mask]
+            plans = _pack_unshared(batch.mask, batch.mask), _pack(batch)
+            packed = [_packed_states(trunk, batch.ids, plan) for plan in plans]
+        except Exception as error:  # each architecture refuses in its own way what it does not know
+            return f"its layers refuse packed rows ({type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]})"
+    close = CLOSE * padded.abs().max()
+    if not all(padded.shape == states.shape and bool((padded - states).abs().max() <= close) for states in packed):
+        return "packed rows give other states than padded ones"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """How a batch's N real tokens lie end to end. Where prompts are shared, those are n < N; where padding stays, more."""
+class _PackingPlan:
+    """Where each of n packed tokens comes from in a padded batch of N real ones. n < N where prefixes are shared, n > N where
+    padding stays."""
 
-    families: tuple[PrefixGroup, ...]
-    rows: Tensor  # (n,) int64, each one's place in the padded batch
+    groups: tuple[PrefixGroup, ...]
+    rows: Tensor  # (n,) int64
     columns: Tensor  # (n,) int64
-    found: Tensor  # (m,) int64, where the states lie that are asked for, row after row
+    positions: (
+        Tensor  # (N,) int64: where each real token of the batch lies among the packed ones, row after row; or some of them
+    )
 
 
-def _plan(batch: Batch) -> _Plan:
-    """Rows with the same tokens before their first trained one share them; of each row at least one token is its own."""
+def _pack(batch: Batch) -> _PackingPlan:
+    """Rows with the same tokens before their first trained one share them; each row keeps at least one token of its own."""
     ids, mask = batch.ids, batch.mask
     lengths = mask.sum(1).tolist()
-    began = torch.where(batch.trained & mask, torch.arange(ids.shape[1], device=ids.device), ids.shape[1]).amin(1).tolist()
-    prompts: dict[tuple[int, ...], list[int]] = {}
+    first = torch.where(batch.trained & mask, torch.arange(ids.shape[1], device=ids.device), ids.shape[1]).amin(1).tolist()
+    rows_of: dict[tuple[int, ...], list[int]] = {}  # by their prompt
     for number, row in enumerate(ids.tolist()):
-        prompts.setdefault(tuple(row[: min(began[number], lengths[number] - 1)]), []).append(number)
-    if all(len(rows) == 1 or not prompt for prompt, rows in prompts.items()):
-        return _unshared(mask, mask)
-    families: list[PrefixGroup] = []
+        rows_of.setdefault(tuple(row[: min(first[number], lengths[number] - 1)]), []).append(number)
+    if all(len(numbers) == 1 or not prompt for prompt, numbers in rows_of.items()):
+        return _pack_unshared(mask, mask)
+    groups: list[PrefixGroup] = []
     rows, columns = list[int](), list[int]()
-    found: list[Sequence[int]] = [()] * (2 * len(lengths))  # of each row the prompt's places, then its own
-    for prompt, numbers in prompts.items():
-        shared = len(prompt) if len(numbers) > 1 else 0
-        families.append(PrefixGroup(shared=shared, own=tuple(lengths[n] - shared for n in numbers)))
+    positions: list[Sequence[int]] = [()] * (2 * len(lengths))  # of each row the prefix's, then the suffix's
+    for prompt, numbers in rows_of.items():
+        prefix = len(prompt) if len(numbers) > 1 else 0
+        groups.append(PrefixGroup(prefix=prefix, suffixes=tuple(lengths[n] - prefix for n in numbers)))
         begin = len(rows)
-        rows += [numbers[0]] * shared
-        columns += range(shared)
+        rows += [numbers[0]] * prefix
+        columns += range(prefix)
         for number in numbers:
-            own = lengths[number] - shared
-            found[2 * number : 2 * number + 2] = range(begin, begin + shared), range(len(rows), len(rows) + own)
-            rows += [number] * own
-            columns += range(shared, lengths[number])
-    places, among, where = (whole_numbers(x).to(ids.device) for x in (rows, columns, chain.from_iterable(found)))
-    return _Plan(families=tuple(families), rows=places, columns=among, found=where)
+            suffix = lengths[number] - prefix
+            positions[2 * number : 2 * number + 2] = range(begin, begin + prefix), range(len(rows), len(rows) + suffix)
+            rows += [number] * suffix
+            columns += range(prefix, lengths[number])
+    tensors = (whole_numbers(x).to(ids.device) for x in (rows, columns, chain.from_iterable(positions)))
+    return _PackingPlan(groups=tuple(groups), **dict(zip(("rows", "columns", "positions"), tensors, strict=True)))
 
 
-def _unshared(mask: Tensor, real: Tensor) -> _Plan:
-    """The tokens of `mask` (B, T), of which the `real` ones are asked for."""
+def _pack_unshared(mask: Tensor, real: Tensor) -> _PackingPlan:
+    """The tokens of `mask` (B, T), of which the `real` ones are read."""
     rows, columns = mask.nonzero(as_tuple=True)
-    families = tuple(PrefixGroup(shared=0, own=(length,)) for length in mask.sum(1).tolist())
-    return _Plan(families=families, rows=rows, columns=columns, found=real[mask].nonzero()[:, 0])
+    groups = tuple(PrefixGroup(prefix=0, suffixes=(length,)) for length in mask.sum(1).tolist())
+    return _PackingPlan(groups=groups, rows=rows, columns=columns, positions=real[mask].nonzero()[:, 0])
 
 
-def _pays(trunk: Any, batch: Batch, plan: _Plan) -> bool:
+def _pays(trunk: Any, batch: Batch, plan: _PackingPlan) -> bool:
+    """Whether the tokens that packing saves take longer than the calls of attention that it adds."""
     saved = batch.ids.numel() - len(plan.rows)
-    calls = sum(len(family.own) + 2 * (family.shared > 0) for family in plan.families)
-    return saved * width_of(trunk) ** 2 > CALLS.get(batch.ids.device.type, float("inf")) * calls
+    calls = sum(len(group.suffixes) + 2 * (group.prefix > 0) for group in plan.groups)
+    return saved * width_of(trunk) ** 2 > CALL_COST.get(batch.ids.device.type, float("inf")) * calls
 
 
-def readable(ids: Tensor, mask: Tensor) -> Tensor:
-    """The ids with each row's first token in the place of padding, which then cannot matter, not even as NaN in embeddings."""
-    return torch.where(mask, ids, ids[:, :1])
-
-
-def _padded(trunk: Any, ids: Tensor, mask: Tensor, read: Tensor) -> Tensor:
-    return trunk(input_ids=readable(ids, mask), use_cache=False).last_hidden_state[read]
-
-
-def _packed(trunk: Any, ids: Tensor, plan: _Plan, tail: Tail, way: Any = attend) -> Tensor:
-    tokens, positions, families = pad_to_multiple(ids[plan.rows, plan.columns], plan.columns, plan.families)
-    with reading(plan.found, len(tokens), tail) as read, attends_by(way, trunk):
+def _packed_states(trunk: Any, ids: Tensor, plan: _PackingPlan) -> Tensor:
+    """(m, d): the states at the plan's m positions."""
+    tokens, positions, groups = pad_to_multiple(ids[plan.rows, plan.columns], plan.columns, plan.groups)
+    with use_attention(attend, trunk):
         out = trunk(
             input_ids=tokens.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             use_cache=False,
-            laid=PackedLayout(families=tuple(families), read=read, last=tail.last),
+            layout=PackedLayout(groups=tuple(groups)),
         )
-    return out.last_hidden_state[0].index_select(0, plan.found)
-
-
-@contextmanager
-def reading(places: Tensor, count: int, tail: Tail) -> Iterator[Tensor | None]:
-    """Within it the tail works on those of `count` tokens end to end that are at `places` alone; the states of the others mean
-    nothing. Given is which those are, (n,) ascending, with some more where their number matters; None: all."""
-    read = places.unique()
-    if more := spare(len(read), places.device.type):
-        others = torch.ones(count, dtype=torch.bool).index_fill_(0, read, False)
-        read = torch.cat([read, others.nonzero()[:more, 0]]).sort().values
-    if not tail.modules or not 0 < len(read) <= MOST * count:
-        yield None
-        return
-
-    def taken(_module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        return given[0].index_select(-2, read), *given[1:]
-
-    def put_back(_module: nn.Module, _given: Any, out: Tensor) -> Tensor:
-        return out.new_zeros(*out.shape[:-2], count, out.shape[-1]).index_copy(-2, read, out)
-
-    with ExitStack() as stack:
-        for module in tail.modules:
-            stack.callback(module.register_forward_pre_hook(taken).remove)
-            stack.callback(module.register_forward_hook(put_back).remove)
-        yield read
+    states: Tensor = out.last_hidden_state[0].index_select(0, plan.positions)
+    return states
 
 
 def pad_to_multiple(
-    tokens: Tensor, positions: Tensor, families: Sequence[PrefixGroup]
+    tokens: Tensor, positions: Tensor, groups: Sequence[PrefixGroup]
 ) -> tuple[Tensor, Tensor, Sequence[PrefixGroup]]:
-    """Tokens end to end, as many as there are or as `spare` says; what is added is a row of its own, which nobody sees."""
-    if missing := spare(len(tokens), tokens.device.type):
+    """Packed tokens, `missing_to_multiple` more of them: the added ones are a row of their own, which no other row sees."""
+    if missing := missing_to_multiple(len(tokens), tokens.device.type):
         tokens, positions = (torch.cat([x, x[:1].expand(missing)]) for x in (tokens, positions))
-        families = (*families, PrefixGroup(shared=0, own=(missing,)))
-    return tokens, positions, families
+        groups = (*groups, PrefixGroup(prefix=0, suffixes=(missing,)))
+    return tokens, positions, groups
 
 
-def spare(count: int, device: str, of: int | None = None) -> int:
-    """How many more make a multiple of `of` (None: `SIZES`), where that matters, else 0."""
-    return -count % (of or SIZES) if device == "cpu" and torch.is_autocast_enabled(device) else 0
+def missing_to_multiple(count: int, device: str, of: int | None = None) -> int:
+    """How many rows or tokens are missing to a multiple of `of` (None: `MULTIPLE`), where new sizes are slow, else 0."""
+    slow = device == "cpu" and torch.is_autocast_enabled(device) and fast_enabled()
+    return -count % (of or MULTIPLE) if slow else 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sawyer.models import open_language_model
 from sawyer.models.fast import cpu_features, prepacked_linear
-from sawyer.models.fast.prepacked_linear import PAYS, freeze_for_inference, prepacked
+from sawyer.models.fast.prepacked_linear import MIN_PASSES, freeze_for_inference, prepacked
 
 Speakers = Callable[[str], Any]
 IDS = torch.tensor([[50, 60, 70, 80], [51, 61, 71, 81]])
@@ -43,12 +43,12 @@ def reads_blocks(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(cpu_features, "multiplies_bf16_in_blocks", lambda: True)
     monkeypatch.setattr(cpu_features, "multiplies_fp32_in_blocks", lambda: True)
     monkeypatch.setattr(prepacked_linear, "LARGE", 0)
-    prepacked_linear._works.cache_clear()
-    if not prepacked_linear._works(dtype):
+    prepacked_linear._operators_work.cache_clear()
+    if not prepacked_linear._operators_work(dtype):
         pytest.skip(f"this PyTorch cannot lay out weights here for products in {dtype}")
-    prepacked_linear._works.cache_clear()
+    prepacked_linear._operators_work.cache_clear()
     yield
-    prepacked_linear._works.cache_clear()
+    prepacked_linear._operators_work.cache_clear()
 
 
 def made_in(dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -65,7 +65,7 @@ def said(model: Any, dtype: torch.dtype) -> Tensor:
 
 
 def are_near(found: Tensor, known: Tensor, dtype: torch.dtype) -> bool:
-    return torch.allclose(found.float(), known.float(), atol=prepacked_linear.NEAR[dtype] * float(known.abs().max()))
+    return torch.allclose(found.float(), known.float(), atol=prepacked_linear.CLOSE[dtype] * float(known.abs().max()))
 
 
 def overridden(model: Any) -> list[str]:
@@ -76,7 +76,7 @@ def overridden(model: Any) -> list[str]:
 def test_the_same_numbers(speaker: Speakers, name: str, dtype: torch.dtype) -> None:
     model = speaker(name).model
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert len(overridden(model)) >= 9  # four or more products in each of two layers, and the vocabulary's
         assert are_near(said(model, dtype), before, dtype)
     assert overridden(model) == []
@@ -86,7 +86,7 @@ def test_the_same_numbers(speaker: Speakers, name: str, dtype: torch.dtype) -> N
 def test_the_weights_of_now(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("llama").model
     for _ in range(2):
-        with made_in(dtype), prepacked(model, PAYS):
+        with made_in(dtype), prepacked(model, MIN_PASSES):
             assert overridden(model)
             inside = said(model, dtype)
         assert are_near(inside, said(model, dtype), dtype)
@@ -101,7 +101,7 @@ def test_what_is_only_read_stays_in_blocks(speaker: Speakers, dtype: torch.dtype
     freeze_for_inference(read)
     assert not any(weight.requires_grad for weight in read.parameters()) and overridden(read) == []
     for model in (read, other) * 2:
-        with made_in(dtype), prepacked(model, PAYS):
+        with made_in(dtype), prepacked(model, MIN_PASSES):
             assert overridden(model)
     assert overridden(read) and overridden(other) == []
     assert len(laid_out) == 3 * 9  # once, and the other's twice
@@ -113,7 +113,7 @@ def test_in_another_precision_a_layer_is_exact(speaker: Speakers, dtype: torch.d
     """Networks are tried in fp32, perhaps for the first time within."""
     model = speaker("gpt2").model
     known = said(model, another(dtype))
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model)
         assert torch.equal(said(model, another(dtype)), known)
 
@@ -125,7 +125,7 @@ def test_what_an_adapter_adds_is_added(make: Callable[[str], Any], dtype: torch.
             if weight.requires_grad:
                 weight.add_(0.3)
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model)
         assert are_near(said(model, dtype), before, dtype)
 
@@ -133,14 +133,14 @@ def test_what_an_adapter_adds_is_added(make: Callable[[str], Any], dtype: torch.
 def test_only_where_it_pays(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model = speaker("gpt2").model
     with made_in(dtype):
-        with prepacked(model, PAYS - 1):
+        with prepacked(model, MIN_PASSES - 1):
             assert overridden(model) == []
-        with prepacked(model, PAYS):
+        with prepacked(model, MIN_PASSES):
             assert overridden(model)
-    with torch.autocast("cpu", dtype=torch.float16), prepacked(model, PAYS):
+    with torch.autocast("cpu", dtype=torch.float16), prepacked(model, MIN_PASSES):
         assert overridden(model) == []
     monkeypatch.setattr(cpu_features, f"multiplies_{'bf16' if dtype == BF16 else 'fp32'}_in_blocks", lambda: False)
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model) == []
 
 
@@ -148,7 +148,7 @@ def test_in_fp32_large_layers_alone(speaker: Speakers, dtype: torch.dtype, monke
     model = speaker("gpt2").model
     wide, narrow = "transformer.h.0.mlp.c_fc", "transformer.h.0.attn.c_proj"
     monkeypatch.setattr(prepacked_linear, "LARGE", model.get_submodule(wide).weight.numel())
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         found = overridden(model)
         assert wide in found and (narrow in found) == (dtype == BF16)
 
@@ -168,15 +168,15 @@ def wrong(how: str, layer: Any, after: str, dtype: torch.dtype) -> Callable[[Ten
 def test_without_the_operators_layers_stay(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, how: str, dtype: torch.dtype
 ) -> None:
-    monkeypatch.setattr(prepacked_linear, "_product", lambda *given: wrong(how, *given))
+    monkeypatch.setattr(prepacked_linear, "_prepacked_forward", lambda *given: wrong(how, *given))
     model = speaker("gpt2").model
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model) == []
 
 
 def test_without_the_memory_layers_stay(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, product = speaker("gpt2").model, prepacked_linear._product
-    assert prepacked_linear._works(dtype)
+    model, product = speaker("gpt2").model, prepacked_linear._prepacked_forward
+    assert prepacked_linear._operators_work(dtype)
     made: list[Any] = []
 
     def full(layer: Any, after: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
@@ -185,8 +185,8 @@ def test_without_the_memory_layers_stay(speaker: Speakers, dtype: torch.dtype, m
         made.append(product(layer, after, dtype))
         return made[-1]
 
-    monkeypatch.setattr(prepacked_linear, "_product", full)
-    with made_in(dtype), prepacked(model, PAYS):
+    monkeypatch.setattr(prepacked_linear, "_prepacked_forward", full)
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model) == [] and len(made) == 5
 
 
@@ -198,7 +198,7 @@ def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Pat
     (folder / "config.json").write_text(json.dumps({**settings, "activation_function": activation}))
     model = open_language_model(folder).model
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, PAYS):
+    with made_in(dtype), prepacked(model, MIN_PASSES):
         assert sum(name.endswith("mlp.act") for name in overridden(model)) == 2
         assert are_near(said(model, dtype), before, dtype)
 
@@ -207,19 +207,19 @@ def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Pat
 def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
     """Whatever tiles its sides have, in memory too."""
     matrix = torch.arange(shape[0] * shape[1]).view(shape)
-    turned = prepacked_linear._turned(matrix)
+    turned = prepacked_linear._transposed(matrix)
     assert torch.equal(turned, matrix.t()) and turned.is_contiguous()
 
 
 def test_the_trial_draws_no_numbers(dtype: torch.dtype) -> None:
     state = torch.random.get_rng_state()
-    assert prepacked_linear._works(dtype)
+    assert prepacked_linear._operators_work(dtype)
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_layers_are_themselves_again_after_an_error(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("gpt2").model
-    with pytest.raises(KeyError), made_in(dtype), prepacked(model, PAYS):
+    with pytest.raises(KeyError), made_in(dtype), prepacked(model, MIN_PASSES):
         assert overridden(model)
         raise KeyError
     assert overridden(model) == []

@@ -42,8 +42,8 @@ def forgotten() -> Iterator[None]:
 def test_by_its_capabilities(monkeypatch: pytest.MonkeyPatch, has: tuple[str, ...], known: tuple[bool, ...]) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(has, True), raising=False)
     assert tuple(ask() for ask in ASKED) == known
-    assert (cpu_features.products_in_blocks(), cpu_features.products_by_rows()) == (known[4], False)  # without autocast
+    assert (cpu_features.multiplies_in_blocks(), cpu_features.multiplies_by_rows()) == (known[4], False)  # without autocast
     with torch.autocast("cpu", dtype=torch.float16):
-        assert not cpu_features.products_in_blocks() and not cpu_features.products_by_rows()
+        assert not cpu_features.multiplies_in_blocks() and not cpu_features.multiplies_by_rows()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert (cpu_features.products_in_blocks(), cpu_features.products_by_rows()) == known[1:3]
+        assert (cpu_features.multiplies_in_blocks(), cpu_features.multiplies_by_rows()) == known[1:3]

@@ -137,7 +137,7 @@ def test_an_answer_that_comes_several_times_is_read_once(saved: Callable[..., Pa
 
 def test_a_prompt_is_read_once_for_all_its_answers(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """By length alone the two prompts' answers would be read in turn, and prompts again with each part."""
-    monkeypatch.setitem(packing.CALLS, "cpu", 0.0)  # sharing pays however small the network is
+    monkeypatch.setitem(packing.CALL_COST, "cpu", 0.0)  # sharing pays however small the network is
     scorer = RewardScorer.load(saved("gpt2"))
     prompts, answers = [PROMPTS[0], PROMPTS[1]] * 3, ["a", "a b", "a b c d", "", "a b c", "a b c d e"]
     rows = [scorer.prompt_encoder.answer(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]

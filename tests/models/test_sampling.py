@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from sawyer.errors import TrainingError
-from sawyer.models import Completion, beam_search, policy_logprobs, sample
+from sawyer.models import Completion, beam_search, decoding, policy_logprobs, sample
+from sawyer.models.decoding import PaddedDecoder, new_decoder
 from sawyer.models.fast import attention, cpu_features, kv_cache, prepacked_linear
-from sawyer.models.fast.kv_cache import PaddedDecoder, StaticCacheDecoder, decoder
+from sawyer.models.fast.kv_cache import StaticCacheDecoder
 from sawyer.text import pad_right
 
 MODULE = import_module("sawyer.models.sampling")  # the package exports the function under this name
@@ -143,19 +144,21 @@ def test_many_rows_are_sampled_in_parts(
     opened = speaker("gpt2")
     whole = drawn(opened, PROMPTS * 3)
     seen: list[int] = []
-    plain = MODULE.decoder
+    plain = MODULE.new_decoder
     monkeypatch.setattr(MODULE, "ROWS", rows)
     monkeypatch.setattr(MODULE, "HELD", held)
-    monkeypatch.setattr(MODULE, "decoder", lambda model, asked, room: seen.append(len(asked)) or plain(model, asked, room=room))
+    monkeypatch.setattr(
+        MODULE, "new_decoder", lambda model, asked, room: seen.append(len(asked)) or plain(model, asked, room=room)
+    )
     assert [c.ids for c in drawn(opened, PROMPTS * 3)] == [c.ids for c in whole]
     assert seen == parts
 
 
 def test_rows_within_some_memory(speaker: Speakers) -> None:
     model = speaker("gpt2").model
-    assert [kv_cache.rows_within(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
-    assert kv_cache.rows_within(3 * A_ROW, model, 33) == 3 * A_ROW // (A_ROW + 4 * (2 * 2 + 12) * 16 * 32) == 1
-    assert kv_cache.rows_within(2**40, speaker("gemma2").model, 1) == 0  # its cache is transformers' own
+    assert [kv_cache.rows_that_fit(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
+    assert kv_cache.rows_that_fit(3 * A_ROW, model, 33) == 3 * A_ROW // (A_ROW + 4 * (2 * 2 + 12) * 16 * 32) == 1
+    assert kv_cache.rows_that_fit(2**40, speaker("gemma2").model, 1) == 0  # its cache is transformers' own
 
 
 def test_the_seed_decides(speaker: Speakers) -> None:
@@ -282,7 +285,7 @@ def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> Non
     """Without padding and into room for the answers, or padded into transformers' own cache; equal prompts, rows that leave."""
     model = speaker(name).model
     prompts = [[50, 60, 70], [51], [50, 60, 70], [52, 62, 72, 82, 92]]
-    roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
+    roomy, padded = new_decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
     assert type(roomy) is StaticCacheDecoder and len(roomy.prompts) == 3
     assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
     for step, kept in enumerate(([0, 1, 2, 3], [0, 2, 3], [1, 2])):
@@ -299,7 +302,7 @@ def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) ->
     """In bf16 sixty-four tokens are read in the place of nine, and the cache holds the nine."""
     model, prompts = speaker("gpt2").model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        roomy, padded = decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
+        roomy, padded = new_decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
         assert type(roomy) is StaticCacheDecoder
         for chosen in (None, torch.tensor([60, 61, 62]), torch.tensor([63, 64, 65])):
             mine, theirs = (rows.first() if chosen is None else rows.next(chosen) for rows in (roomy, padded))
@@ -318,7 +321,7 @@ def test_whatever_the_processor_multiplies(
     exact = PaddedDecoder(model, prompts)
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
-            roomy = decoder(model, prompts, room=9)
+            roomy = new_decoder(model, prompts, room=9)
             found = [roomy.first()]
         known = [exact.first()]
         assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == by_rows
@@ -345,7 +348,7 @@ def test_narrow_models_attend_by_products_in_fp32(
     monkeypatch.setattr(kv_cache, "ROOM", 4)
     model, prompts = speaker(name).model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
     with torch.no_grad():
-        roomy, padded = decoder(model, prompts, room=9), PaddedDecoder(model, prompts)
+        roomy, padded = new_decoder(model, prompts, room=9), PaddedDecoder(model, prompts)
         assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == (narrow > 0)
         assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
         for step in range(9):
@@ -367,7 +370,7 @@ def test_in_bf16_logprobs_are_those_of_training(
     monkeypatch.setattr(cpu_features, "multiplies_bf16_in_blocks", lambda: prepacked)
     monkeypatch.setattr(cpu_features, "multiplies_bf16_by_rows", lambda: by_rows)
     with torch.autocast("cpu", torch.bfloat16):
-        found = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
+        found = drawn(opened, PROMPTS, new=prepacked_linear.MIN_PASSES)
     rows = [opened.prompt_encoder.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
     batch = pad_right(rows, opened.prompt_encoder.pad_id)
     known = policy_logprobs(opened.model, batch).logprobs[batch.trained]
@@ -383,18 +386,18 @@ def test_in_fp32_answers_are_the_same_wherever_weights_lie(
     speaker: Speakers, monkeypatch: pytest.MonkeyPatch, name: str, laid_out: list[Any]
 ) -> None:
     opened = speaker(name)
-    found = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
+    found = drawn(opened, PROMPTS, new=prepacked_linear.MIN_PASSES)
     assert len(laid_out) >= 9
     laid_out.clear()
     monkeypatch.setattr(cpu_features, "multiplies_fp32_in_blocks", lambda: False)
-    known = drawn(opened, PROMPTS, new=prepacked_linear.PAYS)
+    known = drawn(opened, PROMPTS, new=prepacked_linear.MIN_PASSES)
     assert laid_out == []
     assert [completion.ids for completion in found] == [completion.ids for completion in known]
     for mine, theirs in zip(found, known, strict=True):
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
 
 
-@pytest.mark.parametrize("new", [prepacked_linear.PAYS, prepacked_linear.PAYS - 1])
+@pytest.mark.parametrize("new", [prepacked_linear.MIN_PASSES, prepacked_linear.MIN_PASSES - 1])
 @pytest.mark.usefixtures("laid_out")
 def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, precision: str, new: int) -> None:
     """Where they pay, for sampling and for beam search, and not a moment longer."""
@@ -410,14 +413,14 @@ def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, prec
                 generator=seeded(4),
                 **named,
             )
-            assert seen.pop() == (new >= prepacked_linear.PAYS)
+            assert seen.pop() == (new >= prepacked_linear.MIN_PASSES)
             assert "forward" not in vars(opened.model.lm_head)
             seen.clear()
 
 
 @pytest.mark.parametrize("name", ["gemma2", "neo"])
 def test_what_cannot_be_packed_is_padded(speaker: Speakers, name: str) -> None:
-    assert type(decoder(speaker(name).model, PROMPTS, room=4)) is PaddedDecoder
+    assert type(new_decoder(speaker(name).model, PROMPTS, room=4)) is PaddedDecoder
 
 
 def test_the_running_sum_over_blocks(generator: torch.Generator) -> None:
@@ -529,7 +532,7 @@ def test_the_trial_of_a_cache_is_quiet(speaker: Speakers, caplog: pytest.LogCapt
 
     network = speaker("gpt2").model
     network.config.pad_token_id = 1  # the trial's first id
-    kv_cache._caches.pop(network, None)
+    decoding._exact_caches.pop(network, None)
     logging.warning_once.cache_clear()
-    assert kv_cache.caches_exactly(network)
+    assert decoding.caches_exactly(network)
     assert "attention_mask" not in caplog.text

@@ -38,10 +38,10 @@ def by_hand(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
 @pytest.mark.parametrize("scaling", [None, 0.7])
 def test_it_is_attention(generator: torch.Generator, read: int, scaling: float | None) -> None:
     query, key, value = inputs(generator, read=read, value_width=5)
-    found, _ = attend_last(nn.Identity(), query, key, value, None, hidden=HIDDEN, scaling=scaling)
+    found, _ = attend_last(nn.Identity(), query, key, value, None, bias=HIDDEN, scaling=scaling)
     known = by_hand(query, key, value, 8**-0.5 if scaling is None else scaling)
     assert torch.allclose(found.double(), known, atol=1e-6)
-    unseen, _ = attend_last(nn.Identity(), query, key, value, None, hidden=torch.zeros_like(HIDDEN), scaling=scaling)
+    unseen, _ = attend_last(nn.Identity(), query, key, value, None, bias=torch.zeros_like(HIDDEN), scaling=scaling)
     assert not torch.allclose(unseen.double(), known, atol=1e-2)
 
 
@@ -52,7 +52,7 @@ def test_in_bf16_it_is_as_near_as_the_fused_kernel(generator: torch.Generator) -
     for _ in range(20):
         query, key, value = (x.to(torch.bfloat16) for x in inputs(generator, width=64, value_width=64))
         known = by_hand(query, key, value, 0.125)
-        products, _ = attend_last(nn.Identity(), query, key, value, None, hidden=HIDDEN)
+        products, _ = attend_last(nn.Identity(), query, key, value, None, bias=HIDDEN)
         kernel = nn.functional.scaled_dot_product_attention(query, key, value, HIDDEN.to(torch.bfloat16)).transpose(1, 2)
         for name, found in (("products", products), ("kernel", kernel)):
             worst[name] = max(worst[name], float((found.double() - known).abs().max()))
@@ -61,7 +61,7 @@ def test_in_bf16_it_is_as_near_as_the_fused_kernel(generator: torch.Generator) -
 
 def test_keys_that_were_turned_in_fp32(generator: torch.Generator) -> None:
     query, key, value = inputs(generator)
-    found, _ = attend_last(nn.Identity(), query, key, value.to(torch.bfloat16), None, hidden=HIDDEN)
+    found, _ = attend_last(nn.Identity(), query, key, value.to(torch.bfloat16), None, bias=HIDDEN)
     assert found.dtype == torch.bfloat16
     assert torch.allclose(found.double(), by_hand(query, key, value, 8**-0.5), atol=0.03)
 
@@ -69,4 +69,4 @@ def test_keys_that_were_turned_in_fp32(generator: torch.Generator) -> None:
 @pytest.mark.parametrize("name", ["sliding_window", "softcap", "s_aux"])
 def test_what_it_does_not_know_it_refuses(generator: torch.Generator, name: str) -> None:
     with pytest.raises(NotImplementedError, match=name):
-        attend_last(nn.Identity(), *inputs(generator), None, hidden=HIDDEN, **{name: 4})
+        attend_last(nn.Identity(), *inputs(generator), None, bias=HIDDEN, **{name: 4})
