@@ -186,7 +186,7 @@ def test_each_answer_runs_through_the_network_once(tiny: Fixture, tmp_path: Path
     seen: list[int] = []
     assert packs_exactly(work.model.base_model)  # found out by three rows of its own
     work.model.base_model.register_forward_pre_hook(
-        lambda _, __, n: seen.append(sum(len(f.own) for f in n["laid"].families)), with_kwargs=True
+        lambda _, __, n: seen.append(sum(len(group.suffixes) for group in n["layout"].groups)), with_kwargs=True
     )
     found = work.step(0)
     chosen = [groups[i] for i in batch_indices(len(groups), 9, 0, total=len(groups), seed=0, stage="reward")]

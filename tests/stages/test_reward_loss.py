@@ -117,7 +117,7 @@ def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path:
     seen: list[int] = []
     assert packs_exactly(work.model.base_model)  # found out by three rows of its own
     work.model.base_model.register_forward_pre_hook(
-        lambda _, __, n: seen.append(sum(len(f.own) for f in n["laid"].families)), with_kwargs=True
+        lambda _, __, n: seen.append(sum(len(group.suffixes) for group in n["layout"].groups)), with_kwargs=True
     )
     assert work.step(0)["pairs"] == 21
     assert sum(seen) == 7, "not the 42 of two passes a pair"
