@@ -15,11 +15,9 @@ from benchmarks.ceiling import finish, product_rate
 from benchmarks.phases import phases
 from benchmarks.variant import WHOLE, BatchPart, Variant
 from benchmarks.work import BUILD
-from sawyer import processes
 from sawyer.config import Config
 from sawyer.models import remote_code
-from sawyer.runs import open_run
-from sawyer.train import kept_memory
+from sawyer.train import distributed, kept_memory, open_shared_run
 
 PACE = 1.0  # seconds of steps after which the machine's rate is measured again: a shared machine's is another by then
 
@@ -63,7 +61,7 @@ def measure(
     the config does not name what the stage needs.
     """
     variant = variant or Variant()
-    with remote_code(config.trust_remote_code), open_run(folder) as run, kept_memory():
+    with remote_code(config.trust_remote_code), open_shared_run(folder) as run, kept_memory():
         asked = config.model_copy(update={"out": str(folder)})
         work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
         place = work.place
@@ -80,12 +78,12 @@ def measure(
                 done.append(work.step(part.index(number)))
                 finish(place.device)
                 times.append(time.perf_counter() - start)
-                (since,) = processes.greatest(since + times[-1])  # all measure the rate, or none
+                (since,) = distributed.all_reduce_max(since + times[-1])  # all measure the rate, or none
                 if since > PACE or number == steps:
                     rates.append(_rate(place.device, dtype))
                     beside += [statistics.mean(rates[-2:])] * (number - len(beside))
                     since = 0.0
-        (peak,) = processes.greatest(peak_mb(place.device))
+        (peak,) = distributed.all_reduce_max(peak_mb(place.device))
     tokens = [step.tokens / took for step, took in zip(done, times, strict=True)]
     spent = {name: seconds / steps for name, seconds in clock.seconds.items()}
     operations = work.passes * work.parameters
@@ -110,7 +108,7 @@ def measure(
 
 def _rate(device: torch.device, dtype: torch.dtype) -> float:
     """GFLOP/s; of several processes the sum, each beside the others."""
-    (rate,) = processes.summed(product_rate(device, dtype))
+    (rate,) = distributed.all_reduce_sum(product_rate(device, dtype))
     return rate
 
 

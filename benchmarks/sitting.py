@@ -11,9 +11,9 @@ from typing import Any
 from benchmarks.launch import measure_in_processes
 from benchmarks.measure import Measurement
 from benchmarks.variant import MEASURED, Variant
-from sawyer import processes
 from sawyer.config import Config
 from sawyer.errors import ConfigError
+from sawyer.train import distributed
 
 LINES = "bench.jsonl"
 HEADER = ("stage", "a second", "of the rate", "peak MB", "generate", "score", "forward", "backward", "optimizer", "else")
@@ -22,9 +22,9 @@ HEADER = ("stage", "a second", "of the rate", "peak MB", "generate", "score", "f
 def measure_stages(config: Config, *, stages: Sequence[str], steps: int, out: Path) -> list[Measurement]:
     """Measure `stages` (none named: all in the config), each in a fresh process, so that its peak memory is its own. A line of
     JSON each goes to bench.jsonl in the folder `out` as soon as it is there."""
-    if processes.launched() > 1:
+    if distributed.world_size() > 1:
         raise ConfigError(
-            f"the benchmarks were started by a launcher of {processes.launched()} processes",
+            f"the benchmarks were started by a launcher of {distributed.world_size()} processes",
             expected="one: each measurement starts the processes that it needs",
             todo="start the command without torchrun or accelerate launch",
         )

@@ -24,7 +24,7 @@ from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, opened
 from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.sft.sft_stage import SftLoop
-from sawyer.train import Placement, batch_indices, choose_device, generator
+from sawyer.train import Placement, batch_indices, choose_device, distributed, generator
 
 NEW = 48  # tokens an answer where `sampling` is measured
 NEVER = 10**9
@@ -139,6 +139,7 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Stage
                 max_new_tokens=new,
                 temperature=1.0,
                 generator=generator(config.seed, "bench", "sampling", index),
+                map_rows=distributed.map_sharded,
             )
         drawn = sum(len(completion.ids) for completion in found)
         return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))

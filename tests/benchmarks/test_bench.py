@@ -19,13 +19,13 @@ from benchmarks.sitting import HEADER, json_line, measure_stages, table
 from benchmarks.variant import BatchPart, Variant, batch_part
 from benchmarks.work import BUILD, StageWork, Step
 
-from sawyer import models, processes
+from sawyer import models
 from sawyer.config import Config
 from sawyer.errors import ConfigError, DataError
 from sawyer.models import open_language_model
 from sawyer.models.pretrained import remote_code_kwargs
 from sawyer.records import read
-from sawyer.train import choose_device
+from sawyer.train import choose_device, distributed
 
 CPU = torch.device("cpu")
 
@@ -89,8 +89,8 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
 
     made = StageWork(step=step, units="rows", passes=6, parameters=10, place=choose_device("cpu", "fp32", width=16))
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
-    monkeypatch.setattr(processes, "greatest", lambda peak: [peak + 1e6])
-    monkeypatch.setattr(processes, "summed", lambda rate: [rate + 1e6])
+    monkeypatch.setattr(distributed, "all_reduce_max", lambda peak: [peak + 1e6])
+    monkeypatch.setattr(distributed, "all_reduce_sum", lambda rate: [rate + 1e6])
     found = measure(config, "sft", tmp_path, steps=2, ready=lambda: happened.append("ready"))
     assert happened == [1, "ready", 2, 3]
     assert found.peak_mb > 1e6 and found.gflops > 1e6

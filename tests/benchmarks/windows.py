@@ -12,8 +12,8 @@ import torch
 from benchmarks.measure import Measurement, measure
 from benchmarks.variant import WHOLE, BatchPart, Variant, batch_part
 
-from sawyer import processes
 from sawyer.config import Config
+from sawyer.train import distributed
 
 
 def window(ready: Callable[[], object]) -> tuple[float, float]:
@@ -30,8 +30,8 @@ def fail(ready: Callable[[], object]) -> None:
 
 def who() -> tuple[int, list[int], int]:
     """This process's number, all their numbers, and its threads."""
-    with processes.joined():
-        return processes.number(), processes.gather(processes.number()), torch.get_num_threads()
+    with distributed.process_group():
+        return distributed.rank(), distributed.all_gather(distributed.rank()), torch.get_num_threads()
 
 
 def quickly(*given: Any, **named: Any) -> Measurement:
@@ -48,6 +48,6 @@ def one_after_another(
     found = []
     for stage in stages:
         folder = root / f"{stage} {part.number} of {part.of}"
-        variant = Variant(batch=batch_part(config, stage, part.of), processes=processes.launched())
+        variant = Variant(batch=batch_part(config, stage, part.of), processes=distributed.world_size())
         found.append(quickly(config, stage, folder, variant, steps=1, part=part, ready=ready))
     return found

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer import processes
 from sawyer.models import RidgeValues, before_trained
 from sawyer.models.ridge_values import KEPT, LEAST
 from sawyer.text import Row, pad_right
@@ -139,14 +138,12 @@ def test_in_parts_as_at_once(speaker: Speakers, monkeypatch: pytest.MonkeyPatch)
     assert torch.allclose(found[0], found[1], atol=1e-5) and len(found[1]) == 21
 
 
-def test_a_process_may_have_no_rows(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_may_have_no_rows(speaker: Speakers) -> None:
     """What the other one's sums are is added to nothing."""
     told, empty = made(speaker), made(speaker)
     states = seen(told)
     sent: list[Tensor] = []
-    monkeypatch.setattr(processes, "add_up", lambda tensor: sent.append(tensor.clone()))
-    told.fit(states, worth(len(states)))
-    monkeypatch.setattr(processes, "add_up", lambda tensor: tensor.add_(sent.pop(0)))
-    empty.fit(states[:0], worth(0))
+    told.fit(states, worth(len(states)), lambda tensor: sent.append(tensor.clone()))
+    empty.fit(states[:0], worth(0), lambda tensor: tensor.add_(sent.pop(0)))
     assert not sent and torch.equal(empty.weights, told.weights)
     assert empty.of_states(states[:0]).tolist() == []

@@ -16,8 +16,7 @@ import pytest
 from sawyer.errors import RunError
 from sawyer.pipeline import run_stages, summary
 from sawyer.report import page
-from sawyer.runs import Layout, read_manifest, read_rows
-from sawyer.runs import run_folder as opening
+from sawyer.runs import Layout, library_versions, read_manifest, read_rows
 
 
 def messages(out: Path, kind: str) -> list[str]:
@@ -77,8 +76,8 @@ def test_a_clock_that_goes_back_costs_no_seconds(tiny: Any, tmp_path: Path, monk
 
 def test_changed_libraries_are_told_where_work_goes_on(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tiny.prefix("collect", tmp_path / "run")
-    versions = opening._versions()
-    monkeypatch.setattr(opening, "_versions", lambda: {**versions, "torch": "9.9.9"})
+    versions = library_versions()
+    monkeypatch.setattr(run_stages, "library_versions", lambda: {**versions, "torch": "9.9.9"})
     tiny.run(out, {"collect": None, "reward": None, "rl": None, "compare": None})
     assert not any("9.9.9" in text for text in messages(out, "warning")), "nothing was done by it"
     tiny.run(out, only="collect")

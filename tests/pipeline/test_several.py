@@ -37,7 +37,7 @@ UNSEEN = ("reward_shift",)
 JOBS = """
 import os, signal, sys
 from importlib import import_module
-from sawyer import processes
+from sawyer.train import distributed
 from sawyer.config import load
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.pipeline import run, run_stages
@@ -67,7 +67,7 @@ for job in sys.argv[1:]:
 
     def listen(kind, row):
         words.append(kind)
-        if len(words) == int(at or -1) and processes.number() == processes.launched() - 1:
+        if len(words) == int(at or -1) and distributed.rank() == distributed.world_size() - 1:
             if "!" in asked:
                 raise MemoryError("out of memory")
             os.kill(os.getpid(), signal.SIGTERM)

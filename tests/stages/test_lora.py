@@ -40,7 +40,7 @@ from sawyer.stages.rl.rl_gates import LogprobDrift
 from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.sft import train as train_sft
 from sawyer.text import pad_right
-from sawyer.train import choose_device, memory_plan
+from sawyer.train import choose_device, plan_memory
 
 pytest.importorskip("peft", reason="an environment from before PEFT was a dependency: install the package again")
 
@@ -349,7 +349,7 @@ def test_a_reward_model_of_another_kind_is_a_network_of_its_own(shape: Shape, ti
         networks = open_networks(shape(tmp_path / "run"), run)
         assert isinstance(networks.scorer, RewardScorer)
         assert not isinstance(networks.scorer.model, AdapterView)
-        held = {share.name: share for share in memory_plan(networks.held(None), ())}
+        held = {share.name: share for share in plan_memory(networks.held(None), ())}
     assert held["the reward model"].frozen > 0.02
 
 
@@ -362,7 +362,7 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
         value = work.learners["value"]
         trained = [*work.policy.parameters, *value.parameters]
         base = sum(w.numel() for name, w in network.named_parameters() if ".lora_" not in name)
-        held = {share.name: share for share in memory_plan(work.networks.held(value.model), trained)}
+        held = {share.name: share for share in plan_memory(work.networks.held(value.model), trained)}
     assert held["policy"].whole == pytest.approx(4 * 4 * 512 / mb)
     assert held["value network"].whole == pytest.approx(4 * 4 * (512 + 17) / mb)
     assert held["reference"].whole == pytest.approx(4 * 512 / mb)

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer import processes
 from sawyer.models import Member, RewardScorer, RidgeValues, load_reward, load_tokenizer
 from sawyer.records import Prompt, prompt_of
 from sawyer.stages.rl.rl_stage import RlLoop
 from sawyer.stages.rl.rollout import Episodes, Seen, collect
 from sawyer.text import Batch, Row
-from sawyer.train import generator
+from sawyer.train import distributed, generator
 
 Fixture = Any
 PARTS = [{"name": "own", "weight": 0.5, "model": "stage"}, {"name": "good", "function": "sawyer.worlds:golds"}]
@@ -132,18 +131,18 @@ def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
         assert found is not None and torch.allclose(found, expected[row.prompt_length - 1 : -1], atol=1e-4)
 
 
-def of_two(monkeypatch: pytest.MonkeyPatch, hand: int) -> None:
+def of_two(monkeypatch: pytest.MonkeyPatch, scorer: RewardScorer, hand: int) -> None:
     """This is one of two processes; what the other finds is 0."""
 
     def deal(sizes: Sequence[float]) -> list[int]:
         return [place for place in range(len(sizes)) if place % 2 == hand]
 
-    def shared_rows(sizes: Sequence[float], work: Callable[[list[int]], Tensor]) -> Tensor:
-        part = work(deal(sizes))
+    def shared_rows(sizes: Sequence[float], read: Callable[[list[int]], Tensor]) -> Tensor:
+        part = read(deal(sizes))
         return part.new_zeros(len(sizes), *part.shape[1:]).index_copy(0, torch.tensor(deal(sizes)), part)
 
-    monkeypatch.setattr(processes, "deal", deal)
-    monkeypatch.setattr(processes, "shared_rows", shared_rows)
+    monkeypatch.setattr(distributed, "shard_indices", deal)
+    scorer.map_rows = shared_rows  # type: ignore[assignment]
 
 
 def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,7 +152,8 @@ def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monk
         monkeypatch.setattr(rollout, "sample", lambda *_, **__: whole.completions)
         shares = []
         for hand in range(2):
-            of_two(monkeypatch, hand)
+            assert work.fitted is not None and work.fitted.scorer is not None
+            of_two(monkeypatch, work.fitted.scorer, hand)
             shares.append(sampled(work, work.fitted).seen)
     places = [{(row, column) for row, column in share.places.tolist()} for share in shares]  # type: ignore[union-attr]
     assert whole.seen is not None and all(places) and not places[0] & places[1]
@@ -175,7 +175,7 @@ def test_answers_that_encode_alike_are_read_by_one_process(tiny: Fixture, monkey
     scorer.prompt_encoder = Lower()
     told = []
     for hand in range(2):
-        of_two(monkeypatch, hand)
+        of_two(monkeypatch, scorer, hand)
         with scorer.captured_states() as heard:
             scores = scorer.raw([prompt_of("one")] * 3, ["Yes", "yes", "no"])
         assert scores[0, 0] == scores[0, 1] != scores[0, 2]

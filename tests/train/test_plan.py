@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from sawyer.train import OptimizerStep, memory_plan, memory_plan_summary
+from sawyer.train import OptimizerStep, memory_plan_summary, plan_memory
 
 MB = 2**20
 
@@ -15,7 +15,7 @@ def test_weights_count_once_and_what_is_trained_four_times() -> None:
     """fp32: 4 bytes a weight; gradient and AdamW's two moments as much again each."""
     first, second = nn.Linear(1000, 1000, bias=False), nn.Linear(1000, 500)
     second.shared = first  # type: ignore[assignment]
-    held = memory_plan({"one": first, "other": second, "none": first}, [first.weight, second.bias])
+    held = plan_memory({"one": first, "other": second, "none": first}, [first.weight, second.bias])
     one, other, none = held
     assert (one.frozen, one.trained, one.learning) == pytest.approx((0.0, 4e6 / MB, 12e6 / MB))
     assert (other.frozen, other.trained, other.learning) == pytest.approx((2e6 / MB, 2000 / MB, 6000 / MB))
@@ -40,4 +40,4 @@ def test_it_is_what_training_holds() -> None:
     kept += [weight.grad.numel() for weight in network.parameters() if weight.grad is not None]
     learner.update([torch.ones(3, 30)], loss, 3.0)
     kept += [one.numel() for state in learner.optimizer.state.values() for one in state.values() if one.numel() > 1]
-    assert memory_plan({"one": network}, learner.parameters)[0].learning == pytest.approx(sum(kept) * 4 / MB)
+    assert plan_memory({"one": network}, learner.parameters)[0].learning == pytest.approx(sum(kept) * 4 / MB)

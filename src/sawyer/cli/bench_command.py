@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from sawyer import processes
 from sawyer.cli.console import say, stdout
 from sawyer.cli.progress import Watch
 from sawyer.cli.stage_commands import File, Settings
+from sawyer.train import distributed
 
 HEADER = ("stage", "tokens/s", "s a step", "peak MB")
 
@@ -27,7 +27,7 @@ def bench(
     from sawyer.studies.stage_speed import measure_stages
 
     loaded = load(config, settings or [])
-    console = stdout(quiet=not processes.is_first())
+    console = stdout(quiet=not distributed.is_rank_zero())
     with Watch(console) as watch:
         speeds = measure_stages(loaded, steps=steps, listeners=[watch])
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from sawyer import processes
 from sawyer.cli import check_loss_command, data_commands, inspect, score_command, stage_commands, study_command
 from sawyer.cli.ablate_command import study_losses
 from sawyer.cli.bakeoff_command import study_algorithms
@@ -19,6 +18,7 @@ from sawyer.cli.streams import steady_streams
 from sawyer.cli.threads import set_waiting
 from sawyer.cli.trust_command import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
+from sawyer.train import distributed
 from sawyer.version import __version__
 
 app = typer.Typer(
@@ -89,14 +89,14 @@ def _run() -> None:
     try:
         app(prog_name="sawyer")
     except Interrupted as stop:
-        if processes.is_first():
+        if distributed.is_rank_zero():
             console = stdout()
             console.print()
             say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
         sys.exit(STOPPED)
     except SawyerError as error:
         # Of several processes the first one tells what they all found, or what another one left word of.
-        if processes.is_first() or (isinstance(error, ProcessError) and error.silent):
+        if distributed.is_rank_zero() or (isinstance(error, ProcessError) and error.silent):
             show_error(error)
         sys.exit(1)
     except Exception as error:

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sawyer import processes
 from sawyer.cli.console import say, stdout
 from sawyer.cli.progress import Watch
+from sawyer.train import distributed
 
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's, such as rl.episodes=2048.")]
 File = Annotated[str, typer.Argument(help="A run's file; `sawyer init` writes one.", metavar="CONFIG")]
@@ -67,7 +67,7 @@ def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
     from sawyer.cli.summary_tables import show_summary
     from sawyer.runs import Layout
 
-    console = stdout(quiet=not processes.is_first())
+    console = stdout(quiet=not distributed.is_rank_zero())
     with Watch(console) as watch:
         summary = work(watch)
     show_summary(console, summary)

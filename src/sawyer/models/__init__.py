@@ -32,6 +32,7 @@ from sawyer.models.load import (
     prompt_encoder_of,
     train_tokenizer,
 )
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.merging import save_merged
 from sawyer.models.model_folder import copy_model, read_extra, save_model
 from sawyer.models.model_kind import ModelFacts, model_facts

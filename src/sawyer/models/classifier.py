@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, merge
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
 from sawyer.models.load import adapt, check_whole, context_length, load_reader, ready, resize_embeddings, seeded, sequence_model
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.pretrained import remote_code
 from sawyer.text import Row, batches, plain_row
 
@@ -66,8 +66,14 @@ class Classifier:
     """
 
     def __init__(
-        self, source: str | Path, *, device: torch.device | str | None = None, trust_remote_code: bool = False
+        self,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        trust_remote_code: bool = False,
+        map_rows: MapRows = map_here,
     ) -> None:
+        self.map_rows = map_rows
         with remote_code(trust_remote_code):
             self.tokenizer = load_reader(source)
             self.model = load_classifier(source, self.tokenizer)
@@ -85,13 +91,17 @@ class Classifier:
         self.cut += sum(row.cut for row in rows)
         if not rows:
             return []
-        logits = class_logits(self.model, rows, pad_id=self.tokenizer.pad_token_id, token_budget=TOKEN_BUDGET)
+        logits = class_logits(
+            self.model, rows, pad_id=self.tokenizer.pad_token_id, token_budget=TOKEN_BUDGET, map_rows=self.map_rows
+        )
         shares = torch.sigmoid(logits) if self.many else torch.softmax(logits, dim=1)
         return [dict(zip(self.labels, row, strict=True)) for row in shares.tolist()]
 
 
 @torch.no_grad()
-def class_logits(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int) -> Tensor:
+def class_logits(
+    model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, map_rows: MapRows = map_here
+) -> Tensor:
     """(N, C) fp32 on the CPU, in the rows' order."""
     device = next(model.parameters()).device
 
@@ -101,5 +111,4 @@ def class_logits(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_bu
             found |= dict(zip(indices, sequence_logits(model, batch.to(device)).cpu(), strict=True))
         return torch.stack([found[place] for place in range(len(mine))])
 
-    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
-    return told
+    return map_rows([len(row.ids) for row in rows], read)

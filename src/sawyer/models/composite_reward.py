@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sawyer import processes
 from sawyer.errors import ModelError, TrainingError
 from sawyer.models.classifier import Classifier
 from sawyer.models.scoring import Scored, Scorer, scored
@@ -17,6 +16,7 @@ from sawyer.text import conversation
 
 # Of (prompts, responses), or of (prompts, responses, rows): one number an answer, or None where it does not apply.
 Function = Callable[..., Sequence[float | None]]
+Call = Callable[[Callable[[], list[float | None]]], list[float | None]]
 SMALLEST = 1.2e-38  # the least normal number of fp32
 
 
@@ -81,15 +81,17 @@ class FunctionScorer:
 
     One that has a parameter `rows`, or a third positional one without a default, gets the rows too: a dict of the other fields
     of each prompt's row, such as the right answer. A prompt of several turns is given as `sawyer.text.conversation` writes it.
+
+    `call` runs the function: training on several processes passes one that calls it in a single process and gives all of them
+    what it returned, since a function may return something else each time.
     """
 
-    def __init__(self, function: Function, name: str) -> None:
-        self.function, self.name = function, name
+    def __init__(self, function: Function, name: str, *, call: Call = lambda work: work()) -> None:
+        self.function, self.name, self.call = function, name, call
         self.rows = _takes_rows(function)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
-        # Called once, by the first of several processes: a function may return something else each time.
-        return processes.first(lambda: self._called(prompts, responses))
+        return self.call(lambda: self._called(prompts, responses))
 
     def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
         texts, rows = [conversation(prompt) for prompt in prompts], [dict(prompt.fields) for prompt in prompts]

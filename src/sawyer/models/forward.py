@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from torch.utils.checkpoint import checkpoint
 
-from sawyer import processes
 from sawyer.maths import projected_logprobs, token_entropies, token_logprobs
 from sawyer.models.fast import missing_to_multiple, packs_exactly, real_states
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.network_parts import fill_padding, head_of, network_of, score_head, splits_exactly, trunk_of
 from sawyer.text import Batch, Row, batches
 
@@ -76,14 +76,30 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> float:
+def mean_loss(
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    token_budget: int,
+    device: torch.device,
+    map_rows: MapRows = map_here,
+) -> float:
     """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
-    losses = row_losses(model, rows, pad_id=pad_id, token_budget=token_budget, device=device)
+    losses = row_losses(model, rows, pad_id=pad_id, token_budget=token_budget, device=device, map_rows=map_rows)
     return math.fsum(losses) / sum(sum(row.trained) for row in rows)
 
 
 @torch.no_grad()
-def row_losses(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, device: torch.device) -> list[float]:
+def row_losses(
+    model: nn.Module,
+    rows: Sequence[Row],
+    *,
+    pad_id: int,
+    token_budget: int,
+    device: torch.device,
+    map_rows: MapRows = map_here,
+) -> list[float]:
     """(B,) -log pi of each row's trained tokens, in nats a row."""
     cost = row_cost(model)
 
@@ -95,7 +111,7 @@ def row_losses(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budg
                 found[place] = -value
         return found
 
-    return processes.shared([cost(row) for row in rows], read)
+    return map_rows([cost(row) for row in rows], read)
 
 
 def sequence_logits(model: nn.Module, batch: Batch, states: Tensor | None = None) -> Tensor:

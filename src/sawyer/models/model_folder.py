@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sawyer import processes
 from sawyer.models.adapters import write_adapter
 from sawyer.models.load import OURS
 from sawyer.models.network_parts import network_of
@@ -27,8 +26,6 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
         vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
         if extra:
             setattr(model.config, OURS, dict(extra))
-    if processes.looks_on():  # another process writes the same
-        return
     if attached is None:
         with quiet():
             model.save_pretrained(folder)
@@ -55,8 +52,6 @@ def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides:
 
     Nothing is loaded: a model is written as often as it is kept, and memory holds it once.
     """
-    if processes.looks_on():  # another process writes the same
-        return
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name not in besides:
             shutil.copyfile(path, folder / path.name)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.maths import mean_cosine, thin
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.text import Row, batches
 
 MOST_LETTERS = 60  # of a text in the journal's sentence
@@ -46,13 +46,14 @@ def near_duplicates(
     pad_id: int,
     token_budget: int,
     groups: Sequence[Hashable] | None = None,
+    map_rows: MapRows = map_here,
 ) -> NearDuplicates:
     """Rows whose mean-pooled states have a cosine of `threshold` or more with an earlier row that is kept are left out.
 
     With `groups`, a name a row, only rows of one group are compared: two texts nearly alike whose labels differ are what a
     classifier learns from.
     """
-    vectors = mean_pooled(model, rows, pad_id=pad_id, token_budget=token_budget)
+    vectors = mean_pooled(model, rows, pad_id=pad_id, token_budget=token_budget, map_rows=map_rows)
     members: dict[Hashable, list[int]] = {}
     for place in range(len(rows)):
         members.setdefault(groups[place] if groups is not None else None, []).append(place)
@@ -74,7 +75,9 @@ def near_duplicates(
 
 
 @torch.no_grad()
-def mean_pooled(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int) -> Tensor:
+def mean_pooled(
+    model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_budget: int, map_rows: MapRows = map_here
+) -> Tensor:
     """(N, D) fp32 on the CPU: the mean of the trunk's last hidden states over each row's real tokens, in the rows' order."""
     trunk: Any = getattr(model, "base_model", model)
     device = next(model.parameters()).device
@@ -89,8 +92,7 @@ def mean_pooled(model: nn.Module, rows: Sequence[Row], *, pad_id: int, token_bud
             found |= dict(zip(indices, pooled.cpu(), strict=True))
         return torch.stack([found[place] for place in range(len(mine))])
 
-    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
-    return told
+    return map_rows([len(row.ids) for row in rows], read)
 
 
 def _short(text: str) -> str:

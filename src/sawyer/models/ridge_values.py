@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sawyer import processes
 from sawyer.maths import moments, ridge
 from sawyer.models.forward import before_trained, trunk_states
 from sawyer.models.scoring import RewardScorer
 from sawyer.text import Batch
 
+Reduce = Callable[[Tensor], None]  # replaces a tensor by its sum over the processes that share a batch
 RANDOM = 640  # random features beside the states themselves
 KEPT = 0.85  # of what earlier batches count, once another one has come
 LEAST = 0.1  # of the states' common spread, the least that one of them is taken to have
@@ -47,17 +47,17 @@ class RidgeValues:
         parts = [self._features(part) @ self.weights[:-1] + self.weights[-1] for part in states.split(AT_ONCE)]
         return torch.cat(parts)
 
-    def fit(self, states: Tensor, returns: Tensor) -> None:
-        """After a batch: this process's share of its states (n, d), and what they were worth, (n,). Those of the others are
-        added. What earlier batches said fades: the policy that they were sampled from has moved since.
+    def fit(self, states: Tensor, returns: Tensor, all_reduce_: Reduce = lambda _: None) -> None:
+        """After a batch: its states (n, d) and their returns (n,), or this process's share of them, where `all_reduce_` adds
+        those of the others. What earlier batches said fades: the policy that they were sampled from has moved since.
         """
         if self.sums is None:
-            self._measure(states)
+            self._measure(states, all_reduce_)
         parts = zip(states.split(AT_ONCE), returns.split(AT_ONCE), strict=True)
         found = torch.zeros(len(self.weights) + 1, len(self.weights) + 1, dtype=torch.float64)
         for x, y in parts:
             found += moments(self._features(x), y)
-        processes.add_up(found)
+        all_reduce_(found)
         self.sums = found if self.sums is None else KEPT * self.sums + found
         self.weights.copy_(ridge(self.sums, strength=len(self.weights) - 1))
 
@@ -66,13 +66,13 @@ class RidgeValues:
         standard = (states - self.centre) / self.spread
         return torch.cat([standard, (standard @ self.mixing).relu()], 1)
 
-    def _measure(self, states: Tensor) -> None:
+    def _measure(self, states: Tensor, all_reduce_: Reduce) -> None:
         """Where the states lie and how far they spread, from the first batch, for good. What hardly moves in it may later."""
         whole = torch.cat([states.double().sum(0), torch.tensor([len(states)]).double()])
-        processes.add_up(whole)
+        all_reduce_(whole)
         mean = whole[:-1] / whole[-1]
         squares = (states.double() - mean).square().sum(0)
-        processes.add_up(squares)
+        all_reduce_(squares)
         spread = (squares / whole[-1]).sqrt()
         common = float(spread.square().mean().sqrt())
         self.centre.copy_(mean)

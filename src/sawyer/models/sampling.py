@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.errors import NotFiniteError
 from sawyer.models.decoding import caches_exactly, new_decoder
 from sawyer.models.fast import missing_to_multiple, prepacked, rows_that_fit
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.text import PromptEncoder, pad_left
 
 ROWS = 256  # sampled together at least
@@ -43,11 +43,12 @@ def sample(
     temperature: float,
     generator: torch.Generator,
     greedy: bool = False,
+    map_rows: MapRows = map_here,
 ) -> list[Completion]:
     """One completion a prompt, in the prompts' order. Pure sampling: no top-k, no top-p.
 
     Each row's uniform numbers are drawn before anything else, so a row's answer does not depend on which rows share its batch,
-    nor on how many processes share the prompts.
+    nor on how many processes `map_rows` shares the prompts among.
     A row ends with any of `prompt_encoder.end_ids`.
     The pad token and rows of the model beyond the tokenizer are never drawn. A row stops at the model's context at the latest.
     Raises NotFiniteError where the model's logits are no numbers to draw from.
@@ -70,7 +71,7 @@ def sample(
                 found |= dict(zip(chosen, completions, strict=True))
         return [found[i] for i in mine]
 
-    return processes.shared([len(ids) for ids in prompts], answered)
+    return map_rows([len(ids) for ids in prompts], answered)
 
 
 @torch.no_grad()
@@ -81,6 +82,7 @@ def beam_search(
     prompt_encoder: PromptEncoder,
     max_new_tokens: int,
     generator: torch.Generator,
+    map_rows: MapRows = map_here,
 ) -> list[Completion]:
     """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told.
 
@@ -125,7 +127,7 @@ def beam_search(
 
     # A batch's work is its beams' new tokens, whatever its prompts' lengths.
     work = [len(places) * room[places[0]] for places in together]
-    told = processes.shared(work, answers)
+    told = map_rows(work, answers)
     found = {i: one for places, some in zip(together, told, strict=True) for i, one in zip(places, some, strict=True)}
     return [found[i] for i in range(len(prompts))]
 

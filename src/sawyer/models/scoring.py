@@ -11,11 +11,11 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.errors import ModelError
 from sawyer.maths import COMBINATIONS, disagreement
 from sawyer.models.forward import TOKEN_BUDGET, before_trained, last_tokens, sequence_logits, shares_prompts, trunk_states
 from sawyer.models.load import facts, load_reward
+from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.reward_model import LoadNetwork, load_reward_model
 from sawyer.records import Prompt
 from sawyer.text import RewardEncoder, Row, batches
@@ -97,6 +97,7 @@ class RewardScorer:
         members: Sequence[Member],
         ensemble: Ensemble | None = None,
         note: str = "",
+        map_rows: MapRows = map_here,
     ) -> None:
         self.members, self.prompt_encoder, self.ensemble, self.note = (
             tuple(members),
@@ -104,7 +105,7 @@ class RewardScorer:
             ensemble or Ensemble(),
             note,
         )
-        self.cut = 0
+        self.cut, self.map_rows = 0, map_rows
         self._heard: dict[Row, Tensor | None] | None = None  # None: nobody listens
 
     @property
@@ -131,6 +132,7 @@ class RewardScorer:
         template: str | None = None,
         fallback: str = "question",
         load: LoadNetwork = load_reward,
+        map_rows: MapRows = map_here,
     ) -> RewardScorer:
         """A trained reward model, with the other members of its ensemble; one that says nothing of shift and scale is taken as
         it is. A decoder is read by `template`, or by its own, or by `fallback` where it brings none; `load` opens a network."""
@@ -155,6 +157,7 @@ class RewardScorer:
                 prompt_encoder=judge.prompt_encoder,
                 members=[Member(model=judge.model, shift=shift, scale=scale)],
                 note=judge.note,
+                map_rows=map_rows,
             )
         members = [
             Member(
@@ -168,7 +171,7 @@ class RewardScorer:
         how = Ensemble(
             reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble.get("own_disagreement")
         )
-        return cls(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how, note=judge.note)
+        return cls(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how, note=judge.note, map_rows=map_rows)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         return [found.reward for found in self.detailed(prompts, responses)]
@@ -213,10 +216,8 @@ class RewardScorer:
         self.cut += sum(rows[place].cut for place in where)
         if self._heard is not None:
             self._heard |= dict.fromkeys(row.without_tail() for row in rows)
-        found: Tensor = processes.shared_rows(
-            [len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T
-        )
-        return found.T[:, where]
+        by_row = self.map_rows([len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T)
+        return by_row.T[:, where]
 
     def _read(self, rows: Sequence[Row]) -> Tensor:
         scores = torch.zeros(len(self.members), len(rows), dtype=torch.float64)

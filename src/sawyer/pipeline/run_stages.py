@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
@@ -25,10 +25,12 @@ from sawyer.runs import (
     Run,
     handle_signals,
     is_complete,
-    open_run,
+    library_versions,
     remove_folder,
     replace_folder,
 )
+from sawyer.train import distributed
+from sawyer.train.shared_run import open_shared_run, stop_requested
 from sawyer.worlds import write
 
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
@@ -68,12 +70,12 @@ def _run(
     required_section = [stage for stage in STAGES if getattr(config, stage) is not None]
     if only is not None:
         check_only(config, only, required_section)
-    with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
+    with open_shared_run(Path(config.out)) as opened, handle_signals(opened.stop):
         opened.journal.listeners.extend(listeners)
         for stage in STAGES:
             _forget_what_is_gone(opened, stage)
         if prepare is not None:
-            prepare(opened)
+            distributed.on_rank_zero(partial(prepare, opened))
         begun = [stage for stage in required_section if opened.manifest.stage(stage).status != "pending"]
         todo = required_section if only is None else [only]
         before = {stage: fingerprint(config, stage) for stage in begun}
@@ -84,12 +86,13 @@ def _run(
         held = look_ahead(config, only)
         prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
         for stage in todo:
-            if opened.stop.agreed():
+            if stop_requested(opened):
                 raise Interrupted(
                     f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
                     todo="run the same command again to go on",
                 )
-            parents = parents_of(config, opened, stage)
+            # Rank 0 hashes the folders and notes the hashes; all must come to the same parents.
+            parents = distributed.on_rank_zero(partial(parents_of, config, opened, stage))
             check_parents(opened, stage, parents)
             if _finished(opened, stage):
                 opened.journal.event(stage, "skip", message="already done")
@@ -118,7 +121,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     started = before.started or time.time()
     run.manifest.update(stage, status="running", started=started, fingerprint=fingerprint, parents=parents, reason="")
     run.journal.event(stage, "start")
-    changed = run.note_versions()
+    changed = run.note_versions(distributed.on_rank_zero(library_versions))
     if changed:
         run.journal.event(
             stage,
@@ -141,18 +144,18 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
 
     try:
-        with kept_memory(), fix_date(run.manifest.first_day()):
+        with kept_memory(), fix_date(distributed.on_rank_zero(run.manifest.first_day)):
             figures = getattr(import_module(module), name)(config, run)
     except Interrupted as stop:
         close("interrupted", stop.given)
         raise
     except KeyboardInterrupt as cut:
-        processes.leave(cut)
+        distributed.leave_group(cut)
         close("interrupted", "interrupted twice: what came since the last save is lost")
         raise
     except Exception as error:
         told = _named(stage, error)
-        processes.leave(told)
+        distributed.leave_group(told)
         close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
         if told is error:
             raise
@@ -186,9 +189,9 @@ def _named(stage: str, error: Exception) -> Exception:
 
 def _clear(run: Run, stage: str) -> None:
     """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
-    run.journal.clear(stage)
+    distributed.on_rank_zero(lambda: run.journal.clear(stage))
     _drop_state(run, stage)
-    kept = processes.first(lambda: _put_by(run.layout)) if stage == "collect" else None
+    kept = distributed.on_rank_zero(lambda: _put_by(run.layout)) if stage == "collect" else None
     if kept is not None:
         run.journal.event(
             stage,
@@ -208,11 +211,13 @@ def _put_by(layout: Layout) -> Path | None:
 
 def _drop_state(run: Run, stage: str) -> None:
     """The optimizer's state of a finished stage is of no further use and several times the model's size."""
-    remove_folder(run.layout.checkpoint(stage))
-    for best in processes.first(lambda: run.layout.bests(stage)):
-        remove_folder(best)
-    remove_folder(run.layout.members(stage))
-    remove_folder(run.layout.encoded(stage))
+    layout = run.layout
+
+    def remove() -> None:
+        for folder in (layout.checkpoint(stage), *layout.bests(stage), layout.members(stage), layout.encoded(stage)):
+            remove_folder(folder)
+
+    distributed.on_rank_zero(remove)
 
 
 def _forget_what_is_gone(run: Run, stage: str) -> None:
@@ -230,7 +235,7 @@ def _forget_what_is_gone(run: Run, stage: str) -> None:
             return
         message = f"nothing was saved when {stage} ended early: it begins anew"
     run.manifest.forget(stage)
-    run.journal.clear(stage)
+    distributed.on_rank_zero(lambda: run.journal.clear(stage))
     run.journal.event(stage, "restarted", message=message)
 
 

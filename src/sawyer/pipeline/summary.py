@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from sawyer import processes
 from sawyer.pipeline.stage_graph import STAGES
 from sawyer.runs import Run, last_gates, read_rows, write_json
+from sawyer.train import distributed
 
 
 def report(run: Run) -> None:
@@ -15,12 +15,16 @@ def report(run: Run) -> None:
     summarise(run)
     from sawyer.report import build
 
-    processes.first(lambda: build(run.layout.root))
+    distributed.on_rank_zero(lambda: build(run.layout.root))  # it reads the run's files, which rank 0 alone has written
     run.manifest.update("report", status="done", seconds=time.monotonic() - began, ended=time.time())
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """The figures a script wants (docs: README, "What a run leaves"), also written to summary.json."""
+    """The figures a script wants (docs: README, "What a run leaves"), also written to summary.json: by rank 0, for all."""
+    return distributed.on_rank_zero(lambda: _write_summary(run))
+
+
+def _write_summary(run: Run) -> dict[str, Any]:
     states = {stage: run.manifest.stage(stage) for stage in (*STAGES, "report")}
     figures = {stage: dict(state.figures) for stage, state in states.items() if state.figures}
     seconds = {stage: round(state.seconds, 1) for stage, state in states.items() if state.seconds}
@@ -42,7 +46,7 @@ def summarise(run: Run) -> dict[str, Any]:
     rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
     if rates:
         summary["compare"] = rates
-    events = processes.first(lambda: read_rows(run.layout.events))
+    events = read_rows(run.layout.events)
     summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(events)}
     waiting = [stage for stage, state in states.items() if state.status == "waiting"]
     if waiting:

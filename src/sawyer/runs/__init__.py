@@ -36,4 +36,4 @@ from sawyer.runs.model_source import (
     on_disk,
     settings_of,
 )
-from sawyer.runs.run_folder import Run, Stop, changed_keys, handle_signals, open_run
+from sawyer.runs.run_folder import Run, Stop, changed_keys, follow_run, handle_signals, library_versions, open_run

@@ -1,7 +1,4 @@
-"""Files that are whole or not there: written beside their place and renamed into it, a folder's marker last.
-
-Of several processes at work on a run the first one writes, and the others go on when it is done.
-"""
+"""Files that are whole or absent: written beside their path and renamed to it, a folder's marker last."""
 
 from __future__ import annotations
 
@@ -16,13 +13,10 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from glob import escape as glob_escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
-from sawyer import processes
 from sawyer.errors import RunError
 
 MARKER = ".complete"  # the last file written into a folder: without it the folder is not what it looks like
@@ -91,10 +85,6 @@ def _no_file(path: Path, what: str) -> RunError:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole. Raises RunError, the old one untouched, when it cannot be written."""
-    processes.first(partial(_write_text, path, text))
-
-
-def _write_text(path: Path, text: str) -> None:
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file, disk_errors(path):
@@ -259,36 +249,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
     """Fill a new folder, then put it in the place of `folder`: seen from outside there is the old one or the new, whole.
 
     Raises RunError, the old folder untouched, when the disk refuses; any other error passes, the old folder untouched too.
-    Of several processes the first one's folder counts; each of the others fills one that is thrown away.
     """
-    if processes.count() == 1:
-        with _replaced(folder) as new:
-            yield new
-        return
-    processes.gather(None)  # nobody reads the old one any more
-    error: Exception | None = None
-    try:
-        with processes.apart(looking_on=not processes.is_first()):
-            with _replaced(folder) if processes.is_first() else _thrown_away() as new:
-                yield new
-    except Exception as raised:
-        error = raised
-    processes.agreed(partial(_raise, error))
-
-
-def _raise(error: Exception | None) -> None:
-    if error is not None:
-        raise error
-
-
-@contextlib.contextmanager
-def _thrown_away() -> Iterator[Path]:
-    with TemporaryDirectory(prefix="sawyer-") as folder:
-        yield Path(folder)
-
-
-@contextlib.contextmanager
-def _replaced(folder: Path) -> Iterator[Path]:
     new, old = _beside(folder), folder.with_name(f".{folder.name}{OLD}")
     with disk_errors(folder):
         try:
@@ -321,10 +282,6 @@ def link(here: Path, target: Path) -> None:
 
     A link of before is replaced, what is no link is left. Raises RunError where it cannot be written.
     """
-    processes.first(partial(_link, here, target))
-
-
-def _link(here: Path, target: Path) -> None:
     with disk_errors(here):
         here.parent.mkdir(parents=True, exist_ok=True)
         if here.is_symlink():
@@ -368,10 +325,6 @@ def _left(root: Path, ending: str) -> list[Path]:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder, its marker first: cut short, what is left does not look finished. Of a link the link alone goes."""
-    processes.first(partial(_remove_folder, folder))
-
-
-def _remove_folder(folder: Path) -> None:
     for path in (folder, folder.with_name(f".{folder.name}{OLD}")):
         if not path.is_symlink():
             (path / MARKER).unlink(missing_ok=True)

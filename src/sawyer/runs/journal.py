@@ -8,11 +8,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from sawyer import processes
 from sawyer.errors import Interrupted, RunError
 from sawyer.runs.atomic_files import damaged, disk_errors, open_own, plain, plain_bytes, read_rows, write_json, write_text
 from sawyer.runs.layout import Layout
@@ -42,23 +40,22 @@ class Journal:
 
     Metrics and samples are a function of config, data and seed: after an interruption they are cut back to the checkpoint, so
     that a run which was interrupted leaves what one that was not leaves. Events tell what happened, interruptions included.
-    Of several processes the first one writes; all count, and read what it wrote.
+    `writes`: False where another process of the same run has the files. This one then calls its listeners and touches none.
 
     At each save the length and the checksum of every file are noted beside them. Raises RunError where one of them is no
     longer what was noted, is a link, or cannot be read. `gone` are those that somebody has moved away since.
     """
 
-    def __init__(self, layout: Layout, listeners: Sequence[Listener] = ()) -> None:
-        self.layout, self.listeners = layout, list(listeners)
-        self._written: dict[Path, Written] = {}  # of the first process alone
-        self.counts, self.gone = processes.first(self._opened)
-
-    def _opened(self) -> tuple[dict[str, dict[str, int]], list[Path]]:
-        gone = check_journal(self.layout)  # first: what is damaged is to be mended by who can
-        for path in self._files.values():
-            _mend(path)
-        self._written = {path: Written.of(path) for path in self._files.values()}
-        return {name: _counted(path) for name, path in self._cut_back.items()}, gone
+    def __init__(self, layout: Layout, listeners: Sequence[Listener] = (), *, writes: bool = True) -> None:
+        self.layout, self.listeners, self.writes = layout, list(listeners), writes
+        self.counts: dict[str, dict[str, int]] = {name: {} for name in self._cut_back}
+        self.gone: list[Path] = []
+        if writes:
+            self.gone = check_journal(layout)  # before anything is cut: a damaged file is for its owner to restore
+            for path in self._files.values():
+                _mend(path)
+            self._written = {path: Written.of(path) for path in self._files.values()}
+            self.counts = {name: _counted(path) for name, path in self._cut_back.items()}
 
     @property
     def _files(self) -> Mapping[str, Path]:
@@ -96,7 +93,7 @@ class Journal:
 
     def rows(self, stage: str) -> list[dict[str, Any]]:
         """A stage's metrics."""
-        return [row for row in processes.first(lambda: read_rows(self.layout.metrics)) if row.get("stage") == stage]
+        return [row for row in read_rows(self.layout.metrics) if row.get("stage") == stage]
 
     def position(self, stage: str) -> dict[str, int]:
         """How many rows of a stage there are, for `rewind`."""
@@ -104,9 +101,8 @@ class Journal:
 
     def sync(self) -> None:
         """All rows go to the disk, and then what there is of them: a checkpoint must not outlive the rows it counts."""
-        processes.first(self._sync)
-
-    def _sync(self) -> None:
+        if not self.writes:
+            return
         for path in self._files.values():
             if path.exists():
                 with disk_errors(path), os.fdopen(open_own(path), "rb") as file:
@@ -118,6 +114,8 @@ class Journal:
 
         Raises RunError when there are fewer: then the journal would have a hole.
         """
+        if not self.writes:
+            return
         for name, path in self._cut_back.items():
             keep, there = position[name], self.counts[name].get(stage, 0)
             if there < keep:
@@ -129,15 +127,11 @@ class Journal:
                 )
             if there == keep:
                 continue
-            self.counts[name] = processes.first(partial(self._shorten, path, stage, keep))
-
-    def _shorten(self, path: Path, stage: str, keep: int) -> dict[str, int]:
-        # Not to be taken for damage by who comes after a kill right here.
-        self.layout.journal.unlink(missing_ok=True)
-        counts = _shortened(path, stage, keep)
-        self._written[path] = Written.of(path)
-        self._sync()
-        return counts
+            # A kill right after the cut must not make the shorter file look damaged: its checksum goes first.
+            self.layout.journal.unlink(missing_ok=True)
+            self.counts[name] = _shortened(path, stage, keep)
+            self._written[path] = Written.of(path)
+            self.sync()
 
     def clear(self, stage: str) -> None:
         """Drop all rows of a stage that begins anew."""
@@ -145,7 +139,7 @@ class Journal:
 
     def _append(self, kind: str, counted: str | None, path: Path, rows: Sequence[dict[str, Any]]) -> None:
         rows = [plain(row) for row in rows]
-        if processes.is_first():
+        if self.writes:
             content = "".join(map(_line, rows)).encode("utf-8", "backslashreplace")
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +147,7 @@ class Journal:
                 file.write(content)
             self._written[path].add(content)
         for row in rows:
-            if counted is not None:
+            if counted is not None and self.writes:
                 self.counts[counted][row["stage"]] = self.counts[counted].get(row["stage"], 0) + 1
             self._tell(kind, row)
 

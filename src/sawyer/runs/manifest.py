@@ -10,7 +10,6 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 
-from sawyer import processes
 from sawyer.runs.atomic_files import check_sealed, damaged, hash_folder, plain_bytes, stamp_folder, write_json
 from sawyer.version import __version__
 
@@ -45,11 +44,14 @@ class StageState:
 
 
 class Manifest:
-    """The file and what it says; every change is on the disk before the call returns."""
+    """The file and its content; every change is on the disk before the call returns.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.content = processes.first(lambda: read_manifest(path)) or {"sawyer": __version__, "versions": {}, "stages": {}}
+    `content`: of another process of the same run, which writes the file. This one then changes its copy alone.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
+        self.path, self.writes = path, content is None
+        self.content = content or read_manifest(path) or {"sawyer": __version__, "versions": {}, "stages": {}}
         self._read: set[str] = set()  # whose content was read in this sitting
 
     def stage(self, name: str) -> StageState:
@@ -61,12 +63,16 @@ class Manifest:
     def update(self, name: str, **changes: Any) -> None:
         """Change parts of a stage's state."""
         self.content.setdefault("stages", {})[name] = asdict(replace(self.stage(name), **changes))
-        write_json(self.path, self.content)
+        self._write()
+
+    def _write(self) -> None:
+        if self.writes:
+            write_json(self.path, self.content)
 
     def forget(self, name: str) -> None:
         """A stage begins anew."""
         if self.content.get("stages", {}).pop(name, None) is not None:
-            write_json(self.path, self.content)
+            self._write()
 
     def content_hash(self, name: str, path: Path, *, afresh: bool = False) -> str:
         """`hash_folder(path)`, remembered under `name`: what was not touched since is not read again.
@@ -75,13 +81,13 @@ class Manifest:
         once in a sitting. Raises RunError where it was read, lies in the run and is not what a stage wrote there.
         """
         known = self.content.setdefault("contents", {})
-        stamp = processes.first(lambda: stamp_folder(path))
+        stamp = stamp_folder(path)
         if known.get(name, {}).get("stamp") != stamp or (afresh and name not in self._read):
-            found = {"stamp": stamp, "hash": processes.first(lambda: self._hash(path))}
+            found = {"stamp": stamp, "hash": self._hash(path)}
             self._read.add(name)
             if known.get(name) != found:
                 known[name] = found
-                write_json(self.path, self.content)
+                self._write()
         return str(known[name]["hash"])
 
     def _hash(self, path: Path) -> str:
@@ -92,19 +98,19 @@ class Manifest:
     def note_versions(self, versions: Mapping[str, str]) -> None:
         """The versions of what did the work."""
         self.content["versions"] = {**self.content.get("versions", {}), **versions}
-        write_json(self.path, self.content)
+        self._write()
 
     def note_seed(self, seed: int) -> None:
         """The seed of everything drawn."""
         if self.content.get("seed") != seed:
             self.content["seed"] = seed
-            write_json(self.path, self.content)
+            self._write()
 
     def first_day(self) -> date:
         """The day that chat templates are told where they print today's: the one on which the run first asked, recorded."""
         if "date" not in self.content:
-            self.content["date"] = processes.first(lambda: date.today().isoformat())
-            write_json(self.path, self.content)
+            self.content["date"] = date.today().isoformat()
+            self._write()
         return date.fromisoformat(self.content["date"])
 
 

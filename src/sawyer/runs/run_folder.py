@@ -17,7 +17,6 @@ from typing import IO, Any
 
 import yaml
 
-from sawyer import processes
 from sawyer.errors import RunError
 from sawyer.runs.atomic_files import disk_errors, lock, open_own, plain_bytes, recover_all, refuse_link, write_text
 from sawyer.runs.journal import Journal
@@ -48,11 +47,6 @@ class Stop:
         """Whether somebody asked this process."""
         return bool(self.reason)
 
-    def agreed(self) -> bool:
-        """Whether somebody asked any of the processes: then all have heard, and are asked here at the same place."""
-        self.reason = next(filter(None, processes.gather(self.reason)), "")
-        return self.is_set()
-
 
 @dataclass(slots=True)
 class Run:
@@ -66,14 +60,16 @@ class Run:
 
     def adopt(self, config: Mapping[str, Any]) -> None:
         """Write the config that is now at work, every default filled in."""
+        if not self.journal.writes:
+            return
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
         if not self.layout.config.exists() or self.layout.config.read_bytes() != text.encode():
             write_text(self.layout.config, text)
         self.manifest.note_seed(int(config.get("seed", 0)))
 
-    def note_versions(self) -> str:
-        """Note by what versions the work is done from now on; what changed since work was last done here, in words."""
-        before, now = self.manifest.content.get("versions", {}), processes.first(_versions)
+    def note_versions(self, now: Mapping[str, str]) -> str:
+        """Note the versions that do the work from now on; returns which have changed since the last work, in words."""
+        before = self.manifest.content.get("versions", {})
         if before != now:
             self.manifest.note_versions(now)
         changed = [(name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
@@ -82,35 +78,39 @@ class Run:
 
 @contextlib.contextmanager
 def open_run(root: Path) -> Iterator[Run]:
-    """Open a run's folder, making it if need be, for this process alone, or for those of one launcher.
+    """Open a run's folder for this process, making it if need be. `follow_run` is for other processes of the same launcher.
 
     Raises RunError when it cannot be made or written, is at work elsewhere, holds files that are not a run's, or has a link in
     the place of one of its own.
     """
     layout = Layout(root)
-    with processes.joined(), contextlib.ExitStack() as held:
-
-        def take() -> None:
-            with disk_errors(root):
-                root.mkdir(parents=True, exist_ok=True)
-                file = held.enter_context(os.fdopen(open_own(layout.lock), "rb+", buffering=0))
-                _hold(file, root)
-                for stage in STAGES:
-                    refuse_link(layout.folder(stage))
-                    refuse_link(layout.members(stage))
-                    refuse_link(layout.encoded(stage))
-                recover_all(root)
-
-        processes.first(take)
+    with contextlib.ExitStack() as stack:
+        with disk_errors(root):
+            root.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(os.fdopen(open_own(layout.lock), "rb+", buffering=0))
+            _hold(file, root)
+            for stage in STAGES:
+                refuse_link(layout.folder(stage))
+                refuse_link(layout.members(stage))
+                refuse_link(layout.encoded(stage))
+            recover_all(root)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)
         run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))
         if not layout.manifest.exists():
-            run.note_versions()
+            run.note_versions(library_versions())
         for path in journal.gone:
             told = f"{path} is gone: what it told, gates included, is in no figure or page"
             journal.event("run", "warning", message=told, gone=path.name)
         yield run
+
+
+def follow_run(root: Path, content: dict[str, Any], previous_config: dict[str, Any] | None) -> Run:
+    """The same run for a process that writes nothing of it; `content` is the manifest's, as the process that holds the folder
+    has read it."""
+    layout = Layout(root)
+    journal = Journal(layout, writes=False)
+    return Run(layout, journal, Manifest(layout.manifest, content), Stop(journal.stopping), previous_config)
 
 
 @contextlib.contextmanager
@@ -188,7 +188,8 @@ def _previous(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Of Python, of this package and of the libraries that decide a result."""
     found = {"python": python_version(), "sawyer": __version__}
     for name in NOTED:
         with contextlib.suppress(PackageNotFoundError):

@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from sawyer import processes
 from sawyer.config import Config
 from sawyer.config import demo as demo_config
 from sawyer.config import load as load_config
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.pipeline import demo, fingerprint, product, run
 from sawyer.runs import Layout, Listener, Manifest, Stop, clock, handle_signals, link, open_run
+from sawyer.train import distributed
 
 Tell = Callable[[str], None]
 Job = TypeVar("Job")
@@ -180,9 +180,9 @@ def in_turn(
 
 def check_one_process(what: str) -> None:
     """Raises RunError under a launcher of several processes."""
-    if processes.launched() > 1:
+    if distributed.world_size() > 1:
         raise RunError(
-            f"{what} were asked of {processes.launched()} processes",
+            f"{what} were asked of {distributed.world_size()} processes",
             expected="one: a study takes its runs one after another, each on all of this process",
             todo="start the command without torchrun or accelerate launch",
         )

@@ -11,12 +11,12 @@ from statistics import median
 from tempfile import mkdtemp
 from typing import Any
 
-from sawyer import processes
 from sawyer.config import Config, start_of
 from sawyer.errors import Interrupted
 from sawyer.pipeline import STAGES, fingerprint, run
 from sawyer.runs import Layout, Listener, open_run, read_rows, replace_folder
 from sawyer.studies.grid import is_done, named
+from sawyer.train import distributed
 
 STEPS = 3  # of `sawyer bench`, after one that is not counted
 WHOLE = ("base", "collect")  # done to their end, shortened: later stages need what they leave
@@ -87,12 +87,12 @@ def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Li
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """One folder for all processes of a launcher; the first one makes and removes it."""
-    with processes.joined():
-        folder = Path(processes.first(lambda: mkdtemp(prefix="sawyer-bench-")))
+    with distributed.process_group():
+        folder = Path(distributed.on_rank_zero(lambda: mkdtemp(prefix="sawyer-bench-")))
         try:
             yield folder
         finally:
-            if processes.is_first():
+            if distributed.is_rank_zero():
                 shutil.rmtree(folder, ignore_errors=True)
 
 

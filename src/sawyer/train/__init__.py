@@ -1,22 +1,56 @@
-"""The engine: place and precision, the optimizer step, next-token training, the one loop, checkpoints, seeded randomness."""
+"""Training: device and precision, the optimizer step, the one loop, checkpoints, random numbers, several processes.
 
-from sawyer.train.allocator import kept_memory, peak_memory_mb, reset_peak_memory
-from sawyer.train.checkpoint import STATE, load_checkpoint, restore_state, save_checkpoint
-from sawyer.train.device import Placement, choose_device
-from sawyer.train.encoding_cache import encode_rows
-from sawyer.train.judged_data import (
-    NO_NORMALIZER,
-    EncodedPrompt,
-    JudgedMinibatch,
-    encode_judged,
-    judged_batch,
-    judged_minibatches,
-    read_judged_files,
-)
-from sawyer.train.memory_plan import NetworkMemory, memory_plan, memory_plan_summary
-from sawyer.train.next_token import NextTokenLoop
-from sawyer.train.optimizer_step import OptimizerStep, Update, restore_weights, trained_weights
-from sawyer.train.rng import batch_indices, generator
-from sawyer.train.stage_data import encode_all, lengths_in_words, read_data, readable, report_remarks
-from sawyer.train.stage_loop import StageLoop, run_steps, stop_if_asked
-from sawyer.train.training_loss_gate import learned_gate, losses_of
+The door opens a module when a name of it is used: a finished run asks `distributed` who it is, and must not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sawyer.train.allocator import kept_memory, peak_memory_mb, reset_peak_memory
+    from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
+    from sawyer.train.device import Placement, choose_device
+    from sawyer.train.encoding_cache import encode_rows
+    from sawyer.train.judged_data import (
+        NO_NORMALIZER,
+        EncodedPrompt,
+        JudgedMinibatch,
+        encode_judged,
+        judged_batch,
+        judged_minibatches,
+        read_judged_files,
+    )
+    from sawyer.train.memory_plan import NetworkMemory, memory_plan_summary, plan_memory
+    from sawyer.train.next_token import NextTokenLoop
+    from sawyer.train.optimizer_step import OptimizerStep, Update, restore_weights, trained_weights
+    from sawyer.train.rng import batch_indices, generator
+    from sawyer.train.shared_run import open_shared_run, stop_requested
+    from sawyer.train.stage_data import encode_all, lengths_in_words, read_data, readable, report_remarks
+    from sawyer.train.stage_loop import StageLoop, run_steps, stop_if_asked
+    from sawyer.train.training_loss_gate import learned_gate, losses_of
+
+_MODULES = {
+    "allocator": ("kept_memory", "peak_memory_mb", "reset_peak_memory"),
+    "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
+    "device": ("Placement", "choose_device"),
+    "encoding_cache": ("encode_rows",),
+    "judged_data": (
+        *("NO_NORMALIZER", "EncodedPrompt", "JudgedMinibatch"),
+        *("encode_judged", "judged_batch", "judged_minibatches", "read_judged_files"),
+    ),
+    "memory_plan": ("NetworkMemory", "plan_memory", "memory_plan_summary"),
+    "next_token": ("NextTokenLoop",),
+    "optimizer_step": ("OptimizerStep", "Update", "restore_weights", "trained_weights"),
+    "rng": ("batch_indices", "generator"),
+    "shared_run": ("open_shared_run", "stop_requested"),
+    "stage_data": ("encode_all", "lengths_in_words", "read_data", "readable", "report_remarks"),
+    "stage_loop": ("StageLoop", "run_steps", "stop_if_asked"),
+    "training_loss_gate": ("learned_gate", "losses_of"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(name)
+    return getattr(import_module(f"sawyer.train.{_HOMES[name]}"), name)

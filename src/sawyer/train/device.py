@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from sawyer import processes
 from sawyer.errors import ConfigError
 from sawyer.models import multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.train import distributed
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
 # the products are the projection to a vocabulary of at least so many tokens (lab/speed.md#bf16-of-narrow-models), or
@@ -49,14 +49,14 @@ def choose_device(device: str, precision: str, *, width: int, vocabulary: int = 
         )
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     chosen, reason = _precision(name, precision, width, vocabulary)
-    several = f"{processes.count()} processes, " if processes.count() > 1 else ""
+    several = f"{distributed.count()} processes, " if distributed.count() > 1 else ""
     return Placement(device=_device(name), precision=chosen, reason=f"{several}{name}, {chosen}: {reason}")
 
 
 def _device(name: str) -> torch.device:
-    if name != "cuda" or processes.count() == 1:
+    if name != "cuda" or distributed.count() == 1:
         return torch.device(name)
-    here, cards = processes.number_here(), torch.cuda.device_count()
+    here, cards = distributed.local_rank(), torch.cuda.device_count()
     if here >= cards:
         raise ConfigError(
             f"process {here + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",

@@ -36,7 +36,7 @@ class NetworkMemory:
         return f"{self.name} {_mb(self.whole)} MB ({', '.join(apart)})"
 
 
-def memory_plan(networks: Mapping[str, nn.Module], trained: Iterable[Tensor]) -> list[NetworkMemory]:
+def plan_memory(networks: Mapping[str, nn.Module], trained: Iterable[Tensor]) -> list[NetworkMemory]:
     """Each network's share by its name, where `trained` are the weights that optimizers have; a weight that several networks
     have counts for the first of them."""
     seen: set[int] = set()

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.maths import linear_schedule
 from sawyer.models import policy_logprobs, row_cost
 from sawyer.text import Batch, Row, batches
+from sawyer.train import distributed
 from sawyer.train.device import Placement
 from sawyer.train.optimizer_step import OptimizerStep
 from sawyer.train.rng import batch_indices
@@ -50,7 +50,7 @@ class NextTokenLoop:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
-        mine = processes.dealt(rows, self.cost)
+        mine = distributed.shard(rows, self.cost)
         parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)
         update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
         return {

@@ -14,8 +14,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.errors import NotFiniteError
+from sawyer.train import distributed
 
 Part = TypeVar("Part")
 
@@ -34,12 +34,12 @@ def sum_gradients(weights: Sequence[nn.Parameter], total: float) -> float:
 
     Every weight is summed, also where none of this process's parts came by it.
     """
-    if processes.count() == 1:
+    if distributed.count() == 1:
         return total
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
-    processes.add_up(*(cast(Tensor, weight.grad) for weight in weights))
-    return processes.summed(total)[0]
+    distributed.all_reduce_(*(cast(Tensor, weight.grad) for weight in weights))
+    return distributed.all_reduce_sum(total)[0]
 
 
 class OptimizerStep:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sawyer import processes
 from sawyer.errors import Interrupted
 from sawyer.runs import Run, damaged
+from sawyer.train import distributed
 from sawyer.train.allocator import passed_over
 from sawyer.train.checkpoint import load_checkpoint, save_checkpoint
+from sawyer.train.shared_run import stop_requested
 
 
 class StageLoop(Protocol):
@@ -50,8 +51,8 @@ def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: floa
                 note = f"{show} {values[show]:.4g}" if show in values else ""
                 index += 1
                 run.journal.progress(stage, index, work.steps, note)
-            asked, due = processes.greatest(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
-            if asked and run.stop.agreed():
+            asked, due = distributed.all_reduce_max(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
+            if asked and stop_requested(run):
                 _save(run, stage, work, index, finished)
                 _interrupt(run, stage, f" at step {index} of {work.steps}")
             if due:
@@ -65,21 +66,22 @@ def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: floa
 
 def stop_if_asked(run: Run, stage: str, where: str = "during its evaluation") -> None:
     """Between the pieces of what is no step: raise Interrupted when the run was asked to stop (the steps are saved)."""
-    if run.stop.agreed():
+    if stop_requested(run):
         _interrupt(run, stage, f", {where}")
 
 
 def _resume(run: Run, stage: str, work: StageLoop) -> tuple[int, bool]:
     saved = load_checkpoint(run.layout.checkpoint(stage))
     if saved is None:
-        run.journal.clear(stage)
+        distributed.on_rank_zero(lambda: run.journal.clear(stage))
         return 0, False
     try:
         work.load(saved["work"])
         step, finished = int(saved["step"]), bool(saved["finished"])
         if saved["steps"] != work.steps:
             raise ValueError(f"it is of work in {saved['steps']:,} steps, which is now cut into {work.steps:,}")
-        run.journal.rewind(stage, saved["journal"])
+        # Every process has loaded its state before rank 0 cuts the rows back, and none goes on where that is refused.
+        distributed.on_rank_zero(lambda: run.journal.rewind(stage, saved["journal"]))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         if "out of memory" in str(error):
             raise
@@ -97,7 +99,9 @@ def _save(run: Run, stage: str, work: StageLoop, step: int, finished: bool) -> N
         "finished": finished,
         "journal": run.journal.position(stage),
     }
-    run.journal.sync()
+    # In this order: rows, then the checkpoint that counts them, its marker last. A kill in between leaves rows too many, which
+    # the next resume cuts back; it never leaves a checkpoint that counts rows which are not there.
+    distributed.on_rank_zero(run.journal.sync)
     save_checkpoint(run.layout.checkpoint(stage), state)
     run.journal.event(stage, "save", step=step)
 

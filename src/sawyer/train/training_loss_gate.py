@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from sawyer.runs import Gate, Run
+from sawyer.train import distributed
 
 
 def losses_of(run: Run, stage: str) -> dict[str, float]:
     """`loss_first`, of the first step, and `loss_last`, the mean of the last tenth of the steps: one batch alone is noise."""
-    losses = [float(row["loss"]) for row in run.journal.rows(stage) if "loss" in row]
+    # Rank 0 alone has the journal's file for certain up to its last row.
+    rows = distributed.on_rank_zero(lambda: run.journal.rows(stage))
+    losses = [float(row["loss"]) for row in rows if "loss" in row]
     tail = losses[-max(1, len(losses) // 10) :]
     return {"loss_first": losses[0], "loss_last": sum(tail) / len(tail)}
 

@@ -11,9 +11,9 @@ from torch import nn
 from sawyer.config import Config, required_section
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
-from sawyer.runs import Gate, Run, remove_folder, replace_folder
+from sawyer.runs import Gate, Run, remove_folder
 from sawyer.text import Row, set_template, template_text, windows
-from sawyer.train import NextTokenLoop, Placement, choose_device, read_data, run_steps
+from sawyer.train import NextTokenLoop, Placement, choose_device, distributed, read_data, run_steps, write_folder
 
 STAGE = "base"
 WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
@@ -57,15 +57,28 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {place.reason}",
     )
     with place.autocast():
-        before = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
+        before = mean_loss(
+            model,
+            held_out,
+            pad_id=0,
+            token_budget=config.micro_batch_tokens,
+            device=place.device,
+            map_rows=distributed.map_sharded,
+        )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, model, tokenizer)
+    write_folder(run.layout.model(STAGE), lambda new: save_model(new, model, tokenizer))
     with place.autocast():
-        after = mean_loss(model, held_out, pad_id=0, token_budget=config.micro_batch_tokens, device=place.device)
+        after = mean_loss(
+            model,
+            held_out,
+            pad_id=0,
+            token_budget=config.micro_batch_tokens,
+            device=place.device,
+            map_rows=distributed.map_sharded,
+        )
     if not math.isfinite(after):
-        remove_folder(run.layout.model(STAGE))
+        distributed.on_rank_zero(lambda: remove_folder(run.layout.model(STAGE)))
         raise TrainingError(
             f"base: after its last update the held-out loss is {after}",
             expected="a finite number",

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.config import Config, required_section
 from sawyer.errors import TrainingError
 from sawyer.maths import LABEL_LOSSES, linear_schedule
@@ -26,11 +25,22 @@ from sawyer.models import (
     save_model,
     sequence_logits,
 )
-from sawyer.runs import Run, remove_folder, replace_folder
+from sawyer.runs import Run, remove_folder
 from sawyer.stages.classify.class_data import STAGE, LabelledRow, Texts, encoder, load
 from sawyer.stages.classify.classifier_report import examine, judge, samples, truths, usual_of
 from sawyer.text import batches
-from sawyer.train import OptimizerStep, Placement, batch_indices, choose_device, encode_all, losses_of, run_steps, stop_if_asked
+from sawyer.train import (
+    OptimizerStep,
+    Placement,
+    batch_indices,
+    choose_device,
+    distributed,
+    encode_all,
+    losses_of,
+    run_steps,
+    stop_if_asked,
+    write_folder,
+)
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -54,15 +64,20 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     run.journal.event(STAGE, "plan", message=told, unread=dict(texts.source.unread))
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, model, tokenizer)
+    write_folder(run.layout.model(STAGE), lambda new: save_model(new, model, tokenizer))
     stop_if_asked(run, STAGE)
 
     judged = held_out or examples
     with place.autocast():
-        logits = class_logits(model, [e.row for e in judged], pad_id=pad_id, token_budget=config.micro_batch_tokens)
+        logits = class_logits(
+            model,
+            [e.row for e in judged],
+            pad_id=pad_id,
+            token_budget=config.micro_batch_tokens,
+            map_rows=distributed.map_sharded,
+        )
     if not bool(torch.isfinite(logits).all()):
-        remove_folder(run.layout.model(STAGE))
+        distributed.on_rank_zero(lambda: remove_folder(run.layout.model(STAGE)))
         raise TrainingError(
             "classify: after its last update the model's logits are not finite",
             expected="finite numbers",
@@ -96,14 +111,14 @@ class ClassifierLoop:
         chosen = batch_indices(
             len(self.examples), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
-        mine = [chosen[i] for i in processes.deal([len(self.examples[i].row.ids) for i in chosen])]
+        mine = [chosen[i] for i in distributed.shard_indices([len(self.examples[i].row.ids) for i in chosen])]
         rows, truth = [self.examples[i].row for i in mine], self.truth[mine]
         right: list[float] = []
         parts = batches(rows, pad_id=self.pad_id, token_budget=self.config.micro_batch_tokens)
         update = self.learner.update(parts, lambda part: self._loss(part, truth[part[0]], right), len(chosen))
         return {
             "loss": update.loss,
-            "accuracy": processes.summed(sum(right))[0] / len(chosen),
+            "accuracy": distributed.all_reduce_sum(sum(right))[0] / len(chosen),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
             "rows": len(chosen),
@@ -140,6 +155,7 @@ def _thinned(
             pad_id=pad_id,
             token_budget=config.micro_batch_tokens,
             groups=[example.truth for example in examples],
+            map_rows=distributed.map_sharded,
         )
     run.journal.event(
         STAGE, "deduplicated", message=found.told([example.record.text for example in examples], classify.dedup_threshold)

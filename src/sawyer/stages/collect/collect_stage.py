@@ -12,7 +12,7 @@ from sawyer.errors import DataError
 from sawyer.models import LanguageModel, freeze_for_inference, open_language_model, sample
 from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
-from sawyer.train import Placement, choose_device, generator, read_data, run_steps
+from sawyer.train import Placement, choose_device, distributed, generator, read_data, run_steps
 from sawyer.worlds import rate
 
 STAGE = "collect"
@@ -53,7 +53,8 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     records = _judged(config, prompts, work.responses)
-    write_text(run.layout.answers, json_lines(scored_row(record) for record in records))
+    text = json_lines(scored_row(record) for record in records)
+    distributed.on_rank_zero(lambda: write_text(run.layout.answers, text))
     scores = [answer.score for record in records for answer in record.answers if answer.score is not None]
     waiting = sum(answer.score is None for record in records for answer in record.answers)
     figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores) + waiting, "waiting": waiting}
@@ -81,6 +82,7 @@ class CollectLoop:
                 max_new_tokens=collect.max_new_tokens,
                 temperature=collect.temperature,
                 generator=generator(self.config.seed, STAGE, index),
+                map_rows=distributed.map_sharded,
             )
         texts = [self.speaker.prompt_encoder.decode(completion.ids) for completion in completions]
         self.responses += [texts[i : i + collect.answers] for i in range(0, len(texts), collect.answers)]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from sawyer import processes
 from sawyer.config import Config, Start, left_out, required_section
 from sawyer.errors import DataError
 from sawyer.models import (
@@ -30,7 +29,7 @@ from sawyer.stages.compare.comparison_gates import compare_gates
 from sawyer.stages.compare.comparison_rows import Compared, Job, ModelAnswer, Setting
 from sawyer.stages.compare.win_rates import figures_of
 from sawyer.text import Row, batches
-from sawyer.train import Placement, choose_device, generator, read_data, readable, report_remarks, run_steps
+from sawyer.train import Placement, choose_device, distributed, generator, read_data, readable, report_remarks, run_steps
 from sawyer.worlds import find, gold, questions
 
 STAGE = "compare"
@@ -54,7 +53,8 @@ def compare(config: Config, run: Run) -> dict[str, Any]:
     )
     run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds, show="length")
     rows = _judged(config, run, work, scorer)
-    write_text(run.layout.compare, "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row.row(), ensure_ascii=False) + "\n" for row in rows)
+    distributed.on_rank_zero(lambda: write_text(run.layout.compare, text))
     figures = figures_of(rows, seed=config.seed)
     kept_start = "rl" in work.models and read_extra(run.layout.model("rl")).get("best_step") == 0
     for gate in compare_gates(figures, work.start, config, kept_start=kept_start):
@@ -156,6 +156,7 @@ class CompareLoop:
                     prompt_encoder=speaker.prompt_encoder,
                     max_new_tokens=self.asked.max_new_tokens,
                     generator=draw,
+                    map_rows=distributed.map_sharded,
                 )
             return sample(
                 speaker.model,
@@ -165,6 +166,7 @@ class CompareLoop:
                 temperature=TEMPERATURES[setting],
                 generator=draw,
                 greedy=setting == "greedy",
+                map_rows=distributed.map_sharded,
             )
 
     def open(self, model: str) -> tuple[LanguageModel, Placement]:
@@ -250,7 +252,7 @@ def _kls(config: Config, work: CompareLoop) -> dict[int, float]:
             for i in drawn
         ]
         read = partial(_logprobs, speaker, place, rows, TEMPERATURES[setting], config.micro_batch_tokens)
-        sums[model] |= dict(zip(drawn, processes.shared([len(row.ids) for row in rows], read), strict=True))
+        sums[model] |= dict(zip(drawn, distributed.map_sharded([len(row.ids) for row in rows], read), strict=True))
     return {i: value - sums[work.start][i] for i, value in sums["rl"].items()}
 
 
@@ -295,8 +297,8 @@ def _scorer(config: Config, run: Run) -> RewardScorer | None:
         return None
     device = choose_device(config.device, config.precision, width=0).device
     if named is None:
-        return RewardScorer.load(run.layout.model("reward"), device=device)
-    scorer = RewardScorer.load(named, device=device, fallback=config.template)
+        return RewardScorer.load(run.layout.model("reward"), device=device, map_rows=distributed.map_sharded)
+    scorer = RewardScorer.load(named, device=device, fallback=config.template, map_rows=distributed.map_sharded)
     if scorer.note:
         run.journal.event(STAGE, "warning", message=f"compare.reward: {scorer.note}")
     return scorer

@@ -17,7 +17,7 @@ from sawyer.maths import disagreement
 from sawyer.models import Ensemble, Member, RewardModel, RewardScorer, Scorer, member_folder, save_model
 from sawyer.records import Prompt
 from sawyer.stages.reward.reward_data import STAGE
-from sawyer.train import StageLoop, generator, load_checkpoint, restore_weights, save_checkpoint, trained_weights
+from sawyer.train import StageLoop, distributed, generator, load_checkpoint, restore_weights, save_checkpoint, trained_weights
 
 
 def member_seed(seed: int, number: int) -> int:
@@ -84,7 +84,7 @@ def calibrated(
     """
     heads = asked.members if asked is not None and asked.by == "heads" else 1
     members = [Member(model=model, head=head) for model in models for head in range(heads)]
-    raw = RewardScorer(prompt_encoder=judge.prompt_encoder, members=members).raw(*own)
+    raw = RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, map_rows=distributed.map_sharded).raw(*own)
     if not bool(raw.isfinite().all()):
         raise TrainingError(
             "reward: after its last update the model's scores are not finite",
@@ -98,10 +98,10 @@ def calibrated(
         for member, (shift, scale) in zip(members, units, strict=True)
     ]
     if asked is None:
-        return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members)
+        return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, map_rows=distributed.map_sharded)
     apart = float(disagreement(_standardised(raw, units)).mean())
     how = Ensemble(reward=asked.reward, penalty=asked.penalty, own_disagreement=apart)
-    return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how)
+    return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how, map_rows=distributed.map_sharded)
 
 
 def _standardised(raw: Tensor, units: Sequence[tuple[float, float]]) -> Tensor:
@@ -113,7 +113,9 @@ def as_trained(scorer: RewardScorer) -> Scorer:
     """The scorer in the unit its members were trained in: a single model's raw score; an ensemble's reward times the members'
     mean scale, plus their mean shift."""
     if len(scorer.members) == 1:
-        return RewardScorer(prompt_encoder=scorer.prompt_encoder, members=[Member(model=scorer.model)])
+        return RewardScorer(
+            prompt_encoder=scorer.prompt_encoder, members=[Member(model=scorer.model)], map_rows=distributed.map_sharded
+        )
     shift = statistics.fmean(member.shift for member in scorer.members)
     scale = statistics.fmean(member.scale for member in scorer.members)
     return lambda prompts, responses: [shift + scale * reward for reward in scorer(prompts, responses)]

@@ -14,7 +14,7 @@ from sawyer.records import JudgedPrompt, Prompt, insufficient, named, split
 from sawyer.runs import Run
 from sawyer.stages.reward.loss_choice import open_loss
 from sawyer.text import RewardEncoder, limit_tokens, plain_row
-from sawyer.train import NO_NORMALIZER, EncodedPrompt, Placement, encode_all, encode_judged, read_judged_files
+from sawyer.train import NO_NORMALIZER, EncodedPrompt, Placement, distributed, encode_all, encode_judged, read_judged_files
 
 STAGE = "reward"
 SAME_TOKENS = "its answers are the same tokens as they are read"  # cut where they begin to differ
@@ -198,6 +198,7 @@ def deduplicate(
             settings.dedup_threshold,
             pad_id=reader.prompt_encoder.pad_id,
             token_budget=config.micro_batch_tokens,
+            map_rows=distributed.map_sharded,
         )
     distinct = {prompts[index] for index in duplicates.kept}
     run.journal.event(STAGE, "deduplicated", message=f"prompts: {duplicates.told(texts, settings.dedup_threshold)}")

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.config import Config, left_out, required_section, start_of
 from sawyer.errors import DataError
 from sawyer.maths import ScoreNormalizer, linear_schedule
@@ -26,7 +25,7 @@ from sawyer.models import (
     sequence_logits,
 )
 from sawyer.records import Prompt, named
-from sawyer.runs import Run, replace_folder, write_json
+from sawyer.runs import Run, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrated, member_seed, save_members
 from sawyer.stages.reward.loss_choice import checked_loss, objective
 from sawyer.stages.reward.reward_data import STAGE, RewardData, deduplicate, load_reward_data
@@ -40,11 +39,13 @@ from sawyer.train import (
     Placement,
     batch_indices,
     choose_device,
+    distributed,
     generator,
     judged_minibatches,
     losses_of,
     run_steps,
     stop_if_asked,
+    write_folder,
 )
 from sawyer.trust import as_json, told
 
@@ -88,9 +89,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         run.journal.event(STAGE, "left_out", message=left_out(config, STAGE))
     scorer = calibrated(reader, work.models, ensemble, own)
     extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        standard = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale}
-        save_members(folder, reader, scorer, ensemble, {**standard, "loss": asked.loss})
+    unit = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale, "loss": asked.loss}
+    write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, ensemble, unit))
     if scorer.ensemble.own_disagreement is not None:
         extra["own_disagreement"] = scorer.ensemble.own_disagreement
 
@@ -100,7 +100,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     found, figures = examine(raw, data, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
     figures |= gold_accuracy(true, raw) if true else {}
     verdict = told(found)
-    write_json(run.layout.trust, as_json(found, verdict))
+    distributed.on_rank_zero(lambda: write_json(run.layout.trust, as_json(found, verdict)))
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     run.journal.event(STAGE, "verdict", message=verdict.words)
@@ -154,13 +154,13 @@ class RewardLoop:
         prompts = [self.prompts[i] for i in chosen]
         pairs = sum(len(prompt.pairs) for prompt in prompts)
         right: list[float] = []
-        mine = processes.dealt(prompts, lambda prompt: prompt.tokens)
+        mine = distributed.shard(prompts, lambda prompt: prompt.tokens)
         parts = list(judged_minibatches(mine, self.pad_id, self.config.micro_batch_tokens, self.normalizer))
-        (count,) = processes.summed(sum(self.aim.count(part.judged) for part in parts))
+        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judged) for part in parts))
         update = self.learner.update(parts, lambda part: self.loss(part, right), count)
         return {
             "loss": update.loss,
-            **({"accuracy": processes.summed(sum(right))[0] / pairs} if pairs else {}),
+            **({"accuracy": distributed.all_reduce_sum(sum(right))[0] / pairs} if pairs else {}),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
             "pairs": pairs,
@@ -228,6 +228,7 @@ def own_answers(
             max_new_tokens=most,
             temperature=temperature,
             generator=generator(config.seed, STAGE, "own", 1),
+            map_rows=distributed.map_sharded,
         )
     return list(prompts), [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
 

@@ -11,11 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer import processes
 from sawyer.errors import RunError
 from sawyer.models import LanguageModel, copy_model, save_model
-from sawyer.runs import Layout, check_sealed, remove_folder, replace_folder
-from sawyer.train import STATE, load_checkpoint, restore_state
+from sawyer.runs import Layout, check_sealed, remove_folder
+from sawyer.train import STATE, load_checkpoint, write_folder, write_state
 
 
 class Best:
@@ -58,13 +57,16 @@ class Best:
 
     def keep(self, speaker: LanguageModel, state: dict[str, Any]) -> None:
         """Write the policy as it is now, with the state from which all of the run goes on."""
+
         # A save that failed would have ended the run: what `state` was last asked for is on the disk by now.
-        for folder in processes.first(lambda: self.layout.bests(self.stage)):
-            if folder != self.saved:
-                remove_folder(folder)
-        with replace_folder(self.folder) as new:
+        def write(new: Path) -> None:
+            for folder in self.layout.bests(self.stage):
+                if folder != self.saved:
+                    remove_folder(folder)
             save_model(new, speaker.model, speaker.tokenizer)
-            restore_state(new, state)
+            write_state(new, state)
+
+        write_folder(self.folder, write)
 
     def kept(self) -> dict[str, Any]:
         """The state that was kept. Raises RunError where it is gone or damaged."""
@@ -79,8 +81,7 @@ class Best:
 
     def give(self, folder: Path, extra: Mapping[str, Any]) -> None:
         """The policy that was kept into an existing folder, told `extra`. Raises RunError where it is gone or damaged."""
-        if not processes.looks_on():
-            check_sealed(self.folder, f"delete {self.layout.folder(self.stage)} to do {self.stage} again")
+        check_sealed(self.folder, f"delete {self.layout.folder(self.stage)} to do {self.stage} again")
         copy_model(self.folder, folder, extra, besides=(STATE,))
 
     def why(self, of: int) -> str:

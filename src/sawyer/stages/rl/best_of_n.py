@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sawyer.config import Config, required_section
 from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
 from sawyer.models import copy_model, save_model
-from sawyer.runs import Gate, Run, replace_folder
+from sawyer.runs import Gate, Run
 from sawyer.stages.rl.batch_metrics import SHOWN
 from sawyer.stages.rl.guards import mode_response_rate
 from sawyer.stages.rl.networks import open_networks, policy_start
@@ -22,7 +23,7 @@ from sawyer.stages.rl.rollout import collect, finite
 from sawyer.stages.rl.trainer import STAGE, prompts_of
 from sawyer.stages.rl.trust_guards import reward_verdict, why_not
 from sawyer.stats import paired_interval
-from sawyer.train import generator, run_steps, stop_if_asked
+from sawyer.train import generator, run_steps, stop_if_asked, write_folder
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
@@ -46,14 +47,16 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     run.journal.samples(STAGE, work.steps, work.samples())
     run.journal.metrics(STAGE, work.steps, last)
     tell_cut(run, work.scorer)
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        start = policy_start(config)
-        if (
-            start.stage is None or start.template is not None
-        ):  # a hub id is no folder, and the config's template may not be the one that it brings
-            save_model(folder, work.speaker.model, work.speaker.tokenizer, {"best_of": n})
+    start, extra = policy_start(config), {"best_of": n}
+
+    def write_model(new: Path) -> None:
+        # A hub id is no folder, and the config's template may not be the one that the start's folder brings.
+        if start.stage is None or start.template is not None:
+            save_model(new, work.speaker.model, work.speaker.tokenizer, extra)
         else:
-            copy_model(run.layout.model(start.stage), folder, {"best_of": n})
+            copy_model(run.layout.model(start.stage), new, extra)
+
+    write_folder(run.layout.model(STAGE), write_model)
     figures: dict[str, Any] = {
         "algorithm": "best_of_n",
         "best_of": n,

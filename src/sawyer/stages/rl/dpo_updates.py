@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sawyer import processes
 from sawyer.config import Config
 from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
 from sawyer.models import policy_logprobs
@@ -28,7 +27,7 @@ from sawyer.stages.rl.rollout import Experience
 from sawyer.stages.rl.step_zero_checks import Reread
 from sawyer.stages.rl.trainer import ADAM_EPS, STAGE, PolicyTrainer
 from sawyer.text import Batch, pad_right
-from sawyer.train import JudgedMinibatch, OptimizerStep, batch_indices, judged_minibatches
+from sawyer.train import JudgedMinibatch, OptimizerStep, batch_indices, distributed, judged_minibatches
 
 
 @dataclass(slots=True)
@@ -41,8 +40,8 @@ class DpoSums:
 
     def of_all(self) -> DpoSums:
         """Those of all processes, each of which had its share of the prompts."""
-        margins, right = processes.summed(self.margins, self.right)
-        return DpoSums(margins=margins, right=right, ratio_error=processes.greatest(self.ratio_error)[0])
+        margins, right = distributed.all_reduce_sum(self.margins, self.right)
+        return DpoSums(margins=margins, right=right, ratio_error=distributed.all_reduce_max(self.ratio_error)[0])
 
 
 class DpoLoop(PolicyTrainer):
@@ -83,7 +82,7 @@ class DpoLoop(PolicyTrainer):
         )
         groups = [self.groups[i] for i in chosen]
         count, sums = sum(len(group.pairs) for group in groups), DpoSums()
-        mine = processes.dealt(groups, lambda group: group.tokens)
+        mine = distributed.shard(groups, lambda group: group.tokens)
         parts = judged_minibatches(mine, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens)
         again = self._reread(self._first.episodes) if index == 0 else None
         done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
@@ -149,7 +148,7 @@ class DpoLoop(PolicyTrainer):
             return [found[place] for place in mine]
 
         with torch.no_grad():
-            return processes.shared([group.tokens for group in groups], margins)
+            return distributed.map_sharded([group.tokens for group in groups], margins)
 
     def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(the policy's, the reference's) of each token, (N, T) each; the policy's alone carries a gradient."""

@@ -16,13 +16,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sawyer import processes
 from sawyer.config import Config, required_section
 from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
 from sawyer.models import PolicyWithValue, RidgeValues, policy_logprobs
 from sawyer.stages.rl.rollout import Experience, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
-from sawyer.train import OptimizerStep, Placement, generator
+from sawyer.train import OptimizerStep, Placement, distributed, generator
 
 VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
 
@@ -102,7 +101,7 @@ def fit_ridge_values(values: RidgeValues, experience: Experience) -> None:
     """Learn from the batch what its states were worth."""
     seen, returns = experience.seen, experience.returns
     assert seen is not None and returns is not None
-    values.fit(seen.states, returns[seen.places.unbind(1)].to(seen.states))
+    values.fit(seen.states, returns[seen.places.unbind(1)].to(seen.states), distributed.all_reduce_)
 
 
 def _explained(experience: Experience) -> float | None:
@@ -129,8 +128,8 @@ class PpoSums:
     def of_all(self) -> PpoSums:
         """Those of all processes, each of which had its share of the rows; `tokens` were those of all before."""
         names = ("policy", "value", "clipped", "kl", "reference_kl", "ratio", "first_clipped", "first_tokens")
-        found = dict(zip(names, processes.summed(*(getattr(self, name) for name in names)), strict=True))
-        return PpoSums(**found, tokens=self.tokens, first_ratio_error=processes.greatest(self.first_ratio_error)[0])
+        found = dict(zip(names, distributed.all_reduce_sum(*(getattr(self, name) for name in names)), strict=True))
+        return PpoSums(**found, tokens=self.tokens, first_ratio_error=distributed.all_reduce_max(self.first_ratio_error)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,7 +148,7 @@ class Minibatch:
 
 def _parts(experience: Experience, chosen: Sequence[int], config: Config) -> list[Minibatch]:
     """This process's share of the minibatch."""
-    chosen = [chosen[i] for i in processes.deal([len(experience.rows[i].ids) for i in chosen])]
+    chosen = [chosen[i] for i in distributed.shard_indices([len(experience.rows[i].ids) for i in chosen])]
     rows = [experience.rows[i] for i in chosen]
     parts = []
     for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):

@@ -26,6 +26,7 @@ from sawyer.models import (
 from sawyer.records import Prompt
 from sawyer.runs import Run
 from sawyer.text import TextPairEncoder
+from sawyer.train import distributed
 
 STAGE = "rl"
 
@@ -42,7 +43,7 @@ def open_scorer(config: Config, run: Run, device: torch.device, load: LoadNetwor
     if not config.is_scored:
         return nothing_paid
     if not asked.rewards:
-        return RewardScorer.load(run.layout.model("reward"), device=device, load=load)
+        return RewardScorer.load(run.layout.model("reward"), device=device, load=load, map_rows=distributed.map_sharded)
     return WeightedScorer(
         [
             RewardComponent(name=part.name, weight=part.weight, scorer=_opened(part, config, run, device, load))
@@ -53,13 +54,17 @@ def open_scorer(config: Config, run: Run, device: torch.device, load: LoadNetwor
 
 def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, load: LoadNetwork) -> Scorer | FunctionScorer:
     if part.function is not None:
-        return FunctionScorer(own_function(part.function, "rl.rewards"), part.function)
+        return FunctionScorer(own_function(part.function, "rl.rewards"), part.function, call=distributed.on_rank_zero)
     assert part.model is not None
     if part.label is not None:
-        return LabelScorer(Classifier(part.model, device=device), part.label, probability=part.measure == "probability")
+        return LabelScorer(
+            Classifier(part.model, device=device, map_rows=distributed.map_sharded),
+            part.label,
+            probability=part.measure == "probability",
+        )
     if part.is_stage:
-        return RewardScorer.load(run.layout.model("reward"), device=device, load=load)
-    scorer = RewardScorer.load(part.model, device=device, fallback=config.template, load=load)
+        return RewardScorer.load(run.layout.model("reward"), device=device, load=load, map_rows=distributed.map_sharded)
+    scorer = RewardScorer.load(part.model, device=device, fallback=config.template, load=load, map_rows=distributed.map_sharded)
     if scorer.note:
         run.journal.event(STAGE, "warning", message=f"rl.rewards: {scorer.note}")
     return scorer

@@ -12,7 +12,7 @@ from sawyer.config import Config, required_section
 from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
 from sawyer.models import PolicyWithValue, RidgeValues
 from sawyer.records import Prompt
-from sawyer.runs import Run, replace_folder
+from sawyer.runs import Run
 from sawyer.stages.rl.batch_metrics import batch_measures
 from sawyer.stages.rl.best_checkpoint import Best
 from sawyer.stages.rl.best_of_n import best_of_n
@@ -24,7 +24,7 @@ from sawyer.stages.rl.reward_sources import tell_cut
 from sawyer.stages.rl.rl_gates import final_gates
 from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, finite
 from sawyer.stages.rl.trainer import ADAM_EPS, STAGE, PolicyTrainer
-from sawyer.train import OptimizerStep, batch_indices, generator, run_steps, stop_if_asked
+from sawyer.train import OptimizerStep, batch_indices, generator, run_steps, stop_if_asked, write_folder
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -73,8 +73,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
 
 def _save(run: Run, best: Best, done: int) -> None:
     if best.found:
-        with replace_folder(run.layout.model(STAGE)) as folder:
-            best.give(folder, {"best_step": int(best.found["step"]), "of_steps": done})
+        extra = {"best_step": int(best.found["step"]), "of_steps": done}
+        write_folder(run.layout.model(STAGE), lambda new: best.give(new, extra))
 
 
 class RlLoop(PolicyTrainer):

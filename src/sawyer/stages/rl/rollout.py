@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sawyer import processes
 from sawyer.config import Config, Rl, required_section
 from sawyer.errors import NotFiniteError
 from sawyer.maths import clip_scores, missing_eos
@@ -31,7 +30,7 @@ from sawyer.models import (
 from sawyer.records import Prompt
 from sawyer.stages.rl.advantage_estimators import advantages_of
 from sawyer.text import Batch, Row, batches, pad_right
-from sawyer.train import Placement
+from sawyer.train import Placement, distributed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +109,7 @@ def collect(
             max_new_tokens=rl.max_new_tokens,
             temperature=rl.temperature,
             generator=draw,
+            map_rows=distributed.map_sharded,
         )
         texts = [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
         with listening as heard:
@@ -215,7 +215,7 @@ def frozen_states(
     mine = [number for number, states in known.items() if states is not None]
     found = [states[: sum(rows[number].trained)] for number, states in known.items() if states is not None]
     left = [number for number in range(len(rows)) if number not in known]
-    left = [left[i] for i in processes.deal([len(rows[number].ids) for number in left])]
+    left = [left[i] for i in distributed.shard_indices([len(rows[number].ids) for number in left])]
     for indices, batch in batches([rows[number] for number in left], pad_id=0, token_budget=config.micro_batch_tokens):
         with place.autocast():
             read = model.states(batch.to(place.device))
@@ -231,7 +231,7 @@ def values_seen(model: RidgeValues, seen: Seen, like: Tensor) -> Tensor:
     """(B, T) values of the states in which the response tokens are chosen, 0 elsewhere, on the CPU, as `like` (B, T)."""
     values = torch.zeros_like(like)
     values[seen.places.unbind(1)] = model.of_states(seen.states).to(values)
-    processes.add_up(values)  # each process has read other rows
+    distributed.all_reduce_(values)  # each process has read other rows
     return values
 
 
@@ -264,7 +264,7 @@ def _read(
             found[indices, : part.shape[1]] = part
         return found
 
-    told: Tensor = processes.shared_rows([len(row.ids) for row in rows], read)
+    told: Tensor = distributed.map_sharded([len(row.ids) for row in rows], read)
     return told.unbind(2)
 
 

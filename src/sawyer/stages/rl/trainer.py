@@ -21,7 +21,16 @@ from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and
 from sawyer.stages.rl.step_zero_checks import Reread, measured, reread
 from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
 from sawyer.text import find_unrenderable
-from sawyer.train import OptimizerStep, generator, memory_plan, memory_plan_summary, read_data, readable, report_remarks
+from sawyer.train import (
+    OptimizerStep,
+    distributed,
+    generator,
+    memory_plan_summary,
+    plan_memory,
+    read_data,
+    readable,
+    report_remarks,
+)
 from sawyer.worlds import gold
 
 STAGE = "rl"
@@ -92,7 +101,7 @@ class PolicyTrainer:
         trained = [weight for learner in self.learners.values() for weight in learner.parameters]
         more = alone_mb(self.scorer)
         once = f"; before the first update {more:,.0f} MB more for a moment, where the saved reward model is asked alone"
-        return f"memory: {memory_plan_summary(memory_plan(held, trained))}{once if more else ''}"
+        return f"memory: {memory_plan_summary(plan_memory(held, trained))}{once if more else ''}"
 
     @property
     def controls(self) -> dict[str, float]:
@@ -181,7 +190,8 @@ class PolicyTrainer:
 
     def outcome(self) -> Outcome:
         """What the run's evaluations found, after the last one."""
-        shares = [row["zero_variance_groups"] for row in self.run.journal.rows(STAGE) if "zero_variance_groups" in row]
+        rows = distributed.on_rank_zero(lambda: self.run.journal.rows(STAGE))
+        shares = [row["zero_variance_groups"] for row in rows if "zero_variance_groups" in row]
         return Outcome(
             start=tuple(self.best.rewards["start"]),
             best=tuple(self.best.rewards["best"]),

@@ -22,13 +22,14 @@ from sawyer.models import (
     without_adapters,
 )
 from sawyer.records import Demonstration, Prompt, split
-from sawyer.runs import Gate, Run, is_adapter, replace_folder
+from sawyer.runs import Gate, Run, is_adapter
 from sawyer.stats import PairedInterval, paired_interval
 from sawyer.text import PromptEncoder, Row, limit_tokens
 from sawyer.train import (
     NextTokenLoop,
     Placement,
     choose_device,
+    distributed,
     encode_rows,
     generator,
     learned_gate,
@@ -37,6 +38,7 @@ from sawyer.train import (
     read_data,
     run_steps,
     stop_if_asked,
+    write_folder,
 )
 
 STAGE = "sft"
@@ -91,8 +93,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
     steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
     # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
-    with replace_folder(run.layout.model(STAGE)) as folder:
-        save_model(folder, speaker.model, speaker.tokenizer)
+    write_folder(run.layout.model(STAGE), lambda new: save_model(new, speaker.model, speaker.tokenizer))
     judged = (held_rows, held.records) if held_rows else (rows, encoded.records)
     figures, change = _evaluate(config, run, speaker, place, *judged, steps)
     figures |= losses_of(run, STAGE)
@@ -190,7 +191,9 @@ def _evaluate(
     def losses_of_rows(model: nn.Module) -> list[float]:
         budget, pad_id = config.micro_batch_tokens, speaker.prompt_encoder.pad_id
         with place.autocast():
-            return row_losses(model, rows, pad_id=pad_id, token_budget=budget, device=place.device)
+            return row_losses(
+                model, rows, pad_id=pad_id, token_budget=budget, device=place.device, map_rows=distributed.map_sharded
+            )
 
     after = losses_of_rows(speaker.model)
     source = config.model or run.layout.model("base")
@@ -215,6 +218,7 @@ def _evaluate(
             max_new_tokens=sft.max_new_tokens,
             temperature=1.0,
             generator=generator(config.seed, STAGE, "evaluate"),
+            map_rows=distributed.map_sharded,
         )
     eos_rate = sum(c.ended for c in completions) / len(completions)
     run.journal.samples(

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from sawyer import processes
 from sawyer.errors import ProcessError
+from sawyer.train import distributed
 
 PATIENCE = 120.0  # seconds; only a broken program waits so long
 SOURCE = str(Path(__file__).parents[2] / "src")
@@ -39,19 +39,19 @@ SOURCE = str(Path(__file__).parents[2] / "src")
 def test_a_launcher_that_says_no_numbers_is_refused(monkeypatch: pytest.MonkeyPatch, said: dict[str, str]) -> None:
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ProcessError, match="the environment says RANK='") as refused, processes.joined():
+    with pytest.raises(ProcessError, match="the environment says RANK='") as refused, distributed.process_group():
         pass
     assert refused.value.silent and "unset them" in refused.value.todo and len(str(refused.value)) < 500
-    assert processes.number() >= 0 and processes.number_here() >= 0  # whoever tells of the error asks who it is
+    assert distributed.rank() >= 0 and distributed.local_rank() >= 0  # whoever tells of the error asks who it is
 
 
 def hands(monkeypatch: pytest.MonkeyPatch, sizes: list[float], number: int) -> list[list[int]]:
     """What each of so many processes does."""
-    monkeypatch.setattr(processes, "count", lambda: number)
+    monkeypatch.setattr(distributed, "count", lambda: number)
     found = []
     for rank in range(number):
-        monkeypatch.setattr(processes, "number", lambda rank=rank: rank)
-        found.append(processes.deal(sizes))
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        found.append(distributed.shard_indices(sizes))
     return found
 
 
@@ -75,22 +75,26 @@ def test_shares_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_process_does_all_itself_and_exchanges_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert (processes.launched(), processes.number(), processes.is_first()) == (1, 0, True)
-    with processes.joined():
-        assert processes.count() == 1
-        assert processes.shared([5.0, 1.0, 2.0], lambda mine: [f"row {place}" for place in mine]) == ["row 0", "row 1", "row 2"]
-        assert processes.first(lambda: 7) == 7
-        assert processes.gather("x") == ["x"]
-        assert processes.summed(1.5, 2.0) == [1.5, 2.0] and processes.greatest(True, False) == [True, False]
+    assert (distributed.world_size(), distributed.rank(), distributed.is_rank_zero()) == (1, 0, True)
+    with distributed.process_group():
+        assert distributed.count() == 1
+        assert distributed.map_sharded([5.0, 1.0, 2.0], lambda mine: [f"row {place}" for place in mine]) == [
+            "row 0",
+            "row 1",
+            "row 2",
+        ]
+        assert distributed.on_rank_zero(lambda: 7) == 7
+        assert distributed.all_gather("x") == ["x"]
+        assert distributed.all_reduce_sum(1.5, 2.0) == [1.5, 2.0] and distributed.all_reduce_max(True, False) == [True, False]
 
 
 def test_a_launcher_s_process_is_alone_until_a_run_is_open(monkeypatch: pytest.MonkeyPatch) -> None:
     # A script under torchrun may ask a reward model on its first process alone: nobody must wait for the second.
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert (processes.launched(), processes.number(), processes.is_first()) == (2, 1, False)
-    assert processes.count() == 1
-    assert processes.shared([1.0, 1.0], lambda mine: mine) == [0, 1]
+    assert (distributed.world_size(), distributed.rank(), distributed.is_rank_zero()) == (2, 1, False)
+    assert distributed.count() == 1
+    assert distributed.map_sharded([1.0, 1.0], lambda mine: mine) == [0, 1]
 
 
 def test_several_processes_are_not_for_studies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,16 +141,15 @@ def start(program: str, number: int, *arguments: object) -> list[tuple[int, str]
 
 
 # Rows of 1 to 9 tokens: a loss a token, the mean over all of them. Each way to add gradients up is tried on a new network in
-# the same processes: `messages` without a board, the first layer's 80 weights where they lie and the others together; `board`
-# of 16 numbers a process, hence several pieces. `naive` is the known mistake: each process takes the mean over its own tokens,
-# and the means are averaged.
+# the same processes: `small`, all in one message; `large`, the first layer's 80 weights in place and the others together.
+# `naive` is the known mistake: each process takes the mean over its own tokens, and the means are averaged.
 LEARN = """
 import json, sys
 from pathlib import Path
 import torch
 from torch import nn
-from sawyer import board, processes
-from sawyer.train import Learner
+from sawyer.train import distributed
+from sawyer.train import OptimizerStep
 from sawyer.errors import NotFiniteError, TrainingError
 
 torch.manual_seed(1)
@@ -158,20 +161,19 @@ def learnt(naive=False):
     net = nn.Sequential(nn.Linear(5, 16), nn.Tanh(), nn.Linear(16, 1))
     unused = nn.Parameter(torch.ones(3))
     net.register_parameter("unused", unused)
-    learner = Learner(net, name="test", learning_rate=0.1, factor=lambda step: 1.0, max_norm=1e9)
+    learner = OptimizerStep(net, name="test", learning_rate=0.1, factor=lambda step: 1.0, max_norm=1e9)
     seen = {}
-    mine = processes.dealt(rows, len)
-    divisor = count if not naive else sum(map(len, mine)) * processes.count()
+    mine = distributed.shard(rows, len)
+    divisor = count if not naive else sum(map(len, mine)) * distributed.count()
     seen["own"] = len(mine)
     total, norm = learner.accumulate(mine, lambda row: (net(row) - row.sum(1, keepdim=True)).pow(2).sum(), divisor)
     seen["loss"], seen["norm"] = total, norm
     grads = [torch.zeros_like(w) if w.grad is None else w.grad for w in net.parameters()]
     seen["gradient"] = torch.cat([grad.flatten() for grad in grads]).tolist()
     learner.optimizer.zero_grad(set_to_none=True)
-    seen["board"] = processes._state.board is not None
     one = [rows[0]]  # a batch with fewer rows than processes
     for _ in range(3):
-        learner.update(processes.dealt(one, len), lambda row: net(row).pow(2).sum(), 1)
+        learner.update(distributed.shard(one, len), lambda row: net(row).pow(2).sum(), 1)
     before = seen["weights"] = torch.cat([w.flatten() for w in net.parameters()]).tolist()
     try:  # one process's part alone is not finite: all refuse
         learner.update(mine, lambda row: net(row).sum() * (float("nan") if len(row) == 9 else 1.0), count)
@@ -179,31 +181,29 @@ def learnt(naive=False):
         seen["refused"] = torch.cat([w.flatten() for w in net.parameters()]).tolist() == before
     return seen
 
-def by(many, folder=board.FOLDER, naive=False):
-    processes.MANY, board.FOLDER = many, folder
-    processes._state.board_sought = False
+def by(large, naive=False):
+    distributed.LARGE = large
     return learnt(naive)
 
 def fails(places):
-    if processes.number() == processes.launched() - 1:
+    if distributed.rank() == distributed.world_size() - 1:
         raise TrainingError("only here", todo="mend it")
     return places
 
-board.BYTES = 3 * 64 * processes.launched()
 seen = {}
-with processes.joined():
-    seen["small"] = by(processes.MANY)
-    seen["messages"] = by(80, Path("/nowhere"))
-    seen["board"] = by(1, Path("/dev/shm"))
+with distributed.process_group():
+    seen["small"] = by(distributed.LARGE)
+    seen["large"] = by(80)
     seen["naive"] = by(2**18, naive=True)
-    seen["shared"] = processes.shared([len(row) for row in rows], lambda places: [(p, p * p) for p in places])
-    seen["rows"] = processes.shared_rows([1.0, 5.0, 2.0], lambda places: torch.tensor([[p, p + 0.5] for p in places])).tolist()
-    seen["first"] = processes.first(lambda: f"by {processes.number()}")
+    seen["shared"] = distributed.map_sharded([len(row) for row in rows], lambda places: [(p, p * p) for p in places])
+    numbers = distributed.map_sharded([1.0, 5.0, 2.0], lambda places: torch.tensor([[p, p + 0.5] for p in places]))
+    seen["rows"] = numbers.tolist()
+    seen["first"] = distributed.on_rank_zero(lambda: f"by {distributed.rank()}")
     try:
-        processes.shared([1.0] * 4, fails)
+        distributed.map_sharded([1.0] * 4, fails)
     except TrainingError as error:
         seen["told"] = [error.given, error.todo]
-    if processes.number() == 0:
+    if distributed.rank() == 0:
         open(sys.argv[1], "w").write(json.dumps(seen))
 """
 
@@ -230,14 +230,13 @@ def apart(one: list[float], other: list[float]) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["small", "messages", "board"])
+@pytest.mark.parametrize("how", ["small", "large"])
 @pytest.mark.parametrize("number", [2, 3])
 def test_the_gradient_is_that_of_one_process(learn: Callable[[int], dict[str, Any]], number: int, how: str) -> None:
     one, several = learn(1)[how], learn(number)[how]
     assert 0 < several["own"] < one["own"] == 7
     assert apart(one["gradient"], several["gradient"]) < 1e-6
     assert several["loss"] == pytest.approx(one["loss"], rel=1e-6) and several["norm"] == pytest.approx(one["norm"], rel=1e-6)
-    assert several["board"] == (how == "board" and Path("/dev/shm").is_dir())
     assert apart(one["weights"], several["weights"]) < 1e-5, "also after batches of fewer rows than processes"
     assert one["refused"] is several["refused"] is True
 
@@ -262,32 +261,24 @@ def test_all_have_all_of_it_in_order_and_one_s_error_is_everybody_s(
 GONE = """
 import os, signal, sys
 from datetime import timedelta
-from sawyer import processes
+from sawyer.train import distributed
 from sawyer.cli.console import show_error
 from sawyer.errors import SawyerError, TrainingError
 
 how = sys.argv[1]
 if how == "stopped":
-    processes.PATIENCE = timedelta(seconds=3)
+    distributed.TIMEOUT = timedelta(seconds=3)
 try:
-    with processes.joined():
-        processes.gather("here")
-        if how == "board":
-            import torch
-
-            processes.MANY = 1
-            processes.add_up(torch.ones(8))
-            assert processes._state.board is not None
-        if processes.number() == 1 and how in ("killed", "board"):
+    with distributed.process_group():
+        distributed.all_gather("here")
+        if distributed.rank() == 1 and how == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if how == "board":
-            processes.add_up(torch.ones(8))
-        if processes.number() == 1 and how == "stopped":
+        if distributed.rank() == 1 and how == "stopped":
             os.kill(os.getpid(), signal.SIGSTOP)
-        if processes.number() == 1 and how == "fails":
+        if distributed.rank() == 1 and how == "fails":
             raise TrainingError("memory ran out")
-        processes.summed(1.0)
-        processes.summed(1.0)
+        distributed.all_reduce_sum(1.0)
+        distributed.all_reduce_sum(1.0)
 except SawyerError as error:
     print(type(error).__name__)
     show_error(error)
@@ -300,14 +291,11 @@ except SawyerError as error:
     ("how", "words"),
     [
         ("killed", "process 0 of 2 has lost another one"),
-        ("board", "process 0 of 2 has lost another one"),
         ("stopped", "process 0 of 2 has lost another one"),
         ("fails", "process 1 ended: memory ran out"),
     ],
 )
 def test_one_that_is_gone_is_told_of_and_nobody_waits_for_ever(how: str, words: str) -> None:
-    if how == "board" and not Path("/dev/shm").is_dir():
-        pytest.skip("no memory here that processes share")
     began = time.monotonic()
     (code, said), _ = start(GONE, 2, how)
     assert code == 1 and "ProcessError" in said, said
@@ -318,20 +306,20 @@ def test_one_that_is_gone_is_told_of_and_nobody_waits_for_ever(how: str, words: 
 SLOW = """
 import time
 from datetime import timedelta
-from sawyer import processes
+from sawyer.train import distributed
 from sawyer.errors import ProcessError
 
 def asked():
     time.sleep(3)  # a reward function that asks a service
     return "scored"
 
-processes.PATIENCE = timedelta(seconds=1)
-with processes.joined():
-    print(processes.first(asked))
+distributed.TIMEOUT = timedelta(seconds=1)
+with distributed.process_group():
+    print(distributed.on_rank_zero(asked))
     try:
-        if processes.number() == 0:
+        if distributed.rank() == 0:
             asked()
-        processes.summed(1.0)
+        distributed.all_reduce_sum(1.0)
         print("summed")
     except ProcessError:
         print("lost")
@@ -348,12 +336,12 @@ def test_work_of_one_may_take_longer_than_the_others_patience() -> None:
 LONELY = """
 import sys
 from datetime import timedelta
-from sawyer import processes
+from sawyer.train import distributed
 from sawyer.errors import ProcessError
 
-processes.PATIENCE = timedelta(seconds=2)
+distributed.TIMEOUT = timedelta(seconds=2)
 try:
-    with processes.joined():
+    with distributed.process_group():
         pass
 except ProcessError as error:
     print(error)
@@ -363,7 +351,7 @@ except ProcessError as error:
 
 @pytest.mark.slow
 def test_others_that_never_come_are_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = LONELY.replace("processes.PATIENCE", "import os; os.environ['WORLD_SIZE'] = '3'; processes.PATIENCE")
+    program = LONELY.replace("distributed.TIMEOUT", "import os; os.environ['WORLD_SIZE'] = '3'; distributed.TIMEOUT")
     (code, said), *_ = start(program, 2)
     assert code == 7 and "does not find the others" in said, said
 
@@ -371,14 +359,14 @@ def test_others_that_never_come_are_not_waited_for_for_ever(monkeypatch: pytest.
 # What a model's code imports within a run must not hold the group beyond it: its threads would abort the ending process.
 LET_GO = """
 import atexit, weakref
-from sawyer import processes
+from sawyer.train import distributed
 
 atexit.register(lambda: print("let go" if group() is None else "held"))  # runs after what `joined` registers
-with processes.joined():
+with distributed.process_group():
     import torch.distributed as others
     import torch.distributed.nn.functional
 
-    processes.gather("here")
+    distributed.all_gather("here")
     group = weakref.ref(others.group.WORLD)
 """
 
