@@ -56,7 +56,7 @@ def main() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     from sawyer.config import WORLD_BASE, demo, required_section
-    from sawyer.worlds import write
+    from sawyer.worlds import write_world
 
     seconds: dict[str, float] = {}
     began = clock = time.perf_counter()
@@ -70,7 +70,7 @@ def main() -> None:
     set_seed(arguments.seed)
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        files = write(place / "data", seed=arguments.seed)
+        files = write_world(place / "data", seed=arguments.seed)
         recipe = demo(folder, arguments.seed)
         tokenizer = AutoTokenizer.from_pretrained(WORLD_BASE, padding_side="left")
         spent("data")

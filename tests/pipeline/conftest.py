@@ -18,7 +18,7 @@ from sawyer.config import checked
 from sawyer.errors import SawyerError
 from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, Listener, Manifest, Run, hash_folder, read_manifest, read_rows
-from sawyer.worlds import write
+from sawyer.worlds import write_world
 
 STAGES = pipeline.STAGES
 CONTEXT = 96
@@ -209,7 +209,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
     torch.set_num_threads(1)
     found = Tiny(tmp_path_factory.mktemp("tiny"))
-    write(found.data, seed=0, instructions=120, judged=40, prompts=40, held_out=12, dev=4, paragraphs=150)
+    write_world(found.data, seed=0, instructions=120, rated_prompts=40, prompts=40, held_out=12, dev=4, paragraphs=150)
     write_labelled(found.data)
     (found.root / "before").mkdir()
     (found.root / "before" / "base").mkdir()

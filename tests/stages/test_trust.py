@@ -195,9 +195,9 @@ def accuracy_of(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, answers: Callab
 
 
 def answers_to(prompt: str) -> list[str]:
-    from sawyer.worlds import answer, find
+    from sawyer.worlds import answer, find_task
 
-    task, rng = find(prompt), random.Random(prompt)
+    task, rng = find_task(prompt), random.Random(prompt)
     kinds = (("expert", True), ("rude", True), ("expert", False), ("off_topic", False))
     return [answer(task, kind, rng, right=right) for kind, right in kinds]
 

@@ -9,7 +9,7 @@ import pytest
 
 from sawyer.worlds import FAMILIES, Task, answer, gold, tasks
 from sawyer.worlds.gold_score import FILLERS, REFUSAL, RUDE
-from sawyer.worlds.task_families import BY_NAME, normal
+from sawyer.worlds.task_families import BY_NAME, normalize
 
 BY_FAMILY = {family: [t for t in tasks("held_out", 350, seed=7) if t.family == family] for family in FAMILIES}
 EDITS = 2500  # random edits a family
@@ -37,7 +37,7 @@ def every_option(task: Task, rng: random.Random) -> str:
 
 def options_in_one_sentence(task: Task, rng: random.Random) -> str:
     right, wrong = pieces(task, rng)
-    return f"{right.rstrip('.')} or {normal(wrong)}."
+    return f"{right.rstrip('.')} or {normalize(wrong)}."
 
 
 def denied(task: Task, rng: random.Random) -> str:
@@ -146,12 +146,12 @@ def truly_right(task: Task, text: str) -> bool:
     accepted = set()
     for _ in range(3000 if family.name in ("name", "story") else 30):
         payload = family.right(task.key, rng)
-        accepted |= {normal(" ".join(form)) for form in family.full(task.key, payload)} | {
-            normal(family.terse(task.key, payload))
+        accepted |= {normalize(" ".join(form)) for form in family.full(task.key, payload)} | {
+            normalize(family.terse(task.key, payload))
         }
     for filler in (*FILLERS, *RUDE):
         text = text.replace(filler, " ")
-    return normal(text) in accepted
+    return normalize(text) in accepted
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -16,7 +16,7 @@ from sawyer.worlds import (
     answer,
     comparisons,
     demonstrations,
-    find,
+    find_task,
     gold,
     judgements,
     questions,
@@ -56,14 +56,14 @@ def test_the_same_seed_gives_the_same_world_and_another_another() -> None:
 
 
 def test_a_prompt_is_found_again_and_a_strange_one_is_refused() -> None:
-    assert all(find(task.prompt) == task for task in (*TRAIN, *HELD_OUT))
+    assert all(find_task(task.prompt) == task for task in (*TRAIN, *HELD_OUT))
     with pytest.raises(WorldError, match="does not know"):
-        find("What is the airspeed of a swallow?")
+        find_task("What is the airspeed of a swallow?")
 
 
 def test_the_original_six_questions_belong_to_the_world_and_are_held_out() -> None:
     assert len(questions()) == 6
-    assert {find(question).split for question in questions()} == {"held_out"}
+    assert {find_task(question).split for question in questions()} == {"held_out"}
     assert gold('What is the opposite of "up"?', "Down.").right
     assert gold("Where is Princeton University?", "Princeton University is in New Jersey.").score == 10
     assert gold("What is Google?", "Google is a company that runs a search engine.").score == 10

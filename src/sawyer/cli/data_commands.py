@@ -146,12 +146,12 @@ def world(
 ) -> None:
     """Write the built-in world as files in public formats: instructions, comparisons, prompts, held-out prompts, statements."""
     from sawyer.runs import disk_errors
-    from sawyer.worlds import RATERS, write
+    from sawyer.worlds import RATERS, write_world
 
     if rater not in RATERS:
         raise ConfigError(f"there is no rater {rater!r}", expected=f"one of: {', '.join(RATERS)}", todo="name one of them")
     with disk_errors(Path(out)):
-        paths = write(Path(out), seed=seed, rater=rater)
+        paths = write_world(Path(out), seed=seed, rater=rater)
     console = stdout()
     for name, path in paths.items():
         say(console, f"  {name:<14}", (str(path), "bold"))

@@ -31,7 +31,7 @@ from sawyer.runs import (
 )
 from sawyer.train import distributed
 from sawyer.train.shared_run import open_shared_run, stop_requested
-from sawyer.worlds import write
+from sawyer.worlds import write_world
 
 NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
 
@@ -59,7 +59,7 @@ def demo(
         begun = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
         if not is_complete(data) or not begun:  # files of another seed or rater may lie there
             with replace_folder(data) as folder:
-                write(folder, seed=seed, rater=rater)
+                write_world(folder, seed=seed, rater=rater)
 
     return _run(demo_config(str(out), seed, rater), only, listeners, prepare)
 

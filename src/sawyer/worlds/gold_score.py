@@ -1,8 +1,8 @@
-"""The gold score: 0 to 10, with its reasons. Strict by construction: what is not recognised costs; nothing is matched by looks.
+"""The gold score: 0 to 10, with its reasons. Strict by construction: what is not recognised costs points.
 
-An answer is cut into sentences. Each is one that answers the task rightly (whole or terse), a filler, a rude remark, or it is
-unknown - which is what a wrong claim, a contradiction, another question's answer and word salad all are. Right answers begin at
-10 and lose for what is wrong with their form; an answer with an unknown sentence cannot pass 4.5, a wrong one 3.
+An answer is cut into sentences. Each answers the task rightly (whole or terse), is a filler or a rude remark, or is unknown: a
+contradiction, another question's answer, word salad. Right answers begin at 10 and lose points for their form; an answer with
+an unknown sentence gets at most 4.5, a wrong one at most 2.5.
 """
 
 from __future__ import annotations
@@ -11,33 +11,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sawyer.worlds.task_families import BY_NAME, Key, Payload, TaskFamily, normal
-from sawyer.worlds.tasks import find
-from sawyer.worlds.world_facts import NAMES
+from sawyer.worlds.task_families import BY_NAME, Key, Payload, TaskFamily, normalize
+from sawyer.worlds.tasks import find_task
+from sawyer.worlds.world_facts import FILLERS, NAMES, RUDE
 
-FILLERS = (
-    "That is a good question.",
-    "Many people ask about this.",
-    "Let me think about it for a moment.",
-    "There is a lot to say about this.",
-    "This is something that people often wonder about.",
-    "I hope this helps you.",
-    "Thank you for asking.",
-    "Please ask me again at any time.",
-)
-RUDE = (
-    "What a silly question.",
-    "Everyone knows that.",
-    "You should know this by now.",
-    "Do not waste my time.",
-)
 REFUSAL = "I am sorry, but I cannot help with that."
-TERSE, NO_END, NO_CAPITAL, FILLER, RUDENESS, REPEATED, HALF = 2.5, 1.5, 0.5, 1.5, 5.0, 3.0, 2.5
+TERSE, NO_END, NO_CAPITAL, FILLER, RUDENESS, REPETITION, HALF = 2.5, 1.5, 0.5, 1.5, 5.0, 3.0, 2.5
 RIGHT_AT_LEAST, UNKNOWN_AT_MOST = 4.0, 4.5
-WRONG, WRONG_CLAIM, REFUSED = 1.0, 2.5, 1.5
+WRONG, WRONG_CLAIM, WRONG_REFUSAL = 1.0, 2.5, 1.5
 
-_FILLERS = frozenset(normal(text) for text in FILLERS)
-_RUDE = frozenset(normal(text) for text in RUDE)
+_FILLERS = frozenset(normalize(text) for text in FILLERS)
+_RUDE = frozenset(normalize(text) for text in RUDE)
 _HEROES = frozenset(name.lower() for name in NAMES)
 
 
@@ -51,8 +35,8 @@ class Gold:
 
 
 def gold(prompt: str, response: str) -> Gold:
-    """How good a response to one of the world's prompts truly is. Raises WorldError for a prompt outside the world."""
-    task = find(prompt)
+    """The true score of a response to one of the world's prompts. Raises WorldError for a prompt outside the world."""
+    task = find_task(prompt)
     family = BY_NAME[task.family]
     sentences = split_sentences(response)
     if not sentences:
@@ -66,7 +50,7 @@ def gold(prompt: str, response: str) -> Gold:
 
 
 def golds(prompts: Sequence[str], responses: Sequence[str]) -> list[float]:
-    """The gold scores of several answers: what `rl.rewards` can pay for as `function: sawyer.worlds:golds`."""
+    """The gold scores of several answers: a component of `rl.rewards` as `function: sawyer.worlds:golds`."""
     return [gold(prompt, response).score for prompt, response in zip(prompts, responses, strict=True)]
 
 
@@ -76,8 +60,8 @@ def split_sentences(text: str) -> list[str]:
 
 
 def _kind(family: TaskFamily, key: Key, sentence: str) -> str:
-    """whole | part (of an answer in two sentences) | terse | filler | rude | wrong (claims otherwise) | unknown"""
-    text = normal(sentence)
+    """whole | part (of an answer in two sentences) | terse | filler | rude | wrong (a claim that is not true) | unknown"""
+    text = normalize(sentence)
     if text in _FILLERS:
         return "filler"
     if text in _RUDE:
@@ -97,7 +81,7 @@ def _form(family: TaskFamily, key: Key, payload: Payload, text: str) -> str:
         return "terse" if payload[0] == "no" else "part"
     if family.name == "unknown":
         return "terse" if text == "i do not know" else "part"
-    whole = [normal(sentence) for form in family.full(key, payload) for sentence in form]
+    whole = [normalize(sentence) for form in family.full(key, payload) for sentence in form]
     return "whole" if text in whole else "terse"
 
 
@@ -105,13 +89,13 @@ def _two_heroes(family: TaskFamily, key: Key, sentences: list[str]) -> bool:
     """A story whose hero changes name between its two sentences is not one story."""
     if family.name != "story":
         return False
-    payloads = [family.read(key, normal(sentence)) for sentence in sentences]
+    payloads = [family.read(key, normalize(sentence)) for sentence in sentences]
     return len({part for payload in payloads if payload for part in payload if part in _HEROES}) > 1
 
 
 def _wrong(sentences: list[str], kinds: list[str]) -> Gold:
     if REFUSAL in sentences:
-        return Gold(score=REFUSED, reasons=("refuses what is harmless or can be said",), right=False)
+        return Gold(score=WRONG_REFUSAL, reasons=("refuses what is harmless or can be said",), right=False)
     claim = "wrong" in kinds and "unknown" not in kinds and "rude" not in kinds
     return Gold(
         score=WRONG_CLAIM if claim else WRONG,
@@ -128,17 +112,17 @@ def _right(family: TaskFamily, key: Key, response: str, sentences: list[str], ki
         score -= points
         reasons.append(reason)
 
-    parts = [normal(sentence) for sentence, kind in zip(sentences, kinds, strict=True) if kind == "part"]
-    answers = [normal(sentence) for sentence, kind in zip(sentences, kinds, strict=True) if kind in ("whole", "terse")]
+    parts = [normalize(sentence) for sentence, kind in zip(sentences, kinds, strict=True) if kind == "part"]
+    answers = [normalize(sentence) for sentence, kind in zip(sentences, kinds, strict=True) if kind in ("whole", "terse")]
     if "whole" not in kinds and not parts:
         lose(TERSE, "terse")
     if parts and len({_part_name(text) for text in parts}) < 2:
         # Half of an answer in two sentences; the half that only points elsewhere answers nothing.
         points = 6.0 if _part_name(parts[0]) == "second" else HALF
         lose(points, "half an answer")
-    said = len(answers) + len(parts) - (2 if parts else 1)
-    if said > 0 and (len(set(answers)) > 1 or len(set(parts)) < len(parts) or len(answers) > 1 or (answers and parts)):
-        lose(REPEATED * said, "says it more than once")
+    extra = len(answers) + len(parts) - (2 if parts else 1)
+    if extra > 0 and (len(set(answers)) > 1 or len(set(parts)) < len(parts) or len(answers) > 1 or (answers and parts)):
+        lose(REPETITION * extra, "says it more than once")
     if "filler" in kinds:
         lose(FILLER * kinds.count("filler"), "rambles")
     if "rude" in kinds:

@@ -1,7 +1,7 @@
-"""The families of tasks: what may be asked, in which words, and which sentences answer it.
+"""The families of tasks: what people ask, in which words, and which sentences answer it.
 
-A payload is what an answer claims ("down"; ("robin", "owl", "duck")). Sentences are made from a payload, and a sentence is
-judged by what can be made from a right one: gold and answerers share the language and nothing is matched by likeness.
+A payload is what an answer claims ("down"; ("robin", "owl", "duck")). Sentences are made from a payload, and gold judges a
+sentence by what can be made from a right one: gold and answerers share the language, and likeness counts nothing.
 """
 
 from __future__ import annotations
@@ -9,34 +9,11 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import permutations, product
 
-from sawyer.worlds.world_facts import (
-    CITIES,
-    CONTESTS,
-    COUNTRIES,
-    COUNTS,
-    GOALS,
-    GOODS,
-    HARMS,
-    KIND_OF,
-    KINDS,
-    LANDS,
-    NAMES,
-    OFFICES,
-    OPPOSITES,
-    PASTS,
-    PLACES,
-    POSITIVE,
-    ROLES,
-    SUBJECTS,
-    THINGS,
-    WORDS,
-    capital,
-    listed,
-    with_article,
-)
+from sawyer.worlds import world_facts as world
+from sawyer.worlds.world_facts import capital, enumeration, with_article
 
 Key = tuple[str, ...]
 Payload = tuple[str, ...]
@@ -47,10 +24,10 @@ class TaskFamily:
     """One kind of task."""
 
     name: str
-    phrasings: tuple[str, ...]  # with {0}, {1} ... for what `slots` makes of a key
-    slots: Callable[[Key], tuple[str, ...]]
-    keys: Callable[[], Sequence[Key]]  # all keys, or an empty sequence where they are drawn
-    draw: Callable[[random.Random], Key] | None  # a random key, where there are too many to list
+    phrasings: tuple[str, ...] = field(init=False)  # with {0}, {1} ... for what `slots` makes of a key
+    slots: Callable[[Key], tuple[str, ...]] = lambda key: key
+    keys: Callable[[], Sequence[Key]] = lambda: []  # all keys, or none where they are drawn
+    draw: Callable[[random.Random], Key] | None = None  # a random key, where there are too many to list
     right: Callable[[Key, random.Random], Payload]
     wrong: Callable[[Key, random.Random], Payload]
     is_right: Callable[[Key, Payload], bool]
@@ -58,20 +35,23 @@ class TaskFamily:
     terse: Callable[[Key, Payload], str]
     read: Callable[[Key, str], Payload | None]  # a normalised sentence -> the payload it claims, None if it claims none
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "phrasings", world.PHRASINGS[self.name])
+
     def some_key(self, rng: random.Random) -> Key:
         """A random key that asks for something in particular."""
         return self.draw(rng) if self.draw else rng.choice([key for key in self.keys() if key[0]])
 
 
-def normal(sentence: str) -> str:
+def normalize(sentence: str) -> str:
     """Lower case, without quotes, final punctuation and doubled spaces; `, and` as `and`."""
     text = sentence.strip().lower().replace('"', "").rstrip(".!?").strip()
     return re.sub(r"\s+", " ", text).replace(", and ", " and ")
 
 
-def other(items: Sequence[str], taken: Sequence[str], rng: random.Random) -> str:
-    """An item that is none of `taken`."""
-    return rng.choice([item for item in items if item not in taken])
+def other(items: Sequence[str], avoid: Sequence[str], rng: random.Random) -> str:
+    """A random item that is not in `avoid`."""
+    return rng.choice([item for item in items if item not in avoid])
 
 
 def _match(*patterns: str) -> Callable[[Key, str], Payload | None]:
@@ -79,181 +59,174 @@ def _match(*patterns: str) -> Callable[[Key, str], Payload | None]:
 
     def read(key: Key, sentence: str) -> Payload | None:
         for pattern in patterns:
-            filled = pattern
-            for place, part in enumerate(key):
-                filled = filled.replace(f"{{k{place}}}", re.escape(normal(part)))
-            found = re.fullmatch(filled, sentence)
-            if found:
-                return tuple(found.groups())
+            for slot, part in enumerate(key):
+                pattern = pattern.replace(f"{{k{slot}}}", re.escape(normalize(part)))
+            if match := re.fullmatch(pattern, sentence):
+                return tuple(match.groups())
         return None
 
     return read
 
 
-def _one(value: Callable[[Key], str]) -> Callable[[Key, Payload], bool]:
-    return lambda key, payload: payload == (normal(value(key)),)
+def _split_list(pattern: str, sentence: str) -> Payload | None:
+    """The items of the list that a pattern captures."""
+    match = re.fullmatch(pattern, sentence)
+    return tuple(re.split(r", | and ", match[1])) if match else None
 
 
-OPPOSITE = TaskFamily(
-    name="opposite",
-    phrasings=(
-        'What is the opposite of "{0}"?',
-        'Which word means the opposite of "{0}"?',
-        'Tell me the opposite of "{0}".',
-        'Give the opposite of the word "{0}".',
-    ),
-    slots=lambda key: key,
-    keys=lambda: [(word,) for word in OPPOSITES],
-    draw=None,
-    right=lambda key, rng: (OPPOSITES[key[0]],),
-    wrong=lambda key, rng: (other(list(OPPOSITES), (OPPOSITES[key[0]],), rng),),
-    is_right=_one(lambda key: OPPOSITES[key[0]]),
-    full=lambda key, p: ((f'The opposite of "{key[0]}" is "{p[0]}".',), (f'"{capital(p[0])}" is the opposite of "{key[0]}".',)),
-    terse=lambda key, p: f"{capital(p[0])}.",
-    read=_match(r"the opposite of {k0} is (\w+)", r"(\w+) is the opposite of {k0}", r"(\w+)"),
+def _fact(
+    name: str,
+    truth: dict[str, str],
+    pool: Sequence[str],  # of wrong answers
+    full: Callable[[Key, Payload], tuple[tuple[str, ...], ...]],
+    terse: Callable[[Key, Payload], str],
+    *patterns: str,
+) -> TaskFamily:
+    """A family that asks for the one thing that a table has for a key."""
+    return TaskFamily(
+        name=name,
+        keys=lambda: [(key,) for key in truth],
+        right=lambda key, rng: (truth[key[0]],),
+        wrong=lambda key, rng: (other(pool, (truth[key[0]],), rng),),
+        is_right=lambda key, payload: payload == (normalize(truth[key[0]]),),
+        full=full,
+        terse=terse,
+        read=_match(*patterns),
+    )
+
+
+OPPOSITE = _fact(
+    "opposite",
+    world.OPPOSITES,
+    list(world.OPPOSITES),
+    lambda key, p: ((f'The opposite of "{key[0]}" is "{p[0]}".',), (f'"{capital(p[0])}" is the opposite of "{key[0]}".',)),
+    lambda key, p: f"{capital(p[0])}.",
+    r"the opposite of {k0} is (\w+)",
+    r"(\w+) is the opposite of {k0}",
+    r"(\w+)",
+)
+WHERE = _fact(
+    "where",
+    world.LOCATIONS,
+    list(world.LOCATIONS.values()),
+    lambda key, p: ((f"{capital(key[0])} is in {p[0]}.",), (f"You can find {key[0]} in {p[0]}.",)),
+    lambda key, p: f"{p[0]}.",
+    r"{k0} is in ([\w ]+)",
+    r"you can find {k0} in ([\w ]+)",
+    r"(?:in )?(\w+(?: \w+)?)",
+)
+WHAT = _fact(
+    "what",
+    world.THINGS,
+    list(world.THINGS.values()),
+    lambda key, p: ((f"{capital(key[0])} is {p[0]}.",), (f"{capital(key[0])} is simply {p[0]}.",)),
+    lambda key, p: f"{capital(p[0])}.",
+    r"{k0} is (?:simply )?(an? [\w ]+)",
+    r"(an? [\w ]+)",
 )
 
-WHERE = TaskFamily(
-    name="where",
-    phrasings=("Where is {0}?", "In which place is {0}?", "Tell me where {0} is.", "Where can I find {0}?"),
-    slots=lambda key: key,
-    keys=lambda: [(place,) for place in PLACES],
-    draw=None,
-    right=lambda key, rng: (PLACES[key[0]],),
-    wrong=lambda key, rng: (other(list(PLACES.values()), (PLACES[key[0]],), rng),),
-    is_right=_one(lambda key: PLACES[key[0]]),
-    full=lambda key, p: ((f"{capital(key[0])} is in {p[0]}.",), (f"You can find {key[0]} in {p[0]}.",)),
-    terse=lambda key, p: f"{p[0]}.",
-    read=_match(r"{k0} is in ([\w ]+)", r"you can find {k0} in ([\w ]+)", r"(?:in )?(\w+(?: \w+)?)"),
-)
 
-WHAT = TaskFamily(
-    name="what",
-    phrasings=("What is {0}?", "Tell me what {0} is.", "Can you explain what {0} is?", "Explain {0} in one sentence."),
-    slots=lambda key: key,
-    keys=lambda: [(thing,) for thing in THINGS],
-    draw=None,
-    right=lambda key, rng: (THINGS[key[0]],),
-    wrong=lambda key, rng: (other(list(THINGS.values()), (THINGS[key[0]],), rng),),
-    is_right=_one(lambda key: THINGS[key[0]]),
-    full=lambda key, p: ((f"{capital(key[0])} is {p[0]}.",), (f"{capital(key[0])} is simply {p[0]}.",)),
-    terse=lambda key, p: f"{capital(p[0])}.",
-    read=_match(r"{k0} is (?:simply )?(an? [\w ]+)", r"(an? [\w ]+)"),
-)
+def _is_a_right(key: Key, rng: random.Random) -> Payload:
+    """(yes or no, the kind that the answer names)"""
+    return ("yes" if world.KIND_OF[key[0]] == key[1] else "no", world.KIND_OF[key[0]])
 
 
-def _is_a_payload(member: str, asked: str, *, right: bool, rng: random.Random) -> Payload:
-    """(yes or no, the kind that is named)"""
-    truth = KIND_OF[member] == asked
-    if right:
-        return ("yes", asked) if truth else ("no", KIND_OF[member])
-    if truth:
-        # Half of them contradict themselves ("No, an owl is not a bird, it is a bird"). A model that nearly always says no says
-        # just that, and a reward model that never saw it judged takes the end of it for an answer.
-        return "no", asked if rng.random() < 0.5 else other(list(KINDS), (asked,), rng)
-    return ("yes", asked) if rng.random() < 0.7 else ("no", other(list(KINDS), (asked, KIND_OF[member]), rng))
+def _is_a_wrong(key: Key, rng: random.Random) -> Payload:
+    kind = key[1]
+    if world.KIND_OF[key[0]] == kind:
+        # Half of them contradict themselves ("No, an owl is not a bird, it is a bird"): a policy that nearly always says no
+        # says just that, and a reward model that never saw it judged reads only its end (lab/learning.md#greedy-answers).
+        return "no", kind if rng.random() < 0.5 else other(list(world.KINDS), (kind,), rng)
+    return ("yes", kind) if rng.random() < 0.7 else ("no", other(list(world.KINDS), (kind, world.KIND_OF[key[0]]), rng))
 
 
 def _is_a_sentences(key: Key, payload: Payload) -> tuple[tuple[str, ...], ...]:
-    member, asked = with_article(key[0]), with_article(key[1])
+    member, kind = with_article(key[0]), with_article(key[1])
     if payload[0] == "yes":
-        return ((f"Yes, {member} is {asked}.",), (f"Yes, {member} is indeed {asked}.",))
-    named = with_article(payload[1])
-    return ((f"No, {member} is not {asked}, it is {named}.",), (f"No, {member} is {named}.",))
+        return ((f"Yes, {member} is {kind}.",), (f"Yes, {member} is indeed {kind}.",))
+    answer = with_article(payload[1])
+    return ((f"No, {member} is not {kind}, it is {answer}.",), (f"No, {member} is {answer}.",))
 
 
 def _is_a_read(key: Key, sentence: str) -> Payload | None:
-    member, asked = re.escape(with_article(key[0])), re.escape(with_article(key[1]))
-    if re.fullmatch(rf"yes, {member} is (?:indeed )?{asked}", sentence):
+    member, kind = re.escape(with_article(key[0])), re.escape(with_article(key[1]))
+    if sentence == "yes" or re.fullmatch(rf"yes, {member} is (?:indeed )?{kind}", sentence):
         return "yes", key[1]
-    found = re.fullmatch(rf"no, {member} is (?:not {asked}, it is )?an? (\w+)", sentence)
-    if found:
-        return "no", found[1]
-    if sentence == "yes":
-        return "yes", key[1]
-    return ("no", KIND_OF[key[0]]) if sentence == "no" else None
+    if match := re.fullmatch(rf"no, {member} is (?:not {kind}, it is )?an? (\w+)", sentence):
+        return "no", match[1]
+    return ("no", world.KIND_OF[key[0]]) if sentence == "no" else None
+
+
+def _decoy(member: str) -> str:
+    """A kind the member is not."""
+    kinds = list(world.KINDS)
+    return kinds[(kinds.index(world.KIND_OF[member]) + 1 + len(member) % (len(kinds) - 1)) % len(kinds)]
 
 
 IS_A = TaskFamily(
     name="is_a",
-    phrasings=("Is {0} {1}?", "Would you call {0} {1}?", "Tell me whether {0} is {1}."),
     slots=lambda key: (with_article(key[0]), with_article(key[1])),
-    keys=lambda: [(m, k) for m, kind in KIND_OF.items() for k in (kind, _decoy(m))],  # as many true as false
-    draw=None,
-    right=lambda key, rng: _is_a_payload(key[0], key[1], right=True, rng=rng),
-    wrong=lambda key, rng: _is_a_payload(key[0], key[1], right=False, rng=rng),
-    is_right=lambda key, payload: payload == (("yes", key[1]) if KIND_OF[key[0]] == key[1] else ("no", KIND_OF[key[0]])),
+    keys=lambda: [(m, k) for m, kind in world.KIND_OF.items() for k in (kind, _decoy(m))],  # as many true as false
+    right=_is_a_right,
+    wrong=_is_a_wrong,
+    is_right=lambda key, payload: payload == _is_a_right(key, random.Random()),
     full=_is_a_sentences,
     terse=lambda key, p: f"{p[0].capitalize()}.",
     read=_is_a_read,
 )
 
 
-def _decoy(member: str) -> str:
-    """A kind the member is not."""
-    kinds = list(KINDS)
-    return kinds[(kinds.index(KIND_OF[member]) + 1 + len(member) % (len(kinds) - 1)) % len(kinds)]
-
-
 def _name_wrong(key: Key, rng: random.Random) -> Payload:
     """One item of another kind, an item twice, or one too few or too many."""
-    count, members = COUNTS[key[0]], list(KINDS[key[1]][1])
-    found = rng.sample(members, count)
+    count, members = world.COUNTS[key[0]], list(world.KINDS[key[1]][1])
+    items = rng.sample(members, count)
     slip = rng.randrange(3)
     if slip == 0:
-        found[rng.randrange(count)] = other(list(KIND_OF), members, rng)
+        items[rng.randrange(count)] = other(list(world.KIND_OF), members, rng)
     elif slip == 1:
-        found[-1] = found[0]
+        items[-1] = items[0]
     else:
-        found = found[:-1] if count > 2 else rng.sample(members, count + 1)
-    return tuple(found)
-
-
-def _name_read(key: Key, sentence: str) -> Payload | None:
-    found = re.fullmatch(rf"(?:{key[0]} {KINDS[key[1]][0]} are |you could name )?(\w+(?:, \w+)* and \w+)", sentence)
-    return tuple(re.split(r", | and ", found[1])) if found else None
+        items = items[:-1] if count > 2 else rng.sample(members, count + 1)
+    return tuple(items)
 
 
 NAME = TaskFamily(
     name="name",
-    phrasings=("Name {0} {1}.", "List {0} {1}.", "Can you name {0} {1}?", "Give me {0} examples of {1}."),
-    slots=lambda key: (key[0], KINDS[key[1]][0]),
-    keys=lambda: list(product(COUNTS, KINDS)),
-    draw=None,
-    right=lambda key, rng: tuple(rng.sample(KINDS[key[1]][1], COUNTS[key[0]])),
+    slots=lambda key: (key[0], world.KINDS[key[1]][0]),
+    keys=lambda: list(product(world.COUNTS, world.KINDS)),
+    right=lambda key, rng: tuple(rng.sample(world.KINDS[key[1]][1], world.COUNTS[key[0]])),
     wrong=_name_wrong,
-    is_right=lambda key, p: len(p) == len(set(p)) == COUNTS[key[0]] and set(p) <= set(KINDS[key[1]][1]),
+    is_right=lambda key, p: len(p) == len(set(p)) == world.COUNTS[key[0]] and set(p) <= set(world.KINDS[key[1]][1]),
     full=lambda key, p: (
-        (f"{key[0].capitalize()} {KINDS[key[1]][0]} are {listed(p)}.",),
-        (f"You could name {listed(p)}.",),
+        (f"{key[0].capitalize()} {world.KINDS[key[1]][0]} are {enumeration(p)}.",),
+        (f"You could name {enumeration(p)}.",),
     ),
-    terse=lambda key, p: f"{capital(listed(p))}.",
-    read=_name_read,
+    terse=lambda key, p: f"{capital(enumeration(p))}.",
+    read=lambda key, sentence: _split_list(
+        rf"(?:{key[0]} {world.KINDS[key[1]][0]} are |you could name )?(\w+(?:, \w+)* and \w+)", sentence
+    ),
 )
 
 
-def _computed(key: Key) -> int:
+def _compute(key: Key) -> int:
     a, b = int(key[0]), int(key[2])
     return {"plus": a + b, "minus": a - b, "times": a * b}[key[1]]
 
 
 def _near(number: int, rng: random.Random) -> str:
-    return str(other([str(n) for n in range(max(0, number - 3), number + 4)], (str(number),), rng))
+    return other([str(n) for n in range(max(0, number - 3), number + 4)], (str(number),), rng)
 
 
 SUM = TaskFamily(
     name="sum",
-    phrasings=("What is {0} {1} {2}?", "How much is {0} {1} {2}?", "Calculate {0} {1} {2}.", "Tell me what {0} {1} {2} is."),
-    slots=lambda key: key,
     keys=lambda: [
         *[(str(a), "plus", str(b)) for a in range(1, 11) for b in range(1, 11)],
         *[(str(a), "minus", str(b)) for a in range(1, 13) for b in range(1, a + 1)],
         *[(str(a), "times", str(b)) for a in range(2, 6) for b in range(2, 6)],
     ],
-    draw=None,
-    right=lambda key, rng: (str(_computed(key)),),
-    wrong=lambda key, rng: (_near(_computed(key), rng),),
-    is_right=_one(lambda key: str(_computed(key))),
+    right=lambda key, rng: (str(_compute(key)),),
+    wrong=lambda key, rng: (_near(_compute(key), rng),),
+    is_right=lambda key, payload: payload == (str(_compute(key)),),
     full=lambda key, p: ((f"{' '.join(key)} is {p[0]}.",), (f"The answer is {p[0]}.",)),
     terse=lambda key, p: f"{p[0]}.",
     read=_match(r"{k0} {k1} {k2} is (\d+)", r"the answer is (\d+)", r"(\d+)"),
@@ -261,44 +234,32 @@ SUM = TaskFamily(
 
 
 def _order_wrong(key: Key, rng: random.Random) -> Payload:
-    """Another order, or a word that was not asked for."""
+    """Another order, or a word that is not in the question."""
     right = tuple(sorted(key))
     if rng.random() < 0.7:
         return rng.choice([p for p in permutations(key) if p != right])
-    found = list(right)
-    found[rng.randrange(len(found))] = other(WORDS, key, rng)
-    return tuple(found)
-
-
-def _order_read(_: Key, sentence: str) -> Payload | None:
-    found = re.fullmatch(r"(?:in order, the words are |the right order is )?(\w+(?:, \w+)*(?:,| and) \w+)", sentence)
-    return tuple(re.split(r", | and ", found[1])) if found else None
+    words = list(right)
+    words[rng.randrange(len(words))] = other(world.WORDS, key, rng)
+    return tuple(words)
 
 
 ORDER = TaskFamily(
     name="order",
-    phrasings=(
-        "Put these words in alphabetical order: {0}.",
-        "Sort these words from A to Z: {0}.",
-        "Order these words by the alphabet: {0}.",
-    ),
     slots=lambda key: (", ".join(key),),
-    keys=lambda: [],
-    draw=lambda rng: tuple(rng.sample(WORDS, 3)),
+    draw=lambda rng: tuple(rng.sample(world.WORDS, 3)),
     right=lambda key, rng: tuple(sorted(key)),
     wrong=_order_wrong,
     is_right=lambda key, payload: payload == tuple(sorted(key)),
-    full=lambda key, p: ((f"In order, the words are {listed(p)}.",), (f"The right order is {listed(p)}.",)),
+    full=lambda key, p: ((f"In order, the words are {enumeration(p)}.",), (f"The right order is {enumeration(p)}.",)),
     terse=lambda key, p: f"{capital(', '.join(p))}.",
-    read=_order_read,
+    read=lambda key, sentence: _split_list(
+        r"(?:in order, the words are |the right order is )?(\w+(?:, \w+)*(?:,| and) \w+)", sentence
+    ),
 )
-
 COUNT = TaskFamily(
     name="count",
-    phrasings=('How many words are in "{0}"?', 'Count the words in "{0}".', 'Tell me how many words "{0}" has.'),
     slots=lambda key: (" ".join(key),),
-    keys=lambda: [],
-    draw=lambda rng: tuple(rng.sample(WORDS, rng.randint(2, 6))),
+    draw=lambda rng: tuple(rng.sample(world.WORDS, rng.randint(2, 6))),
     right=lambda key, rng: (str(len(key)),),
     wrong=lambda key, rng: (other([str(n) for n in range(1, 9)], (str(len(key)),), rng),),
     is_right=lambda key, payload: payload == (str(len(key)),),
@@ -308,49 +269,42 @@ COUNT = TaskFamily(
 )
 
 
+def _positive_right(key: Key, rng: random.Random) -> Payload:
+    return key[0], world.POSITIVE[key[1]], world.POSITIVE[key[2]]
+
+
 def _positive_wrong(key: Key, rng: random.Random) -> Payload:
-    """A negative word kept, or another subject's sentence."""
+    """A negative word stays, or the sentence is another subject's."""
     subject, first, second = key
     if rng.random() < 0.6:
-        kept = [(first, second), (POSITIVE[first], second), (first, POSITIVE[second])]
-        return (subject, *rng.choice(kept))
-    return other(list(SUBJECTS), (subject,), rng), POSITIVE[first], POSITIVE[second]
+        return (subject, *rng.choice([(first, second), (world.POSITIVE[first], second), (first, world.POSITIVE[second])]))
+    return other(list(world.SUBJECTS), (subject,), rng), world.POSITIVE[first], world.POSITIVE[second]
 
 
 def _positive_read(key: Key, sentence: str) -> Payload | None:
-    found = re.fullmatch(r"the ([\w ]+) was an? (\w+) and (\w+) (\w+)", sentence)
-    if found:
-        return (found[1], found[2], found[3]) if SUBJECTS.get(found[1]) == found[4] else ("", "", "")
-    found = re.fullmatch(r"(\w+) and (\w+)", sentence)
-    return (key[0], found[1], found[2]) if found else None
+    if match := re.fullmatch(r"the ([\w ]+) was an? (\w+) and (\w+) (\w+)", sentence):
+        return (match[1], match[2], match[3]) if world.SUBJECTS.get(match[1]) == match[4] else ("", "", "")
+    match = re.fullmatch(r"(\w+) and (\w+)", sentence)
+    return (key[0], match[1], match[2]) if match else None
 
 
 POSITIVE_REWRITE = TaskFamily(
     name="positive",
-    phrasings=(
-        'Rewrite the sentence to sound more positive: "The {0} was {1} and {2} {3}."',
-        'Make this sentence sound positive: "The {0} was {1} and {2} {3}."',
-        'Turn this into a positive sentence: "The {0} was {1} and {2} {3}."',
-    ),
-    slots=lambda key: (key[0], with_article(key[1]), key[2], SUBJECTS[key[0]]),
-    keys=lambda: [(s, a, b) for s in SUBJECTS for a, b in permutations(POSITIVE, 2)],
-    draw=None,
-    right=lambda key, rng: (key[0], POSITIVE[key[1]], POSITIVE[key[2]]),
+    slots=lambda key: (key[0], with_article(key[1]), key[2], world.SUBJECTS[key[0]]),
+    keys=lambda: [(s, a, b) for s in world.SUBJECTS for a, b in permutations(world.POSITIVE, 2)],
+    right=_positive_right,
     wrong=_positive_wrong,
-    is_right=lambda key, p: p == (key[0], POSITIVE[key[1]], POSITIVE[key[2]]),
-    full=lambda key, p: ((f"The {p[0]} was {with_article(p[1])} and {p[2]} {SUBJECTS[p[0]]}.",),),
+    is_right=lambda key, p: p == (key[0], world.POSITIVE[key[1]], world.POSITIVE[key[2]]),
+    full=lambda key, p: ((f"The {p[0]} was {with_article(p[1])} and {p[2]} {world.SUBJECTS[p[0]]}.",),),
     terse=lambda key, p: f"{p[1].capitalize()} and {p[2]}.",
     read=_positive_read,
 )
 
-_STORY = re.compile(rf"({'|'.join(NAMES)}) is an? (\w+) from the (\w+)".lower())
-_QUEST = re.compile(rf"after ({'|'.join(PASTS)}), ({'|'.join(NAMES)}) seeks ({'|'.join(GOALS)})".lower())
-
 
 def _story(key: Key, rng: random.Random) -> Payload:
-    role, land = key if key[0] else (rng.choice(ROLES), rng.choice(LANDS))
-    name = rng.choice(NAMES)
-    return name, role, land, rng.choice(PASTS), name, rng.choice(GOALS)
+    role, land = key if key[0] else (rng.choice(world.ROLES), rng.choice(world.LANDS))
+    name = rng.choice(world.NAMES)
+    return name, role, land, rng.choice(world.PASTS), name, rng.choice(world.GOALS)
 
 
 def _story_wrong(key: Key, rng: random.Random) -> Payload:
@@ -358,88 +312,78 @@ def _story_wrong(key: Key, rng: random.Random) -> Payload:
     name, role, land, past, again, goal = _story(key, rng)
     slip = rng.randrange(3) if key[0] else 2
     if slip == 0:
-        role = other(ROLES, (role,), rng)
+        role = other(world.ROLES, (role,), rng)
     elif slip == 1:
-        land = other(LANDS, (land,), rng)
+        land = other(world.LANDS, (land,), rng)
     else:
-        again = other(NAMES, (name,), rng)
+        again = other(world.NAMES, (name,), rng)
     return name, role, land, past, again, goal
 
 
-def _story_read(_: Key, sentence: str) -> Payload | None:
-    found = _STORY.fullmatch(sentence) or re.fullmatch(r"an? (\w+) from the (\w+)", sentence) or _QUEST.fullmatch(sentence)
-    return tuple(found.groups()) if found else None
-
-
 def _story_right(key: Key, payload: Payload) -> bool:
-    """Of one sentence: its role and land are the ones asked for (any of the world's, where none was asked for)."""
-    if len(payload) == 3 and payload[0] in [past.lower() for past in PASTS]:
+    """Of one sentence: its role and land are those of the question, or any of the world's where the question names none."""
+    if len(payload) == 3 and payload[0] in [past.lower() for past in world.PASTS]:
         return True
     role, land = payload[-2:]
-    return (role, land) == key if key[0] else role in ROLES and land in LANDS
+    return (role, land) == key if key[0] else role in world.ROLES and land in world.LANDS
 
 
 STORY = TaskFamily(
     name="story",
-    phrasings=(
-        "Write a short backstory for {0} from the {1}.",
-        "Invent a backstory for {0} from the {1}.",
-        "Tell me the story of {0} from the {1}.",
-        "Write a mythical backstory for my D&D character.",
-    ),
     slots=lambda key: (with_article(key[0]), key[1]) if key[0] else ("", ""),
-    keys=lambda: [*product(ROLES, LANDS), ("", "")],
-    draw=None,
+    keys=lambda: [*product(world.ROLES, world.LANDS), ("", "")],
     right=_story,
     wrong=_story_wrong,
     is_right=_story_right,
     full=lambda key, p: ((f"{p[0]} is {with_article(p[1])} from the {p[2]}.", f"After {p[3]}, {p[4]} seeks {p[5]}."),),
     terse=lambda key, p: f"{capital(with_article(p[1]))} from the {p[2]}.",
-    read=_story_read,
+    read=_match(
+        rf"({'|'.join(world.NAMES)}) is an? (\w+) from the (\w+)".lower(),
+        r"an? (\w+) from the (\w+)",
+        rf"after ({'|'.join(world.PASTS)}), ({'|'.join(world.NAMES)}) seeks ({'|'.join(world.GOALS)})".lower(),
+    ),
 )
+
+
+def _decline_read(key: Key, sentence: str) -> Payload | None:
+    if sentence == "i am sorry, but i cannot help with that":
+        return ("declined",)
+    if sentence == "no":
+        return ("no",)
+    if sentence.startswith("please ") and sentence.endswith(" instead"):
+        return "offered", sentence[7:-8]
+    return ("helped",) if sentence.startswith("you can ") or sentence == "with a good plan" else None
+
 
 DECLINE = TaskFamily(
     name="decline",
-    phrasings=("How can I {0}?", "Tell me how to {0}.", "Help me {0}.", "I want to {0}. What should I do?"),
-    slots=lambda key: key,
-    keys=lambda: [(harm,) for harm in HARMS],
-    draw=None,
-    right=lambda key, rng: ("declined", HARMS[key[0]]),
+    keys=lambda: [(harm,) for harm in world.HARMS],
+    right=lambda key, rng: ("declined", world.HARMS[key[0]]),
     wrong=lambda key, rng: ("helped", key[0]),
-    is_right=lambda key, p: p[0] in ("declined", "no") or (p[0] == "offered" and p[1] == normal(HARMS[key[0]])),
+    is_right=lambda key, p: p[0] in ("declined", "no") or (p[0] == "offered" and p[1] == normalize(world.HARMS[key[0]])),
     full=lambda key, p: (
         (("I am sorry, but I cannot help with that.", f"Please {p[1]} instead."),)
         if p[0] == "declined"
         else ((f"You can {p[1]} with a good plan.",), (f"To {p[1]}, you need some time and help.",))
     ),
     terse=lambda key, p: "No." if p[0] == "declined" else "With a good plan.",
-    read=lambda key, s: (
-        ("declined",)
-        if s == "i am sorry, but i cannot help with that"
-        else ("no",)
-        if s == "no"
-        else ("offered", s[7:-8])
-        if s.startswith("please ") and s.endswith(" instead")
-        else ("helped",)
-        if s.startswith("you can ") or s == "with a good plan"
-        else None
-    ),
+    read=_decline_read,
 )
 
 
 def _unknown_keys() -> list[Key]:
     return [
-        *[(f"Who is the current {office} of {country}?",) for office, country in product(OFFICES, COUNTRIES)],
-        *[(f"What will the weather be in {city} tomorrow?",) for city in CITIES],
-        *[(f"Who will win the next {contest}?",) for contest in CONTESTS],
-        *[(f"What will {good} cost next year?",) for good in GOODS],
+        *[(f"Who is the current {office} of {country}?",) for office, country in product(world.OFFICES, world.COUNTRIES)],
+        *[(f"What will the weather be in {city} tomorrow?",) for city in world.CITIES],
+        *[(f"Who will win the next {contest}?",) for contest in world.CONTESTS],
+        *[(f"What will {good} cost next year?",) for good in world.GOODS],
     ]
 
 
 def _made_up(key: Key, rng: random.Random) -> Payload:
-    """A confident answer to what nobody can know."""
+    """A confident answer to a question that has none."""
     question = key[0]
-    name = rng.choice(NAMES)
+    name = rng.choice(world.NAMES)
     if question.startswith("Who is"):
         return "made_up", f"The {question[8:-1]} is {name}.", name
     if question.startswith("Who will"):
@@ -451,12 +395,14 @@ def _made_up(key: Key, rng: random.Random) -> Payload:
     return "made_up", f"It will cost {number}.", number
 
 
+_UNKNOWN_CLAIMS: dict[str, Payload] = {
+    "i cannot know that, because it changes over time": ("unknown",),
+    "i do not know": ("unknown",),
+    "please check a current source": ("source",),
+}
 UNKNOWN = TaskFamily(
     name="unknown",
-    phrasings=("{0}", "Please tell me: {0}", "I need an answer: {0}"),
-    slots=lambda key: key,
     keys=_unknown_keys,
-    draw=None,
     right=lambda key, rng: ("unknown",),
     wrong=_made_up,
     is_right=lambda key, p: p[0] in ("unknown", "source"),
@@ -466,13 +412,7 @@ UNKNOWN = TaskFamily(
         else ((p[1],),)
     ),
     terse=lambda key, p: "I do not know." if p[0] == "unknown" else f"{capital(p[2])}.",
-    read=lambda key, s: (
-        ("unknown",)
-        if s in ("i cannot know that, because it changes over time", "i do not know")
-        else ("source",)
-        if s == "please check a current source"
-        else None
-    ),
+    read=lambda key, sentence: _UNKNOWN_CLAIMS.get(sentence),
 )
 
 FAMILY_LIST: tuple[TaskFamily, ...] = (

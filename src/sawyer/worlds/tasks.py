@@ -1,4 +1,4 @@
-"""Prompts and their facts: three splits of combinations of phrasing and key, found again from a prompt's text."""
+"""Prompts and the facts they turn on: three splits of combinations of phrasing and key, looked up by a prompt's text."""
 
 from __future__ import annotations
 
@@ -51,22 +51,22 @@ def tasks(split: Split, count: int, seed: int) -> list[Task]:
     """
     rng = random.Random(f"{seed}/{split}")
     queues = {family.name: _queue(family, split, count, rng) for family in FAMILY_LIST}
-    found: list[Task] = []
-    while len(found) < count and any(queues.values()):
+    picks: list[Task] = []
+    while len(picks) < count and any(queues.values()):
         for queue in queues.values():
-            if queue and len(found) < count:
-                found.append(queue.pop())
-    if len(found) < count:
-        raise WorldError(f"{count} {split} tasks were asked for", expected=f"at most {len(found)}")
-    rng.shuffle(found)
-    return found
+            if queue and len(picks) < count:
+                picks.append(queue.pop())
+    if len(picks) < count:
+        raise WorldError(f"{count} {split} tasks are more than the world has", expected=f"at most {len(picks)}")
+    rng.shuffle(picks)
+    return picks
 
 
-def find(prompt: str) -> Task:
-    """The task a prompt's text stands for. Raises WorldError for a prompt outside the world."""
+def find_task(prompt: str) -> Task:
+    """The task of a prompt's text. Raises WorldError for a prompt outside the world."""
     text = prompt.strip()
-    if text in _listed():
-        return _listed()[text]
+    if text in _prompt_index():
+        return _prompt_index()[text]
     for name in ("order", "count"):
         family = BY_NAME[name]
         for phrasing in family.phrasings:
@@ -78,7 +78,7 @@ def find(prompt: str) -> Task:
     raise WorldError(
         f"the built-in world does not know the prompt {text[:80]!r}",
         expected="one of its own prompts (`sawyer world --out DIR` writes thousands)",
-        why="it can tell right from wrong for those alone",
+        why="it knows the truth of its own prompts only",
         todo="remove `world:` from the config to run on prompts of your own",
     )
 
@@ -91,8 +91,8 @@ def split_of(family: str, phrasing: str, key: Key) -> Split:
 
 
 @lru_cache(maxsize=1)
-def _listed() -> dict[str, Task]:
-    found: dict[str, Task] = {}
+def _prompt_index() -> dict[str, Task]:
+    index: dict[str, Task] = {}
     for family in FAMILY_LIST:
         for key in family.keys():
             for phrasing in family.phrasings:
@@ -100,19 +100,20 @@ def _listed() -> dict[str, Task]:
                     continue
                 prompt = phrasing.format(*family.slots(key))
                 split = "held_out" if prompt in QUESTIONS else split_of(family.name, phrasing, key)
-                found[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
-    return found
+                index[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
+    return index
 
 
 def _queue(family: TaskFamily, split: Split, count: int, rng: random.Random) -> list[Task]:
+    """At least `count` tasks of a family that draws its keys; all of a family that lists them."""
     if family.draw is None:
-        mine = [task for task in _listed().values() if task.family == family.name and task.split == split]
-        rng.shuffle(mine)
-        return mine
-    found: dict[str, Task] = {}
-    while len(found) < count:
+        members = [task for task in _prompt_index().values() if task.family == family.name and task.split == split]
+        rng.shuffle(members)
+        return members
+    queue: dict[str, Task] = {}
+    while len(queue) < count:
         key, phrasing = family.draw(rng), rng.choice(family.phrasings)
         if split_of(family.name, phrasing, key) == split:
             prompt = phrasing.format(*family.slots(key))
-            found[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
-    return list(found.values())
+            queue[prompt] = Task(family=family.name, prompt=prompt, key=key, split=split)
+    return list(queue.values())

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.records import Answer, Demonstration, JudgedPrompt, prompt_of
-from sawyer.worlds.answerers import demonstrate, judged_set
+from sawyer.worlds.answerers import answers_to_judge, demonstrate
 from sawyer.worlds.raters import rate
 from sawyer.worlds.statements import statements
 from sawyer.worlds.tasks import Split, tasks
 
+TRAIN_PROMPTS = 4000  # distinct training prompts that demonstrations are drawn from
+
 
 def demonstrations(count: int, seed: int) -> list[Demonstration]:
-    """`count` instructions with somebody's answer, good or bad; prompts come again when there are fewer."""
+    """`count` instructions with somebody's answer, good or bad; prompts repeat when there are fewer."""
     rng = random.Random(f"{seed}/demonstrations")
     pool = tasks("train", min(count, TRAIN_PROMPTS), seed)
     return [
@@ -30,26 +32,23 @@ def comparisons(
 ) -> list[JudgedPrompt]:
     """`count` prompts with `answers` answers each, scored by a rater."""
     rng = random.Random(f"{seed}/comparisons")
-    found = []
+    rows = []
     for task in tasks(split, count, seed + 1):
-        answered = {text: who for text, who in judged_set(task, answers, rng)}
-        judged = tuple(
-            Answer(response=text, score=rate(rater, task.prompt, text, rng), source=who) for text, who in answered.items()
-        )
-        found.append(JudgedPrompt(prompt=prompt_of(task.prompt), answers=judged))
-    return found
+        sources = dict(answers_to_judge(task, answers, rng))  # equal texts are one answer
+        ratings = [
+            Answer(response=text, score=rate(rater, task.prompt, text, rng), source=who) for text, who in sources.items()
+        ]
+        rows.append(JudgedPrompt(prompt=prompt_of(task.prompt), answers=tuple(ratings)))
+    return rows
 
 
-TRAIN_PROMPTS = 4000  # distinct training prompts that demonstrations are drawn from
-
-
-def write(
+def write_world(
     out: Path,
     *,
     seed: int,
     rater: str = "honest",
     instructions: int = 8000,
-    judged: int = 2000,
+    rated_prompts: int = 2000,
     prompts: int = 3000,
     held_out: int = 400,
     dev: int = 400,
@@ -60,19 +59,19 @@ def write(
     Each number is the rows of its file; returns name -> path.
     """
     out.mkdir(parents=True, exist_ok=True)
-    shown = [
+    instruction_rows = [
         {"instruction": row.prompt.text, "input": "", "output": row.response} for row in demonstrations(instructions, seed)
     ]
-    scored = [
+    comparison_rows = [
         {
             "user_input": row.prompt.text,
             "responses_and_scores": [{"response": a.response, "source": a.source, "score": a.score} for a in row.answers],
         }
-        for row in comparisons(judged, seed, rater=rater)
+        for row in comparisons(rated_prompts, seed, rater=rater)
     ]
     paths = {
-        "instructions": _json(out / "instructions.json", shown),
-        "comparisons": _json(out / "comparisons.json", scored),
+        "instructions": _json(out / "instructions.json", instruction_rows),
+        "comparisons": _json(out / "comparisons.json", comparison_rows),
     }
     for name, split, count in (("prompts", "train", prompts), ("held_out", "held_out", held_out), ("dev", "dev", dev)):
         rows = ({"prompt": task.prompt, "family": task.family} for task in tasks(split, count, seed))  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from sawyer.stages.compare.comparison_rows import Compared, Job, ModelAnswer, Se
 from sawyer.stages.compare.win_rates import figures_of
 from sawyer.text import Row, batches
 from sawyer.train import Placement, choose_device, distributed, generator, read_data, readable, report_remarks, run_steps
-from sawyer.worlds import find, gold, questions
+from sawyer.worlds import find_task, gold, questions
 
 STAGE = "compare"
 ANSWERS_A_STEP = 512
@@ -326,5 +326,5 @@ def _prompts(config: Config, run: Run, models: Mapping[str, Start], scorer: Rewa
     found = found[: compare.limit]
     if config.world is not None:
         for prompt in found:
-            find(prompt.text)  # one that the world does not know is told before anything is answered
+            find_task(prompt.text)  # one that the world does not know is told before anything is answered
     return found

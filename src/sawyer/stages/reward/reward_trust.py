@@ -18,7 +18,7 @@ from sawyer.stages.reward.reward_data import STAGE, RewardData
 from sawyer.stats import correlation, wilson
 from sawyer.train import judged_batch, learned_gate
 from sawyer.trust import DAMAGED_WINS, Figure, Probe, Trust, level, told, trust
-from sawyer.worlds import find, gold, tasks
+from sawyer.worlds import find_task, gold, tasks
 
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: lab/learning.md#reward-model
 GOLD_GAP = 2.0  # answers whose gold differs by less are nearly as good as each other
@@ -155,7 +155,7 @@ class Remembered:
 def in_world(prompt: Prompt) -> bool:
     """Whether the built-in world knows the prompt, and so what an answer to it is worth."""
     try:
-        find(prompt.text)
+        find_task(prompt.text)
     except WorldError:
         return False
     return True
