@@ -10,8 +10,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sawyer.cli.threads import set_waiting
-
 if TYPE_CHECKING:
     from sawyer.config import Config
 
@@ -32,7 +30,6 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, default=32, help="answers an update of PPO")
     parser.add_argument("--new", type=int, default=48, help="tokens an answer in PPO")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="of a run, such as rl.value_init=shared")
-    set_waiting()  # as the command line of `sawyer` does
     return parser.parse_args()
 
 

@@ -35,12 +35,6 @@ IN_STEP = (90.0, 240.0, 150.0)  # seconds for 1,200 tokens
 APART = (((500.0, 81.0), (700.0, 60.0)), ((600.0, 120.0), (600.0, 240.0)), ((600.0, 75.0), (600.0, 60.0)))
 
 
-@pytest.fixture(autouse=True)
-def spins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command sets it for the processes it starts; here it is put back."""
-    monkeypatch.setenv("GOMP_SPINCOUNT", "3000")
-
-
 def of(done: float, took: float, peak: float = 100.0) -> Measurement:
     return replace(EXAMPLE, done=done, took=took, peak_mb=peak)
 

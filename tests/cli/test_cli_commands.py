@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
+from sawyer.cli.main import app
+from sawyer.cli.options import FORMER_COMMANDS, FORMER_OPTIONS, CommandGroup
 from sawyer.config import Config
 from sawyer.errors import Interrupted, RunError
 from sawyer.models.pretrained import brings_code, remote_code_kwargs
@@ -42,7 +45,7 @@ def test_version_and_help(sawyer: Callable[..., Any]) -> None:
         "chat",
         "runs",
         "world",
-        "loss",
+        "check-loss",
         "trust",
     ):
         assert verb in said
@@ -51,6 +54,36 @@ def test_version_and_help(sawyer: Callable[..., Any]) -> None:
 def test_unknown_command_names_the_nearest(sawyer: Callable[..., Any]) -> None:
     done = sawyer("comparre", "x")
     assert done.code == 2 and "compare" in done.err and "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("name", FORMER_COMMANDS)
+def test_a_command_s_former_name_is_answered_by_the_new_one(sawyer: Callable[..., Any], name: str) -> None:
+    if name in {command.name for command in app.registered_commands}:
+        pytest.skip("not renamed yet")
+    done = sawyer(name, "x")
+    assert done.code == 2 and f"did you mean `sawyer {FORMER_COMMANDS[name]}`?" in done.err
+
+
+@pytest.mark.parametrize("option", FORMER_OPTIONS)
+def test_an_option_s_former_name_is_answered_by_the_new_one(option: str) -> None:
+    """By the commands that have the new one; elsewhere it is an option like any other that is not there."""
+    group = CommandGroup(name="sawyer")
+    new = FORMER_OPTIONS[option]
+
+    def with_option(value: int = typer.Option(0, new)) -> None: ...
+
+    def without() -> None: ...
+
+    for name, function in (("with", with_option), ("without", without)):
+        one = typer.Typer(add_completion=False)
+        one.command(name)(function)
+        group.add_command(typer.main.get_command(one), name)
+    for name, told in (("with", f"did you mean `{new}`?"), ("without", "No such option")):
+        with pytest.raises(Exception, match="No such option") as caught:
+            group.main([name, option, "3"], standalone_mode=False)
+        assert told in str(caught.value.format_message()) and (name == "with") == (
+            "did you mean" in caught.value.format_message()
+        )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +179,7 @@ def test_init_writes_once(sawyer: Callable[..., Any], tmp_path: Path, monkeypatc
     assert sawyer("init", path).code == 0 and path.read_text() == "model: gpt2\n"
     path.write_text("my settings")
     done = sawyer("init", path)
-    assert done.code == 1 and "is there already" in done.err and path.read_text() == "my settings"
+    assert done.code == 1 and "exists already" in done.err and path.read_text() == "my settings"
     assert sawyer("init", tmp_path / "none" / "x.yaml").code == 1
     assert sawyer("init", tmp_path).code == 0 and (tmp_path / "sawyer.yaml").exists()
 
@@ -167,8 +200,8 @@ def test_check_lists_and_counts(sawyer: Callable[..., Any], tmp_path: Path) -> N
 def test_check_shows_as_many_problems_as_asked(sawyer: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text("".join(json.dumps({"instruction": f"Say {i}.", "input": "", "output": ""}) + "\n" for i in range(60)))
-    assert "and 11 more (--most 0 shows all)" in sawyer("check", path).out
-    assert f"{path}:60" in sawyer("check", path, "--most", "0").out
+    assert "and 11 more (--limit 0 lists all)" in sawyer("check", path).out
+    assert f"{path}:60" in sawyer("check", path, "--limit", "0").out
 
 
 @pytest.mark.parametrize("options", [[], ["--trust-remote-code"]])

@@ -1,4 +1,4 @@
-"""`sawyer loss`: the checks as a table, an example to follow by hand, a picture."""
+"""`sawyer check-loss`: the checks as a table, an example to follow by hand, a picture."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_each_of_ours(sawyer: Callable[..., Any], here: Path, name: str) -> None:
-    done = sawyer("loss", name)
+    done = sawyer("check-loss", name)
     assert done.code == 0 and done.err == ""
     assert done.out.count("✓ ok") == 4 and "fail" not in done.out
     invariant = next(line for line in done.out.splitlines() if "shift invariant" in line)
@@ -44,17 +44,17 @@ def test_each_of_ours(sawyer: Callable[..., Any], here: Path, name: str) -> None
 
 
 def test_the_worked_example(sawyer: Callable[..., Any]) -> None:
-    assert "scores 6 and 2, r_j - r_k = 0.53: loss 0.0002" in sawyer("loss", "squared").out
-    said = sawyer("loss", "regression").out
+    assert "scores 6 and 2, r_j - r_k = 0.53: loss 0.0002" in sawyer("check-loss", "squared").out
+    said = sawyer("check-loss", "regression").out
     assert (
         "score 6 (standardised +1) with reward 0.53: loss 0.2209; score 2 (standardised -1) with reward 0: loss 1.0000" in said
     )
     a, b, c = (math.exp(x) for x in (0.53, 0.2, 0.0))
-    assert f"this ranking has probability {a / (a + b + c) * b / (b + c):.4f}" in sawyer("loss", "listwise").out
+    assert f"this ranking has probability {a / (a + b + c) * b / (b + c):.4f}" in sawyer("check-loss", "listwise").out
 
 
 def test_a_user_s_own_is_shown_with_what_it_says_of_itself(sawyer: Callable[..., Any], here: Path) -> None:
-    done = sawyer("loss", "losses_of_a_user:fit", "--out", "mine.png")
+    done = sawyer("check-loss", "losses_of_a_user:fit", "--out", "mine.png")
     assert done.code == 0, done.err
     assert "At most one: 1 - sigmoid, in $ and _ and all." in done.out and "mine.png" in done.out
     assert (here / "mine.png").read_bytes().startswith(PNG)
@@ -68,7 +68,7 @@ def test_a_user_s_own_is_shown_with_what_it_says_of_itself(sawyer: Callable[...,
     ],
 )
 def test_one_that_is_refused(sawyer: Callable[..., Any], here: Path, name: str, words: str) -> None:
-    done = sawyer("loss", f"losses_of_a_user:{name}")
+    done = sawyer("check-loss", f"losses_of_a_user:{name}")
     assert done.code == 1 and "✕ fail" in done.out and "Training would refuse it" in done.out
     assert words.split(":")[0] in done.out and "at r_j = " in done.out
     assert not list(here.glob("*.png"))
@@ -85,7 +85,7 @@ def test_one_that_is_refused(sawyer: Callable[..., Any], here: Path, name: str, 
     ],
 )
 def test_a_mistake_is_explained(sawyer: Callable[..., Any], arguments: tuple[str, ...], words: str) -> None:
-    done = sawyer("loss", *arguments)
+    done = sawyer("check-loss", *arguments)
     assert done.code == 1 and done.out == "" and words in done.err and "Traceback" not in done.err
 
 

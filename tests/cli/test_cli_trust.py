@@ -91,13 +91,13 @@ def test_json_is_one_line_with_every_figure(sawyer: Callable[..., Any], model: P
 
 
 def test_the_prompts_that_a_run_kept_back(sawyer: Callable[..., Any], model: Path, data: Path) -> None:
-    found = json.loads(sawyer("trust", model, "--data", data, "--json", "--held-out", "0.3").out)
+    found = json.loads(sawyer("trust", model, "--data", data, "--json", "--eval-fraction", "0.3").out)
     kept = [record for record in RECORDS if bucket(record.prompt) < 0.3]
     assert found["held_out"] and found["sides"][0]["prompts"] == len(kept) < 60
-    none = sawyer("trust", model, "--data", data, "--held-out", "0.001")
+    none = sawyer("trust", model, "--data", data, "--eval-fraction", "0.001")
     assert none.code == 1 and "leaves none of the 60 prompts" in none.err
     some = sawyer("trust", model, "--data", data, "--json", "--limit", "12")
-    assert json.loads(some.out)["sides"][0]["prompts"] == 12 and "12 of 60 judged prompts are taken" in some.err
+    assert json.loads(some.out)["sides"][0]["prompts"] == 12 and "12 of 60 judged prompts are used" in some.err
 
 
 def test_out_writes_a_page_or_page_and_figures(sawyer: Callable[..., Any], model: Path, data: Path, tmp_path: Path) -> None:

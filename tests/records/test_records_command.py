@@ -35,7 +35,7 @@ def test_a_sound_file(put: Put, checked: Callable[..., tuple[int, str, str]]) ->
     put("a.jsonl", [{"question": "Up?", "answer": "Down."}])
     assert checked("a.jsonl") == (
         0,
-        "✓ a.jsonl  (1 record, taken as question and answer)\n\nTraining would take the file\n",
+        "✓ a.jsonl  (1 record, read as question and answer)\n\nTraining would take the file\n",
         "",
     )
 
@@ -45,7 +45,7 @@ def test_problems_are_listed_counted_and_refused(put: Put, checked: Callable[...
     code, out, err = checked("a.jsonl")
     assert (code, err) == (1, "")
     assert out.split("\n") == [
-        "✕ a.jsonl  (1 record, taken as prompts)",
+        "✕ a.jsonl  (1 record, read as prompts)",
         "  a.jsonl: 2 of 4 rows cannot be used, and max_bad_rows: 0.01 lets fewer pass",
         "      mend `prompt`, or name its column in `columns:`; or leave them out with max_bad_rows: 0.5 "
         "(of a command: `--max-bad-rows 0.5`)",
@@ -62,8 +62,8 @@ def test_problems_are_listed_counted_and_refused(put: Put, checked: Callable[...
         "Training would refuse a.jsonl",
         "",
     ]
-    shown = checked("a.jsonl", "--most", "1")[1]
-    assert "and 4 more (--most 0 shows all)" in shown and "a.jsonl:3" not in shown
+    shown = checked("a.jsonl", "--limit", "1")[1]
+    assert "and 4 more (--limit 0 lists all)" in shown and "a.jsonl:3" not in shown
 
 
 def test_what_is_only_left_out_does_not_refuse(put: Put, checked: Callable[..., tuple[int, str, str]]) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from report_run import HOSTILE
 
-from sawyer.cli.classifier_tables import show_classified
 from sawyer.cli.inspect import _key_figures
-from sawyer.cli.summary_tables import show_summary
+from sawyer.cli.summary_tables import show_classifier, show_summary
 from sawyer.report import build
 from sawyer.runs import Journal, Layout, Manifest
 
@@ -79,7 +78,7 @@ def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:
     from sawyer.cli.console import stdout
 
     monkeypatch.setenv("COLUMNS", "200")
-    show_classified(stdout(), figures("[red]ham[/red]", "spam"))
+    show_classifier(stdout(), figures("[red]ham[/red]", "spam"))
     said = capsys.readouterr().out
     assert "Accuracy 81.2% (71.0% to 88.0%) on held-out texts; always saying '[red]ham[/red]' gets 52.5%" in said
     assert "Macro F1 0.791, Matthews correlation 0.613" in said and "1,111" in said and "said spam" in said
@@ -88,6 +87,6 @@ def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:
     for models, unit in ((("base", "sft"), "SFT answers' deviations"), (("base", "rl"), "reward model's own unit")):
         show_summary(stdout(), {"reward_mean": {model: {"t1": 0.5} for model in models}})
         assert f"Reward (mean, in the {unit})" in capsys.readouterr().out
-    show_classified(stdout(), figures(*"abcdefghi"))
+    show_classifier(stdout(), figures(*"abcdefghi"))
     assert "said" not in capsys.readouterr().out
     assert _key_figures({"classify": figures("a", "b")}) == "classifier 81%"

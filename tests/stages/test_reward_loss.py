@@ -345,7 +345,7 @@ def test_an_unfit_one_is_refused_before_anything_is_trained(
     said = str(refused.value)
     assert "my_own_losses:rises is refused: falling: it must not rise with the preferred answer's reward" in said
     assert "(at r_j = -8, r_k = -1.3, d = 0.25)" in said
-    assert "`sawyer loss my_own_losses:rises`" in said
+    assert "`sawyer check-loss my_own_losses:rises`" in said
 
 
 def test_it_is_read_again_when_its_file_has_changed(module: Callable[..., str]) -> None:

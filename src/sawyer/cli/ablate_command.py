@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sawyer.cli.console import say, stdout
+from sawyer.cli.options import ConfigFile, Overrides
 from sawyer.cli.progress import Watch
-from sawyer.cli.stage_commands import File, Settings
 from sawyer.cli.study_command import announce, folder, numbers, parts
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def study_losses(
-    config: File,
-    settings: Settings = None,
+    config: ConfigFile,
+    settings: Overrides = None,
     loss: Annotated[
         str, typer.Option(help="The losses, commas between them: ours, or your own as module:function.", metavar="NAMES")
     ] = "bradley_terry,squared,margin,scaled,listwise,regression",

@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from sawyer.cli.console import say, stdout
+from sawyer.cli.options import ConfigFile, Overrides
 from sawyer.cli.progress import Watch
-from sawyer.cli.stage_commands import File, Settings
 from sawyer.train import distributed
 
 HEADER = ("stage", "tokens/s", "s a step", "peak MB")
 
 
 def bench(
-    config: File,
-    settings: Settings = None,
+    config: ConfigFile,
+    settings: Overrides = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps of each stage that count, after one that does not.")] = 3,
 ) -> None:
     """Do a few steps of each stage with the file's model and data: tokens a second, seconds a step, memory. Keeps nothing."""

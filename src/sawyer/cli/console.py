@@ -1,4 +1,4 @@
-"""Where words go: results and progress to standard output, troubles to standard error. No word of a user is taken as markup."""
+"""Results and progress go to standard output, errors to standard error. Text from users is never read as markup."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ CHIPS = {"ok": ("âœ“ ok  ", "green"), "warn": ("! warn", "yellow"), "fail": ("âœ
 
 
 def stdout(*, quiet: bool = False) -> Terminal:
-    """Made anew for each command, so that it writes to the standard output of now."""
+    """A new console for each command, because tests and callers replace `sys.stdout`."""
     from sawyer.cli.terminal import Terminal
 
     return Terminal(steady(sys.stdout), quiet=quiet)
 
 
 def stderr() -> Terminal:
-    """The console for troubles."""
+    """The console for errors and warnings."""
     from sawyer.cli.terminal import Terminal
 
     return Terminal(steady(sys.stderr), stderr=True)
 
 
 def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:
-    """Print parts, each plain or (text, style), as one line; only a terminal's lines are folded."""
+    """Print parts, each a text or (text, style), as one line; only a terminal wraps lines."""
     from rich.text import Text
 
     console.print(Text.assemble(*parts), soft_wrap=not console.is_terminal)
@@ -47,7 +47,7 @@ def chip(verdict: str) -> tuple[str, str]:
 
 
 def show_error(error: SawyerError) -> None:
-    """What was given, what was expected, why it matters, what to do; each on its line."""
+    """What was given, what was expected, why it matters, what to do; each on its own line."""
     console = stderr()
     first, *rest = str(error).split("\n")
     say(console, ("Error: ", "bold red"), first)
@@ -57,19 +57,20 @@ def show_error(error: SawyerError) -> None:
 
 
 def show_unexpected(error: BaseException) -> Path | None:
-    """A failure nobody foresaw: one line here, all of it in a file whose path is shown and returned, if one can be written."""
+    """An unexpected error: one line here, the traceback in a file. Its path is printed and returned if it can be written."""
     words = str(error).strip().split("\n")[0]
     console = stderr()
-    say(console, ("Error: ", "bold red"), f"something unforeseen ({type(error).__name__}{': ' + words if words else ''})")
+    detail = f"{type(error).__name__}: {words}" if words else type(error).__name__
+    say(console, ("Error: ", "bold red"), f"unexpected error (please report it): {detail}")
     trace = "".join(traceback.format_exception(error))
     try:
         with tempfile.NamedTemporaryFile(
             "w", prefix="sawyer-error-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
         ) as file:
             file.write(trace)
-    except OSError:  # no place for it: then here, rather than nowhere
+    except OSError:  # no space for the file: print it, rather than lose it
         say(console, (trace, "dim"))
         return None
     say(console, ("  where it happened: ", "dim"), file.name)
-    say(console, ("  what to do: ", "bold"), "what was saved is intact; please report this with that file")
+    say(console, ("  what to do: ", "bold"), "what was saved is intact; please report this error with that file")
     return Path(file.name)

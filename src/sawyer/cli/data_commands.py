@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sawyer.cli.console import say, stdout
-from sawyer.cli.remote_code_option import TrustRemoteCode
+from sawyer.cli.options import Columns, MaxBadRows, RemoteCode, parse_columns
 from sawyer.errors import ConfigError
 from sawyer.records import MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sawyer.pipeline import StagePlan
     from sawyer.records import FileReport, Prompt
 
-CONFIGS = (".yaml", ".yml")
-MOST = 50  # problems shown of a file, unless more are asked for
+CONFIG_SUFFIXES = (".yaml", ".yml")
+PROBLEM_LIMIT = 50  # problems listed for a file
+LABEL_WIDTH = 12  # of the plan's first column
+STATE_NOTES = {"done": "done, not checked again", "waiting": "waits for scores"} | dict.fromkeys(
+    ("interrupted", "running", "failed"), "resumes where it stopped"
+)
 
 
 def init(
@@ -31,7 +36,7 @@ def init(
         typer.Option(
             "--from",
             help="Where you start: base (a base model, all stages), instruct (a model that follows instructions), reward (a "
-            "reward model alone), rl (functions or a reward model that is there), dpo (pairs).",
+            "reward model alone), rl (an existing reward model or your own functions), dpo (preference pairs).",
         ),
     ] = "base",
 ) -> None:
@@ -44,7 +49,7 @@ def init(
         target = target / "sawyer.yaml"
     if os.path.exists(target):
         raise ConfigError(
-            f"{target} is there already",
+            f"{target} exists already",
             why="your settings in it would be lost",
             todo="name another file: sawyer init OTHER.yaml",
         )
@@ -63,23 +68,21 @@ def check(
         typer.Argument(help="Files or patterns; or a run's file, and settings that replace its own.", metavar="FILE..."),
     ],
     held_out: Annotated[list[str] | None, typer.Option(help="A file that must share no prompt with the others.")] = None,
-    columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model folder or id: prompts too long for it are named.")] = None,
-    template: Annotated[str, typer.Option(help="With --model: the template of the run.")] = "auto",
-    max_bad_rows: Annotated[
-        float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
-    ] = MAX_BAD_ROWS,
-    most: Annotated[int, typer.Option(help="Problems shown of each file; 0 shows all.", min=0)] = MOST,
-    trust_remote_code: TrustRemoteCode = False,
+    columns: Columns = None,
+    model: Annotated[str | None, typer.Option(help="A model folder or id; prompts too long for it are reported.")] = None,
+    template: Annotated[str, typer.Option(help="With --model: the run's chat template.")] = "auto",
+    max_bad_rows: MaxBadRows = MAX_BAD_ROWS,
+    limit: Annotated[int, typer.Option(help="Problems listed for each file; 0 lists all.", min=0)] = PROBLEM_LIMIT,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Read data as training would; list every problem as file:line:field. Of a run's file (.yaml) show the whole plan.
+    """Read data as training would and list every problem as file:line:field. For a run's file (.yaml), print the whole plan.
     Exit code 1 if training would refuse it."""
-    if Path(files[0]).suffix.lower() in CONFIGS:
+    if Path(files[0]).suffix.lower() in CONFIG_SUFFIXES:
         check_run(files[0], files[1:])
         return
     from sawyer.records import check as check_files
 
-    length, context, refused_rows = None, None, None
+    length, context, unrenderable = None, None, None
     if model is not None:
         from sawyer.models import open_language_model, remote_code
         from sawyer.text import find_unrenderable
@@ -93,55 +96,51 @@ def check(
             row = prompt_encoder.answer(prompt, answer)
             return len(row.ids) + row.cut
 
-        context, refused_rows = prompt_encoder.context, partial(find_unrenderable, prompt_encoder)
+        context, unrenderable = prompt_encoder.context, partial(find_unrenderable, prompt_encoder)
     console = stdout()
     reports = check_files(
         files,
         held_out=held_out or [],
-        columns=column_names(columns or []),
+        columns=parse_columns(columns or []),
         length=length,
         context=context,
-        find_unrenderable=refused_rows,
+        find_unrenderable=unrenderable,
         max_bad_rows=max_bad_rows,
     )
     for report in reports:
-        _show(console, report, most)
-    refused = [report.file for report in reports if report.refused]
+        _print_report(console, report, limit)
     console.print()
-    if refused:
-        say(console, ("Training would refuse ", "bold red"), ", ".join(refused))
+    if names := [report.file for report in reports if report.refused]:
+        say(console, ("Training would refuse ", "bold red"), ", ".join(names))
         raise typer.Exit(1)
-    count = len(reports)
-    files_told = "the file" if count == 1 else f"all {count} files"
-    prompts = all(report.want == "prompts" for report in reports)  # lines of text are no demonstrations
-    say(console, ("Training would take ", "bold green"), files_told, " as prompts, not as answers to learn" * prompts)
+    subject = "the file" if len(reports) == 1 else f"all {len(reports)} files"
+    # Lines of text have no answers to learn from.
+    prompts_alone = all(report.want == "prompts" for report in reports)
+    say(console, ("Training would take ", "bold green"), subject, " as prompts, not as answers to learn" * prompts_alone)
 
 
-def check_run(config: str, settings: Sequence[str]) -> None:
-    """What the run would do and what it would be refused for. Nothing is trained or written. Exits 1 if it would be refused."""
-    from sawyer.cli.plan_table import show_plan
+def check_run(config: str, overrides: Sequence[str]) -> None:
+    """Print what the run would do and why it would be refused. Trains and writes nothing. Exits 1 if it would be refused."""
     from sawyer.config import load
     from sawyer.pipeline import foreign_code, preflight
 
-    console, asked = stdout(), load(config, settings)
-    for stage in ("reward", "rl"):  # before anything is imported: a config may come from others, and functions are tried
-        if code := foreign_code(asked, stage):
+    console, run_config = stdout(), load(config, overrides)
+    # Before anything is imported: the config may come from somebody else, and the plan tries its functions.
+    for stage in ("reward", "rl"):
+        if code := foreign_code(run_config, stage):
             say(console, (f"{stage} runs Python that the config names: ", "yellow"), code)
-    problems = show_plan(console, preflight(asked))
+    problems = _print_plan(console, preflight(run_config))
     console.print()
     if problems:
-        say(
-            console,
-            ("The run would be refused ", "bold red"),
-            f"for {problems} problem{'s' * (problems > 1)}; nothing was trained",
-        )
+        plural = "s" * (problems > 1)
+        say(console, ("The run would be refused ", "bold red"), f"for {problems} problem{plural}; nothing was trained")
         raise typer.Exit(1)
-    say(console, ("The run would begin ", "bold green"), f"with: sawyer run {' '.join([config, *settings])}")
+    say(console, ("The run would begin ", "bold green"), f"with: sawyer run {' '.join([config, *overrides])}")
 
 
 def world(
     out: Annotated[str, typer.Option(help="The folder to write into.")],
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.", min=0)] = 0,
     rater: Annotated[str, typer.Option(help="Who scores the comparisons: honest, length_lover, lazy or flipper.")] = "honest",
 ) -> None:
     """Write the built-in world as files in public formats: instructions, comparisons, prompts, held-out prompts, statements."""
@@ -157,20 +156,20 @@ def world(
         say(console, f"  {name:<14}", (str(path), "bold"))
 
 
-def _show(console: Console, report: FileReport, most: int) -> None:
-    """One file: what it is taken for, its problems, their counts."""
+def _print_report(console: Console, report: FileReport, limit: int) -> None:
+    """One file: the format it was read as, its problems, their counts."""
     from sawyer.records import unread_in_words
 
     verdict = ("✕", "red") if report.refused else ("!", "yellow") if report.problems else ("✓", "green")
-    taken = f"{report.records:,} {'record' if report.records == 1 else 'records'}, taken as {report.format or report.want}"
-    say(console, verdict, " ", (report.file, "bold"), f"  ({taken})")
-    shown = report.problems if most == 0 else report.problems[:most]
-    for problem in shown:
+    summary = f"{report.records:,} {'record' if report.records == 1 else 'records'}, read as {report.format or report.want}"
+    say(console, verdict, " ", (report.file, "bold"), f"  ({summary})")
+    problems = report.problems if limit == 0 else report.problems[:limit]
+    for problem in problems:
         say(console, "  ", (problem.where, "red" if problem.fatal else "yellow"), f": {problem.message}")
         if problem.todo:
             say(console, (f"      {problem.todo}", "dim"))
-    if len(shown) < len(report.problems):
-        say(console, (f"  and {len(report.problems) - len(shown):,} more (--most 0 shows all)", "dim"))
+    if len(problems) < len(report.problems):
+        say(console, (f"  and {len(report.problems) - len(problems):,} more (--limit 0 lists all)", "dim"))
     if report.unread:
         say(console, (f"  {unread_in_words(report.unread, most=len(report.unread), prompts=report.want == 'prompts')}", "dim"))
     if report.problems:
@@ -178,15 +177,19 @@ def _show(console: Console, report: FileReport, most: int) -> None:
         say(console, ("  counts: ", "dim"), counts)
 
 
-def column_names(pairs: Sequence[str]) -> dict[str, str]:
-    """What `--columns` says: ["query=prompt"] -> {"query": "prompt"}"""
-    found = {}
-    for pair in pairs:
-        theirs, equals, ours = pair.partition("=")
-        if not (theirs and equals and ours):
-            raise ConfigError(f"--columns {pair!r}", expected="THEIRS=OURS, such as query=prompt", todo="name both columns")
-        if "," in ours:
-            each = " ".join(f"--columns {one}" for one in pair.split(",") if one)
-            raise ConfigError(f"--columns {pair!r}", expected="one column each time", todo=f"write {each}")
-        found[theirs] = ours
-    return found
+def _print_plan(console: Console, plans: Sequence[StagePlan]) -> int:
+    """Each stage with what it would do and its problems; returns the number of problems."""
+    from sawyer.runs import STAGES
+
+    for plan in plans:
+        verdict = ("✕", "red") if plan.problems else ("✓", "green")
+        state = "" if plan.status == "pending" else f"  ({STATE_NOTES.get(plan.status, plan.status)})"
+        say(console, verdict, " ", (STAGES[plan.stage], "bold"), (state, "dim"))
+        for name, words in plan.facts:
+            say(console, (f"  {name:<{LABEL_WIDTH}} ", "yellow" if name == "warning" else "dim"), words)
+        for problem in plan.problems:
+            first, *rest = str(problem).split("\n")
+            say(console, (f"  {'refused':<{LABEL_WIDTH}} ", "bold red"), first)
+            for line in rest:
+                say(console, (f"  {'':<{LABEL_WIDTH}} {line.strip()}", "dim"))
+    return sum(len(plan.problems) for plan in plans)

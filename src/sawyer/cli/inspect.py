@@ -1,4 +1,4 @@
-"""Commands that look at what there is: report, chat, runs."""
+"""Commands that read finished runs: report, chat, runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sawyer.cli.console import say, stderr, stdout
-from sawyer.cli.remote_code_option import TrustRemoteCode
-from sawyer.cli.streams import as_json as json_of
+from sawyer.cli.options import RemoteCode
+from sawyer.cli.streams import as_json as json_line
 from sawyer.cli.streams import print_line, visible
 from sawyer.errors import RunError, SawyerError
 
@@ -32,15 +32,15 @@ MARKS = {
     "pending": ("·", "dim"),
 }
 NAMES = {"base": "base", "sft": "SFT", "rl": "RL"}
-# What reading a value of another kind than the program wrote raises.
-ODD = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+# Raised by a summary.json that another program wrote or changed.
+UNREADABLE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 RESET = "/reset"  # the line that begins a new conversation
-BAR = 10  # characters of a reward's bar to either side of zero
-FULL = 3.0  # the reward that fills it, in the SFT answers' deviations
+BAR_WIDTH = 10  # characters of a reward's bar on each side of zero
+BAR_RANGE = 3.0  # the reward that fills it, in standard deviations of the SFT answers
 
 
 def report(run: Annotated[str, typer.Argument(help="A run's folder.", metavar="RUN")]) -> None:
-    """Write report.html, one self-contained page, from whatever of the run is there."""
+    """Write report.html, one self-contained page, from whatever the run has so far."""
     from sawyer.report import build
 
     say(stdout(), str(build(Path(run))))
@@ -48,16 +48,18 @@ def report(run: Annotated[str, typer.Argument(help="A run's folder.", metavar="R
 
 def chat(
     run: Annotated[str, typer.Argument(help="A run's folder.", metavar="RUN")],
-    prompt: Annotated[str | None, typer.Option(help="One question; without it they are read from you.")] = None,
-    system: Annotated[str, typer.Option(help="The system prompt, for models that know one.")] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON a question.")] = False,
-    temperature: Annotated[float, typer.Option(help="Of sampling.", min=0.01)] = 0.7,
-    greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token, always.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.", min=1)] = 128,
+    prompt: Annotated[
+        str | None, typer.Option(help="One question; without it, questions are read from standard input.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="The system prompt, for models that have one.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per question.")] = False,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.", min=0.01)] = 0.7,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.", min=1)] = 128,
     seed: Annotated[int, typer.Option(help="The same seed gives the same answers.", min=0)] = 0,
-    trust_remote_code: TrustRemoteCode = False,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Ask the stages of a run side by side; rewards shown. Lines are turns of one conversation; /reset begins another."""
+    """Ask a run's models side by side; rewards shown. Lines are turns of one conversation; /reset begins a new one."""
     from sawyer.chat import Chat
     from sawyer.models import remote_code
 
@@ -84,13 +86,13 @@ def chat(
             say(stderr(), (str(error), "yellow"))
             continue
         if as_json:
-            print_line(json_of(_row(question, replies)))
+            print_line(json_line(_reply_row(question, replies)))
         else:
-            _show(console, replies)
+            _print_replies(console, replies)
 
 
 def runs(folder: Annotated[str, typer.Argument(help="A folder of runs.", metavar="[FOLDER]")] = "runs") -> None:
-    """What is in the runs folder: stage, state, key figures."""
+    """List the runs of a folder: stages, gates, key figures."""
     from rich.table import Table
 
     from sawyer.runs import Layout
@@ -98,33 +100,33 @@ def runs(folder: Annotated[str, typer.Argument(help="A folder of runs.", metavar
     root = Path(folder)
     if not os.path.isdir(root):
         raise RunError(f"there is no folder {folder}", expected="a folder of runs", todo="start with `sawyer demo`")
-    inside = [path for path in (root, *sorted(root.iterdir())) if path.is_dir()]
-    found = [Layout(path) for path in inside if Layout(path).manifest.exists()]
+    folders = [Layout(path) for path in (root, *sorted(root.iterdir())) if path.is_dir()]
+    layouts = [layout for layout in folders if layout.manifest.exists()]
     console = stdout()
-    if not found:
+    if not layouts:
         say(console, f"No run in {folder} yet; `sawyer demo` makes one.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for column in ("run", "stages", "gates", "figures", "time"):
         table.add_column(column, overflow="fold")
-    for layout in found:
+    for layout in layouts:
         table.add_row(*_run_row(layout))
     console.print(table)
 
 
 def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
-    """Lines from whoever types, or from a pipe; an empty line or the end of input ends."""
+    """Lines typed or piped in. An empty line typed, or the end of input, ends."""
     from rich.text import Text
 
     if sys.stdin.isatty() and not quiet:
-        how = f"The conversation goes on until {RESET}" if talk.cache_kwargs else "Each question stands alone"
-        say(console, f"{', '.join(NAMES[m] for m in talk.models)} listen. {how}; an empty line ends.")
+        scope = f"One conversation until {RESET}" if talk.cache_kwargs else "Each question stands alone"
+        say(console, f"{', '.join(NAMES[m] for m in talk.models)} answer. {scope}; an empty line ends.")
     while True:
         if sys.stdin.isatty() and not quiet:
             console.print(Text("\n> ", style="bold"), end="")
         try:
             line = sys.stdin.readline()
-        except (OSError, ValueError):  # a terminal that was closed: nobody asks any more
+        except (OSError, ValueError):  # the terminal was closed
             return
         if not line.strip():
             if line and not sys.stdin.isatty():
@@ -136,8 +138,8 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
         yield line.strip()
 
 
-def _show(console: Console, replies: list[Reply]) -> None:
-    """The answers beside each other, each with its reward as a bar around zero."""
+def _print_replies(console: Console, replies: list[Reply]) -> None:
+    """The answers side by side, each with its reward as a bar around zero."""
     from rich.table import Table
     from rich.text import Text
 
@@ -158,13 +160,13 @@ def _bar(reward: float | None) -> Text:
 
     if reward is None:
         return Text("–", style="dim")
-    size = min(BAR, round(BAR * abs(reward) / FULL))
-    left = ("━" * size if reward < 0 else "").rjust(BAR)
-    right = ("━" * size if reward >= 0 else "").ljust(BAR)
+    size = min(BAR_WIDTH, round(BAR_WIDTH * abs(reward) / BAR_RANGE))
+    left = ("━" * size if reward < 0 else "").rjust(BAR_WIDTH)
+    right = ("━" * size if reward >= 0 else "").ljust(BAR_WIDTH)
     return Text.assemble((left, "red"), ("│", "dim"), (right, "green"), f" {reward:+.2f}")
 
 
-def _row(question: str, replies: list[Reply]) -> dict[str, Any]:
+def _reply_row(question: str, replies: list[Reply]) -> dict[str, Any]:
     answers = []
     for reply in replies:
         row: dict[str, Any] = {"model": reply.model, "response": reply.response, "reward": reply.reward}
@@ -176,7 +178,7 @@ def _row(question: str, replies: list[Reply]) -> dict[str, Any]:
 def _run_row(layout: Any) -> tuple[Text | str, ...]:
     from rich.text import Text
 
-    from sawyer.cli.summary_tables import counted
+    from sawyer.cli.summary_tables import gate_counts
     from sawyer.runs import STAGES, clock, read_manifest
 
     name, unread = Text(visible(layout.root.name), style="bold"), Text("cannot be read", style="red")
@@ -192,25 +194,22 @@ def _run_row(layout: Any) -> tuple[Text | str, ...]:
     try:
         took = clock(sum(float(state.get("seconds") or 0.0) for state in stages.values()))
         summary = json.loads(layout.summary.read_text(encoding="utf-8")) if layout.summary.exists() else {}
-        return name, states, counted(summary.get("gates") or {}), _key_figures(summary), took
-    except (OSError, *ODD):  # one odd summary.json must not cost the other runs' rows
+        return name, states, gate_counts(summary.get("gates") or {}), _key_figures(summary), took
+    except (OSError, *UNREADABLE):  # a damaged summary.json must not cost the other runs' rows
         return name, states, "", unread, ""
 
 
 def _key_figures(summary: Mapping[str, Any]) -> str:
-    said = []
-    for key in ("gold", "reward_mean"):
+    figures = []
+    for key, name in (("gold", "gold"), ("reward_mean", "reward")):
         table = summary.get(key) or {}
-        known = [(m, table[m]["t07"]) for m in NAMES if isinstance(table.get(m), Mapping) and "t07" in table[m]]
-        if known:
-            name = "gold" if key == "gold" else "reward"
-            said.append(f"{name} " + " / ".join(f"{value:.2f}" for _, value in known))
+        if values := [table[m]["t07"] for m in NAMES if isinstance(table.get(m), Mapping) and "t07" in table[m]]:
+            figures.append(f"{name} " + " / ".join(f"{value:.2f}" for value in values))
             break
-    compared = summary.get("compare") or {}
-    rate = compared.get("win_rate_rl_vs_sft") or compared.get("win_rate_rl_vs_base")
-    said += [f"RL wins {rate['value']:.0%}"] if rate else []
-    accuracy = (summary.get("reward") or {}).get("accuracy")
-    said += [f"reward model {accuracy:.0%}"] if accuracy is not None else []
-    found = (summary.get("classify") or {}).get("accuracy")
-    said += [f"classifier {found:.0%}"] if found is not None else []
-    return ", ".join(said)
+    win_rates = summary.get("compare") or {}
+    if rate := win_rates.get("win_rate_rl_vs_sft") or win_rates.get("win_rate_rl_vs_base"):
+        figures.append(f"RL wins {rate['value']:.0%}")
+    for stage, name in (("reward", "reward model"), ("classify", "classifier")):
+        accuracy = (summary.get(stage) or {}).get("accuracy")
+        figures += [f"{name} {accuracy:.0%}"] if accuracy is not None else []
+    return ", ".join(figures)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +14,8 @@ from sawyer.cli.bakeoff_command import study_algorithms
 from sawyer.cli.bench_command import bench
 from sawyer.cli.console import say, show_error, show_unexpected, stdout
 from sawyer.cli.merge_command import merge
-from sawyer.cli.panels import Panels
+from sawyer.cli.options import CommandGroup
 from sawyer.cli.streams import steady_streams
-from sawyer.cli.threads import set_waiting
 from sawyer.cli.trust_command import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
 from sawyer.train import distributed
@@ -23,7 +23,7 @@ from sawyer.version import __version__
 
 app = typer.Typer(
     name="sawyer",
-    cls=Panels,
+    cls=CommandGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,56 +31,53 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-PANELS = {
-    "whole": "The whole way",
-    "stages": "One stage",
-    "data": "Data",
-    "look": "Look",
-    "lab": "Laboratory",
+COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
+    "Whole runs": {"demo": stage_commands.demo, "init": data_commands.init, "run": stage_commands.run},
+    "One stage": {stage: stage_commands.stage_command(stage) for stage in stage_commands.STAGES},
+    "Data": {"check": data_commands.check, "world": data_commands.world},
+    "Models and results": {
+        "score": score_command.score,
+        "report": inspect.report,
+        "trust": trust,
+        "chat": inspect.chat,
+        "merge": merge,
+        "runs": inspect.runs,
+        "check-loss": check_loss_command.check_loss,
+    },
 }
-app.command("demo", rich_help_panel=PANELS["whole"])(stage_commands.demo)
-app.command("init", rich_help_panel=PANELS["whole"])(data_commands.init)
-app.command("run", rich_help_panel=PANELS["whole"])(stage_commands.run)
-for _stage in stage_commands.STAGES:
-    app.command(_stage, rich_help_panel=PANELS["stages"])(stage_commands.stage_command(_stage))
-app.command("check", rich_help_panel=PANELS["data"])(data_commands.check)
-app.command("world", rich_help_panel=PANELS["data"])(data_commands.world)
-app.command("score", rich_help_panel=PANELS["look"])(score_command.score)
-app.command("report", rich_help_panel=PANELS["look"])(inspect.report)
-app.command("trust", rich_help_panel=PANELS["look"])(trust)
-app.command("chat", rich_help_panel=PANELS["look"])(inspect.chat)
-app.command("merge", rich_help_panel=PANELS["look"])(merge)
-app.command("runs", rich_help_panel=PANELS["look"])(inspect.runs)
-app.command("loss", rich_help_panel=PANELS["look"])(check_loss_command.loss)
-app.command("ablate", rich_help_panel=PANELS["lab"])(study_losses)
-app.command("bakeoff", rich_help_panel=PANELS["lab"])(study_algorithms)
-app.command("bench", rich_help_panel=PANELS["lab"])(bench)
-app.add_typer(study_command.app, name="study", rich_help_panel=PANELS["lab"])
+for _panel, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
+app.command("ablate", rich_help_panel="Studies")(study_losses)
+app.command("bakeoff", rich_help_panel="Studies")(study_algorithms)
+app.command("bench", rich_help_panel="Studies")(bench)
+app.add_typer(study_command.app, name="study", rich_help_panel="Studies")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"sawyer {__version__}")
         raise typer.Exit
 
 
 @app.callback()
 def root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """From a base model and people's judgements of answers to a model that follows instructions, on one machine."""
 
 
-STOPPED = 130  # 128 + SIGINT
+EXIT_INTERRUPTED = 130  # 128 + SIGINT
 
 
 def main() -> None:
-    """Run the command. A user's mistake is explained and exits 1; nothing shows a traceback.
+    """Run the command. A user's mistake is explained and exits 1; no error prints a traceback.
 
-    A stop that saved exits 130, as a shell says of what Ctrl-C ended: `sawyer run a.yaml && next` must not go on to the next. A
-    run that waits for scores has done all it can and exits 0.
+    An interrupted run that was saved exits 130, as shells do after Ctrl-C, so that `sawyer run a.yaml && next` stops. A run
+    that waits for scores has done all it can and exits 0.
     """
-    set_waiting()
     with steady_streams():
         _run()
 
@@ -93,9 +90,9 @@ def _run() -> None:
             console = stdout()
             console.print()
             say(console, ("Saved; run the same command to go on. ", "bold"), f"({stop.given})")
-        sys.exit(STOPPED)
+        sys.exit(EXIT_INTERRUPTED)
     except SawyerError as error:
-        # Of several processes the first one tells what they all found, or what another one left word of.
+        # Rank 0 prints the error that all processes raise. A process that died in silence is reported by all that notice.
         if distributed.is_rank_zero() or (isinstance(error, ProcessError) and error.silent):
             show_error(error)
         sys.exit(1)

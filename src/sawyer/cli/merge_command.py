@@ -1,4 +1,4 @@
-"""`sawyer merge`: one whole model of adapters and the model that they belong to."""
+"""`sawyer merge`: LoRA adapters and their base model as one model."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Annotated
 import typer
 
 from sawyer.cli.console import say, stdout
-from sawyer.cli.remote_code_option import TrustRemoteCode
+from sawyer.cli.options import RemoteCode
 from sawyer.errors import ModelError, RunError
 
-LATEST = ("rl", "sft")  # the stage whose model is meant where none is named
+LATEST = ("rl", "sft")  # tried in this order where no stage is named
 
 
 def merge(
     source: Annotated[str, typer.Argument(help="A run's folder, or a folder of adapters.", metavar="RUN")],
     stage: Annotated[
-        str | None, typer.Option(help="Of a run: sft, reward, rl or classify; none given: the last policy.")
+        str | None,
+        typer.Option(help="The stage whose adapters are merged: sft, reward, rl or classify; by default the last policy's."),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="The folder to write; none given: one beside the adapters.")] = None,
-    trust_remote_code: TrustRemoteCode = False,
+    out: Annotated[str | None, typer.Option(help="The folder to write; by default one beside the adapters.")] = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
-    """Write the model that LoRA's adapters make of their base model, as a plain folder that transformers loads alone."""
+    """Merge LoRA adapters into their base model and write a folder that transformers loads by itself."""
     folder, beside = _adapters(source, stage)
     target = beside if out is None else Path(out)
     if os.path.exists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(
-            f"{target} is there already",
-            expected="a folder that is not there yet, or is empty",
+            f"{target} exists already",
+            expected="a folder that does not exist yet, or is empty",
             todo="name another with --out, or delete it",
         )
     from sawyer.models import remote_code, save_merged
@@ -41,7 +42,7 @@ def merge(
 
 
 def _adapters(source: str, stage: str | None) -> tuple[Path, Path]:
-    """(the folder of adapters, where the whole model goes if nobody says where)"""
+    """(the folder of adapters, the default folder for the merged model)"""
     from sawyer.runs import Layout, is_adapter, is_complete
 
     if is_adapter(source):
@@ -53,13 +54,13 @@ def _adapters(source: str, stage: str | None) -> tuple[Path, Path]:
             expected="what a run with `lora:` leaves",
             todo="check the path; a whole model needs no merging",
         )
-    found = next((name for name in ((stage,) if stage else LATEST) if is_complete(layout.model(name))), None)
-    if found is None:
+    name = next((name for name in ((stage,) if stage else LATEST) if is_complete(layout.model(name))), None)
+    if name is None:
         raise RunError(
             f"{source} has no {stage or 'fine-tuned'} model yet",
-            expected="a stage that is done",
+            expected="a finished stage",
             todo="run it first, or name another with --stage",
         )
-    if not is_adapter(layout.model(found)):
-        raise ModelError(f"{layout.model(found)} is a whole model already", todo="use it as it is: transformers loads it alone")
-    return layout.model(found), layout.merged(found)
+    if not is_adapter(layout.model(name)):
+        raise ModelError(f"{layout.model(name)} is a whole model already", todo="use it as it is: transformers loads it")
+    return layout.model(name), layout.merged(name)

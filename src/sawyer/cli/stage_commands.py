@@ -8,25 +8,24 @@ from typing import Annotated, Any
 import typer
 
 from sawyer.cli.console import say, stdout
+from sawyer.cli.options import ConfigFile, Overrides
 from sawyer.cli.progress import Watch
 from sawyer.train import distributed
 
-Settings = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's, such as rl.episodes=2048.")]
-File = Annotated[str, typer.Argument(help="A run's file; `sawyer init` writes one.", metavar="CONFIG")]
 STAGES = {
     "base": "Train a base model from plain text.",
-    "classify": "Train a classifier of texts.",
+    "classify": "Train a text classifier.",
     "sft": "Teach the base model to follow instructions.",
-    "collect": "Gather a model's answers, to be scored.",
-    "reward": "Learn from scored answers which is better.",
-    "rl": "Improve a model against what is paid for.",
-    "compare": "Ask all models the same and judge the answers.",
+    "collect": "Sample answers to be scored.",
+    "reward": "Train a reward model on scored answers.",
+    "rl": "Improve a model against its reward.",
+    "compare": "Give all models the same prompts and judge their answers.",
 }
 
 
 def demo(
     out: Annotated[str, typer.Option(help="The run's folder.")] = "runs/demo",
-    seed: Annotated[int, typer.Option(help="Of everything drawn at random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn at random.", min=0)] = 0,
     rater: Annotated[
         str, typer.Option(help="Who scores: honest, or length_lover, lazy, flipper to see the gates at work.")
     ] = "honest",
@@ -34,34 +33,34 @@ def demo(
     """The whole pipeline on the built-in world: offline, minutes on two cores."""
     from sawyer.pipeline import demo as run_demo
 
-    _watched(lambda watch: run_demo(out, seed, rater=rater, listeners=[watch]))
+    _run_with_progress(lambda watch: run_demo(out, seed, rater=rater, listeners=[watch]))
 
 
-def run(config: File, settings: Settings = None) -> None:
-    """All stages the file names; finished ones are skipped, a broken one goes on where it was."""
-    from sawyer.config import load
-    from sawyer.pipeline import run as run_config
-
-    asked = load(config, settings or [])
-    _watched(lambda watch: run_config(asked, listeners=[watch]))
+def run(config: ConfigFile, overrides: Overrides = None) -> None:
+    """All stages the file names; finished ones are skipped, an interrupted one resumes."""
+    _run_config(config, overrides)
 
 
 def stage_command(stage: str) -> Callable[..., None]:
-    """The command that does one stage."""
+    """The command that runs one stage."""
 
-    def command(config: File, settings: Settings = None) -> None:
-        from sawyer.config import load
-        from sawyer.pipeline import run as run_config
-
-        asked = load(config, settings or [])
-        _watched(lambda watch: run_config(asked, only=stage, listeners=[watch]))
+    def command(config: ConfigFile, overrides: Overrides = None) -> None:
+        _run_config(config, overrides, only=stage)
 
     command.__doc__ = STAGES[stage]
     return command
 
 
-def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
-    """Do the work under a watch, then say what came out and where to look. Of several processes the first one speaks."""
+def _run_config(config: str, overrides: list[str] | None, only: str | None = None) -> None:
+    from sawyer.config import load
+    from sawyer.pipeline import run as run_stages
+
+    run_config = load(config, overrides or [])
+    _run_with_progress(lambda watch: run_stages(run_config, only=only, listeners=[watch]))
+
+
+def _run_with_progress(stages: Callable[[Watch], dict[str, Any]]) -> None:
+    """Run the stages under a progress display, then print the outcome and where to look. Only rank 0 prints."""
     from pathlib import Path
 
     from sawyer.cli.summary_tables import show_summary
@@ -69,7 +68,7 @@ def _watched(work: Callable[[Watch], dict[str, Any]]) -> None:
 
     console = stdout(quiet=not distributed.is_rank_zero())
     with Watch(console) as watch:
-        summary = work(watch)
+        summary = stages(watch)
     show_summary(console, summary)
     layout = Layout(Path(summary["out"]))
     console.print()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sawyer.cli.console import say, stdout
-from sawyer.cli.panels import Panels
+from sawyer.cli.options import CommandGroup
 from sawyer.cli.progress import Watch
 from sawyer.errors import ConfigError
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_SEEDS = 1000  # more in one command are a slip of the finger
 
 app = typer.Typer(
-    cls=Panels,
+    cls=CommandGroup,
     rich_markup_mode=None,
     no_args_is_help=True,
     help="Many runs, one question: what do seeds do, how far can a reward be pushed?",

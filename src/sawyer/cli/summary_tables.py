@@ -9,25 +9,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sawyer.cli.classifier_tables import show_classified
 from sawyer.cli.console import CHIPS, say
 
 MODELS = {"base": "base", "sft": "SFT", "rl": "RL"}
-SHOWN = ("t1", "t07", "greedy")  # the settings in a table's columns
+COLUMNS = ("t1", "t07", "greedy")  # the sampling settings that a table has room for
+CONFUSION_LIMIT = 8  # classes whose confusions fit beside each other
 
 
 def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
-    """The outcome: gold or reward by model and setting, win rates, gates, time."""
+    """The outcome: gold or reward by model and setting, win rates, the classifier, gates, time."""
     from sawyer.runs import clock
 
     console.print()
-    for key, title in (
-        ("gold", "Gold (mean true score, 0 to 10)"),
-        ("reward_mean", "Reward (mean, in the {unit})"),
-    ):
+    for key, title in (("gold", "Gold (mean true score, 0 to 10)"), ("reward_mean", "Reward (mean, in the {unit})")):
         if summary.get(key):
             unit = "SFT answers' deviations" if "sft" in summary[key] else "reward model's own unit"
-            console.print(scores(summary[key], title.format(unit=unit), signed=key != "gold"))
+            console.print(_score_table(summary[key], title.format(unit=unit), "+.2f" if key != "gold" else ".2f"))
             break
     for name, rate in (summary.get("compare") or {}).items():
         if isinstance(rate, Mapping) and name.startswith("win_rate_"):
@@ -41,47 +38,70 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
                 f" ({rate['low']:.1%} to {rate['high']:.1%})",
             )
     if summary.get("classify"):
-        show_classified(console, summary["classify"])
+        show_classifier(console, summary["classify"])
     gates: Mapping[str, str] = summary.get("gates") or {}
     if gates:
-        say(console, ("Gates    ", "bold"), counted(gates))
+        say(console, ("Gates    ", "bold"), gate_counts(gates))
         for name, verdict in gates.items():
             if verdict != "ok":
                 say(console, "         ", CHIPS.get(verdict, (verdict, "")), f"  {name}")
     seconds: Mapping[str, float] = summary.get("seconds") or {}
-    spent = ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items() if stage != "total")
-    if spent:
-        say(console, ("Time     ", "bold"), f"{spent}; {clock(seconds.get('total', 0.0))} in all")
+    if stages := ", ".join(f"{stage} {clock(value)}" for stage, value in seconds.items() if stage != "total"):
+        say(console, ("Time     ", "bold"), f"{stages}; {clock(seconds.get('total', 0.0))} in all")
 
 
-def scores(table: Mapping[str, Any], title: str, *, signed: bool) -> Table:
+def _score_table(table: Mapping[str, Any], title: str, digits: str) -> Table:
     """Rows base, SFT, RL, the models that the config names and, under temperature 1, the best of 8 SFT samples."""
     from sawyer.runs import SETTINGS
 
-    drawn = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    drawn.add_column("")
-    for setting in SHOWN:
-        drawn.add_column(SETTINGS[setting], justify="right", header_style="dim")
-
-    def told(value: Any, best: bool = False) -> Text:
-        return Text("–" if value is None else f"{value:{'+' if signed else ''}.2f}", style="bold green" if best else "")
-
+    drawing = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    drawing.add_column("")
+    for setting in COLUMNS:
+        drawing.add_column(SETTINGS[setting], justify="right", header_style="dim")
     order = [*(model for model in MODELS if model in table), *(model for model in table if model not in MODELS)]
     rows = {model: table[model] for model in order if isinstance(table[model], Mapping)}
-    highest = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in SHOWN}
+    best = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in COLUMNS}
     for model, row in rows.items():
-        cells = [told(row.get(s), best=row.get(s) is not None and row.get(s) == highest[s]) for s in SHOWN]
-        drawn.add_row(MODELS.get(model, model), *cells)
+        values = {setting: row.get(setting) for setting in COLUMNS}
+        drawing.add_row(
+            MODELS.get(model, model),
+            *(
+                Text("–") if value is None else Text(f"{value:{digits}}", style="bold green" * (value == best[setting]))
+                for setting, value in values.items()
+            ),
+        )
     if table.get("best_of_8") is not None:
-        drawn.add_row("best of 8", told(table["best_of_8"]), "", "", style="dim")
-    return drawn
+        drawing.add_row("best of 8", f"{table['best_of_8']:{digits}}", "", "", style="dim")
+    return drawing
 
 
-def counted(gates: Mapping[str, str]) -> Text:
-    """How many gates said what, e.g. "9 ok, 1 warn"."""
+def gate_counts(gates: Mapping[str, str]) -> Text:
+    """The number of gates by verdict, e.g. "9 ok, 1 warn"."""
     verdicts = list(gates.values())
-    parts = [(f"{verdicts.count(v)} {v}", CHIPS[v][1]) for v in CHIPS if v in verdicts]
-    text = Text()
-    for place, (words, style) in enumerate(parts):
-        text.append(", " if place else "").append(words, style)
-    return text
+    return Text(", ").join(Text(f"{verdicts.count(v)} {v}", style=CHIPS[v][1]) for v in CHIPS if v in verdicts)
+
+
+def show_classifier(console: Console, figures: Mapping[str, Any]) -> None:
+    """Accuracy beside the majority's, then a row per class: how its texts were labelled, precision, recall, F1."""
+    rows = "held-out texts" if figures["eval_rows"] else "training texts (none was held out)"
+    say(
+        console,
+        ("Accuracy ", "bold"),
+        (f"{figures['accuracy']:.1%}", "bold"),
+        f" ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%}) on {rows}; always saying "
+        f"{figures['baseline_label']!r} gets {figures['baseline_majority']:.1%}",
+    )
+    name, words = ("micro_f1", "Micro F1") if figures["many"] else ("mcc", "Matthews correlation")
+    say(console, f"Macro F1 {figures['macro_f1']:.3f}, {words} {figures[name]:.3f}")
+    labels: list[str] = figures["labels"]
+    counts = figures.get("confusion") if len(labels) <= CONFUSION_LIMIT else None
+    drawing = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    drawing.add_column("")
+    for name in [*(f"said {label}" for label in labels if counts), "precision", "recall", "F1", "texts"]:
+        drawing.add_column(Text(name), justify="right", header_style="dim")
+    for i, label in enumerate(labels):
+        scores = figures["classes"][label]
+        cells = [Text(f"{n:,}", style="green" * (i == j)) for j, n in enumerate(counts[i])] if counts else []
+        shares = [f"{scores[name]:.2f}" for name in ("precision", "recall", "f1")]
+        drawing.add_row(Text(label), *cells, *shares, f"{scores['rows']:,}")
+    console.print(drawing)

@@ -1,4 +1,4 @@
-"""The command `trust`: how far any reward model can be trusted on judged answers."""
+"""`sawyer trust`: how far a reward model can be trusted, examined on judged answers."""
 
 from __future__ import annotations
 
@@ -10,116 +10,114 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sawyer.cli.console import chip, say, stderr, stdout
-from sawyer.cli.data_commands import column_names
-from sawyer.cli.remote_code_option import TrustRemoteCode
-from sawyer.cli.streams import as_json as json_of
+from sawyer.cli.options import Columns, MaxBadRows, RemoteCode, Template, parse_columns
+from sawyer.cli.streams import as_json as json_line
 from sawyer.cli.streams import print_line
 from sawyer.errors import DataError
+from sawyer.records import MAX_BAD_ROWS
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from sawyer.records import JudgedPrompt, Prompt
-    from sawyer.trust import Figure, Side, Trust, Verdict
+    from sawyer.trust import Figure, Trust, Verdict
 
-LOOKS = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
+CHIP_OF = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
 SIDES = {"all": "all judged", "file": "the files'", "own": "SFT's own", "gold": "SFT's own, by gold"}
 
 
 def trust(
     model: Annotated[str, typer.Argument(help="A run's folder, a reward model's folder or a hub id.", metavar="MODEL")],
-    data: Annotated[list[str], typer.Option(help="A file of judged answers; may be given several times.")],
-    columns: Annotated[list[str] | None, typer.Option(help="Their column's name and ours, such as query=prompt.")] = None,
-    held_out: Annotated[
+    data: Annotated[list[str], typer.Option(help="A file of judged answers; may be repeated.")],
+    columns: Columns = None,
+    eval_fraction: Annotated[
         float,
-        typer.Option(help="Only prompts that a run with this reward.eval_fraction keeps back; 1: all.", min=0.001, max=1.0),
+        typer.Option(help="Only the prompts that a run with this reward.eval_fraction holds out; 1: all.", min=0.001, max=1.0),
     ] = 1.0,
-    max_bad_rows: Annotated[
-        float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)
-    ] = 0.01,
-    limit: Annotated[int | None, typer.Option(help="The most prompts taken, an even draw.", min=1)] = None,
-    world: Annotated[bool, typer.Option("--world", help="The prompts are the built-in world's: the truth is known.")] = False,
-    template: Annotated[str | None, typer.Option(help="In place of what a decoder's tokenizer brings.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Every figure as one line of JSON.")] = False,
+    max_bad_rows: MaxBadRows = MAX_BAD_ROWS,
+    limit: Annotated[int | None, typer.Option(help="The most prompts to use, an even sample.", min=1)] = None,
+    world: Annotated[
+        bool, typer.Option("--world", help="The prompts are the built-in world's: gold scores are known.")
+    ] = False,
+    template: Template = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every figure as one line of JSON.")] = False,
     out: Annotated[str | None, typer.Option(help="Write the page: a .html file, or a folder for page and figures.")] = None,
-    seed: Annotated[int, typer.Option(help="Of what is drawn at random.", min=0)] = 0,
-    trust_remote_code: TrustRemoteCode = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and the sample.", min=0)] = 0,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Say how far a reward model can be trusted, and why: accuracy, calibration, length, damaged answers."""
     from statistics import fmean
 
     from sawyer.models import TextScorer, read_extra, remote_code, reward_folder
     from sawyer.trust import as_json as values_of
-    from sawyer.trust import told
+    from sawyer.trust import told as verdict_of
     from sawyer.trust import trust as examine
 
     console = stdout()
-    records = _records(data, column_names(columns or []), max_bad_rows, held_out, limit, stderr())
+    records = _read_records(data, parse_columns(columns or []), max_bad_rows, eval_fraction, limit, stderr())
     folder = Path(reward_folder(model))
     with remote_code(trust_remote_code):
         scorer = TextScorer(model, template=template).inner
     if scorer.note:
         say(stderr(), (f"{scorer.note}.", "yellow"))
     loss = read_extra(folder).get("loss") if os.path.isdir(folder) else None
-    found = examine(
+    report = examine(
         scorer,
         records,
         loss=str(loss) if loss else None,
-        unit=fmean(member.scale for member in scorer.members),  # an ensemble's as in training
-        truth=_truth() if world else None,
-        held_out=held_out < 1.0,
+        unit=fmean(member.scale for member in scorer.members),  # the ensemble's unit, as in training
+        truth=_gold_score if world else None,
+        held_out=eval_fraction < 1.0,
         seed=seed,
     )
-    verdict = told(found)
-    written = _write(Path(out), values_of(found, verdict), model) if out is not None else []
+    verdict = verdict_of(report)
+    paths = _write_page(Path(out), values_of(report, verdict), model) if out is not None else []
     if as_json:
-        print_line(json_of(values_of(found, verdict)))
+        print_line(json_line(values_of(report, verdict)))
         return
-    _show(console, found, verdict)
-    _show_guards(console, verdict)
-    for path in written:
+    _print_report(console, report, verdict)
+    _print_guards(console, verdict)
+    for path in paths:
         say(console, ("Wrote ", "dim"), str(path))
 
 
-def _records(
+def _read_records(
     data: list[str],
     columns: Mapping[str, str],
     max_bad_rows: float,
-    held_out: float,
+    eval_fraction: float,
     limit: int | None,
     console: Console,
 ) -> list[JudgedPrompt]:
-    """The judged answers asked for; what was skipped is said."""
+    """The selected judged answers. What is skipped is printed."""
     from sawyer.records import JudgedPrompt, bucket, read, split
 
-    found = read(data, want="comparisons", columns=columns, max_bad_rows=max_bad_rows)
-    for words, style in ((found.warning, "yellow"), (found.remarks().removeprefix("; "), "dim")):
+    source = read(data, want="comparisons", columns=columns, max_bad_rows=max_bad_rows)
+    for words, style in ((source.warning, "yellow"), (source.remarks().removeprefix("; "), "dim")):
         if words:
             say(console, (words, style))
-    records = [record for record in found.records if isinstance(record, JudgedPrompt)]
-    _, chosen = split(records, held_out)
-    if not chosen:
+    records = [record for record in source.records if isinstance(record, JudgedPrompt)]
+    _, held_out = split(records, eval_fraction)
+    if not held_out:
         raise DataError(
-            f"--held-out {held_out:g} leaves none of the {len(records):,} prompts",
+            f"--eval-fraction {eval_fraction:g} leaves none of the {len(records):,} prompts",
             expected="at least one judged prompt",
-            todo="give the share that the run had, or leave it out to take all prompts",
+            todo="give the run's reward.eval_fraction, or leave the option out to use all prompts",
         )
-    if limit is not None and limit < len(chosen):
-        say(console, (f"{limit:,} of {len(chosen):,} judged prompts are taken", "yellow"))
-        return sorted(chosen, key=lambda record: bucket(record.prompt))[:limit]
-    return list(chosen)
+    if limit is not None and limit < len(held_out):
+        say(console, (f"{limit:,} of {len(held_out):,} judged prompts are used", "yellow"))
+        return sorted(held_out, key=lambda record: bucket(record.prompt))[:limit]
+    return list(held_out)
 
 
-def _truth() -> Any:
+def _gold_score(prompt: Prompt, response: str) -> float:
     from sawyer.worlds import gold
 
-    def score(prompt: Prompt, response: str) -> float:
-        return gold(prompt.text, response).score
-
-    return score
+    return gold(prompt.text, response).score
 
 
-def _write(out: Path, values: Mapping[str, Any], title: str) -> list[Path]:
+def _write_page(out: Path, values: Mapping[str, Any], title: str) -> list[Path]:
     """The page alone into a file that ends with .html; page and figures into a folder."""
     from sawyer.report import build_trust
     from sawyer.runs import Layout, write_json
@@ -132,59 +130,59 @@ def _write(out: Path, values: Mapping[str, Any], title: str) -> list[Path]:
     return [build_trust(values, layout.report, title), figures]
 
 
-def _show(console: Console, found: Trust, verdict: Verdict) -> None:
+def _print_report(console: Console, report: Trust, verdict: Verdict) -> None:
     """The verdict, then the figures of each side, the probes, and the ceiling."""
-    from rich.table import Table
-
-    def table(*names: str) -> Table:
-        drawn = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-        for place, name in enumerate(names):
-            drawn.add_column(name, justify="left" if not place else "right", overflow="fold")
-        return drawn
-
-    say(console, chip(LOOKS[verdict.kind]), "  ", (verdict.words, "bold"))
-    console.print()
-    sides = table("", *(SIDES[side.name] for side in found.sides))
+    say(console, chip(CHIP_OF[verdict.kind]), "  ", (verdict.words, "bold"))
+    sides = _table("", *(SIDES[side.name] for side in report.sides))
     for name, of in FIGURES.items():
-        sides.add_row(name, *(of(side) for side in found.sides))
-    console.print(sides)
-    first = found.everything
-    if first.by_gap:
+        sides.add_row(name, *(of(side) for side in report.sides))
+    tables = [sides]
+    if report.everything.by_gap:
+        gaps = _table("judges' scores apart by", "accuracy", "interval", "pairs")
+        for gap in report.everything.by_gap:
+            gaps.add_row(gap.name, *_cells(gap.accuracy))
+        tables.append(gaps)
+    if report.damaged.cases:
+        probes = _table("damaged answers that win", "share", "interval", "tried")
+        for probe in report.probes:
+            if probe.wins.cases:
+                probes.add_row(probe.what, *_cells(probe.wins))
+        probes.add_row("all", *_cells(report.damaged), style="bold")
+        tables.append(probes)
+    for table in tables:
         console.print()
-        gaps = table("judges' scores apart by", "accuracy", "interval", "pairs")
-        for gap in first.by_gap:
-            gaps.add_row(gap.name, *_in_parts(gap.accuracy))
-        console.print(gaps)
-    if found.damaged.cases:
-        console.print()
-        probes = table("damaged answers that win", "share", "interval", "tried")
-        for probe in (p for p in found.probes if p.wins.cases):
-            probes.add_row(probe.what, *_in_parts(probe.wins))
-        probes.add_row("all", *_in_parts(found.damaged), style="bold")
-        console.print(probes)
-    if unseen := sum(probe.unseen for probe in found.probes):
+        console.print(table)
+    if unseen := sum(probe.unseen for probe in report.probes):
         console.print()
         say(console, f"{unseen:,} more damaged answers got the same score as the whole ones, to rounding: they show nothing.")
-    if found.ceiling is not None:
+    if report.ceiling is not None:
         console.print()
-        top = found.ceiling.accuracy
-        say(console, f"No model gets above {_share(top)} against these judges, assuming that {found.ceiling.assumption}.")
+        accuracy = _share(report.ceiling.accuracy)
+        say(console, f"No model gets above {accuracy} against these judges, assuming that {report.ceiling.assumption}.")
 
 
-def _show_guards(console: Console, verdict: Verdict) -> None:
-    """The guards that are asked for as lines of a config: RL sets them by itself only where it was the run that asked."""
+def _print_guards(console: Console, verdict: Verdict) -> None:
+    """The guards that the verdict needs, as lines of a config. RL sets them itself only for a run's own reward model."""
     if not verdict.guards:
         return
     console.print()
-    say(
-        console, "RL sets these guards where a run's own reward stage asked for them. With any other reward model put them into"
-    )
+    say(console, "RL sets these guards by itself for a reward model of its own run. For any other reward model put them into")
     say(console, "the config, where yours are not stricter:")
     for line in ("rl:", "  guards:", *(f"    {one.guard}: {{threshold: {one.threshold:g}}}" for one in verdict.guards)):
         say(console, line)
 
 
-def _in_parts(figure: Figure) -> tuple[str, str, str]:
+def _table(first: str, *others: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _cells(figure: Figure) -> tuple[str, str, str]:
     return f"{figure.value:.0%}", f"{figure.low:.0%} to {figure.high:.0%}", f"{figure.cases:,}"
 
 
@@ -192,12 +190,8 @@ def _share(figure: Figure) -> str:
     return f"{figure.value:.0%} ({figure.low:.0%} to {figure.high:.0%})" if figure.cases else "–"
 
 
-def _signed(figure: Figure | None) -> str:
+def _correlation(figure: Figure | None) -> str:
     return f"{figure.value:+.2f} ({figure.low:+.2f} to {figure.high:+.2f})" if figure is not None and figure.cases else "–"
-
-
-def _calibrated(side: Side) -> str:
-    return f"{side.calibration[0].error.value:.0%}, {side.calibration[0].formula}" if side.calibration else "–"
 
 
 FIGURES: Mapping[str, Any] = {
@@ -206,10 +200,10 @@ FIGURES: Mapping[str, Any] = {
     "best simple rule": lambda side: f"{side.best_rule}, {side.best_rule_value:.0%}" if side.pairs else "–",
     "  where better is longer": lambda side: _share(side.when_longer),
     "  where better is shorter": lambda side: _share(side.when_shorter),
-    "calibration error": _calibrated,
-    "reward with length": lambda side: _signed(side.length.all),
-    "  within a prompt": lambda side: _signed(side.length.within),
-    "  at equal scores": lambda side: _signed(side.length_controlled),
-    "reward with judges' score": lambda side: _signed(side.score.within),
-    "reward with true score": lambda side: _signed(side.truth.within if side.truth else None),
+    "calibration error": lambda side: next((f"{one.error.value:.0%}, {one.formula}" for one in side.calibration), "–"),
+    "reward with length": lambda side: _correlation(side.length.all),
+    "  within a prompt": lambda side: _correlation(side.length.within),
+    "  at equal scores": lambda side: _correlation(side.length_controlled),
+    "reward with judges' score": lambda side: _correlation(side.score.within),
+    "reward with true score": lambda side: _correlation(side.truth.within if side.truth else None),
 }

@@ -28,7 +28,7 @@ def checked_loss(name: str) -> RewardLoss:
         f"reward.loss: {name} is refused: {failure.name}: {failure.message} (at {failure.point})",
         expected=f"{SHAPE}: differentiable, finite for r_j - r_k out to ±1,000, falling as r_j rises and as r_k falls",
         why="a loss that is not would train the reward model to nothing, or to prefer what people do not",
-        todo=f"mend it; `sawyer loss {name}` runs the same checks",
+        todo=f"mend it; `sawyer check-loss {name}` runs the same checks",
     )
 
 
