@@ -1,4 +1,4 @@
-"""Talking to a run: the same question to its base, SFT and RL model, with the reward model's verdict on each answer."""
+"""Chat with a run: the same question to its base, SFT and RL model, with the reward model's score of each answer."""
 
 from __future__ import annotations
 
@@ -44,25 +44,15 @@ class Reply:
     ended: bool  # False: the length limit cut it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _How:
-    """How answers are sampled."""
-
-    temperature: float
-    greedy: bool
-    max_new_tokens: int
-    seed: int
-
-
 class Chat:
     """The models of the run in `folder`, loaded once.
 
-    Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`. `ask` answers a question by
-    itself; `say` goes on with a conversation, of which each model has its own answers, until `reset`. With `trust_remote_code`
-    Python that lies with the models may run.
+    Example: `[reply.response for reply in Chat("runs/demo").ask('What is the opposite of "up"?')]`. `ask` answers one question;
+    `say` continues a conversation, in which each model has its own answers, until `reset`. `trust_remote_code` lets Python that
+    lies with the models run.
 
-    Raises RunError where the folder holds no run or no model yet. A given base model that is no longer there is left out, and
-    `missing` says why.
+    Raises RunError where the folder holds no run or no model yet. If the configured base model no longer exists, the chat goes
+    without it and `missing` has the reason.
     """
 
     def __init__(self, folder: str | Path, *, trust_remote_code: bool = False) -> None:
@@ -75,42 +65,38 @@ class Chat:
             )
         self.config: Config = load(self.layout.config)
         self.missing: dict[str, str] = {}
-        self._speakers: dict[str, LanguageModel] = {}
-        self._said: dict[str, tuple[Message, ...]] = {}  # by model: what was said and answered so far
+        self._language_models: dict[str, LanguageModel] = {}
+        self._history: dict[str, tuple[Message, ...]] = {}  # by model: the conversation so far
         with remote_code(trust_remote_code):
             for name in MODELS:
                 self._open(name)
-        if not self._speakers and not self.config.has_policy and self.config.base is None:
-            judges = is_complete(self.layout.model("reward"))
-            raise RunError(
-                f"the run in {folder} has no model that answers" + "".join(f" ({why})" for why in self.missing.values()),
-                expected="a run with sft or rl, or one that starts from a model that answers",
-                todo=f"`sawyer score {folder} FILE` scores answers with its reward model" if judges else "name another run",
-            )
-        if not self._speakers:
-            raise RunError(
-                f"no model of {folder} can be talked to yet",
-                expected="at least one stage that is done",
-                todo="run `sawyer run` with its config first",
-            )
-        sizes = {name: max(getattr(s, name) for s in self._speakers.values()) for name in ("width", "vocabulary")}
-        self.place = choose_device(self.config.device, self.config.precision, **sizes)
-        for speaker in self._speakers.values():
-            speaker.model.to(self.place.device)
-            freeze_for_inference(speaker.model)
-        scorer = self.layout.model("reward")
+        if not self._language_models:
+            raise self._no_model_error(folder)
+        sizes = {name: max(getattr(m, name) for m in self._language_models.values()) for name in ("width", "vocabulary")}
+        self.placement = choose_device(self.config.device, self.config.precision, **sizes)
+        for language_model in self._language_models.values():
+            language_model.model.to(self.placement.device)
+            freeze_for_inference(language_model.model)
+        reward_folder = self.layout.model("reward")
         with remote_code(trust_remote_code):
-            self.scorer = RewardScorer.load(scorer, device=self.place.device) if is_complete(scorer) else None
+            has_scorer = is_complete(reward_folder)
+            self.scorer = RewardScorer.load(reward_folder, device=self.placement.device) if has_scorer else None
 
     @property
     def models(self) -> tuple[str, ...]:
         """The models that answer, in order."""
-        return tuple(self._speakers)
+        return tuple(self._language_models)
 
     @property
-    def cache_kwargs(self) -> bool:
-        """Whether the run's models were made for conversations; the built-in world's know single questions alone."""
+    def is_conversational(self) -> bool:
+        """Whether the run's models were trained on conversations. The built-in world has single questions only."""
         return self.config.world is None
+
+    @property
+    def best_of(self) -> int:
+        """How many answers the RL model samples to choose one of; 1 unless RL was best_of_n."""
+        rl = self.config.rl
+        return rl.group_size if rl is not None and rl.algorithm == "best_of_n" else 1
 
     def ask(
         self,
@@ -123,14 +109,12 @@ class Chat:
         seed: int = 0,
     ) -> list[Reply]:
         """Every model's answer to a question, or to a conversation (messages, or mappings with role and content); `system` is
-        put before it.
+        the system prompt. The same seed gives the same answers.
 
-        The same seed gives the same answers. Raises DataError for a conversation that does not end with a user's message, and
-        for one that leaves a model no room to answer.
+        Raises DataError for a conversation that does not end with a user's message, and for one that leaves no room to answer.
         """
-        prompt = _prompt(question, system)
-        how = _How(temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
-        return self._answers(dict.fromkeys(self._speakers, prompt), how)
+        prompts = dict.fromkeys(self._language_models, _to_prompt(question, system))
+        return self._answer(prompts, temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
 
     def say(
         self,
@@ -142,116 +126,130 @@ class Chat:
         max_new_tokens: int = 128,
         seed: int = 0,
     ) -> list[Reply]:
-        """Every model's answer to the conversation's next turn, as `ask`: each has read its own earlier answers."""
-        turn = _prompt(text).messages
-        before = {name: self._said.get(name, ()) for name in self._speakers}
-        prompts = {name: _prompt((*said, *turn), system) for name, said in before.items()}
-        how = _How(temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
-        replies = self._answers(prompts, how)
+        """Every model's answer to the conversation's next turn, as `ask`: each reads its own earlier answers."""
+        turn = _to_prompt(text).messages
+        turns = {name: (*self._history.get(name, ()), *turn) for name in self._language_models}
+        prompts = {name: _to_prompt(messages, system) for name, messages in turns.items()}
+        replies = self._answer(prompts, temperature=temperature, greedy=greedy, max_new_tokens=max_new_tokens, seed=seed)
         for reply in replies:
-            answer = Message(role="assistant", content=reply.response)
-            self._said[reply.model] = (*before[reply.model], *turn, answer)
+            self._history[reply.model] = (*turns[reply.model], Message(role="assistant", content=reply.response))
         return replies
 
     def reset(self) -> None:
-        """The next turn begins a conversation."""
-        self._said.clear()
+        """Forget the conversation."""
+        self._history.clear()
 
-    def _answers(self, prompts: Mapping[str, Prompt], how: _How) -> list[Reply]:
+    def _answer(
+        self, prompts: Mapping[str, Prompt], *, temperature: float, greedy: bool, max_new_tokens: int, seed: int
+    ) -> list[Reply]:
         texts: list[str] = []
         completions: list[Completion] = []
-        for name, speaker in self._speakers.items():
-            prompt = prompts[name]
-            for problem in find_unrenderable(speaker.prompt_encoder, [prompt]):
-                raise DataError(
-                    f"the {name} model: {problem.message}",
-                    expected="a conversation that its chat template takes",
-                    todo="leave the system prompt out, or put it into the question"
-                    if prompt.messages[0].role == "system"
-                    else "",
+        for name, language_model in self._language_models.items():
+            prompt, encoder = prompts[name], language_model.prompt_encoder
+            self._check_prompt(name, prompt)
+            with self.placement.autocast():
+                candidates = sample(
+                    language_model.model,
+                    [encoder.prompt(prompt)] * (self.best_of if name == "rl" and not greedy else 1),
+                    prompt_encoder=encoder,
+                    max_new_tokens=max_new_tokens,
+                    temperature=temperature,
+                    generator=generator(seed, "chat", 0),
+                    greedy=greedy,
                 )
-            if not speaker.prompt_encoder.fits(prompt):
-                what = "question" if len(prompt.messages) == 1 else "conversation"
-                raise DataError(
-                    f"the {what} has {len(speaker.prompt_encoder.prompt(prompt)):,} tokens",
-                    expected=f"fewer than the {speaker.prompt_encoder.context:,} that the {name} model reads",
-                    todo="ask something shorter" + (", or begin anew (/reset)" if name in self._said else ""),
-                )
-            with self.place.autocast():
-                found = sample(
-                    speaker.model,
-                    [speaker.prompt_encoder.prompt(prompt)] * (self.best_of if name == "rl" and not how.greedy else 1),
-                    prompt_encoder=speaker.prompt_encoder,
-                    max_new_tokens=how.max_new_tokens,
-                    temperature=how.temperature,
-                    generator=generator(how.seed, "chat", 0),
-                    greedy=how.greedy,
-                )
-            completions.append(self._chosen(prompt, found, speaker))
-            texts.append(speaker.prompt_encoder.decode(completions[-1].ids))
-        asked = [prompts[name] for name in self._speakers]
-        rewards: Sequence[float | None] = self.scorer(asked, texts) if self.scorer else [None] * len(texts)
+            completions.append(self._choose_best(prompt, candidates, language_model))
+            texts.append(encoder.decode(completions[-1].ids))
+        rewards: Sequence[float | None] = [None] * len(texts)
+        if self.scorer:
+            rewards = self.scorer([prompts[name] for name in self._language_models], texts)
         return [
             Reply(
                 model=model,
                 response=text,
                 reward=reward,
-                gold=self._gold(prompt, text),
+                gold=self._gold_score(prompts[model], text),
                 length=len(completion.ids),
                 ended=completion.ended,
             )
-            for model, prompt, text, reward, completion in zip(self._speakers, asked, texts, rewards, completions, strict=True)
+            for model, text, reward, completion in zip(self._language_models, texts, rewards, completions, strict=True)
         ]
 
-    @property
-    def best_of(self) -> int:
-        """How many answers the RL model gives to choose one of; 1 unless RL was best_of_n."""
-        asked = self.config.rl
-        return asked.group_size if asked is not None and asked.algorithm == "best_of_n" else 1
+    def _check_prompt(self, name: str, prompt: Prompt) -> None:
+        """Raise DataError where the model's chat template refuses the prompt, or its context leaves no room for an answer."""
+        encoder = self._language_models[name].prompt_encoder
+        for problem in find_unrenderable(encoder, [prompt]):
+            has_system = prompt.messages[0].role == "system"
+            raise DataError(
+                f"the {name} model: {problem.message}",
+                expected="a conversation that its chat template takes",
+                todo="leave the system prompt out, or put it into the question" if has_system else "",
+            )
+        if not encoder.fits(prompt):
+            noun = "question" if len(prompt.messages) == 1 else "conversation"
+            raise DataError(
+                f"the {noun} has {len(encoder.prompt(prompt)):,} tokens",
+                expected=f"fewer than the {encoder.context:,} that the {name} model reads",
+                todo="ask something shorter" + (", or begin anew (/reset)" if name in self._history else ""),
+            )
 
-    def _chosen(self, prompt: Prompt, found: Sequence[Completion], speaker: LanguageModel) -> Completion:
-        """The answer that is worth most to RL, the first of equals."""
-        if len(found) == 1 or self.scorer is None or self.config.rl is None:
-            return found[0]
-        rewards = self.scorer([prompt] * len(found), [speaker.prompt_encoder.decode(one.ids) for one in found])
+    def _choose_best(self, prompt: Prompt, candidates: Sequence[Completion], language_model: LanguageModel) -> Completion:
+        """The answer with the highest reward, less the penalty of one without an end as in RL; the first of equals."""
+        if len(candidates) == 1 or self.scorer is None or self.config.rl is None:
+            return candidates[0]
+        texts = [language_model.prompt_encoder.decode(candidate.ids) for candidate in candidates]
+        rewards = self.scorer([prompt] * len(texts), texts)
         penalty = self.config.rl.missing_eos_penalty
-        worth = [r - (0.0 if one.ended else penalty) for r, one in zip(rewards, found, strict=True)]
-        return found[worth.index(max(worth))]
+        values = [r - (0.0 if c.ended else penalty) for r, c in zip(rewards, candidates, strict=True)]
+        return candidates[values.index(max(values))]
 
     def _open(self, name: str) -> None:
-        """Load a model if the run has it. Only a given base model lies outside the run and may have gone."""
+        """Load a model if the run has it. Only a configured base model lies outside the run and may be gone."""
         if name == "rl" and self.best_of > 1 and self.config.rl is not None and self.config.rl.rewards:
-            self.missing[name] = "its best of several answers are chosen by rl.rewards, which are asked in RL alone"
+            self.missing[name] = "best-of-n answers are chosen by rl.rewards, which a chat does not load"
             return
-        given = self.config.model if name == "base" else None
-        if given is None and not is_complete(self.layout.model(name)):
+        source = self.config.model if name == "base" else None
+        if source is None and not is_complete(self.layout.model(name)):
             return
         try:
             template = self.config.template if name == "base" else None
-            with self._as_dated():
-                self._speakers[name] = open_language_model(given or self.layout.model(name), template)
+            with self._date_of_run():
+                self._language_models[name] = open_language_model(source or self.layout.model(name), template)
         except ModelError as error:
-            if given is None:
+            if source is None:
                 raise
             self.missing[name] = error.given
 
-    def _as_dated(self) -> AbstractContextManager[None]:
-        """A template that prints the date prints the run's."""
+    def _no_model_error(self, folder: str | Path) -> RunError:
+        if self.config.has_policy or self.config.base is not None:
+            return RunError(
+                f"no model of {folder} can be talked to yet",
+                expected="at least one stage that is done",
+                todo="run `sawyer run` with its config first",
+            )
+        has_scorer = is_complete(self.layout.model("reward"))
+        return RunError(
+            f"the run in {folder} has no model that answers" + "".join(f" ({reason})" for reason in self.missing.values()),
+            expected="a run with sft or rl, or one that starts from a model that answers",
+            todo=f"`sawyer score {folder} FILE` scores answers with its reward model" if has_scorer else "name another run",
+        )
+
+    def _date_of_run(self) -> AbstractContextManager[None]:
+        """Chat templates that print the date print the run's: with today's, the prompts would not be those trained on."""
         with suppress(RunError):
             day = read_manifest(self.layout.manifest).get("date")
             return nullcontext() if day is None else fix_date(date.fromisoformat(day))
         return nullcontext()
 
-    def _gold(self, prompt: Prompt, text: str) -> float | None:
+    def _gold_score(self, prompt: Prompt, text: str) -> float | None:
         if self.config.world is None:
             return None
         try:
             return gold(prompt.text, text).score
-        except WorldError:
+        except WorldError:  # not a question of the built-in world
             return None
 
 
-def _prompt(question: str | Sequence[Message | Mapping[str, str]], system: str = "") -> Prompt:
+def _to_prompt(question: str | Sequence[Message | Mapping[str, str]], system: str = "") -> Prompt:
     before = (Message(role="system", content=system),) if system else ()
     if isinstance(question, str):
         if not question.strip():

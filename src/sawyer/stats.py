@@ -1,4 +1,4 @@
-"""Statistics that every claim rests on: intervals, win rates, correlation. Standard library only."""
+"""Intervals, win rates, correlation and classification scores. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from statistics import NormalDist, stdev
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
 Z_POWER = 0.8416212335729143  # its 80 % point
 RESAMPLES = 2000
-FEW = 20  # observations from which on a bootstrap over them can be believed
+FEW = 20  # with fewer observations a bootstrap's interval is too narrow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,22 +41,22 @@ def bootstrap(values: Sequence[float], *, seed: int, resamples: int = RESAMPLES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedInterval:
-    """The mean change from one measurement to the next on the same prompts, and what so many prompts can show."""
+    """The mean change from one measurement to the next on the same prompts, with its 95 % interval."""
 
     value: float
     low: float
     high: float
-    detectable: float  # a true change of this size is seen with a power of 80 %; infinite for a single prompt
+    detectable: float  # the true change that so many prompts detect with a power of 80 %; infinite for a single prompt
     prompts: int
 
     @property
     def is_noise(self) -> bool:
-        """Whether no change at all would give such a figure too."""
+        """Whether the interval includes no change."""
         return self.low <= 0 <= self.high
 
     @property
     def summary(self) -> str:
-        """The change in words, with what could have been seen."""
+        """The change in words, with the detectable one."""
         if math.isnan(self.value):
             return "a change that cannot be told, since not all figures are finite"
         change = (
@@ -75,7 +75,7 @@ def paired_interval(before: Sequence[float], after: Sequence[float], *, looks: i
 
     `looks`: of how many such changes this one was chosen as the best or the worst; the level is divided by it (Bonferroni).
     Detectable at a power of 80 %: (t_{1 - 0.025 / looks} + t_{0.8}) s / sqrt(n). Where a figure is not finite the mean is nan
-    and nothing could have been seen. ValueError for no prompts.
+    and its interval infinite. ValueError for no prompts.
     """
     changes = [b - a for a, b in zip(before, after, strict=True)]
     if not all(map(math.isfinite, changes)):
@@ -89,8 +89,8 @@ def paired_interval(before: Sequence[float], after: Sequence[float], *, looks: i
 
 
 def detectable(low: float, high: float) -> float:
-    """The least true difference that is seen with a power of 80 %, from an interval of 95 % about the one that was: half of its
-    width times (1.96 + 0.84) / 1.96."""
+    """The least true difference that is detected with a power of 80 %, from an interval of 95 %: half of its width times
+    (1.96 + 0.84) / 1.96."""
     return (high - low) / 2 * (Z + Z_POWER) / Z
 
 
@@ -112,7 +112,7 @@ def student_t(share: float, freedom: int) -> float:
 
 
 def wilson(successes: float, trials: int) -> Interval:
-    """A share with Wilson's score interval (Wilson 1927); without a trial anything is possible."""
+    """A share with Wilson's score interval (Wilson 1927); 0 to 1 without a trial."""
     if trials == 0:
         return Interval(value=0.5, low=0.0, high=1.0)
     share, square = successes / trials, Z * Z / trials
@@ -122,23 +122,24 @@ def wilson(successes: float, trials: int) -> Interval:
 
 
 def no_narrower_than_wilson(share: Interval, trials: int) -> Interval:
-    """A bootstrapped share of fewer than `FEW` trials, made at least as wide as Wilson's: if all agree it had no width."""
+    """A bootstrapped share of fewer than `FEW` trials, made at least as wide as Wilson's: the bootstrap's has
+    no width where all trials agree."""
     if trials >= FEW:
         return share
-    apart = wilson(share.value * trials, trials)
-    return Interval(value=share.value, low=min(share.low, apart.low), high=max(share.high, apart.high))
+    score = wilson(share.value * trials, trials)
+    return Interval(value=share.value, low=min(share.low, score.low), high=max(share.high, score.high))
 
 
-def correlation_interval(found: Interval, trials: int) -> Interval:
+def correlation_interval(estimate: Interval, trials: int) -> Interval:
     """A bootstrapped correlation of fewer than `FEW` trials, made at least as wide as Fisher's z interval (Fisher 1915)."""
     if trials >= FEW:
-        return found
+        return estimate
     if trials <= 3:
-        return Interval(value=found.value, low=-1.0, high=1.0)
-    centre = math.atanh(min(max(found.value, -1 + 1e-9), 1 - 1e-9))
+        return Interval(value=estimate.value, low=-1.0, high=1.0)
+    centre = math.atanh(min(max(estimate.value, -1 + 1e-9), 1 - 1e-9))
     half = Z / math.sqrt(trials - 3)
     low, high = math.tanh(centre - half), math.tanh(centre + half)
-    return Interval(value=found.value, low=min(found.low, low), high=max(found.high, high))
+    return Interval(value=estimate.value, low=min(estimate.low, low), high=max(estimate.high, high))
 
 
 def win_rate(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> Interval:
@@ -150,10 +151,10 @@ def win_rate(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> In
 def length_controlled_win_rate(
     ours: Sequence[float], theirs: Sequence[float], our_lengths: Sequence[float], their_lengths: Sequence[float]
 ) -> Interval:
-    """The win rate that would be seen at equal lengths (after Dubois et al. 2024, arXiv 2404.04475).
+    """The win rate at equal lengths (after Dubois et al. 2024, arXiv 2404.04475).
 
     Logistic regression of winning on the standardised difference in length; the value is sigmoid(intercept), its interval from
-    the intercept's standard error. A light ridge keeps it finite where length alone tells who wins.
+    the intercept's standard error. A light ridge keeps it finite where length alone decides.
     """
     wins = [_win(a, b) for a, b in zip(ours, theirs, strict=True)]
     gaps = [a - b for a, b in zip(our_lengths, their_lengths, strict=True)]
@@ -190,35 +191,35 @@ def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """How well one class is found. 0 where a share has nothing to be a share of."""
+    """Precision, recall and F1 of one class; 0 where the denominator is."""
 
-    precision: float  # of the rows said to be of the class, the share that is
-    recall: float  # of the rows that are of the class, the share said to be
+    precision: float  # right rows / predicted_rows
+    recall: float  # right rows / rows
     f1: float  # their harmonic mean
-    rows: int  # that are of the class
-    said: int  # that are said to be
+    rows: int  # of the class
+    predicted_rows: int  # predicted to be of the class
 
 
-def class_scores(right: int, said: int, rows: int) -> Scores:
-    """From counts: `right` rows are of the class and said to be; F1 = 2 right / (said + rows)."""
+def class_scores(right: int, predicted_rows: int, rows: int) -> Scores:
+    """From counts: `right` rows are of the class and predicted to be; F1 = 2 right / (predicted_rows + rows)."""
     return Scores(
-        precision=right / said if said else 0.0,
+        precision=right / predicted_rows if predicted_rows else 0.0,
         recall=right / rows if rows else 0.0,
-        f1=2 * right / (said + rows) if said + rows else 0.0,
+        f1=2 * right / (predicted_rows + rows) if predicted_rows + rows else 0.0,
         rows=rows,
-        said=said,
+        predicted_rows=predicted_rows,
     )
 
 
 def macro_f1(scores: Sequence[Scores]) -> float:
-    """The mean F1 of the classes that some row is of or was said to be; a class that never comes up tells nothing."""
-    return mean([score.f1 for score in scores if score.rows or score.said])
+    """The mean F1 over the classes that some row has or is predicted to have: an absent class is neither right nor wrong."""
+    return mean([score.f1 for score in scores if score.rows or score.predicted_rows])
 
 
-def confusion(truth: Sequence[int], said: Sequence[int], classes: int) -> list[list[int]]:
-    """table[i][j]: how many rows of class i were said to be of class j."""
+def confusion(truth: Sequence[int], predictions: Sequence[int], classes: int) -> list[list[int]]:
+    """table[i][j]: how many rows of class i are predicted to be of class j."""
     table = [[0] * classes for _ in range(classes)]
-    for i, j in zip(truth, said, strict=True):
+    for i, j in zip(truth, predictions, strict=True):
         table[i][j] += 1
     return table
 
@@ -231,14 +232,14 @@ def scores_of(table: Sequence[Sequence[int]]) -> list[Scores]:
 def matthews_correlation(table: Sequence[Sequence[int]]) -> float:
     """Matthews correlation of a confusion table, CoLA's metric; R_K for several classes (Gorodkin 2004).
 
-    (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2)): c right, s rows, t_k true and p_k said of class k. For two
-    classes (TP TN - FP FN) / sqrt(...). 0 where all rows are of one class or are said to be.
+    (c s - sum p_k t_k) / sqrt((s^2 - sum p_k^2)(s^2 - sum t_k^2)): c right, s rows, t_k true and p_k predicted of class k. For
+    two classes (TP TN - FP FN) / sqrt(...). 0 where all rows are, or are predicted to be, of one class.
     """
     true = [sum(row) for row in table]
-    said = [sum(column) for column in zip(*table, strict=True)]
+    predictions = [sum(column) for column in zip(*table, strict=True)]
     rows, right = sum(true), sum(row[i] for i, row in enumerate(table))
-    across = right * rows - sum(p * t for p, t in zip(said, true, strict=True))
-    size = (rows**2 - sum(p * p for p in said)) * (rows**2 - sum(t * t for t in true))
+    across = right * rows - sum(p * t for p, t in zip(predictions, true, strict=True))
+    size = (rows**2 - sum(p * p for p in predictions)) * (rows**2 - sum(t * t for t in true))
     return across / math.sqrt(size) if size else 0.0
 
 

@@ -207,7 +207,7 @@ def test_a_conversation_goes_on_with_each_models_own_answers(folder: Path, tmp_p
         chat.say("cold " * 200)
     with pytest.raises(DataError, match="system prompt already"):
         chat.ask(turns, system="cold")
-    assert chat.cache_kwargs and not alone.cache_kwargs
+    assert chat.is_conversational and not alone.is_conversational
 
 
 def test_a_system_prompt_and_several_turns_from_a_pipe(

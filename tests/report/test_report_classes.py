@@ -12,7 +12,7 @@ from sawyer.cli.summary_tables import show_classifier, show_summary
 from sawyer.report import build
 from sawyer.runs import Journal, Layout, Manifest
 
-SCORES = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "rows": 40, "said": 44}
+SCORES = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "rows": 40, "predicted_rows": 44}
 
 
 def figures(*labels: str, many: bool = False) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run_of(root: Path, found: dict[str, Any]) -> Path:
         journal.metrics("classify", step, {"loss": 0.7 - step / 100, "accuracy": 0.5 + step / 100, "grad_norm": 1.0})
     journal.metrics("classify", 40, {"eval_loss": 0.4, "accuracy": 0.812})
     journal.event("classify", "deduplicated", message="dedup_threshold: 0.95 leaves out 7 of 90 as near-duplicates")
-    shown = {"labels": [found["labels"][0]], "said": [found["labels"][-1]]}
+    shown = {"labels": [found["labels"][0]], "predicted_labels": [found["labels"][-1]]}
     journal.samples("classify", 40, [{"text": HOSTILE, **shown, "probabilities": {}}])
     layout.config.write_text("model: bert\nclassify: {data: [a.csv]}\n")
     Manifest(layout.manifest).update("classify", status="done", seconds=3.0, figures=found)
@@ -80,7 +80,7 @@ def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     show_classifier(stdout(), figures("[red]ham[/red]", "spam"))
     said = capsys.readouterr().out
-    assert "Accuracy 81.2% (71.0% to 88.0%) on held-out texts; always saying '[red]ham[/red]' gets 52.5%" in said
+    assert "Accuracy 81.2% (71.0% to 88.0%) on held-out texts; always predicting '[red]ham[/red]' gets 52.5%" in said
     assert "Macro F1 0.791, Matthews correlation 0.613" in said and "1,111" in said and "said spam" in said
     show_summary(stdout(), {"classify": figures("a", "b", many=True)})
     assert "Micro F1 0.777" in capsys.readouterr().out

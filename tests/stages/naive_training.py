@@ -171,7 +171,7 @@ def classify_summary(last: Mapping[str, float], train: Texts, held_out: Texts) -
     return found | {"classify.rows": len(train), "classify.eval_rows": len(held_out)}
 
 
-CLASS = ("precision", "recall", "f1", "rows", "said")
+CLASS = ("precision", "recall", "f1", "rows", "predicted_rows")
 
 
 @tells("summary.json", *(f"classify.classes.LABEL.{name}" for name in CLASS))

@@ -29,13 +29,13 @@ def test_held_out_windows_come_from_all_of_the_text(tiny: Fixture, tmp_path: Pat
         return float(plain(model, rows, **more))
 
     monkeypatch.setattr(stage, "mean_loss", mean_loss)
-    init = stage.BaseWork.__init__
+    init = stage.BaseLoop.__init__
 
     def noted(self: Any, config: Any, place: Any, model: Any, windows: Any) -> None:
         seen["trained"] = list(windows)
         init(self, config, place, model, windows)
 
-    monkeypatch.setattr(stage.BaseWork, "__init__", noted)
+    monkeypatch.setattr(stage.BaseLoop, "__init__", noted)
     asked = {"text": [str(text)], "vocab_size": 330, "layers": 1, "width": 16, "heads": 2, "context": 32, "tokens": 600}
     with tiny.run(tmp_path / "run") as run:
         stage.train(tiny.config(tmp_path / "run", model=None, base=asked, sft={"data": ["d"]}), run)

@@ -27,7 +27,7 @@ def test_scores_by_hand() -> None:
     assert (zero.precision, zero.recall, zero.f1) == pytest.approx((4 / 5, 4 / 6, 8 / 11))
     assert (one.precision, one.recall, one.f1) == pytest.approx((2 / 4, 2 / 3, 4 / 7))
     assert (two.precision, two.recall, two.f1) == (0, 0, 0)
-    assert [(s.rows, s.said) for s in (zero, one, two)] == [(6, 5), (3, 4), (1, 1)]
+    assert [(s.rows, s.predicted_rows) for s in (zero, one, two)] == [(6, 5), (3, 4), (1, 1)]
     assert macro_f1([zero, one, two]) == pytest.approx((8 / 11 + 4 / 7 + 0) / 3)
 
 

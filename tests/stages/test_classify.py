@@ -19,8 +19,8 @@ from sawyer.errors import ConfigError, DataError, Interrupted, SawyerError, Trai
 from sawyer.models import Classifier, load_reader, new_classifier
 from sawyer.records import read, split
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
-from sawyer.stages.classify.class_data import encoder, load
-from sawyer.stages.classify.classifier_report import examine, judge, samples, usual_of
+from sawyer.stages.classify.class_data import load_texts, row_encoder
+from sawyer.stages.classify.classifier_report import classifier_figures, classifier_gates, majority_labels, sample_rows
 from sawyer.stages.classify.classify_stage import ClassifierLoop
 from sawyer.stats import wilson
 from sawyer.train import batch_indices, choose_device
@@ -183,7 +183,7 @@ def test_what_it_leaves_loads_in_plain_transformers(learnt: dict[str, Any]) -> N
 def test_the_samples_show_the_surest_mistakes_first(learnt: dict[str, Any]) -> None:
     rows = read_rows(Layout(learnt["bert-one"][0]).samples)
     assert 0 < len(rows) <= 24 and {row["stage"] for row in rows} == {"classify"}
-    wrong = [row["said"] != row["labels"] for row in rows]
+    wrong = [row["predicted_labels"] != row["labels"] for row in rows]
     assert wrong == sorted(wrong, reverse=True)
     assert all(sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-5) for row in rows)
 
@@ -200,10 +200,10 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
     data = put([(many_of if many else one_of)(text) for text in sentences(60)])
     config = config_of(tmp_path / "run", sources[name], data, batch_size=11)
     with tiny.run(tmp_path / "run") as run:
-        texts = load(config, run)
+        texts = load_texts(config, run)
     tokenizer = load_reader(sources[name])
     model: Any = new_classifier(sources[name], tokenizer, texts.labels, many=many, seed=0)
-    examples = list(map(encoder(texts, tokenizer, CONTEXT), texts.train))
+    examples = list(map(row_encoder(texts, tokenizer, CONTEXT), texts.train))
     chosen = [examples[i] for i in batch_indices(len(examples), 11, 0, total=999, seed=0, stage="classify")]
     total = 0.0
     for example in chosen:
@@ -379,7 +379,7 @@ def test_classes_are_in_the_order_of_numbers_or_names(
     for labels, expected in ((["10", "9", "-1"], ("-1", "9", "10")), (["b", "a", "10"], ("10", "a", "b"))):
         data = put([{"text": text, "label": labels[i % 3]} for i, text in enumerate(sentences(60))])
         with tiny.run(tmp_path / expected[0]) as run:
-            assert load(config_of(tmp_path / "x", sources["bert"], data), run).labels == expected
+            assert load_texts(config_of(tmp_path / "x", sources["bert"], data), run).labels == expected
 
 
 # Judging.
@@ -387,8 +387,8 @@ def test_classes_are_in_the_order_of_numbers_or_names(
 
 def texts_of(rows: Sequence[Mapping[str, Any]], put: Any, tmp_path: Path, sources: Any, tiny: Fixture) -> Any:
     with tiny.run(tmp_path / "judging") as run:
-        texts = load(config_of(tmp_path / "x", sources["bert"], put(rows), eval_fraction=0), run)
-    return texts, list(map(encoder(texts, load_reader(sources["bert"]), CONTEXT), texts.train))
+        texts = load_texts(config_of(tmp_path / "x", sources["bert"], put(rows), eval_fraction=0), run)
+    return texts, list(map(row_encoder(texts, load_reader(sources["bert"]), CONTEXT), texts.train))
 
 
 def test_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path: Path, tiny: Fixture) -> None:
@@ -396,13 +396,13 @@ def test_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path: Path, tin
         [{"text": f"cat {w}", "label": x} for w, x in zip(WORDS, "aaaaab", strict=False)], put, tmp_path, sources, tiny
     )
     logits = torch.tensor([[1.0, 0.0]] * 4 + [[0.0, 1.0]] * 2)  # four a's right, one taken for b, b right
-    found = examine(texts, examples, logits, usual_of(examples))
+    found = classifier_figures(texts, examples, logits, majority_labels(examples))
     assert found["confusion"] == [[4, 1], [0, 1]] and found["accuracy"] == 5 / 6
     assert found["baseline_majority"] == 5 / 6 and found["baseline_label"] == "a"
     assert found["mcc"] == pytest.approx((4 * 1 - 1 * 0) / math.sqrt(5 * 4 * 1 * 2))
     assert found["eval_loss"] == pytest.approx((5 * math.log(1 + math.e**-1) + math.log(1 + math.e)) / 6)
-    first = samples(texts, examples, logits)[0]
-    assert (first["labels"], first["said"]) == (["a"], ["b"])
+    first = sample_rows(texts, examples, logits)[0]
+    assert (first["labels"], first["predicted_labels"]) == (["a"], ["b"])
 
 
 def test_many_label_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path: Path, tiny: Fixture) -> None:
@@ -411,7 +411,7 @@ def test_many_label_figures_by_hand(sources: dict[str, Path], put: Any, tmp_path
         [{"text": f"cat {w}", "labels": x} for w, x in zip(WORDS, given, strict=False)], put, tmp_path, sources, tiny
     )
     logits = torch.tensor([[2.0, -1.0], [1.0, -1.0], [-3.0, -3.0], [-1.0, 4.0]])  # right; b missed; right; a missed, b made up
-    found = examine(texts, examples, logits, usual_of(examples))
+    found = classifier_figures(texts, examples, logits, majority_labels(examples))
     assert found["accuracy"] == 2 / 4 and found["baseline_label"] == "a" and found["baseline_majority"] == 2 / 4
     assert "confusion" not in found and "mcc" not in found
     a, b = found["classes"]["a"], found["classes"]["b"]
@@ -434,9 +434,9 @@ FIGURES |= {"loss_first": 1.0, "loss_last": 0.5}
     ],
 )
 def test_the_gate_on_the_majority(changed: dict[str, float], verdict: str) -> None:
-    beats, learned = judge({**FIGURES, **changed})
+    beats, learned = classifier_gates({**FIGURES, **changed})
     assert (beats.name, beats.verdict, learned.verdict) == ("classify_beats_majority", verdict, "ok")
-    assert judge({**FIGURES, "loss_last": 1.1})[1].verdict == "fail"
+    assert classifier_gates({**FIGURES, "loss_last": 1.1})[1].verdict == "fail"
 
 
 # Going on.

@@ -130,7 +130,7 @@ def alone(tiny: Fixture, out: Path, stage: str, file: str) -> Any:
 def loaded(tiny: Fixture, stage: str, config: Any) -> None:
     """What the stage itself does with its files."""
     from sawyer.models import open_language_model
-    from sawyer.stages.classify.class_data import load as load_texts
+    from sawyer.stages.classify.class_data import load_texts
     from sawyer.stages.reward.reward_data import load_reward_data
     from sawyer.stages.rl.dpo_pairs import load_pairs
 

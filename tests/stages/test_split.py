@@ -57,7 +57,7 @@ def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_a
 
 
 def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
-    from sawyer.stages.base.base_stage import BaseWork
+    from sawyer.stages.base.base_stage import BaseLoop
 
     place = choose_device("cpu", "fp32", width=16)
     # Windows of one length, 25 of them: parts of 9, 9, 7 and of 3, 3, ..., 1.
@@ -66,7 +66,7 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, model=None, base=base, micro_batch_tokens=tokens)
-        work = BaseWork(config, place, open_language_model(tiny.base).model, rows)
+        work = BaseLoop(config, place, open_language_model(tiny.base).model, rows)
         found = capture(work.learner, size)
         work.step(0)
         return found

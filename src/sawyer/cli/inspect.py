@@ -69,7 +69,7 @@ def chat(
     for model, reason in talk.missing.items():
         say(stderr(), (f"The {model} model is left out: ", "yellow"), reason)
     questions = iter([prompt]) if prompt is not None else _questions(console, talk, quiet=as_json)
-    answer = talk.say if talk.cache_kwargs else talk.ask
+    answer = talk.say if talk.is_conversational else talk.ask
     for number, question in enumerate(questions):
         try:
             replies = answer(
@@ -119,7 +119,7 @@ def _questions(console: Console, talk: Chat, *, quiet: bool) -> Iterator[str]:
     from rich.text import Text
 
     if sys.stdin.isatty() and not quiet:
-        scope = f"One conversation until {RESET}" if talk.cache_kwargs else "Each question stands alone"
+        scope = f"One conversation until {RESET}" if talk.is_conversational else "Each question stands alone"
         say(console, f"{', '.join(NAMES[m] for m in talk.models)} answer. {scope}; an empty line ends.")
     while True:
         if sys.stdin.isatty() and not quiet:

@@ -88,7 +88,7 @@ def show_classifier(console: Console, figures: Mapping[str, Any]) -> None:
         console,
         ("Accuracy ", "bold"),
         (f"{figures['accuracy']:.1%}", "bold"),
-        f" ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%}) on {rows}; always saying "
+        f" ({figures['accuracy_low']:.1%} to {figures['accuracy_high']:.1%}) on {rows}; always predicting "
         f"{figures['baseline_label']!r} gets {figures['baseline_majority']:.1%}",
     )
     name, words = ("micro_f1", "Micro F1") if figures["many"] else ("mcc", "Matthews correlation")

@@ -16,67 +16,57 @@ from sawyer.text import Row, set_template, template_text, windows
 from sawyer.train import NextTokenLoop, Placement, choose_device, distributed, read_data, run_steps, write_folder
 
 STAGE = "base"
-WARMUP = 0.05  # share of the steps; a young model's first gradients are large and point nowhere in particular
-HELD_OUT_EVERY = 50  # one window in so many, over all of the text: its beginning need not be like the rest
+WARMUP = 0.05  # share of the steps: the first gradients of random weights are large and noisy
+HELD_OUT_EVERY = 50  # one window in so many, from all of the text: its beginning may differ from the rest
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train and save the base model of `config.base`; returns its key figures."""
-    asked = required_section(config.base, "base")
-    found = read_data(run, STAGE, asked.text, want="text", columns={}, max_bad_rows=config.max_bad_rows)
-    texts = [str(text) for text in found.records]
-    # The template's own words recur in every later row: seen by the tokenizer, each costs few tokens.
-    tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], asked.vocab_size, asked.context)
+    settings = required_section(config.base, "base")
+    data = read_data(run, STAGE, settings.text, want="text", columns={}, max_bad_rows=config.max_bad_rows)
+    texts = [str(text) for text in data.records]
+    # The template's words are in every later row: a tokenizer that has seen them spends few tokens on each.
+    tokenizer = train_tokenizer([*texts, *[template_text(config.template)] * len(texts)], settings.vocab_size, settings.context)
     set_template(tokenizer, config.template)
-    every = windows(texts, tokenizer, asked.window or asked.context)
+    every = windows(texts, tokenizer, settings.window or settings.context)
     held_out = every[::HELD_OUT_EVERY]
-    rows = [window for place, window in enumerate(every) if place % HELD_OUT_EVERY]
+    rows = [window for index, window in enumerate(every) if index % HELD_OUT_EVERY]
     if not rows:
         raise DataError(
-            f"base.text holds too little for two windows of {asked.window or asked.context} tokens",
-            why="a model cannot learn from, and be checked on, the same few words",
+            f"base.text has too little text for two windows of {settings.window or settings.context} tokens",
+            why="the model needs one window to train on and another to be evaluated on",
             todo="give more text, or a smaller base.context or base.window",
         )
     model = new_policy(
         vocab_size=len(tokenizer),
-        layers=asked.layers,
-        width=asked.width,
-        heads=asked.heads,
-        context=asked.context,
+        layers=settings.layers,
+        width=settings.width,
+        heads=settings.heads,
+        context=settings.context,
         seed=config.seed,
         eos_id=tokenizer.eos_token_id,
         pad_id=tokenizer.pad_token_id,
     )
-    place = choose_device(config.device, config.precision, width=asked.width, vocabulary=len(tokenizer))
-    model.to(place.device)
-    work = BaseWork(config, place, model, rows)
+    placement = choose_device(config.device, config.precision, width=settings.width, vocabulary=len(tokenizer))
+    model.to(placement.device)
+    loop = BaseLoop(config, placement, model, rows)
     run.journal.event(
         STAGE,
         "plan",
-        message=f"{len(rows):,} windows of {len(rows[0].ids)} tokens from {len(texts):,} texts, {work.steps:,} steps, "
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {place.reason}",
+        message=f"{len(rows):,} windows of {len(rows[0].ids)} tokens from {len(texts):,} texts, {loop.steps:,} steps, "
+        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {placement.reason}",
     )
-    with place.autocast():
-        before = mean_loss(
-            model,
-            held_out,
-            pad_id=0,
-            token_budget=config.micro_batch_tokens,
-            device=place.device,
-            map_rows=distributed.map_sharded,
-        )
-    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
-    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
-    write_folder(run.layout.model(STAGE), lambda new: save_model(new, model, tokenizer))
-    with place.autocast():
-        after = mean_loss(
-            model,
-            held_out,
-            pad_id=0,
-            token_budget=config.micro_batch_tokens,
-            device=place.device,
-            map_rows=distributed.map_sharded,
-        )
+
+    def held_out_loss() -> float:
+        budget, shard = config.micro_batch_tokens, distributed.map_sharded
+        with placement.autocast():
+            return mean_loss(model, held_out, pad_id=0, token_budget=budget, device=placement.device, map_rows=shard)
+
+    before = held_out_loss()
+    steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
+    # Saved first: an evaluation that fails must not cost the user the trained model.
+    write_folder(run.layout.model(STAGE), lambda folder: save_model(folder, model, tokenizer))
+    after = held_out_loss()
     if not math.isfinite(after):
         distributed.on_rank_zero(lambda: remove_folder(run.layout.model(STAGE)))
         raise TrainingError(
@@ -100,15 +90,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     return {"eval_loss": after, "loss_before": before}
 
 
-class BaseWork(NextTokenLoop):
+class BaseLoop(NextTokenLoop):
     """The optimizer steps of the base model, one batch of windows each."""
 
-    def __init__(self, config: Config, place: Placement, model: nn.Module, rows: Sequence[Row]) -> None:
+    def __init__(self, config: Config, placement: Placement, model: nn.Module, rows: Sequence[Row]) -> None:
         base = required_section(config.base, "base")
         super().__init__(
             model,
             rows,
-            place,
+            placement,
             stage=STAGE,
             total=math.ceil(base.tokens / len(rows[0].ids)),
             batch_size=base.batch_size,

@@ -1,4 +1,4 @@
-"""Train a classifier on labelled texts, then judge it on those held out."""
+"""Train a classifier on labelled texts, then evaluate it on those held out."""
 
 from __future__ import annotations
 
@@ -26,8 +26,14 @@ from sawyer.models import (
     sequence_logits,
 )
 from sawyer.runs import Run, remove_folder
-from sawyer.stages.classify.class_data import STAGE, LabelledRow, Texts, encoder, load
-from sawyer.stages.classify.classifier_report import examine, judge, samples, truths, usual_of
+from sawyer.stages.classify.class_data import STAGE, LabelledRow, Texts, load_texts, row_encoder
+from sawyer.stages.classify.classifier_report import (
+    classifier_figures,
+    classifier_gates,
+    label_matrix,
+    majority_labels,
+    sample_rows,
+)
 from sawyer.text import batches
 from sawyer.train import (
     OptimizerStep,
@@ -44,34 +50,34 @@ from sawyer.train import (
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
-    """Train on `config.classify.data`, save the classifier, judge it; returns its key figures."""
-    asked = required_section(config.classify, "classify")
-    texts = load(config, run)
-    source = asked.model or config.model or run.layout.model("base")
+    """Train on `config.classify.data`, save the classifier, evaluate it; returns its key figures."""
+    settings = required_section(config.classify, "classify")
+    texts = load_texts(config, run)
+    source = settings.model or config.model or run.layout.model("base")
     tokenizer = load_reader(source, fixed=config.lora is not None)
     model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed, lora=config.lora)
-    place = choose_device(config.device, config.precision, width=model.config.get_text_config().hidden_size)
-    model.to(place.device)
+    placement = choose_device(config.device, config.precision, width=model.config.get_text_config().hidden_size)
+    model.to(placement.device)
     context = context_length(model)
-    encode = encoder(texts, tokenizer, context)
+    encode = row_encoder(texts, tokenizer, context)
     examples, held_out = (encode_all(run, STAGE, records, encode) for records in (texts.train, texts.held_out))
-    _tell_cut([*examples, *held_out], context, run)
-    frozen = f", {freeze(model, asked.freeze, setting='classify.freeze').told}" if asked.freeze else lora_summary(model)
+    _warn_of_cut_texts([*examples, *held_out], context, run)
+    frozen = f", {freeze(model, settings.freeze, setting='classify.freeze').told}" if settings.freeze else lora_summary(model)
     pad_id = int(tokenizer.pad_token_id)
-    kept = _thinned(config, run, model, place, examples, pad_id)
-    work = ClassifierLoop(config, place, model, pad_id, kept, texts)
-    told = f"{_plan(texts, kept)}, {work.steps:,} steps{frozen}, {place.reason}{texts.source.remarks()}"
-    run.journal.event(STAGE, "plan", message=told, unread=dict(texts.source.unread))
-    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
-    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
+    train_rows = _deduplicate(config, run, model, placement, examples, pad_id)
+    loop = ClassifierLoop(config, placement, model, pad_id, train_rows, texts)
+    plan = f"{_data_summary(texts, train_rows)}, {loop.steps:,} steps{frozen}, {placement.reason}{texts.source.remarks()}"
+    run.journal.event(STAGE, "plan", message=plan, unread=dict(texts.source.unread))
+    steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
+    # Saved first: an evaluation that fails must not cost the user the trained model.
     write_folder(run.layout.model(STAGE), lambda new: save_model(new, model, tokenizer))
     stop_if_asked(run, STAGE)
 
-    judged = held_out or examples
-    with place.autocast():
+    eval_rows = held_out or examples
+    with placement.autocast():
         logits = class_logits(
             model,
-            [e.row for e in judged],
+            [e.row for e in eval_rows],
             pad_id=pad_id,
             token_budget=config.micro_batch_tokens,
             map_rows=distributed.map_sharded,
@@ -81,13 +87,14 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         raise TrainingError(
             "classify: after its last update the model's logits are not finite",
             expected="finite numbers",
-            why="training has destroyed its weights; nothing can be told by them",
+            why="training has destroyed the model's weights",
             todo="lower classify.learning_rate",
         )
-    figures = {"rows": len(kept), **examine(texts, judged, logits, usual_of(kept)), **losses_of(run, STAGE)}
-    run.journal.samples(STAGE, steps, samples(texts, judged, logits))
+    figures = {"rows": len(train_rows), **classifier_figures(texts, eval_rows, logits, majority_labels(train_rows))}
+    figures |= losses_of(run, STAGE)
+    run.journal.samples(STAGE, steps, sample_rows(texts, eval_rows, logits))
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
-    for gate in judge(figures):
+    for gate in classifier_gates(figures):
         run.journal.gate(gate)
     return figures
 
@@ -96,12 +103,12 @@ class ClassifierLoop:
     """The optimizer steps of the classifier, one batch of rows each."""
 
     def __init__(
-        self, config: Config, place: Placement, model: nn.Module, pad_id: int, examples: Sequence[LabelledRow], texts: Texts
+        self, config: Config, placement: Placement, model: nn.Module, pad_id: int, examples: Sequence[LabelledRow], texts: Texts
     ) -> None:
         classify = required_section(config.classify, "classify")
-        self.config, self.asked, self.place, self.model = config, classify, place, model
+        self.config, self.settings, self.placement, self.model = config, classify, placement, model
         self.pad_id, self.examples, self.many = pad_id, examples, texts.many
-        self.truth = truths(examples, len(texts.labels))
+        self.truth = label_matrix(examples, len(texts.labels))
         self.total = max(1, round(classify.epochs * len(examples)))
         self.steps = math.ceil(self.total / classify.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(classify.warmup_fraction * self.steps))
@@ -109,7 +116,7 @@ class ClassifierLoop:
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(
-            len(self.examples), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+            len(self.examples), self.settings.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
         mine = [chosen[i] for i in distributed.shard_indices([len(self.examples[i].row.ids) for i in chosen])]
         rows, truth = [self.examples[i].row for i in mine], self.truth[mine]
@@ -125,12 +132,12 @@ class ClassifierLoop:
         }
 
     def _loss(self, part: Any, truth: Tensor, right: list[float]) -> Tensor:
-        """The sum of the part's losses; the number of rows named exactly is appended to `right`."""
-        with self.place.autocast():
-            logits = sequence_logits(self.model, part[1].to(self.place.device)).float()
+        """The sum of the part's losses; appends the number of rows that are predicted exactly to `right`."""
+        with self.placement.autocast():
+            logits = sequence_logits(self.model, part[1].to(self.placement.device)).float()
         truth = truth.to(logits.device)
-        named = logits > 0 if self.many else logits == logits.max(1, keepdim=True).values
-        right.append(float((named == (truth > 0)).all(1).sum()))
+        predictions = logits > 0 if self.many else logits == logits.max(1, keepdim=True).values
+        right.append(float((predictions == (truth > 0)).all(1).sum()))
         return LABEL_LOSSES[self.many](logits, truth).sum()
 
     def state(self) -> dict[str, Any]:
@@ -140,15 +147,15 @@ class ClassifierLoop:
         self.learner.load(state)
 
 
-def _thinned(
-    config: Config, run: Run, model: nn.Module, place: Placement, examples: Sequence[LabelledRow], pad_id: int
+def _deduplicate(
+    config: Config, run: Run, model: nn.Module, placement: Placement, examples: Sequence[LabelledRow], pad_id: int
 ) -> list[LabelledRow]:
-    """The training rows without near-duplicates of the same labels, where the config asks for that; what it did is said."""
+    """The training rows without near-duplicates of the same labels, with `classify.dedup_threshold`; the number is an event."""
     classify = required_section(config.classify, "classify")
     if classify.dedup_threshold is None:
         return list(examples)
-    with place.autocast():
-        found = near_duplicates(
+    with placement.autocast():
+        duplicates = near_duplicates(
             model,
             [example.row for example in examples],
             classify.dedup_threshold,
@@ -158,21 +165,21 @@ def _thinned(
             map_rows=distributed.map_sharded,
         )
     run.journal.event(
-        STAGE, "deduplicated", message=found.told([example.record.text for example in examples], classify.dedup_threshold)
+        STAGE, "deduplicated", message=duplicates.told([example.record.text for example in examples], classify.dedup_threshold)
     )
-    return [examples[i] for i in found.kept]
+    return [examples[i] for i in duplicates.kept]
 
 
-def _tell_cut(examples: Sequence[LabelledRow], context: int, run: Run) -> None:
+def _warn_of_cut_texts(examples: Sequence[LabelledRow], context: int, run: Run) -> None:
     cut = sum(example.row.cut for example in examples)
     if cut:
         message = f"{cut:,} of {len(examples):,} texts are longer than the model's {context:,} tokens and lose their end"
         run.journal.event(STAGE, "warning", message=message)
 
 
-def _plan(texts: Texts, kept: Sequence[LabelledRow]) -> str:
-    counts = Counter(place for example in kept for place in example.truth)
-    classes = ", ".join(f"{label} {counts[place]:,}" for place, label in enumerate(texts.labels))
+def _data_summary(texts: Texts, rows: Sequence[LabelledRow]) -> str:
+    counts = Counter(index for example in rows for index in example.truth)
+    classes = ", ".join(f"{label} {counts[index]:,}" for index, label in enumerate(texts.labels))
     kind = "labels, any number a row" if texts.many else "classes"
     held_out = f"{len(texts.held_out):,} held out"
-    return f"{len(kept):,} rows ({texts.source.format}), {held_out}, {len(texts.labels)} {kind} ({classes})"
+    return f"{len(rows):,} rows ({texts.source.format}), {held_out}, {len(texts.labels)} {kind} ({classes})"
