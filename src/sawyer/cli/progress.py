@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 EVERY = 15.0  # seconds between two lines of progress where there is no terminal
 NARROW = 72  # columns; below them the bar would leave no room for what it tells
 STYLES = {"warning": "yellow", "guard": "yellow", "rollback": "yellow", "waiting": "yellow"}
-SILENT = ("save", "interrupted")  # too frequent, and told in the end
+SILENT = ("save", "interrupted", "fast_path")  # too frequent, told in the end, or for the journal alone
 
 
 class Watch:

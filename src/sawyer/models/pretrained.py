@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sawyer.errors import ModelError
+from sawyer.models.fast import model_families
 from sawyer.runs import ADAPTER, is_local, model_in_run, settings_of
 
 Kind = Literal["causal", "classifier"]
@@ -47,26 +48,21 @@ def family_problem(source: str | Path, kind: Kind) -> str:
     if not isinstance(family, str):
         return ""
     from transformers import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import (
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    )
 
     if kind == "classifier":
-        known, auto, what = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, "AutoModelForSequenceClassification", "classifier"
+        auto, what = "AutoModelForSequenceClassification", "classifier"
     else:
-        known, auto, what = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, "AutoModelForCausalLM", "language model"
+        auto, what = "AutoModelForCausalLM", "language model"
     what, maps = f"no {what} ({auto})", config.get("auto_map")
     code = maps if isinstance(maps, dict) else {}
-    if family in known:
+    if family in model_families(auto):
         return ""
     if auto in code:
         return "" if _trusted.get() else BRINGS_CODE
     if family not in CONFIG_MAPPING:
         unknown = f"the installed transformers knows no family {family!r}"
         return f"{unknown}, and the code that the model brings has {what}" if code else unknown
-    sees = kind == "causal" and family in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    sees = kind == "causal" and family in model_families("AutoModelForImageTextToText")
     return f"transformers has {what} for the family {family!r}{', which reads images and text together' if sees else ''}"
 
 

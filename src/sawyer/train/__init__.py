@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sawyer.train.allocator import kept_memory, peak_memory_mb, reset_peak_memory
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
-    from sawyer.train.device import Placement, choose_device
+    from sawyer.train.device import Placement, choose_device, record_fast_paths
     from sawyer.train.encoding_cache import encode_rows
     from sawyer.train.judged_data import (
         NO_NORMALIZER,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "allocator": ("kept_memory", "peak_memory_mb", "reset_peak_memory"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
-    "device": ("Placement", "choose_device"),
+    "device": ("Placement", "choose_device", "record_fast_paths"),
     "encoding_cache": ("encode_rows",),
     "judged_data": (
         *("NO_NORMALIZER", "EncodedPrompt", "JudgedMinibatch"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import nn
 
 from sawyer.errors import ConfigError
-from sawyer.models import multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models import fast_path, multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.runs import Run
 from sawyer.train import distributed
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
@@ -84,3 +87,11 @@ def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Li
         spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
         return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{spoken} it does)"
     return "bf16", "this processor multiplies bf16 faster"
+
+
+def record_fast_paths(run: Run, stage: str, models: Mapping[str, nn.Module]) -> None:
+    """Write into the journal which fast path each model takes, or why none; `models` by their names in messages."""
+    for name, model in models.items():
+        path = fast_path(model)
+        reason = f" ({path.reason})" if path.reason else ""
+        run.journal.event(stage, "fast_path", model=name, path=path.name, message=f"{name}: {path.name}{reason}")

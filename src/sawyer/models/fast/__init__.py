@@ -7,6 +7,7 @@ from sawyer.models.fast.compat import (
     is_adapter_layer,
     is_conv1d,
     keep_cache_rows,
+    model_families,
     set_active_adapter,
     tanh_gelus,
 )

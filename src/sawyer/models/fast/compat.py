@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -145,3 +145,15 @@ def set_active_adapter(layers: Sequence[Any], name: str) -> None:
     """From now on the layers add this adapter and no other. PEFT's public way also freezes the others, which may train."""
     for layer in layers:
         layer._active_adapter = [name]
+
+
+def model_families(auto_class: str) -> Collection[str]:
+    """The `model_type`s that one of transformers' auto classes loads."""
+    from transformers.models.auto import modeling_auto
+
+    names = {
+        "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    }
+    return names[auto_class].keys()

@@ -25,6 +25,9 @@ def fast_path(model: Any) -> FastPath:
     """How a language model or a reward model is run. Prepacked weights are not part of it: they depend on the CPU and the
     precision of each call."""
     trunk = trunk_of(model)
+    if score_head(model) is not None and trunk is not model:
+        problem = packing_problem(trunk)
+        return FastPath(name="none" if problem else "packing", reason=problem)
     if head_of(model) is not None:
         # Whole models run padded: only a trunk can be packed.
         problem = static_cache_problem(model)
@@ -32,7 +35,4 @@ def fast_path(model: Any) -> FastPath:
         if not problem:
             return FastPath(name="packing and static cache")
         return FastPath(name="packing" if packs else "none", reason=problem)
-    if score_head(model) is None or trunk is model:
-        return FastPath(name="none", reason="it is no decoder whose score is read from its last hidden state")
-    problem = packing_problem(trunk)
-    return FastPath(name="none" if problem else "packing", reason=problem)
+    return FastPath(name="none", reason="it is no decoder whose score is read from its last hidden state")

@@ -12,7 +12,7 @@ from sawyer.errors import DataError
 from sawyer.models import LanguageModel, freeze_for_inference, open_language_model, sample
 from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
-from sawyer.train import Placement, choose_device, distributed, generator, read_data, run_steps
+from sawyer.train import Placement, choose_device, distributed, generator, read_data, record_fast_paths, run_steps
 from sawyer.worlds import rate
 
 STAGE = "collect"
@@ -27,6 +27,7 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_language_model(start.path(run.layout.model), start.template)
     place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
+    record_fast_paths(run, STAGE, {"the model": speaker.model})
     freeze_for_inference(speaker.model)
     found = read_data(
         run,

@@ -29,7 +29,17 @@ from sawyer.stages.compare.comparison_gates import compare_gates
 from sawyer.stages.compare.comparison_rows import Compared, Job, ModelAnswer, Setting
 from sawyer.stages.compare.win_rates import figures_of
 from sawyer.text import Row, batches
-from sawyer.train import Placement, choose_device, distributed, generator, read_data, readable, report_remarks, run_steps
+from sawyer.train import (
+    Placement,
+    choose_device,
+    distributed,
+    generator,
+    read_data,
+    readable,
+    record_fast_paths,
+    report_remarks,
+    run_steps,
+)
 from sawyer.worlds import find_task, gold, questions
 
 STAGE = "compare"
@@ -177,6 +187,7 @@ class CompareLoop:
             speaker = open_language_model(start.path(self.run.layout.model), start.template)
             place = choose_device(self.config.device, self.config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
             speaker.model.to(place.device)
+            record_fast_paths(self.run, STAGE, {model: speaker.model})
             freeze_for_inference(speaker.model)
             self.opened = (model, speaker, place)
         return self.opened[1], self.opened[2]

@@ -43,6 +43,7 @@ from sawyer.train import (
     generator,
     judged_minibatches,
     losses_of,
+    record_fast_paths,
     run_steps,
     stop_if_asked,
     write_folder,
@@ -58,6 +59,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     reader = opened(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(asked.loss)
+    opened_models = {"the reward model": reader.model} | ({} if speaker is None else {"the SFT model": speaker.model})
+    record_fast_paths(run, STAGE, opened_models)
     data = deduplicate(config, run, speaker or reader, place, load_reward_data(config, run, reader))
     asked_first = _answerable(data, speaker, run)[: asked.calibration_prompts] if speaker is not None else []
     frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None

@@ -45,7 +45,7 @@ from sawyer.models import (
 )
 from sawyer.runs import Run, base_of, is_adapter, is_local, settings_of
 from sawyer.stages.rl.reward_sources import begins_from_reward, open_scorer, own_reward_model, parts_of
-from sawyer.train import Placement, choose_device, generator
+from sawyer.train import Placement, choose_device, generator, record_fast_paths
 
 SCORE = "score.weight"  # the head of a reward model that is a decoder
 
@@ -91,15 +91,18 @@ def open_networks(config: Config, run: Run) -> Networks:
     """Policy, reference and what is paid for; of the value network see `open_value_network`."""
     start = policy_start(config)
     source = start.path(run.layout.model)
-    if config.lora is None:
+    if config.lora is not None:
+        networks = _open_shared(config, config.lora, run, source, start.template)
+    else:
         speaker = open_language_model(source, start.template)
         place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         speaker.model.to(place.device)
         reference = open_language_model(source, start.template).model.to(place.device)
-        return Networks(
+        networks = Networks(
             place=place, speaker=speaker, reference=reference, scorer=open_scorer(config, run, place.device, load_reward)
         )
-    return _open_shared(config, config.lora, run, source, start.template)
+    record_fast_paths(run, "rl", networks.held(None))
+    return networks
 
 
 def policy_start(config: Config) -> Start:

@@ -36,6 +36,7 @@ from sawyer.train import (
     lengths_in_words,
     losses_of,
     read_data,
+    record_fast_paths,
     run_steps,
     stop_if_asked,
     write_folder,
@@ -53,6 +54,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     speaker = open_language_model(base, config.template, lora=config.lora, seed=config.seed)
     place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
     speaker.model.to(place.device)
+    record_fast_paths(run, STAGE, {"the model": speaker.model})
     found = read_data(
         run,
         STAGE,
