@@ -154,7 +154,7 @@ def test_a_conversation_whose_last_prompt_does_not_fit_is_left_out(
     turns = ("user", "Say it."), ("assistant", "It."), ("user", "qz " * 200), ("assistant", "No.")
     long = [{"messages": [{"role": role, "content": f"{text} {i}"} for role, text in turns]} for i in range(6)]
     short = [{"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": "No."}]} for i in "abcd"]
-    asked = {"held_out": held_out, "max_new_tokens": 4}
+    asked = {"eval_fraction": held_out, "max_new_tokens": 4}
     with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="no row to train on"):
         train(tiny.config(tmp_path / "run", sft={"data": [str(write_rows(long))], **asked}), run)
     with tiny.run(tmp_path / "mixed") as run:
