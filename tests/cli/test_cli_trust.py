@@ -14,7 +14,7 @@ import yaml
 
 from sawyer.config import checked
 from sawyer.records import Prompt, bucket, json_lines, scored_row
-from sawyer.trust import NeededGuard, told, trust
+from sawyer.trust import NeededGuard, decide_verdict, trust
 from sawyer.worlds import comparisons, gold
 
 RECORDS = comparisons(60, 3, split="held_out")
@@ -50,7 +50,7 @@ def test_the_verdict_comes_first_and_every_table_after_it(sawyer: Callable[..., 
     assert done.code == 0 and "the model is read by `question`" in done.err
     first = done.out.split("\n")[0]
     expected = trust(Gold(), RECORDS, loss="squared", unit=2.0)
-    assert first.startswith("! warn") and told(expected).words in first
+    assert first.startswith("! warn") and decide_verdict(expected).words in first
     for words in (
         "60 prompts say little", "accuracy", f"{expected.everything.accuracy.value:.0%}", "judges' scores apart by",
         "4 or more", "sigmoid(D * d^2)", "the answer said twice", "damaged answers that win",
@@ -63,7 +63,7 @@ def test_guards_come_as_lines_of_a_config(
     sawyer: Callable[..., Any], model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, float]
 ) -> None:
     guards = tuple(NeededGuard(guard=name, threshold=value, reason="damage_twice") for name, value in asked.items())
-    monkeypatch.setattr("sawyer.trust.told", lambda found: replace(told(found), guards=guards))
+    monkeypatch.setattr("sawyer.trust.decide_verdict", lambda found: replace(decide_verdict(found), guards=guards))
     out = sawyer("trust", model, "--data", data).out
     assert ("any other reward model" in out) == bool(asked)
     if asked:

@@ -13,7 +13,7 @@ import yaml
 
 from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
 from sawyer.runs import Gate, Journal, Layout, Manifest, write_json
-from sawyer.trust import Trust, as_json, told, trust
+from sawyer.trust import Trust, as_json, decide_verdict, trust
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & \x00\x1b[31m \ud800 {{ 7 * 7 }} </style>'
 QUESTIONS = (
@@ -84,7 +84,7 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
         "rl": {"reward_sft": 0.02, "reward_best": 0.91, "best_step": 50, "kl": 3.1, "updates": 60, "stopped": ""},
         "compare": {"win_rate_rl_vs_sft": rate},
     }
-    write_json(layout.trust, as_json(examined(), told(examined())))
+    write_json(layout.trust, as_json(examined(), decide_verdict(examined())))
     seconds = {"sft": 71.0, "collect": 24.0, "reward": 58.0, "rl": 121.0, "compare": 29.0}
     start = 1_790_000_000.0
     for stage, spent in seconds.items():

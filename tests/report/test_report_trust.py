@@ -14,21 +14,21 @@ from report_run import examined
 from sawyer.report import build, build_trust
 from sawyer.report.trust_section import view
 from sawyer.runs import Layout
-from sawyer.trust import Trust, as_json, told
+from sawyer.trust import Trust, as_json, decide_verdict
 
 
 def values(found: Trust | None = None) -> dict[str, Any]:
     found = examined() if found is None else found
-    read: dict[str, Any] = json.loads(json.dumps(as_json(found, told(found))))
+    read: dict[str, Any] = json.loads(json.dumps(as_json(found, decide_verdict(found))))
     return read
 
 
 def test_the_verdict_stands_first_with_the_figures_that_decided() -> None:
     found = view(values())
-    verdict = told(examined())
+    verdict = decide_verdict(examined())
     assert (found.kind, found.look, found.chip) == ("guarded", "warn", "! only with guards") and found.words == verdict.words
     assert [line[0] for line in found.decided] == [why.name.replace("_", " ") for why in (*verdict.reasons, *verdict.doubts)]
-    bad = told(examined(8))
+    bad = decide_verdict(examined(8))
     refused = view(values(examined(8)))
     assert (refused.look, refused.chip) == ("fail", "✕ no RL on it") and refused.decided[0][1] == bad.reasons[0].words
     count = bad.reasons[0]  # a number of prompts, which is no 8.00

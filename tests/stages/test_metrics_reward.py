@@ -212,7 +212,7 @@ def test_the_ceiling_of_judges_who_contradict_themselves() -> None:
             one = Told(prompt=report.prompt_of(f"What is {number}?"), texts=tuple(said), scores=tuple(said.values()))
             answers = tuple(Answer(response=text, score=score) for text, score in said.items())
             judged = JudgedPrompt(prompt=one.prompt, answers=answers)
-            groups.append(EncodedPrompt(judged=judged, rows=(), pairs=tuple(Pair(*pair) for pair in one.pairs)))
+            groups.append(EncodedPrompt(record=judged, rows=(), pairs=tuple(Pair(*pair) for pair in one.pairs)))
     found = report.examine(
         lambda _, texts: [float(len(text)) for text in texts],
         RewardData(train_prompts=(), eval_prompts=tuple(groups), format="test"),

@@ -68,11 +68,11 @@ def test_all_pairs_of_a_prompt_ties_left_out_and_counted(tiny: Fixture, tmp_path
         found = load_reward_data(config_of(tiny, tmp_path, write_rows(rows)), run, open_language_model(tiny.sft))
         groups = found.train_prompts
         warned = events(run, "warning")
-    assert [group.judged.prompt.text for group in groups] == ["a", "b"] and not warned
+    assert [group.record.prompt.text for group in groups] == ["a", "b"] and not warned
     assert groups[0].pairs == ((0, 1, 4.0), (0, 2, 4.0))
     # The answer nobody scored is not there: the pair's numbers count the scored ones.
     assert groups[1].pairs == ((1, 0, 2.0),)
-    assert groups[1].judged.responses == ("word", "word word word")
+    assert groups[1].record.responses == ("word", "word word word")
     # Of the first prompt's three pairs one is tied, as are the third's: any large file has such, so that the plan counts them.
     assert found.remarks == (
         "; 1 prompt is left out: all scores are equal; "
@@ -89,7 +89,7 @@ def test_answers_that_are_cut_and_prompts_without_room_are_counted(
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, write_rows(rows))
         told = events(run, "warning")[-1]["message"]
-    assert [group.judged.prompt.text for group in groups] == ["cut", "fits"]
+    assert [group.record.prompt.text for group in groups] == ["cut", "fits"]
     assert [row.cut for row in groups[0].rows] == [True, False]
     assert "1 answer is cut" in told
     assert "1 prompt is left out: the prompt leaves no room for an answer (rows.json:2)" in told
@@ -103,11 +103,11 @@ def test_pairs_files_keep_their_margin(tiny: Fixture, tmp_path: Path, write_rows
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, write_rows(rows), loss="margin")
     assert [group.pairs for group in groups] == [((0, 1, 2.5),), ((0, 1, 1.0),)]
-    assert groups[0].judged.responses == ("good", "bad")
+    assert groups[0].record.responses == ("good", "bad")
     work = work_of(tiny, tmp_path, groups, loss="margin", batch_size=2)
     (part,) = judged_minibatches(groups, 0, 10_000)
     scores = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])(
-        [g.judged.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
+        [g.record.prompt for g in groups for _ in "ab"], ["good", "bad", "fine", "poor"]
     )
     expected = [minus_log_sigmoid(scores[0] - scores[1] - 2.5), minus_log_sigmoid(scores[2] - scores[3] - 1.0)]
     assert work.loss(part, []).item() == pytest.approx(sum(expected), rel=1e-5)
@@ -136,10 +136,10 @@ def test_collected_answers_join_the_file(tiny: Fixture, tmp_path: Path, write_ro
         run.layout.answers.write_text(json_lines([scored_row(own)]))
         both = config_of(tiny, tmp_path, path).model_copy(update={"collect": config_of(tiny, tmp_path, None).collect})
         assert [
-            group.judged.prompt.text for group in load_reward_data(both, run, open_language_model(tiny.sft)).train_prompts
+            group.record.prompt.text for group in load_reward_data(both, run, open_language_model(tiny.sft)).train_prompts
         ] == ["theirs", "mine"]
         alone = load_reward_data(config_of(tiny, tmp_path, None), run, open_language_model(tiny.sft)).train_prompts
-    assert [(group.judged.prompt.text, group.pairs) for group in alone] == [("mine", ((1, 0, 2.0),))]
+    assert [(group.record.prompt.text, group.pairs) for group in alone] == [("mine", ((1, 0, 2.0),))]
 
 
 # Loss
@@ -167,7 +167,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path
     scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
     total, right, count = 0.0, 0, 0
     for group in chosen:
-        scores = [scorer([group.judged.prompt], [response])[0] for response in group.judged.responses]
+        scores = [scorer([group.record.prompt], [response])[0] for response in group.record.responses]
         for j, k, d in group.pairs:
             total += BY_HAND[loss](scores[j] - scores[k], d) + center * (scores[j] + scores[k]) ** 2
             right += scores[j] > scores[k]
@@ -208,7 +208,7 @@ def test_the_parts_of_a_batch_hold_every_answer_and_pair_once(tiny: Fixture, tmp
     found = sorted(
         (tuple(part.batch.ids[j][part.batch.mask[j]].tolist()), tuple(part.batch.ids[k][part.batch.mask[k]].tolist()), d)
         for part in parts
-        for said in [part.judged]
+        for said in [part.judgements]
         for j, k, d in zip(*(pair.tolist() for pair in (said.better, said.worse, said.difference)), strict=True)
     )
     assert found == sorted((g.rows[j].ids, g.rows[k].ids, d) for g in groups for j, k, d in g.pairs)
@@ -243,7 +243,7 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     assert scorer.scale != 1.0
     speaker = open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
-        prompts = [group.judged.prompt for group in load_reward_data(config, run, speaker).train_prompts][:30]
+        prompts = [group.record.prompt for group in load_reward_data(config, run, speaker).train_prompts][:30]
     own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, prompts)
     assert len(own[1]) == 30
     scores = scorer(*own)
@@ -285,7 +285,7 @@ def test_the_held_out_loss_is_the_training_loss_on_other_prompts(tiny: Fixture, 
         held_out = load_reward_data(config, run, open_language_model(tiny.sft)).eval_prompts
     losses, outcomes = [], []
     for group in held_out:
-        scores = scorer([group.judged.prompt] * len(group.judged.responses), group.judged.responses)
+        scores = scorer([group.record.prompt] * len(group.record.responses), group.record.responses)
         losses += [BY_HAND["squared"](scores[j] - scores[k], d) for j, k, d in group.pairs]
         outcomes += [scores[j] > scores[k] for j, k, _ in group.pairs]
     assert figures["eval_loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-4)

@@ -57,7 +57,7 @@ def work_of(tiny: Fixture, out: Path, found: RewardData, **asked: Any) -> Reward
 
 def scores_of(tiny: Fixture, work: RewardLoop, group: EncodedPrompt) -> list[float]:
     scorer = RewardScorer(prompt_encoder=open_language_model(tiny.sft).prompt_encoder, members=[Member(model=work.model)])
-    return [scorer([group.judged.prompt], [response])[0] for response in group.judged.responses]
+    return [scorer([group.record.prompt], [response])[0] for response in group.record.responses]
 
 
 # What a batch's loss is
@@ -179,7 +179,7 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
         cuts = [groups[a:b] for a, b in pairwise(at)]
         parts = [part for cut in cuts for part in judged_minibatches(cut, work.pad_id, 10**6, found.normalizer)]
         assert len(parts) == count
-        work.learner.update(parts, lambda part: work.loss(part, []), sum(work.aim.count(part.judged) for part in parts))
+        work.learner.update(parts, lambda part: work.loss(part, []), sum(work.aim.count(part.judgements) for part in parts))
         return kept
 
     whole = captured(1)
@@ -188,7 +188,7 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
         assert split.counts == whole.counts
         torch.testing.assert_close(split.gradients[0], whole.gradients[0], rtol=1e-4, atol=2e-6)
         if len(groups) % count:  # parts of one size have the same mean of means where each prompt counts once
-            wrong = captured(count, lambda part: aim.count(part.judged))
+            wrong = captured(count, lambda part: aim.count(part.judgements))
             away = (wrong.gradients[0] - whole.gradients[0]).abs().max() / whole.gradients[0].abs().max()
             assert float(away) > 1e-3
 
@@ -203,7 +203,7 @@ def test_what_cannot_teach_is_counted_and_named(tiny: Fixture, tmp_path: Path, e
     with tiny.run(tmp_path / "run") as run:
         found = load_reward_data(config_of(tiny, tmp_path, path), run, open_language_model(tiny.sft))
         (read,) = [event["message"] for event in events(run, "warning")]
-    assert [group.judged.prompt.text for group in found.train_prompts] == ["good", "also good"]
+    assert [group.record.prompt.text for group in found.train_prompts] == ["good", "also good"]
     # As they were read, the first few of each kind by line and field.
     assert "2 rows: score (rows.jsonl:4:responses_and_scores[0].score, rows.jsonl:5:responses_and_scores[1].score)" in read
     assert "tied" not in read
@@ -221,10 +221,10 @@ def test_regression_learns_from_every_score(tiny: Fixture, tmp_path: Path, event
     with tiny.run(tmp_path / "run") as run:
         found = load_reward_data(config_of(tiny, tmp_path, path, loss="regression"), run, open_language_model(tiny.sft))
         assert not events(run, "warning")
-    assert [group.judged.scores for group in found.train_prompts] == [(3, 3), (1, 2), (5,)]
+    assert [group.record.scores for group in found.train_prompts] == [(3, 3), (1, 2), (5,)]
     assert found.remarks == "; 1 prompt is left out: no answer has a score"
     assert found.normalizer == ScoreNormalizer(mean=2.8, scale=pytest.approx(statistics.pstdev([3, 3, 1, 2, 5])))
-    assert [group.judged.prompt.text for group in found.examined_prompts] == ["good"], (
+    assert [group.record.prompt.text for group in found.examined_prompts] == ["good"], (
         "ranking is examined where there is a pair"
     )
     # A batch without a pair has a loss and no accuracy.
@@ -256,7 +256,7 @@ def test_ready_made_pairs_have_no_score_for_regression(tiny: Fixture, tmp_path: 
         places = ", ".join(f"{path.name}:{line}" for line in (1, 2, 3))
         assert told == f"3 prompts are left out: a pair has no score to learn ({places})"
         ranked = load_reward_data(config_of(tiny, tmp_path, path, loss="listwise"), run, open_language_model(tiny.sft))
-    assert [group.judged.scores for group in ranked.train_prompts] == [(1.0, 0.0)] * 3
+    assert [group.record.scores for group in ranked.train_prompts] == [(1.0, 0.0)] * 3
 
 
 # The whole stage
@@ -274,7 +274,7 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     assert figures["loss_last"] < figures["loss_first"]
     extra = read_extra(model)
     assert (extra["loss"], extra["score_mean"], extra["score_scale"]) == (loss, again.normalizer.mean, again.normalizer.scale)
-    given = [score for group in again.train_prompts for score in group.judged.scores]
+    given = [score for group in again.train_prompts for score in group.record.scores]
     assert extra["score_mean"] == pytest.approx(statistics.fmean(given)) and extra["score_scale"] == pytest.approx(
         statistics.pstdev(given)
     )
@@ -283,10 +283,10 @@ def test_the_whole_stage(tiny: Fixture, tmp_path: Path, loss: str) -> None:
     scorer = RewardScorer(prompt_encoder=trained.prompt_encoder, members=[Member(model=trained.model)])
     losses = []
     for group in again.eval_prompts:
-        rewards = scorer([group.judged.prompt] * len(group.judged.responses), group.judged.responses)
-        targets = [(score - extra["score_mean"]) / extra["score_scale"] for score in group.judged.scores]
+        rewards = scorer([group.record.prompt] * len(group.record.responses), group.record.responses)
+        targets = [(score - extra["score_mean"]) / extra["score_scale"] for score in group.record.scores]
         squares = [(r - t) ** 2 for r, t in zip(rewards, targets, strict=True)]
-        losses.append(statistics.fmean(squares) if loss == "regression" else ranking(rewards, group.judged.scores))
+        losses.append(statistics.fmean(squares) if loss == "regression" else ranking(rewards, group.record.scores))
     assert figures["eval_loss"] == pytest.approx(statistics.fmean(losses), rel=1e-4)
 
 

@@ -113,7 +113,7 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     config, speaker = config_of(tiny, out), open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
         groups = load_reward_data(config, run, speaker).train_prompts
-    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.judged.prompt for g in groups][:12])
+    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.record.prompt for g in groups][:12])
     found = scorer.detailed(*own)
     for member in range(3):
         values = [one.members[member] for one in found]
@@ -201,7 +201,7 @@ def test_the_loss_of_heads_is_their_mean(tiny: Fixture, tmp_path: Path) -> None:
     work = RewardLoop(config, place, reader.model, reader.prompt_encoder.pad_id, found.train_prompts, found.normalizer)
     (part,) = judged_minibatches(found.train_prompts[:6], reader.prompt_encoder.pad_id, 10**6, found.normalizer)
     scores = sequence_logits(reader.model, part.batch)
-    each = [float(aim.total(scores[:, head], part.judged).detach()) for head in range(3)]
+    each = [float(aim.total(scores[:, head], part.judgements).detach()) for head in range(3)]
     assert float(work.loss(part, []).detach()) == pytest.approx(statistics.fmean(each), rel=1e-5)
     assert max(each) - min(each) > 1e-3
 

@@ -55,13 +55,13 @@ def test_near_twins_go_and_repetitions_stay(
             told.append([row["message"] for row in events(run, "deduplicated")])
     (whole, same), (_, few), (_, found) = thinnings
     assert len(whole.train_prompts) == 18 and same is whole and told[0] == []
-    assert [group.judged.prompt for group in few.train_prompts] == [group.judged.prompt for group in whole.train_prompts], (
+    assert [group.record.prompt for group in few.train_prompts] == [group.record.prompt for group in whole.train_prompts], (
         "nothing is as alike as that"
     )
-    asked = [group.judged.prompt.text for group in found.train_prompts]
+    asked = [group.record.prompt.text for group in found.train_prompts]
     assert asked.count("Tell me about the river of music") == 3, "the same prompt's judgements are no duplicates"
     assert 3 <= len(asked) < 18 - 4
-    assert asked == [group.judged.prompt.text for group in whole.train_prompts if group.judged.prompt.text in set(asked)], (
+    assert asked == [group.record.prompt.text for group in whole.train_prompts if group.record.prompt.text in set(asked)], (
         "in their order"
     )
     assert told[2][0].startswith(f"prompts: dedup_threshold: 0.97 leaves out {16 - len(set(asked))} of 16 as near-duplicates")
@@ -97,7 +97,7 @@ def test_scores_are_standardised_over_the_prompts_that_are_left(
         train(config_of(tiny, tmp_path / "run", data, calibration_prompts=2, dedup_threshold=0.97, loss="regression"), run)
         kept = read_extra(run.layout.model("reward"))
     ((whole, found),) = thinnings
-    scores = [score for group in found.train_prompts for score in group.judged.scores]
+    scores = [score for group in found.train_prompts for score in group.record.scores]
     assert 1 <= len(found.train_prompts) < len(whole.train_prompts) == 16
     assert found.normalizer.mean == pytest.approx(statistics.fmean(scores)) != pytest.approx(whole.normalizer.mean)
     assert found.normalizer.scale == pytest.approx(statistics.pstdev(scores)) != pytest.approx(whole.normalizer.scale)

@@ -125,7 +125,7 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
 
     chosen = batch_indices(len(groups), 25, 0, total=len(groups), seed=0, stage="reward")
     batch = [groups[i] for i in chosen]
-    check(step, lambda part: float(len(part.judged.better)), lambda tokens: len(list(judged_minibatches(batch, 0, tokens))))
+    check(step, lambda part: float(len(part.judgements.better)), lambda tokens: len(list(judged_minibatches(batch, 0, tokens))))
 
 
 @pytest.fixture(scope="module")

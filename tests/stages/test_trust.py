@@ -30,12 +30,12 @@ def table(scores: dict[str, float], otherwise: float = -9.0) -> Scorer:
 def group(prompt: str, *judged: tuple[str, float]) -> EncodedPrompt:
     pairs = tuple(Pair(i, j, a - b) for i, (_, a) in enumerate(judged) for j, (_, b) in enumerate(judged) if a > b)
     answers = tuple(Answer(response=text, score=score) for text, score in judged)
-    return EncodedPrompt(judged=JudgedPrompt(prompt=prompt_of(prompt), answers=answers), rows=(), pairs=pairs)
+    return EncodedPrompt(record=JudgedPrompt(prompt=prompt_of(prompt), answers=answers), rows=(), pairs=pairs)
 
 
 def sourced(prompt: EncodedPrompt, *sources: str) -> EncodedPrompt:
-    answers = tuple(replace(a, source=source) for a, source in zip(prompt.judged.answers, sources, strict=True))
-    return replace(prompt, judged=replace(prompt.judged, answers=answers))
+    answers = tuple(replace(a, source=source) for a, source in zip(prompt.record.answers, sources, strict=True))
+    return replace(prompt, record=replace(prompt.record, answers=answers))
 
 
 def examined(scorer: Scorer, *groups: EncodedPrompt, held_out: bool = True, loss: str = "bradley_terry") -> dict[str, Any]:

@@ -10,7 +10,7 @@ from judges import record, table
 
 from sawyer.errors import ModelError
 from sawyer.records import Answer, JudgedPrompt, prompt_of
-from sawyer.trust import Side, Trust, told, trust
+from sawyer.trust import Side, Trust, decide_verdict, trust
 
 # One prompt with three pairs, one with one. Rewards: b > a > c and e > d; judged: a > b > c and d > e.
 FIRST = record("p", ("aaa", 9.0), ("bb", 5.0), ("c", 2.0))
@@ -187,5 +187,5 @@ def test_a_reward_that_is_no_number_is_named(reward: float) -> None:
 def test_without_a_single_judged_answer_nothing_is_claimed() -> None:
     nothing = JudgedPrompt(prompt=prompt_of("p"), answers=(Answer(response="aaa", score=None),))
     found = examined(nothing)
-    assert (found.everything.prompts, found.everything.pairs, found.damaged.cases) == (0, 0, 0)
-    assert told(found).reasons[0].name == "nothing_to_learn"
+    assert (found.everything.prompts, found.everything.pairs, found.corrupted_win_rate.cases) == (0, 0, 0)
+    assert decide_verdict(found).reasons[0].name == "nothing_to_learn"

@@ -12,7 +12,7 @@ from judges import record
 
 from sawyer.records import JudgedPrompt, Prompt, prompt_of
 from sawyer.report.trust_section import view
-from sawyer.trust import Trust, Verdict, as_json, from_json, told, trust
+from sawyer.trust import Trust, Verdict, as_json, decide_verdict, from_json, trust
 
 
 def score(prompts: list[Prompt], responses: list[str]) -> list[float]:
@@ -52,7 +52,7 @@ def examined(judged: str, world: bool, held_out: bool = True, loss: str | None =
     own = scored(6, "sft") if world else []
     truth = (lambda prompt, text: float(len(text) % 7)) if world else None
     found = trust(score, JUDGED[judged], own=own, truth=truth, held_out=held_out, loss=loss)
-    return found, told(found)
+    return found, decide_verdict(found)
 
 
 @pytest.mark.parametrize("judged", JUDGED)

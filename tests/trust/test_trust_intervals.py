@@ -9,7 +9,7 @@ import statistics
 import pytest
 
 from sawyer.stats import Interval, correlation_interval, paired_interval, student_t, wilson
-from sawyer.trust.intervals import correlated, difference, partial, share
+from sawyer.trust.intervals import correlation, difference, partial, share
 
 
 def test_the_interval_is_of_the_share_that_is_told() -> None:
@@ -82,10 +82,10 @@ def test_correlations_are_those_of_the_standard_library() -> None:
     rows = prompts_with_their_own_level()
     points = [[(x, y) for x, y, _ in row] for row in rows]
     flat = [point for row in points for point in row]
-    everywhere = correlated(points, 0, within=False)
+    everywhere = correlation(points, 0, within=False)
     assert everywhere.value == pytest.approx(statistics.correlation(*zip(*flat, strict=True)))
     assert everywhere.value < -0.9 and everywhere.low < everywhere.value < everywhere.high
-    within = correlated(points, 0, within=True)
+    within = correlation(points, 0, within=True)
     centred = []
     for row in points:
         mx, my = (statistics.fmean(part) for part in zip(*row, strict=True))
@@ -110,7 +110,7 @@ def test_a_partial_correlation_is_that_of_what_regression_leaves() -> None:
         return [v - slope * z for v, z in zip(values, zs, strict=True)]
 
     assert found.value == pytest.approx(statistics.correlation(left(xs), left(ys)))
-    plain = correlated([[(x, y) for x, y, _ in row] for row in rows], 0, within=True)
+    plain = correlation([[(x, y) for x, y, _ in row] for row in rows], 0, within=True)
     assert found.value != pytest.approx(plain.value, abs=0.02), "uncontrolled it would be another figure"
 
 
@@ -120,8 +120,8 @@ def test_nothing_is_left_to_correlate_where_score_and_length_agree() -> None:
 
 
 def test_a_side_that_does_not_vary_has_no_correlation() -> None:
-    assert correlated([[(1.0, 2.0), (1.0, 3.0)], [(1.0, 5.0), (1.0, 1.0)]], 0, within=False).value == 0.0
-    assert correlated([], 0, within=True).cases == 0
+    assert correlation([[(1.0, 2.0), (1.0, 3.0)], [(1.0, 5.0), (1.0, 1.0)]], 0, within=False).value == 0.0
+    assert correlation([], 0, within=True).cases == 0
 
 
 def test_a_correlation_of_a_few_is_as_wide_as_fisher_s() -> None:

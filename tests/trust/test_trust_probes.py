@@ -60,7 +60,7 @@ def test_wins_are_counted_over_all_that_was_tried() -> None:
 def test_the_example_is_where_the_damaged_answer_comes_off_best() -> None:
     found, _ = probed(table({BEST: 2.0, "Yes": 1.0, f"{BEST} {BEST}": 1.5, "Yes Yes": 3.0, "": 0.5}))
     twice, empty = found["twice"].example, found["empty"].example
-    assert twice is not None and (twice.prompt, twice.whole, twice.damaged) == ("q", "Yes", "Yes Yes")
+    assert twice is not None and (twice.prompt, twice.whole, twice.damaged_answer) == ("q", "Yes", "Yes Yes")
     assert (twice.whole_reward, twice.damaged_reward) == (1.0, 3.0)
     # Nowhere does the empty one win; it comes closest where it lacks half a point.
     assert empty is not None and (empty.prompt, empty.whole_reward, empty.damaged_reward) == ("q", 1.0, 0.5)
@@ -74,7 +74,7 @@ def test_an_answer_damaged_into_itself_is_not_tried() -> None:
 
 def test_an_answer_that_nobody_preferred_is_not_damaged() -> None:
     found = trust(table({}), [record("p", ("one", 8.0), ("other", 8.0))])
-    assert found.damaged.cases == 0 and all(one.wins.cases == 0 for one in found.probes)
+    assert found.corrupted_win_rate.cases == 0 and all(one.wins.cases == 0 for one in found.probes)
 
 
 def test_damage_beyond_what_a_model_reads_shows_nothing() -> None:

@@ -18,7 +18,7 @@ from sawyer.errors import DataError
 from sawyer.models import RewardScorer, open_language_model, save_model
 from sawyer.records import JudgedPrompt, json_lines, scored_row
 from sawyer.runs import Layout, open_run, replace_folder
-from sawyer.trust import told, trust
+from sawyer.trust import decide_verdict, trust
 
 BASE = Path(sawyer.worlds.__file__).parent / "base"
 Train = Callable[..., Layout]
@@ -127,7 +127,7 @@ def test_a_good_model_is_not_called_bad_by_flippers(honest: Layout) -> None:
     scorer = RewardScorer.load(honest.model("reward"))
     found = trust(scorer, judged("flipper", 200, twice=True), loss="squared", unit=scorer.scale, truth=truly)
     assert found.ceiling is not None and found.ceiling.accuracy.high < 0.75
-    verdict = told(found)
+    verdict = decide_verdict(found)
     assert "chance" not in [reason.name for reason in verdict.reasons] and "no better than chance" not in verdict.words
     doubts = {doubt.name: doubt for doubt in (*verdict.reasons, *verdict.doubts)}
     assert doubts.keys() & {"ceiling", "judges"} and "may have" in " ".join(doubt.words for doubt in doubts.values())
@@ -135,7 +135,7 @@ def test_a_good_model_is_not_called_bad_by_flippers(honest: Layout) -> None:
 
 @pytest.mark.slow
 def test_lazy_raters_leave_nothing_to_learn_whatever_the_model(honest: Layout) -> None:
-    verdict = told(trust(RewardScorer.load(honest.model("reward")), judged("lazy", 50)))
+    verdict = decide_verdict(trust(RewardScorer.load(honest.model("reward")), judged("lazy", 50)))
     assert [reason.name for reason in verdict.reasons] == ["nothing_to_learn"]
 
 

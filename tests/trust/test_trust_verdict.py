@@ -11,13 +11,13 @@ import torch
 from judges import Scorer, constant_scorer, gold_scorer, judged, length_scorer, noise_scorer, record, table, truly
 
 from sawyer.records import JudgedPrompt, Prompt
-from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, level, told, trust
+from sawyer.trust import Figure, Gap, Trust, Verdict, as_json, decide_verdict, level, trust
 from sawyer.trust.verdict import holds_above
 
 
 def verdict_on(scorer: Scorer, records: list[JudgedPrompt]) -> tuple[Trust, Verdict]:
     found = trust(scorer, records, truth=truly, held_out=True)
-    return found, told(found)
+    return found, decide_verdict(found)
 
 
 def names(verdict: Verdict) -> list[str]:
@@ -103,7 +103,7 @@ def test_where_the_judges_allow_nothing_they_are_blamed_and_not_the_model() -> N
     records = []
     for i in range(60):
         records += [record(str(i), ("good", 3.0), ("bad", 1.0)), record(str(i), ("good", 1.0), ("bad", 3.0))]
-    verdict = told(trust(table({"good": 1.0, "bad": 0.0}, otherwise=-1.0), records))
+    verdict = decide_verdict(trust(table({"good": 1.0, "bad": 0.0}, otherwise=-1.0), records))
     assert names(verdict)[0] == "judges" and "contradict themselves" in verdict.words
     assert "no better than chance" not in verdict.words
 
@@ -122,7 +122,7 @@ def test_an_interval_that_holds_chance_and_use_says_too_few_and_not_bad() -> Non
     records = [record(str(i), ("good", 2.0), ("poor", 1.0)) for i in range(20)]
     records += [record(f"{i}", ("poor", 2.0), ("good", 1.0)) for i in range(100, 114)]
     found = trust(table({"good": 1.0, "poor": 0.0}, otherwise=-1.0), records)
-    verdict = told(replace(found, probes=()))  # a table reads no prompt
+    verdict = decide_verdict(replace(found, probes=()))  # a table reads no prompt
     assert names(verdict) == ["too_few"] and "34 prompts are too few to say" in verdict.words
 
 
@@ -138,11 +138,11 @@ def test_wide_gaps_may_hold_where_all_together_do_not() -> None:
     assert found.everything.accuracy.value == pytest.approx(0.55)
     side = replace(found.everything, accuracy=replace(found.everything.accuracy, low=0.49))
     found = replace(found, probes=())  # a table reads no prompt
-    verdict = told(replace(found, sides=(side,)))
+    verdict = decide_verdict(replace(found, sides=(side,)))
     assert (verdict.kind, verdict.above) == ("trust_above", 4.0)
     assert "of those 4 or more apart 75 % of 100 pairs" in verdict.words
     flat = replace(side, by_gap=side.by_gap[:1])
-    assert names(told(replace(found, sides=(flat,)))) == ["chance"]
+    assert names(decide_verdict(replace(found, sides=(flat,)))) == ["chance"]
 
 
 def damaged(found: Trust, **shares: tuple[float, float, float]) -> Trust:
@@ -158,7 +158,7 @@ def test_a_model_that_hardly_reads_the_prompt_is_refused_however_good_the_mean_i
     """41 of 100 answers to another prompt are preferred; the six kinds together win 7 % of the time."""
     found, good = verdict_on(gold_scorer(), judged("honest", 150))
     assert (good.kind, good.guards) == ("trust", ()) and not any(doubt.name.startswith("damage") for doubt in good.doubts)
-    verdict = told(damaged(found, other_prompt=(0.41, 0.32, 0.51)))
+    verdict = decide_verdict(damaged(found, other_prompt=(0.41, 0.32, 0.51)))
     assert (verdict.kind, names(verdict)) == ("refuse", ["damage_other_prompt"])
     assert "it hardly reads the prompt" in verdict.words and "41 % of the time (32 % to 51 %)" in verdict.words
     assert (verdict.reasons[0].figure, verdict.reasons[0].value) == ("probes.other_prompt", 0.41)
@@ -182,7 +182,7 @@ def test_a_model_that_cannot_see_the_prompt_is_found_out_though_it_ranks_well() 
     xs, ys = torch.stack([x for x, _ in rows]), torch.tensor([y for _, y in rows])
     weights = torch.linalg.solve(xs.T @ xs + 10 * torch.eye(len(words)), xs.T @ ys)
     found, verdict = verdict_on(lambda _, texts: [float(counts(text) @ weights) for text in texts], judged("honest", 150))
-    assert found.everything.accuracy.low > 0.55 and found.everything.ahead.low > 0 and found.damaged.value < 0.35
+    assert found.everything.accuracy.low > 0.55 and found.everything.ahead.low > 0 and found.corrupted_win_rate.value < 0.35
     other = next(probe.wins for probe in found.probes if probe.name == "other_prompt")
     assert other.value == pytest.approx(0.5, abs=0.08)
     assert verdict.kind == "refuse" and "damage_other_prompt" in names(verdict)
@@ -190,7 +190,7 @@ def test_a_model_that_cannot_see_the_prompt_is_found_out_though_it_ranks_well() 
 
 def test_between_trust_and_refusal_guards_are_named() -> None:
     found, _ = verdict_on(gold_scorer(), judged("honest", 150))
-    verdict = told(damaged(found, twice=(0.3, 0.22, 0.39), empty=(0.12, 0.07, 0.19)))
+    verdict = decide_verdict(damaged(found, twice=(0.3, 0.22, 0.39), empty=(0.12, 0.07, 0.19)))
     assert verdict.kind == "guarded" and names(verdict) == ["damage_twice", "damage_empty"], "the worst first"
     assert verdict.words.startswith(
         "Only with these guards: distinct_2 0.5, score_length_correlation 0.4, length 0.5 "
@@ -203,7 +203,7 @@ def test_between_trust_and_refusal_guards_are_named() -> None:
         ("length", "damage_empty"),
     ]
     # Nothing has won, but so few were tried that one in five may.
-    assert told(damaged(found, twice=(0.0, 0.0, 0.24))).kind == "guarded"
+    assert decide_verdict(damaged(found, twice=(0.0, 0.0, 0.24))).kind == "guarded"
 
 
 def test_of_a_few_prompts_no_damage_is_told() -> None:
@@ -216,7 +216,7 @@ def test_of_a_few_prompts_no_damage_is_told() -> None:
 def test_length_that_shows_asks_for_its_guard() -> None:
     found, _ = verdict_on(gold_scorer(), judged("honest", 150))
     tied = Figure(value=0.3, low=0.2, high=0.4, prompts=150, cases=900)
-    verdict = told(replace(found, sides=(replace(found.everything, length_controlled=tied),)))
+    verdict = decide_verdict(replace(found, sides=(replace(found.everything, length_controlled=tied),)))
     assert (verdict.kind, names(verdict)) == ("guarded", ["length"])
     assert [(guard.guard, guard.threshold) for guard in verdict.guards] == [("score_length_correlation", 0.4)]
 
@@ -224,11 +224,11 @@ def test_length_that_shows_asks_for_its_guard() -> None:
 def test_the_sft_model_s_own_answers_decide_too() -> None:
     found, _ = verdict_on(gold_scorer(), judged("honest", 150))
     bad = replace(found.everything, name="gold", accuracy=Figure(value=0.5, low=0.45, high=0.55, prompts=150, cases=900))
-    verdict = told(replace(found, sides=(*found.sides, bad)))
+    verdict = decide_verdict(replace(found, sides=(*found.sides, bad)))
     assert names(verdict) == ["own_answers"] and "which RL will see" in verdict.words
     few = replace(bad, accuracy=Figure(value=0.5, low=0.3, high=0.7, prompts=40, cases=90))
-    assert told(replace(found, sides=(*found.sides, few))).kind == "trust"
-    assert "own_unknown" in [doubt.name for doubt in told(found).doubts]
+    assert decide_verdict(replace(found, sides=(*found.sides, few))).kind == "trust"
+    assert "own_unknown" in [doubt.name for doubt in decide_verdict(found).doubts]
 
 
 def gaps(*lows_highs: tuple[float, float]) -> tuple[Gap, ...]:

@@ -51,7 +51,7 @@ def trust(
 
     from sawyer.models import TextScorer, read_extra, remote_code, reward_folder
     from sawyer.trust import as_json as values_of
-    from sawyer.trust import told as verdict_of
+    from sawyer.trust import decide_verdict
     from sawyer.trust import trust as examine
 
     console = stdout()
@@ -71,7 +71,7 @@ def trust(
         held_out=eval_fraction < 1.0,
         seed=seed,
     )
-    verdict = verdict_of(report)
+    verdict = decide_verdict(report)
     paths = _write_page(Path(out), values_of(report, verdict), model) if out is not None else []
     if as_json:
         print_line(json_line(values_of(report, verdict)))
@@ -142,12 +142,12 @@ def _print_report(console: Console, report: Trust, verdict: Verdict) -> None:
         for gap in report.everything.by_gap:
             gaps.add_row(gap.name, *_cells(gap.accuracy))
         tables.append(gaps)
-    if report.damaged.cases:
+    if report.corrupted_win_rate.cases:
         probes = _table("damaged answers that win", "share", "interval", "tried")
         for probe in report.probes:
             if probe.wins.cases:
                 probes.add_row(probe.what, *_cells(probe.wins))
-        probes.add_row("all", *_cells(report.damaged), style="bold")
+        probes.add_row("all", *_cells(report.corrupted_win_rate), style="bold")
         tables.append(probes)
     for table in tables:
         console.print()

@@ -262,7 +262,7 @@ def _probes(probes: Sequence[Values]) -> list[Damage]:
                 bit=_bit(str(probe["what"]), probe["wins"], cases),
                 example=example,
                 whole=_short(example["whole"]) if example else "",
-                damaged=_short(example["damaged"]) if example else "",
+                damaged=_short(example["damaged_answer"]) if example else "",
                 bars=[bar(example[key], scale) for key in ("whole_reward", "damaged_reward")] if example else [],
             )
         )

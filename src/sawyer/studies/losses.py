@@ -198,7 +198,7 @@ def cell_of(own: Config) -> LossRun:
     figures = state.figures
     try:
         trust = json.loads(layout.trust.read_text(encoding="utf-8"))
-        side, damage = trust["sides"][0], trust["damaged"]
+        side, damage = trust["sides"][0], trust["corrupted_win_rate"]
         first = side["calibration"][0] if side["calibration"] else None
         steps = [int(row["pairs"]) for row in read_rows(layout.metrics) if row.get("stage") == STAGE and "pairs" in row]
         return LossRun(

@@ -62,9 +62,9 @@ def read_judged_files(
 class EncodedPrompt:
     """A judged prompt with each of its scored answers as tokens."""
 
-    judged: JudgedPrompt  # every answer has a score
+    record: JudgedPrompt  # every answer has a score
     rows: tuple[Row, ...]  # one an answer, in their order
-    pairs: tuple[Pair, ...]  # those of `judged` whose answers differ as tokens, too
+    pairs: tuple[Pair, ...]  # those of `record` whose answers differ as tokens, too
 
     @property
     def tokens(self) -> int:
@@ -89,10 +89,10 @@ class EncodedPrompt:
 
 def encode_judged(prompt: JudgedPrompt, encoder: RewardEncoder) -> EncodedPrompt:
     """Encode each scored answer once. Answers that are cut to the same tokens are no pair: nothing could tell them apart."""
-    judged = prompt.scored
-    rows = tuple(encoder.answer(judged.prompt, response) for response in judged.responses)
-    pairs = tuple(pair for pair in judged.pairs().decided if rows[pair.better].ids != rows[pair.worse].ids)
-    return EncodedPrompt(judged=judged, rows=rows, pairs=pairs)
+    record = prompt.scored
+    rows = tuple(encoder.answer(record.prompt, response) for response in record.responses)
+    pairs = tuple(pair for pair in record.pairs().decided if rows[pair.better].ids != rows[pair.worse].ids)
+    return EncodedPrompt(record=record, rows=rows, pairs=pairs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,11 +100,11 @@ class JudgedMinibatch:
     """Some prompts of a batch: all their answers as one padded batch, and what the judges said of its rows."""
 
     batch: Batch  # (N, T), each answer once
-    judged: JudgedBatch
+    judgements: JudgedBatch
 
     def to(self, device: torch.device) -> JudgedMinibatch:
         """The same on another device."""
-        return JudgedMinibatch(batch=self.batch.to(device), judged=self.judged.to(device))
+        return JudgedMinibatch(batch=self.batch.to(device), judgements=self.judgements.to(device))
 
 
 def judged_minibatches(
@@ -126,7 +126,7 @@ def judged_minibatches(
 
 def _minibatch(prompts: Sequence[EncodedPrompt], pad_id: int, normalizer: ScoreNormalizer) -> JudgedMinibatch:
     rows = [row for prompt in prompts for row in prompt.rows]
-    return JudgedMinibatch(batch=pad_right(rows, pad_id), judged=judged_batch(prompts, normalizer))
+    return JudgedMinibatch(batch=pad_right(rows, pad_id), judgements=judged_batch(prompts, normalizer))
 
 
 def judged_batch(prompts: Sequence[EncodedPrompt], normalizer: ScoreNormalizer = NO_NORMALIZER) -> JudgedBatch:
@@ -137,10 +137,10 @@ def judged_batch(prompts: Sequence[EncodedPrompt], normalizer: ScoreNormalizer =
         better += [start + pair.better for pair in prompt.pairs]
         worse += [start + pair.worse for pair in prompt.pairs]
         differences += [pair.difference for pair in prompt.pairs]
-        start += len(prompt.judged.answers)
+        start += len(prompt.record.answers)
     return JudgedBatch(
-        prompts=torch.tensor([i for i, one in enumerate(prompts) for _ in one.judged.answers], dtype=torch.int64),
-        scores=torch.tensor([normalizer(score) for one in prompts for score in one.judged.scores], dtype=torch.float64),
+        prompts=torch.tensor([i for i, one in enumerate(prompts) for _ in one.record.answers], dtype=torch.int64),
+        scores=torch.tensor([normalizer(score) for one in prompts for score in one.record.scores], dtype=torch.float64),
         better=torch.tensor(better, dtype=torch.int64),
         worse=torch.tensor(worse, dtype=torch.int64),
         difference=torch.tensor(differences, dtype=torch.float32),

@@ -25,7 +25,7 @@ from sawyer.trust.trust_values import (
     Trust,
     Verdict,
 )
-from sawyer.trust.verdict import DAMAGED_WINS, SURELY_WINS, level, told
+from sawyer.trust.verdict import GUARD_WIN_RATE, decide_verdict, level
 
 if TYPE_CHECKING:
     from sawyer.trust.probes import DAMAGES

@@ -27,11 +27,11 @@ SATURATION = (
 
 def ceiling(rows: Sequence[RewardedPrompt], seed: int) -> Ceiling | None:
     """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither tells."""
-    agreed = agreement([row.judged for row in rows], seed)
-    if agreed.prompts >= ENOUGH_REPEATS:
-        value, low, high = (most_accurate(x) for x in (agreed.value, agreed.low, agreed.high))
-        found = Figure(value=value, low=low, high=high, prompts=agreed.prompts, cases=agreed.cases)
-        return Ceiling(accuracy=found, method="repeats", assumption=REPEATS)
+    repeats = agreement([row.record for row in rows], seed)
+    if repeats.prompts >= ENOUGH_REPEATS:
+        value, low, high = (most_accurate(x) for x in (repeats.value, repeats.low, repeats.high))
+        accuracy = Figure(value=value, low=low, high=high, prompts=repeats.prompts, cases=repeats.cases)
+        return Ceiling(accuracy=accuracy, method="repeats", assumption=REPEATS)
     flat = saturation(rows, seed)
     return None if flat is None else Ceiling(accuracy=flat, method="saturation", assumption=SATURATION)
 
@@ -45,19 +45,19 @@ def most_accurate(agreement: float) -> float:
 
 
 def agreement(records: Sequence[JudgedPrompt], seed: int) -> Figure:
-    """How often two judgings of the same prompt order the same two answers alike, among pairs that both decide."""
-    judgings: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
+    """How often two judgements of the same prompt order the same two answers alike, among pairs that both decide."""
+    by_prompt: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
     for record in records:
         key = tuple((message.role, message.content) for message in record.prompt.messages)
-        judgings.setdefault(key, []).extend(_judgings(record))
+        by_prompt.setdefault(key, []).extend(_judgements(record))
     cells = []
-    for found in judgings.values():
-        alike = tried = 0
-        for one, other in combinations(found, 2):
+    for judgements in by_prompt.values():
+        alike = trials = 0
+        for one, other in combinations(judgements, 2):
             for a, b in combinations([text for text in one if text in other], 2):
                 signs = (one[a] - one[b]) * (other[a] - other[b])
-                alike, tried = alike + (signs > 0), tried + (signs != 0)
-        cells.append((float(alike), float(tried)))
+                alike, trials = alike + (signs > 0), trials + (signs != 0)
+        cells.append((float(alike), float(trials)))
     return share(cells, seed)
 
 
@@ -66,37 +66,31 @@ def saturation(rows: Sequence[RewardedPrompt], seed: int) -> Figure | None:
 
     Widest and middle are the upper two thirds of these pairs by the judges' gap. None where accuracy may still be rising.
     """
-    pairs = [[(row.rewards[j] - row.rewards[k], apart) for j, k, apart in row.pairs] for row in rows]
-    sizes = sorted(abs(gap) for found in pairs for gap, _ in found)
+    outcomes = [[(row.rewards[j] - row.rewards[k], width) for j, k, width in row.pairs] for row in rows]
+    sizes = sorted(abs(gap) for each in outcomes for gap, _ in each)
     if len(sizes) < 6:
         return None
-    sure = [[(gap, apart) for gap, apart in found if abs(gap) >= sizes[len(sizes) // 2]] for found in pairs]
-    widths = sorted(apart for found in sure for _, apart in found)
+    sure = [[(gap, width) for gap, width in each if abs(gap) >= sizes[len(sizes) // 2]] for each in outcomes]
+    widths = sorted(width for each in sure for _, width in each)
     middle, wide = widths[len(widths) // 3], widths[2 * len(widths) // 3]
-    cells = [
-        (
-            (float(sum(g > 0 for g, apart in found if apart >= wide)), float(sum(apart >= wide for _, apart in found))),
-            (
-                float(sum(g > 0 for g, apart in found if middle <= apart < wide)),
-                float(sum(middle <= apart < wide for _, apart in found)),
-            ),
-        )
-        for found in sure
-    ]
-    top, below = share([c[0] for c in cells], seed), share([c[1] for c in cells], seed)
+
+    def accuracy(low: float, high: float) -> Figure:
+        inside = [[gap > 0 for gap, width in each if low <= width < high] for each in sure]
+        return share([(float(sum(rights)), float(len(rights))) for rights in inside], seed)
+
+    top, below = accuracy(wide, math.inf), accuracy(middle, wide)
     if min(top.cases, below.cases) < ENOUGH_WIDE:
         return None
     high = (top.value - below.value) + math.hypot(top.high - top.value, below.value - below.low)
     return top if high < FLAT and top.low > CHANCE else None
 
 
-def _judgings(record: JudgedPrompt) -> list[dict[str, float]]:
-    """A row as text -> score; a text that stands in it twice was judged twice, and its second score is another judging's."""
-    found: list[dict[str, float]] = []
+def _judgements(record: JudgedPrompt) -> list[dict[str, float]]:
+    """A row as text -> score; a text that stands in it twice was judged twice: its second score is another judgement's."""
+    judgements: list[dict[str, float]] = []
     for text, score in zip(record.responses, record.scores, strict=True):
-        free = next((judging for judging in found if text not in judging), None)
+        free = next((judgement for judgement in judgements if text not in judgement), None)
         if free is None:
-            free = {}
-            found.append(free)
+            judgements.append(free := {})
         free[text] = score
-    return found
+    return judgements

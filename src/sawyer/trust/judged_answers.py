@@ -15,18 +15,18 @@ SFT = "sft"  # the source that collected answers name
 class RewardedPrompt:
     """A judged prompt, all of whose answers have a score, with the reward of each answer."""
 
-    judged: JudgedPrompt
-    pairs: tuple[Pair, ...]  # the decided pairs of `judged`
+    record: JudgedPrompt
+    pairs: tuple[Pair, ...]  # the decided pairs of `record`
     rewards: tuple[float, ...]
     truths: tuple[float, ...] = ()  # the true scores, where they are known
 
-    def of_sources(self, wanted: Callable[[str], bool]) -> RewardedPrompt:
-        """The answers whose source is wanted."""
-        indices = [i for i, answer in enumerate(self.judged.answers) if wanted(answer.source)]
-        judged = replace(self.judged, answers=tuple(self.judged.answers[i] for i in indices))
+    def of_sources(self, accepts: Callable[[str], bool]) -> RewardedPrompt:
+        """The answers whose source is accepted."""
+        indices = [i for i, answer in enumerate(self.record.answers) if accepts(answer.source)]
+        record = replace(self.record, answers=tuple(self.record.answers[i] for i in indices))
         return RewardedPrompt(
-            judged=judged,
-            pairs=judged.pairs().decided,
+            record=record,
+            pairs=record.pairs().decided,
             rewards=tuple(self.rewards[i] for i in indices),
             truths=tuple(self.truths[i] for i in indices) if self.truths else (),
         )
@@ -34,7 +34,7 @@ class RewardedPrompt:
     @property
     def best(self) -> int:
         """The answer that wins its pairs by most in sum (the first of equals)."""
-        wins = [0.0] * len(self.judged.answers)
+        wins = [0.0] * len(self.record.answers)
         for pair in self.pairs:
             wins[pair.better] += pair.difference
         return wins.index(max(wins))
@@ -47,15 +47,15 @@ def score_prompts(
 
     Answers without a score are left out, and prompts without any.
     """
-    judged = [scored for record in records if (scored := record.scored).answers]
-    rewards = scorer([one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses])
-    flat = iter(map(float, rewards))
+    records = [record for record in (one.scored for one in records) if record.answers]
+    rewards = scorer([one.prompt for one in records for _ in one.answers], [text for one in records for text in one.responses])
+    in_order = iter(map(float, rewards))
     return tuple(
         RewardedPrompt(
-            judged=one,
-            pairs=one.pairs().decided,
-            rewards=tuple(next(flat) for _ in one.answers),
-            truths=tuple(truth(one.prompt, text) for text in one.responses) if truth is not None else (),
+            record=record,
+            pairs=record.pairs().decided,
+            rewards=tuple(next(in_order) for _ in record.answers),
+            truths=tuple(truth(record.prompt, text) for text in record.responses) if truth is not None else (),
         )
-        for one in judged
+        for record in records
     )

@@ -1,4 +1,4 @@
-"""trust.json: written and read by one definition, the dataclasses of `figures`."""
+"""trust.json: written and read by one definition, the dataclasses of `trust_values`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from sawyer.trust.trust_values import Trust, Verdict
 
 
-def as_json(found: Trust, verdict: Verdict) -> dict[str, Any]:
+def as_json(report: Trust, verdict: Verdict) -> dict[str, Any]:
     """Verdict and figures as plain values, for trust.json; the names are those of the fields."""
-    return {"verdict": asdict(verdict), **asdict(found)}
+    return {"verdict": asdict(verdict), **asdict(report)}
 
 
 def from_json(values: Any) -> tuple[Trust, Verdict]:
@@ -55,9 +55,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
         kinds = [inside[0]] * len(value) if inside[-1] is Ellipsis else list(inside)
         if len(kinds) == len(value):
-            return tuple(
-                _value(one, item, f"{where}[{place}]") for place, (one, item) in enumerate(zip(kinds, value, strict=True))
-            )
+            return tuple(_value(one, item, f"{where}[{i}]") for i, (one, item) in enumerate(zip(kinds, value, strict=True)))
     elif origin is Literal and value in inside:
         return value
     elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -13,7 +13,7 @@ from sawyer.trust.intervals import share
 from sawyer.trust.judged_answers import SFT, RewardedPrompt, score_prompts
 from sawyer.trust.metrics import side
 from sawyer.trust.probes import probe
-from sawyer.trust.trust_values import Figure, Trust
+from sawyer.trust.trust_values import Figure, SideName, Trust
 
 
 def trust(
@@ -37,24 +37,21 @@ def trust(
     scorer = Finite(scorer)
     rows = score_prompts(records, scorer, truth)
     true = score_prompts(own, scorer)
-    parts = [("all", "all judged answers", rows)]
-    sources = {answer.source for row in rows for answer in row.judged.answers}
+    parts: list[tuple[SideName, str, Sequence[RewardedPrompt]]] = [("all", "all judged answers", rows)]
+    sources = {answer.source for row in rows for answer in row.record.answers}
     if SFT in sources:
         if sources != {SFT}:
-            parts.append(("file", "answers of the files", _parts(rows, lambda source: source != SFT)))
-        parts.append(("own", "the SFT model's own answers, as the judges see them", _parts(rows, lambda s: s == SFT)))
+            parts.append(("file", "answers of the files", _of_sources(rows, lambda source: source != SFT)))
+        parts.append(("own", "the SFT model's own answers, as the judges see them", _of_sources(rows, lambda s: s == SFT)))
     if true:
         parts.append(("gold", "the SFT model's own answers, by their true score", true))
-    probes, damaged = probe(scorer, rows, seed=seed)
+    probes, corrupted_win_rate = probe(scorer, rows, seed=seed)
     return Trust(
-        sides=tuple(
-            side(name, what, found, loss=loss, unit=unit, seed=seed)  # type: ignore[arg-type]
-            for name, what, found in parts
-        ),
-        damaged=damaged,
+        sides=tuple(side(name, what, part, loss=loss, unit=unit, seed=seed) for name, what, part in parts),
+        corrupted_win_rate=corrupted_win_rate,
         probes=probes,
         ceiling=ceiling(rows, seed),
-        truth_agrees=_agrees(rows, seed) if truth is not None else None,
+        truth_agrees=_truth_agreement(rows, seed) if truth is not None else None,
         held_out=held_out,
         loss=loss,
         cut=scorer.cut,
@@ -62,7 +59,7 @@ def trust(
 
 
 class Finite:
-    """A scorer whose every reward is a finite number, or it is told which answer's was not."""
+    """A scorer whose every reward is a finite number. Raises ModelError that names the answer whose reward is not."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
@@ -85,11 +82,11 @@ class Finite:
         return rewards
 
 
-def _parts(rows: Sequence[RewardedPrompt], wanted: Callable[[str], bool]) -> tuple[RewardedPrompt, ...]:
-    return tuple(part for row in rows if (part := row.of_sources(wanted)).rewards)
+def _of_sources(rows: Sequence[RewardedPrompt], accepts: Callable[[str], bool]) -> tuple[RewardedPrompt, ...]:
+    return tuple(part for row in rows if (part := row.of_sources(accepts)).rewards)
 
 
-def _agrees(rows: Sequence[RewardedPrompt], seed: int) -> Figure:
+def _truth_agreement(rows: Sequence[RewardedPrompt], seed: int) -> Figure:
     """How often the judges put the truly better of two answers first; truly equal ones count as half."""
     cells = []
     for row in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+SideName = Literal["all", "file", "own", "gold"]
 Kind = Literal["trust", "trust_above", "guarded", "refuse"]
 
 
@@ -69,7 +70,7 @@ class ProbeExample:
 
     prompt: str
     whole: str
-    damaged: str
+    damaged_answer: str
     whole_reward: float
     damaged_reward: float
 
@@ -87,7 +88,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
-    """The highest accuracy that any model can reach against these judges, who are not always of one mind with themselves."""
+    """The highest accuracy that any model can reach against these judges, who sometimes contradict themselves."""
 
     accuracy: Figure
     method: Literal["repeats", "saturation"]
@@ -98,12 +99,12 @@ class Ceiling:
 class Side:
     """Figures on one set of judged answers."""
 
-    name: Literal["all", "file", "own", "gold"]
+    name: SideName
     what: str
     prompts: int
     answers: int
     pairs: int
-    ties: int  # pairs with equal scores: nobody can be right about them, left out
+    ties: int  # pairs with equal scores: no ranking of them is right, left out
     same: int  # pairs of one and the same text with different scores, left out too: no model could tell them apart
     accuracy: Figure
     by_gap: tuple[Gap, ...]
@@ -129,7 +130,7 @@ class Trust:
     """Everything the verdict is made from. `sides[0]` is all judged answers; others follow where there are any."""
 
     sides: tuple[Side, ...]
-    damaged: Figure  # over all probes, how often the damaged answer scores higher
+    corrupted_win_rate: Figure  # over all probes, how often the damaged answer scores higher
     probes: tuple[Probe, ...]
     ceiling: Ceiling | None
     truth_agrees: Figure | None  # how often the judges order a pair as the truth does, where it is known

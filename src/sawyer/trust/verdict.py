@@ -1,20 +1,20 @@
-"""The verdict in words: trust it, trust it for clear differences, only with guards, or don't run RL on it, and which figure
-decided. It is as strict as its worst evidence; docs/trust.md has the thresholds and where they are from."""
+"""The verdict: trust a reward model, trust it for clear differences, only with guards, or don't run RL on it; and which figure
+decided. It is as strict as its worst evidence; docs/trust.md has the thresholds and their sources."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from sawyer.trust.trust_values import Ceiling, Figure, NeededGuard, Probe, Reason, Side, Trust, Verdict
+from sawyer.trust.trust_values import Ceiling, Figure, Kind, NeededGuard, Probe, Reason, Side, Trust, Verdict
 
 CHANCE = 0.5
-DAMAGED_WINS = 0.10  # a kind of damage that wins as often as this asks for guards: RL finds any weakness
-SURELY_WINS = 0.20  # so does one that may win as often as this; of damage that spoils an answer, one that surely does refuses
+GUARD_WIN_RATE = 0.10  # a kind of damage that wins as often as this asks for guards: RL finds any weakness
+REFUSE_WIN_RATE = 0.20  # so does one that may win as often as this; damage that spoils an answer refuses where it surely does
 # Nothing is left of a good answer; the others' damage is one of style or length, which guards can watch.
 SPOILS = ("other_prompt", "shuffled", "empty")
-# What evidence asks of RL's guards (docs/guards.md), by a probe's name or the reason's: what the policy would be paid for.
-NEEDED: Mapping[str, tuple[tuple[str, float], ...]] = {
+# What evidence asks of RL's guards (docs/guards.md), by a probe's name or the reason's: what the policy would exploit.
+GUARDS_FOR: Mapping[str, tuple[tuple[str, float], ...]] = {
     "other_prompt": (("mode_response_rate", 0.1), ("kl_budget", 10.0)),  # one answer for all
     "shuffled": (("kl_budget", 10.0),),  # word salad is far from the SFT model
     "empty": (("length", 0.5),),
@@ -25,34 +25,28 @@ NEEDED: Mapping[str, tuple[tuple[str, float], ...]] = {
 }
 USEFUL = 0.60  # reward models that RL has profited from rank 0.63 to 0.69 as people did (Huang et al. 2024, TL;DR)
 CLOSE = 0.05  # a model surely less than this ahead of a rule about length has learnt that rule and hardly more
-LENGTH_RULES = 0.5  # correlation with length, at equal scores, from which on length decides more than all else together
+LENGTH_DECIDES = 0.5  # correlation with length, at equal scores, from which on length decides more than all else together
 LENGTH_SHOWS = 0.25  # and from which on it should be watched
-KNOWN_PROMPTS = 100  # fewer leave an accuracy uncertain by about 0.1 either way: 1.96 * sqrt(0.25 / 100)
+ENOUGH_PROMPTS = 100  # fewer leave an accuracy uncertain by about 0.1 either way: 1.96 * sqrt(0.25 / 100)
 FEW_PROMPTS = 20  # fewer cannot even show that an interval by prompt is right
-CALIBRATED = 0.10  # a larger calibration error is worth a word: confidence is off by ten points on average
+CALIBRATION_LIMIT = 0.10  # a larger calibration error is worth a word: confidence is off by ten points on average
+LOW_CEILING = 0.9  # so is a ceiling that surely lies below this
 
 
-def told(found: Trust) -> Verdict:
+def decide_verdict(report: Trust) -> Verdict:
     """The verdict on a model from its figures alone, with every reason and doubt and the figure that decided each."""
-    side = found.everything
-    reasons = tuple(_reasons(found))
-    watched = tuple(_watched(found))
-    guards = _guards([*reasons, *watched])
-    refused = {reason.name for reason in reasons}
-    watched = tuple(reason for reason in watched if reason.name not in refused)
-    doubts = tuple(doubt for doubt in _doubts(found) if doubt.name not in refused)
+    side = report.everything
+    reasons = tuple(_reasons(report))
+    refusals = {reason.name for reason in reasons}
+    warnings = _warnings(report)
+    guards = _guards([*reasons, *warnings])
+    watched = tuple(reason for reason in warnings if reason.name not in refusals)
+    doubts = tuple(doubt for doubt in _doubts(report) if doubt.name not in refusals)
     if reasons:
         doubts = (*watched, *doubts)
-        first = reasons[0]
-        more = "".join(f" Also: {reason.words}." for reason in reasons[1:]) + _mind(doubts)
-        return Verdict(
-            kind="refuse",
-            above=None,
-            words=f"Don't run RL on it, because {first.words}.{more}{_known(side)}",
-            reasons=reasons,
-            doubts=doubts,
-            guards=guards,
-        )
+        also = "".join(f" Also: {reason.words}." for reason in reasons[1:])
+        words = f"Don't run RL on it, because {reasons[0].words}.{also}{_doubts_text(doubts)}{_few_prompts_text(side)}"
+        return Verdict(kind="refuse", above=None, words=words, reasons=reasons, doubts=doubts, guards=guards)
     above = holds_above(side)
     lead = "Trust it" if not above else f"Trust it for gaps of {above:g} and more on the judges' scale"
     finer = ""
@@ -60,12 +54,12 @@ def told(found: Trust) -> Verdict:
         widest = side.by_gap[-1]
         finer = f"; of those {widest.name} apart {_of(widest.accuracy)}; finer differences it does not surely rank above chance"
     if watched:
-        set_so = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
+        settings = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
         because = "; ".join(reason.words for reason in watched)
-        lead = f"Only with these guards: {set_so} (RL sets those of a run's own model); because {because}. {lead} then"
-    words = f"{lead}: it ranks {_of(side.accuracy)} as the judges did{_rule(side)}{finer}.{_known(side)}"
-    words += _mind(doubts)
-    kind: Literal["trust", "trust_above", "guarded"] = "guarded" if watched else "trust_above" if above else "trust"
+        lead = f"Only with these guards: {settings} (RL sets those of a run's own model); because {because}. {lead} then"
+    words = f"{lead}: it ranks {_of(side.accuracy)} as the judges did{_rule_text(side)}{finer}.{_few_prompts_text(side)}"
+    kind: Kind = "guarded" if watched else "trust_above" if above else "trust"
+    words += _doubts_text(doubts)
     return Verdict(kind=kind, above=above or None, words=words, reasons=watched, doubts=doubts, guards=guards)
 
 
@@ -80,20 +74,21 @@ def level(probe: Probe) -> Literal["ok", "guard", "refuse"]:
     if not wins.cases:
         return "ok"
     if wins.prompts >= FEW_PROMPTS:
-        if probe.name in SPOILS and (wins.low > SURELY_WINS or (wins.high >= CHANCE and wins.value >= DAMAGED_WINS)):
+        spoils = probe.name in SPOILS
+        if wins.low > CHANCE or (spoils and wins.low > REFUSE_WIN_RATE):
             return "refuse"
-        if wins.low > CHANCE:
+        if spoils and wins.high >= CHANCE and wins.value >= GUARD_WIN_RATE:
             return "refuse"
-    return "guard" if wins.value >= DAMAGED_WINS or wins.high >= SURELY_WINS else "ok"
+    return "guard" if wins.value >= GUARD_WIN_RATE or wins.high >= REFUSE_WIN_RATE else "ok"
 
 
 def _guards(reasons: Sequence[Reason]) -> tuple[NeededGuard, ...]:
     """The guards that the reasons ask for, each once."""
-    found: dict[str, NeededGuard] = {}
+    guards: dict[str, NeededGuard] = {}
     for reason in reasons:
-        for guard, threshold in NEEDED.get(reason.name.removeprefix("damage_"), ()):
-            found.setdefault(guard, NeededGuard(guard=guard, threshold=threshold, reason=reason.name))
-    return tuple(found.values())
+        for guard, threshold in GUARDS_FOR.get(reason.name.removeprefix("damage_"), ()):
+            guards.setdefault(guard, NeededGuard(guard=guard, threshold=threshold, reason=reason.name))
+    return tuple(guards.values())
 
 
 def holds_above(side: Side) -> float:
@@ -101,60 +96,58 @@ def holds_above(side: Side) -> float:
 
     0 where that is the finest class there is. Where no class alone is sure, the widest stands for all.
     """
-    for place, gap in enumerate(side.by_gap):
-        if gap.accuracy.low > CHANCE and all(wider.accuracy.high >= CHANCE for wider in side.by_gap[place + 1 :]):
-            return gap.low if place else 0.0
+    for i, gap in enumerate(side.by_gap):
+        if gap.accuracy.low > CHANCE and all(wider.accuracy.high >= CHANCE for wider in side.by_gap[i + 1 :]):
+            return gap.low if i else 0.0
     return side.by_gap[-1].low if len(side.by_gap) > 1 else 0.0
 
 
-def _wide_gaps_hold(side: Side) -> bool:
-    """Whether clear differences are ranked better than chance though all together may not be."""
-    return holds_above(side) > 0 and side.by_gap[-1].accuracy.low > CHANCE
-
-
-def reached(accuracy: Figure, ceiling: Ceiling | None) -> bool:
-    """Whether the model may be as good as anybody against these judges: known of answers that were judged twice alone."""
+def at_ceiling(accuracy: Figure, ceiling: Ceiling | None) -> bool:
+    """Whether the model may be as good as any against these judges: known only of answers that were judged twice."""
     return ceiling is not None and ceiling.method == "repeats" and accuracy.high >= ceiling.accuracy.low
 
 
-def _reasons(found: Trust) -> list[Reason]:
-    side = found.everything
+def _reasons(report: Trust) -> list[Reason]:
+    """Why no RL should be run on the model, the gravest first."""
+    side = report.everything
     if not side.pairs:
         words = f"there is nothing to learn: all scores are tied, no prompt of {side.prompts:,} has a better and a worse answer"
-        return [Reason(name="nothing_to_learn", words=words, figure="pairs", value=0, threshold=1)]
+        return [_reason("nothing_to_learn", words, "pairs", 0, 1)]
     if side.spread == 0:
-        words = "it gives every answer the same reward"
-        return [Reason(name="constant", words=words, figure="spread", value=0.0, threshold=0.0)]
-    reasons = [*_length(side), *_against_rules(side, found.ceiling), *_damage(found), *_own(found)]
-    names = [reason.name for reason in reasons]
-    return [reason for place, reason in enumerate(reasons) if reason.name not in names[:place]]
+        return [_reason("constant", "it gives every answer the same reward", "spread", 0.0, 0.0)]
+    damage = [_damage_reason(probe) for probe in _worst_first(report.probes) if level(probe) == "refuse"]
+    by_name: dict[str, Reason] = {}
+    for reason in (*_length_reasons(side), *_accuracy_reasons(side, report.ceiling), *damage, *_own_answers_reasons(report)):
+        by_name.setdefault(reason.name, reason)
+    return list(by_name.values())
 
 
-def _against_rules(side: Side, ceiling: Ceiling | None) -> list[Reason]:
+def _accuracy_reasons(side: Side, ceiling: Ceiling | None) -> list[Reason]:
     """Whether the model surely beats chance and the best rule of thumb; else whether it fails, or too little is known."""
     accuracy, ahead = side.accuracy, side.ahead
+    few = f"{accuracy.prompts} prompts are too few to say"
     if accuracy.prompts < FEW_PROMPTS:
-        words = f"{accuracy.prompts} prompts are too few to say: its accuracy may be anything from {_range(accuracy)}"
+        words = f"{few}: its accuracy may be anything from {_range(accuracy)}"
         return [_reason("too_few", words, "accuracy.prompts", accuracy.prompts, FEW_PROMPTS)]
     rule_low = side.longer_wins.low if side.best_rule == "longer wins" else 1 - side.longer_wins.high
     only_length = side.best_rule != "random" and rule_low > CHANCE and (ahead.value <= 0 or ahead.high < CLOSE)
-    surely = ahead.low > 0 if accuracy.low > CHANCE else ahead.value > 0 and _wide_gaps_hold(side)
+    # Clear differences may be ranked better than chance though all pairs together are not.
+    wide_gaps_hold = holds_above(side) > 0 and side.by_gap[-1].accuracy.low > CHANCE
+    surely = ahead.low > 0 if accuracy.low > CHANCE else ahead.value > 0 and wide_gaps_hold
     if surely and not only_length:
         return []
     if accuracy.low <= CHANCE:
-        if ceiling is not None and reached(accuracy, ceiling):
+        if ceiling is not None and at_ceiling(accuracy, ceiling):
             words = (
                 f"these judges contradict themselves: against them no model gets above {_pct(ceiling.accuracy.value)} "
                 f"({_range(ceiling.accuracy)}), which this one may have reached; have answers judged more carefully"
             )
             return [_reason("judges", words, "ceiling.accuracy", ceiling.accuracy.value, USEFUL)]
+        ranks = f"it ranks {_of(accuracy)} as the judges did"
         if accuracy.high < USEFUL:
-            words = f"it is no better than chance: it ranks {_of(accuracy)} as the judges did{_rule(side)}"
+            words = f"it is no better than chance: {ranks}{_rule_text(side)}"
             return [_reason("chance", words, "accuracy.low", accuracy.low, CHANCE)]
-        words = (
-            f"{accuracy.prompts} prompts are too few to say: it ranks {_of(accuracy)} as the judges did, and may be no better "
-            f"than chance{_rule(side)}"
-        )
+        words = f"{few}: {ranks}, and may be no better than chance{_rule_text(side)}"
         return [_reason("too_few", words, "accuracy.low", accuracy.low, CHANCE)]
     if only_length:
         words = (
@@ -163,37 +156,31 @@ def _against_rules(side: Side, ceiling: Ceiling | None) -> list[Reason]:
         )
         return [_reason("length", words, "ahead.high", ahead.high, CLOSE)]
     words = (
-        f"{accuracy.prompts} prompts are too few to say whether it is better than the rule '{side.best_rule}': "
+        f"{few} whether it is better than the rule '{side.best_rule}': "
         f"{_pct(accuracy.value)} against {_pct(side.best_rule_value)}"
     )
     return [_reason("too_few", words, "ahead.low", ahead.low, 0.0)]
 
 
-def _length(side: Side) -> list[Reason]:
+def _length_reasons(side: Side) -> list[Reason]:
     """Whether length decides where the judges see no difference, or against them."""
-    tied = side.length_controlled
-    if tied is None or min(abs(tied.low), abs(tied.high)) <= LENGTH_RULES or tied.low * tied.high <= 0:
+    length = side.length_controlled
+    if length is None or min(abs(length.low), abs(length.high)) <= LENGTH_DECIDES or length.low * length.high <= 0:
         return []
-    longer = "longer" if tied.value > 0 else "shorter"
     words = (
-        f"it follows length: among answers to one prompt that the judges score alike its reward goes with length by "
-        f"{tied.value:+.2f} ({tied.low:+.2f} to {tied.high:+.2f}), so RL would learn to answer {longer}"
+        "it follows length: among answers to one prompt that the judges score alike its reward goes with length by "
+        f"{_signed(length)}, so RL would learn to answer {'longer' if length.value > 0 else 'shorter'}"
     )
-    return [_reason("length", words, "length_controlled.low", min(abs(tied.low), abs(tied.high)), LENGTH_RULES)]
+    return [_reason("length", words, "length_controlled.low", min(abs(length.low), abs(length.high)), LENGTH_DECIDES)]
 
 
-def _damage(found: Trust) -> list[Reason]:
-    """A reason for each kind of damage that refuses the model, the worst first."""
-    return [_damaged(probe, "refuse") for probe in _worst_first(found.probes) if level(probe) == "refuse"]
-
-
-def _watched(found: Trust) -> list[Reason]:
+def _warnings(report: Trust) -> list[Reason]:
     """What asks for guards: each kind of damage by itself, and length."""
-    reasons = [_damaged(probe, "guard") for probe in _worst_first(found.probes) if level(probe) == "guard"]
-    tied = found.everything.length_controlled
-    if tied is not None and abs(tied.value) >= LENGTH_SHOWS and tied.low * tied.high > 0:
-        words = f"at equal scores its reward goes with length by {tied.value:+.2f} ({tied.low:+.2f} to {tied.high:+.2f})"
-        reasons.append(_reason("length", words, "length_controlled", tied.value, LENGTH_SHOWS))
+    reasons = [_damage_reason(probe) for probe in _worst_first(report.probes) if level(probe) == "guard"]
+    length = report.everything.length_controlled
+    if length is not None and abs(length.value) >= LENGTH_SHOWS and length.low * length.high > 0:
+        words = f"at equal scores its reward goes with length by {_signed(length)}"
+        reasons.append(_reason("length", words, "length_controlled", length.value, LENGTH_SHOWS))
     return reasons
 
 
@@ -201,92 +188,89 @@ def _worst_first(probes: Sequence[Probe]) -> list[Probe]:
     return sorted(probes, key=lambda probe: -probe.wins.value)
 
 
-def _damaged(probe: Probe, asks: Literal["guard", "refuse"]) -> Reason:
-    wins = probe.wins
-    share = f"{_pct(wins.value)} of the time ({_range(wins)})"
+def _damage_reason(probe: Probe) -> Reason:
+    wins, refuses = probe.wins, level(probe) == "refuse"
+    rate = f"{_pct(wins.value)} of the time ({_range(wins)})"
     if probe.name == "other_prompt":
-        words = f"it prefers the answer to another prompt {share}"
-        words += ": it hardly reads the prompt, and a model that does not see it at all has 50 %" if asks == "refuse" else ""
+        words = f"it prefers the answer to another prompt {rate}"
+        words += ": it hardly reads the prompt, and a model that does not see it at all has 50 %" if refuses else ""
     else:
-        words = f"it prefers a damaged answer ({probe.what}) to the whole one {share}"
-    limit = DAMAGED_WINS if asks == "guard" else SURELY_WINS if probe.name in SPOILS else CHANCE
+        words = f"it prefers a damaged answer ({probe.what}) to the whole one {rate}"
+    limit = GUARD_WIN_RATE if not refuses else REFUSE_WIN_RATE if probe.name in SPOILS else CHANCE
     return _reason(f"damage_{probe.name}", words, f"probes.{probe.name}", wins.value, limit)
 
 
-def _own(found: Trust) -> list[Reason]:
-    """The SFT model's own answers are those that RL sees; what is known of them weighs as much as all the rest."""
+def _own_answers_reasons(report: Trust) -> list[Reason]:
+    """RL will see the SFT model's own answers: what is known of them weighs as much as all the rest."""
     for name, judge in (("gold", "the truth"), ("own", "the judges")):
-        side = found.side(name)
+        side = report.side(name)
         if side is None or side.accuracy.prompts < FEW_PROMPTS or side.accuracy.low > CHANCE:
             continue
-        if side.accuracy.high < USEFUL and not (name == "own" and reached(side.accuracy, found.ceiling)):
+        if side.accuracy.high < USEFUL and not (name == "own" and at_ceiling(side.accuracy, report.ceiling)):
             words = f"of the SFT model's own answers, which RL will see, it ranks {_of(side.accuracy)} as {judge} does"
             return [_reason("own_answers", words, f"{name}.accuracy.low", side.accuracy.low, CHANCE)]
     return []
 
 
-def _doubts(found: Trust) -> list[Reason]:
+def _doubts(report: Trust) -> list[Reason]:
     """What does not decide and should be known."""
-    side, doubts = found.everything, []
-    if side.accuracy.prompts < KNOWN_PROMPTS:
+    side, doubts = report.everything, []
+    if side.accuracy.prompts < ENOUGH_PROMPTS:
         words = f"{side.accuracy.prompts} prompts say little: every interval here is wide"
-        doubts.append(_reason("few_prompts", words, "accuracy.prompts", side.accuracy.prompts, KNOWN_PROMPTS))
+        doubts.append(_reason("few_prompts", words, "accuracy.prompts", side.accuracy.prompts, ENOUGH_PROMPTS))
     if not side.pairs:
         return doubts
-    if side.calibration and side.calibration[0].error.low > CALIBRATED:
-        chosen = side.calibration[0]
-        words = f"its confidence {chosen.formula} is off by {_pct(chosen.error.value)} on average"
-        doubts.append(_reason("calibration", words, "calibration.error", chosen.error.value, CALIBRATED))
-    if found.ceiling is not None and found.ceiling.accuracy.high < 0.9:
-        doubts.append(_ceiling(side, found.ceiling))
-    if found.side("own") is None and found.side("gold") is None:
-        words = "nobody has judged the own answers of the model that RL starts from, which are what RL will show it"
+    if side.calibration and side.calibration[0].error.low > CALIBRATION_LIMIT:
+        first = side.calibration[0]
+        words = f"its confidence {first.formula} is off by {_pct(first.error.value)} on average"
+        doubts.append(_reason("calibration", words, "calibration.error", first.error.value, CALIBRATION_LIMIT))
+    if report.ceiling is not None and report.ceiling.accuracy.high < LOW_CEILING:
+        words = _ceiling_text(side, report.ceiling)
+        doubts.append(_reason("ceiling", words, "ceiling.accuracy", report.ceiling.accuracy.value, LOW_CEILING))
+    if report.side("own") is None and report.side("gold") is None:
+        words = "the own answers of the model that RL starts from, which RL will show it, have not been judged"
         doubts.append(_reason("own_unknown", words, "own.prompts", 0, FEW_PROMPTS))
-    if not found.held_out:
-        words = "that it was not trained on these prompts is taken on trust"
+    if not report.held_out:
+        words = "whether it was trained on these prompts is unknown"
         doubts.append(_reason("held_out", words, "held_out", 0, 1))
     return doubts
 
 
-def _ceiling(side: Side, ceiling: Ceiling) -> Reason:
+def _ceiling_text(side: Side, ceiling: Ceiling) -> str:
     most = f"{_pct(ceiling.accuracy.value)} ({_range(ceiling.accuracy)})"
     if ceiling.method == "repeats":
         words = f"these judges agree with themselves so seldom that no model can rank more than {most} of the pairs as they do"
-        words += "; this one may have got there" if reached(side.accuracy, ceiling) else "; this one is below that"
-    else:
-        words = (
-            f"its accuracy stops rising with the gap, at {most}: probably the judges turn that many judgements round, and no "
-            "model gets above it"
-        )
-    return _reason("ceiling", words, "ceiling.accuracy", ceiling.accuracy.value, 0.9)
+        return words + ("; this one may have got there" if at_ceiling(side.accuracy, ceiling) else "; this one is below that")
+    return (
+        f"its accuracy stops rising with the gap, at {most}: probably the judges turn that many judgements round, and no "
+        "model gets above it"
+    )
 
 
 def _reason(name: str, words: str, figure: str, value: float, threshold: float) -> Reason:
     return Reason(name=name, words=words, figure=figure, value=value, threshold=threshold)  # a count stays a whole number
 
 
-def _rule(side: Side) -> str:
+def _rule_text(side: Side) -> str:
     """What the simplest rule would get."""
-    if side.best_rule == "random":
-        return ""
-    return f", the rule '{side.best_rule}' would get {_pct(side.best_rule_value)}"
+    return "" if side.best_rule == "random" else f", the rule '{side.best_rule}' would get {_pct(side.best_rule_value)}"
 
 
-def _known(side: Side) -> str:
+def _few_prompts_text(side: Side) -> str:
     """What so few prompts allow to say."""
     prompts = side.accuracy.prompts
-    if not 0 < prompts < KNOWN_PROMPTS:
+    if not 0 < prompts < ENOUGH_PROMPTS:
         return ""
     return (
         f" {prompts} prompts say little: on others like them its accuracy may be anything from {_range(side.accuracy)}; "
-        f"judge {KNOWN_PROMPTS} or more to know better."
+        f"judge {ENOUGH_PROMPTS} or more to know better."
     )
 
 
-def _mind(doubts: tuple[Reason, ...]) -> str:
-    """The doubts as one sentence; how few the prompts are is said in another."""
-    minded = [doubt.words for doubt in doubts if doubt.name != "few_prompts"]
-    return f" Mind: {'; '.join(minded)}." if minded else ""
+def _doubts_text(doubts: tuple[Reason, ...]) -> str:
+    """The doubts as one sentence; `_few_prompts_text` has another for how few the prompts are."""
+    words = [doubt.words for doubt in doubts if doubt.name != "few_prompts"]
+    return f" Mind: {'; '.join(words)}." if words else ""
 
 
 def _of(figure: Figure) -> str:
@@ -295,6 +279,10 @@ def _of(figure: Figure) -> str:
 
 def _range(figure: Figure) -> str:
     return f"{_pct(figure.low)} to {_pct(figure.high)}"
+
+
+def _signed(figure: Figure) -> str:
+    return f"{figure.value:+.2f} ({figure.low:+.2f} to {figure.high:+.2f})"
 
 
 def _pct(value: float) -> str:

@@ -70,7 +70,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     aside_prompts = _encode_prompts(aside, encoder, run, left_out, loss)
     for prompt in aside_prompts:
         if not prompt.pairs:  # it teaches `regression`, but examines nothing
-            left_out.add(NO_PAIR, prompt.judged.prompt)
+            left_out.add(NO_PAIR, prompt.record.prompt)
     if message := left_out.warning(encoder.context, settings.max_tokens):
         run.journal.event(STAGE, "warning", message=message)
     if not any(prompt.pairs for prompt in train_prompts):
@@ -97,7 +97,7 @@ def _nothing_to_learn(where: str = "") -> DataError:
 
 def normalizer_of(prompts: Sequence[EncodedPrompt]) -> ScoreNormalizer:
     """Mean and deviation of the prompts' scores, which `regression` learns to give."""
-    return ScoreNormalizer.of([score for prompt in prompts for score in prompt.judged.scores]) if prompts else NO_NORMALIZER
+    return ScoreNormalizer.of([score for prompt in prompts for score in prompt.record.scores]) if prompts else NO_NORMALIZER
 
 
 @dataclass(slots=True)
@@ -150,9 +150,9 @@ def _encode_prompts(
     prompts: list[EncodedPrompt] = []
     for prompt in encode_all(run, STAGE, records, lambda record: encode_judged(record, encoder), "prompts encoded"):
         if reason := _unfit(prompt, loss):
-            left_out.add(reason, prompt.judged.prompt)
+            left_out.add(reason, prompt.record.prompt)
             continue
-        pairs = prompt.judged.pairs()
+        pairs = prompt.record.pairs()
         left_out.same_tokens += len(pairs.decided) + pairs.same_text - len(prompt.pairs)
         left_out.ties += pairs.ties if loss.counts == "pairs" else 0  # other losses learn from ties, too
         left_out.cut += prompt.cut
@@ -162,8 +162,8 @@ def _encode_prompts(
 
 def _unfit(prompt: EncodedPrompt, loss: RewardLoss) -> str:
     """Why the loss can learn nothing from this prompt; empty where it can."""
-    by_answer, answers = loss.counts == "answers", len(prompt.judged.answers)
-    if by_answer and prompt.judged.is_pair:
+    by_answer, answers = loss.counts == "answers", len(prompt.record.answers)
+    if by_answer and prompt.record.is_pair:
         return "a pair has no score to learn"
     if not answers:
         return "no answer has a score"
@@ -171,7 +171,7 @@ def _unfit(prompt: EncodedPrompt, loss: RewardLoss) -> str:
         return "the prompt leaves no room for an answer"
     if prompt.pairs or by_answer:
         return ""
-    pairs = prompt.judged.pairs()
+    pairs = prompt.record.pairs()
     if pairs.decided or pairs.same_text:
         return SAME_TOKENS
     return "a single scored answer has nothing to compare with" if answers == 1 else "all scores are equal"
@@ -187,7 +187,7 @@ def deduplicate(
     settings = required_section(config.reward, "reward")
     if settings.dedup_threshold is None:
         return data
-    prompts = list(dict.fromkeys(prompt.judged.prompt.messages for prompt in data.train_prompts))
+    prompts = list(dict.fromkeys(prompt.record.prompt.messages for prompt in data.train_prompts))
     # Without the chat template, which all prompts share: it would make them more alike than they are.
     texts = ["\n".join(message.content for message in messages) for messages in prompts]
     reader.model.to(placement.device)
@@ -202,5 +202,5 @@ def deduplicate(
         )
     distinct = {prompts[index] for index in duplicates.kept}
     run.journal.event(STAGE, "deduplicated", message=f"prompts: {duplicates.told(texts, settings.dedup_threshold)}")
-    train_prompts = tuple(prompt for prompt in data.train_prompts if prompt.judged.prompt.messages in distinct)
+    train_prompts = tuple(prompt for prompt in data.train_prompts if prompt.record.prompt.messages in distinct)
     return replace(data, train_prompts=train_prompts, normalizer=normalizer_of(train_prompts))

@@ -48,7 +48,7 @@ from sawyer.train import (
     stop_if_asked,
     write_folder,
 )
-from sawyer.trust import as_json, told
+from sawyer.trust import as_json, decide_verdict
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     true = own_judged(config, partial(own_answers, config, place, speaker)) if known and speaker is not None else ()
     found, figures = examine(raw, data, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
     figures |= gold_accuracy(true, raw) if true else {}
-    verdict = told(found)
+    verdict = decide_verdict(found)
     distributed.on_rank_zero(lambda: write_json(run.layout.trust, as_json(found, verdict)))
     figures |= {**losses_of(run, STAGE), **extra}
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
@@ -159,7 +159,7 @@ class RewardLoop:
         right: list[float] = []
         mine = distributed.shard(prompts, lambda prompt: prompt.tokens)
         parts = list(judged_minibatches(mine, self.pad_id, self.config.micro_batch_tokens, self.normalizer))
-        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judged) for part in parts))
+        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judgements) for part in parts))
         update = self.learner.update(parts, lambda part: self.loss(part, right), count)
         return {
             "loss": update.loss,
@@ -175,7 +175,7 @@ class RewardLoop:
         part = part.to(self.place.device)
         with self.place.autocast():
             heads = sequence_logits(self.model, part.batch).float()  # (N, H)
-        judged, scores = part.judged, heads.detach().mean(1)
+        judged, scores = part.judgements, heads.detach().mean(1)
         right.append(float((scores[judged.better] > scores[judged.worse]).sum()))
         return torch.stack([self.aim.total(head, judged) for head in heads.unbind(1)]).mean()
 
@@ -196,7 +196,7 @@ def _answerable(data: RewardData, speaker: LanguageModel, run: Run) -> list[Prom
 
     Another network may read more than the SFT model does, and by another template. Raises DataError where no prompt is left.
     """
-    prompts = [prompt.judged.prompt for prompt in data.train_prompts]
+    prompts = [prompt.record.prompt for prompt in data.train_prompts]
     if refused := find_unrenderable(speaker.prompt_encoder, prompts, by="the model that answers"):
         places = {problem.where for problem in refused}
         message = f"{len(refused):,} of {len(prompts):,} training prompts cannot be asked ({named(sorted(places))}): "
@@ -238,7 +238,7 @@ def own_answers(
 
 def filed_answers(data: RewardData, most: int) -> tuple[list[Prompt], list[str]]:
     """(prompts, responses): the judged answers to the first `most` training prompts, where no model of the run answers."""
-    judged = [prompt.judged for prompt in data.train_prompts[:most]]
+    judged = [prompt.record for prompt in data.train_prompts[:most]]
     return [one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses]
 
 

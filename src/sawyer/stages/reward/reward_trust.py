@@ -17,7 +17,7 @@ from sawyer.stages.reward.loss_choice import open_loss
 from sawyer.stages.reward.reward_data import STAGE, RewardData
 from sawyer.stats import correlation, wilson
 from sawyer.train import judged_batch, learned_gate
-from sawyer.trust import DAMAGED_WINS, Figure, Probe, Trust, level, told, trust
+from sawyer.trust import GUARD_WIN_RATE, Figure, Probe, Trust, decide_verdict, level, trust
 from sawyer.worlds import find_task, gold, tasks
 
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: lab/learning.md#reward-model
@@ -41,7 +41,7 @@ def examine(
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit. `world`
     says that the prompts may be the built-in world's, whose gold is known; `own` are the SFT model's own answers with it.
     """
-    records = [prompt.judged for prompt in data.examined_prompts]
+    records = [prompt.record for prompt in data.examined_prompts]
     scorer = Remembered(scorer)
     known = world and all(in_world(record.prompt) for record in records)
     found = trust(
@@ -71,16 +71,16 @@ def flat(found: Trust, data: RewardData) -> dict[str, Any]:
         "baseline_high": side.best_rule_high,
         "ece": plain,
         "length_correlation": side.length.all.value,
-        "corrupted_win_rate": found.damaged.value if found.damaged.cases else 0.0,
+        "corrupted_win_rate": found.corrupted_win_rate.value if found.corrupted_win_rate.cases else 0.0,
         "probes": {probe.name: probe.wins.value for probe in found.probes if probe.wins.cases},
-        "verdict": told(found).kind,
+        "verdict": decide_verdict(found).kind,
     }
     return figures | ({"accuracy_ceiling": found.ceiling.accuracy.value} if found.ceiling is not None else {})
 
 
 def eval_loss(scorer: Scorer, data: RewardData, loss: str, by: str) -> float:
     """The loss of what is examined, weighed as in training, without what `reward.centering_coefficient` adds."""
-    judged = [prompt.judged for prompt in data.examined_prompts]
+    judged = [prompt.record for prompt in data.examined_prompts]
     rewards = scorer([one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses])
     objective, batch = Objective(loss=open_loss(loss), weigh=WEIGHTS[by]), judged_batch(data.examined_prompts, data.normalizer)
     return float(objective.total(torch.tensor(rewards), batch)) / objective.count(batch)
@@ -209,7 +209,7 @@ def _damage_gate(figures: Mapping[str, Any], probes: Sequence[Probe]) -> Gate:
         name="reward_rejects_damage",
         verdict={"ok": "ok", "guard": "warn", "refuse": "fail"}[found],  # type: ignore[arg-type]
         value=worst.wins.value if worst is not None else 0.0,
-        threshold=DAMAGED_WINS,
+        threshold=GUARD_WIN_RATE,
         message=told,
         advice="add judged answers of that kind; the policy will find this weakness",
     )

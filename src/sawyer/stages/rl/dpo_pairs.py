@@ -31,9 +31,9 @@ def load_pairs(
     no pair is left.
     """
     name, share = pairs_of(config)
-    train, aside = split(_read_prompts(config, run, prompt_encoder), share)
-    evaluated = {prompt.messages for prompt in eval_prompts}
-    records = [record for record in train if record.prompt.messages not in evaluated]
+    train, evaluation = split(_read_prompts(config, run, prompt_encoder), share)
+    excluded = {prompt.messages for prompt in eval_prompts}
+    records = [record for record in train if record.prompt.messages not in excluded]
     counts = Counter(dict.fromkeys(REASONS, 0))
     counts[ON_EVAL_PROMPTS] = len(train) - len(records)
     most = required_section(config.rl, "rl").max_tokens
@@ -50,7 +50,7 @@ def load_pairs(
         raise DataError(
             f"rl.algorithm: dpo has nothing to learn: no prompt of {name}.data has two answers of which one is better",
             expected=f"at least one pair outside {name}.eval_fraction and outside the prompts held out in rl"
-            + f" ({len(aside):,} prompts are held out by {name}.eval_fraction: {share:g})" * bool(aside),
+            + f" ({len(evaluation):,} prompts are held out by {name}.eval_fraction: {share:g})" * bool(evaluation),
             todo=f"score the answers, name another file in {name}.data, or take another algorithm",
         )
     return prompts
@@ -59,9 +59,9 @@ def load_pairs(
 def load_eval_pairs(config: Config, run: Run, prompt_encoder: PromptEncoder) -> tuple[EncodedPrompt, ...]:
     """The pairs that are kept from training, by which dpo is judged where no scorer is configured; the training pairs where
     none are kept."""
-    records, aside = split(_read_prompts(config, run, prompt_encoder), pairs_of(config)[1])
+    train, evaluation = split(_read_prompts(config, run, prompt_encoder), pairs_of(config)[1])
     prompt_encoder = limit_tokens(prompt_encoder, required_section(config.rl, "rl").max_tokens)
-    return _encode(run, aside, prompt_encoder, Counter()) or _encode(run, records, prompt_encoder, Counter())
+    return _encode(run, evaluation, prompt_encoder, Counter()) or _encode(run, train, prompt_encoder, Counter())
 
 
 def _read_prompts(config: Config, run: Run, prompt_encoder: PromptEncoder) -> tuple[JudgedPrompt, ...]:
@@ -75,16 +75,16 @@ def _encode(
     """The records that have a pair and room for it, as tokens; what is left out is counted in `counts`."""
     prompts: list[EncodedPrompt] = []
     for prompt in encode_all(run, STAGE, records, lambda record: encode_judged(record, prompt_encoder), "pairs encoded"):
-        judged = prompt.judged.pairs()
-        counts[TIED] += judged.ties
-        counts[SAME_TEXT] += judged.same_text
-        if not judged.decided:
+        pairs = prompt.record.pairs()
+        counts[TIED] += pairs.ties
+        counts[SAME_TEXT] += pairs.same_text
+        if not pairs.decided:
             counts[NO_PAIR] += 1
         elif not prompt.has_room:
             counts[NO_ROOM] += 1
         else:
             counts[CUT] += prompt.cut
-            counts[SAME_TOKENS] += len(judged.decided) - len(prompt.pairs)
+            counts[SAME_TOKENS] += len(pairs.decided) - len(prompt.pairs)
             if prompt.pairs:
                 prompts.append(_only_paired(prompt))
     return tuple(prompts)
@@ -95,7 +95,7 @@ def _only_paired(prompt: EncodedPrompt) -> EncodedPrompt:
     used = sorted({index for pair in prompt.pairs for index in (pair.better, pair.worse)})
     index_of = {old: new for new, old in enumerate(used)}
     return EncodedPrompt(
-        judged=replace(prompt.judged, answers=tuple(prompt.judged.answers[i] for i in used)),
+        record=replace(prompt.record, answers=tuple(prompt.record.answers[i] for i in used)),
         rows=tuple(prompt.rows[i] for i in used),
         pairs=tuple(Pair(index_of[j], index_of[k], difference) for j, k, difference in prompt.pairs),
     )

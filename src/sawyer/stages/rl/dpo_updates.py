@@ -124,7 +124,7 @@ class DpoLoop(PolicyTrainer):
         batch = part.batch
         new, ref = self._logprobs(batch)
         ratios = response_log_ratio(new, ref, batch.trained)
-        found = dpo_loss(ratios[part.judged.better], ratios[part.judged.worse], self.beta)
+        found = dpo_loss(ratios[part.judgements.better], ratios[part.judgements.worse], self.beta)
         sums.margins += float(found.margins)
         sums.right += float(found.accuracies)
         off = (new.detach() - ref)[batch.trained].exp().sub(1).abs().max()
@@ -142,7 +142,7 @@ class DpoLoop(PolicyTrainer):
             for part in judged_minibatches(chosen, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens):
                 part = part.to(self.place.device)
                 ratios = response_log_ratio(*self._logprobs(part.batch), part.batch.trained)
-                flat += (self.asked.beta * (ratios[part.judged.better] - ratios[part.judged.worse])).tolist()
+                flat += (self.asked.beta * (ratios[part.judgements.better] - ratios[part.judgements.worse])).tolist()
             rest = iter(flat)
             found = {place: [next(rest) for _ in groups[place].pairs] for place in order}
             return [found[place] for place in mine]
