@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from sawyer.maths import REWARD_LOSSES, LossCheck, PairwiseLoss, check_loss, check_pair, loss_curves, worked_example
+from sawyer.maths import REWARD_LOSSES, LossCheck, RewardLoss, check_loss, check_pair, loss_curves, worked_example
 
 Pair = Callable[[Tensor, Tensor, Tensor], Any]
 
@@ -140,10 +140,8 @@ def test_shift_invariance_is_seen() -> None:
 
 
 def test_a_loss_of_answers_that_runs_from_its_target_is_refused() -> None:
-    from sawyer.maths.reward_losses import PointwiseLoss
-
     for wrong in (lambda r, t: -((r - t) ** 2), lambda r, t: (r + t) ** 2, lambda r, t: (r - t) ** 3):
-        failure = check_loss(PointwiseLoss(wrong)).failure
+        failure = check_loss(RewardLoss(wrong, "answers")).failure
         assert failure is not None and failure.name == "falling" and failure.point is not None
         assert failure.point.names == ("r", "t")
 
@@ -173,5 +171,5 @@ def test_curves_are_the_loss_and_its_slope() -> None:
     assert seven.name == "7" and seven.losses[200] == pytest.approx(math.log(math.factorial(7)))  # all alike: 1 of 7!
     middle = loss_curves(REWARD_LOSSES["regression"]).curves[1]
     assert middle.name == "0" and middle.losses[0] == pytest.approx(16) and middle.slopes[0] == pytest.approx(-8)
-    own = loss_curves(PairwiseLoss(lambda j, k, d: softplus(-j)))
+    own = loss_curves(RewardLoss(lambda j, k, d: softplus(-j)))
     assert own.curves[0].slopes[200] == pytest.approx(-0.25)  # r_j is half the gap

@@ -13,21 +13,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sawyer.maths import (
-    PAIR_LOSSES,
+    REWARD_LOSSES,
     PolicyLoss,
-    bradley_terry,
+    bradley_terry_loss,
     centering,
     gae,
     keep,
-    margin,
+    margin_loss,
     masked_sum,
     ppo_policy,
     ppo_value,
-    scaled,
-    squared,
+    scaled_loss,
+    squared_loss,
     token_rewards,
 )
 
+PAIR_LOSSES = {name: loss.function for name, loss in REWARD_LOSSES.items() if loss.counts == "pairs"}
 EXACT = 0.0
 ROUNDING = 1e-12  # float64, relative for pair losses; absolute for sums of numbers of size 1
 SINGLE = 2e-6  # fp32, relative
@@ -135,19 +136,19 @@ def check_centering(implementation: Callable[[Tensor, Tensor], Tensor]) -> None:
 
 
 def test_plain() -> None:
-    check_plain(bradley_terry)
+    check_plain(bradley_terry_loss)
 
 
 def test_squared() -> None:
-    check_squared(squared)
+    check_squared(squared_loss)
 
 
 def test_margin() -> None:
-    check_margin(margin)
+    check_margin(margin_loss)
 
 
 def test_scaled() -> None:
-    check_scaled(scaled)
+    check_scaled(scaled_loss)
 
 
 def test_centering() -> None:
@@ -155,7 +156,8 @@ def test_centering() -> None:
 
 
 def test_each_loss_goes_by_its_name() -> None:
-    assert dict(PAIR_LOSSES) == {"squared": squared, "bradley_terry": bradley_terry, "margin": margin, "scaled": scaled}
+    names = {"squared": squared_loss, "bradley_terry": bradley_terry_loss, "margin": margin_loss, "scaled": scaled_loss}
+    assert PAIR_LOSSES == names
 
 
 @pytest.mark.parametrize("loss", PAIR_LOSSES.values(), ids=PAIR_LOSSES.keys())
@@ -170,8 +172,8 @@ def test_a_difference_of_1_makes_squared_and_scaled_plain() -> None:
     generator = torch.Generator().manual_seed(0)
     j, k = torch.randn(2, 8, generator=generator)
     one = torch.ones(8)
-    assert torch.equal(squared(j, k, one), bradley_terry(j, k, one)) and torch.equal(
-        scaled(j, k, one), bradley_terry(j, k, one)
+    assert torch.equal(squared_loss(j, k, one), bradley_terry_loss(j, k, one)) and torch.equal(
+        scaled_loss(j, k, one), bradley_terry_loss(j, k, one)
     )
 
 
@@ -436,31 +438,31 @@ def _nlog(x: Tensor) -> Tensor:
 
 
 MUTANTS: dict[str, tuple[Callable[..., None], Callable[..., Any]]] = {
-    "plain, sign flipped": (check_plain, lambda j, k, d: -bradley_terry(j, k, d)),
-    "plain, swapped": (check_plain, lambda j, k, d: bradley_terry(k, j, d)),
+    "plain, sign flipped": (check_plain, lambda j, k, d: -bradley_terry_loss(j, k, d)),
+    "plain, swapped": (check_plain, lambda j, k, d: bradley_terry_loss(k, j, d)),
     "plain, no log": (check_plain, lambda j, k, d: (k - j).sigmoid()),
-    "plain, d in it": (check_plain, squared),
-    "squared, sign flipped": (check_squared, lambda j, k, d: -squared(j, k, d)),
-    "squared, swapped": (check_squared, lambda j, k, d: squared(k, j, d)),
+    "plain, d in it": (check_plain, squared_loss),
+    "squared, sign flipped": (check_squared, lambda j, k, d: -squared_loss(j, k, d)),
+    "squared, swapped": (check_squared, lambda j, k, d: squared_loss(k, j, d)),
     "squared, d for d^2": (check_squared, lambda j, k, d: _nlog((j - k) * d)),
     "squared, d^4": (check_squared, lambda j, k, d: _nlog((j - k) * d**4)),
     "squared, D^2 d": (check_squared, lambda j, k, d: _nlog((j - k) * (j - k).abs() * d)),
     "squared, d^2 outside": (check_squared, lambda j, k, d: _nlog(j - k) * d**2),
-    "squared, d^2 left out": (check_squared, bradley_terry),
+    "squared, d^2 left out": (check_squared, bradley_terry_loss),
     "squared, of the sum": (check_squared, lambda j, k, d: _nlog((j + k) * d**2)),
     "squared, log of sigmoid": (check_squared, lambda j, k, d: -((j - k) * d**2).sigmoid().log()),
     "squared, log of 1 + exp": (check_squared, lambda j, k, d: (1 + (-(j - k) * d**2).exp()).log()),
     "squared, held": (check_squared, lambda j, k, d: _nlog(((j - k) * d**2).clamp(-100, 100))),
-    "squared, one side without gradient": (check_squared, lambda j, k, d: squared(j, k.detach() * 2 - k, d)),
-    "squared, mean removed": (check_squared, lambda j, k, d: squared(j, k, d) - squared(j, k, d).mean()),
-    "margin, added": (check_margin, lambda j, k, d: margin(j, k, -d)),
-    "margin, swapped": (check_margin, lambda j, k, d: margin(k, j, d)),
-    "margin, left out": (check_margin, bradley_terry),
-    "margin, squared": (check_margin, lambda j, k, d: margin(j, k, d**2)),
-    "scaled, sign flipped": (check_scaled, lambda j, k, d: -scaled(j, k, d)),
+    "squared, one side without gradient": (check_squared, lambda j, k, d: squared_loss(j, k.detach() * 2 - k, d)),
+    "squared, mean removed": (check_squared, lambda j, k, d: squared_loss(j, k, d) - squared_loss(j, k, d).mean()),
+    "margin, added": (check_margin, lambda j, k, d: margin_loss(j, k, -d)),
+    "margin, swapped": (check_margin, lambda j, k, d: margin_loss(k, j, d)),
+    "margin, left out": (check_margin, bradley_terry_loss),
+    "margin, squared": (check_margin, lambda j, k, d: margin_loss(j, k, d**2)),
+    "scaled, sign flipped": (check_scaled, lambda j, k, d: -scaled_loss(j, k, d)),
     "scaled, inside": (check_scaled, lambda j, k, d: _nlog((j - k) * d)),
-    "scaled, squared": (check_scaled, lambda j, k, d: scaled(j, k, d**2)),
-    "scaled, swapped": (check_scaled, lambda j, k, d: scaled(k, j, d)),
+    "scaled, squared": (check_scaled, lambda j, k, d: scaled_loss(j, k, d**2)),
+    "scaled, swapped": (check_scaled, lambda j, k, d: scaled_loss(k, j, d)),
     "centering, difference": (check_centering, lambda j, k: (j - k) ** 2),
     "centering, sum of squares": (check_centering, lambda j, k: j**2 + k**2),
     "centering, absolute": (check_centering, lambda j, k: (j + k).abs()),

@@ -120,7 +120,7 @@ def test_chunks_change_nothing(speaker: Speakers, monkeypatch: pytest.MonkeyPatc
     calls: list[int] = []
     project = LOGPROBS.linear
     monkeypatch.setattr(LOGPROBS, "CHUNK", chunk)
-    monkeypatch.setattr(LOGPROBS, "KEPT", 0)
+    monkeypatch.setattr(LOGPROBS, "SAVE", 0)
     monkeypatch.setattr(LOGPROBS, "linear", lambda z, *rest: calls.append(len(z)) or project(z, *rest))
     parts, others = run()
     trained = int(batch.trained.sum())

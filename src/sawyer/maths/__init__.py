@@ -13,7 +13,7 @@ from sawyer.maths.logprobs import projected_logprobs, token_logprobs
 from sawyer.maths.loss_check import Finding, LossCheck, Point, check_loss, check_pair
 from sawyer.maths.loss_curves import LossCurve, LossCurves, WorkedExample, loss_curves, worked_example
 from sawyer.maths.masked import keep, masked_mean, masked_sum, masked_var, whiten
-from sawyer.maths.near_duplicates import Deduplicated, mean_cosine, thin
+from sawyer.maths.near_duplicates import Deduplication, deduplicate, mean_cosine
 from sawyer.maths.overoptimisation_fit import (
     GoldFit,
     best_of_n_gain,
@@ -26,23 +26,21 @@ from sawyer.maths.overoptimisation_fit import (
 )
 from sawyer.maths.ppo_losses import PolicyLoss, ppo_policy, ppo_value
 from sawyer.maths.reward_losses import (
-    PAIR_LOSSES,
     REWARD_LOSSES,
     WEIGHTS,
     JudgedBatch,
     Objective,
-    PairwiseLoss,
     RewardLoss,
     ScoreNormalizer,
     Weights,
-    bradley_terry,
+    bradley_terry_loss,
     by_item,
     by_prompt,
     centering,
-    listwise,
-    margin,
-    regression,
-    scaled,
-    squared,
+    listwise_loss,
+    margin_loss,
+    regression_loss,
+    scaled_loss,
+    squared_loss,
 )
 from sawyer.maths.token_rewards import clip_scores, missing_eos, token_rewards

@@ -13,7 +13,7 @@ class FixedKL:
     coefficient: float
 
     def update(self, kl: float, responses: int) -> FixedKL:
-        """Nothing seen changes it."""
+        """No observation changes it."""
         return self
 
     def at(self, coefficient: float) -> FixedKL:
@@ -57,7 +57,7 @@ def expected_calibration_error(probabilities: list[float], outcomes: list[float]
     """Expected calibration error: sum_b n_b/n |mean outcome - mean probability| over equal-width bins of probability
     (Guo et al. 2017, arXiv 1706.04599, eq. 3)."""
     if len(probabilities) != len(outcomes) or not probabilities:
-        raise ValueError("calibration_error needs as many outcomes as probabilities, and at least one")
+        raise ValueError("expected_calibration_error needs as many outcomes as probabilities, and at least one")
     cells: dict[int, list[tuple[float, float]]] = {}
     for probability, outcome in zip(probabilities, outcomes, strict=True):
         cells.setdefault(min(math.floor(probability * bins), bins - 1), []).append((probability, outcome))

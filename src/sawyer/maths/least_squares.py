@@ -14,22 +14,22 @@ def moments(features: Tensor, targets: Tensor) -> Tensor:
     Those of two sets of observations added up are those of both; multiplied by c, those of observations that count c each. The
     products are summed in the features' own precision.
     """
-    seen = torch.cat([features, torch.ones_like(features[:, :1]), targets.unsqueeze(1).to(features)], 1)
-    return (seen.T @ seen).double()
+    z = torch.cat([features, torch.ones_like(features[:, :1]), targets.unsqueeze(1).to(features)], 1)
+    return (z.T @ z).double()
 
 
-def ridge(found: Tensor, strength: float) -> Tensor:
+def ridge(sums: Tensor, strength: float) -> Tensor:
     """(d + 1,) float64: w and, last, c which make sum (y - w x - c)^2 + strength v |w|^2 least, v the features' mean variance.
 
-    `found` (d + 2, d + 2) are `moments` of at least one observation. `strength` is in observations: about as many have to
-    speak for a weight before it is believed. The constant is not drawn towards 0. Features that do not vary have v = 1, so that
+    `sums` (d + 2, d + 2) are `moments` of at least one observation. `strength` is in observations: about as many have to
+    support a weight before it grows. The constant is not drawn towards 0. Features that do not vary have v = 1, so that
     their weights are 0. (Hoerl and Kennard 1970.)
     """
-    products, count = found[:-1, :-1], found[-2, -2]
+    products, count = sums[:-1, :-1], sums[-2, -2]
     squares, means = products.diagonal()[:-1] / count, products[-1, :-1] / count
     variance = float((squares - means.square()).mean())
     varies = variance > NOTHING * float(squares.mean())
-    drawn = torch.full_like(products[0], strength * variance if varies else 1.0)
-    drawn[-1] = 0.0
-    solved: Tensor = torch.linalg.solve(products + drawn.diag(), found[:-1, -1])
-    return solved
+    penalty = torch.full_like(products[0], strength * variance if varies else 1.0)
+    penalty[-1] = 0.0
+    weights: Tensor = torch.linalg.solve(products + penalty.diag(), sums[:-1, -1])
+    return weights

@@ -1,24 +1,25 @@
 """Is this function fit to be a reward model's loss? Tried on points, before anything is trained with it.
 
 A loss of a pair is a function of (r_j, r_k, d): it must give one finite number a pair, be differentiable, stay finite and exact
-for reward differences out to +-1000, and fall as the preferred reward rises or the other one falls. What fails is told with
-the point at which it does. A loss of one answer is a function of (r, t) and must fall towards its target t instead.
+for reward differences out to +-1000, and fall as the preferred reward rises or the other one falls. A failure names the point
+at which it happens. A loss of one answer is a function of (r, t) and must fall towards its target t instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import torch
 from torch import Tensor
 
-from sawyer.maths.reward_losses import JudgedBatch, PairLoss, RewardLoss
+from sawyer.maths.reward_losses import AnswerLoss, JudgedBatch, PairLoss, RewardLoss
 
 GAPS = (0.25, 1.0, 1.5, 4.0, 9.0)  # score differences d, as a scale from 1 to 10 has them
+TARGETS = (-2.0, -0.7, 0.0, 1.0, 2.5)  # standardised scores
 NEAR = (-3.0, -1.3, -0.5, 0.0, 0.5, 0.71, 2.0, 3.0)  # rewards, round and not: where functions have their kinks and jumps
-FAR = (0.0, 1.0, 10.0, 100.0, 300.0, 1000.0)  # reward differences
+FAR = (0.0, 1.0, 10.0, 100.0, 300.0, 1000.0, -1.0, -10.0, -100.0, -300.0, -1000.0)  # reward differences
 STEP, ZOOM = 1e-6, 65  # of numerical gradients; points that an interval is cut by when a jump is looked for
 EXACT, SINGLE, ROUNDING = 1e-4, 1e-3, 1e-9  # tolerances: numerical gradients; float32 against float64; float64
 
@@ -36,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One check: whether it holds, in words what was found and, where it does not, the point."""
+    """One check: whether it holds, a message and, where it does not hold, the point."""
 
     name: str
     ok: bool
@@ -46,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossCheck:
-    """What was found, in the order tried; `shift_invariant`: loss(r + c) = loss(r), so that only differences are learnt."""
+    """The findings, in the order tried; `shift_invariant`: loss(r + c) = loss(r), so that only differences are learnt."""
 
     findings: tuple[Finding, ...]
     shift_invariant: bool
@@ -61,8 +62,12 @@ class LossCheck:
         return next((finding for finding in self.findings if not finding.ok), None)
 
 
-class _NoGradient(Exception):
-    """The loss does not depend on the rewards by differentiable steps."""
+class _Unfit(Exception):
+    """A check fails at a row of points."""
+
+    def __init__(self, message: str, row: Tensor) -> None:
+        super().__init__(message)
+        self.row = row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,118 +99,114 @@ class _Subject:
         return self.function(*points.unbind(1)).detach()
 
     def slopes(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """((n,) values, (n, rewards) gradients by automatic differentiation). `_NoGradient` where there is none."""
+        """((n,) values, (n, rewards) gradients by automatic differentiation). `_Unfit` where there is none."""
         columns = [column.clone() for column in points.unbind(1)]
         for column in columns[: self.rewards]:
             column.requires_grad_()
         values = self.function(*columns)
         if not values.requires_grad:
-            raise _NoGradient("no gradient comes back: the result does not depend on the rewards by differentiable steps")
-        found = torch.autograd.grad(values.sum(), columns[: self.rewards], allow_unused=True)
-        grads = [torch.zeros_like(c) if g is None else g for c, g in zip(columns, found, strict=False)]
+            message = "no gradient comes back: the result does not depend on the rewards by differentiable steps"
+            raise _Unfit(message, self.near[0])
+        grads = torch.autograd.grad(values.sum(), columns[: self.rewards], allow_unused=True, materialize_grads=True)
         return values.detach(), torch.stack(grads, 1)
 
 
 def check_loss(loss: RewardLoss) -> LossCheck:
     """Try any loss: of pairs and of whole prompts as a function of two answers, of answers as a function of one."""
-    return check_answer(loss) if loss.counts == "answers" else check_pair(two_answers(loss))
+    return _check_answer(one_answer(loss)) if loss.counts == "answers" else check_pair(two_answers(loss))
 
 
 def check_pair(function: PairLoss) -> LossCheck:
     """Try a function of (r_j, r_k, d), each (P,), that gives (P,) losses."""
-    near = _rows(product(NEAR, NEAR, GAPS))
-    ends = [(D, d) for D in (*FAR, *(-D for D in FAR[1:])) for d in GAPS]
-    far = _rows([place for D, d in ends for place in ((D / 2, -D / 2, d), (D, 0.0, d), (0.0, -D, d))])
+    far = [row for D in FAR for d in GAPS for row in ((D / 2, -D / 2, d), (D, 0.0, d), (0.0, -D, d))]
     lines = []
     for d, other, reach in [*product(GAPS, (-1.3, 0.0, 2.0), (8.0,)), *product(GAPS, (0.0,), (1000.0,))]:
-        moving = torch.linspace(-reach, reach, 801, dtype=torch.float64)
-        still, gap = torch.full_like(moving, other), torch.full_like(moving, d)
-        told = ("must not rise with the preferred answer's reward", "must not fall as the other answer's reward rises")
-        lines.append(_Line(points=torch.stack([moving, still, gap], 1), argument=0, rises=False, why=told[0]))
-        lines.append(_Line(points=torch.stack([still, moving, gap], 1), argument=1, rises=True, why=told[1]))
-    names = ("r_j", "r_k", "d")
-    return _checked(_Subject(function=function, names=names, rewards=2, near=near, far=far, lines=tuple(lines)))
+        rewards = torch.linspace(-reach, reach, 801, dtype=torch.float64)
+        still, gap = torch.full_like(rewards, other), torch.full_like(rewards, d)
+        columns = (rewards, still, gap), (still, rewards, gap)
+        reasons = "must not rise with the preferred answer's reward", "must not fall as the other answer's reward rises"
+        for argument, why in enumerate(reasons):
+            lines.append(_Line(points=torch.stack(columns[argument], 1), argument=argument, rises=argument == 1, why=why))
+    near, names = product(NEAR, NEAR, GAPS), ("r_j", "r_k", "d")
+    return _run_checks(
+        _Subject(function=function, names=names, rewards=2, near=_points(near), far=_points(far), lines=tuple(lines))
+    )
 
 
-def check_answer(loss: RewardLoss) -> LossCheck:
-    """Try a loss of one answer: a function of (r, t), each (N,), that gives (N,) losses."""
+def _check_answer(function: AnswerLoss) -> LossCheck:
+    """Try a function of (r, t), each (N,), that gives (N,) losses."""
+    lines = []
+    for t, reach in product(TARGETS, (8.0, 1000.0)):
+        for start, stop, rises in ((t - reach, t, False), (t, t + reach, True)):
+            rewards = torch.linspace(start, stop, 401, dtype=torch.float64)
+            points = torch.stack([rewards, torch.full_like(rewards, t)], 1)
+            lines.append(_Line(points=points, argument=0, rises=rises, why="must fall towards the target, and rise beyond it"))
+    near, far = _points(product(NEAR, TARGETS)), _points(product(FAR, TARGETS))
+    return _run_checks(_Subject(function=function, names=("r", "t"), rewards=1, near=near, far=far, lines=tuple(lines)))
+
+
+def one_answer(loss: RewardLoss) -> AnswerLoss:
+    """A loss of answers as a function of one: (r, t), each (N,) -> (N,)."""
 
     def function(rewards: Tensor, targets: Tensor) -> Tensor:
-        none = torch.zeros(0, dtype=torch.int64)
-        prompts = torch.arange(len(rewards))
-        judged = JudgedBatch(prompts=prompts, scores=targets, better=none, worse=none, difference=targets[:0])
-        return loss.losses(rewards, judged)
+        none, prompts = torch.zeros(0, dtype=torch.int64), torch.arange(len(rewards))
+        batch = JudgedBatch(prompts=prompts, scores=targets, better=none, worse=none, difference=targets[:0])
+        return loss.losses(rewards, batch)
 
-    targets = (-2.0, -0.7, 0.0, 1.0, 2.5)
-    near = _rows(product(NEAR, targets))
-    far = _rows(product((*FAR, *(-D for D in FAR[1:])), targets))
-    lines = []
-    for t, reach in product(targets, (8.0, 1000.0)):
-        for start, stop, rises in ((t - reach, t, False), (t, t + reach, True)):
-            moving = torch.linspace(start, stop, 401, dtype=torch.float64)
-            points = torch.stack([moving, torch.full_like(moving, t)], 1)
-            lines.append(_Line(points=points, argument=0, rises=rises, why="must fall towards the target, and rise beyond it"))
-    subject = _Subject(function=function, names=("r", "t"), rewards=1, near=near, far=far, lines=tuple(lines))
-    return _checked(subject)
+    return function
 
 
 def two_answers(loss: RewardLoss) -> PairLoss:
     """Any loss of pairs or prompts as a function of two answers to a prompt: (r_j, r_k, d), each (P,) -> (P,)."""
 
     def function(better: Tensor, worse: Tensor, difference: Tensor) -> Tensor:
-        count = len(better)
-        places, gaps = torch.arange(count), difference.detach()
-        judged = JudgedBatch(
-            prompts=places.repeat(2),
-            scores=torch.cat([gaps, torch.zeros_like(gaps)]).double(),
-            better=places,
-            worse=places + count,
-            difference=difference,
+        prompts, gaps = torch.arange(len(better)), difference.detach()
+        scores = torch.cat([gaps, torch.zeros_like(gaps)]).double()
+        batch = JudgedBatch(
+            prompts=prompts.repeat(2), scores=scores, better=prompts, worse=prompts + len(better), difference=difference
         )
-        return loss.losses(torch.cat([better, worse]), judged)
+        return loss.losses(torch.cat([better, worse]), batch)
 
     return function
 
 
-def _checked(subject: _Subject) -> LossCheck:
+def _run_checks(subject: _Subject) -> LossCheck:
     findings: list[Finding] = []
     for name, check in _CHECKS.items():
         if findings and not findings[0].ok:
             findings.append(Finding(name=name, ok=False, message="not tried"))
             continue
         try:
-            findings.append(check(subject, name))
+            findings.append(Finding(name=name, ok=True, message=check(subject)))
+        except _Unfit as error:
+            findings.append(Finding(name=name, ok=False, message=str(error), point=subject.at(error.row)))
         except Exception as error:  # a user's function may raise anything
-            words = str(error) if isinstance(error, _NoGradient) else f"it raises {type(error).__name__}: {error}"
-            findings.append(Finding(name=name, ok=False, message=words, point=subject.at(subject.near[0])))
+            message = f"it raises {type(error).__name__}: {error}"
+            findings.append(Finding(name=name, ok=False, message=message, point=subject.at(subject.near[0])))
     return LossCheck(findings=tuple(findings), shift_invariant=findings[0].ok and _shift_invariant(subject))
 
 
-def _one_a_row(subject: _Subject, name: str) -> Finding:
-    points, first = subject.near, subject.at(subject.near[0])
+def _one_loss_each(subject: _Subject) -> str:
+    points = subject.near
     values: object = subject.function(*points.unbind(1))
-    rows = len(points)
+    count = len(points)
     if not isinstance(values, Tensor):
-        message = f"it returns {type(values).__name__}, not a tensor"
-        return Finding(name=name, ok=False, message=message, point=first)
-    if values.shape != (rows,) or not values.is_floating_point():
-        message = f"for {rows} of them it returns {values.dtype} of shape {tuple(values.shape)}, not floats of shape ({rows},)"
-        return Finding(name=name, ok=False, message=message, point=first)
+        raise _Unfit(f"it returns {type(values).__name__}, not a tensor", points[0])
+    if values.shape != (count,) or not values.is_floating_point():
+        shape = f"{values.dtype} of shape {tuple(values.shape)}, not floats of shape ({count},)"
+        raise _Unfit(f"for {count} of them it returns {shape}", points[0])
     values = values.detach()
-    if (bad := ~torch.isfinite(values)).any():
-        return _failed(subject, name, points, bad, lambda i: f"the loss is {float(values[i])}")
-    alone = torch.cat([subject.value(row[None]) for row in points[:: max(1, rows // 16)]])
-    again = values[:: max(1, rows // 16)]
-    if (bad := (alone - again).abs() > ROUNDING * (1 + again.abs())).any():
-
-        def words(i: int) -> str:
-            return f"alone the loss is {float(alone[i]):.6g}, among others {float(again[i]):.6g}: each must depend on its own"
-
-        return _failed(subject, name, points[:: max(1, rows // 16)], bad, words)
-    return Finding(name=name, ok=True, message=f"a finite number for each of {rows}, the same alone and among others")
+    if (i := _first_index(~torch.isfinite(values))) is not None:
+        raise _Unfit(f"the loss is {float(values[i])}", points[i])
+    some = slice(None, None, max(1, count // 16))
+    alone, among = torch.cat([subject.value(row[None]) for row in points[some]]), values[some]
+    if (i := _first_index((alone - among).abs() > ROUNDING * (1 + among.abs()))) is not None:
+        message = f"alone the loss is {float(alone[i]):.6g}, among others {float(among[i]):.6g}: each must depend on its own"
+        raise _Unfit(message, points[some][i])
+    return f"a finite number for each of {count}, the same alone and among others"
 
 
-def _differentiable(subject: _Subject, name: str) -> Finding:
+def _differentiable(subject: _Subject) -> str:
     """Automatic gradients are the central differences'; at a kink they lie between the slopes of its two sides."""
     points = subject.near
     values, slopes = subject.slopes(points)
@@ -213,42 +214,39 @@ def _differentiable(subject: _Subject, name: str) -> Finding:
     for argument in range(subject.rewards):
         slope = slopes[:, argument]
         right, left = _one_sided(subject, values, argument, STEP)
-        error = ((right + left) / 2 - slope).abs() / (1 + slope.abs())
+        numerical = (right + left) / 2
+        error = (numerical - slope).abs() / (1 + slope.abs())
         bad = ~(error <= EXACT)
         if bad.any():
+            # At a kink each one-sided slope stays as the step shrinks; at a jump it grows.
             closer = _one_sided(subject, values, argument, STEP / 4)
-            smooth = [((a - b).abs() <= 1e-2 * (1 + a.abs())) for a, b in zip((right, left), closer, strict=True)]
+            steady = [((a - b).abs() <= 1e-2 * (1 + a.abs())) for a, b in zip((right, left), closer, strict=True)]
             low, high = torch.minimum(left, right) - EXACT, torch.maximum(left, right) + EXACT
-            bent = bad & smooth[0] & smooth[1] & (low <= slope) & (slope <= high)
-            if bent.any():
-                kink = f"; a kink at {subject.at(points[int(bent.nonzero()[0])])}"
+            bent = bad & steady[0] & steady[1] & (low <= slope) & (slope <= high)
+            if (i := _first_index(bent)) is not None:
+                kink = f"; a kink at {subject.at(points[i])}"
             bad, error = bad & ~bent, torch.where(bent, 0.0, error)
-        if bad.any():
-            wrt, numerical = subject.names[argument], (right + left) / 2
-
-            def words(i: int, wrt: str = wrt, slope: Tensor = slope, numerical: Tensor = numerical) -> str:
-                return f"d loss / d {wrt} is {float(slope[i]):.6g} by autograd and {float(numerical[i]):.6g} numerically"
-
-            return _failed(subject, name, points, bad, words)
+        if (i := _first_index(bad)) is not None:
+            ours = f"d loss / d {subject.names[argument]} is {float(slope[i]):.6g} by autograd"
+            raise _Unfit(f"{ours} and {float(numerical[i]):.6g} numerically", points[i])
         worst = max(worst, float(error.max()))
     for line in subject.lines:
-        if (place := _jump(subject, line)) is not None:
-            values = subject.value(place)
-            message = f"the loss jumps from {float(values[0]):.6g} to {float(values[1]):.6g} there"
-            return Finding(name=name, ok=False, message=message, point=subject.at(place[0]))
-    return Finding(name=name, ok=True, message=f"autograd is the numerical gradient (float64, worst {worst:.0e}){kink}")
+        if (ends := _jump(subject, line)) is not None:
+            values = subject.value(ends)
+            raise _Unfit(f"the loss jumps from {float(values[0]):.6g} to {float(values[1]):.6g} there", ends[0])
+    return f"autograd is the numerical gradient (float64, worst {worst:.0e}){kink}"
 
 
 def _one_sided(subject: _Subject, values: Tensor, argument: int, step: float) -> tuple[Tensor, Tensor]:
     """Slopes to the right and to the left of the near points."""
-    moved = torch.zeros_like(subject.near)
-    moved[:, argument] = step
-    right, left = subject.value(subject.near + moved), subject.value(subject.near - moved)
+    offset = torch.zeros_like(subject.near)
+    offset[:, argument] = step
+    right, left = subject.value(subject.near + offset), subject.value(subject.near - offset)
     return (right - values) / step, (values - left) / step
 
 
 def _jump(subject: _Subject, line: _Line) -> Tensor | None:
-    """(2, A): two points very near each other between which the loss changes by what its gradient does not account for.
+    """(2, A): two points very near each other between which the loss changes by more than its gradient explains.
 
     Between neighbours a loss without a jump changes by an amount between step * the two slopes, to what its curvature adds;
     the worst interval is cut finer and finer, where curvature vanishes and a jump stays.
@@ -269,81 +267,68 @@ def _jump(subject: _Subject, line: _Line) -> Tensor | None:
     return torch.stack([a, b])
 
 
-def _finite(subject: _Subject, name: str) -> Finding:
-    exact = subject.slopes(subject.far)
-    single = subject.slopes(subject.far.float())
-    for what, double, short in zip(("loss", "gradient"), exact, single, strict=True):
-        for kind, found in (("float64", double), ("float32", short)):
-            rows = found.reshape(len(found), -1)
-            if (bad := ~torch.isfinite(rows).all(1)).any():
-
-                def told(i: int, what: str = what, kind: str = kind, rows: Tensor = rows) -> str:
-                    worst = next(x for x in rows[i].tolist() if x - x != 0)
-                    return f"the {what} is {worst} in {kind}"
-
-                return _failed(subject, name, subject.far, bad, told)
-        off = (short.double() - double).abs() > SINGLE * (1 + double.abs())
-        if (bad := off.reshape(len(off), -1).any(1)).any():
-
-            def said(i: int, what: str = what, double: Tensor = double, short: Tensor = short) -> str:
-                pair = [", ".join(f"{x:.6g}" for x in rows[i].reshape(-1).tolist()) for rows in (short, double)]
-                return f"the {what} is {pair[0]} in float32 and {pair[1]} in float64"
-
-            return _failed(subject, name, subject.far, bad, said)
-    return Finding(name=name, ok=True, message="value and gradient out to ±1,000, alike in float32 and float64")
+def _finite(subject: _Subject) -> str:
+    doubles, singles = subject.slopes(subject.far), subject.slopes(subject.far.float())
+    for what, double, single in zip(("loss", "gradient"), doubles, singles, strict=True):
+        double, single = (numbers.reshape(len(numbers), -1) for numbers in (double, single))
+        for kind, numbers in (("float64", double), ("float32", single)):
+            if (i := _first_index(~torch.isfinite(numbers).all(1))) is not None:
+                worst = next(x for x in numbers[i].tolist() if x - x != 0)
+                raise _Unfit(f"the {what} is {worst} in {kind}", subject.far[i])
+        off = (single.double() - double).abs() > SINGLE * (1 + double.abs())
+        if (i := _first_index(off.any(1))) is not None:
+            texts = [", ".join(f"{x:.6g}" for x in numbers[i].tolist()) for numbers in (single, double)]
+            raise _Unfit(f"the {what} is {texts[0]} in float32 and {texts[1]} in float64", subject.far[i])
+    return "value and gradient out to ±1,000, alike in float32 and float64"
 
 
-def _falling(subject: _Subject, name: str) -> Finding:
-    moves = {line.argument: 0.0 for line in subject.lines}
-    pulls = dict(moves)
+def _falls(subject: _Subject) -> str:
+    largest_change = {line.argument: 0.0 for line in subject.lines}
+    largest_slope = dict(largest_change)
     for line in subject.lines:
         values, slopes = subject.slopes(line.points)
         sign = 1.0 if line.rises else -1.0
         change = values.diff() * sign
-        if (bad := ~(change >= -ROUNDING * (1 + values[1:].abs()))).any():
-
-            def words(i: int, line: _Line = line, values: Tensor = values) -> str:
-                if not torch.isfinite(values[i : i + 2]).all():
-                    return "the loss is not finite, so it cannot be seen to fall"
-                there = f"{subject.names[line.argument]} = {float(line.points[i + 1, line.argument]):.6g}"
-                return f"it {line.why}: {float(values[i]):.6g} here, {float(values[i + 1]):.6g} at {there}"
-
-            return _failed(subject, name, line.points, bad, words)
-        moves[line.argument] = max(moves[line.argument], float(change.max()))
-        pulls[line.argument] = max(pulls[line.argument], float((slopes[:, line.argument] * sign).max()))
-    for argument, size in moves.items():
-        if size <= ROUNDING or pulls[argument] <= ROUNDING:
+        if (i := _first_index(~(change >= -ROUNDING * (1 + values[1:].abs())))) is not None:
+            if not torch.isfinite(values[i : i + 2]).all():
+                raise _Unfit("the loss is not finite, so it cannot be seen to fall", line.points[i])
+            there = f"{subject.names[line.argument]} = {float(line.points[i + 1, line.argument]):.6g}"
+            here = f"it {line.why}: {float(values[i]):.6g} here"
+            raise _Unfit(f"{here}, {float(values[i + 1]):.6g} at {there}", line.points[i])
+        largest_change[line.argument] = max(largest_change[line.argument], float(change.max()))
+        largest_slope[line.argument] = max(largest_slope[line.argument], float((slopes[:, line.argument] * sign).max()))
+    for argument, size in largest_change.items():
+        if min(size, largest_slope[argument]) <= ROUNDING:
             what = "the loss never changes with" if size <= ROUNDING else "the gradient is 0 everywhere in"
-            message = f"{what} {subject.names[argument]}: nothing can be learnt from it"
-            return Finding(name=name, ok=False, message=message, point=subject.at(subject.lines[0].points[0]))
-    towards = "towards its target, from either side"
-    message = towards if subject.rewards == 1 else "as the preferred reward rises, and as the other one falls"
-    return Finding(name=name, ok=True, message=message)
+            raise _Unfit(f"{what} {subject.names[argument]}: nothing can be learnt from it", subject.lines[0].points[0])
+    if subject.rewards == 1:
+        return "towards its target, from either side"
+    return "as the preferred reward rises, and as the other one falls"
 
 
 def _shift_invariant(subject: _Subject) -> bool:
     """Whether adding one number to all rewards of the near points leaves the loss as it is."""
     values = subject.value(subject.near)
     for shift in (0.7, -3.0, 100.0):
-        moved = subject.near.clone()
-        moved[:, : subject.rewards] += shift
-        if not bool(((subject.value(moved) - values).abs() <= ROUNDING * (1 + values.abs())).all()):
+        points = subject.near.clone()
+        points[:, : subject.rewards] += shift
+        if not bool(((subject.value(points) - values).abs() <= ROUNDING * (1 + values.abs())).all()):
             return False
     return True
 
 
-_CHECKS: dict[str, Callable[[_Subject, str], Finding]] = {
-    "one loss each": _one_a_row,
+_CHECKS: dict[str, Callable[[_Subject], str]] = {
+    "one loss each": _one_loss_each,
     "differentiable": _differentiable,
     "finite": _finite,
-    "falling": _falling,
+    "falling": _falls,
 }
 
 
-def _failed(subject: _Subject, name: str, points: Tensor, bad: Tensor, words: Callable[[int], str]) -> Finding:
-    i = int(bad.nonzero()[0])
-    return Finding(name=name, ok=False, message=words(i), point=subject.at(points[i]))
+def _first_index(flags: Tensor) -> int | None:
+    """The index of the first True."""
+    return int(flags.nonzero()[0]) if bool(flags.any()) else None
 
 
-def _rows(points: Iterator[Sequence[float]] | Sequence[Sequence[float]]) -> Tensor:
-    return torch.tensor(list(points), dtype=torch.float64)
+def _points(rows: Iterable[Sequence[float]]) -> Tensor:
+    return torch.tensor(list(rows), dtype=torch.float64)

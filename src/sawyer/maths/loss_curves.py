@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sawyer.maths.loss_check import two_answers
+from sawyer.maths.loss_check import one_answer, two_answers
 from sawyer.maths.reward_losses import Counts, JudgedBatch, RewardLoss
 
 POINTS = 401
@@ -45,7 +45,9 @@ class WorkedExample:
 
 def loss_curves(loss: RewardLoss) -> LossCurves:
     """The loss over what it looks at: a pair's reward gap, the gap between neighbours of a ranking, an answer's reward."""
-    return _CURVES[loss.counts](loss)
+    x_name, differ_by, values, curve = _CURVES[loss.counts]
+    curves = [_curve(f"{value:g}", partial(curve, loss, value)) for value in values]
+    return LossCurves(x_name=x_name, differ_by=differ_by, curves=tuple(curves))
 
 
 def worked_example(loss: RewardLoss) -> WorkedExample:
@@ -54,60 +56,43 @@ def worked_example(loss: RewardLoss) -> WorkedExample:
     Scores are standardised over the answers shown: 6 and 2 are 1 and -1.
     """
     scores, rewards = ((6.0, 4.0, 2.0), (0.53, 0.2, 0.0)) if loss.counts == "prompts" else ((6.0, 2.0), (0.53, 0.0))
-    judged = JudgedBatch(
+    batch = JudgedBatch(
         prompts=torch.zeros(len(scores), dtype=torch.int64),
         scores=(torch.tensor(scores, dtype=torch.float64) - 4.0) / 2.0,
         better=torch.tensor([0]),
         worse=torch.tensor([len(scores) - 1]),
         difference=torch.tensor([4.0], dtype=torch.float64),
     )
-    losses = loss.losses(torch.tensor(rewards, dtype=torch.float64), judged)
+    losses = loss.losses(torch.tensor(rewards, dtype=torch.float64), batch)
     return WorkedExample(scores=scores, rewards=rewards, losses=tuple(losses.tolist()))
 
 
-def _of_pairs(loss: RewardLoss) -> LossCurves:
-    function = two_answers(loss)
-
-    def spread(x: Tensor, gap: float) -> Tensor:
-        return function(x / 2, -x / 2, torch.full_like(x, gap))
-
-    gaps = (0.5, 1.0, 2.0, 4.0)
-    curves = [_curve(f"{d:g}", partial(spread, gap=d)) for d in gaps]
-    return LossCurves(x_name="reward gap  $r_j - r_k$", differ_by="score gap  $s_j - s_k$", curves=tuple(curves))
+def _pair_loss(loss: RewardLoss, gap: float, x: Tensor) -> Tensor:
+    return two_answers(loss)(x / 2, -x / 2, torch.full_like(x, gap))
 
 
-def _of_prompts(loss: RewardLoss) -> LossCurves:
-    def ranked(x: Tensor, answers: int) -> Tensor:
-        ranks = torch.arange(answers, dtype=torch.float64)
-        prompts = torch.arange(len(x)).repeat_interleave(answers)
-        none = torch.zeros(0, dtype=torch.int64)
-        judged = JudgedBatch(prompts=prompts, scores=-ranks.repeat(len(x)), better=none, worse=none, difference=ranks[:0])
-        return loss.losses((x[:, None] * -ranks).flatten(), judged)
-
-    curves = [_curve(f"{k}", partial(ranked, answers=k)) for k in (2, 3, 5, 7)]
-    return LossCurves(x_name="reward gap between neighbours in the ranking", differ_by="answers", curves=tuple(curves))
+def _ranking_loss(loss: RewardLoss, answers: float, x: Tensor) -> Tensor:
+    ranks = torch.arange(answers, dtype=torch.float64)
+    prompts, none = torch.arange(len(x)).repeat_interleave(len(ranks)), torch.zeros(0, dtype=torch.int64)
+    batch = JudgedBatch(prompts=prompts, scores=-ranks.repeat(len(x)), better=none, worse=none, difference=ranks[:0])
+    return loss.losses((x[:, None] * -ranks).flatten(), batch)
 
 
-def _of_answers(loss: RewardLoss) -> LossCurves:
-    def one(x: Tensor, target: float) -> Tensor:
-        none = torch.zeros(0, dtype=torch.int64)
-        prompts, scores = torch.arange(len(x)), torch.full_like(x, target)
-        return loss.losses(x, JudgedBatch(prompts=prompts, scores=scores, better=none, worse=none, difference=scores[:0]))
-
-    curves = [_curve(f"{t:g}", partial(one, target=t)) for t in (-1.0, 0.0, 1.0, 2.0)]
-    return LossCurves(x_name="reward  $r$", differ_by="standardised score", curves=tuple(curves))
+def _answer_loss(loss: RewardLoss, target: float, x: Tensor) -> Tensor:
+    return one_answer(loss)(x, torch.full_like(x, target))
 
 
 def _curve(name: str, function: Callable[[Tensor], Tensor]) -> LossCurve:
     xs = torch.linspace(-4, 4, POINTS, dtype=torch.float64, requires_grad=True)
     losses = function(xs)
     (slopes,) = torch.autograd.grad(losses.sum(), xs)
-    found = {"xs": xs.detach(), "losses": losses.detach(), "slopes": slopes}
-    return LossCurve(name=name, **{key: tuple(column.tolist()) for key, column in found.items()})
+    columns = {"xs": xs.detach(), "losses": losses.detach(), "slopes": slopes}
+    return LossCurve(name=name, **{key: tuple(column.tolist()) for key, column in columns.items()})
 
 
-_CURVES: Mapping[Counts, Callable[[RewardLoss], LossCurves]] = {
-    "pairs": _of_pairs,
-    "prompts": _of_prompts,
-    "answers": _of_answers,
+# What a loss counts -> what runs along x, what the curves differ by, its values, and the losses of a curve.
+_CURVES: Mapping[Counts, tuple[str, str, tuple[float, ...], Callable[[RewardLoss, float, Tensor], Tensor]]] = {
+    "pairs": ("reward gap  $r_j - r_k$", "score gap  $s_j - s_k$", (0.5, 1, 2, 4), _pair_loss),
+    "prompts": ("reward gap between neighbours in the ranking", "answers", (2, 3, 5, 7), _ranking_loss),
+    "answers": ("reward  $r$", "standardised score", (-1, 0, 1, 2), _answer_loss),
 }

@@ -28,13 +28,13 @@ def ppo_policy(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask:
     """
     log_ratio = keep(logprobs, mask) - keep(old_logprobs, mask)
     ratio, advantages = log_ratio.exp(), keep(advantages, mask)
-    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
+    loss, clip_loss = -advantages * ratio, -advantages * ratio.clamp(1 - clip, 1 + clip)
     with torch.no_grad():
-        fraction = masked_sum((clipped > unclipped).float(), mask)
-        moved = masked_sum(kl_k3(torch.zeros_like(log_ratio), log_ratio), mask)
+        fraction = masked_sum((clip_loss > loss).float(), mask)
+        approx_kl = masked_sum(kl_k3(torch.zeros_like(log_ratio), log_ratio), mask)
         ratios = masked_sum(ratio, mask)
-    total = masked_sum(torch.maximum(unclipped, clipped), mask)
-    return PolicyLoss(total=total, clip_fraction=fraction, approx_kl=moved, ratio=ratios)
+    total = masked_sum(torch.maximum(loss, clip_loss), mask)
+    return PolicyLoss(total=total, clip_fraction=fraction, approx_kl=approx_kl, ratio=ratios)
 
 
 def ppo_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
@@ -43,5 +43,5 @@ def ppo_value(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor,
     The clipping is that of the reference implementation (openai/baselines ppo2); Huang et al. 2024 keep it.
     """
     values, old_values, returns = keep(values, mask), keep(old_values, mask), keep(returns, mask)
-    held = old_values + (values - old_values).clamp(-clip, clip)
-    return masked_sum(0.5 * torch.maximum((values - returns) ** 2, (held - returns) ** 2), mask)
+    clip_values = old_values + (values - old_values).clamp(-clip, clip)
+    return masked_sum(0.5 * torch.maximum((values - returns) ** 2, (clip_values - returns) ** 2), mask)

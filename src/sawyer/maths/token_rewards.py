@@ -10,13 +10,13 @@ from sawyer.maths.masked import keep
 
 
 def clip_scores(scores: Tensor, bound: float) -> Tensor:
-    """Scores (B,) in standard units, held within +-bound."""
+    """Scores (B,) in standard units, clipped to +-bound."""
     return scores.clamp(-bound, bound)
 
 
-def missing_eos(scores: Tensor, ended: Tensor, penalty: float) -> Tensor:
-    """Scores (B,) less `penalty` (in the scores' unit) where the response did not end by itself; ended (B,) bool."""
-    return torch.where(ended, scores, scores - penalty)
+def missing_eos(scores: Tensor, has_eos: Tensor, penalty: float) -> Tensor:
+    """Scores (B,) less `penalty` (in the scores' unit) where the response has no end of its own; has_eos (B,) bool."""
+    return torch.where(has_eos, scores, scores - penalty)
 
 
 def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, coefficient: float) -> Tensor:
@@ -26,6 +26,6 @@ def token_rewards(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: 
     A response without a counted token earns nothing.
     """
     rewards = -coefficient * kl_k1(keep(logprobs, mask), keep(ref_logprobs, mask))
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    last = torch.where(mask, places, -1).max(dim=1, keepdim=True).values
-    return rewards + keep(scores.unsqueeze(1).expand_as(rewards), mask & (places == last))
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    last = torch.where(mask, positions, -1).max(dim=1, keepdim=True).values
+    return rewards + keep(scores.unsqueeze(1).expand_as(rewards), mask & (positions == last))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sawyer.maths import mean_cosine, thin
+from sawyer.maths import deduplicate, mean_cosine
 from sawyer.models.map_rows import MapRows, map_here
 from sawyer.text import Row, batches
 
@@ -60,9 +60,9 @@ def near_duplicates(
     kept: list[int] = []
     out: list[tuple[float, int, int]] = []
     for places in members.values():
-        found = thin(vectors[places], threshold)
-        kept += [place for place, stays in zip(places, found.kept.tolist(), strict=True) if stays]
-        pairs = zip(places, found.kept.tolist(), found.twin.tolist(), found.similarity.tolist(), strict=True)
+        found = deduplicate(vectors[places], threshold)
+        kept += [place for place, stays in zip(places, found.keep.tolist(), strict=True) if stays]
+        pairs = zip(places, found.keep.tolist(), found.twin.tolist(), found.similarity.tolist(), strict=True)
         out += [(similarity, places[twin], place) for place, stays, twin, similarity in pairs if not stays]
     least = min(out, default=None)
     return NearDuplicates(

@@ -8,14 +8,14 @@ from typing import Any
 
 from sawyer.config import RENAMED_VALUES, Reward, own_function, own_names
 from sawyer.errors import ConfigError
-from sawyer.maths import REWARD_LOSSES, WEIGHTS, Objective, PairwiseLoss, RewardLoss, check_loss
+from sawyer.maths import REWARD_LOSSES, WEIGHTS, Objective, RewardLoss, check_loss
 
 SHAPE = "a function of r_j, r_k and the score difference d > 0, tensors of shape (P,), that returns P losses"
 
 
 def open_loss(name: str) -> RewardLoss:
     """One of ours, or `module:function` from the working directory. Raises ConfigError where there is no such loss."""
-    return REWARD_LOSSES[name] if name in REWARD_LOSSES else PairwiseLoss(own_loss(name))
+    return REWARD_LOSSES[name] if name in REWARD_LOSSES else RewardLoss(own_loss(name))
 
 
 def checked_loss(name: str) -> RewardLoss:

@@ -54,7 +54,7 @@ AIM = torch.linspace(-1, 2, ROWS)
 def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: float, chunk: int, kept: int, columns: int) -> None:
     monkeypatch.setattr(MODULE, "COLUMNS", columns)
     monkeypatch.setattr(MODULE, "CHUNK", chunk)
-    monkeypatch.setattr(MODULE, "KEPT", kept)
+    monkeypatch.setattr(MODULE, "SAVE", kept)
     monkeypatch.setattr(MODULE, "BLOCK", min(chunk, 2 * min(columns, VOCABULARY)))  # of one row or two
     found = ours(temperature, AIM, torch.float32)
     assert close(found, exact(temperature, AIM.double()), 1e-5)
@@ -68,7 +68,7 @@ def test_values_and_gradients(monkeypatch: pytest.MonkeyPatch, temperature: floa
 @pytest.mark.parametrize("kept", [0, 2**27])
 def test_bf16_products_round_no_more_than_bf16_does(monkeypatch: pytest.MonkeyPatch, chunk: int, kept: int) -> None:
     monkeypatch.setattr(MODULE, "CHUNK", chunk)
-    monkeypatch.setattr(MODULE, "KEPT", kept)
+    monkeypatch.setattr(MODULE, "SAVE", kept)
     found = ours(1.0, AIM, torch.bfloat16)
     assert close(found, exact(1.0, AIM.double()), 0.1)
     assert not close(found, exact(1.0, AIM.double()), 1e-5)
@@ -117,7 +117,7 @@ def test_targets_far_below_the_greatest_logit(monkeypatch: pytest.MonkeyPatch, c
 def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[bool] = []
     real = MODULE._exponentiate
-    monkeypatch.setattr(MODULE, "_exponentiate", lambda *given, keeps: (kept.append(keeps), real(*given, keeps=keeps)))
+    monkeypatch.setattr(MODULE, "_exponentiate", lambda *given, save: (kept.append(save), real(*given, save=save)))
     states, weight, _, targets = drawn(torch.float32)
     with torch.no_grad():
         found = projected_logprobs(states, weight, None, targets, temperature=1.0, precision=torch.float32)

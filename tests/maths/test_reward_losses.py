@@ -21,9 +21,9 @@ from sawyer.maths import (
     ScoreNormalizer,
     by_item,
     by_prompt,
-    listwise,
-    regression,
-    squared,
+    listwise_loss,
+    regression_loss,
+    squared_loss,
 )
 
 ROUNDING = 1e-12
@@ -83,17 +83,17 @@ def test_squared_to_sixty_digits() -> None:
     assert exactly(1.0, 0.0, 1.0)[0] == pytest.approx(math.log1p(math.exp(-1)), rel=1e-15)
     assert exactly(-50.0, 50.0, 9.0) == (8100.0, -81.0)
     assert round(exactly(0.53, 0.0, 4.0)[0], 4) == 0.0002  # the worked example: scores 6 and 2
-    check_squared(squared)
+    check_squared(squared_loss)
 
 
 SQUARED_WRONG = {
-    "sign flipped": lambda j, k, d: squared(k, j, d),
-    "the square left out": lambda j, k, d: squared(j, k, d.sqrt()),
-    "no d at all": lambda j, k, d: squared(j, k, torch.ones_like(d)),
+    "sign flipped": lambda j, k, d: squared_loss(k, j, d),
+    "the square left out": lambda j, k, d: squared_loss(j, k, d.sqrt()),
+    "no d at all": lambda j, k, d: squared_loss(j, k, torch.ones_like(d)),
     "log of a sigmoid": lambda j, k, d: -((j - k) * d**2).sigmoid().log(),
     "log of 1 + e^-x": lambda j, k, d: (1 + (-(j - k) * d**2).exp()).log(),
-    "in fp32": lambda j, k, d: squared(j.float(), k.float(), d.float()).double(),
-    "held": lambda j, k, d: squared(j.clamp(-10, 10), k, d),
+    "in fp32": lambda j, k, d: squared_loss(j.float(), k.float(), d.float()).double(),
+    "held": lambda j, k, d: squared_loss(j.clamp(-10, 10), k, d),
 }
 
 
@@ -150,19 +150,19 @@ def check_listwise(implementation: Listwise) -> None:
 
 
 def test_listwise() -> None:
-    check_listwise(listwise)
+    check_listwise(listwise_loss)
 
 
 def test_listwise_of_two_answers_is_plain() -> None:
     rewards, scores = double([0.3, -1, 4, 4.5]), double([2, 7, 5, 1])
-    found = listwise(rewards, scores, whole([0, 0, 1, 1]))
+    found = listwise_loss(rewards, scores, whole([0, 0, 1, 1]))
     torch.testing.assert_close(found, double([math.log1p(math.exp(1.3)), math.log1p(math.exp(0.5))]), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_listwise_stays_finite(dtype: torch.dtype) -> None:
     rewards = torch.tensor([1e3, -1e3, 0.0, 2e3], dtype=dtype, requires_grad=True)
-    found = listwise(rewards, double([1, 4, 3, 2]), whole([0, 0, 0, 0]))
+    found = listwise_loss(rewards, double([1, 4, 3, 2]), whole([0, 0, 0, 0]))
     found.sum().backward()
     assert rewards.grad is not None and bool(torch.isfinite(rewards.grad).all())
     # By hand: -1000 first of all with 2000 there costs 3000, then 0 costs 2000, then 2000 itself nothing.
@@ -172,7 +172,7 @@ def test_listwise_stays_finite(dtype: torch.dtype) -> None:
 def test_listwise_gradient_is_the_numerical_one() -> None:
     rewards = double([0.3, -1.2, 0.9, 0.1, 2.0]).requires_grad_()
     scores, prompts = double([2, 1, 1, 3, 5]), whole([0, 1, 0, 0, 1])
-    assert torch.autograd.gradcheck(lambda r: listwise(r, scores, prompts), (rewards,))
+    assert torch.autograd.gradcheck(lambda r: listwise_loss(r, scores, prompts), (rewards,))
 
 
 def _written_out(below: Callable[[float, float], bool], top: int = 99, sign: float = 1.0, mean: bool = False) -> Listwise:
@@ -196,15 +196,15 @@ def _written_out(below: Callable[[float, float], bool], top: int = 99, sign: flo
 
 LISTWISE_WRONG: dict[str, Listwise] = {
     "sign flipped": _written_out(lambda k, i: k <= i, sign=-1),
-    "worst first": lambda r, s, p: listwise(r, -s, p),
+    "worst first": lambda r, s, p: listwise_loss(r, -s, p),
     "nobody leaves": _written_out(lambda k, i: True),
     "the best alone": _written_out(lambda k, i: k <= i, top=1),
     "equals left out": _written_out(lambda k, i: k < i),
     "those above stay": _written_out(lambda k, i: k >= i),
     "mean of the places": _written_out(lambda k, i: k <= i, mean=True),
-    "prompts thrown together": lambda r, s, p: listwise(r, s, p * 0),
-    "order of the file": lambda r, s, p: listwise(r, -torch.arange(len(s)).double(), p),
-    "by reward": lambda r, s, p: listwise(r, r.detach(), p),
+    "prompts thrown together": lambda r, s, p: listwise_loss(r, s, p * 0),
+    "order of the file": lambda r, s, p: listwise_loss(r, -torch.arange(len(s)).double(), p),
+    "by reward": lambda r, s, p: listwise_loss(r, r.detach(), p),
 }
 
 
@@ -253,7 +253,7 @@ REGRESSION_WRONG = {
 
 
 def test_regression() -> None:
-    check_regression(regression)
+    check_regression(regression_loss)
 
 
 @pytest.mark.parametrize("wrong", REGRESSION_WRONG.values(), ids=REGRESSION_WRONG.keys())
