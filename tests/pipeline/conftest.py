@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from recorded import metric_rows
 
 from sawyer import pipeline
 from sawyer.config import checked
@@ -168,7 +169,7 @@ class Tiny:
         manifest.pop("report", None)  # the page is drawn whenever it is not the run's own; other tests watch it
         paths = {stage: pipeline.product(layout, stage) for stage in STAGES}
         return Result(
-            metrics=[{k: v for k, v in row.items() if not timed(k)} for row in read_rows(layout.metrics)],
+            metrics=metric_rows(layout.metrics),
             samples=read_rows(layout.samples),
             products={stage: hash_folder(path) for stage, path in paths.items() if path.exists()},
             figures={stage: state["figures"] for stage, state in manifest.items()},
@@ -179,11 +180,6 @@ class Tiny:
     def summary(self, out: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(Layout(out).summary.read_text(encoding="utf-8"))
         return {name: value for name, value in found.items() if name not in ("out", "seconds")}
-
-
-def timed(name: str) -> bool:
-    """Clock and memory figures, which two runs never share."""
-    return name.endswith(("_seconds", "_per_second", "_mb"))
 
 
 def shrink(patch: pytest.MonkeyPatch) -> None:

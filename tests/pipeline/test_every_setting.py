@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recorded import metric_rows
 
 from sawyer import pipeline
 from sawyer.config import Config, fields
@@ -387,7 +388,7 @@ def look(out: Path, stage: str) -> dict[str, Any]:
     told = [row for row in read_rows(layout.events) if row["stage"] == stage]
     return {
         "refused": "",
-        "metrics": [row for row in read_rows(layout.metrics) if row["stage"] == stage],
+        "metrics": [row for row in metric_rows(layout.metrics) if row["stage"] == stage],
         "samples": [row for row in read_rows(layout.samples) if row["stage"] == stage],
         "product": (str(product) if "elsewhere" in product.parts else "", hash_folder(product)),
         "figures": read_manifest(layout.manifest)["stages"][stage]["figures"],

@@ -17,6 +17,7 @@ import pytest
 import torch
 from fp64 import double_precision
 from naive import LOOPS, double, same, stepped
+from recorded import is_clock_or_memory
 
 from sawyer.models import RewardScorer, open_language_model
 from sawyer.records import read, split
@@ -305,6 +306,7 @@ def test_every_documented_figure_has_a_loop() -> None:
         section = line[3:].strip() if line.startswith("## ") else section
         if named := re.match(r"\| `([^`]+)` \|", line):
             documented.setdefault(section, set()).add(named[1])
+    assert all(map(is_clock_or_memory, documented.pop("every step")))
     for section, names in documented.items():
         figures = {name for name in names if not any(re.fullmatch(words, name) for words in WORDS)}
         assert figures == LOOPS[section], section

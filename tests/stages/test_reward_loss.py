@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from recorded import metric_rows
 
 from sawyer.config import LOSSES
 from sawyer.errors import ConfigError, DataError
 from sawyer.maths import REWARD_LOSSES, ScoreNormalizer
 from sawyer.models import Member, RewardScorer, load_reward, load_tokenizer, open_language_model, read_extra, sequence_logits
 from sawyer.models.fast.packing import packs_exactly
-from sawyer.runs import read_rows
 from sawyer.stages.reward.loss_choice import checked_loss, open_loss
 from sawyer.stages.reward.reward_data import RewardData, load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, train
@@ -329,7 +329,7 @@ def test_a_user_s_own_loss_trains_as_ours_does(tiny: Fixture, tmp_path: Path, mo
         config = config_of(tiny, out, tiny.comparisons, loss=loss, normalize_by="prompt", batch_size=20, calibration_prompts=4)
         with tiny.run(out, "sft") as run:
             figures = train(config, run)
-            found.append((figures["eval_loss"], read_rows(run.layout.metrics)))
+            found.append((figures["eval_loss"], metric_rows(run.layout.metrics)))
             assert read_extra(run.layout.model("reward"))["loss"] == loss
     assert found[0] == found[1]
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from encoders import write
+from recorded import metric_rows
 
 from sawyer.cli.score_command import with_rewards
 from sawyer.errors import ConfigError, Interrupted
@@ -140,8 +141,8 @@ def test_scoring_a_file_tells_the_disagreement(seeds: Any) -> None:
 
 
 def test_the_journal_tells_the_members_apart(seeds: Any, alone: Any) -> None:
-    rows = [row for row in read_rows(seeds[0] / "metrics.jsonl") if "loss" in row]
-    single = [row for row in read_rows(alone[0] / "metrics.jsonl") if "loss" in row]
+    rows = [row for row in metric_rows(seeds[0] / "metrics.jsonl") if "loss" in row]
+    single = [row for row in metric_rows(alone[0] / "metrics.jsonl") if "loss" in row]
     each = len(single)
     assert [row["member"] for row in rows] == [0] * each + [1] * each + [2] * each
     assert [{k: v for k, v in row.items() if k != "member"} for row in rows[:each]] == single
@@ -172,7 +173,7 @@ def test_an_interruption_in_the_second_member_changes_nothing(tiny: Fixture, see
     assert not (tmp_path / "run" / "reward" / "model").exists()
     figures = trained(tiny, tmp_path / "run", **asked)
     assert figures == seeds[1]
-    assert read_rows(tmp_path / "run" / "metrics.jsonl") == read_rows(seeds[0] / "metrics.jsonl")
+    assert metric_rows(tmp_path / "run" / "metrics.jsonl") == metric_rows(seeds[0] / "metrics.jsonl")
     assert hash_folder(tmp_path / "run" / "reward" / "model") == hash_folder(seeds[0] / "reward" / "model")
 
 

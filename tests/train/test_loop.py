@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
+from importlib import import_module
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recorded import metric_rows
 
 from sawyer.errors import Interrupted, RunError
 from sawyer.runs import Run, open_run, read_rows
@@ -21,9 +23,11 @@ class Walk:
     def __init__(self, run: Run, steps: int, stop_after: int | None = None) -> None:
         self.run, self.steps, self.stop_after = run, steps, stop_after
         self.place = torch.zeros(1, dtype=torch.float64)
+        self.step_tokens = 0
 
     def step(self, index: int) -> Mapping[str, float]:
         self.place = self.place * 0.9 + index + 1
+        self.step_tokens = 10 * (index + 1)
         if index == self.stop_after:
             self.run.stop.set("test")
         return {"loss": float(self.place)}
@@ -38,7 +42,7 @@ class Walk:
 def walk(root: Path, stop_after: int | None = None, save_every_seconds: float = 1e9) -> list[dict[str, Any]]:
     with open_run(root) as run:
         run_steps(run, "sft", Walk(run, 9, stop_after), save_every_seconds=save_every_seconds)
-    return read_rows(root / "metrics.jsonl")
+    return metric_rows(root / "metrics.jsonl")
 
 
 @pytest.mark.parametrize("stop_after", [0, 4, 8])
@@ -73,7 +77,7 @@ def test_an_end_that_was_saved_is_not_done_again(tmp_path: Path) -> None:
 
     with open_run(tmp_path / "run") as run:
         assert run_steps(run, "sft", Refuses(run, 9), save_every_seconds=1e9) == 9
-    assert read_rows(tmp_path / "run" / "metrics.jsonl") == first
+    assert metric_rows(tmp_path / "run" / "metrics.jsonl") == first
 
 
 def test_work_that_is_cut_otherwise_does_not_go_on(tmp_path: Path) -> None:
@@ -86,19 +90,20 @@ def test_work_that_is_cut_otherwise_does_not_go_on(tmp_path: Path) -> None:
     assert len(walk(tmp_path / "run")) == 9
 
 
-def test_what_lives_through_the_steps_is_passed_over(tmp_path: Path) -> None:
-    gc.unfreeze()  # what a fixture has frozen
-    seen: list[int] = []
-
-    class Looks(Walk):
-        def step(self, index: int) -> Mapping[str, float]:
-            seen.append(gc.get_freeze_count())
-            return super().step(index)
-
-    with open_run(tmp_path / "run") as run:
-        run_steps(run, "sft", Looks(run, 2), save_every_seconds=1e9)
-    assert min(seen) > 1000 and gc.get_freeze_count() == 0
-    gc.freeze()
+def test_every_row_has_the_step_s_clock_and_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens as the stage counts them over the seconds of `step`, here 2 a step; the memory that the system tells."""
+    loop = import_module("sawyer.train.stage_loop")
+    seconds = count(100.0, 2.0)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: next(seconds))
+    monkeypatch.setattr(loop, "peak_memory_mb", lambda: 512.0)
+    walk(tmp_path / "run")
+    rows = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step_seconds"] for row in rows] == [2.0] * 9
+    assert [row["tokens_per_second"] for row in rows] == [5.0 * (step + 1) for step in range(9)]
+    assert {row["memory_mb"] for row in rows} == {512.0}
+    monkeypatch.setattr(loop, "peak_memory_mb", lambda: None)
+    walk(tmp_path / "elsewhere")
+    assert not any("memory_mb" in row for row in read_rows(tmp_path / "elsewhere" / "metrics.jsonl"))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,7 @@ class SampleLoop:
         self.speaker.model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
         self.prompts = prompts_of(config, run, self.speaker, self.scorer)[1]
-        self.each = max(1, ANSWERS_A_STEP // answers)
+        self.each, self.step_tokens = max(1, ANSWERS_A_STEP // answers), 0
         self.steps = -(-len(self.prompts) // self.each)
         self.rows: list[dict[str, Any]] = []
 
@@ -117,6 +117,7 @@ class SampleLoop:
         repeated = [prompt for prompt in chosen for _ in range(self.answers)]
         draws = generator(self.config.seed, STAGE, index)
         episodes = collect(self.speaker, repeated, self.scorer, self.config, self.place, draws)
+        self.step_tokens = episodes.tokens
         proxy = episodes.scores.tolist()
         truth = [gold(prompt.text, text).score for prompt, text in zip(repeated, episodes.texts, strict=True)]
         for place, prompt in enumerate(chosen):

@@ -41,22 +41,6 @@ def kept_memory() -> Iterator[None]:
             libc.mallopt(TRIM_THRESHOLD, 64 * MB)
 
 
-@contextlib.contextmanager
-def passed_over() -> Iterator[None]:
-    """Within it Python's search for garbage in cycles passes over everything that is there before: rows, networks and modules
-    live through a stage's loop, and to look through them again and again takes a fiftieth of a small model's step
-    (lab/speed.md#garbage-collection). Nothing changes where somebody else has told it to pass over things."""
-    if gc.get_freeze_count():
-        yield
-        return
-    gc.collect()  # garbage must not be taken for what lives
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 @cache
 def _glibc() -> ctypes.CDLL | None:
     try:

@@ -41,7 +41,7 @@ class NextTokenLoop:
     ) -> None:
         self.model, self.rows, self.place, self.stage = model, rows, place, stage
         self.total, self.batch_size, self.seed = total, batch_size, seed
-        self.pad_id, self.token_budget = pad_id, token_budget
+        self.pad_id, self.token_budget, self.step_tokens = pad_id, token_budget, 0
         self.steps, self.cost = math.ceil(total / batch_size), row_cost(model)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(warmup_fraction * self.steps))
         self.learner = OptimizerStep(model, name=stage, learning_rate=learning_rate, factor=factor)
@@ -50,6 +50,7 @@ class NextTokenLoop:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.trained) for row in rows)
+        self.step_tokens = sum(len(row.ids) for row in rows)
         mine = distributed.shard(rows, self.cost)
         parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)
         update = self.learner.update(parts, lambda part: self._loss(part[1]), count)

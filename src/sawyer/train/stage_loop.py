@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from sawyer.errors import Interrupted
 from sawyer.runs import Run, damaged
 from sawyer.train import distributed
-from sawyer.train.allocator import passed_over
+from sawyer.train.allocator import peak_memory_mb
 from sawyer.train.checkpoint import load_checkpoint, save_checkpoint
 from sawyer.train.shared_run import stop_requested
 
@@ -18,6 +18,11 @@ class StageLoop(Protocol):
     """A stage's work, cut into steps whose outcome depends on the state and the step's number alone."""
 
     steps: int
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens in the rows of the last step, evaluations included: prompts count, padding does not, each token once."""
+        ...
 
     def step(self, index: int) -> Mapping[str, float] | None:
         """Do step `index`; the metrics go to the journal. None ends the work early."""
@@ -41,27 +46,38 @@ def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: floa
     first, finished = _resume(run, stage, work)
     saved_at, saved_step = time.monotonic(), first
     index = first
-    with passed_over():
-        while index < work.steps and not finished:
-            values = work.step(index)
-            if values is None:
-                finished = True
-            else:
-                run.journal.metrics(stage, index, values)
-                note = f"{show} {values[show]:.4g}" if show in values else ""
-                index += 1
-                run.journal.progress(stage, index, work.steps, note)
-            asked, due = distributed.all_reduce_max(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
-            if asked and stop_requested(run):
-                _save(run, stage, work, index, finished)
-                _interrupt(run, stage, f" at step {index} of {work.steps}")
-            if due:
-                _save(run, stage, work, index, finished)
-                saved_at, saved_step = time.monotonic(), index
+    while index < work.steps and not finished:
+        began = time.perf_counter()
+        values = work.step(index)
+        if values is None:
+            finished = True
+        else:
+            run.journal.metrics(stage, index, {**values, **_cost(work.step_tokens, time.perf_counter() - began)})
+            note = f"{show} {values[show]:.4g}" if show in values else ""
+            index += 1
+            run.journal.progress(stage, index, work.steps, note)
+        # A signal or a clock may be ahead in one process: all save, or all leave, at the same step.
+        stop, due = distributed.all_reduce_max(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
+        if stop and stop_requested(run):
+            _save(run, stage, work, index, finished)
+            _interrupt(run, stage, f" at step {index} of {work.steps}")
+        if due:
+            _save(run, stage, work, index, finished)
+            saved_at, saved_step = time.monotonic(), index
     if index != saved_step or finished:
         # What follows the last step (evaluation, writing the model) can be interrupted too and must not cost the steps.
         _save(run, stage, work, index, finished)
     return index
+
+
+def _cost(tokens: int, seconds: float) -> dict[str, float]:
+    """A step's clock and memory: the only figures of its row that config, data and seed do not decide.
+
+    Every step ends with numbers read from the device, so that a card has finished by then.
+    """
+    memory = peak_memory_mb()
+    cost = {"tokens_per_second": tokens / max(seconds, 1e-9), "step_seconds": seconds}
+    return cost if memory is None else {**cost, "memory_mb": memory}
 
 
 def stop_if_asked(run: Run, stage: str, where: str = "during its evaluation") -> None:

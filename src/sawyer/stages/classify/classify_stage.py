@@ -109,6 +109,7 @@ class ClassifierLoop:
         self.config, self.settings, self.placement, self.model = config, classify, placement, model
         self.pad_id, self.examples, self.many = pad_id, examples, texts.many
         self.truth = label_matrix(examples, len(texts.labels))
+        self.step_tokens = 0
         self.total = max(1, round(classify.epochs * len(examples)))
         self.steps = math.ceil(self.total / classify.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(classify.warmup_fraction * self.steps))
@@ -118,6 +119,7 @@ class ClassifierLoop:
         chosen = batch_indices(
             len(self.examples), self.settings.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
+        self.step_tokens = sum(len(self.examples[i].row.ids) for i in chosen)
         mine = [chosen[i] for i in distributed.shard_indices([len(self.examples[i].row.ids) for i in chosen])]
         rows, truth = [self.examples[i].row for i in mine], self.truth[mine]
         right: list[float] = []

@@ -69,6 +69,7 @@ class CollectLoop:
         self.config, self.place, self.speaker, self.prompts = config, place, speaker, prompts
         self.each = max(1, ANSWERS_A_STEP // required_section(config.collect, "collect").answers)  # prompts a step
         self.steps = math.ceil(len(prompts) / self.each)
+        self.step_tokens = 0
         self.responses: list[list[str]] = []  # one list of K responses a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
@@ -85,6 +86,7 @@ class CollectLoop:
                 generator=generator(self.config.seed, STAGE, index),
                 map_rows=distributed.map_sharded,
             )
+        self.step_tokens = sum(map(len, encoded)) + sum(len(completion.ids) for completion in completions)
         texts = [self.speaker.prompt_encoder.decode(completion.ids) for completion in completions]
         self.responses += [texts[i : i + collect.answers] for i in range(0, len(texts), collect.answers)]
         return {

@@ -77,7 +77,7 @@ class CompareLoop:
 
     def __init__(self, config: Config, run: Run, scorer: RewardScorer | None) -> None:
         self.config, self.run, self.asked = config, run, required_section(config.compare, "compare")
-        self.models = _models(config, run)
+        self.models, self.step_tokens = _models(config, run), 0
         self.start = "base" if config.sft is None else "sft"  # what RL starts from
         # How many answers the RL model gives to choose one of: where RL trained nothing, it is the SFT model and that choice.
         self.best_of = config.rl.group_size if config.rl is not None and config.rl.algorithm == "best_of_n" else 1
@@ -150,7 +150,9 @@ class CompareLoop:
                     ended=completion.ended,
                 )
             )
-        return {"length": sum(len(c.ids) for c in completions) / max(1, len(completions))}
+        drawn = sum(len(completion.ids) for completion in completions)
+        self.step_tokens = drawn + sum(len(speaker.prompt_encoder.prompt(prompt)) for prompt in fitting)
+        return {"length": drawn / max(1, len(completions))}
 
     def _answer(
         self, speaker: LanguageModel, place: Placement, prompts: Sequence[Prompt], setting: Setting, draw: torch.Generator

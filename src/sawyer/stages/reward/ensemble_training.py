@@ -44,6 +44,11 @@ class EnsembleLoop:
         """The members so far, the one in training last; the others as they were put by."""
         return [*map(self._taken_out, range(self.number)), self.model]
 
+    @property
+    def step_tokens(self) -> int:
+        """As the member that is trained counts them."""
+        return self.work.step_tokens
+
     def step(self, index: int) -> Mapping[str, float] | None:
         number, inside = divmod(index, self.each)
         if number != self.number:

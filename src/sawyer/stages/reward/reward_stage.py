@@ -145,6 +145,7 @@ class RewardLoop:
         self.config, self.asked, self.place, self.model = config, reward, place, model
         self.pad_id, self.prompts, self.normalizer = pad_id, prompts, normalizer
         self.aim = objective(reward)
+        self.step_tokens = 0
         self.total = max(1, round(reward.epochs * len(prompts)))
         self.steps = math.ceil(self.total / reward.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(reward.warmup_fraction * self.steps))
@@ -156,6 +157,7 @@ class RewardLoop:
         )
         prompts = [self.prompts[i] for i in chosen]
         pairs = sum(len(prompt.pairs) for prompt in prompts)
+        self.step_tokens = sum(prompt.tokens for prompt in prompts)
         right: list[float] = []
         mine = distributed.shard(prompts, lambda prompt: prompt.tokens)
         parts = list(judged_minibatches(mine, self.pad_id, self.config.micro_batch_tokens, self.normalizer))

@@ -89,7 +89,7 @@ class BestOfN:
         self.networks = open_networks(config, run)
         self.speaker, self.place, self.scorer = self.networks.speaker, self.networks.place, self.networks.scorer
         _, self.held_out = prompts_of(config, run, self.speaker, self.scorer)
-        self.steps = math.ceil(len(self.held_out) / PROMPTS_A_STEP)
+        self.steps, self.step_tokens = math.ceil(len(self.held_out) / PROMPTS_A_STEP), 0
         self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
@@ -98,6 +98,7 @@ class BestOfN:
         draw = generator(self.config.seed, STAGE, "best_of_n", index)
         asked = [prompt for prompt in prompts for _ in range(n)]
         episodes = finite(collect(self.speaker, asked, self.scorer, self.config, self.place, draw))
+        self.step_tokens = episodes.tokens
         rewards = missing_eos(episodes.scores, episodes.ended, self.asked.missing_eos_penalty).tolist()
         for place, prompt in enumerate(prompts):
             mine = range(place * n, (place + 1) * n)

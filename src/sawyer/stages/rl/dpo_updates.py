@@ -82,6 +82,7 @@ class DpoLoop(PolicyTrainer):
         )
         groups = [self.groups[i] for i in chosen]
         count, sums = sum(len(group.pairs) for group in groups), DpoSums()
+        self.step_tokens += sum(group.tokens for group in groups)
         mine = distributed.shard(groups, lambda group: group.tokens)
         parts = judged_minibatches(mine, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens)
         again = self._reread(self._first.episodes) if index == 0 else None

@@ -130,7 +130,9 @@ class RlLoop(PolicyTrainer):
     def _learn(self, index: int) -> dict[str, float]:
         draw = generator(self.config.seed, STAGE, "rollout", index)
         prompts = self.asked_at(index)
-        episodes = finite(collect(self.policy_speaker, prompts, self.scorer, self.config, self.place, draw, self.fitted))
+        episodes = collect(self.policy_speaker, prompts, self.scorer, self.config, self.place, draw, self.fitted)
+        self.step_tokens += episodes.tokens
+        finite(episodes)
         policy, coefficient = self.policy_speaker.model, self.kl.coefficient
         # The first batch that is learnt from is read as training reads it: the gates see whether sampling says the same.
         first = self.policy.steps_done == 0

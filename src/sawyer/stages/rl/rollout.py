@@ -57,6 +57,11 @@ class Episodes:
     seen: Seen | None = None  # what values are read from, where they are fitted; another share in each process
 
     @property
+    def tokens(self) -> int:
+        """Of all rows, prompts included."""
+        return sum(len(row.ids) for row in self.rows)
+
+    @property
     def sampled_logprobs(self) -> Tensor:
         """(n,) fp32: the log-probs of all responses' tokens as they were sampled, response after response."""
         return torch.tensor([value for completion in self.completions for value in completion.logprobs])

@@ -55,6 +55,7 @@ class PolicyTrainer:
                 if network_of(network) is network:  # a shared one is read in fp32 as well, by the gates of step zero
                     hold_in_bf16(network)
         self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker, self.scorer)
+        self.step_tokens = 0
         self.verdict = reward_verdict(self.asked, run)
         self.rules = rules_of(self.asked, self.verdict.guards if self.verdict is not None else ())
         self.guards = Guards(
@@ -113,6 +114,7 @@ class PolicyTrainer:
         guard has stopped the run."""
         if self.stopped is not None:
             return None
+        self.step_tokens = 0
         row = {**self.controls, "rollbacks": float(self.rollbacks)}
         try:
             if index % self.asked.eval_every == 0:
@@ -143,6 +145,7 @@ class PolicyTrainer:
         """
         draw = generator(self.config.seed, STAGE, "evaluate")
         episodes = collect(self.policy_speaker, self.held_out, self.scorer, self.config, self.place, draw)
+        self.step_tokens += episodes.tokens
         golds = None
         self.judged = {"score": episodes.scores.tolist()}
         if self.config.world is not None:
