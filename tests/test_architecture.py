@@ -79,7 +79,7 @@ LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 NAMES_OF_THE_LAYOUT = (
     *("config.yaml", "run.json", "metrics.jsonl", "events.jsonl", "samples.jsonl", "compare.jsonl"),
     *("summary.json", "report.html", "answers.jsonl", "trust.json"),
-    *(f"{study}.{kind}" for study in ("ablation", "seeds", "overoptimisation", "bakeoff") for kind in ("json", "md", "html")),
+    *(f"{study}.{kind}" for study in ("losses", "algorithms", "seeds", "overoptimisation") for kind in ("json", "md", "html")),
 )
 
 

@@ -20,6 +20,11 @@ from sawyer.studies import study_overoptimisation
 from sawyer.train import OptimizerStep
 
 
+def without_text(result: Any) -> dict[str, Any]:
+    """As it is written to JSON."""
+    return {name: value for name, value in asdict(result).items() if name != "text"}
+
+
 def small(tiny: Any, run: Path) -> dict[str, Any]:
     """Settings of a run whose base model is there."""
     tree = tiny.tree(
@@ -39,10 +44,11 @@ def test_seeds_are_whole_runs_and_finished_ones_are_skipped(
     root = tmp_path / "run" / "seeds"
     found = json.loads((root / "seeds.json").read_text())
     losses = []
-    for seed in found["seeds"]:
+    for seed in found["cells"]:
+        figures = seed["figures"]
         summary = json.loads((root / f"seed-{seed['seed']}" / "summary.json").read_text())
-        assert seed["rl"]["t1"] == summary["gold"]["rl"]["t1"] and seed["best_of_8"] == summary["gold"]["best_of_8"]
-        assert seed["gates"] == summary["gates"] and seed["kl"] == summary["rl"]["kl"]
+        assert figures["rl"]["t1"] == summary["gold"]["rl"]["t1"] and figures["best_of_8"] == summary["gold"]["best_of_8"]
+        assert figures["gates"] == summary["gates"] and figures["kl"] == summary["rl"]["kl"]
         losses.append(summary["sft"]["loss_last"])
     assert losses[0] != losses[1], "each seed trains a model of its own"
     assert (root / "seeds.md").read_text() in told.out and "how long one takes is said after the first" in told.out
@@ -66,10 +72,10 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
-        study_overoptimisation(config, episodes=48, most=8, listeners=[stopping])
+        study_overoptimisation(config, episodes=48, limit=8, listeners=[stopping])
     with monkeypatch.context() as patch:
         patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
-        found = study_overoptimisation(config, episodes=48, most=8)
+        found = study_overoptimisation(config, episodes=48, limit=8)
     # 48 answers are 6 updates of 8, each with an evaluation, and one at the end; the SFT model has no distance.
     assert [p.at for p in found.rl.points] == list(range(7)) and found.rl.points[0].kl == pytest.approx(0.0, abs=1e-5)
     assert found.rl.last.kl > 0.1
@@ -80,29 +86,30 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
     assert found.best_of_n.points[-1].gold == pytest.approx(sum(best) / 4)
     text = (root / "overoptimisation.html").read_text()
     assert text.count("<svg") == 4
-    assert json.loads((root / "overoptimisation.json").read_text()) == json.loads(json.dumps(asdict(found)))
+    assert json.loads((root / "overoptimisation.json").read_text()) == json.loads(json.dumps(without_text(found)))
     straight = tmp_path / "straight"
     with monkeypatch.context() as patch:
         patch.setattr("sawyer.studies.best_of_n_samples.ANSWERS_A_STEP", 8)
-        other = study_overoptimisation(config, episodes=48, most=8, out=straight)  # never interrupted
+        other = study_overoptimisation(config, episodes=48, limit=8, out=straight)  # never interrupted
     assert {**asdict(other), "out": 0} == {**asdict(found), "out": 0}
     monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(tree))
-    told = command("study", "overoptimisation", file, "--episodes", "48", "--most", "8")
+    told = command("study", "overoptimisation", file, "--episodes", "48", "--limit", "8")
     assert told.code == 0, told.err
     assert (root / "overoptimisation.md").read_text() in told.out and "overoptimisation.html" in told.out
 
 
 @pytest.mark.slow
-def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
+def test_the_algorithms_train_each_from_the_same_models_and_skips_what_is_done(
     command: Callable[..., Any], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tiny.prefix("rl", tmp_path / "run")
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run, {"rl.eval_prompts": 4})))
     arguments = (
-        "bakeoff",
+        "study",
+        "algorithms",
         file,
         "--algorithms",
         "ppo,rloo",
@@ -110,46 +117,46 @@ def test_the_bakeoff_trains_each_from_the_same_models_and_skips_what_is_done(
         "0,1",
         "--episodes",
         "16",
-        "--own",
+        "--set",
         "rloo.group_size=2",
     )
     told = command(*arguments)
     assert told.code == 0, told.err
-    root = run / "bakeoff"
-    found = json.loads((root / "bakeoff.json").read_text())
-    assert [(e["algorithm"], e["seed"]) for e in found["entries"]] == [("ppo", 0), ("ppo", 1), ("rloo", 0), ("rloo", 1)]
+    root = run / "algorithms"
+    found = json.loads((root / "algorithms.json").read_text())
+    assert [(cell["row"], cell["seed"]) for cell in found["cells"]] == [("ppo", 0), ("ppo", 1), ("rloo", 0), ("rloo", 1)]
     models = {stage: hash_folder(run / stage / "model") for stage in ("sft", "reward")}
-    for entry in found["entries"]:
+    for entry in found["cells"]:
         folder = Path(entry["out"])
         state = read_manifest(Layout(folder).manifest)["stages"]
         assert {stage: state["rl"]["parents"][stage] for stage in models} == models
-        assert (folder / "reward" / "model").is_symlink() and entry["peak_mb"] == state["rl"]["peak_mb"]
+        assert (folder / "reward" / "model").is_symlink() and entry["figures"]["peak_mb"] == state["rl"]["peak_mb"]
         asked = yaml.safe_load(Layout(folder).config.read_text())
-        assert (asked["rl"]["algorithm"], asked["rl"]["episodes"]) == (entry["algorithm"], 16)
-    lines = {line["algorithm"]: line for line in found["table"]}
+        assert (asked["rl"]["algorithm"], asked["rl"]["episodes"]) == (entry["row"], 16)
+    lines = {row["name"]: row for row in found["rows"]}
     assert list(lines) == ["sft", "best_of_8", "ppo", "rloo"]
-    compared = [row for e in found["entries"][2:] for row in read_rows(Layout(Path(e["out"])).compare)]
+    compared = [row for e in found["cells"][2:] for row in read_rows(Layout(Path(e["out"])).compare)]
     golds = [row["gold"] for row in compared if (row["model"], row["setting"]) == ("rl", "t07")]
     assert lines["rloo"]["scores"]["t07"]["value"] == pytest.approx(sum(golds) / len(golds))
-    assert (root / "bakeoff.md").read_text() in told.out and "2 algorithms with 2 seeds are 4 runs" in told.out
-    assert "Settings of its own: rloo: group_size=2." in told.out
+    assert (root / "algorithms.md").read_text() in told.out and "2 algorithms with 2 seeds are 4 runs" in told.out
+    assert "Overrides: rloo.group_size=2." in told.out
     monkeypatch.setattr(OptimizerStep, "update", lambda *_: pytest.fail("something was trained"))
     again = command(*arguments)
-    assert again.code == 0 and "all done before" in again.out and (root / "bakeoff.md").read_text() in again.out
+    assert again.code == 0 and "all done before" in again.out and (root / "algorithms.md").read_text() in again.out
 
 
 @pytest.mark.slow
-def test_a_bakeoff_by_the_clock_measures_each_pace_once(command: Callable[..., Any], tiny: Any, tmp_path: Path) -> None:
+def test_algorithms_by_the_clock_measures_each_pace_once(command: Callable[..., Any], tiny: Any, tmp_path: Path) -> None:
     run = tiny.prefix("rl", tmp_path / "run")
     file = tmp_path / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run, {"rl.eval_prompts": 4})))
-    arguments = ("bakeoff", file, "--algorithms", "ppo", "--minutes", "0.02")
+    arguments = ("study", "algorithms", file, "--algorithms", "ppo", "--minutes", "0.02")
     told = command(*arguments)
     assert told.code == 0, told.err
     assert "a trial of 5 updates for its pace" in told.out and "each with 0.02 minutes of training" in told.out
-    paces = json.loads((run / "bakeoff" / "pace.json").read_text())
+    paces = json.loads((run / "algorithms" / "pace.json").read_text())
     assert paces["ppo"]["update"] > 0 and paces["ppo"]["of"] == 5
-    assert sorted(path.name for path in (run / "bakeoff").iterdir() if path.is_dir()) == ["ppo-seed-0"]
+    assert sorted(path.name for path in (run / "algorithms").iterdir() if path.is_dir()) == ["ppo-seed-0"]
     again = command(*arguments)  # the pace is not measured anew: the run is the one that was asked for
     assert again.code == 0 and "a trial" not in again.out and "all done before" in again.out
 

@@ -9,8 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from sawyer.cli import check_loss_command, data_commands, inspect, score_command, stage_commands, study_command
-from sawyer.cli.ablate_command import study_losses
-from sawyer.cli.bakeoff_command import study_algorithms
 from sawyer.cli.bench_command import bench
 from sawyer.cli.console import say, show_error, show_unexpected, stdout
 from sawyer.cli.merge_command import merge
@@ -48,8 +46,6 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
 for _panel, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
-app.command("ablate", rich_help_panel="Studies")(study_losses)
-app.command("bakeoff", rich_help_panel="Studies")(study_algorithms)
 app.command("bench", rich_help_panel="Studies")(bench)
 app.add_typer(study_command.app, name="study", rich_help_panel="Studies")
 

@@ -150,7 +150,7 @@ def _said(found: Values) -> list[dict[str, Any]]:
     """For some prompts, what RL's policy said at first, at the highest gold and at the end."""
     words = {0: "before RL", found["rl"]["top"]["at"]: "at the highest gold", found["rl"]["last"]["at"]: "at the end"}
     by_prompt: dict[str, list[dict[str, str]]] = {}
-    for row in found["said"]:
+    for row in found["samples"]:
         text, cut = shown(str(row["response"]), MOST_LETTERS)
         by_prompt.setdefault(str(row["prompt"]), []).append(
             {

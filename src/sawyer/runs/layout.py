@@ -78,15 +78,15 @@ class Layout:
 
     @property
     def pace(self) -> Path:
-        """Of a bake-off by the clock: what was measured of each algorithm before its budget was set."""
+        """Of `study algorithms --minutes`: what was measured of each algorithm before its budget was set."""
         return self.root / "pace.json"
 
-    def lab(self, study: str) -> Path:
-        """A laboratory's runs, begun from this one and each in its folder, and what was found: `ablation`, `bakeoff`, ..."""
+    def study(self, study: str) -> Path:
+        """A study's runs, each in its folder, and its table: `losses`, `algorithms`, `seeds`, `overoptimisation`."""
         return self.root / study
 
     def table(self, study: str) -> Path:
-        """Where `root` is such a folder: all that was found."""
+        """Where `root` is such a folder: its figures."""
         return self.root / f"{study}.json"
 
     def table_text(self, study: str) -> Path:

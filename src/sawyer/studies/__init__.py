@@ -1,8 +1,4 @@
-"""The laboratory: many runs that differ in one thing, and one table of them.
-
-Each study makes what its runs share once, lends it to them by links, and is done in pieces that are runs like any other:
-what is finished is skipped, what was interrupted goes on.
-"""
+"""Studies: many runs that differ in one thing, done in turn and resumed where they were, and one table of them."""
 
 from sawyer.studies.algorithms import study_algorithms
 from sawyer.studies.losses import study_losses

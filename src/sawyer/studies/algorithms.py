@@ -1,13 +1,13 @@
-"""The algorithms side by side: one SFT model, one reward model, the same prompts and the same budget; one table.
+"""The RL algorithms at one budget: one SFT model, one reward model, the same prompts.
 
-Each algorithm with each seed is a run of its own: reinforcement learning and the comparison are done in it, what comes before
-is lent. Every interval is by prompt: a prompt's figure is first its mean over the seeds.
+Each algorithm with each seed is a cell: RL and the comparison are done in it, what comes before is lent. Every interval is by
+prompt: a prompt's figure is first its mean over the seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
@@ -15,36 +15,21 @@ from typing import Any, get_args
 from sawyer.config import KNOWN_TO, Algorithm, Config, required_section, with_settings
 from sawyer.errors import ConfigError
 from sawyer.pipeline import run
-from sawyer.runs import SETTINGS, Layout, Listener, Manifest, clock, read_rows, write_json, write_text
+from sawyer.runs import SETTINGS, Layout, Listener, Manifest, clock, read_rows
 from sawyer.stats import FEW, Interval, bootstrap, no_narrower_than_wilson
-from sawyer.studies.grid import (
-    DEMO_SECONDS,
-    SharedStart,
-    Tell,
-    checked_names,
-    checked_seeds,
-    cost_summary,
-    in_turn,
-    is_done,
-    lend,
-    make_shared,
-    named,
-    seconds_of,
-    silent,
-    source_of,
-)
-from sawyer.studies.markdown_tables import NOTHING, figure, table, with_interval
-from sawyer.studies.throughput import Pace, measure
+from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, check_names, check_seeds, seconds_of, silent
+from sawyer.studies.tables import NOTHING, CellResult, Difference, StudyResult, figure, page, with_interval, write_result
+from sawyer.studies.throughput import Pace, measure_pace
 
-STUDY = "bakeoff"
+STUDY = "algorithms"
 SHARED = ("base", "sft", "collect", "reward")
-OWN = ("rl", "compare")
-# Best-of-n trains nothing: its answers are in every comparison, so that it stands in every table without a run of its own.
+STAGES = ("rl", "compare")
+# Best-of-n trains nothing: its answers are in every comparison, so that it stands in every table without a run.
 ALGORITHMS: tuple[str, ...] = tuple(name for name in get_args(Algorithm) if name != "best_of_n")
 COMPARED = ("t1", "t07", "greedy")
 JUDGED_AT = "t07"  # the setting of win rate, reward, KL and length
-CONTROL = "best_of_8"  # trains nothing: of eight SFT samples at temperature 1 the one that the reward model likes best
-WORDS: Mapping[str, str] = {
+CONTROL = "best_of_8"  # trains nothing: of eight SFT samples at temperature 1 the one with the highest reward
+LABELS: Mapping[str, str] = {
     "sft": "SFT, no RL",
     CONTROL: "SFT, best of 8",
     "ppo": "PPO",
@@ -52,61 +37,7 @@ WORDS: Mapping[str, str] = {
     "grpo": "GRPO",
     "dpo": "DPO",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlgorithmRun:
-    """One algorithm with one seed: where its run lies, and what its training took."""
-
-    algorithm: str
-    seed: int
-    out: str
-    budget: str  # what it learnt from, in words
-    seconds: float  # of the RL stage, evaluations included
-    peak_mb: float | None
-    kept: int | None  # after which update
-    stopped: str  # why a guard stopped it; empty: none did
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlgorithmRow:
-    """An algorithm in the table; figures are means over its seeds with intervals by prompt. None: not known, or not there."""
-
-    algorithm: str
-    scores: Mapping[str, Interval]  # gold, or reward where the truth is not known, by setting
-    reward: Interval | None  # at temperature 0.7, as all below
-    kl: Interval | None  # nats an answer, to the SFT model
-    kl_bound: float | None  # where it chooses among SFT answers: what the KL is at most
-    length: Interval | None  # tokens
-    wins: Interval | None  # against SFT
-    budget: str
-    seconds: float | None  # mean
-    peak_mb: float | None  # the largest
-    stopped: int  # seeds that a guard stopped
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PairedDifference:
-    """By how much the best of a setting is better than another, on the same prompts."""
-
-    better: str
-    worse: str
-    setting: str
-    by: Interval  # whose lower end is above 0 where the choice of prompts alone does not explain it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlgorithmStudy:
-    """The table, the runs it is made from, and what may be said of it."""
-
-    out: str
-    measure: str  # gold | reward
-    prompts: int
-    seeds: tuple[int, ...]
-    table: tuple[AlgorithmRow, ...]
-    entries: tuple[AlgorithmRun, ...]
-    apart: tuple[PairedDifference, ...]
-    notes: tuple[str, ...]
+Rows = Sequence[Mapping[str, Any]]  # of a run's compare.jsonl
 
 
 def study_algorithms(
@@ -116,75 +47,85 @@ def study_algorithms(
     *,
     episodes: int | None = None,
     minutes: float | None = None,
-    own: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     out: Path | None = None,
     listeners: Sequence[Listener] = (),
     tell: Tell = silent,
-) -> AlgorithmStudy:
+) -> StudyResult:
     """The algorithms of `rl.algorithm` at one budget, from the SFT and reward model of the config, or of the demo without one.
 
     All that train, if none is named; beside them stand SFT and its best of eight, which need no run. Each is done with each of
     the seeds (the config's, if none is given), which decide RL and the sampling of the comparison alone. The budget is the
-    config's `rl.episodes`, or `episodes`, or `minutes` of training: then each algorithm's pace is measured first. `own` are
-    settings for one of them, as `rloo.group_size=8`. What is finished is skipped, what was interrupted goes on; `out` is the
-    run's folder `study_algorithms` if not given. Raises SawyerError.
+    config's `rl.episodes`, or `episodes`, or `minutes` of training: then each algorithm's pace is measured first. `overrides`
+    are settings for one of them, as `rloo.group_size=8`. What is finished is skipped, what was interrupted goes on; `out` is
+    the run's folder `algorithms` if not given. Raises SawyerError.
     """
-    source = source_of(config)
-    chosen = list(ALGORITHMS if algorithms is None else algorithms)
-    dealt = [source.config.seed] if seeds is None else list(seeds)
-    _check(source.config, chosen, dealt, episodes, minutes, own)
-    root = out if out is not None else source.layout.lab(STUDY)
-    settings = {name: _settings(name, own) for name in chosen}
-    first = {name: config_of(source.config, name, dealt[0], root, episodes, settings[name]) for name in chosen}
-    tell(_cost(source, chosen, dealt, root, minutes))
-    make_shared(source, SHARED, listeners)
-    paces = _paces(source, first, root, minutes, listeners, tell)
-    jobs = [
-        _within(config_of(source.config, name, seed, root, episodes, settings[name]), paces.get(name), minutes)
-        for name in chosen
-        for seed in dealt
-    ]
+    source = SharedStart.of(config)
+    names = list(ALGORITHMS if algorithms is None else algorithms)
+    seeds = [source.config.seed] if seeds is None else list(seeds)
+    _check_request(source.config, names, seeds, episodes, minutes, overrides)
+    root = out if out is not None else source.layout.study(STUDY)
+    cells = tuple(
+        Cell(
+            row=name,
+            config=config_of(source.config, name, seed, root, episodes, overrides),
+            label=f"{LABELS[name]}, seed {seed}",
+        )
+        for name in names
+        for seed in seeds
+    )
+    study = Grid(source=source, cells=cells, stages=STAGES, what="runs", shared=SHARED, listeners=listeners, tell=tell)
+    many = f"{len(names)} algorithms with {len(seeds)} seed{'s' * (len(seeds) > 1)} are {len(cells)} runs"
+    if minutes is None:
+        study.announce(many)
+        study.make_shared()
+    else:
+        comparing = DEMO_SECONDS["compare"] if source.demo else seconds_of(source.layout, ["compare"]) or 0.0
+        budget = f", each with {minutes:g} minutes of training, and a short trial of each for its pace"
+        study.announce(many + budget, known=60 * minutes + comparing)
+        study.make_shared()
+        first = {cell.row: cell.config for cell in reversed(cells)}
+        paces = {name: measure_pace(name, first[name], root, study.lend, listeners, tell) for name in names}
+        timed = (replace(cell, config=within(cell.config, paces[cell.row], minutes)) for cell in cells)
+        study = replace(study, cells=tuple(timed))
 
-    def do(job: Config, heard: Sequence[Listener]) -> AlgorithmRun:
-        lend(job, source, SHARED)
-        for stage in OWN:
-            run(job, only=stage, listeners=heard)
-        return entry_of(job)
+    def train(cell: Cell, listeners: Sequence[Listener]) -> CellResult:
+        for stage in STAGES:
+            run(cell.config, only=stage, listeners=listeners)
+        return read_cell(cell)
 
-    entries = in_turn(jobs, do, name=_name, what="runs", listeners=listeners, tell=tell)
-    found = judged(entries, str(root), source.config.seed, [f"{n}: {', '.join(s)}" for n, s in settings.items() if s])
-    write_json(Layout(root).table(STUDY), asdict(found))
-    write_text(Layout(root).table_text(STUDY), markdown(found))
-    return found
+    result = compare_algorithms(study.run(train), str(root), source.config.seed, overrides)
+    write_result(result)
+    return result
 
 
 def config_of(
-    config: Config, algorithm: str, seed: int, root: Path, episodes: int | None, settings: Sequence[str] = ()
+    config: Config, algorithm: str, seed: int, root: Path, episodes: int | None, overrides: Sequence[str] = ()
 ) -> Config:
-    """The config of one algorithm with one seed, a run below `root`: the config's own settings as far as they mean anything to
-    it. Raises ConfigError for settings that it does not know or that do not fit."""
-    asked = required_section(config.rl, "rl")
-    same = algorithm == asked.algorithm
-    given = asked.model_dump(mode="json", exclude_unset=True) | {"algorithm": algorithm}
+    """The config of one algorithm with one seed, a run below `root`: the config's settings as far as the algorithm knows them.
+    Raises ConfigError for `overrides` of this algorithm that it does not know or that do not fit."""
+    rl = required_section(config.rl, "rl")
+    same = algorithm == rl.algorithm
+    values = rl.model_dump(mode="json", exclude_unset=True) | {"algorithm": algorithm}
     if not same:
         # How many answers a prompt gets means something else in each algorithm; batches and passes do where one learns from
         # answers that it samples and the other from judged pairs.
-        another = (
-            ("group_size",) if _samples(algorithm) == _samples(asked.algorithm) else ("group_size", "batch_size", "epochs")
-        )
-        given = {name: value for name, value in given.items() if name not in another}
-    given |= {} if episodes is None else {"episodes": episodes}
+        alike = _samples(algorithm) == _samples(rl.algorithm)
+        dropped = ("group_size",) if alike else ("group_size", "batch_size", "epochs")
+        values = {name: value for name, value in values.items() if name not in dropped}
+    values |= {} if episodes is None else {"episodes": episodes}
     if not _samples(algorithm) and not same:
-        # It reads the judged answers as the reward model did, as often, and is looked at as often as RL is.
+        # It reads the judged answers as the reward model did, as often, and is evaluated as often as RL is.
         reward = required_section(config.reward, "reward")
-        looks = max(1, asked.eval_every * asked.batch_size // reward.batch_size)
-        given |= {"batch_size": reward.batch_size, "epochs": max(1, round(reward.epochs)), "eval_every": looks}
-    rl = {name: value for name, value in given.items() if _knows(algorithm, name)}
-    if "kl" in rl:
-        rl["kl"] = {name: value for name, value in rl["kl"].items() if _knows(algorithm, f"kl.{name}")}
+        eval_every = max(1, rl.eval_every * rl.batch_size // reward.batch_size)
+        values |= {"batch_size": reward.batch_size, "epochs": max(1, round(reward.epochs)), "eval_every": eval_every}
+    values = {name: value for name, value in values.items() if _knows(algorithm, name)}
+    if "kl" in values:
+        values["kl"] = {name: value for name, value in values["kl"].items() if _knows(algorithm, f"kl.{name}")}
     compare = required_section(config.compare, "compare").model_dump(mode="json") | {"deliberate_limit": 0}
-    changed = {"out": str(root / f"{algorithm}-seed-{seed}"), "seed": seed, "compare": compare, "rl": rl}
-    return with_settings(config, changed, [f"rl.{setting}" for setting in settings])
+    changes = {"out": str(root / f"{algorithm}-seed-{seed}"), "seed": seed, "compare": compare, "rl": values}
+    own = [f"rl.{s.removeprefix(f'{algorithm}.')}" for s in overrides if s.startswith(f"{algorithm}.")]
+    return with_settings(config, changes, own)
 
 
 def _samples(algorithm: str) -> bool:
@@ -197,24 +138,19 @@ def _knows(algorithm: str, name: str) -> bool:
     return algorithm in KNOWN_TO.get(name, (algorithm,))
 
 
-def _settings(algorithm: str, own: Sequence[str]) -> list[str]:
-    """The settings among `own` that are for this algorithm, without its name."""
-    return [setting.removeprefix(f"{algorithm}.") for setting in own if setting.startswith(f"{algorithm}.")]
-
-
-def _check(
+def _check_request(
     config: Config,
     algorithms: Sequence[str],
     seeds: Sequence[int],
     episodes: int | None,
     minutes: float | None,
-    own: Sequence[str],
+    overrides: Sequence[str],
 ) -> None:
-    """What is asked for can be done, found out before anything is trained."""
+    """Raise ConfigError for what cannot be done, before anything is trained."""
     for stage in ("sft", "reward", "rl", "compare"):
         required_section(getattr(config, stage), stage)
-    checked_names("algorithm", algorithms)
-    checked_seeds(seeds)
+    check_names("algorithm", algorithms)
+    check_seeds(seeds)
     for name in algorithms:
         if name not in ALGORITHMS:
             raise ConfigError(
@@ -224,7 +160,7 @@ def _check(
             )
     if episodes is not None and minutes is not None:
         raise ConfigError("a budget of episodes and one of minutes", expected="one of the two", todo="leave one out")
-    for setting in own:
+    for setting in overrides:
         if setting.partition(".")[0] not in algorithms:
             raise ConfigError(
                 f"{setting!r} is for none of the algorithms",
@@ -233,27 +169,8 @@ def _check(
             )
 
 
-def _paces(
-    source: SharedStart,
-    first: Mapping[str, Config],
-    root: Path,
-    minutes: float | None,
-    listeners: Sequence[Listener],
-    tell: Tell,
-) -> dict[str, Pace]:
-    """What a few updates of each algorithm take; nothing where the budget is no time."""
-    if minutes is None:
-        return {}
-    found = {}
-    for name, config in first.items():
-        found[name] = measure(name, config, root, lambda own: lend(own, source, SHARED), listeners, tell)
-    return found
-
-
-def _within(config: Config, pace: Pace | None, minutes: float | None) -> Config:
+def within(config: Config, pace: Pace, minutes: float) -> Config:
     """The config with as many answers, or for DPO passes, as fit into the minutes at this pace; one batch or pass at least."""
-    if pace is None or minutes is None:
-        return config
     rl = required_section(config.rl, "rl")
     updates = pace.updates(60 * minutes, rl.eval_every)
     if _samples(rl.algorithm):
@@ -263,180 +180,152 @@ def _within(config: Config, pace: Pace | None, minutes: float | None) -> Config:
     return config.model_copy(update={"rl": rl.model_copy(update=budget)})
 
 
-def _name(own: Config) -> str:
-    return f"{WORDS[required_section(own.rl, 'rl').algorithm]}, seed {own.seed}"
+def read_cell(cell: Cell) -> CellResult:
+    """What a finished cell's RL stage took."""
+    rl = required_section(cell.config.rl, "rl")
+    state = Manifest(cell.layout.manifest).stage("rl")
+    pairs = f"judged pairs, {rl.epochs} time{'s' * (rl.epochs > 1)}"
+    figures = {
+        "budget": f"{rl.episodes:,} answers" if _samples(rl.algorithm) else pairs,  # what it learnt from
+        "seconds": state.seconds,  # of the RL stage, evaluations included
+        "peak_mb": state.peak_mb,
+        "best_step": state.figures.get("best_step"),
+        "stopped": str(state.figures.get("stopped") or ""),  # why a guard stopped it
+    }
+    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures)
 
 
-def _cost(source: SharedStart, algorithms: Sequence[str], seeds: Sequence[int], root: Path, minutes: float | None) -> str:
-    """Before anything is done: how many runs, and how long they take by those that are there."""
-    layout = source.layout
-    missing = [stage for stage in named(source.config, SHARED) if not is_done(layout, stage)]
-    first = f"; before them {', '.join(missing)}" if missing else ""
-    known = seconds_of(layout, OWN)
-    if known is None and source.demo:
-        known = sum(DEMO_SECONDS[stage] for stage in OWN)
-    if minutes is not None:
-        known = 60 * minutes + (DEMO_SECONDS["compare"] if source.demo else seconds_of(layout, ["compare"]) or 0.0)
-    runs = [Layout(root / f"{name}-seed-{seed}") for name in algorithms for seed in seeds]
-    budget = "" if minutes is None else f", each with {minutes:g} minutes of training, and a short trial of each for its pace"
-    what = f"{len(algorithms)} algorithms with {len(seeds)} seed{'s' * (len(seeds) > 1)} are {len(runs)} runs{budget}"
-    return cost_summary(what, runs, OWN, known=known) + first
-
-
-def entry_of(own: Config) -> AlgorithmRun:
-    """What a finished run's RL stage took."""
-    rl = required_section(own.rl, "rl")
-    state = Manifest(Layout(Path(own.out)).manifest).stage("rl")
-    if _samples(rl.algorithm):
-        budget = f"{rl.episodes:,} answers"
-    else:
-        budget = f"judged pairs, {rl.epochs} time{'s' * (rl.epochs > 1)}"
-    return AlgorithmRun(
-        algorithm=rl.algorithm,
-        seed=own.seed,
-        out=own.out,
-        budget=budget,
-        seconds=state.seconds,
-        peak_mb=state.peak_mb,
-        kept=state.figures.get("best_step"),
-        stopped=str(state.figures.get("stopped") or ""),
+def compare_algorithms(cells: Sequence[CellResult], out: str, seed: int, overrides: Sequence[str] = ()) -> StudyResult:
+    """The table from the cells' comparisons: prompts that every run answered, intervals by prompt."""
+    names = list(dict.fromkeys(cell.row for cell in cells))
+    rows = {cell.out: read_rows(Layout(Path(cell.out)).compare) for cell in cells}
+    measure = "gold" if any("gold" in row for run_rows in rows.values() for row in run_rows) else "reward"
+    runs = {name: [rows[cell.out] for cell in cells if cell.row == name] for name in names}
+    every = [run_rows for of_name in runs.values() for run_rows in of_name]
+    lines = [_row("sft", every, "sft", measure, [], seed), *_control_row(every, measure, seed)]
+    lines += [_row(name, runs[name], "rl", measure, [c.figures for c in cells if c.row == name], seed) for name in names]
+    seeds = tuple(dict.fromkeys(cell.seed for cell in cells))
+    differences = _differences(runs, measure, seed)
+    notes = _notes(differences, names, cells, seeds, overrides)
+    prompts = len(by_prompt(every, "sft", JUDGED_AT, measure))
+    few = [f"Fewer than {FEW} prompts: the intervals say little."] if prompts < FEW else []
+    title = (
+        f"Algorithms from one SFT and reward model, {prompts} prompts, "
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}; wins (% against SFT), "
+        "reward, KL and tokens at temperature 0.7; 95 % intervals by prompt"
     )
-
-
-def judged(entries: Sequence[AlgorithmRun], out: str, seed: int, settings: Sequence[str] = ()) -> AlgorithmStudy:
-    """The table from the runs' comparisons: prompts that every run answered, intervals by prompt."""
-    names = list(dict.fromkeys(entry.algorithm for entry in entries))
-    rows = {entry.out: read_rows(Layout(Path(entry.out)).compare) for entry in entries}
-    measure = "gold" if any("gold" in row for found in rows.values() for row in found) else "reward"
-    runs = {name: [rows[entry.out] for entry in entries if entry.algorithm == name] for name in names}
-    every = [found for each in runs.values() for found in each]
-    base, control = _line("sft", every, "sft", measure, [], seed), _control(every, measure, seed)
-    lines = [_line(name, runs[name], "rl", measure, [e for e in entries if e.algorithm == name], seed) for name in names]
-    seeds = tuple(dict.fromkeys(entry.seed for entry in entries))
-    apart = _apart(runs, measure, seed)
-    return AlgorithmStudy(
+    return StudyResult(
+        study=STUDY,
         out=out,
         measure=measure,
-        prompts=len(_by_prompt(every, "sft", JUDGED_AT, measure)),
         seeds=seeds,
-        table=(base, *([control] if control.scores else []), *lines),
-        entries=tuple(entries),
-        apart=tuple(apart),
-        notes=tuple(_notes(apart, names, entries, seeds, settings)),
+        rows=tuple(lines),
+        cells=tuple(cells),
+        differences=tuple(differences),
+        notes=tuple(notes),
+        text=page(title, *_table(lines, measure), few + notes),
     )
 
 
-def _control(runs: Sequence[Sequence[Mapping[str, Any]]], measure: str, seed: int) -> AlgorithmRow:
-    """The best of eight: it is sampled at temperature 1, so that the rest of its line is empty."""
+def by_prompt(runs: Sequence[Rows], model: str, setting: str, key: str) -> dict[int, float]:
+    """Each prompt's mean of `key` over the runs; prompts that some run did not answer are left out."""
+    values: dict[int, list[float]] = {}
+    for row in (row for rows in runs for row in rows):
+        if (row["model"], row["setting"]) == (model, setting) and key in row:
+            values.setdefault(row["number"], []).append(float(row[key]))
+    return {number: fmean(each) for number, each in sorted(values.items()) if len(each) == len(runs)}
+
+
+def _interval(values: Mapping[int, float], seed: int) -> Interval | None:
+    return bootstrap(list(values.values()), seed=seed) if values else None
+
+
+def _row(name: str, runs: Sequence[Rows], model: str, measure: str, figures: Rows, seed: int) -> dict[str, Any]:
+    """A line of the table: what is not known is None, or of the settings left out."""
+    scores = {setting: _interval(by_prompt(runs, model, setting, measure), seed) for setting in COMPARED}
+    memory = [one["peak_mb"] for one in figures if one["peak_mb"] is not None]
+    return {
+        "name": name,
+        "scores": {setting: interval for setting, interval in scores.items() if interval is not None},
+        **{key: _interval(by_prompt(runs, model, JUDGED_AT, key), seed) for key in ("reward", "kl", "length")},
+        "kl_bound": None,
+        "wins": _wins(runs, measure, seed) if model == "rl" else None,
+        "budget": figures[0]["budget"] if figures else "",
+        "seconds": fmean(one["seconds"] for one in figures) if figures else None,
+        "peak_mb": max(memory, default=None),
+        "stopped": sum(bool(one["stopped"]) for one in figures),  # seeds that a guard stopped
+    }
+
+
+def _control_row(runs: Sequence[Rows], measure: str, seed: int) -> list[dict[str, Any]]:
+    """The best of eight, where the runs have it: it is sampled at temperature 1, so that the rest of its line is empty."""
     from sawyer.maths import best_of_n_kl
 
-    values = list(_by_prompt(runs, "sft", CONTROL, measure).values())
-    return AlgorithmRow(
-        algorithm=CONTROL,
-        scores={"t1": bootstrap(values, seed=seed)} if values else {},
-        reward=None,
-        kl=None,
-        kl_bound=best_of_n_kl(8),
-        length=None,
-        wins=None,
-        budget="none; 8 an answer",
-        seconds=None,
-        peak_mb=None,
-        stopped=0,
-    )
+    interval = _interval(by_prompt(runs, "sft", CONTROL, measure), seed)
+    if interval is None:
+        return []
+    empty = dict.fromkeys(("reward", "kl", "length", "wins", "seconds", "peak_mb"))
+    return [
+        {"name": CONTROL, "scores": {"t1": interval}, **empty, "kl_bound": best_of_n_kl(8), "budget": "none; 8 an answer"}
+        | {"stopped": 0}
+    ]
 
 
-def _line(
-    name: str, runs: Sequence[Sequence[Mapping[str, Any]]], model: str, measure: str, entries: Sequence[AlgorithmRun], seed: int
-) -> AlgorithmRow:
-    def by_prompt(key: str, setting: str = JUDGED_AT) -> Interval | None:
-        values = list(_by_prompt(runs, model, setting, key).values())
-        return bootstrap(values, seed=seed) if values else None
-
-    scores = {setting: found for setting in COMPARED if (found := by_prompt(measure, setting)) is not None}
-    memory = [entry.peak_mb for entry in entries if entry.peak_mb is not None]
-    return AlgorithmRow(
-        algorithm=name,
-        scores=scores,
-        reward=by_prompt("reward"),
-        kl=by_prompt("kl"),
-        kl_bound=None,
-        length=by_prompt("length"),
-        wins=_wins(runs, measure, seed) if model == "rl" else None,
-        budget=entries[0].budget if entries else "",
-        seconds=fmean(entry.seconds for entry in entries) if entries else None,
-        peak_mb=max(memory) if memory else None,
-        stopped=sum(bool(entry.stopped) for entry in entries),
-    )
-
-
-def _by_prompt(runs: Sequence[Sequence[Mapping[str, Any]]], model: str, setting: str, key: str) -> dict[int, float]:
-    """Each prompt's mean of `key` over the runs; prompts that some run did not answer are left out."""
-    found: dict[int, list[float]] = {}
-    for rows in runs:
-        for row in rows:
-            if (row["model"], row["setting"]) == (model, setting) and key in row:
-                found.setdefault(row["number"], []).append(float(row[key]))
-    return {number: fmean(values) for number, values in sorted(found.items()) if len(values) == len(runs)}
-
-
-def _wins(runs: Sequence[Sequence[Mapping[str, Any]]], measure: str, seed: int) -> Interval | None:
+def _wins(runs: Sequence[Rows], measure: str, seed: int) -> Interval | None:
     """How often RL's answer is better than SFT's of the same run, ties as half; a prompt's share is over the runs."""
-    won: dict[int, list[float]] = {}
+    wins: dict[int, list[float]] = {}
     for rows in runs:
-        ours, theirs = (_by_prompt([rows], model, JUDGED_AT, measure) for model in ("rl", "sft"))
+        ours, theirs = (by_prompt([rows], model, JUDGED_AT, measure) for model in ("rl", "sft"))
         for number in ours.keys() & theirs.keys():
             a, b = ours[number], theirs[number]
-            won.setdefault(number, []).append(0.5 if a == b else float(a > b))
-    shares = [fmean(won[number]) for number in sorted(won)]
+            wins.setdefault(number, []).append(0.5 if a == b else float(a > b))
+    shares = [fmean(wins[number]) for number in sorted(wins)]
     return no_narrower_than_wilson(bootstrap(shares, seed=seed), len(shares)) if shares else None
 
 
-def _apart(runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], measure: str, seed: int) -> list[PairedDifference]:
-    """In each setting the best against every other, SFT and the best of eight among them, prompt by prompt."""
-    every = [found for each in runs.values() for found in each]
-    found = []
+def _differences(runs: Mapping[str, Sequence[Rows]], measure: str, seed: int) -> list[Difference]:
+    """In each setting the best against every other, SFT and the best of eight among them, paired by prompt."""
+    every = [rows for of_name in runs.values() for rows in of_name]
+    differences = []
     for setting in COMPARED:
-        values = {"sft": _by_prompt(every, "sft", setting, measure)}
-        values |= {CONTROL: _by_prompt(every, "sft", CONTROL, measure)} if setting == "t1" else {}
-        values |= {name: _by_prompt(those, "rl", setting, measure) for name, those in runs.items()}
-        values = {name: those for name, those in values.items() if those}
-        if not values:
-            continue
-        best = max(values, key=lambda name: fmean(values[name].values()))
+        values = {"sft": by_prompt(every, "sft", setting, measure)}
+        values |= {CONTROL: by_prompt(every, "sft", CONTROL, measure)} if setting == "t1" else {}
+        values |= {name: by_prompt(of_name, "rl", setting, measure) for name, of_name in runs.items()}
+        values = {name: numbers for name, numbers in values.items() if numbers}
+        best = max(values, key=lambda name: fmean(values[name].values()), default="")
         for name in values:
-            both = sorted(values[best].keys() & values[name].keys())
-            if name != best and both:
-                by = bootstrap([values[best][number] - values[name][number] for number in both], seed=seed)
-                found.append(PairedDifference(better=best, worse=name, setting=setting, by=by))
-    return sorted(found, key=lambda one: (COMPARED.index(one.setting), one.by.value))
+            shared = sorted(values[best].keys() & values[name].keys())
+            if name != best and shared:
+                by = bootstrap([values[best][number] - values[name][number] for number in shared], seed=seed)
+                differences.append(Difference(measure=setting, better=best, worse=name, by=by))
+    return sorted(differences, key=lambda one: (COMPARED.index(one.measure), one.by.value))
 
 
 def _notes(
-    apart: Sequence[PairedDifference],
+    differences: Sequence[Difference],
     names: Sequence[str],
-    entries: Sequence[AlgorithmRun],
+    cells: Sequence[CellResult],
     seeds: Sequence[int],
-    settings: Sequence[str],
+    overrides: Sequence[str],
 ) -> list[str]:
     """What a reader of the table must know, a sentence each."""
     notes = []
     for setting in COMPARED:
-        here = [one for one in apart if one.setting == setting]
+        here = [one for one in differences if one.measure == setting]
         if not here:
             continue
         behind, near = ([one for one in here if (one.by.low > 0) == clear] for clear in (True, False))
-        said = [
-            f"{words} {', '.join(f'{WORDS[a.worse]} (by {with_interval(a.by)})' for a in those)}"
-            for words, those in (("not told apart from it", near), ("behind it", behind))
-            if those
+        groups = [
+            f"{words} {', '.join(f'{LABELS[one.worse]} (by {with_interval(one.by)})' for one in group)}"
+            for words, group in (("not told apart from it", near), ("behind it", behind))
+            if group
         ]
         where = "Greedy" if setting == "greedy" else f"At {SETTINGS[setting]}"
-        notes.append(f"{where}, {WORDS[here[0].better]} is highest; {'; '.join(said)}.")
+        notes.append(f"{where}, {LABELS[here[0].better]} is highest; {'; '.join(groups)}.")
     for name in names:
-        stopped = [f"seed {e.seed} ({e.stopped})" for e in entries if e.algorithm == name and e.stopped]
-        notes += [f"A guard stopped {WORDS[name]}: {'; '.join(stopped)}."] if stopped else []
-    notes += [f"Settings of its own: {words}." for words in settings]
+        stops = [f"seed {c.seed} ({c.figures['stopped']})" for c in cells if c.row == name and c.figures["stopped"]]
+        notes += [f"A guard stopped {LABELS[name]}: {'; '.join(stops)}."] if stops else []
+    notes += [f"Overrides: {', '.join(overrides)}."] if overrides else []
     if len(seeds) == 1:
         notes.append("One seed: how much of a difference is the seed's luck is not in these intervals, which are by prompt.")
     else:
@@ -444,25 +333,18 @@ def _notes(
     return notes
 
 
-def markdown(found: AlgorithmStudy) -> str:
-    """The table and its notes as Markdown."""
-    settings = [SETTINGS[setting].removeprefix("temperature ") for setting in COMPARED]
-    header = ["", *(f"{found.measure} {setting}" for setting in settings), "wins", "KL", "tokens", "learns from", "time", "MB"]
-    if found.measure != "reward":
-        header.insert(4, "reward")
-    rows = []
-    for line in found.table:
-        told = [with_interval(line.scores.get(setting)) for setting in COMPARED]
-        told += [with_interval(line.reward)] if found.measure != "reward" else []
-        wins = None if line.wins is None else Interval(**{k: 100 * v for k, v in asdict(line.wins).items()})
-        kl = with_interval(line.kl) if line.kl_bound is None else f"at most {figure(line.kl_bound)}"
-        told += [with_interval(wins, 0), kl, figure(line.length.value if line.length else None, 1)]
-        took = NOTHING if line.seconds is None else clock(line.seconds)
-        rows.append([WORDS[line.algorithm], *told, line.budget or NOTHING, took, figure(line.peak_mb, 0)])
-    seeds = ", ".join(map(str, found.seeds))
-    title = (
-        f"Algorithms from one SFT and reward model, {found.prompts} prompts, seed{'s' * (len(found.seeds) > 1)} {seeds}; "
-        "wins (% against SFT), reward, KL and tokens at temperature 0.7; 95 % intervals by prompt"
-    )
-    few = [f"- Fewer than {FEW} prompts: the intervals say little."] if found.prompts < FEW else []
-    return "\n".join([title, "", table(header, rows), "", *few, *(f"- {note}" for note in found.notes), ""])
+def _table(rows: Rows, measure: str) -> tuple[list[str], list[list[str]]]:
+    settings = [f"{measure} {SETTINGS[setting].removeprefix('temperature ')}" for setting in COMPARED]
+    with_reward = ["reward"] if measure != "reward" else []
+    header = ["", *settings, *with_reward, "wins", "KL", "tokens", "learns from", "time", "MB"]
+    lines = []
+    for row in rows:
+        scores = [with_interval(row["scores"].get(setting)) for setting in COMPARED]
+        reward = [with_interval(row[name]) for name in with_reward]
+        kl = with_interval(row["kl"]) if row["kl_bound"] is None else f"at most {figure(row['kl_bound'])}"
+        length = figure(row["length"].value if row["length"] else None, 1)
+        seconds = NOTHING if row["seconds"] is None else clock(row["seconds"])
+        wins = with_interval(row["wins"], 0, scale=100)
+        tail = [row["budget"] or NOTHING, seconds, figure(row["peak_mb"], 0)]
+        lines.append([LABELS[row["name"]], *scores, *reward, wins, kl, length, *tail])
+    return header, lines

@@ -15,19 +15,20 @@ from typing import Any, get_args
 from sawyer.config import Config, Guard, GuardName, Kl, required_section
 from sawyer.errors import ConfigError
 from sawyer.pipeline import run
-from sawyer.runs import Layout, Listener, Manifest, clock, read_rows, write_json, write_text
-from sawyer.stats import Interval, bootstrap, mean
+from sawyer.runs import Layout, Listener, Manifest, clock, read_rows
+from sawyer.stats import bootstrap, mean
 from sawyer.studies.best_of_n_samples import Samples, draw
-from sawyer.studies.grid import DEMO_SECONDS, SharedStart, Tell, in_turn, is_done, lend, make_shared, named, silent, source_of
-from sawyer.studies.markdown_tables import figure, table
+from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, is_done, missing_summary, named, silent
+from sawyer.studies.tables import figure, table, write_result
 
 STUDY = "overoptimisation"
 SHARED = ("base", "sft", "collect", "reward")
 LONGER = 4  # times the config's episodes: what RL with KL never reaches
 EVALUATIONS = 80  # over the run: the turn comes early
 NO_BUDGET = 1e9  # nats that no answer comes to
-DRAWN = 400  # points of a fitted curve
+CURVE_POINTS = 400  # of a fitted curve
 SHOWN = 4  # prompts whose answers are shown before, at the turn and at the end
+TABLE_ROWS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class GoldCurve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
+class PolicyAnswer:
     """What RL's policy answered to a prompt after some update."""
 
     prompt: str
@@ -72,29 +73,31 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overoptimisation:
-    """Both curves, the answers on the way, and what may be said of them."""
+    """Both curves, the answers on the way, and what may be concluded."""
 
+    study: str
     out: str
     prompts: int
     answers: int  # a prompt, that best-of-n chose from
-    gold_deviation: float  # of the SFT model's own answers
+    gold_deviation: float  # of the SFT model's answers
     proxy_deviation: float
     rl: GoldCurve
     best_of_n: GoldCurve
-    said: tuple[Said, ...]
+    samples: tuple[PolicyAnswer, ...]
     notes: tuple[str, ...]
+    text: str  # some points of both curves and the notes in Markdown
 
 
 def study_overoptimisation(
     config: Config | str | Path | None = None,
     *,
     episodes: int | None = None,
-    most: int = 128,
+    limit: int = 128,
     out: Path | None = None,
     listeners: Sequence[Listener] = (),
     tell: Tell = silent,
 ) -> Overoptimisation:
-    """Reward and truth against sqrt(KL), of RL without KL or guards and of the best of 1 to `most` SFT answers: Gao's curves.
+    """Reward and truth against sqrt(KL), of RL without KL or guards and of the best of 1 to `limit` SFT answers: Gao's curves.
 
     RL has `episodes` answers, four times the config's if not given. A config without a world is refused.
 
@@ -102,32 +105,41 @@ def study_overoptimisation(
     `out` is its folder `overoptimisation` if not given. What is finished is skipped, what was interrupted goes on. Writes the
     figures and a page. Raises SawyerError.
     """
-    source = source_of(config)
-    _check(source.config, most)
-    root = out if out is not None else source.layout.lab(STUDY)
-    own = without_kl(source.config, root, episodes)
-    tell(_cost(source, own, most))
-    make_shared(source, SHARED, listeners)
-    drawn: list[Samples] = []
+    source = SharedStart.of(config)
+    _check_request(source.config, limit)
+    root = out if out is not None else source.layout.study(STUDY)
+    without = without_kl(source.config, root, episodes)
+    sampling = source.config.model_copy(update={"out": str(root / "best-of-n")})
+    study = Grid(
+        source=source,
+        cells=(
+            Cell(row="best_of_n", config=sampling, label=f"best of 1 to {limit}"),
+            Cell(row="rl", config=without, label="RL without KL"),
+        ),
+        stages=("rl",),
+        what="parts",
+        shared=SHARED,
+        alike=False,
+        listeners=listeners,
+        tell=tell,
+    )
+    tell(_cost(source, without, limit))
+    study.make_shared()
 
-    def do(part: str, heard: Sequence[Listener]) -> None:
-        mine = own if part == "rl" else source.config.model_copy(update={"out": str(root / "best-of-n")})
-        lend(mine, source, SHARED)
-        if part == "rl":
-            run(mine, only="rl", listeners=heard)
-        else:
-            drawn.append(draw(mine, most, heard))
+    def work(cell: Cell, listeners: Sequence[Listener]) -> Samples | None:
+        if cell.row == "best_of_n":
+            return draw(cell.config, limit, listeners)
+        run(cell.config, only="rl", listeners=listeners)
+        return None
 
-    parts = {"best_of_n": f"best of 1 to {most}", "rl": "RL without KL"}
-    in_turn(list(parts), do, name=lambda part: parts[part], what="parts", alike=False, listeners=listeners, tell=tell)
-    found = found_in(Layout(Path(own.out)), drawn[0], str(root))
-    layout = Layout(root)
-    write_json(layout.table(STUDY), asdict(found))
-    write_text(layout.table_text(STUDY), markdown(found))
+    samples, _ = study.run(work)
+    assert samples is not None
+    result = fit_curves(Layout(Path(without.out)), samples, str(root))
+    write_result(result)
     from sawyer.report import build_overoptimisation
 
-    build_overoptimisation(asdict(found), layout.table_page(STUDY))
-    return found
+    build_overoptimisation(asdict(result), Layout(root).table_page(STUDY))
+    return result
 
 
 def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
@@ -149,7 +161,7 @@ def without_kl(config: Config, root: Path, episodes: int | None) -> Config:
     return config.model_copy(update={"out": str(root / "rl"), "rl": rl.model_copy(update=changes)})
 
 
-def _check(config: Config, most: int) -> None:
+def _check_request(config: Config, limit: int) -> None:
     required_section(config.rl, "rl")
     required_section(config.reward, "reward")
     if config.world is None:
@@ -159,47 +171,49 @@ def _check(config: Config, most: int) -> None:
             why="without a true score nobody can see where a higher reward stops being a better answer",
             todo="leave the config out to study the demo's, or add `world:` and its data (`sawyer world`)",
         )
-    if most < 4:
-        raise ConfigError(f"the best of {most}", expected="at least 4: a curve has two unknowns", todo="ask for more")
+    if limit < 4:
+        raise ConfigError(f"the best of {limit}", expected="at least 4: a curve has two unknowns", todo="ask for more")
 
 
-def _cost(source: SharedStart, own: Config, most: int) -> str:
+def _cost(source: SharedStart, without: Config, limit: int) -> str:
     """Before anything is done: what is, and how long it takes by the demo or by the RL that the run has done."""
-    asked, longer = required_section(source.config.rl, "rl"), required_section(own.rl, "rl")
-    layout = source.layout
-    missing = [stage for stage in named(source.config, SHARED) if not is_done(layout, stage)]
-    first = f"; before them {', '.join(missing)}" if missing else ""
-    what = f"{longer.episodes:,} episodes of RL without KL, {most} answers to each of at most {asked.eval_prompts} prompts"
-    if is_done(Layout(Path(own.out)), "rl"):
+    rl, longer = required_section(source.config.rl, "rl"), required_section(without.rl, "rl")
+    first = missing_summary(source, SHARED)
+    what = f"{longer.episodes:,} episodes of RL without KL, {limit} answers to each of at most {rl.eval_prompts} prompts"
+    if is_done(Layout(Path(without.out)), "rl"):
         return f"{what}: RL is done{first}"
-    done = Manifest(layout.manifest).stage("rl").seconds if is_done(layout, "rl") else 0.0
-    took = done or (DEMO_SECONDS["rl"] if source.demo else 0.0)
+    took = Manifest(source.layout.manifest).stage("rl").seconds if is_done(source.layout, "rl") else 0.0
+    took = took or (DEMO_SECONDS["rl"] if source.demo else 0.0)
     if not took:
         return f"{what}{first}; how long that takes is shown as it goes"
-    # Per answer; those of the evaluations count too, and best-of-n's are sampled and judged but not learnt from.
-    looks = 1 + asked.episodes // asked.batch_size // asked.eval_every
-    each = took / (asked.episodes + looks * asked.eval_prompts / 2)
-    answers = longer.episodes + (EVALUATIONS + most) * asked.eval_prompts / 2
+    # Per answer; those of the evaluations count too, and best-of-n's are sampled and scored but not learnt from.
+    evaluations = 1 + rl.episodes // rl.batch_size // rl.eval_every
+    each = took / (rl.episodes + evaluations * rl.eval_prompts / 2)
+    answers = longer.episodes + (EVALUATIONS + limit) * rl.eval_prompts / 2
+    missing = [stage for stage in named(source.config, SHARED) if not is_done(source.layout, stage)]
     seconds = each * answers + sum(DEMO_SECONDS[stage] for stage in missing if source.demo)
     return f"{what}{first}: about {clock(seconds)} on such a machine"
 
 
-def found_in(layout: Layout, drawn: Samples, out: str) -> Overoptimisation:
+def fit_curves(layout: Layout, samples: Samples, out: str) -> Overoptimisation:
     """Both curves from RL's journal and best-of-n's answers."""
     rows = [row for row in read_rows(layout.metrics) if row.get("stage") == "rl" and "eval_gold" in row]
     points = {int(row["step"]): _rl_point(row) for row in rows}  # an update evaluated twice keeps its last
     rl = curve_of("rl", [points[step] for step in sorted(points)])
-    best = curve_of("best_of_n", [_best_point(drawn, n) for n in drawn.numbers])
+    best = curve_of("best_of_n", [_best_point(samples, n) for n in samples.numbers])
+    notes = _notes(rl, best)
     return Overoptimisation(
+        study=STUDY,
         out=out,
-        prompts=len(drawn.prompts),
-        answers=drawn.answers,
-        gold_deviation=drawn.deviation("gold"),
-        proxy_deviation=drawn.deviation("proxy"),
+        prompts=len(samples.prompts),
+        answers=samples.answers,
+        gold_deviation=samples.deviation("gold"),
+        proxy_deviation=samples.deviation("proxy"),
         rl=rl,
         best_of_n=best,
-        said=tuple(_said(read_rows(layout.samples), (0, rl.top.at, rl.last.at))),
-        notes=tuple(_notes(rl, best)),
+        samples=tuple(_policy_answers(read_rows(layout.samples), (0, rl.top.at, rl.last.at))),
+        notes=tuple(notes),
+        text=_text(len(samples.prompts), rl, best, notes),
     )
 
 
@@ -210,15 +224,14 @@ def _rl_point(row: dict[str, Any]) -> GoldPoint:
     return GoldPoint(kl=kl, distance=distance, proxy=row["eval_score"], gold=row["eval_gold"], at=int(row["step"]))
 
 
-def _best_point(drawn: Samples, n: int) -> GoldPoint:
+def _best_point(samples: Samples, n: int) -> GoldPoint:
     from sawyer.maths import best_of_n_kl
 
-    gold: Interval = bootstrap(drawn.best(n, "gold"), seed=0)
-    kl = best_of_n_kl(n)
+    gold, kl = bootstrap(samples.best(n, "gold"), seed=0), best_of_n_kl(n)
     return GoldPoint(
         kl=kl,
         distance=math.sqrt(kl),
-        proxy=mean(drawn.best(n, "proxy")),
+        proxy=mean(samples.best(n, "proxy")),
         gold=gold.value,
         at=n,
         gold_low=gold.low,
@@ -236,35 +249,34 @@ def curve_of(name: str, points: Sequence[GoldPoint]) -> GoldCurve:
     }[name]
     start, farthest = points[0].gold, max(point.distance for point in points)
     try:
-        found = fit([point.distance for point in points], [point.gold - start for point in points])
-    except ValueError:
-        found = None
-    steps = [farthest * i / DRAWN for i in range(DRAWN + 1)]
+        fitted = fit([point.distance for point in points], [point.gold - start for point in points])
+    except ValueError:  # too few distances
+        fitted = None
+    steps = [farthest * i / CURVE_POINTS for i in range(CURVE_POINTS + 1)]
     return GoldCurve(
         name=name,
         formula=formula,
         points=tuple(points),
-        a=found.a if found else None,
-        b=found.b if found else None,
-        r_squared=found.r_squared if found else None,
-        turn=found.turn if found and found.turn is not None and found.turn <= farthest else None,
+        a=fitted.a if fitted else None,
+        b=fitted.b if fitted else None,
+        r_squared=fitted.r_squared if fitted else None,
+        turn=fitted.turn if fitted and fitted.turn is not None and fitted.turn <= farthest else None,
         top=max(points, key=lambda point: point.gold),
         last=points[-1],
-        fitted=tuple((d, start + gain(d, found.a, found.b)) for d in steps) if found else (),
+        fitted=tuple((d, start + gain(d, fitted.a, fitted.b)) for d in steps) if fitted else (),
     )
 
 
-def _said(samples: Sequence[dict[str, Any]], looks: Sequence[int]) -> list[Said]:
-    """The first prompts' answers at these updates."""
-    rows = [row for row in samples if row.get("stage") == "rl"]
-    found = []
-    for prompt in list(dict.fromkeys(str(row["prompt"]) for row in rows))[:SHOWN]:
-        for at in dict.fromkeys(looks):
-            row = next((row for row in rows if (row["prompt"], row["step"]) == (prompt, at)), None)
-            if row is not None:
-                one = Said(prompt=prompt, at=at, response=row["response"], proxy=row["reward"], gold=row["gold"])
-                found.append(one)
-    return found
+def _policy_answers(samples: Sequence[dict[str, Any]], updates: Sequence[int]) -> list[PolicyAnswer]:
+    """The first prompts' answers after these updates."""
+    rows = {(str(row["prompt"]), row["step"]): row for row in reversed(samples) if row.get("stage") == "rl"}
+    prompts = list(dict.fromkeys(str(row["prompt"]) for row in samples if row.get("stage") == "rl"))[:SHOWN]
+    return [
+        PolicyAnswer(prompt=prompt, at=at, response=row["response"], proxy=row["reward"], gold=row["gold"])
+        for prompt in prompts
+        for at in dict.fromkeys(updates)
+        if (row := rows.get((prompt, at))) is not None
+    ]
 
 
 def _notes(rl: GoldCurve, best: GoldCurve) -> list[str]:
@@ -289,34 +301,35 @@ def _notes(rl: GoldCurve, best: GoldCurve) -> list[str]:
         f"{figure(best.last.distance)}"
         + (f"; its highest is {figure(best.top.gold)} at n = {best.top.at}." if falls else ", and does not fall.")
     )
-    for found, name in ((rl, "RL"), (best, "Best-of-n")):
-        if found.a is None or found.b is None:
+    for curve, name in ((rl, "RL"), (best, "Best-of-n")):
+        if curve.a is None or curve.b is None:
             notes.append(f"{name}: no curve is fitted, its points lie at fewer than two distances.")
             continue
-        turn = f"highest at d = {figure(found.turn)}" if found.turn is not None else "no turn within what was measured"
+        turn = f"highest at d = {figure(curve.turn)}" if curve.turn is not None else "no turn within what was measured"
         notes.append(
-            f"{name}, gain in gold = {found.formula}: a = {figure(found.a)}, b = {figure(found.b, 3)}, "
-            f"R² {figure(found.r_squared)}; {turn}."
+            f"{name}, gain in gold = {curve.formula}: a = {figure(curve.a)}, b = {figure(curve.b, 3)}, "
+            f"R² {figure(curve.r_squared)}; {turn}."
         )
     notes.append("The highest of many measured points is in part luck; the fitted curve's turn is not, where R² is near 1.")
     return notes
 
 
-def markdown(found: Overoptimisation) -> str:
+def _text(prompts: int, rl: GoldCurve, best: GoldCurve, notes: Sequence[str]) -> str:
     """Some points of both curves and the notes as Markdown."""
-    parts = [f"Over-optimisation: reward and truth against d = sqrt(KL), {found.prompts} held-out prompts", ""]
-    for curve, at in ((found.rl, "update"), (found.best_of_n, "n")):
-        rows = [[str(p.at), figure(p.kl), figure(p.distance), figure(p.proxy, sign=True), figure(p.gold)] for p in _some(curve)]
+    parts = [f"Over-optimisation: reward and truth against d = sqrt(KL), {prompts} held-out prompts", ""]
+    for curve, at in ((rl, "update"), (best, "n")):
+        points = table_points(curve)
+        rows = [[str(p.at), figure(p.kl), figure(p.distance), figure(p.proxy, sign=True), figure(p.gold)] for p in points]
         parts += [table([at, "KL", "d", "proxy", "gold"], rows), ""]
-    return "\n".join([*parts, *(f"- {note}" for note in found.notes), ""])
+    return "\n".join([*parts, *(f"- {note}" for note in notes), ""])
 
 
-def _some(curve: GoldCurve, most: int = 12) -> list[GoldPoint]:
-    """At most so many points, evenly spread in distance, the first, the top and the last among them."""
-    if len(curve.points) <= most:
+def table_points(curve: GoldCurve, limit: int = TABLE_ROWS) -> list[GoldPoint]:
+    """At most about so many points, evenly spread in distance, the first, the top and the last among them."""
+    if len(curve.points) <= limit:
         return list(curve.points)
     farthest = max(point.distance for point in curve.points)
-    marks = [farthest * i / (most - 3) for i in range(most - 2)]
-    near = [min(curve.points, key=lambda point: abs(point.distance - mark)) for mark in marks]
-    chosen = {id(point) for point in (*near, curve.points[0], curve.top, curve.last)}
+    marks = [farthest * i / (limit - 3) for i in range(limit - 2)]
+    nearest = [min(curve.points, key=lambda point: abs(point.distance - mark)) for mark in marks]
+    chosen = {id(point) for point in (*nearest, curve.points[0], curve.top, curve.last)}
     return [point for point in curve.points if id(point) in chosen]

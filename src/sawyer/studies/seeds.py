@@ -3,69 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, required_section
 from sawyer.config import demo as demo_config
-from sawyer.config import load as load_config
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.pipeline import demo, run
-from sawyer.runs import SETTINGS, Layout, Listener, clock, last_gates, read_rows, write_json, write_text
-from sawyer.studies.grid import DEMO_SECONDS, Tell, checked_seeds, cost_summary, in_turn, silent
-from sawyer.studies.markdown_tables import figure, in_all, table
+from sawyer.runs import SETTINGS, Listener, clock, last_gates, read_rows
+from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, check_seeds, silent
+from sawyer.studies.tables import NOTHING, CellResult, StudyResult, figure, page, spread_of, write_result
 
 STUDY = "seeds"
-NEEDED = ("sft", "reward", "rl", "compare")
-COMPARED = ("t1", "t07", "greedy")  # in which RL is held against SFT
+REQUIRED = ("sft", "reward", "rl", "compare")
+COMPARED = ("t1", "t07", "greedy")  # in which RL is compared with SFT
 DEMO_OUT = "runs/seeds"
 UNITS: Mapping[str, str] = {"gold": "gold, 0 to 10", "reward_mean": "reward, in standard deviations of the SFT model's answers"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seed:
-    """What one seed's run came to. `sft` and `rl` are means over the comparison's prompts, by setting."""
-
-    seed: int
-    out: str
-    measure: str  # gold where the truth is known, else reward_mean
-    sft: Mapping[str, float]
-    rl: Mapping[str, float]
-    best_of_8: float | None  # of SFT samples at temperature 1, by the reward model
-    kl: float | None  # nats an answer, of the kept model to the SFT model
-    kept: int | None  # after which update
-    guards: tuple[str, ...]  # that spoke during RL, the one that stopped it among them
-    rollbacks: int  # how often RL was put back to its best model
-    stopped: str  # why a guard stopped RL; empty: none did
-    gates: Mapping[str, str]  # name -> verdict
-    seconds: float
-    failed: str = ""  # why the run did not come to its end; what there is of figures is then left out
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """RL less SFT in one setting, over the seeds that came to their end."""
-
-    setting: str
-    improved: int  # seeds in which RL is higher
-    of: int
-    mean: float
-    low: float  # the seed that gained least
-    high: float
-    deviation: float | None  # sample standard deviation; None with one seed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seeds:
-    """The seeds, what RL changed in each setting, and what may be said of it."""
-
-    out: str
-    measure: str
-    seeds: tuple[Seed, ...]
-    changes: tuple[Change, ...]
-    notes: tuple[str, ...]
 
 
 def study_seeds(
@@ -75,56 +29,54 @@ def study_seeds(
     out: Path | None = None,
     listeners: Sequence[Listener] = (),
     tell: Tell = silent,
-) -> Seeds:
+) -> StudyResult:
     """Do the whole run of a config, or of the demo where none is given, once for each seed, and show the spread.
 
     Each seed's run lies in `out`/seed-N; `out` is the folder `seeds` of the config's run if not given. Finished ones are
     skipped, what was interrupted goes on. A run that ends in a TrainingError counts as failed, and the others are done. Raises
     SawyerError.
     """
-    asked = config if isinstance(config, Config) or config is None else load_config(config)
-    checked_seeds(seeds)
-    if asked is not None:
-        _check(asked)
-    root = out if out is not None else Path(DEMO_OUT) if asked is None else Layout(Path(asked.out)).lab(STUDY)
-    jobs = [config_of(asked, seed, root) for seed in seeds]
-    stages = [stage for stage in type(jobs[0]).model_fields if stage in NEEDED]
-    known = sum(DEMO_SECONDS.values()) if asked is None else None
-    whole = "the demo's recipe" if asked is None else "all stages"
-    told = f"{whole} with {len(seeds)} seeds, {Path(jobs[0].out).name} to {Path(jobs[-1].out).name} in {root}"
-    tell(cost_summary(told, [Layout(Path(job.out)) for job in jobs], stages, known=known))
+    source = SharedStart.of(config)
+    check_seeds(seeds)
+    if not source.demo:
+        _check_repeatable(source.config)
+    root = out if out is not None else Path(DEMO_OUT) if source.demo else source.layout.study(STUDY)
 
-    def do(own: Config, heard: Sequence[Listener]) -> Seed:
+    def config_of(seed: int) -> Config:
+        folder = str(root / f"seed-{seed}")
+        return demo_config(folder, seed) if source.demo else source.config.model_copy(update={"out": folder, "seed": seed})
+
+    study = Grid(
+        source=source,
+        cells=tuple(Cell(row=str(seed), config=config_of(seed), label=f"seed {seed}") for seed in seeds),
+        stages=REQUIRED,
+        what="seeds",
+        listeners=listeners,
+        tell=tell,
+    )
+    recipe = "the demo's recipe" if source.demo else "all stages"
+    first, last = (Path(cell.config.out).name for cell in (study.cells[0], study.cells[-1]))
+    known = sum(DEMO_SECONDS.values()) if source.demo else None
+    study.announce(f"{recipe} with {len(seeds)} seeds, {first} to {last} in {root}", known=known)
+
+    def repeat(cell: Cell, listeners: Sequence[Listener]) -> CellResult:
         try:
-            if asked is None:
-                summary = demo(own.out, own.seed, listeners=heard)
+            if source.demo:
+                summary = demo(cell.config.out, cell.config.seed, listeners=listeners)
             else:
-                summary = run(own, listeners=heard)
+                summary = run(cell.config, listeners=listeners)
         except TrainingError as error:
-            return _failed(own, error.given)
-        return seed_of(own, summary)
+            return _result(cell, _gates(read_rows(cell.layout.events)), error.given)
+        return _result(cell, read_figures(summary, read_rows(cell.layout.events)))
 
-    done = in_turn(jobs, do, name=lambda own: f"seed {own.seed}", what="seeds", listeners=listeners, tell=tell)
-    found = over_seeds(done, str(root))
-    write_json(Layout(root).table(STUDY), asdict(found))
-    write_text(Layout(root).table_text(STUDY), markdown(found))
-    return found
+    result = compare_seeds(study.run(repeat), str(root))
+    write_result(result)
+    return result
 
 
-def config_of(config: Config | None, seed: int, root: Path) -> Config:
-    """The config of one seed, a run below `root`."""
-    out = str(root / f"seed-{seed}")
-    return demo_config(out, seed) if config is None else config.model_copy(update={"out": out, "seed": seed})
-
-
-def _check(config: Config) -> None:
-    missing = [stage for stage in NEEDED if getattr(config, stage) is None]
-    if missing:
-        raise ConfigError(
-            f"the config has no section `{missing[0]}`",
-            expected=f"{', '.join(NEEDED)}: RL is compared with SFT and with the best of eight by the reward model",
-            todo=f"add `{missing[0]}:` to the file",
-        )
+def _check_repeatable(config: Config) -> None:
+    for stage in REQUIRED:  # RL is compared with SFT and with the best of eight by the reward model
+        required_section(getattr(config, stage), stage)
     if config.collect is not None and config.world is None:
         raise ConfigError(
             "the config has a section `collect` whose answers people score",
@@ -134,142 +86,131 @@ def _check(config: Config) -> None:
         )
 
 
-def seed_of(own: Config, summary: Mapping[str, Any]) -> Seed:
-    """The figures of a finished run, as its summary and its events have them."""
+def _result(cell: Cell, figures: Mapping[str, Any], failed: str = "") -> CellResult:
+    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures, failed=failed)
+
+
+def _gates(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"gates": {row["name"]: row["verdict"] for row in last_gates(events)}}
+
+
+def read_figures(summary: Mapping[str, Any], events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A finished run's figures, from its summary and events. `sft` and `rl` are means over prompts, by setting."""
     measure = "gold" if "gold" in summary else "reward_mean"
     scores = summary[measure]
-    events = read_rows(Layout(Path(own.out)).events)
-    lately = since_anew(events, "rl")
-    guards = [str(row.get("guard")) for row in lately if row.get("kind") == "guard"]
-    return Seed(
-        seed=own.seed,
-        out=own.out,
-        measure=measure,
-        sft={name: scores["sft"][name] for name in COMPARED},
-        rl={name: scores["rl"][name] for name in COMPARED},
-        best_of_8=scores.get("best_of_8"),
-        kl=summary["rl"].get("kl"),
-        kept=summary["rl"].get("best_step"),
-        guards=tuple(dict.fromkeys(guards)),
-        rollbacks=sum(row.get("kind") == "rollback" for row in lately),
-        stopped=str(summary["rl"].get("stopped") or ""),
-        gates={row["name"]: row["verdict"] for row in last_gates(events)},
-        seconds=summary["seconds"]["total"],
-    )
+    rows = events_since_restart(events, "rl")
+    return {
+        "measure": measure,
+        "sft": {name: scores["sft"][name] for name in COMPARED},
+        "rl": {name: scores["rl"][name] for name in COMPARED},
+        "best_of_8": scores.get("best_of_8"),  # of SFT samples at temperature 1, by the reward model
+        "kl": summary["rl"].get("kl"),  # nats an answer, of the best model to the SFT model
+        "best_step": summary["rl"].get("best_step"),
+        "guards": list(dict.fromkeys(str(row.get("guard")) for row in rows if row.get("kind") == "guard")),
+        "rollbacks": sum(row.get("kind") == "rollback" for row in rows),
+        "stopped": str(summary["rl"].get("stopped") or ""),  # why a guard stopped RL
+        "seconds": summary["seconds"]["total"],
+    } | _gates(events)
 
 
-def since_anew(events: Sequence[Mapping[str, Any]], stage: str) -> list[Mapping[str, Any]]:
-    """A stage's events since it last began anew."""
-    found: list[Mapping[str, Any]] = []
+def events_since_restart(events: Sequence[Mapping[str, Any]], stage: str) -> list[Mapping[str, Any]]:
+    """A stage's events since it last began from its start."""
+    rows: list[Mapping[str, Any]] = []
     for row in events:
         if row.get("stage") == stage:
-            found = [] if row.get("kind") == "restarted" else [*found, row]
-    return found
+            rows = [] if row.get("kind") == "restarted" else [*rows, row]
+    return rows
 
 
-def _failed(own: Config, why: str) -> Seed:
-    return Seed(
-        seed=own.seed,
-        out=own.out,
-        measure="",
-        sft={},
-        rl={},
-        best_of_8=None,
-        kl=None,
-        kept=None,
-        guards=(),
-        rollbacks=0,
-        stopped="",
-        gates={row["name"]: row["verdict"] for row in last_gates(read_rows(Layout(Path(own.out)).events))},
-        seconds=0.0,
-        failed=why,
+def compare_seeds(cells: Sequence[CellResult], out: str) -> StudyResult:
+    """What RL changed in each setting over the seeds that came to their end, and what may be concluded."""
+    whole = [cell.figures for cell in cells if not cell.failed]
+    changes = [_change(whole, setting) for setting in COMPARED] if whole else []
+    measure = whole[0]["measure"] if whole else ""
+    notes = _notes(cells, changes)
+    title = f"RL against SFT over {len(cells)} seeds ({UNITS.get(measure, '')})"
+    return StudyResult(
+        study=STUDY,
+        out=out,
+        measure=measure,
+        seeds=tuple(cell.seed for cell in cells),
+        rows=tuple(changes),
+        cells=tuple(cells),
+        differences=(),
+        notes=tuple(notes),
+        text=page(title, *_table(cells, whole, changes), notes),
     )
 
 
-def over_seeds(seeds: Sequence[Seed], out: str) -> Seeds:
-    """What RL changed over the seeds, and what may be said of it."""
-    whole = [seed for seed in seeds if not seed.failed]
-    changes = tuple(_change(whole, setting) for setting in COMPARED) if whole else ()
-    measure = whole[0].measure if whole else ""
-    notes = tuple(_notes(seeds, whole, changes))
-    return Seeds(out=out, measure=measure, seeds=tuple(seeds), changes=changes, notes=notes)
+def _change(whole: Sequence[Mapping[str, Any]], setting: str) -> dict[str, Any]:
+    """RL less SFT in one setting, and in how many seeds RL is higher."""
+    gains = [one["rl"][setting] - one["sft"][setting] for one in whole]
+    return {"name": setting, "change": spread_of(gains), "improved": sum(gain > 0 for gain in gains), "seeds": len(gains)}
 
 
-def _change(whole: Sequence[Seed], setting: str) -> Change:
-    gains = [seed.rl[setting] - seed.sft[setting] for seed in whole]
-    return Change(
-        setting=setting,
-        improved=sum(gain > 0 for gain in gains),
-        of=len(gains),
-        mean=fmean(gains),
-        low=min(gains),
-        high=max(gains),
-        deviation=stdev(gains) if len(gains) > 1 else None,
-    )
-
-
-def _notes(seeds: Sequence[Seed], whole: Sequence[Seed], changes: Sequence[Change]) -> list[str]:
+def _notes(cells: Sequence[CellResult], changes: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader of the table must know, a sentence each."""
+    whole = {cell.seed: cell.figures for cell in cells if not cell.failed}
     notes = []
     if changes:
         each = "; ".join(
-            f"{in_all(c.improved, c.of)} at {SETTINGS[c.setting]} by {figure(c.mean, sign=True)} "
-            f"({figure(c.low, sign=True)} to {figure(c.high, sign=True)})"
+            f"{c['improved']} of {c['seeds']} at {SETTINGS[c['name']]} by {figure(c['change'].value, sign=True)} "
+            f"({figure(c['change'].low, sign=True)} to {figure(c['change'].high, sign=True)})"
             for c in changes
         )
         notes.append(f"RL is better than SFT with these seeds: {each.replace('at greedy', 'greedy')}.")
-    control = [(seed.rl["t1"], seed.best_of_8) for seed in whole if seed.best_of_8 is not None]
+    control = [(one["rl"]["t1"], one["best_of_8"]) for one in whole.values() if one["best_of_8"] is not None]
     if control:
         ours, theirs = fmean(rl for rl, _ in control), fmean(best for _, best in control)
         words = "beats" if ours > theirs else "does not beat"
         times = sum(rl > best for rl, best in control)
         notes.append(
             f"At temperature 1 RL's mean {figure(ours)} {words} the best of eight SFT samples, {figure(theirs)}; "
-            f"it is higher in {in_all(times, len(control))} seeds."
+            f"it is higher in {times} of {len(control)} seeds."
         )
-    stopped = [f"seed {seed.seed} ({seed.stopped})" for seed in whole if seed.stopped]
-    rolled = [str(seed.seed) for seed in whole if seed.rollbacks]
-    notes += [f"Put back to its best model on the way: seed {', '.join(rolled)}."] if rolled else []
-    notes.append(f"Stopped by a guard: {'; '.join(stopped)}." if stopped else "No run was stopped by a guard.")
-    failed = [f"seed {seed.seed} ({seed.failed})" for seed in seeds if seed.failed]
-    notes += [f"Did not come to the end: {'; '.join(failed)}."] if failed else []
-    if len(whole) == 1:
-        notes.append("One seed says nothing of what chance does.")
-    return notes
+    rollbacks = [str(seed) for seed, one in whole.items() if one["rollbacks"]]
+    notes += [f"Put back to its best model on the way: seed {', '.join(rollbacks)}."] if rollbacks else []
+    stops = [f"seed {seed} ({one['stopped']})" for seed, one in whole.items() if one["stopped"]]
+    notes.append(f"Stopped by a guard: {'; '.join(stops)}." if stops else "No run was stopped by a guard.")
+    failures = [f"seed {cell.seed} ({cell.failed})" for cell in cells if cell.failed]
+    notes += [f"Did not come to the end: {'; '.join(failures)}."] if failures else []
+    return notes + ["One seed says nothing of what chance does."] * (len(whole) == 1)
 
 
-def markdown(found: Seeds) -> str:
-    """The table and its notes as Markdown."""
+def _table(
+    cells: Sequence[CellResult], whole: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """A line a seed, then mean and extremes of the seeds that came to their end."""
     names = " / ".join(SETTINGS[setting].removeprefix("temperature ") for setting in COMPARED)
-    header = ["seed", f"SFT {names}", f"RL {names}", "best of 8", "KL", "kept", "guards", "gates", "time"]
-    rows = [_row(seed) for seed in found.seeds]
-    whole = [seed for seed in found.seeds if not seed.failed]
+    header = ["seed", f"SFT {names}", f"RL {names}", "best of 8", "KL", "best step", "guards", "gates", "time"]
+    lines = [_line(cell) for cell in cells]
     if len(whole) > 1:
-        best = [seed.best_of_8 for seed in whole if seed.best_of_8 is not None]
-        kls = [seed.kl for seed in whole if seed.kl is not None]
-        for name, of in (("mean", fmean), ("lowest", min), ("highest", max)):
-            sft, rl = ({s: of([getattr(seed, who)[s] for seed in whole]) for s in COMPARED} for who in ("sft", "rl"))
-            tail = [figure(of(best) if best else None), figure(of(kls) if kls else None), "", "", ""]
-            rows.append([name, _three(sft), _three(rl), *tail, clock(of([seed.seconds for seed in whole]))])
-        improved = " / ".join(str(change.improved) for change in found.changes)
-        rows.append([f"better, of {len(whole)}", "", improved, "", "", "", "", "", ""])
-    title = f"RL against SFT over {len(found.seeds)} seeds ({UNITS.get(found.measure, '')})"
-    return "\n".join([title, "", table(header, rows), "", *(f"- {note}" for note in found.notes), ""])
+        spreads = {(who, s): spread_of([one[who][s] for one in whole]) for who in ("sft", "rl") for s in COMPARED}
+        singles = {key: [one[key] for one in whole if one[key] is not None] for key in ("best_of_8", "kl")}
+        totals = {key: spread_of(values) if values else None for key, values in singles.items()}
+        for name, end in (("mean", "value"), ("lowest", "low"), ("highest", "high")):
+            sft, rl = ({s: getattr(spreads[who, s], end) for s in COMPARED} for who in ("sft", "rl"))
+            best, kl = (getattr(totals[key], end, None) for key in ("best_of_8", "kl"))
+            seconds = getattr(spread_of([one["seconds"] for one in whole]), end)
+            lines.append([name, _by_setting(sft), _by_setting(rl), figure(best), figure(kl), "", "", "", clock(seconds)])
+        improved = " / ".join(str(change["improved"]) for change in changes)
+        lines.append([f"better, of {len(whole)}", "", improved, *[""] * 6])
+    return header, lines
 
 
-def _row(seed: Seed) -> list[str]:
-    if seed.failed:
-        return [str(seed.seed), "failed", *[figure(None)] * 6, ""]
-    guards = ", ".join(seed.guards)
-    guards += f" ({seed.rollbacks} rollback{'s' * (seed.rollbacks > 1)})" if seed.rollbacks else ""
-    guards += " (stopped)" if seed.stopped else ""
-    verdicts = list(seed.gates.values())
-    bad = [name for name, verdict in seed.gates.items() if verdict != "ok"]
-    gates = f"{verdicts.count('ok')} ok" + (f"; {', '.join(bad)}" if bad else "")
-    kept = "–" if seed.kept is None else str(seed.kept)
-    tail = [figure(seed.best_of_8), figure(seed.kl), kept, guards or "none", gates, clock(seed.seconds)]
-    return [str(seed.seed), _three(seed.sft), _three(seed.rl), *tail]
+def _line(cell: CellResult) -> list[str]:
+    if cell.failed:
+        return [cell.row, "failed", *[NOTHING] * 6, ""]
+    one = cell.figures
+    guards = ", ".join(one["guards"])
+    guards += f" ({one['rollbacks']} rollback{'s' * (one['rollbacks'] > 1)})" if one["rollbacks"] else ""
+    guards += " (stopped)" if one["stopped"] else ""
+    not_ok = [name for name, verdict in one["gates"].items() if verdict != "ok"]
+    gates = f"{len(one['gates']) - len(not_ok)} ok" + (f"; {', '.join(not_ok)}" if not_ok else "")
+    step = NOTHING if one["best_step"] is None else str(one["best_step"])
+    tail = [figure(one["best_of_8"]), figure(one["kl"]), step, guards or "none", gates, clock(one["seconds"])]
+    return [cell.row, _by_setting(one["sft"]), _by_setting(one["rl"]), *tail]
 
 
-def _three(values: Mapping[str, float]) -> str:
+def _by_setting(values: Mapping[str, float]) -> str:
     return " / ".join(figure(values[setting]) for setting in COMPARED)

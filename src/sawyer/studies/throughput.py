@@ -60,7 +60,7 @@ class _Stopwatch:
         return Pace(update=update, evaluation=max(0.0, first - update), of=self.of)
 
 
-def measure(
+def measure_pace(
     name: str, config: Config, root: Path, prepare: Callable[[Config], None], listeners: Sequence[Listener], tell: Tell
 ) -> Pace:
     """The pace of `config`'s RL, measured in a folder of its own that is gone afterwards; what was measured before is kept, so

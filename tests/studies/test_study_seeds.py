@@ -14,7 +14,7 @@ from sawyer.config import Config, checked
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.runs import Layout, Listener
 from sawyer.studies import seeds
-from sawyer.studies.seeds import markdown, since_anew, study_seeds
+from sawyer.studies.seeds import events_since_restart, study_seeds
 
 GOLD = {  # seed -> SFT and RL at temperature 1, 0.7 and greedy, best of eight
     0: ((5.0, 7.0, 9.0), (7.5, 8.5, 9.25), 7.0),
@@ -69,17 +69,17 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_says_what_the_runs_say(tmp_path: Path) -> None:
     told: list[str] = []
     found = study_seeds(config(tmp_path), [0, 1, 2], tell=told.append)
-    assert [Path(seed.out) for seed in found.seeds] == [tmp_path / "run" / "seeds" / f"seed-{i}" for i in range(3)]
+    assert [Path(cell.out) for cell in found.cells] == [tmp_path / "run" / "seeds" / f"seed-{i}" for i in range(3)]
     gains = {
         "t1": (3, (2.5 + 3 + 2.5) / 3, 2.5, 3.0),
         "t07": (3, (1.5 + 2 + 1.75) / 3, 1.5, 2.0),
         "greedy": (2, (0.25 - 0.5 + 0.25) / 3, -0.5, 0.25),
     }
-    for change in found.changes:
-        improved, mean, low, high = gains[change.setting]
-        assert (change.improved, change.of, change.low, change.high) == (improved, 3, low, high)
-        assert change.mean == pytest.approx(mean)
-    assert found.changes[0].deviation == pytest.approx(((2 * (1 / 6) ** 2 + (1 / 3) ** 2) / 2) ** 0.5)
+    for row in found.rows:
+        improved, mean, low, high = gains[row["name"]]
+        assert (row["improved"], row["seeds"], row["change"].low, row["change"].high) == (improved, 3, low, high)
+        assert row["change"].value == pytest.approx(mean)
+    assert found.rows[0]["change"].deviation == pytest.approx(((2 * (1 / 6) ** 2 + (1 / 3) ** 2) / 2) ** 0.5)
     # RL at temperature 1: 7.5, 7.0, 8.0; the best of eight: 7.0, 7.25, 7.5.
     words = " ".join(found.notes)
     assert "RL's mean 7.50 beats the best of eight SFT samples, 7.25; it is higher in 2 of 3 seeds" in words
@@ -90,7 +90,7 @@ def test_the_table_says_what_the_runs_say(tmp_path: Path) -> None:
 
 def test_the_table_as_markdown(tmp_path: Path) -> None:
     found = study_seeds(config(tmp_path), [0, 1, 2])
-    lines = markdown(found).split("\n")
+    lines = found.text.split("\n")
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert cells[0][:4] == ["seed", "SFT 1 / 0.7 / greedy", "RL 1 / 0.7 / greedy", "best of 8"]
     rows = {row[0]: row[1:] for row in cells[2:]}
@@ -103,25 +103,27 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
     assert rows["lowest"][1] == "7.00 / 8.00 / 7.50" and rows["highest"][1] == "8.00 / 8.50 / 9.25"
     assert rows["better, of 3"][1] == "3 / 3 / 2"
     root = tmp_path / "run" / "seeds"
-    assert (root / "seeds.md").read_text() == markdown(found)
-    assert json.loads((root / "seeds.json").read_text()) == json.loads(json.dumps(asdict(found)))
+    assert (root / "seeds.md").read_text() == found.text
+    assert json.loads((root / "seeds.json").read_text()) == json.loads(
+        json.dumps({k: v for k, v in asdict(found).items() if k != "text"})
+    )
 
 
 def test_a_run_that_fails_counts_and_the_others_are_done(tmp_path: Path) -> None:
     found = study_seeds(config(tmp_path), [9, 0])
-    assert [bool(seed.failed) for seed in found.seeds] == [True, False] and found.changes[0].of == 1
+    assert [bool(cell.failed) for cell in found.cells] == [True, False] and found.rows[0]["seeds"] == 1
     words = " ".join(found.notes)
     assert "Did not come to the end: seed 9 (rl: before its first update" in words and "One seed says nothing" in words
-    assert "| 9    |" in markdown(found) and "failed" in markdown(found)
+    assert "| 9    |" in found.text and "failed" in found.text
     none = study_seeds(config(tmp_path), [9])
-    assert none.changes == () and "failed" in markdown(none)
+    assert none.rows == () and "failed" in none.text
 
 
 def test_without_a_config_it_is_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     told: list[str] = []
     found = study_seeds(None, [0, 2], tell=told.append)
-    assert [seed.out for seed in found.seeds] == ["runs/seeds/seed-0", "runs/seeds/seed-2"]
+    assert [cell.out for cell in found.cells] == ["runs/seeds/seed-0", "runs/seeds/seed-2"]
     assert "about 3 min each on such a machine, 6 min to go" in told[0]
 
 
@@ -132,7 +134,7 @@ def test_the_reward_judges_where_the_truth_is_not_known(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(seeds, "run", by_reward)
     found = study_seeds(config(tmp_path), [0, 1])
-    assert found.measure == "reward_mean" and "in standard deviations" in markdown(found)
+    assert found.measure == "reward_mean" and "in standard deviations" in found.text
 
 
 @pytest.mark.parametrize(
@@ -146,5 +148,5 @@ def test_what_cannot_be_repeated_is_said_before(tmp_path: Path, changes: dict[st
 
 def test_events_before_a_stage_began_anew_are_not_its_own() -> None:
     rows = [{"stage": "rl", "kind": "guard"}, {"stage": "sft", "kind": "restarted"}, {"stage": "rl", "kind": "gate"}]
-    assert [row["kind"] for row in since_anew(rows, "rl")] == ["guard", "gate"]
-    assert since_anew([*rows, {"stage": "rl", "kind": "restarted"}, rows[0]], "rl") == [rows[0]]
+    assert [row["kind"] for row in events_since_restart(rows, "rl")] == ["guard", "gate"]
+    assert events_since_restart([*rows, {"stage": "rl", "kind": "restarted"}, rows[0]], "rl") == [rows[0]]

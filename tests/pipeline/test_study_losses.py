@@ -18,7 +18,8 @@ from sawyer.config import checked
 from sawyer.errors import Interrupted, RunError
 from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
-from sawyer.studies.losses import LossRun, LossStudy, compared, config_of, markdown, study_losses
+from sawyer.studies.losses import compare_losses, config_of, study_losses
+from sawyer.studies.tables import CellResult, StudyResult
 from sawyer.train import OptimizerStep
 
 pytestmark = pytest.mark.slow
@@ -29,16 +30,21 @@ LOSSES, SEEDS = ("bradley_terry", "squared"), (0, 1)
 @pytest.fixture(scope="module")
 def done(
     tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callable[[pytest.MonkeyPatch], None]
-) -> tuple[Path, LossStudy]:
-    run = tiny.prefix("reward", tmp_path_factory.mktemp("ablate") / "run")
+) -> tuple[Path, StudyResult]:
+    run = tiny.prefix("reward", tmp_path_factory.mktemp("losses") / "run")
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
         return run, study_losses(checked(tiny.tree(run)), LOSSES, SEEDS)
 
 
-def test_the_table_says_what_the_runs_say(done: tuple[Path, LossStudy]) -> None:
+def without_place(cell: CellResult) -> dict[str, Any]:
+    """All but where it lies and what it took."""
+    return {"row": cell.row, "seed": cell.seed, **cell.figures, "seconds": 0}
+
+
+def test_the_table_says_what_the_runs_say(done: tuple[Path, StudyResult]) -> None:
     run, found = done
-    assert [(cell.loss, cell.seed) for cell in found.cells] == [
+    assert [(cell.row, cell.seed) for cell in found.cells] == [
         ("bradley_terry", 0),
         ("bradley_terry", 1),
         ("squared", 0),
@@ -46,29 +52,29 @@ def test_the_table_says_what_the_runs_say(done: tuple[Path, LossStudy]) -> None:
     ]
     told: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
     for cell in found.cells:
-        folder = run / "ablation" / f"{cell.loss}-seed-{cell.seed}"
+        folder = run / "losses" / f"{cell.row}-seed-{cell.seed}"
         summary = json.loads((folder / "summary.json").read_text())["reward"]
         trust = json.loads((folder / "reward" / "trust.json").read_text())
         for name in ("accuracy", "accuracy_low", "accuracy_high", "gold_accuracy", "length_correlation", "corrupted_win_rate"):
-            assert getattr(cell, name) == summary[name], name
-        assert trust["loss"] == cell.loss
-        assert cell.calibration == trust["sides"][0]["calibration"][0]["error"]["value"]
-        assert cell.formula == {"bradley_terry": "sigmoid(D)", "squared": "sigmoid(D * d^2)"}[cell.loss]
-        told[cell.loss].append(summary)
-    for line in found.table:
-        first, second = told[line.loss]
+            assert cell.figures[name] == summary[name], name
+        assert trust["loss"] == cell.row
+        assert cell.figures["calibration"] == trust["sides"][0]["calibration"][0]["error"]["value"]
+        assert cell.figures["formula"] == {"bradley_terry": "sigmoid(D)", "squared": "sigmoid(D * d^2)"}[cell.row]
+        told[cell.row].append(summary)
+    for row in found.rows:
+        first, second = told[row["name"]]
         for name in ("accuracy", "gold_accuracy", "length_correlation", "corrupted_win_rate"):
             x, y = first[name], second[name]
-            spread = line.figures[name]
-            assert spread.mean == pytest.approx((x + y) / 2)
+            spread = row[name]
+            assert spread.value == pytest.approx((x + y) / 2)
             assert (spread.low, spread.high) == (min(x, y), max(x, y))
             assert spread.deviation == pytest.approx(abs(x - y) / 2**0.5)  # of two values, n - 1
-    written = json.loads((run / "ablation" / "ablation.json").read_text())
-    assert written == json.loads(json.dumps(asdict(found)))
-    assert (run / "ablation" / "ablation.md").read_text() == markdown(found)
+    written = json.loads((run / "losses" / "losses.json").read_text())
+    assert written == json.loads(json.dumps({k: v for k, v in asdict(found).items() if k != "text"}))
+    assert (run / "losses" / "losses.md").read_text() == found.text
 
 
-def test_only_loss_and_seed_differ(done: tuple[Path, LossStudy]) -> None:
+def test_only_loss_and_seed_differ(done: tuple[Path, StudyResult]) -> None:
     run, found = done
     hashes = {stage: hash_folder(path) for stage, path in (("sft", run / "sft/model"), ("collect", Layout(run).answers))}
     orders = {}
@@ -78,10 +84,10 @@ def test_only_loss_and_seed_differ(done: tuple[Path, LossStudy]) -> None:
         assert state["reward"]["parents"] == hashes
         assert "taken from" in state["sft"]["reason"]
         asked = yaml.safe_load(Layout(folder).config.read_text())
-        assert (asked["seed"], asked["reward"]["loss"]) == (cell.seed, cell.loss)
+        assert (asked["seed"], asked["reward"]["loss"]) == (cell.seed, cell.row)
         rows = [row for row in read_rows(Layout(folder).metrics) if row["stage"] == "reward" and "pairs" in row]
-        assert (cell.steps, cell.trained_pairs) == (len(rows), sum(row["pairs"] for row in rows))
-        orders[cell.loss, cell.seed] = [row["pairs"] for row in rows]
+        assert (cell.figures["steps"], cell.figures["trained_pairs"]) == (len(rows), sum(row["pairs"] for row in rows))
+        orders[cell.row, cell.seed] = [row["pairs"] for row in rows]
     assert orders["bradley_terry", 0] == orders["squared", 0] and orders["bradley_terry", 1] == orders["squared", 1]
     models = {hash_folder(Layout(Path(cell.out)).model("reward")) for cell in found.cells}
     assert len(models) == 4
@@ -89,21 +95,21 @@ def test_only_loss_and_seed_differ(done: tuple[Path, LossStudy]) -> None:
 
 
 def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
-    done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    done: tuple[Path, StudyResult], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, found = done
     run = tmp_path / "run"
     shutil.copytree(before, run, symlinks=True)
     config = checked(tiny.tree(run))
-    gone = run / "ablation" / "squared-seed-1"
+    gone = run / "losses" / "squared-seed-1"
     shutil.rmtree(gone)
     steps = []
     update = OptimizerStep.update
     monkeypatch.setattr(OptimizerStep, "update", lambda self, *more: steps.append(1) or update(self, *more))  # type: ignore[func-returns-value]
     again = study_losses(config, LOSSES, SEEDS)
-    assert len(steps) == found.cells[3].steps  # those of the run that was gone alone
+    assert len(steps) == found.cells[3].figures["steps"]  # those of the run that was gone alone
     for old, new in zip(found.cells, again.cells, strict=True):
-        assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
+        assert without_place(old) == without_place(new)
     steps.clear()
     study_losses(config, LOSSES, SEEDS)
     assert steps == []
@@ -120,16 +126,16 @@ def test_the_sft_model_is_made_once_where_it_is_missing(tiny: Any, tmp_path: Pat
 
     found = study_losses(config, ["margin", "scaled"], [3], out=tmp_path / "out", listeners=[listen])
     assert heard == ["sft", "collect", "reward", "reward"]
-    assert any(note.startswith("One seed says nothing") for note in found.notes) and not found.apart
+    assert any(note.startswith("One seed says nothing") for note in found.notes) and not found.differences
 
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_stop_is_heard_also_while_a_report_is_written(
-    done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+    done: tuple[Path, StudyResult], tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
-    shutil.rmtree(run / "ablation")
+    shutil.rmtree(run / "losses")
     config = checked(tiny.tree(run))
     report = run_stages.report
 
@@ -146,13 +152,13 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
             patch.setattr(run_stages, "report", reporting)
         with pytest.raises(Interrupted, match="1 of 2 reward models are done" if late else "SIGTERM"):
             study_losses(config, LOSSES, SEEDS[:1], listeners=[signalled])
-    assert not (run / "ablation" / "ablation.json").exists()
+    assert not (run / "losses" / "losses.json").exists()
     again = study_losses(config, LOSSES, SEEDS[:1])
     for old, new in zip((cell for cell in done[1].cells if cell.seed == SEEDS[0]), again.cells, strict=True):
-        assert {**asdict(old), "out": 0, "seconds": 0} == {**asdict(new), "out": 0, "seconds": 0}
+        assert without_place(old) == without_place(new)
 
 
-def test_another_sft_model_is_refused(done: tuple[Path, LossStudy], tiny: Any, tmp_path: Path) -> None:
+def test_another_sft_model_is_refused(done: tuple[Path, StudyResult], tiny: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
     with pytest.raises(RunError, match="sft stage was done with other settings"):
@@ -174,26 +180,30 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     Path("own_ablated.py").write_text("def bad(r_j, r_k, d):\n    return (r_j - r_k).exp()\n")
     without = {name: value for name, value in tree.items() if name not in ("reward", "rl", "compare")}
     Path("without.yaml").write_text(yaml.safe_dump(without))
-    unknown = command("ablate", "a.yaml", "--loss", "plain,sqared")
+    unknown = command("study", "losses", "a.yaml", "--loss", "bradley_terry,sqared")
     assert unknown.code == 1 and "did you mean `squared`?" in unknown.err
-    command("ablate", "a.yaml", "--loss", "plain,own_ablated:bad").explain_load_errors("own_ablated:bad is refused")
-    command("ablate", "a.yaml", "--loss", "plain,plain").explain_load_errors("loss plain is named twice")
-    command("ablate", "a.yaml", "--loss", ",").explain_load_errors("no loss is named")
-    command("ablate", "a.yaml", "--seeds", "0,x").explain_load_errors("whole numbers")
-    command("ablate", "a.yaml", "--seeds", "0,-1").explain_load_errors("seed -1")
-    command("ablate", "without.yaml").explain_load_errors("no section `reward`")
+    command("study", "losses", "a.yaml", "--loss", "bradley_terry,own_ablated:bad").explain_load_errors(
+        "own_ablated:bad is refused"
+    )
+    command("study", "losses", "a.yaml", "--loss", "bradley_terry,bradley_terry").explain_load_errors(
+        "loss bradley_terry is named twice"
+    )
+    command("study", "losses", "a.yaml", "--loss", ",").explain_load_errors("no loss is named")
+    command("study", "losses", "a.yaml", "--seeds", "0,x").explain_load_errors("whole numbers")
+    command("study", "losses", "a.yaml", "--seeds", "0,-1").explain_load_errors("seed -1")
+    command("study", "losses", "without.yaml").explain_load_errors("no section `reward`")
     sys.modules.pop("own_ablated", None)
 
 
-def test_the_command_prints_the_table(done: tuple[Path, LossStudy], command: Callable[..., Any], tiny: Any) -> None:
+def test_the_command_prints_the_table(done: tuple[Path, StudyResult], command: Callable[..., Any], tiny: Any) -> None:
     run, found = done
     file = run.parent / "a.yaml"
     file.write_text(yaml.safe_dump(tiny.tree(run)))
-    told = command("ablate", file, "--loss", "bradley_terry,squared", "--seeds", "0,1", "reward.loss=margin")
+    told = command("study", "losses", file, "--loss", "bradley_terry,squared", "--seeds", "0,1", "reward.loss=margin")
     assert told.code == 0, told.err
     words = " ".join(told.out.split())
     assert "squared, seed 1 (4 of 4) Reward model: already done" in words
-    assert f"{found.table[0].figures['accuracy'].mean:.1%}" in words and "ablation.json" in words
+    assert f"{found.rows[0]['accuracy'].value:.1%}" in words and "losses.json" in words
     assert all(note in words for note in found.notes)
 
 
@@ -202,26 +212,26 @@ def test_an_own_loss_has_a_folder_that_every_system_can_name(tiny: Any, tmp_path
     assert Path(config.out).name == "my.losses.soft-seed-7"
 
 
-def cell(loss: str, seed: int, accuracy: float, damaged: float | None = None, gold: float | None = None) -> LossRun:
-    return LossRun(
-        loss=loss,
-        seed=seed,
-        out="",
-        accuracy=accuracy,
-        accuracy_low=accuracy - 0.1,
-        accuracy_high=accuracy + 0.1,
-        calibration=0.1,
-        formula="sigmoid(D)",
-        corrupted_win_rate=damaged,
-        gold_accuracy=gold,
-        length_correlation=0.0,
-        eval_prompts=10,
-        pairs=30,
-        steps=5,
-        trained_pairs=50,
-        seconds=1.0,
-        verdict="trust",
-    )
+def cell(
+    loss: str, seed: int, accuracy: float, damaged: float | None = None, gold: float | None = None, **more: Any
+) -> CellResult:
+    figures = {
+        "accuracy": accuracy,
+        "accuracy_low": accuracy - 0.1,
+        "accuracy_high": accuracy + 0.1,
+        "calibration": 0.1,
+        "formula": "sigmoid(D)",
+        "corrupted_win_rate": damaged,
+        "gold_accuracy": None,
+        "length_correlation": 0.0,
+        "eval_prompts": 10,
+        "pairs": 30,
+        "steps": 5,
+        "trained_pairs": 50,
+        "seconds": 1.0,
+        "verdict": "trust",
+    }
+    return CellResult(row=loss, seed=seed, out="", figures=figures | more)
 
 
 def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
@@ -238,14 +248,14 @@ def test_only_what_exceeds_the_seeds_spread_is_called_a_difference() -> None:
             cell("scaled", 2, 0.90, 0.2),
         ),  # higher, overlapping
     ]
-    found = compared(cells, "out")
-    apart = {(one.measure, one.better, one.worse): one.by for one in found.apart}
+    found = compare_losses(cells, "out")
+    apart = {(one.measure, one.better, one.worse): one.by.value for one in found.differences}
     # Damage: fewer is better, and scaled's worst (0.2) is below plain's best (0.3); margin's 0.3 ties with it.
     assert set(apart) == {("accuracy", "margin", "bradley_terry"), ("corrupted_win_rate", "scaled", "bradley_terry")}
     assert apart["accuracy", "margin", "bradley_terry"] == pytest.approx(0.77 - 0.72)
     assert apart["corrupted_win_rate", "scaled", "bradley_terry"] == pytest.approx(0.3 - 0.5 / 3)
     words = " ".join(found.notes)
-    assert "accuracy: better is margin than plain by 5.0 points." in words
+    assert "accuracy: better is margin than bradley_terry by 5.0 points." in words
     # 20 ways to deal 6 seeds to 2 losses, 2 of them apart; 3 pairs of losses in 2 measures (gold is not known).
     assert "in 1 of 10 comparisons, and 6 were made" in words
 
@@ -257,10 +267,10 @@ def test_no_difference_is_said_too_and_other_budgets_are() -> None:
         cell("regression", 0, 0.75),
         cell("regression", 1, 0.75),
     ]
-    cells[2:] = [replace(one, steps=9, formula="other") for one in cells[2:]]
-    found = compared(cells, "out")
+    cells[2:] = [replace(one, figures={**one.figures, "steps": 9, "formula": "other"}) for one in cells[2:]]
+    found = compare_losses(cells, "out")
     words = " ".join(found.notes)
-    assert not found.apart and "No difference between these losses exceeds the spread of their seeds (accuracy)." in words
+    assert not found.differences and "No difference between these losses exceeds the spread of their seeds (accuracy)." in words
     assert "in 1 of 3 comparisons, and 1 were made" in words
-    assert "Steps: plain 5, regression 9." in words and "sigmoid(D) for plain; other for regression" in words
-    assert "damaged" not in markdown(found)  # of no use where nothing could be damaged
+    assert "Steps: bradley_terry 5, regression 9." in words and "sigmoid(D) for bradley_terry; other for regression" in words
+    assert "damaged" not in found.text  # of no use where nothing could be damaged

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from sawyer.cli.study_command import numbers
+from sawyer.cli.study_command import parse_seeds
+from sawyer.config import checked
 from sawyer.errors import ConfigError, Interrupted
 from sawyer.runs import Layout, Listener, Manifest
 from sawyer.studies import grid
-from sawyer.studies.grid import checked_seeds, cost_summary, in_turn
+from sawyer.studies.grid import Cell, Grid, SharedStart, check_seeds, cost_summary
+
+
+def grid_of(count: int, **more: Any) -> Grid:
+    """Cells that have nothing in common."""
+    config = checked({"model": "m", "sft": {"data": ["a"]}})
+    cells = tuple(Cell(row=str(number), config=config, label=f"run {number}") for number in range(count))
+    return Grid(source=SharedStart(config=config), cells=cells, stages=("sft",), what="runs", **more)
 
 
 def test_each_is_told_and_the_time_left_is_by_those_that_had_work(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,25 +29,25 @@ def test_each_is_told_and_the_time_left_is_by_those_that_had_work(monkeypatch: p
     monkeypatch.setattr(grid, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     told: list[str] = []
 
-    def do(job: int, heard: Sequence[Listener]) -> int:
-        if job:
-            heard[-1]("event", {"kind": "start", "stage": "rl"})
-        return 10 * job
+    def work(cell: Cell, listeners: Sequence[Listener]) -> int:
+        if cell.row != "0":
+            listeners[-1]("event", {"kind": "start", "stage": "rl"})
+        return 10 * int(cell.row)
 
-    assert in_turn([0, 1, 2], do, name=lambda job: f"run {job}", what="runs", tell=told.append) == [0, 10, 20]
+    assert grid_of(3, tell=told.append).run(work) == [0, 10, 20]
     assert told == ["run 0 (1 of 3)", "run 1 (2 of 3)", "run 2 (3 of 3, about 2 min left)"]
 
 
 def test_a_stop_between_two_is_heard() -> None:
     done: list[int] = []
 
-    def do(job: int, heard: Sequence[Listener]) -> None:
-        done.append(job)
-        if job == 1:
-            heard[-1]("stopping", {"reason": "Ctrl-C"})
+    def work(cell: Cell, listeners: Sequence[Listener]) -> None:
+        done.append(int(cell.row))
+        if cell.row == "1":
+            listeners[-1]("stopping", {"reason": "Ctrl-C"})
 
     with pytest.raises(Interrupted, match=r"2 of 4 runs are done \(Ctrl-C\)"):
-        in_turn([0, 1, 2, 3], do, name=str, what="runs")
+        grid_of(4).run(work)
     assert done == [0, 1]
 
 
@@ -62,11 +71,11 @@ def test_what_it_costs_is_by_the_runs_that_are_done_or_what_is_known(tmp_path: P
 
 
 def test_seeds_are_numbers_and_ranges() -> None:
-    assert numbers("3, 0,10-12") == [3, 0, 10, 11, 12]
-    assert numbers("-1") == [-1]  # what it may be is another's business
+    assert parse_seeds("3, 0,10-12") == [3, 0, 10, 11, 12]
+    assert parse_seeds("-1") == [-1]  # what it may be is another's business
     for bad in ("a", "1-", "5-3", "0-5000"):
         with pytest.raises(ConfigError, match="--seeds"):
-            numbers(bad)
+            parse_seeds(bad)
     for seeds, told in (([-1], "seed -1"), ([1, 1], "named twice"), ([], "no seed is named"), ([2**32], "less than 2")):
         with pytest.raises(ConfigError, match=told):
-            checked_seeds(seeds)
+            check_seeds(seeds)

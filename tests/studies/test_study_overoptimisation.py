@@ -21,9 +21,9 @@ from sawyer.studies.overoptimisation import (
     GoldPoint,
     Overoptimisation,
     curve_of,
-    found_in,
-    markdown,
+    fit_curves,
     study_overoptimisation,
+    table_points,
     without_kl,
 )
 
@@ -85,7 +85,7 @@ def test_nothing_ties_rl_to_the_sft_model(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_studied_is_said_before(tmp_path: Path, changes: dict[str, Any], most: int, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
-        study_overoptimisation(config(tmp_path, **changes), most=most)
+        study_overoptimisation(config(tmp_path, **changes), limit=most)
 
 
 def study(tmp_path: Path, *, turns: bool = True) -> Overoptimisation:
@@ -102,7 +102,7 @@ def study(tmp_path: Path, *, turns: bool = True) -> Overoptimisation:
     rows = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
     proxy = tuple(tuple(row.tolist()) for row in rows[0])
     gold = tuple(tuple((5 + row - row**2).tolist()) for row in rows[0])
-    return found_in(layout, Samples(prompts=tuple("abcdefghijkl"), proxy=proxy, gold=gold), str(tmp_path))
+    return fit_curves(layout, Samples(prompts=tuple("abcdefghijkl"), proxy=proxy, gold=gold), str(tmp_path))
 
 
 @pytest.mark.parametrize("trusted", [False, True])
@@ -127,7 +127,7 @@ def test_the_points_are_those_of_the_journal(tmp_path: Path) -> None:
     assert [p.at for p in found.best_of_n.points] == [1, 2, 4, 8, 16]
     assert [p.kl for p in found.best_of_n.points] == pytest.approx([math.log(n) - (n - 1) / n for n in (1, 2, 4, 8, 16)])
     assert all(p.gold_low is not None and p.gold_low <= p.gold <= p.gold_high for p in found.best_of_n.points)  # type: ignore[operator]
-    assert [said.at for said in found.said] == [0, 4, 6]
+    assert [sample.at for sample in found.samples] == [0, 4, 6]
     words = " ".join(found.notes)
     assert "RL without KL: gold rises from 4.00 to" in words and "while the proxy goes from +1.40 to +3.00" in words
     assert "has not turned" in " ".join(study(tmp_path / "on", turns=False).notes)
@@ -135,12 +135,10 @@ def test_the_points_are_those_of_the_journal(tmp_path: Path) -> None:
 
 def test_the_markdown_has_the_first_the_top_and_the_last(tmp_path: Path) -> None:
     found = study(tmp_path)
-    text = markdown(found)
+    text = found.text
     assert "| update |" in text and "| n " in text and all(f"- {note}" in text for note in found.notes)
     many = curve_of("rl", [point(0.01 * i, 5 - abs(0.01 * i - 1.234), i) for i in range(200)])
-    from sawyer.studies.overoptimisation import _some
-
-    some = _some(many)
+    some = table_points(many)
     assert len(some) <= 13 and {0, many.top.at, 199} <= {p.at for p in some}
 
 
