@@ -11,7 +11,7 @@ import pytest
 
 from sawyer.cli.study_command import parse_seeds
 from sawyer.config import checked
-from sawyer.errors import ConfigError, Interrupted
+from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.runs import Layout, Listener, Manifest
 from sawyer.studies import grid
 from sawyer.studies.grid import Cell, Grid, SharedStart, check_seeds, cost_summary
@@ -79,3 +79,10 @@ def test_seeds_are_numbers_and_ranges() -> None:
     for seeds, told in (([-1], "seed -1"), ([1, 1], "named twice"), ([], "no seed is named"), ([2**32], "less than 2")):
         with pytest.raises(ConfigError, match=told):
             check_seeds(seeds)
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RunError, match="runs were started on 2 processes"):
+        grid_of(1).run(lambda cell, listeners: None)

@@ -97,16 +97,6 @@ def test_a_launcher_s_process_is_alone_until_a_run_is_open(monkeypatch: pytest.M
     assert distributed.map_sharded([1.0, 1.0], lambda mine: mine) == [0, 1]
 
 
-def test_several_processes_are_not_for_studies(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sawyer.errors import RunError
-    from sawyer.studies.grid import in_turn
-
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="runs were asked of 2 processes"):
-        in_turn([1], lambda job, listeners: job, name=str, what="runs")
-
-
 # Slow: real processes.
 
 

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import mkdtemp
@@ -80,7 +81,7 @@ def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Li
                 rows, _ = first_steps(trial, stage, steps + 1, listeners)
                 speeds.append(_speed(stage, rows))
             if stage in ("sft", "reward", "rl"):
-                _stand_in(trial, stage)
+                distributed.on_rank_zero(partial(_stand_in, trial, stage))
     return speeds
 
 
