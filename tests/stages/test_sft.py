@@ -17,7 +17,7 @@ from sawyer.models import Completion, open_language_model
 from sawyer.records import read, split
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.sft import train
-from sawyer.stages.sft.sft_stage import _reward_model
+from sawyer.stages.sft.sft_stage import sft_gates
 from sawyer.stats import paired_interval
 
 Fixture = Any
@@ -146,15 +146,15 @@ def test_no_row_that_fits_is_an_error(tiny: Fixture, tmp_path: Path, write_rows:
         train(tiny.config(tmp_path / "run", sft={"data": [str(path)], "eval_fraction": 0}), run)
 
 
-@pytest.mark.parametrize("held_out", [0.0, 0.5])
+@pytest.mark.parametrize("eval_fraction", [0.0, 0.5])
 def test_a_conversation_whose_last_prompt_does_not_fit_is_left_out(
-    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, held_out: float
+    tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any, eval_fraction: float
 ) -> None:
     """Its first answer would fit and be trained, and nobody could be asked its prompt."""
     turns = ("user", "Say it."), ("assistant", "It."), ("user", "qz " * 200), ("assistant", "No.")
     long = [{"messages": [{"role": role, "content": f"{text} {i}"} for role, text in turns]} for i in range(6)]
     short = [{"messages": [{"role": "user", "content": f"Say {i}."}, {"role": "assistant", "content": "No."}]} for i in "abcd"]
-    asked = {"eval_fraction": held_out, "max_new_tokens": 4}
+    asked = {"eval_fraction": eval_fraction, "max_new_tokens": 4}
     with tiny.run(tmp_path / "run") as run, pytest.raises(DataError, match="no row to train on"):
         train(tiny.config(tmp_path / "run", sft={"data": [str(write_rows(long))], **asked}), run)
     with tiny.run(tmp_path / "mixed") as run:
@@ -213,7 +213,9 @@ def test_gates(tiny: Fixture, tmp_path: Path, events: Any, changed: dict[str, fl
         figures = {**FIGURES, **changed}
         apart = [0.04 * (-1) ** row for row in range(10)]
         before = [figures["base_eval_loss"]] * 10
-        _reward_model(run, figures, paired_interval(before, [figures["eval_loss"] + value for value in apart]), held_out=True)
+        change = paired_interval(before, [figures["eval_loss"] + value for value in apart])
+        for row in sft_gates(figures, change, held_out=True):
+            run.journal.gate(row)
         found = {row["name"]: row for row in events(run, "gate")}
     assert set(found) == {"sft_stops", "sft_beats_base", "sft_learned"}
     assert found[gate]["verdict"] == verdict

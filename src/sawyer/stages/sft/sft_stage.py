@@ -1,4 +1,4 @@
-"""Train the SFT model: demonstrations -> rows -> response loss, then judge it on held-out prompts."""
+"""Train the SFT model: demonstrations -> rows -> response loss, then evaluate it on held-out prompts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sawyer.models import (
     save_model,
     without_adapters,
 )
-from sawyer.records import Demonstration, Prompt, split
+from sawyer.records import Demonstration, split
 from sawyer.runs import Gate, Run, is_adapter
 from sawyer.stats import PairedInterval, paired_interval
 from sawyer.text import PromptEncoder, Row, limit_tokens
@@ -48,175 +48,177 @@ MANY_CUT = 0.1  # of the rows: with more of them cut the model sees too few ends
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
-    """Fine-tune the base model on `config.sft.data`, save it, judge it; returns its key figures."""
-    asked = required_section(config.sft, "sft")
+    """Fine-tune the base model on `config.sft.data`, save it, evaluate it; returns its key figures."""
+    settings = required_section(config.sft, "sft")
     base = config.model or run.layout.model("base")
-    speaker = open_language_model(base, config.template, lora=config.lora, seed=config.seed)
-    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
-    speaker.model.to(place.device)
-    record_fast_paths(run, STAGE, {"the model": speaker.model})
-    found = read_data(
+    language_model = open_language_model(base, config.template, lora=config.lora, seed=config.seed)
+    model, encoder = language_model.model, language_model.prompt_encoder
+    placement = choose_device(config.device, config.precision, width=language_model.width, vocabulary=language_model.vocabulary)
+    model.to(placement.device)
+    record_fast_paths(run, STAGE, {"the model": model})
+    data = read_data(
         run,
         STAGE,
-        asked.data,
+        settings.data,
         want="demonstrations",
-        columns=asked.columns,
+        columns=settings.columns,
         max_bad_rows=config.max_bad_rows,
-        prompt_encoder=speaker.prompt_encoder,
+        prompt_encoder=encoder,
     )
-    train_records, held_records = split(found.records, asked.eval_fraction)
-    prompt_encoder = limit_tokens(speaker.prompt_encoder, asked.max_tokens)
-
-    def row_of(record: Demonstration) -> Row | None:
-        return prompt_encoder.demonstration(record) if prompt_encoder.fits(record.prompt) else None
-
-    every = encode_rows(run, STAGE, [*train_records, *held_records], row_of)
-    encoded = _usable(prompt_encoder, train_records, every[: len(train_records)], asked, run)
-    held = _usable(prompt_encoder, held_records, every[len(train_records) :], asked, run)
-    rows, held_rows = encoded.rows, held.rows
-    if not rows:
+    training, held_out = _encode_split(run, *split(data.records, settings.eval_fraction), encoder, settings)
+    if not training.rows:
         raise DataError(
             "sft.data has no row to train on",
             expected="at least one demonstration that fits the model",
             todo="give shorter prompts or a model that reads more tokens, or lower sft.eval_fraction",
         )
-    frozen = (
-        f", {freeze(speaker.model, asked.freeze, setting='sft.freeze').told}" if asked.freeze else lora_summary(speaker.model)
-    )
-    work = SftLoop(config, place, speaker, rows)
+    trainable = lora_summary(model)
+    if settings.freeze:
+        trainable = f", {freeze(model, settings.freeze, setting='sft.freeze').told}"
+    loop = SftLoop(config, placement, language_model, training.rows)
     run.journal.event(
         STAGE,
         "plan",
-        message=f"{len(rows):,} rows ({found.format}), {len(held_rows):,} held out, "
-        f"{lengths_in_words(rows)}, {work.steps:,} steps, "
-        f"{speaker.parameters / 1e6:.1f} M parameters{frozen}, {place.reason}; written with {speaker.reads}"
-        f"{found.remarks()}{encoded.remark}",
-        unread=dict(found.unread),
+        message=f"{len(training.rows):,} rows ({data.format}), {len(held_out.rows):,} held out, "
+        f"{lengths_in_words(training.rows)}, {loop.steps:,} steps, "
+        f"{language_model.parameters / 1e6:.1f} M parameters{trainable}, {placement.reason}; "
+        f"written with {language_model.reads}{data.remarks()}{training.remark}",
+        unread=dict(data.unread),
     )
-    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
-    # Saved before anything is asked of it: what follows may fail, and must not keep the model from its user.
-    write_folder(run.layout.model(STAGE), lambda new: save_model(new, speaker.model, speaker.tokenizer))
-    judged = (held_rows, held.records) if held_rows else (rows, encoded.records)
-    figures, change = _evaluate(config, run, speaker, place, *judged, steps)
+    steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
+    # Saved first: an evaluation that fails must not cost the user the trained model.
+    write_folder(run.layout.model(STAGE), lambda folder: save_model(folder, model, language_model.tokenizer))
+    figures, change = _evaluate(config, run, language_model, placement, held_out if held_out.rows else training, steps)
     figures |= losses_of(run, STAGE)
-    _reward_model(
-        run,
-        figures,
-        change,
-        held_out=bool(held_rows),
-        cut=_advice_of_cut(encoded, by_setting=prompt_encoder.context == asked.max_tokens),
-    )
+    for gate in sft_gates(figures, change, held_out=bool(held_out.rows), cut_advice=training.cut_advice):
+        run.journal.gate(gate)
     return figures
 
 
 class SftLoop(NextTokenLoop):
     """The optimizer steps of SFT, one batch of rows each."""
 
-    def __init__(self, config: Config, place: Placement, speaker: LanguageModel, rows: Sequence[Row]) -> None:
+    def __init__(self, config: Config, placement: Placement, language_model: LanguageModel, rows: Sequence[Row]) -> None:
         sft = required_section(config.sft, "sft")
         super().__init__(
-            speaker.model,
+            language_model.model,
             rows,
-            place,
+            placement,
             stage=STAGE,
             total=max(1, round(sft.epochs * len(rows))),
             batch_size=sft.batch_size,
             learning_rate=sft.learning_rate,
             warmup_fraction=sft.warmup_fraction,
-            pad_id=speaker.prompt_encoder.pad_id,
+            pad_id=language_model.prompt_encoder.pad_id,
             token_budget=config.micro_batch_tokens,
             seed=config.seed,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Encoded:
-    """Records that leave room for an answer, each with its row, and what `max_tokens` cost, for the plan."""
+class _EncodedDemonstrations:
+    """The records that leave room for a response, with their rows; how many lose the end of theirs, how many have no room."""
 
     records: tuple[Demonstration, ...]
     rows: tuple[Row, ...]
-    remark: str
+    cut: int
+    left_out: int
+    limit: int  # tokens
+    by_setting: bool  # the limit is sft.max_tokens, not the model's
 
-
-def _usable(
-    prompt_encoder: PromptEncoder, records: Sequence[Demonstration], found: Sequence[Row | None], asked: Sft, run: Run
-) -> _Encoded:
-    """Records with their rows. One whose prompt leaves no room for a response has none and is left out, a response that is cut
-    loses its end: both said, in the plan where `max_tokens` asks for it, as a warning where the model reads no more, or where
-    many rows lose their end.
-
-    An earlier answer of a conversation may fit where the last prompt does not: such a row is left out as well.
-    """
-    usable = [(record, row) for record, row in zip(records, found, strict=True) if row is not None]
-    cut, left_out = sum(row.cut for _, row in usable), len(records) - len(usable)
-    told = ""
-    if cut or left_out:
-        told = (
-            f"{cut:,} of {len(records):,} rows are longer than {prompt_encoder.context:,} tokens "
-            "and lose the end of their response; "
-            f"{left_out:,} have a prompt that leaves no room for one and are left out"
+    @property
+    def summary(self) -> str:
+        """What the limit costs, empty where it costs nothing."""
+        if not self.cut and not self.left_out:
+            return ""
+        return (
+            f"{self.cut:,} of {len(self.rows) + self.left_out:,} rows are longer than {self.limit:,} tokens "
+            f"and lose the end of their response; {self.left_out:,} have a prompt that leaves no room for one and are left out"
         )
-    by_setting = prompt_encoder.context == asked.max_tokens
-    many = cut > MANY_CUT * len(records)
-    if told and not by_setting:
-        run.journal.event(STAGE, "warning", message=f"{told}: the model reads no more")
-    elif many:
-        run.journal.event(STAGE, "warning", message=f"sft.max_tokens: {told}: what is cut teaches no end")
-    return _Encoded(
-        records=tuple(record for record, _ in usable),
-        rows=tuple(row for _, row in usable),
-        remark=f"; sft.max_tokens: {told}" if told and by_setting and not many else "",
-    )
 
-
-def _advice_of_cut(found: _Encoded, *, by_setting: bool) -> str:
-    """What to do about rows without their end, where so many are cut that the model may not stop for it; else nothing."""
-    cut = sum(row.cut for row in found.rows)
-    if cut <= MANY_CUT * len(found.rows):
+    @property
+    def warning(self) -> str:
+        """The summary, where the user did not ask for the limit or where it cuts many rows."""
+        if self.summary and not self.by_setting:
+            return f"{self.summary}: the model reads no more"
+        if self.cut > MANY_CUT * (len(self.rows) + self.left_out):
+            return f"sft.max_tokens: {self.summary}: what is cut teaches no end"
         return ""
-    todo = "raise sft.max_tokens" if by_setting else "give shorter rows or a model that reads more tokens"
-    return f"{cut:,} of {len(found.rows):,} rows were cut and have no end to learn from: {todo}; "
+
+    @property
+    def remark(self) -> str:
+        """The summary for the plan, where it is no warning."""
+        return f"; sft.max_tokens: {self.summary}" if self.summary and not self.warning else ""
+
+    @property
+    def cut_advice(self) -> str:
+        """What to do about cut rows, where they are so many that the model may not learn to stop for it."""
+        if self.cut <= MANY_CUT * len(self.rows):
+            return ""
+        todo = "raise sft.max_tokens" if self.by_setting else "give shorter rows or a model that reads more tokens"
+        return f"{self.cut:,} of {len(self.rows):,} rows were cut and have no end to learn from: {todo}; "
+
+
+def _encode_split(
+    run: Run, train: Sequence[Demonstration], held_out: Sequence[Demonstration], encoder: PromptEncoder, settings: Sft
+) -> tuple[_EncodedDemonstrations, _EncodedDemonstrations]:
+    """Both sides of the split with their rows. An earlier answer of a conversation may fit where the last prompt does not: such
+    a record has no row either."""
+    encoder = limit_tokens(encoder, settings.max_tokens)
+
+    def encode(record: Demonstration) -> Row | None:
+        return encoder.demonstration(record) if encoder.fits(record.prompt) else None
+
+    def encoded_side(records: Sequence[Demonstration], rows: Sequence[Row | None]) -> _EncodedDemonstrations:
+        usable = [(record, row) for record, row in zip(records, rows, strict=True) if row is not None]
+        side = _EncodedDemonstrations(
+            records=tuple(record for record, _ in usable),
+            rows=tuple(row for _, row in usable),
+            cut=sum(row.cut for _, row in usable),
+            left_out=len(records) - len(usable),
+            limit=encoder.context,
+            by_setting=encoder.context == settings.max_tokens,
+        )
+        if side.warning:
+            run.journal.event(STAGE, "warning", message=side.warning)
+        return side
+
+    rows = encode_rows(run, STAGE, [*train, *held_out], encode)
+    return encoded_side(train, rows[: len(train)]), encoded_side(held_out, rows[len(train) :])
 
 
 def _evaluate(
-    config: Config,
-    run: Run,
-    speaker: LanguageModel,
-    place: Placement,
-    rows: Sequence[Row],
-    records: Sequence[Demonstration],
-    steps: int,
+    config: Config, run: Run, language_model: LanguageModel, placement: Placement, data: _EncodedDemonstrations, steps: int
 ) -> tuple[dict[str, Any], PairedInterval]:
-    """The figures of the trained model, and by how much the rows' loss is less than the base model's, in nats a token."""
+    """The figures of the trained model, and the change of the rows' loss from the base model's, in nats a token."""
     sft = required_section(config.sft, "sft")
+    rows, encoder = data.rows, language_model.prompt_encoder
 
     def losses_of_rows(model: nn.Module) -> list[float]:
-        budget, pad_id = config.micro_batch_tokens, speaker.prompt_encoder.pad_id
-        with place.autocast():
+        budget, device = config.micro_batch_tokens, placement.device
+        with placement.autocast():
             return row_losses(
-                model, rows, pad_id=pad_id, token_budget=budget, device=place.device, map_rows=distributed.map_sharded
+                model, rows, pad_id=encoder.pad_id, token_budget=budget, device=device, map_rows=distributed.map_sharded
             )
 
-    after = losses_of_rows(speaker.model)
+    after = losses_of_rows(language_model.model)
     source = config.model or run.layout.model("base")
     if config.lora is not None and not is_adapter(source):
-        with without_adapters(speaker.model):
-            before = losses_of_rows(speaker.model)
+        with without_adapters(language_model.model):
+            before = losses_of_rows(language_model.model)
     else:
-        before = losses_of_rows(open_language_model(source, config.template).model.to(place.device))
-    # A row's share of the tokens weighs it: the mean over rows is the mean over tokens, and so is that of the changes.
+        before = losses_of_rows(open_language_model(source, config.template).model.to(placement.device))
+    # Weighted by its share of the tokens, the mean over rows is the mean over tokens, and so is that of the changes.
     tokens = sum(sum(row.trained) for row in rows) / len(rows)
     change = paired_interval([loss / tokens for loss in before], [loss / tokens for loss in after])
     loss, base_loss = (math.fsum(losses) / tokens / len(rows) for losses in (after, before))
     stop_if_asked(run, STAGE)
-    # A prompt that leaves no room for an answer, left out of the rows too, could not be answered to an end.
-    prompts = [prompt for prompt in _distinct_prompts(records) if speaker.prompt_encoder.fits(prompt)][: sft.eval_prompts]
-    encoded = [speaker.prompt_encoder.prompt(prompt) for prompt in prompts]
-    with place.autocast():
+    prompts = list({record.prompt.messages: record.prompt for record in data.records}.values())[: sft.eval_prompts]
+    with placement.autocast():
         completions = sample(
-            speaker.model,
-            encoded,
-            prompt_encoder=speaker.prompt_encoder,
+            language_model.model,
+            [encoder.prompt(prompt) for prompt in prompts],
+            prompt_encoder=encoder,
             max_new_tokens=sft.max_new_tokens,
             temperature=1.0,
             generator=generator(config.seed, STAGE, "evaluate"),
@@ -227,28 +229,23 @@ def _evaluate(
         STAGE,
         steps,
         [
-            {"prompt": p.text, "response": speaker.prompt_encoder.decode(c.ids), "length": len(c.ids), "ended": c.ended}
+            {"prompt": p.text, "response": encoder.decode(c.ids), "length": len(c.ids), "ended": c.ended}
             for p, c in zip(prompts, completions, strict=True)
         ],
     )
-    run.journal.metrics(
-        STAGE,
-        steps,
-        {
-            "eval_loss": loss,
-            "eval_perplexity": math.exp(min(loss, 50.0)),
-            "base_eval_loss": base_loss,
-            "eos_rate": eos_rate,
-        },
-    )
-    return {"eval_loss": loss, "base_eval_loss": base_loss, "eos_rate": eos_rate}, change
+    figures = {"eval_loss": loss, "base_eval_loss": base_loss, "eos_rate": eos_rate}
+    run.journal.metrics(STAGE, steps, {**figures, "eval_perplexity": math.exp(min(loss, 50.0))})
+    return figures, change
 
 
-def _reward_model(run: Run, figures: Mapping[str, float], change: PairedInterval, *, held_out: bool, cut: str = "") -> None:
-    """The gates of SFT (method section 2). `change` is of the loss in nats a token, row by row; `cut` is advice on cut rows."""
+def sft_gates(
+    figures: Mapping[str, float], change: PairedInterval, *, held_out: bool, cut_advice: str = ""
+) -> tuple[Gate, Gate, Gate]:
+    """Does the model stop, is it better than its base, did training lower its own loss? `change` is of the loss, in nats a
+    token, row by row."""
     noise = change.is_noise and not math.isnan(change.value)
     where = "held-out" if held_out else "training (no row was held out)"
-    gates = (
+    return (
         Gate(
             stage=STAGE,
             name="sft_stops",
@@ -256,7 +253,7 @@ def _reward_model(run: Run, figures: Mapping[str, float], change: PairedInterval
             value=figures["eos_rate"],
             threshold=EOS_RATE,
             message=f"{figures['eos_rate']:.0%} of answers to {where} prompts end by themselves",
-            advice=f"{cut}train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
+            advice=f"{cut_advice}train longer, raise sft.max_new_tokens if good answers are longer, or look for cut responses",
         ),
         Gate(
             stage=STAGE,
@@ -270,9 +267,3 @@ def _reward_model(run: Run, figures: Mapping[str, float], change: PairedInterval
         ),
         learned_gate(STAGE, figures),
     )
-    for gate in gates:
-        run.journal.gate(gate)
-
-
-def _distinct_prompts(records: Sequence[Demonstration]) -> list[Prompt]:
-    return list({record.prompt.messages: record.prompt for record in records}.values())
