@@ -120,7 +120,7 @@ WAYS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) -> None:
     changes, besides = WAYS[way]
     out, before = tmp_path / "run", hash_folder(tiny.sft)
-    kept = ("max_new_tokens", "eval_prompts", "held_out")
+    kept = ("max_new_tokens", "eval_prompts", "eval_fraction")
     base = {name: RL[name] for name in kept} if way == "best_of_n" else RL
     asked = {"prompts": [str(tiny.prompts)], "learning_rate": 1e-3, **base, **PAID, **changes}
     if way == "best_of_n":
