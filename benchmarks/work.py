@@ -53,7 +53,7 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     sft = required_section(config.sft, "sft")
     speaker, records = _speaker(config), _read(sft, config, "demonstrations")
     rows = [speaker.prompt_encoder.demonstration(r) for r in records if speaker.prompt_encoder.fits(r.prompt)]
-    rows = [row for row in rows if any(row.trained)]
+    rows = [row for row in rows if any(row.loss_mask)]
     _require(rows, "row", "a response within the length")
     batch = variant.batch or sft.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(rows)}

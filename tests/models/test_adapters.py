@@ -60,7 +60,7 @@ class Asked:
 
 
 def row(*ids: int) -> Row:
-    return Row(ids=ids, trained=(False, *[True] * (len(ids) - 1)), prompt_length=1, cut=False)
+    return Row(ids=ids, loss_mask=(False, *[True] * (len(ids) - 1)), prompt_length=1, cut=False)
 
 
 BATCH = pad_right([row(50, 60, 70, 80, 90, 0), row(51, 61, 0), row(52, 62, 1, 72, 0)], 1)

@@ -40,9 +40,9 @@ def test_samples_are_what_training_sees(make: Callable[[str], Path], name: str, 
     theirs = AutoModelForCausalLM.from_pretrained(make(name)).double().eval()
     for r, (row, completion) in enumerate(zip(rows, found, strict=True)):
         told = torch.tensor(completion.logprobs)
-        assert torch.allclose(told, again[r][batch.trained[r]], atol=1e-4)
+        assert torch.allclose(told, again[r][batch.loss_mask[r]], atol=1e-4)
         table = torch.log_softmax(theirs(torch.tensor([row.ids])).logits[0].detach() / 0.7, -1)
-        expected = [float(table[t - 1, i]) for t, i in enumerate(row.ids) if row.trained[t]]
+        expected = [float(table[t - 1, i]) for t, i in enumerate(row.ids) if row.loss_mask[t]]
         assert told.tolist() == pytest.approx(expected, abs=1e-4)
 
 

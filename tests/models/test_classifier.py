@@ -123,7 +123,7 @@ def test_bert_s_special_tokens_stay_when_it_is_cut(bert: Path) -> None:
     assert row.cut and len(row.ids) == CONTEXT
     assert (row.ids[0], row.ids[-1]) == (tokenizer.cls_token_id, tokenizer.sep_token_id)
     short = plain_row(tokenizer, "up", CONTEXT)
-    assert list(short.ids) == tokenizer("up")["input_ids"] and not short.cut and not any(short.trained)
+    assert list(short.ids) == tokenizer("up")["input_ids"] and not short.cut and not any(short.loss_mask)
 
 
 def test_a_decoder_without_a_pad_token_gets_one(make: Make, tmp_path: Path) -> None:
@@ -224,4 +224,6 @@ def test_the_longest_text_is_shortened_in_the_sentence() -> None:
 
 def test_a_text_of_nothing_is_read_as_an_end(make: Make) -> None:
     tokenizer = load_reader(make("gpt2"))
-    assert plain_row(tokenizer, "", CONTEXT) == Row(ids=(tokenizer.eos_token_id,), trained=(False,), prompt_length=1, cut=False)
+    assert plain_row(tokenizer, "", CONTEXT) == Row(
+        ids=(tokenizer.eos_token_id,), loss_mask=(False,), prompt_length=1, cut=False
+    )

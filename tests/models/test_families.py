@@ -65,7 +65,7 @@ def plain_score(folder: Path, prompt: Prompt, answer: str) -> float:
 
 
 def trained_text(prompt_encoder: PromptEncoder, row: Any) -> str:
-    return str(prompt_encoder.tokenizer.decode([token for token, on in zip(row.ids, row.trained, strict=True) if on]))
+    return str(prompt_encoder.tokenizer.decode([token for token, on in zip(row.ids, row.loss_mask, strict=True) if on]))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -84,7 +84,7 @@ def test_prompts_masks_and_ends_are_the_makers(instruct: Callable[[str], Path], 
             assert row.ids == plain_ids(theirs, prompt, answer)
             trained = trained_text(prompt_encoder, row)
             assert trained.endswith(f"{answer.strip()}{family.end}") and trained.count(family.end) <= 2
-            assert sum(prompt_encoder.answer(prompt, answer).trained) <= sum(row.trained)
+            assert sum(prompt_encoder.answer(prompt, answer).loss_mask) <= sum(row.loss_mask)
             assert row.ids.count(theirs.bos_token_id) == ("bos_token" in family.template)
 
 

@@ -87,7 +87,7 @@ def test_reward_models() -> None:
 
 
 ROWS = [
-    Row(ids=ids, trained=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False)
+    Row(ids=ids, loss_mask=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False)
     for ids in ((4, 5, 6, 7, 8, 3), (4, 5, 9, 3), (10, 11, 12, 3))
 ]
 

@@ -34,7 +34,7 @@ ARCHITECTURES = ["gpt2", "llama", "opt", "gemma2", "granite", "cohere"]
 
 
 def row(ids: list[int], trained: list[int]) -> Row:
-    return Row(ids=tuple(ids), trained=tuple(bool(t) for t in trained), prompt_length=trained.count(0), cut=False)
+    return Row(ids=tuple(ids), loss_mask=tuple(bool(t) for t in trained), prompt_length=trained.count(0), cut=False)
 
 
 # Ragged, the pad's id 1 and EOS 0 among real tokens, a trained stretch in the middle, a row with nothing trained.
@@ -55,7 +55,7 @@ def brute_force(model: Any, batch: Batch, *, temperature: float = 1.0, shift: in
             ids = batch.ids[r, :length]
             table = torch.log_softmax(exact(input_ids=ids.unsqueeze(0)).logits[0] / temperature, dim=-1)
             for t in range(1, length):
-                if bool(batch.trained[r, t]) is not inverted:
+                if bool(batch.loss_mask[r, t]) is not inverted:
                     found[r, t] = table[t - shift, ids[t]]
     return found
 
@@ -71,7 +71,7 @@ def test_policy_logprobs(speaker: Speakers, name: str, temperature: float) -> No
     found = policy_logprobs(model, batch, temperature=temperature).logprobs
     assert found.dtype == torch.float32
     assert close(found, brute_force(model, batch, temperature=temperature))
-    assert bool((found[~batch.trained] == 0).all())
+    assert bool((found[~batch.loss_mask] == 0).all())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2"])
@@ -123,7 +123,7 @@ def test_chunks_change_nothing(speaker: Speakers, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LOGPROBS, "SAVE", 0)
     monkeypatch.setattr(LOGPROBS, "linear", lambda z, *rest: calls.append(len(z)) or project(z, *rest))
     parts, others = run()
-    trained = int(batch.trained.sum())
+    trained = int(batch.loss_mask.sum())
     assert max(calls) == max(1, chunk // 288) < trained
     assert sum(calls) == 2 * trained  # once forward, once more in the backward pass
     assert close(parts, whole, 1e-6)

@@ -16,7 +16,7 @@ from sawyer.text import Row, pad_right
 Speakers = Callable[[str], Any]
 
 ROWS = [
-    Row(ids=ids, trained=(False,) * 2 + (True,) * (len(ids) - 2), prompt_length=2, cut=False)
+    Row(ids=ids, loss_mask=(False,) * 2 + (True,) * (len(ids) - 2), prompt_length=2, cut=False)
     for ids in ((50, 60, 70, 80, 0), (50, 60, 71, 0), (51, 61, 0))
 ]
 BATCH = pad_right(ROWS, 1)

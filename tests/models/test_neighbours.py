@@ -138,7 +138,7 @@ def rows() -> list[Row]:
 
     prompt = ids(9)
     texts = [(prompt + ids(14), 9), (prompt + ids(5), 9), (ids(7), 4), (prompt + ids(2), 9), (ids(50), 12), (ids(30), 3)]
-    return [Row(ids=x, trained=tuple(i >= n for i in range(len(x))), prompt_length=n, cut=False) for x, n in texts]
+    return [Row(ids=x, loss_mask=tuple(i >= n for i in range(len(x))), prompt_length=n, cut=False) for x, n in texts]
 
 
 ROWS = rows()

@@ -21,7 +21,7 @@ Speakers = Callable[[str], Any]
 
 
 def row(*ids: int) -> Row:
-    return Row(ids=ids, trained=(True,) * len(ids), prompt_length=1, cut=False)
+    return Row(ids=ids, loss_mask=(True,) * len(ids), prompt_length=1, cut=False)
 
 
 ROWS = [row(50, 60, 70, 80, 90, 0), row(51, 61, 0), row(1, 52, 62, 0, 72, 1, 82, 92, 0), row(53, 63, 71)]
@@ -123,7 +123,7 @@ def test_when_it_pays(speaker: Speakers) -> None:
 
 def answer(prompt: tuple[int, ...], *response: int) -> Row:
     marks = (False,) * len(prompt) + (True,) * len(response)
-    return Row(ids=prompt + response, trained=marks, prompt_length=len(prompt), cut=False)
+    return Row(ids=prompt + response, loss_mask=marks, prompt_length=len(prompt), cut=False)
 
 
 LONG, SHORT = (50, 60, 70, 80, 90), (51, 61)

@@ -92,8 +92,8 @@ def test_rows_are_the_tokenizer_s_pairs(source: Callable[[str], Path], name: str
     else:
         assert row.ids == (1, *first, 2, *second, 2) and row.prompt_length == 4
     assert row.types == ((0, 0, 0, 0, 1, 1, 1) if name in ("bert", "deberta_typed") else ())
-    assert sum(row.trained) == 3 and row.trained[-3:] == (True, True, True)
-    assert any(prompt_encoder.answer(prompt_of("where ?"), "").trained)
+    assert sum(row.loss_mask) == 3 and row.loss_mask[-3:] == (True, True, True)
+    assert any(prompt_encoder.answer(prompt_of("where ?"), "").loss_mask)
     assert (pad_right([row, prompt_encoder.answer(prompt_of(""), "")], prompt_encoder.pad_id).types is None) is (not row.types)
 
 
@@ -102,7 +102,9 @@ def test_types_reach_the_model(source: Callable[[str], Path]) -> None:
     noisy(judge.model)
     batch = pad_right([judge.prompt_encoder.answer(prompt_of("where ?"), "up .")], judge.prompt_encoder.pad_id)
     assert batch.types is not None
-    other = type(batch)(ids=batch.ids, mask=batch.mask, positions=batch.positions, trained=batch.trained, types=1 - batch.types)
+    other = type(batch)(
+        ids=batch.ids, mask=batch.mask, positions=batch.positions, loss_mask=batch.loss_mask, types=1 - batch.types
+    )
     assert not torch.allclose(sequence_logits(judge.model, batch)[:, 0], sequence_logits(judge.model, other)[:, 0], atol=1e-3)
 
 
@@ -118,7 +120,7 @@ def test_long_pairs_are_cut_as_transformers_cuts_them_and_counted(
     rows = [scorer.prompt_encoder.answer(prompt_of(a), b) for a, b in zip(firsts, seconds, strict=True)]
     assert [row.cut for row in rows] == [True, True, True, False]
     assert [len(row.ids) for row in rows[:3]] == [CONTEXT] * 3
-    assert sum(rows[0].trained) == 2  # the short response is whole
+    assert sum(rows[0].loss_mask) == 2  # the short response is whole
     assert scorer([prompt_of(a) for a in firsts], seconds) == pytest.approx(plain_scores(folder, firsts, seconds), abs=1e-5)
     assert scorer.cut == 3
 

@@ -24,7 +24,7 @@ def made(speaker: Speakers) -> RidgeValues:
 
 def seen(values: RidgeValues) -> Tensor:
     """At every token of the rows: each is before a trained one."""
-    rows = [Row(ids=(*ids, 0), trained=(False, *[True] * len(ids)), prompt_length=1, cut=False) for ids in ROWS]
+    rows = [Row(ids=(*ids, 0), loss_mask=(False, *[True] * len(ids)), prompt_length=1, cut=False) for ids in ROWS]
     batch = pad_right(rows, 1)
     return values.states(batch)[before_trained(batch)]
 

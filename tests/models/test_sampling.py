@@ -53,8 +53,8 @@ def test_logprobs_are_those_of_training(speaker: Speakers, temperature: float) -
     for r, completion in enumerate(found):
         assert len(completion.logprobs) == len(completion.ids)
         told = torch.tensor(completion.logprobs)
-        assert torch.allclose(told, again[r][batch.trained[r]], atol=1e-4)
-        assert not torch.allclose(told, other[r][batch.trained[r]], atol=1e-2)
+        assert torch.allclose(told, again[r][batch.loss_mask[r]], atol=1e-4)
+        assert not torch.allclose(told, other[r][batch.loss_mask[r]], atol=1e-2)
 
 
 def chi_square(found: list[int], shares: Tensor) -> float:
@@ -251,7 +251,7 @@ def test_the_context_s_end(speaker: Speakers, name: str) -> None:
     for i in (0, 1, 5):
         row = opened.prompt_encoder.answer_ids(prompts[i], found[i].ids)
         batch = pad_right([row], opened.prompt_encoder.pad_id)
-        again = policy_logprobs(opened.model, batch).logprobs[0][batch.trained[0]]
+        again = policy_logprobs(opened.model, batch).logprobs[0][batch.loss_mask[0]]
         assert torch.allclose(torch.tensor(found[i].logprobs), again, atol=1e-4)
     alone = drawn(opened, [prompts[0]], new=33, seed=4)
     assert alone[0].ids == found[0].ids
@@ -373,7 +373,7 @@ def test_in_bf16_logprobs_are_those_of_training(
         found = drawn(opened, PROMPTS, new=prepacked_linear.MIN_PASSES)
     rows = [opened.prompt_encoder.answer_ids(p, c.ids) for p, c in zip(PROMPTS, found, strict=True)]
     batch = pad_right(rows, opened.prompt_encoder.pad_id)
-    known = policy_logprobs(opened.model, batch).logprobs[batch.trained]
+    known = policy_logprobs(opened.model, batch).logprobs[batch.loss_mask]
     told = torch.tensor([value for completion in found for value in completion.logprobs])
     assert len(told) > 20
     near = (told - known).abs().mean()

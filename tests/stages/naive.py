@@ -99,7 +99,7 @@ def of_response(model: Any, row: Any, temperature: float) -> list[float]:
 def of_trained(model: Any, row: Any) -> list[torch.Tensor]:
     """log pi of each token that is trained on, with its gradient."""
     logits = model(input_ids=torch.tensor([list(row.ids)])).logits[0]
-    return [torch.log_softmax(logits[t - 1], 0)[row.ids[t]] for t in range(1, len(row.ids)) if row.trained[t]]
+    return [torch.log_softmax(logits[t - 1], 0)[row.ids[t]] for t in range(1, len(row.ids)) if row.loss_mask[t]]
 
 
 def norm_of(loss: torch.Tensor, model: Any) -> float:

@@ -35,7 +35,7 @@ def eval_loss(model: Any, rows: Sequence[Any]) -> float:
     each = []
     for row in rows:
         logits = logits_of(model, row.ids)
-        each += [-logprob(logits[t - 1], row.ids[t]) for t in range(1, len(row.ids)) if row.trained[t]]
+        each += [-logprob(logits[t - 1], row.ids[t]) for t in range(1, len(row.ids)) if row.loss_mask[t]]
     return mean(each)
 
 

@@ -70,7 +70,7 @@ def test_a_limited_codec_cuts_where_the_whole_row_goes_on(tiny: Fixture) -> None
     prompt_encoder = open_language_model(tiny.sft).prompt_encoder
     record = Demonstration(prompt=prompt_of("First?"), response=LONG)
     whole, cut = prompt_encoder.demonstration(record), limit_tokens(prompt_encoder, 20).demonstration(record)
-    assert cut.cut and cut.ids == whole.ids[:20] and cut.trained == whole.trained[:20]
+    assert cut.cut and cut.ids == whole.ids[:20] and cut.loss_mask == whole.loss_mask[:20]
     assert (
         limit_tokens(prompt_encoder, None) is prompt_encoder
         and limit_tokens(prompt_encoder, 10**9).context == prompt_encoder.context

@@ -160,7 +160,7 @@ def longer(batch: Batch, ids: int) -> Batch:
         ids=torch.cat([batch.ids, torch.full(more, ids)], 1),
         mask=torch.cat([batch.mask, torch.zeros(more, dtype=torch.bool)], 1),
         positions=torch.cat([batch.positions, torch.zeros(more, dtype=torch.long)], 1),
-        trained=torch.cat([batch.trained, torch.zeros(more, dtype=torch.bool)], 1),
+        loss_mask=torch.cat([batch.loss_mask, torch.zeros(more, dtype=torch.bool)], 1),
     )
 
 
@@ -228,4 +228,4 @@ def test_the_value_before_a_token_has_not_seen_it(tiny: Fixture, start: Any) -> 
     first = replace(row, ids=(row.ids[0] + 1, *row.ids[1:]))
     changed = values_of(value, [first], config, place)[0]
     assert float(changed[0]) == float(one[0]) == 0.0
-    assert float((changed - one)[torch.tensor(row.trained)].abs().min()) > 0.0
+    assert float((changed - one)[torch.tensor(row.loss_mask)].abs().min()) > 0.0

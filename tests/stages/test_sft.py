@@ -42,7 +42,7 @@ def loss_by_hand(model: Any, rows: Any) -> tuple[float, int]:
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([row.ids])).logits[0].double()
         for place in range(1, len(row.ids)):
-            if row.trained[place]:
+            if row.loss_mask[place]:
                 total -= float(torch.log_softmax(logits[place - 1], 0)[row.ids[place]])
                 count += 1
     return total, count

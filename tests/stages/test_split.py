@@ -61,7 +61,7 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 
     place = choose_device("cpu", "fp32", width=16)
     # Windows of one length, 25 of them: parts of 9, 9, 7 and of 3, 3, ..., 1.
-    rows = [Row(ids=row.ids[:16], trained=(False, *[True] * 15), prompt_length=1, cut=False) for row in rows_of(tiny, 40)]
+    rows = [Row(ids=row.ids[:16], loss_mask=(False, *[True] * 15), prompt_length=1, cut=False) for row in rows_of(tiny, 40)]
     base = {"text": ["t"], "batch_size": 25, "tokens": 16 * 25, "context": 16}
 
     def step(tokens: int, size: Any) -> Any:
@@ -79,7 +79,7 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     targets = torch.tensor([rows[i].ids[1:] for i in chosen])
     by_hand = torch.nn.functional.cross_entropy(found.flatten(0, 1), targets.flatten())
     assert whole.losses[0] == pytest.approx(float(by_hand), rel=1e-5)
-    check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
+    check(step, lambda part: float(part[1].loss_mask.sum()), parts_of(rows, chosen))
 
 
 def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
         return found
 
     chosen = batch_indices(len(rows), 25, 0, total=30, seed=0, stage="sft")
-    check(step, lambda part: float(part[1].trained.sum()), parts_of(rows, chosen))
+    check(step, lambda part: float(part[1].loss_mask.sum()), parts_of(rows, chosen))
 
 
 @pytest.mark.slow

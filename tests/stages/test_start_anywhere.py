@@ -179,7 +179,7 @@ def test_dpo_from_pairs_alone(tiny: Fixture, tmp_path: Path, besides: dict[str, 
             for model, which in ((ours, 1), (theirs, -1)):
                 with torch.no_grad():
                     logprobs = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
-                margin += sign * which * float(logprobs[torch.tensor(row.trained[1:])].sum())
+                margin += sign * which * float(logprobs[torch.tensor(row.loss_mask[1:])].sum())
         losses.append(math.log1p(math.exp(-0.1 * margin)))
     assert told["pair_loss_best"] == pytest.approx(math.fsum(losses) / len(losses), abs=1e-5)
 

@@ -15,7 +15,7 @@ PAD = 9
 
 
 def row(ids: list[int], trained: list[int]) -> Row:
-    return Row(ids=tuple(ids), trained=tuple(bool(t) for t in trained), prompt_length=trained.count(0), cut=False)
+    return Row(ids=tuple(ids), loss_mask=tuple(bool(t) for t in trained), prompt_length=trained.count(0), cut=False)
 
 
 # The second row holds the pad's id as a real token: a mask made by comparing ids loses it.
@@ -27,8 +27,8 @@ def test_pad_right() -> None:
     assert batch.ids.tolist() == [[5, 6, 7, 1], [PAD, 1, PAD, PAD], [4, 4, 1, PAD]]
     assert batch.mask.tolist() == [[True] * 4, [True, True, False, False], [True, True, True, False]]
     assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0], [0, 1, 2, 0]]
-    assert batch.trained.tolist() == [[False, False, True, True], [False, True, False, False], [False, True, True, False]]
-    assert [t.dtype for t in (batch.ids, batch.mask, batch.positions, batch.trained)] == [
+    assert batch.loss_mask.tolist() == [[False, False, True, True], [False, True, False, False], [False, True, True, False]]
+    assert [t.dtype for t in (batch.ids, batch.mask, batch.positions, batch.loss_mask)] == [
         torch.int64,
         torch.bool,
         torch.int64,
@@ -46,7 +46,7 @@ def test_pad_left() -> None:
     assert batch.ids.tolist() == [[5, 6, 7, 1], [PAD, PAD, PAD, 1], [PAD, PAD, PAD, 4]]
     assert batch.mask.tolist() == [[True] * 4, [False, False, True, True], [False, False, False, True]]
     assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1], [0, 0, 0, 0]]
-    assert not batch.trained.any()
+    assert not batch.loss_mask.any()
 
 
 @pytest.mark.parametrize("pad", [pad_right, lambda rows, pad_id: pad_left([r.ids for r in rows], pad_id)])
@@ -58,8 +58,8 @@ def test_positions_count_the_real_tokens(pad: object) -> None:
 
 def test_the_pad_is_never_trained() -> None:
     batch = pad_right(ROWS, PAD)
-    assert not (batch.trained & ~batch.mask).any()
-    assert int(batch.trained.sum()) == sum(sum(r.trained) for r in ROWS)
+    assert not (batch.loss_mask & ~batch.mask).any()
+    assert int(batch.loss_mask.sum()) == sum(sum(r.loss_mask) for r in ROWS)
 
 
 @given(st.lists(st.integers(1, 40), max_size=60), st.integers(1, 200))

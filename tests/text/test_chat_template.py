@@ -136,7 +136,7 @@ def test_a_template_that_rewrites_earlier_answers_is_taken(bytes_tokenizer: Any,
     assert ("rewrites earlier turns" in words) is ("closed" not in template)
     prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=512)
     row = prompt_encoder.demonstration(Demonstration(prompt=Prompt(messages=turns("a", "wordy", "b")), response="c"))
-    trained = [i for i, on in zip(row.ids, row.trained, strict=True) if on]
+    trained = [i for i, on in zip(row.ids, row.loss_mask, strict=True) if on]
     closed = "<|closed|>" if "closed" in template else ""
     assert bytes_tokenizer.decode(trained) == f"c<|end|>{closed}{EOS}"
 

@@ -37,7 +37,7 @@ def length(text: str) -> int:
 
 def marked(row: Row, tokenizer: Any) -> str:
     """The text of the trained tokens."""
-    return str(tokenizer.decode([i for i, on in zip(row.ids, row.trained, strict=True) if on]))
+    return str(tokenizer.decode([i for i, on in zip(row.ids, row.loss_mask, strict=True) if on]))
 
 
 def test_a_row_by_hand(bytes_tokenizer: Any) -> None:
@@ -45,7 +45,7 @@ def test_a_row_by_hand(bytes_tokenizer: Any) -> None:
     prompt, response = length("Question: Up?\nResponse:"), length(" Down.") + 1
     assert len(row.ids) == prompt + response
     assert row.prompt_length == prompt and not row.cut
-    assert row.trained == (False,) * prompt + (True,) * response
+    assert row.loss_mask == (False,) * prompt + (True,) * response
     assert row.ids[-1] == bytes_tokenizer.eos_token_id == 256
     assert bytes_tokenizer.decode(row.ids) == f"Question: Up?\nResponse: Down.{EOS}"
     assert marked(row, bytes_tokenizer) == f" Down.{EOS}"
@@ -65,8 +65,8 @@ def test_wrong_masks_differ(bytes_tokenizer: Any) -> None:
     early = tuple(i >= start - 1 for i in range(total))
     late = tuple(i > start for i in range(total))
     without_eos = tuple(start <= i < total - 1 for i in range(total))
-    inverted = tuple(not on for on in row.trained)
-    assert row.trained not in (early, late, without_eos, inverted)
+    inverted = tuple(not on for on in row.loss_mask)
+    assert row.loss_mask not in (early, late, without_eos, inverted)
 
 
 @pytest.mark.parametrize("template", ["question", "chatml"])
@@ -82,7 +82,7 @@ def test_the_prompt_s_ids_are_the_same_everywhere(merging_tokenizer: Any, templa
         tail = len("\n") if template == "chatml" else 0  # what the template writes after an answer's end is not trained
         assert demonstration == answer and sampled.ids == answer.ids
         assert answer.ids[: len(ids)] == ids and answer.prompt_length == len(ids)
-        assert answer.trained == (False,) * len(ids) + (True,) * (len(answer.ids) - len(ids) - tail) + (False,) * tail
+        assert answer.loss_mask == (False,) * len(ids) + (True,) * (len(answer.ids) - len(ids) - tail) + (False,) * tail
         assert answer.without_tail() == found.answer_ids(ids, answer.ids[len(ids) : len(answer.ids) - tail])
         assert merging_tokenizer.decode(ids) == render(merging_tokenizer, prompt.messages, answer_next=True)
 
@@ -167,14 +167,14 @@ def test_special_tokens_in_a_text_are_broken_up(bytes_tokenizer: Any) -> None:
 def test_a_cut_row_says_so(bytes_tokenizer: Any, context: int, kept: int, cut: bool) -> None:
     found = prompt_encoder(bytes_tokenizer, context=context)
     row = found.answer(prompt_of("Up?"), "Down.")  # 23 and 7 tokens
-    assert (len(row.ids), len(row.trained), row.cut) == (kept, kept, cut)
+    assert (len(row.ids), len(row.loss_mask), row.cut) == (kept, kept, cut)
     assert (row.ids[-1] == bytes_tokenizer.eos_token_id) is not cut
-    assert row.prompt_length == 23 and sum(row.trained) == kept - 23
+    assert row.prompt_length == 23 and sum(row.loss_mask) == kept - 23
 
 
 def test_a_prompt_beyond_the_context(bytes_tokenizer: Any) -> None:
     row = prompt_encoder(bytes_tokenizer, context=10).answer(prompt_of("Up?"), "Down.")
-    assert (len(row.ids), row.prompt_length, row.cut, any(row.trained)) == (10, 10, True, False)
+    assert (len(row.ids), row.prompt_length, row.cut, any(row.loss_mask)) == (10, 10, True, False)
 
 
 def test_fits(bytes_tokenizer: Any) -> None:
@@ -206,7 +206,7 @@ def test_eos_is_trained_and_the_pad_is_not(bytes_tokenizer: Any) -> None:
     found = prompt_encoder(bytes_tokenizer)
     rows = [found.answer(prompt_of(text), "Down.") for text in ("a", "a longer one")]
     batch = pad_right(rows, found.pad_id)
-    trained = batch.ids[batch.trained].tolist()
+    trained = batch.ids[batch.loss_mask].tolist()
     assert trained.count(found.eos_id) == 2 and trained.count(found.pad_id) == 0
     assert found.pad_id != found.eos_id
     assert int((~batch.mask).sum()) == len("a longer one") - len("a")

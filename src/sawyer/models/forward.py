@@ -28,7 +28,7 @@ CHUNK = 2**24  # logits in memory at once; 64 MB in fp32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprobs:
-    """Example: ids `[5, 6, 7, 1]`, trained `[F, F, T, T]` -> logprobs `[0, 0, log pi(7|5,6), log pi(1|5,6,7)]`."""
+    """Example: ids `[5, 6, 7, 1]`, loss_mask `[F, F, T, T]` -> logprobs `[0, 0, log pi(7|5,6), log pi(1|5,6,7)]`."""
 
     logprobs: Tensor  # (B, T) fp32, at trained positions; 0 elsewhere
 
@@ -39,7 +39,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
     The first token of a row has no state before it and must not be trained. `states` are the batch's `trunk_states` where
     somebody has them already.
     """
-    rows, columns = torch.nonzero(batch.trained, as_tuple=True)
+    rows, columns = torch.nonzero(batch.loss_mask, as_tuple=True)
     found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
     if len(rows) == 0:
         return TokenLogprobs(logprobs=found)
@@ -61,7 +61,7 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
 
     Of the whole distribution, not of the token that was drawn; otherwise as `policy_logprobs`.
     """
-    rows, columns = torch.nonzero(batch.trained, as_tuple=True)
+    rows, columns = torch.nonzero(batch.loss_mask, as_tuple=True)
     found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
     if len(rows) == 0:
         return found
@@ -87,7 +87,7 @@ def mean_loss(
 ) -> float:
     """Mean of -log pi over the trained tokens of `rows`, in nats a token."""
     losses = row_losses(model, rows, pad_id=pad_id, token_budget=token_budget, device=device, map_rows=map_rows)
-    return math.fsum(losses) / sum(sum(row.trained) for row in rows)
+    return math.fsum(losses) / sum(sum(row.loss_mask) for row in rows)
 
 
 @torch.no_grad()
@@ -154,7 +154,7 @@ def last_tokens(batch: Batch) -> Tensor:
 
 def before_trained(batch: Batch) -> Tensor:
     """(B, T) bool: the tokens from whose states the trained ones are predicted, each the one before."""
-    return pad(batch.trained[:, 1:], (0, 1))
+    return pad(batch.loss_mask[:, 1:], (0, 1))
 
 
 def trunk_states(model: nn.Module, batch: Batch, read: Tensor | None = None) -> Tensor:
@@ -211,4 +211,4 @@ def row_cost(model: Any) -> Callable[[Row], float]:
     spoken = 0 if head is None else head.weight.numel()
     apart = 0 if head is not None and head.weight is table else table.numel()
     read = sum(weight.numel() for weight in model.parameters()) - spoken - apart
-    return lambda row: read * len(row.ids) + spoken * sum(row.trained)
+    return lambda row: read * len(row.ids) + spoken * sum(row.loss_mask)

@@ -120,7 +120,7 @@ def _check_padding(source: str | Path, model: nn.Module, prompt_encoder: TextPai
                 why="the model counts its positions from it",
                 todo="set `pad_token` in its tokenizer_config.json to the token of that number",
             )
-    rows = [Row(ids=ids, trained=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
+    rows = [Row(ids=ids, loss_mask=(True,) * len(ids), prompt_length=0, cut=False) for ids in ((2, 3, 2), (2, 3))]
     try:
         together = sequence_logits(model, pad_right(rows, prompt_encoder.pad_id))[1]
         alone = sequence_logits(model, pad_right(rows[1:], prompt_encoder.pad_id))[0]

@@ -229,7 +229,7 @@ class RewardScorer:
                 if self._heard is not None and model is self.model:
                     before = before_trained(here)
                     states = trunk_states(model, here, before | last_tokens(here))
-                    told = states[before].float().cpu().split([sum(rows[i].trained) for i in indices])
+                    told = states[before].float().cpu().split([sum(rows[i].loss_mask) for i in indices])
                     self._heard |= {rows[i].without_tail(): one for i, one in zip(indices, told, strict=True)}
                 found = sequence_logits(model, here, states).double().cpu()
                 for place, member in enumerate(self.members):

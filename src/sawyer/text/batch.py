@@ -20,7 +20,7 @@ class Batch:
     ids: Tensor  # (B, T) int64
     mask: Tensor  # (B, T) bool, True on real tokens
     positions: Tensor  # (B, T) int64, counted from each row's first real token
-    trained: Tensor  # (B, T) bool, True on the tokens whose log-probs count
+    loss_mask: Tensor  # (B, T) bool, True on the tokens whose log-probs count
     types: Tensor | None = None  # (B, T) int64, which text of a pair each token is of; None where the model is not told so
 
     def to(self, device: torch.device) -> Batch:
@@ -29,7 +29,7 @@ class Batch:
             ids=self.ids.to(device),
             mask=self.mask.to(device),
             positions=self.positions.to(device),
-            trained=self.trained.to(device),
+            loss_mask=self.loss_mask.to(device),
             types=None if self.types is None else self.types.to(device),
         )
 
@@ -42,12 +42,12 @@ def pad_right(rows: Sequence[Row], pad_id: int) -> Batch:
     ids, trained = torch.full_like(places, pad_id), torch.zeros_like(mask)
     ids[mask] = whole_numbers(chain.from_iterable(row.ids for row in rows))
     # Bytes: `torch.tensor` takes 0.2 us for each item of a list.
-    trained[mask] = torch.frombuffer(bytearray(chain.from_iterable(row.trained for row in rows)), dtype=torch.bool)
+    trained[mask] = torch.frombuffer(bytearray(chain.from_iterable(row.loss_mask for row in rows)), dtype=torch.bool)
     types = None
     if any(row.types for row in rows):
         types = torch.zeros_like(places)
         types[mask] = whole_numbers(kind for row in rows for kind in row.types or (0,) * len(row.ids))
-    return Batch(ids=ids, mask=mask, positions=places * mask, trained=trained, types=types)
+    return Batch(ids=ids, mask=mask, positions=places * mask, loss_mask=trained, types=types)
 
 
 def whole_numbers(values: Iterable[int]) -> Tensor:
@@ -62,7 +62,7 @@ def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
     missing = torch.tensor([longest - len(row) for row in prompts]).unsqueeze(1)
     places = torch.arange(longest).expand_as(ids)
     mask = places >= missing
-    return Batch(ids=ids, mask=mask, positions=(places - missing).clamp(min=0), trained=torch.zeros_like(mask))
+    return Batch(ids=ids, mask=mask, positions=(places - missing).clamp(min=0), loss_mask=torch.zeros_like(mask))
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int, families: Sequence[Hashable] | None = None) -> list[list[int]]:

@@ -19,23 +19,23 @@ SHORTEST = 3  # characters of a marker: some pad with `!`, which stays what it i
 class Row:
     """One training sequence.
 
-    Example: prompt ids `[5, 6]`, response ids `[7, 1]` with EOS 1 -> ids `(5, 6, 7, 1)`, trained `(F, F, T, T)`.
+    Example: prompt ids `[5, 6]`, response ids `[7, 1]` with EOS 1 -> ids `(5, 6, 7, 1)`, loss_mask `(F, F, T, T)`.
     """
 
     ids: tuple[int, ...]  # (T,)
-    trained: tuple[bool, ...]  # (T,) True on the assistant's tokens and the end after them
+    loss_mask: tuple[bool, ...]  # (T,) True on the assistant's tokens and the end after them
     prompt_length: int  # tokens before the last response
     cut: bool  # the model's context cut off the end, that of the answer with it (of a text pair: of the longer text)
     types: tuple[int, ...] = ()  # (T,) which text of a pair each token is of, for models that are told so; () for all others
 
     def without_tail(self) -> Row:
         """The same without what the template writes after the last trained token, such as a line's end."""
-        length = len(self.trained)
-        while length and not self.trained[length - 1]:
+        length = len(self.loss_mask)
+        while length and not self.loss_mask[length - 1]:
             length -= 1
         if length in (0, len(self.ids)):
             return self
-        return replace(self, ids=self.ids[:length], trained=self.trained[:length], types=self.types[:length])
+        return replace(self, ids=self.ids[:length], loss_mask=self.loss_mask[:length], types=self.types[:length])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +135,7 @@ class PromptEncoder:
             marks[begin:stop] = [True] * (stop - begin)
         return Row(
             ids=found.ids[: self.context],
-            trained=tuple(marks[: self.context]),
+            loss_mask=tuple(marks[: self.context]),
             prompt_length=min(found.begin, self.context),
             cut=len(found.ids) > self.context,
         )

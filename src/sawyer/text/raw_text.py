@@ -21,7 +21,7 @@ def plain_row(tokenizer: Any, text: str, context: int) -> Row:
     if not ids:
         ends = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
         ids = [next(token for token in ends if token is not None)]
-    return Row(ids=tuple(ids), trained=(False,) * len(ids), prompt_length=len(ids), cut=cut)
+    return Row(ids=tuple(ids), loss_mask=(False,) * len(ids), prompt_length=len(ids), cut=cut)
 
 
 def windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
@@ -31,4 +31,4 @@ def windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
         stream += [*ids, tokenizer.eos_token_id]
     trained = (False, *[True] * (length - 1))
     cuts = range(0, len(stream) - length + 1, length)
-    return [Row(ids=tuple(stream[cut : cut + length]), trained=trained, prompt_length=1, cut=False) for cut in cuts]
+    return [Row(ids=tuple(stream[cut : cut + length]), loss_mask=trained, prompt_length=1, cut=False) for cut in cuts]

@@ -66,7 +66,7 @@ class TextPairEncoder:
             begins = len(ids) - 1 - len(self.tokenizer(second, add_special_tokens=False)["input_ids"])
         return Row(
             ids=ids,
-            trained=tuple(place >= begins for place in range(len(ids))),
+            loss_mask=tuple(place >= begins for place in range(len(ids))),
             prompt_length=max(0, begins),
             cut=cut,
             types=tuple(found["token_type_ids"][0]) if self.types else (),

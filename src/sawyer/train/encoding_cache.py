@@ -45,7 +45,7 @@ def _packed(rows: Sequence[Row | None]) -> dict[str, torch.Tensor]:
     for row in rows:
         if row is not None:
             ids.extend(row.ids)
-            trained.extend(row.trained)
+            trained.extend(row.loss_mask)
     return {
         "ids": torch.frombuffer(ids, dtype=torch.int32) if ids else torch.zeros(0, dtype=torch.int32),
         "trained": torch.frombuffer(trained, dtype=torch.bool) if trained else torch.zeros(0, dtype=torch.bool),
@@ -64,7 +64,7 @@ def _unpacked(saved: Mapping[str, Any]) -> list[Row | None]:
         if length < 0
         else Row(
             ids=tuple(ids[end - length : end].tolist()),
-            trained=tuple(trained[end - length : end].tolist()),
+            loss_mask=tuple(trained[end - length : end].tolist()),
             prompt_length=prompt,
             cut=cut,
         )

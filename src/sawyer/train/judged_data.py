@@ -79,7 +79,7 @@ class EncodedPrompt:
     @property
     def has_room(self) -> bool:
         """Whether the prompt leaves room for every answer."""
-        return all(any(row.trained) for row in self.rows)
+        return all(any(row.loss_mask) for row in self.rows)
 
     @property
     def cut(self) -> int:

@@ -49,7 +49,7 @@ class NextTokenLoop:
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
         rows = [self.rows[i] for i in chosen]
-        count = sum(sum(row.trained) for row in rows)
+        count = sum(sum(row.loss_mask) for row in rows)
         self.step_tokens = sum(len(row.ids) for row in rows)
         mine = distributed.shard(rows, self.cost)
         parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)

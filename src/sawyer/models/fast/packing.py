@@ -76,7 +76,7 @@ def _try_packing(trunk: Any) -> str:
     device = next(trunk.parameters()).device
     # Three lengths, so that there is padding; the first and the last share the prefix `0 1`.
     texts = ((0, 1, 2, 3, 1, 0), (2, 1, 3), (0, 1, 3, 2))
-    rows = [Row(ids=ids, trained=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False) for ids in texts]
+    rows = [Row(ids=ids, loss_mask=(False, False, *[True] * (len(ids) - 2)), prompt_length=2, cut=False) for ids in texts]
     batch = pad_right(rows, 0).to(device)
     with torch.autocast(device.type, enabled=False):
         try:
@@ -108,7 +108,7 @@ def _pack(batch: Batch) -> _PackingPlan:
     """Rows with the same tokens before their first trained one share them; each row keeps at least one token of its own."""
     ids, mask = batch.ids, batch.mask
     lengths = mask.sum(1).tolist()
-    first = torch.where(batch.trained & mask, torch.arange(ids.shape[1], device=ids.device), ids.shape[1]).amin(1).tolist()
+    first = torch.where(batch.loss_mask & mask, torch.arange(ids.shape[1], device=ids.device), ids.shape[1]).amin(1).tolist()
     rows_of: dict[tuple[int, ...], list[int]] = {}  # by their prompt
     for number, row in enumerate(ids.tolist()):
         rows_of.setdefault(tuple(row[: min(first[number], lengths[number] - 1)]), []).append(number)

@@ -109,7 +109,7 @@ class DpoLoop(PolicyTrainer):
         episodes, old = self._first.episodes, self._first.logprobs
         experience = Experience(
             rows=episodes.rows,
-            mask=pad_right(episodes.rows, 0).trained,
+            mask=pad_right(episodes.rows, 0).loss_mask,
             old_logprobs=old,
             ref_logprobs=self._first.ref_logprobs,
             old_values=None,
@@ -124,11 +124,11 @@ class DpoLoop(PolicyTrainer):
         part = part.to(self.place.device)
         batch = part.batch
         new, ref = self._logprobs(batch)
-        ratios = response_log_ratio(new, ref, batch.trained)
+        ratios = response_log_ratio(new, ref, batch.loss_mask)
         found = dpo_loss(ratios[part.judgements.better], ratios[part.judgements.worse], self.beta)
         sums.margins += float(found.margins)
         sums.right += float(found.accuracies)
-        off = (new.detach() - ref)[batch.trained].exp().sub(1).abs().max()
+        off = (new.detach() - ref)[batch.loss_mask].exp().sub(1).abs().max()
         sums.ratio_error = max(sums.ratio_error, float(off))
         return found.total
 
@@ -142,7 +142,7 @@ class DpoLoop(PolicyTrainer):
             chosen = [groups[place] for place in order]
             for part in judged_minibatches(chosen, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens):
                 part = part.to(self.place.device)
-                ratios = response_log_ratio(*self._logprobs(part.batch), part.batch.trained)
+                ratios = response_log_ratio(*self._logprobs(part.batch), part.batch.loss_mask)
                 flat += (self.asked.beta * (ratios[part.judgements.better] - ratios[part.judgements.worse])).tolist()
             rest = iter(flat)
             found = {place: [next(rest) for _ in groups[place].pairs] for place in order}

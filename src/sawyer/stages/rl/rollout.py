@@ -160,7 +160,7 @@ def estimate(
     rl = required_section(config.rl, "rl")
     values: Tensor | None
     seen: Seen | None = None
-    mask = pad_right(episodes.rows, 0).trained
+    mask = pad_right(episodes.rows, 0).loss_mask
     if isinstance(value, PolicyWithValue):
         old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, rl.temperature))
     else:
@@ -218,7 +218,7 @@ def frozen_states(
     """The states in which the response tokens are chosen, as a frozen network reads them. `known` are those of some rows, by
     their number, (n, d) or longer each, None where another process has them; the others are read."""
     mine = [number for number, states in known.items() if states is not None]
-    found = [states[: sum(rows[number].trained)] for number, states in known.items() if states is not None]
+    found = [states[: sum(rows[number].loss_mask)] for number, states in known.items() if states is not None]
     left = [number for number in range(len(rows)) if number not in known]
     left = [left[i] for i in distributed.shard_indices([len(rows[number].ids) for number in left])]
     for indices, batch in batches([rows[number] for number in left], pad_id=0, token_budget=config.micro_batch_tokens):
@@ -228,7 +228,7 @@ def frozen_states(
         found.append(read.cpu()[before_trained(batch)])
     if not mine:
         return Seen(places=torch.zeros(0, 2, dtype=torch.long), states=torch.zeros(0, len(model.centre)))
-    row, column = pad_right([rows[number] for number in mine], 0).trained.nonzero(as_tuple=True)
+    row, column = pad_right([rows[number] for number in mine], 0).loss_mask.nonzero(as_tuple=True)
     return Seen(places=torch.stack([torch.tensor(mine)[row], column], 1), states=torch.cat(found))
 
 

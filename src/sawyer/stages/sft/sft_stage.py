@@ -209,7 +209,7 @@ def _evaluate(
     else:
         before = losses_of_rows(open_language_model(source, config.template).model.to(placement.device))
     # Weighted by its share of the tokens, the mean over rows is the mean over tokens, and so is that of the changes.
-    tokens = sum(sum(row.trained) for row in rows) / len(rows)
+    tokens = sum(sum(row.loss_mask) for row in rows) / len(rows)
     change = paired_interval([loss / tokens for loss in before], [loss / tokens for loss in after])
     loss, base_loss = (math.fsum(losses) / tokens / len(rows) for losses in (after, before))
     stop_if_asked(run, STAGE)
