@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         read_judged_files,
     )
     from sawyer.train.memory_plan import NetworkMemory, memory_plan_summary, plan_memory
+    from sawyer.train.micro_batches import MicroBatches, shard_micro_batches
     from sawyer.train.next_token import NextTokenLoop
     from sawyer.train.optimizer_step import OptimizerStep, Update, restore_weights, trained_weights
     from sawyer.train.rng import batch_indices, generator
@@ -39,6 +40,7 @@ _MODULES = {
         *("encode_judged", "judged_batch", "judged_minibatches", "read_judged_files"),
     ),
     "memory_plan": ("NetworkMemory", "plan_memory", "memory_plan_summary"),
+    "micro_batches": ("MicroBatches", "shard_micro_batches"),
     "next_token": ("NextTokenLoop",),
     "optimizer_step": ("OptimizerStep", "Update", "restore_weights", "trained_weights"),
     "rng": ("batch_indices", "generator"),

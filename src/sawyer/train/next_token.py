@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sawyer.maths import linear_schedule
 from sawyer.models import policy_logprobs, row_cost
 from sawyer.text import Batch, Row, batches
-from sawyer.train import distributed
 from sawyer.train.device import Placement
+from sawyer.train.micro_batches import shard_micro_batches
 from sawyer.train.optimizer_step import OptimizerStep
 from sawyer.train.rng import batch_indices
 
@@ -51,9 +51,8 @@ class NextTokenLoop:
         rows = [self.rows[i] for i in chosen]
         count = sum(sum(row.loss_mask) for row in rows)
         self.step_tokens = sum(len(row.ids) for row in rows)
-        mine = distributed.shard(rows, self.cost)
-        parts = batches(mine, pad_id=self.pad_id, token_budget=self.token_budget)
-        update = self.learner.update(parts, lambda part: self._loss(part[1]), count)
+        split = partial(batches, pad_id=self.pad_id, token_budget=self.token_budget)
+        update = self.learner.update(shard_micro_batches(rows, self.cost, split), lambda part: self._loss(part[1]), count)
         return {
             "loss": update.loss,
             "learning_rate": update.learning_rate,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sawyer.errors import NotFiniteError
 from sawyer.train import distributed
+from sawyer.train.micro_batches import MicroBatches
 
 Part = TypeVar("Part")
 
@@ -65,14 +66,21 @@ class OptimizerStep:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=learning_rate, eps=eps, weight_decay=0.0, fused=True)
         self.steps_done = 0
 
-    def update(self, parts: Iterable[Part], loss: Callable[[Part], Tensor], count: float) -> Update:
+    def update(
+        self,
+        batch: MicroBatches[Part] | Iterable[Part],
+        loss: Callable[[Part], Tensor],
+        count: float,
+        *,
+        idle_loss: Callable[[Part], Tensor] | None = None,
+    ) -> Update:
         """Apply the gradient of `sum(loss(part)) / count`.
 
-        `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch, whoever has
-        its parts.
+        `loss` returns the sum over a part's counted tokens or pairs; `count` is their number in the whole batch, whichever
+        process has its parts. `idle_loss` is the same for idle parts, where `loss` also adds up figures, which must not count.
         Raises NotFiniteError, with the weights untouched, when the loss or its gradient is not finite.
         """
-        total, norm = self.accumulate(parts, loss, count)
+        total, norm = self.accumulate(batch, loss, count, idle_loss=idle_loss)
         if not (math.isfinite(total) and math.isfinite(norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise NotFiniteError(
@@ -89,13 +97,24 @@ class OptimizerStep:
         self.steps_done += 1
         return Update(loss=total, grad_norm=norm, learning_rate=rate)
 
-    def accumulate(self, parts: Iterable[Part], loss: Callable[[Part], Tensor], count: float) -> tuple[float, float]:
+    def accumulate(
+        self,
+        batch: MicroBatches[Part] | Iterable[Part],
+        loss: Callable[[Part], Tensor],
+        count: float,
+        *,
+        idle_loss: Callable[[Part], Tensor] | None = None,
+    ) -> tuple[float, float]:
         """Leave the batch's clipped gradient on the weights; returns (mean loss, norm before clipping)."""
+        parts, idle = (batch.parts, batch.idle) if isinstance(batch, MicroBatches) else (batch, ())
         total = 0.0
         for part in parts:
             share = loss(part) / count
             share.backward()
             total += float(share.detach())
+        for part in idle:
+            # Times 0 it adds nothing to the gradient. Where it is not finite, so is the batch, which then is refused anyway.
+            ((idle_loss or loss)(part) * 0.0).backward()
         total = sum_gradients(self.parameters, total)
         return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,7 +34,7 @@ from sawyer.stages.classify.classifier_report import (
     majority_labels,
     sample_rows,
 )
-from sawyer.text import batches
+from sawyer.text import Batch, batches
 from sawyer.train import (
     OptimizerStep,
     Placement,
@@ -44,6 +44,7 @@ from sawyer.train import (
     encode_all,
     losses_of,
     run_steps,
+    shard_micro_batches,
     stop_if_asked,
     write_folder,
 )
@@ -120,11 +121,11 @@ class ClassifierLoop:
             len(self.examples), self.settings.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
         self.step_tokens = sum(len(self.examples[i].row.ids) for i in chosen)
-        mine = [chosen[i] for i in distributed.shard_indices([len(self.examples[i].row.ids) for i in chosen])]
-        rows, truth = [self.examples[i].row for i in mine], self.truth[mine]
         right: list[float] = []
-        parts = batches(rows, pad_id=self.pad_id, token_budget=self.config.micro_batch_tokens)
-        update = self.learner.update(parts, lambda part: self._loss(part, truth[part[0]], right), len(chosen))
+        batch = shard_micro_batches(chosen, lambda i: len(self.examples[i].row.ids), self._split)
+        update = self.learner.update(
+            batch, lambda part: self._loss(*part, right), len(chosen), idle_loss=lambda part: self._loss(*part, [])
+        )
         return {
             "loss": update.loss,
             "accuracy": distributed.all_reduce_sum(sum(right))[0] / len(chosen),
@@ -133,10 +134,16 @@ class ClassifierLoop:
             "rows": len(chosen),
         }
 
-    def _loss(self, part: Any, truth: Tensor, right: list[float]) -> Tensor:
+    def _split(self, chosen: Sequence[int]) -> Iterator[tuple[Batch, Tensor]]:
+        """Micro-batches of these examples, each with its rows of the label matrix."""
+        rows = [self.examples[i].row for i in chosen]
+        for indices, batch in batches(rows, pad_id=self.pad_id, token_budget=self.config.micro_batch_tokens):
+            yield batch, self.truth[[chosen[i] for i in indices]]
+
+    def _loss(self, batch: Batch, truth: Tensor, right: list[float]) -> Tensor:
         """The sum of the part's losses; appends the number of rows that are predicted exactly to `right`."""
         with self.placement.autocast():
-            logits = sequence_logits(self.model, part[1].to(self.placement.device)).float()
+            logits = sequence_logits(self.model, batch.to(self.placement.device)).float()
         truth = truth.to(logits.device)
         predictions = logits > 0 if self.many else logits == logits.max(1, keepdim=True).values
         right.append(float((predictions == (truth > 0)).all(1).sum()))

@@ -45,6 +45,7 @@ from sawyer.train import (
     losses_of,
     record_fast_paths,
     run_steps,
+    shard_micro_batches,
     stop_if_asked,
     write_folder,
 )
@@ -159,10 +160,17 @@ class RewardLoop:
         pairs = sum(len(prompt.pairs) for prompt in prompts)
         self.step_tokens = sum(prompt.tokens for prompt in prompts)
         right: list[float] = []
-        mine = distributed.shard(prompts, lambda prompt: prompt.tokens)
-        parts = list(judged_minibatches(mine, self.pad_id, self.config.micro_batch_tokens, self.normalizer))
-        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judgements) for part in parts))
-        update = self.learner.update(parts, lambda part: self.loss(part, right), count)
+        split = partial(
+            judged_minibatches,
+            pad_id=self.pad_id,
+            token_budget=self.config.micro_batch_tokens,
+            normalizer=self.normalizer,
+        )
+        batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, split)
+        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judgements) for part in batch.parts))
+        update = self.learner.update(
+            batch, lambda part: self.loss(part, right), count, idle_loss=lambda part: self.loss(part, [])
+        )
         return {
             "loss": update.loss,
             **({"accuracy": distributed.all_reduce_sum(sum(right))[0] / pairs} if pairs else {}),
