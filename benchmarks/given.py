@@ -35,13 +35,13 @@ def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 def config(arguments: argparse.Namespace, folder: Path) -> Config:
     """A run of it. The world's files and the model made for the size are written into `folder`."""
-    from sawyer.config import checked, with_settings
+    from sawyer.config import parse_config, with_settings
     from sawyer.worlds import write_world
 
     data = folder / "data"
     if not (data.exists() or (arguments.sft and arguments.reward and arguments.prompts)):
         write_world(data, seed=0)
-    run = checked(
+    run = parse_config(
         {
             "model": str(arguments.model or _model(folder / "model", arguments.size)),
             "out": str(folder / "run"),

@@ -55,7 +55,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-    from sawyer.config import WORLD_BASE, demo, required_section
+    from sawyer.config import WORLD_BASE, demo_config, required_section
     from sawyer.worlds import write_world
 
     seconds: dict[str, float] = {}
@@ -71,7 +71,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         place = Path(folder)
         files = write_world(place / "data", seed=arguments.seed)
-        recipe = demo(folder, arguments.seed)
+        recipe = demo_config(folder, arguments.seed)
         tokenizer = AutoTokenizer.from_pretrained(WORLD_BASE, padding_side="left")
         spent("data")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import sawyer
 from sawyer.cli.console import stdout
 from sawyer.cli.progress import Watch
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.models import open_language_model, save_model
 from sawyer.runs import MARKER, Layout
 from sawyer.text import windows
@@ -43,7 +43,7 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         text = work / "statements.txt"
         text.write_text("\n\n".join(statements(SEED, PARAGRAPHS)) + "\n", encoding="utf-8")
-        config = checked(
+        config = parse_config(
             {
                 "out": str(work / "run"),
                 "seed": SEED,

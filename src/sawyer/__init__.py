@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sawyer.chat import Chat, Reply
-    from sawyer.config import Config
-    from sawyer.config import load as load_config
+    from sawyer.config import Config, load_config
     from sawyer.errors import (
         ConfigError,
         DataError,
@@ -101,12 +100,12 @@ def run(
 
     `only` names one stage. `listeners` are called as (kind, row) with every metric, event, sample and step. Raises SawyerError.
     """
-    from sawyer.config import load
+    from sawyer.config import load_config
     from sawyer.errors import ConfigError
     from sawyer.pipeline import run as run_config
 
     if isinstance(config, str | Path):
-        return run_config(load(config, overrides), only=only, listeners=listeners)
+        return run_config(load_config(config, overrides), only=only, listeners=listeners)
     if overrides:
         raise ConfigError(
             "overrides were given beside a config that is already loaded",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from sawyer.config import Config, load
+from sawyer.config import Config, load_config
 from sawyer.errors import DataError, ModelError, RunError, WorldError
 from sawyer.models import (
     Completion,
@@ -63,7 +63,7 @@ class Chat:
                 expected="a folder that `sawyer run` or `sawyer demo` wrote",
                 todo="check the path; `sawyer runs` lists the runs",
             )
-        self.config: Config = load(self.layout.config)
+        self.config: Config = load_config(self.layout.config)
         self.missing: dict[str, str] = {}
         self._language_models: dict[str, LanguageModel] = {}
         self._history: dict[str, tuple[Message, ...]] = {}  # by model: the conversation so far

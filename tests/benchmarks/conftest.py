@@ -7,7 +7,7 @@ from importlib import import_module
 
 import pytest
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.models import new_policy, save_model, train_tokenizer
 from sawyer.text import set_template
 
@@ -30,7 +30,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     (folder / "sft.json").write_text(json.dumps(shown))
     (folder / "scored.json").write_text(json.dumps(scored))
     (folder / "prompts.jsonl").write_text("\n".join(json.dumps({"prompt": q}) for q in questions))
-    return checked(
+    return parse_config(
         {
             "model": str(folder / "m"),
             "sft": {"data": [str(folder / "sft.json")], "batch_size": 3},

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.records import Prompt, bucket, json_lines, scored_row
 from sawyer.trust import NeededGuard, decide_verdict, trust
 from sawyer.worlds import comparisons, gold
@@ -69,7 +69,7 @@ def test_guards_come_as_lines_of_a_config(
     if asked:
         tree = yaml.safe_load(out[out.index("\nrl:\n") :])
         rl = {"prompts": ["p"], "rewards": [{"name": "theirs", "model": "some/model"}], **tree["rl"]}
-        config = checked({"model": "m", "rl": rl}).rl
+        config = parse_config({"model": "m", "rl": rl}).rl
         assert config is not None and {name: guard.threshold for name, guard in config.guards.items()} == asked
 
 

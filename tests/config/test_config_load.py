@@ -11,7 +11,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.config import Classify, Config, Reward, Rl, Sft, Start, checked, demo, fields, load, start_of
+from sawyer.config import (
+    Classify,
+    Config,
+    Reward,
+    Rl,
+    Sft,
+    Start,
+    demo_config,
+    load_config,
+    parse_config,
+    setting_fields,
+    start_of,
+)
 from sawyer.config.former_names import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
 from sawyer.errors import ConfigError
 
@@ -26,7 +38,7 @@ def asked(tmp_path: Path) -> Any:
     def load_text(text: str, *overrides: str) -> Config:
         path = tmp_path / "run.yaml"
         path.write_text(text, encoding="utf-8")
-        return load(path, overrides)
+        return load_config(path, overrides)
 
     return load_text
 
@@ -68,7 +80,7 @@ def test_a_tilde_inside_a_name_is_a_tilde(asked: Any) -> None:
 
 
 def test_the_example_is_a_config() -> None:
-    config = load(Path(__file__).parents[2] / "examples" / "real.yaml")
+    config = load_config(Path(__file__).parents[2] / "examples" / "real.yaml")
     assert config.base and config.sft and config.reward and config.rl and config.compare
     assert config.model is None and config.base.text == ["data/books/*.md"]
 
@@ -234,21 +246,21 @@ def test_a_wrong_file_is_to_be_mended_whatever_else_is_overridden(asked: Any, tm
 def test_no_such_file(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.yaml", tmp_path / "no" / "where.yaml"):
         with pytest.raises(ConfigError, match=r"there is no file .*where\.yaml[\s\S]*sawyer init"):
-            load(path)
+            load_config(path)
     (tmp_path / "file").write_text(BASE)
     with pytest.raises(ConfigError, match="there is no file"):
-        load(tmp_path / "file" / "run.yaml")
+        load_config(tmp_path / "file" / "run.yaml")
 
 
 def test_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a folder"):
-        load(tmp_path)
+        load_config(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_a_name_that_no_file_can_have(name: str) -> None:
     with pytest.raises(ConfigError, match=r"cannot be read|is not a path"):
-        load(name)
+        load_config(name)
 
 
 def test_not_allowed_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,17 +269,17 @@ def test_not_allowed_to_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(Path, "read_text", refuse)
     with pytest.raises(ConfigError, match="cannot be read: Permission denied"):
-        load(tmp_path / "run.yaml")
+        load_config(tmp_path / "run.yaml")
 
 
 def test_not_text(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"model: gpt2\nout: \xff\xfe\n")
     with pytest.raises(ConfigError, match=r"not text in UTF-8 \(byte 17\)"):
-        load(path)
+        load_config(path)
     path.write_bytes(b"\x00\x01\x02")
     with pytest.raises(ConfigError, match="this is not YAML"):
-        load(path)
+        load_config(path)
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# only a comment\n", "---\n", "null\n", "~"])
@@ -447,14 +459,17 @@ def test_sizes_that_do_not_fit_are_refused_never_floored(asked: Any, override: s
         ("reward: {data: [a]}\n", "neither `model` nor `base`, and reward starts from one"),
         ("reward: {data: [a], model: gpt2}\ncompare:\n", "neither `model` nor `base`, and compare starts from one"),
         (BASE + "rl: {prompts: [a]}\n", "rl.rewards: none are named and the file has no section `reward:`"),
-        (BASE + "rl: {prompts: [a], rewards: [{name: a, model: stage}]}\n", "a part is `model: stage`, the run's own reward"),
+        (
+            BASE + "rl: {prompts: [a], rewards: [{name: a, model: stage}]}\n",
+            "a component is `model: stage`, the run's",
+        ),
         (BASE + "rl: {algorithm: dpo, prompts: [a]}\n", "rl.data: dpo learns from judged pairs, and the file names none"),
         (BASE + "rl: {algorithm: grpo, rewards: [{name: a, function: 'm:f'}]}\n", "`rl.prompts` is missing; it has no default"),
         (BASE + "rl: {algorithm: dpo}\n", "`rl.prompts` or `rl.data`, the judged pairs, is missing"),
         (BASE + "rl: {prompts: [a], data: [b]}\n", "rl.data: it means nothing to ppo, only to dpo"),
         ("compare: {models: {rl: a}}\n", "compare.models: `rl` is no name for a model"),
         ("compare: {models: {Mine: a}}\n", "compare.models: `Mine` is no name for a model"),
-        ("compare: {models: {mine: ''}}\n", "compare.models.mine: it names no folder and no hub id"),
+        ("compare: {models: {mine: ''}}\n", "`compare.models.mine` is ''; expected: text that is not empty"),
         (BASE + "reward:\n", "reward.data: no file is named and no `collect:` section"),
     ],
 )
@@ -489,7 +504,7 @@ def test_errors_name_the_file_and_never_pydantic(asked: Any) -> None:
 
 def test_a_config_written_out_and_read_again_is_the_same(asked: Any) -> None:
     config = asked(WITH_RL, "compare={}", "collect.prompts=[p]")
-    assert checked(config.model_dump(mode="json")) == config
+    assert parse_config(config.model_dump(mode="json")) == config
 
 
 def test_a_config_cannot_be_changed(asked: Any) -> None:
@@ -499,15 +514,15 @@ def test_a_config_cannot_be_changed(asked: Any) -> None:
 
 
 def test_the_demo_is_a_valid_config(tmp_path: Path) -> None:
-    config = demo(str(tmp_path / "d"), 7, "lazy")
+    config = demo_config(str(tmp_path / "d"), 7, "lazy")
     assert (config.seed, config.world.rater if config.world else "") == (7, "lazy")
     assert config.rl is not None and config.rl.prompts == [str(tmp_path / "d" / "data" / "prompts.jsonl")]
     with pytest.raises(ConfigError, match="expected: honest or length_lover"):
-        demo("d", 7, "kind")
+        demo_config("d", 7, "kind")
 
 
 def test_every_setting_is_described() -> None:
-    table = fields()
+    table = list(setting_fields())
     names = [name for name, _, _ in table]
     assert len(set(names)) == len(names) and {"model", "rl.kl.coefficient", "sft.data"} <= set(names)
     assert all(description for _, _, description in table)
@@ -564,7 +579,7 @@ VALUES = st.recursive(
 
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None, derandomize=True)
-@given(name=st.sampled_from([name for name, _, _ in fields()]), value=VALUES)
+@given(name=st.sampled_from([name for name, _, _ in setting_fields()]), value=VALUES)
 def test_any_value_for_any_setting(name: str, value: Any) -> None:
     tree: dict[str, Any] = {"model": "gpt2", "sft": {"data": ["a"]}, "reward": {"data": ["b"]}, "rl": {"prompts": ["c"]}}
     *sections, last = name.split(".")
@@ -573,7 +588,7 @@ def test_any_value_for_any_setting(name: str, value: Any) -> None:
         here = here.setdefault(section, {})
     here[last] = value
     with contextlib.suppress(ConfigError):
-        checked(tree)
+        parse_config(tree)
 
 
 def test_a_home_is_written_out_wherever_a_path_is_named(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,7 +607,7 @@ def test_a_number_of_thousands_of_digits_is_told_as_one(asked: Any) -> None:
 @pytest.mark.parametrize(("text", "told"), [("true", True), ("false", False), ("yes", True)])
 def test_a_setting_that_is_true_or_false(tmp_path: Path, text: str, told: bool) -> None:
     (tmp_path / "c.yaml").write_text(f"model: gpt2\ntrust_remote_code: {text}\nsft: {{data: [a.jsonl]}}\n")
-    assert load(tmp_path / "c.yaml").trust_remote_code is told
+    assert load_config(tmp_path / "c.yaml").trust_remote_code is told
     (tmp_path / "c.yaml").write_text("model: gpt2\ntrust_remote_code: perhaps\nsft: {data: [a.jsonl]}\n")
     with pytest.raises(ConfigError, match=r"`trust_remote_code` is 'perhaps'; expected: true or false"):
-        load(tmp_path / "c.yaml")
+        load_config(tmp_path / "c.yaml")

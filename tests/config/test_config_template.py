@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sawyer.config import Config, fields, load, template_file
+from sawyer.config import Config, load_config, setting_fields, template_file
 
 OFF = re.compile(r"^( *)# ( *[a-z_]+:(?: |$))", re.M)  # `# limit: 200` and `#   limit: 200`; prose does not look so
 
@@ -20,7 +20,7 @@ def path(tmp_path: Path) -> Path:
 
 def test_it_loads_as_it_stands(path: Path) -> None:
     path.write_text(template_file(), encoding="utf-8")
-    config = load(path)
+    config = load_config(path)
     assert config.model == "gpt2" and config.base is None and config.world is None
     assert config.sft and config.reward and config.rl and config.compare and not config.collect
 
@@ -29,11 +29,11 @@ def test_what_is_commented_out_is_right(path: Path) -> None:
     text, count = OFF.subn(r"\1\2", template_file())
     path.write_text(text, encoding="utf-8")
     assert count == template_file().count("# ") - text.count("# ") > 20
-    config = load(path, ["model=null", "lora=null"])  # adapters and frozen layers are not for one run
+    config = load_config(path, ["model=null", "lora=null"])  # adapters and frozen layers are not for one run
     assert config.base and config.collect and config.rl and config.rl.kl.target == 6 and config.sft and config.sft.columns
-    assert load(path, ["base=null", "lora=null"]).collect == config.collect
+    assert load_config(path, ["base=null", "lora=null"]).collect == config.collect
     path.write_text(template_file().replace("# lora:", "lora:"), encoding="utf-8")
-    lora = load(path).lora
+    lora = load_config(path).lora
     assert lora is not None and (lora.rank, lora.alpha, lora.targets) == (16, 32.0, None)
 
 
@@ -42,7 +42,7 @@ def test_defaults_that_it_names_are_the_defaults() -> None:
     shown = re.findall(
         r"^# (device|precision|micro_batch_tokens|save_every_seconds|max_bad_rows): (\S+)", template_file(), re.M
     )
-    defaults = {name: default for name, default, _ in fields()}
+    defaults = {name: default for name, default, _ in setting_fields()}
     assert len(shown) == 5
     for name, value in shown:
         assert str(Config.model_fields[name].default) == str(type(Config.model_fields[name].default)(value)), name

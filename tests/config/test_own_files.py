@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sawyer.config import own_files
+from sawyer.config import user_files
 from sawyer.pipeline.fingerprint import _own_files
 
 FILES = {
@@ -36,20 +36,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_that_it_imports_from_here() -> None:
-    found = {str(path) for path in own_files("mine:f")}
+    found = {str(path) for path in user_files("mine:f")}
     assert found == {name for name in FILES if name.split("/")[-1] not in ("never.py", "broken.py")}
-    assert own_files("mine:f")[0] == Path("mine.py")
+    assert user_files("mine:f")[0] == Path("mine.py")
 
 
 def test_a_module_in_a_package_runs_the_package_too() -> None:
-    found = {str(path) for path in own_files("pack.deep.three:x")}
+    found = {str(path) for path in user_files("pack.deep.three:x")}
     assert found == {"pack/__init__.py", "pack/deep/__init__.py", "pack/deep/three.py"}
 
 
 def test_what_is_not_here_or_no_python() -> None:
-    assert own_files("json.decoder:f") == [Path("json.py")]
-    assert own_files("statistics:mean") == [] and own_files("squared") == []
-    assert own_files("broken:f") == [Path("broken.py")], "importing it will tell what is wrong"
+    assert user_files("json.decoder:f") == [Path("json.py")]
+    assert user_files("statistics:mean") == [] and user_files("squared") == []
+    assert user_files("broken:f") == [Path("broken.py")], "importing it will tell what is wrong"
 
 
 def test_a_stage_s_functions_name_each_file_once() -> None:

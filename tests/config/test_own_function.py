@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sawyer.config import own_function
-from sawyer.config.user_code import own_source
+from sawyer.config import load_user_function
+from sawyer.config.user_code import user_function_source
 from sawyer.errors import ConfigError
 from sawyer.worlds import golds
 
@@ -49,14 +49,14 @@ def test_a_module_is_executed_when_its_files_change_and_not_at_every_look_up() -
     Path("own_helper.py").write_text("WORTH = 1.0\n")
     Path("own_counted.py").write_text(COUNTED.format(helper="own_helper") + FUNCTION.format(helper="own_helper"))
     for _ in range(3):
-        assert own_function("own_counted:f", "rl.rewards")([], ["a", "b"]) == [1.0, 1.0]
+        assert load_user_function("own_counted:f", "rl.rewards")([], ["a", "b"]) == [1.0, 1.0]
     assert Path("runs.txt").read_text() == "x"
     Path("own_helper.py").write_text("WORTH = 22.0\n")  # what it imports decides as well
-    assert own_function("own_counted:f", "rl.rewards")([], ["a"]) == [22.0]
+    assert load_user_function("own_counted:f", "rl.rewards")([], ["a"]) == [22.0]
     with Path("own_counted.py").open("a") as file:
         file.write("\n\ndef g(prompts, responses):\n    return [3.0]\n")
-    assert own_function("own_counted:g", "rl.rewards")([], ["a"]) == [3.0]
-    assert own_function("own_counted:f", "rl.rewards")([], ["a"]) == [22.0]
+    assert load_user_function("own_counted:g", "rl.rewards")([], ["a"]) == [3.0]
+    assert load_user_function("own_counted:f", "rl.rewards")([], ["a"]) == [22.0]
     assert Path("runs.txt").read_text() == "xxx"
 
 
@@ -64,18 +64,18 @@ def test_a_module_is_executed_when_its_files_change_and_not_at_every_look_up() -
 def test_nothing_is_taken_from_what_is_installed(name: str) -> None:
     before = set(sys.modules)
     with pytest.raises(ConfigError, match=r"there is no module \S+ in .*work to take") as refused:
-        own_function(name, "rl.rewards")
-    assert set(sys.modules) == before and own_source(name) == "not there"
+        load_user_function(name, "rl.rewards")
+    assert set(sys.modules) == before and user_function_source(name) == "not there"
     assert "import it in a file of yours" in refused.value.todo
 
 
 def test_the_advice_works(install: Callable[[str], Path]) -> None:
     ran = install("own_installed.py")
     with pytest.raises(ConfigError, match="there is no module own_installed"):
-        own_function("own_installed:f", "rl.rewards")
+        load_user_function("own_installed:f", "rl.rewards")
     assert not ran.exists()
     Path("own_shim.py").write_text("from own_installed import f\n")
-    assert own_function("own_shim:f", "rl.rewards")([], []) == [] and own_source("own_shim:f") == "own_shim.py"
+    assert load_user_function("own_shim:f", "rl.rewards")([], []) == [] and user_function_source("own_shim:f") == "own_shim.py"
 
 
 def test_a_file_does_not_lend_its_name_to_another(install: Callable[[str], Path]) -> None:
@@ -84,13 +84,13 @@ def test_a_file_does_not_lend_its_name_to_another(install: Callable[[str], Path]
     Path("own_spread").mkdir()
     Path("own_spread/inside.py").write_text("def f(prompts, responses):\n    return []\n")
     with pytest.raises(ConfigError, match="another module is called own_spread"):
-        own_function("own_spread.inside:f", "rl.rewards")
+        load_user_function("own_spread.inside:f", "rl.rewards")
     assert not ran.exists() and "own_spread" not in sys.modules
     Path("time.py").write_text("def f(prompts, responses):\n    return []\n")  # built in: comes before every file
     with pytest.raises(ConfigError, match="another module is called time"):
-        own_function("time:f", "rl.rewards")
+        load_user_function("time:f", "rl.rewards")
 
 
 def test_the_world_s_own_function_may_be_named() -> None:
-    assert own_function("sawyer.worlds:golds", "rl.rewards") is golds
-    assert own_source("sawyer.worlds:golds") == "part of SAWYER"
+    assert load_user_function("sawyer.worlds:golds", "rl.rewards") is golds
+    assert user_function_source("sawyer.worlds:golds") == "part of SAWYER"

@@ -16,7 +16,7 @@ from families import CLOSED, FAMILIES, QWEN3, R1, Family, tokenizer_of, write_in
 from tokenizers import Tokenizer
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ModelError
 from sawyer.models import RewardScorer, load_reward_model, new_reward_model, open_language_model, sample, save_model
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
@@ -327,7 +327,7 @@ def test_a_run_keeps_template_ends_and_the_day_that_it_began(instruct: Callable[
     layout.manifest.write_text(json.dumps({"date": "2024-07-26"}))
     sft = {"data": [str(tmp_path / "rows.jsonl")], "epochs": 1, "eval_fraction": 0, "max_new_tokens": 4, "eval_prompts": 1}
     config = {"out": str(layout.root), "model": str(instruct("llama3_base_eos")), "device": "cpu", "sft": sft}
-    pipeline.run(checked(config))
+    pipeline.run(parse_config(config))
     folder = layout.model("sft")
     plan = next(row["message"] for row in read_rows(layout.events) if row["kind"] == "plan" and row["stage"] == "sft")
     assert "written with its own chat template, dated 2024-07-26" in plan

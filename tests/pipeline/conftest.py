@@ -15,7 +15,7 @@ import pytest
 from recorded import metric_rows
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import SawyerError
 from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, Listener, Manifest, Run, hash_folder, read_manifest, read_rows
@@ -141,7 +141,7 @@ class Tiny:
         only: str | None = None,
         listeners: Sequence[Listener] = (),
     ) -> dict[str, Any]:
-        return pipeline.run(checked(self.tree(out, changes)), only=only, listeners=listeners)
+        return pipeline.run(parse_config(self.tree(out, changes)), only=only, listeners=listeners)
 
     def prefix(self, stage: str | None, out: Path) -> Path:
         """A copy of the straight run as it was when `stage` had not begun; None: the whole run."""
@@ -151,7 +151,7 @@ class Tiny:
     def as_begun(self, out: Path, changes: Mapping[str, Any], before: Sequence[str]) -> None:
         """The stages before are taken as begun with the settings of now: their refusal must not hide what a later one says."""
         try:
-            config = checked(self.tree(out, changes))
+            config = parse_config(self.tree(out, changes))
         except SawyerError:
             return
         manifest = Manifest(Layout(out).manifest)

@@ -17,13 +17,13 @@ import pytest
 from recorded import metric_rows
 
 from sawyer import pipeline
-from sawyer.config import Config, fields
+from sawyer.config import Config, setting_fields
 from sawyer.errors import SawyerError
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
 from sawyer.train import OptimizerStep
 
 STAGES = pipeline.STAGES
-SECTIONS = {name for name, default, _ in fields() if default == "a section"}
+SECTIONS = {name for name, default, _ in setting_fields() if default == "a section"}
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ CASES = [
 
 def missing(known: Mapping[str, Any]) -> set[str]:
     """The settings that the table does not know, and what it knows that is no setting."""
-    return {name for name, _, _ in fields()} - SECTIONS ^ set(known)
+    return {name for name, _, _ in setting_fields()} - SECTIONS ^ set(known)
 
 
 def test_the_table_knows_every_setting() -> None:
@@ -405,5 +405,5 @@ def test_looking_twice_sees_the_same(tiny: Any, tmp_path: Path) -> None:
 
 
 def test_fields_are_the_schema_s() -> None:
-    top = {name for name, _, _ in fields() if "." not in name}
+    top = {name for name, _, _ in setting_fields() if "." not in name}
     assert top == set(Config.model_fields)

@@ -12,7 +12,7 @@ import transformers as hf
 from tokenizers import ByteLevelBPETokenizer
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.models import open_language_model
 from sawyer.records import prompt_of
 from sawyer.runs import hash_folder
@@ -48,7 +48,7 @@ def test_sft_of_a_given_gpt2(tiny: Any, tmp_path: Path, gpt2: Path) -> None:
     before, out = hash_folder(gpt2), tmp_path / "run"
     asked = {"data": [str(tiny.data / "instructions.json")], "epochs": 3, "batch_size": 16, "learning_rate": 1e-2}
     config = {"out": str(out), "model": str(gpt2), "device": "cpu", "precision": "fp32", "sft": {**asked, "max_new_tokens": 40}}
-    figures = pipeline.run(checked(config))["sft"]
+    figures = pipeline.run(parse_config(config))["sft"]
     assert hash_folder(gpt2) == before
     assert figures["eval_loss"] < figures["base_eval_loss"]
     # A padding token of its own, one row more: EOS stays what ends an answer, and the model has learnt to say it.

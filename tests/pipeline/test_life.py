@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import DataError, Interrupted, RunError
 from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, hash_folder, open_run, read_manifest, read_rows
@@ -369,7 +369,8 @@ def test_the_demo_writes_its_files_under_the_lock(tiny: Any, tmp_path: Path, mon
         shutil.copytree(tiny.data, folder, dirs_exist_ok=True)
 
     def demo_config(out: str, seed: int, rater: str) -> Any:
-        return checked(tiny.tree(Path(out), {"seed": seed, **dict.fromkeys(("sft", "collect", "reward", "rl", "compare"))}))
+        others = dict.fromkeys(("sft", "collect", "reward", "rl", "compare"))
+        return parse_config(tiny.tree(Path(out), {"seed": seed, **others}))
 
     monkeypatch.setattr(run_stages, "write", write)
     monkeypatch.setattr(run_stages, "demo_config", demo_config)

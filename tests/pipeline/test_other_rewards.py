@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ConfigError, ModelError, RunError, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents
 from sawyer.pipeline.stage_graph import parents_of
@@ -151,7 +151,7 @@ def test_a_module_beside_a_user_s_reward_counts(tiny: Any, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_words.py").write_text("from my_list import WORDS\ndef f(p, r): return [0.0] * len(r)\n")
     (tmp_path / "my_list.py").write_text("WORDS = ['thanks']\n")
-    config = checked(tiny.tree(tmp_path / "run", {"rl.rewards": [{"name": "mine", "function": "my_words:f"}]}))
+    config = parse_config(tiny.tree(tmp_path / "run", {"rl.rewards": [{"name": "mine", "function": "my_words:f"}]}))
     before = pipeline.fingerprint(config, "rl")
     assert pipeline.fingerprint(config, "rl") == before
     (tmp_path / "my_list.py").write_text("WORDS = []\n")
@@ -165,7 +165,7 @@ def test_a_hub_id_is_pinned_to_its_commit(tiny: Any, tmp_path: Path, monkeypatch
     other = tmp_path / "hub" / "models--owner--judge" / "refs" / "main"
     tree = tiny.tree(tmp_path / "run", {"model": "owner/base", "reward.model": "owner/judge"})
     del tree["base"]
-    config = checked(tree)
+    config = parse_config(tree)
     with open_run(tmp_path / "run") as run:
         assert parents_of(config, run, "sft") == {}
         run.manifest.update("sft", status="interrupted", parents={})

@@ -38,7 +38,7 @@ JOBS = """
 import os, signal, sys
 from importlib import import_module
 from sawyer.train import distributed
-from sawyer.config import load
+from sawyer.config import load_config
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.pipeline import run, run_stages
 from sawyer.runs import Journal
@@ -73,7 +73,7 @@ for job in sys.argv[1:]:
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        run(load(path, []), only=stage)
+        run(load_config(path, []), only=stage)
         print("done", job)
     except Interrupted as stop:
         print("interrupted", job, stop)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import Interrupted
 from sawyer.pipeline import STAGES
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
@@ -63,7 +63,7 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
 ) -> None:
     run = tiny.prefix("rl", tmp_path / "run")
     tree = tiny.tree(run, {"rl.eval_prompts": 4})
-    config = checked(tree)
+    config = parse_config(tree)
     root = run / "overoptimisation"
 
     def stopping(kind: str, row: dict[str, Any]) -> None:

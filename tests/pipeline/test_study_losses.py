@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import Interrupted, RunError
 from sawyer.pipeline import run_stages
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
@@ -34,7 +34,7 @@ def done(
     run = tiny.prefix("reward", tmp_path_factory.mktemp("losses") / "run")
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
-        return run, study_losses(checked(tiny.tree(run)), LOSSES, SEEDS)
+        return run, study_losses(parse_config(tiny.tree(run)), LOSSES, SEEDS)
 
 
 def without_place(cell: CellResult) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
     before, found = done
     run = tmp_path / "run"
     shutil.copytree(before, run, symlinks=True)
-    config = checked(tiny.tree(run))
+    config = parse_config(tiny.tree(run))
     gone = run / "losses" / "squared-seed-1"
     shutil.rmtree(gone)
     steps = []
@@ -117,7 +117,7 @@ def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
 
 def test_the_sft_model_is_made_once_where_it_is_missing(tiny: Any, tmp_path: Path) -> None:
     run = tiny.prefix("sft", tmp_path / "run")
-    config = checked(tiny.tree(run))
+    config = parse_config(tiny.tree(run))
     heard: list[str] = []
 
     def listen(kind: str, row: dict[str, Any]) -> None:
@@ -136,7 +136,7 @@ def test_a_stop_is_heard_also_while_a_report_is_written(
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
     shutil.rmtree(run / "losses")
-    config = checked(tiny.tree(run))
+    config = parse_config(tiny.tree(run))
     report = run_stages.report
 
     def signalled(kind: str, row: dict[str, Any]) -> None:
@@ -162,11 +162,11 @@ def test_another_sft_model_is_refused(done: tuple[Path, StudyResult], tiny: Any,
     run = tmp_path / "run"
     shutil.copytree(done[0], run, symlinks=True)
     with pytest.raises(RunError, match="sft stage was done with other settings"):
-        study_losses(checked(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
+        study_losses(parse_config(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
     answers = Layout(run).answers
     answers.write_text("\n".join(answers.read_text().splitlines()[1:]) + "\n")
     with pytest.raises(RunError, match="begun with another collected answers"):
-        study_losses(checked(tiny.tree(run)), LOSSES, SEEDS)
+        study_losses(parse_config(tiny.tree(run)), LOSSES, SEEDS)
 
 
 def test_what_cannot_be_is_said_before_anything_is_trained(
@@ -208,7 +208,7 @@ def test_the_command_prints_the_table(done: tuple[Path, StudyResult], command: C
 
 
 def test_an_own_loss_has_a_folder_that_every_system_can_name(tiny: Any, tmp_path: Path) -> None:
-    config = config_of(checked(tiny.tree(tmp_path)), "my.losses:soft", 7, tmp_path)
+    config = config_of(parse_config(tiny.tree(tmp_path)), "my.losses:soft", 7, tmp_path)
     assert Path(config.out).name == "my.losses.soft-seed-7"
 
 

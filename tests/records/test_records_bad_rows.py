@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import DataError
 from sawyer.pipeline import preflight
 from sawyer.records import MAX_BAD_ROWS, Problem, check, leave_out, read
@@ -70,7 +70,7 @@ def test_where_every_row_must_be_good_nobody_is_told_to_lower_that(put: Put) -> 
 
 
 def test_the_command_and_the_config_let_as_many_pass() -> None:
-    assert checked({"base": {"text": ["a.txt"]}}).max_bad_rows == MAX_BAD_ROWS
+    assert parse_config({"base": {"text": ["a.txt"]}}).max_bad_rows == MAX_BAD_ROWS
 
 
 def test_a_file_of_mostly_bad_rows_is_not_taken_for_one(put: Put) -> None:
@@ -194,7 +194,7 @@ def as_training(want: Want, *names: str) -> bool:
     """Whether a run would begin with a stage that learns from these files, or answers them. Its model, which is yet to be made,
     reads any row."""
     stage = STAGES[want]
-    config = checked({"base": {"text": ["a.txt"]}, stage: {"prompts" if stage == "collect" else "data": names}})
+    config = parse_config({"base": {"text": ["a.txt"]}, stage: {"prompts" if stage == "collect" else "data": names}})
     (plan,) = preflight(config, only=stage)
     assert all(isinstance(problem, DataError) for problem in plan.problems)
     return not plan.problems

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.models import new_policy, new_reward, save_model, train_tokenizer
 from sawyer.models.load import load_tokenizer
 from sawyer.runs import Layout, Run, open_run, replace_folder
@@ -40,7 +40,7 @@ class Tiny:
     def config(self, out: Path, **sections: Any) -> Config:
         """A config from plain values; `micro_batch_tokens` and the like are sections too."""
         tree = {"out": str(out), "model": str(self.base), "precision": "fp32", "device": "cpu", "save_every_seconds": 1e9}
-        return checked({**tree, **sections})
+        return parse_config({**tree, **sections})
 
     def rl_config(self, out: Path, **rl: Any) -> Config:
         """A config whose RL section differs from a small default by `rl`; `rl__x` stands for the config's own `x`."""

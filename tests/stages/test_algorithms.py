@@ -13,7 +13,7 @@ import torch
 from fp64 import double_precision
 from torch import Tensor, nn
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError
 from sawyer.maths import explained_variance
 from sawyer.models import PolicyWithValue, RewardScorer, RidgeValues, ValueNetwork, open_language_model
@@ -351,8 +351,8 @@ def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path
         ({"algorithm": "grpo", "value_init": "policy"}, "rl.value_init: it means nothing to grpo"),
         ({"algorithm": "rloo", "value_clip_range": 0.2}, "rl.value_clip_range: it means nothing"),
         ({"algorithm": "rloo", "value_learning_rate": 1e-4}, "rl.value_learning_rate: it means nothing"),
-        ({"algorithm": "rloo", "group_size": 1}, "rl.group_size: rloo compares the answers to one prompt and needs 2 at least"),
-        ({"algorithm": "grpo", "group_size": 3}, "rl.group_size: 3 answers a prompt do not divide a batch of 8"),
+        ({"algorithm": "rloo", "group_size": 1}, "rl.group_size: rloo compares the answers to one prompt and needs at least 2"),
+        ({"algorithm": "grpo", "group_size": 3}, "rl.group_size: 3 answers per prompt do not divide a batch of 8"),
         ({"value_init": "shared", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_init: shared"),
         ({"value_init": "ridge", "value_learning_rate": 1e-4}, "rl.value_learning_rate: with value_init: ridge"),
         ({"value_init": "ridge", "value_clip_range": 0.3}, "rl.value_clip_range: with value_init: ridge"),
@@ -368,7 +368,7 @@ def test_what_means_nothing_is_refused(tiny: Fixture, tmp_path: Path, asked: dic
 def test_a_run_s_own_file_with_its_defaults_can_be_told_otherwise(tiny: Fixture, tmp_path: Path) -> None:
     whole = tiny.rl_config(tmp_path).model_dump(mode="json")
     assert whole["rl"]["value_clip_range"] == 0.2 and whole["rl"]["value_learning_rate"] is None
-    again = checked(whole | {"rl": whole["rl"] | {"value_init": "ridge"}})
+    again = parse_config(whole | {"rl": whole["rl"] | {"value_init": "ridge"}})
     assert again.rl is not None and again.rl.value_init == "ridge"
 
 
@@ -405,18 +405,18 @@ def test_what_means_nothing_without_a_rollout_is_refused(
 ) -> None:
     plain = tiny.rl_config(tmp_path).model_dump()
     asked = {"prompts": [str(tiny.prompts)], "algorithm": algorithm}
-    checked({**plain, "rl": asked})
+    parse_config({**plain, "rl": asked})
     with pytest.raises(ConfigError, match=rf"rl\.{next(iter(given))}.* {algorithm}"):
-        checked({**plain, "rl": {**asked, **given}})
+        parse_config({**plain, "rl": {**asked, **given}})
 
 
 def test_dpo_needs_judgements(tiny: Fixture, tmp_path: Path) -> None:
     paid = [{"name": "gold", "function": "sawyer.worlds:golds"}]
     tree = {**tiny.rl_config(tmp_path).model_dump(), "reward": None}
     asked = {"prompts": [str(tiny.prompts)], "rewards": paid}
-    checked({**tree, "rl": asked})
+    parse_config({**tree, "rl": asked})
     with pytest.raises(ConfigError, match=r"rl\.data: dpo learns from judged pairs, and the file names none"):
-        checked({**tree, "rl": {**asked, "algorithm": "dpo"}})
+        parse_config({**tree, "rl": {**asked, "algorithm": "dpo"}})
 
 
 @pytest.mark.parametrize(("algorithm", "group"), [("ppo", 1), ("rloo", 4), ("grpo", 4)])
@@ -425,6 +425,6 @@ def test_what_is_written_is_what_is_known_and_can_be_read_again(
 ) -> None:
     config = tiny.rl_config(tmp_path, algorithm=algorithm)
     written = config.model_dump(mode="json")
-    assert checked(written) == config
+    assert parse_config(written) == config
     assert written["rl"]["group_size"] == group
     assert ("gae_lambda" in written["rl"]) == (algorithm == "ppo")

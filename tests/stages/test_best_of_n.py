@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sawyer.chat import Chat
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.models import RewardScorer, Scored, open_language_model, read_extra, sample
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows
@@ -104,7 +104,7 @@ def test_side_by_side_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Pat
     monkeypatch.setattr(compared, "_best_of", lambda rows, penalty: given.extend(rows) or plain(rows, penalty))
     config = config_of(tiny, tmp_path / "run")
     asked = {"prompts": [str(tiny.prompts)], "limit": 4, "deliberate_limit": 0, "max_new_tokens": 10}
-    config = checked({**config.model_dump(), "compare": asked})
+    config = parse_config({**config.model_dump(), "compare": asked})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         train(config, run)
         figures = compared.compare(config, run)
@@ -122,7 +122,7 @@ def test_side_by_side_it_is_left_out_where_others_choose(tiny: Fixture, tmp_path
     paid = [{"name": "gold", "function": "sawyer.worlds:golds"}]
     config = config_of(tiny, tmp_path / "run", rewards=paid)
     asked = {"prompts": [str(tiny.prompts)], "limit": 2, "deliberate_limit": 0, "max_new_tokens": 4}
-    config = checked({**config.model_dump(), "compare": asked})
+    config = parse_config({**config.model_dump(), "compare": asked})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         import_module("sawyer.stages.compare").compare(config, run)
         rows, told = read_rows(run.layout.compare), [row["message"] for row in events(run, "warning")]

@@ -15,7 +15,7 @@ import transformers as hf
 from recorded import metric_rows
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ConfigError, DataError, Interrupted, SawyerError, TrainingError
 from sawyer.models import Classifier, load_reader, new_classifier
 from sawyer.records import read, split
@@ -85,7 +85,7 @@ def config_of(out: Path, source: Path, data: str, **asked: Any) -> Any:
     top = {name.removeprefix("top__"): asked.pop(name) for name in list(asked) if name.startswith("top__")}
     section = {"data": [data], "epochs": 8, "batch_size": 16, "learning_rate": 3e-3, "eval_fraction": 0.2, **asked}
     tree = {"out": str(out), "model": str(source), "device": "cpu", "precision": "fp32", "save_every_seconds": 3600}
-    return checked({**tree, "classify": section, **top})
+    return parse_config({**tree, "classify": section, **top})
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.stages.compare.comparison_gates import compare_gates
 from sawyer.stats import bootstrap, detectable
 
 
 def config(algorithm: str = "ppo", **more: Any) -> Any:
     rl = {"prompts": ["c"], "algorithm": algorithm, **({"data": ["d"]} if algorithm == "dpo" else {})}
-    return checked({"model": "m", "sft": {"data": ["a"]}, "rl": rl, **more})
+    return parse_config({"model": "m", "sft": {"data": ["a"]}, "rl": rl, **more})
 
 
 def gates(rate: tuple[float, float, float] | None, change: tuple[float, float, float] | None, given: Any) -> list[Any]:

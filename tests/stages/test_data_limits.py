@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ConfigError, DataError, Interrupted
 from sawyer.models import open_language_model
 from sawyer.records import Demonstration, prompt_of
@@ -124,7 +124,7 @@ def test_a_limit_of_nothing_is_refused(section: str, name: str) -> None:
     sections: dict[str, Any] = {"sft": {"data": ["d"]}, "reward": {"data": ["d"]}, "rl": {"prompts": ["p"]}}
     sections[section][name] = 0
     with pytest.raises(ConfigError, match=name):
-        checked({"model": "m", **sections})
+        parse_config({"model": "m", **sections})
 
 
 def test_a_bad_row_is_left_out_of_training_and_too_many_stop_it(tiny: Fixture, tmp_path: Path, write_rows: Any) -> None:

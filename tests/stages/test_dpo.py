@@ -13,7 +13,7 @@ import torch
 from fp64 import double_precision
 from torch import Tensor, nn
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import DataError, TrainingError
 from sawyer.models import open_language_model
 from sawyer.records import Prompt, read, split
@@ -202,7 +202,7 @@ def test_each_answer_goes_through_each_network_once(tiny: Fixture, tmp_path: Pat
 @pytest.mark.slow
 def test_a_run_is_evaluated_as_the_others_are(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     config = config_of(tiny, tmp_path / "run", epochs=2)
-    config = checked({**config.model_dump(), "world": {"rater": "honest"}})
+    config = parse_config({**config.model_dump(), "world": {"rater": "honest"}})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         rows = run.journal.rows("rl")

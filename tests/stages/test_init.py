@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sawyer import pipeline
 from sawyer.cli.main import app
-from sawyer.config import STARTS, Config, load, template_file
+from sawyer.config import STARTS, Config, load_config, template_file
 from sawyer.errors import ConfigError
 
 Fixture = Any
@@ -31,7 +31,7 @@ def test_each_file_loads_as_it_stands(tmp_path: Path, start: str) -> None:
     path = tmp_path / "sawyer.yaml"
     said = CliRunner().invoke(app, ["init", "--from", start, str(path)])
     assert said.exit_code == 0 and path.read_text() == template_file(start)
-    config = load(path)
+    config = load_config(path)
     assert {stage for stage in pipeline.STAGES if getattr(config, stage) is not None} == STAGES[start]
     # What is commented out are settings as well: each line, taken by itself, is known.
     assert template_file() == template_file("base")
@@ -61,7 +61,7 @@ def test_its_run_works(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
         small = {"max_new_tokens": 6, "eval_prompts": 4, "batch_size": 8}
         small |= {} if start == "dpo" else {"prompts": f"[{tiny.prompts}]", "episodes": 16, "num_minibatches": 2}
         named |= {f"rl.{name}": value for name, value in small.items()} | {"compare.max_new_tokens": 4}
-    config: Config = load("sawyer.yaml", [f"{name}={value}" for name, value in named.items()])
+    config: Config = load_config("sawyer.yaml", [f"{name}={value}" for name, value in named.items()])
     assert [problem for plan in pipeline.preflight(config) for problem in plan.problems] == []
     summary = pipeline.run(config)
     assert STAGES[start] <= set(summary["seconds"]) and (tmp_path / "run" / "report.html").exists()

@@ -15,7 +15,7 @@ import torch
 from fp64 import double_precision
 from torch import nn
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError
 from sawyer.models import (
     AdapterView,
@@ -132,7 +132,7 @@ def asked(shape: Shape, tiny: Tiny, out: Path, algorithm: str) -> Config:
         return shape(out, algorithm=algorithm)
     rl = {"prompts": [str(tiny.prompts)], "algorithm": "dpo", "batch_size": 24, "learning_rate": 2e-2, "max_new_tokens": 8}
     rl |= {"eval_every": 1, "eval_prompts": 6, "eval_fraction": 0.2, "temperature": 1.0}
-    return checked(shape(out).model_dump(mode="json") | {"rl": rl})
+    return parse_config(shape(out).model_dump(mode="json") | {"rl": rl})
 
 
 def separate(config: Config, run: Run) -> Networks:
@@ -254,7 +254,7 @@ def test_best_of_n_gives_the_adapter_on(shape: Shape, tiny: Tiny, done: Path, tm
     }
     config = shape(tmp_path / "run").model_dump(mode="json") | {"rl": asked}
     with opened(done, tmp_path / "run") as run:
-        train_rl(checked(config), run)
+        train_rl(parse_config(config), run)
         sft, rl = run.layout.model("sft"), run.layout.model("rl")
         assert (sft / "adapter_model.safetensors").read_bytes() == (rl / "adapter_model.safetensors").read_bytes()
 

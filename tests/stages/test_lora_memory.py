@@ -44,7 +44,7 @@ questions = [f"What is the opposite of up, asked for the time {number}?" for num
 MEASURE = """
 import json, sys
 from pathlib import Path
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.train import peak_memory_mb, reset_peak_memory
 from sawyer.runs import open_run
 from sawyer.stages.rl.rl_stage import RlLoop
@@ -54,7 +54,7 @@ rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, 
 rl |= {"max_new_tokens": 8, "eval_prompts": 2, "eval_fraction": 0.2, "guards": "off"}
 tree = {"out": str(root / way), "model": str(root / "base"), "precision": "fp32", "device": "cpu", "micro_batch_tokens": 64}
 tree |= {"sft": {"data": ["none.json"]}, "reward": {"data": ["none.json"]}, "rl": rl}
-config = checked(tree | ({"lora": {"rank": 16}} if way == "lora" else {}))
+config = parse_config(tree | ({"lora": {"rank": 16}} if way == "lora" else {}))
 reset_peak_memory()
 with open_run(root / way) as run:
     work = RlLoop(config, run)

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from sawyer.config import GuardName, Rl, checked
+from sawyer.config import GuardName, Rl, parse_config
 from sawyer.stages.rl.guards import (
     BEGINNING,
     COMPARED,
@@ -73,7 +73,7 @@ OF_EVALUATIONS = ("eval_score", "eval_gold")
 
 def asked(**rl: Any) -> Rl:
     tree = {"model": "m", "sft": {"data": ["a"]}, "reward": {"data": ["b"]}}
-    found = checked({**tree, "rl": {"prompts": ["c"], "kl": {"budget": 6.0}, **rl}}).rl
+    found = parse_config({**tree, "rl": {"prompts": ["c"], "kl": {"budget": 6.0}, **rl}}).rl
     assert found is not None
     return found
 
@@ -646,6 +646,6 @@ def test_advice_names_settings_that_the_algorithm_has_and_gates_that_the_run_has
     told = [*advice_for(required_section).values(), *(gate.advice for gate in gates(rl=rl, best=START, last=START))]
     told.append(gates(rl=rl, best=START, ruined=True)[0].advice)
     settings = {name for text in told for name in re.findall(r"\brl\.([a-z_]+(?:\.[a-z_]+)?)", text)}
-    assert settings and all(required_section.knows(name) for name in settings), settings
+    assert settings and all(required_section.uses(name) for name in settings), settings
     assert ("{" in "".join(told)) is False
     assert any("reward model's gates" in text or "reward/trust.json" in text for text in told) == (not rewards)

@@ -12,7 +12,7 @@ import pytest
 from judges import judged
 
 import sawyer.worlds
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.records import json_lines, scored_row
 from sawyer.runs import open_run
 from sawyer.worlds import demonstrations, tasks
@@ -41,7 +41,7 @@ def asked(root: Path, guards: Any, eval_every: int = 1) -> Config:
     sft = {"data": [str(root / "instructions.json")], "batch_size": 16, "learning_rate": 2e-3, "eval_prompts": 8}
     reward = {"data": [str(root / "judged.jsonl")], "batch_size": 8, "learning_rate": 8e-4, "calibration_prompts": 48}
     tree = {"out": str(root / "run"), "model": str(BASE), "precision": "fp32", "device": "cpu", "micro_batch_tokens": 512}
-    return checked({**tree, "world": {"rater": "length_lover"}, "sft": sft, "reward": reward, "rl": rl})
+    return parse_config({**tree, "world": {"rater": "length_lover"}, "sft": sft, "reward": reward, "rl": rl})
 
 
 @pytest.fixture(scope="module")

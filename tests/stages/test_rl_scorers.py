@@ -14,7 +14,7 @@ import transformers as hf
 from encoders import write
 
 from sawyer import pipeline
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.models import RewardScorer, RidgeValues, ValueNetwork, load_reward, load_tokenizer, open_language_model
 from sawyer.pipeline.model_checks import try_functions
@@ -79,7 +79,7 @@ def test_a_reward_from_plain_transformers_alone(tiny: Fixture, tmp_path: Path, e
     """No reward stage at all: the value network starts from the policy, and that is said."""
     encoder = write(tmp_path / "encoder", "bert", num_labels=1)
     config = tiny.rl_config(tmp_path / "run", rewards=[{"name": "given", "model": str(encoder)}])
-    config = checked({**config.model_dump(), "reward": None})
+    config = parse_config({**config.model_dump(), "reward": None})
     with tiny.run(tmp_path / "run", "sft") as run:
         train(config, run)
         told = [row["message"] for row in events(run, "warning")]
@@ -175,7 +175,7 @@ def test_disagreement_is_journalled_and_guarded(
     asked = {"data": [str(tiny.comparisons)], "eval_fraction": 0.2, "batch_size": 16, "calibration_prompts": 12}
     ensemble = {"members": 2, "by": "heads", "reward": "mean_minus_variance"}
     base = tiny.rl_config(tmp_path / "run", episodes=48, eval_every=3, max_rollbacks=0)
-    config = checked({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
+    config = parse_config({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
     with tiny.run(tmp_path / "run", "sft") as run:
         apart = train_reward(config, run)["own_disagreement"]
         work = RlLoop(config, run)
@@ -314,7 +314,7 @@ def test_an_answer_without_any_reward_is_refused_before_anything_is_trained(tiny
 @pytest.mark.parametrize(
     ("part", "told"),
     [
-        ({"name": "a"}, "the part `a` names neither `model` nor `function`"),
+        ({"name": "a"}, "the component `a` names neither `model` nor `function`"),
         ({"name": "a", "model": "stage", "function": "m:f"}, "both `model` and `function`"),
         ({"name": "a", "function": "m:f", "label": "x"}, "names a label"),
         ({"name": "a", "model": "stage", "label": "x"}, "names a label"),
@@ -335,14 +335,14 @@ def test_parts_that_cannot_be(tiny: Fixture, tmp_path: Path, part: dict[str, Any
 
 
 def test_what_the_config_refuses(tiny: Fixture, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="two parts are called `a`"):
+    with pytest.raises(ConfigError, match="two components are called `a`"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "model": "stage"}, {"name": "a", "function": "m:f"}])
     with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but no part"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_init="reward")
     tree = tiny.rl_config(tmp_path).model_dump()
     with pytest.raises(ConfigError, match=r"rl\.rewards: none are named and the file has no section"):
-        checked({**tree, "reward": None})
+        parse_config({**tree, "reward": None})
     with pytest.raises(ConfigError, match=r"`freeze` is 'all'; expected: how many layers"):
-        checked({**tree, "reward": {**tree["reward"], "freeze": "all"}})
+        parse_config({**tree, "reward": {**tree["reward"], "freeze": "all"}})
     with pytest.raises(ConfigError, match=r"`reward\.ensemble\.members` is 1; expected: at least 2"):
-        checked({**tree, "reward": {**tree["reward"], "ensemble": {"members": 1}}})
+        parse_config({**tree, "reward": {**tree["reward"], "ensemble": {"members": 1}}})

@@ -134,7 +134,7 @@ def test_rl_from_a_model_that_is_given(tiny: Fixture, tmp_path: Path, way: str) 
         assert "step0_score" not in gates and "step0_score is left out" in left_out(out)["rl"]
         first = next(row for row in read_rows(Layout(out).metrics) if row["stage"] == "rl" and "eval_kl" in row)
         assert first["eval_kl"] == pytest.approx(0, abs=1e-5)
-        on_page(out, "step0_score is left out", "nobody judges")
+        on_page(out, "step0_score is left out", "there is no judge")
         rows = read_rows(Layout(out).compare)
         assert {row["model"] for row in rows} == {"base", "rl"} and any("kl" in row for row in rows)
     template = besides.get("template", "question")
@@ -192,8 +192,8 @@ def test_a_comparison_of_any_models(tiny: Fixture, tmp_path: Path) -> None:
     summary = pipeline.run(tiny.config(out, model=None, compare=compare))
     rows = read_rows(Layout(out).compare)
     assert {row["model"] for row in rows} == {"mine", "theirs"} and not any("reward" in row for row in rows)
-    assert "nobody judges" in left_out(out)["compare"] and "compare" not in summary
-    on_page(out, "nobody judges", "mine", "theirs")
+    assert "there is no judge" in left_out(out)["compare"] and "compare" not in summary
+    on_page(out, "there is no judge", "mine", "theirs")
     judged = pipeline.run(tiny.config(tmp_path / "judged", model=None, compare={**compare, "reward": str(tiny.reward)}))
     assert set(judged["reward_mean"]) == {"mine", "theirs"} and "compare" not in left_out(tmp_path / "judged")
     rate = judged["compare"]["win_rate_theirs_vs_mine"]

@@ -190,7 +190,7 @@ def accuracy_of(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, answers: Callab
         assert all(prompts[i] == prompts[i - i % 4] for i in range(24))
         return list(prompts), [answers(prompts[i].text)[i % 4] for i in range(24)]
 
-    config = import_module("sawyer.config").checked({"model": "m", "world": {"rater": "honest"}})
+    config = import_module("sawyer.config").parse_config({"model": "m", "world": {"rater": "honest"}})
     return gold_accuracy(own_judged(config, own), scorer)
 
 

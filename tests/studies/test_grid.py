@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sawyer.cli.study_command import parse_seeds
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.runs import Layout, Listener, Manifest
 from sawyer.studies import grid
@@ -19,7 +19,7 @@ from sawyer.studies.grid import Cell, Grid, SharedStart, check_seeds, cost_summa
 
 def grid_of(count: int, **more: Any) -> Grid:
     """Cells that have nothing in common."""
-    config = checked({"model": "m", "sft": {"data": ["a"]}})
+    config = parse_config({"model": "m", "sft": {"data": ["a"]}})
     cells = tuple(Cell(row=str(number), config=config, label=f"run {number}") for number in range(count))
     return Grid(source=SharedStart(config=config), cells=cells, stages=("sft",), what="runs", **more)
 

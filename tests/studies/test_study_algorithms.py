@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, Interrupted
 from sawyer.runs import Layout, Listener
 from sawyer.studies import algorithms, throughput
@@ -43,7 +43,7 @@ RL = {
 
 
 def config(tmp_path: Path, **changes: Any) -> Config:
-    return checked({**TREE, "out": str(tmp_path / "run"), **changes})
+    return parse_config({**TREE, "out": str(tmp_path / "run"), **changes})
 
 
 def cell(tmp_path: Path, algorithm: str, seed: int, *, truth: bool = True, stopped: str = "") -> CellResult:
@@ -152,7 +152,7 @@ def test_what_learns_from_judged_pairs_reads_them_as_the_reward_model_did(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if RLOO were such an algorithm.
-    monkeypatch.setattr(algorithms, "KNOWN_TO", {**algorithms.KNOWN_TO, "episodes": ("ppo", "grpo")})
+    monkeypatch.setattr(algorithms, "USED_BY", {**algorithms.USED_BY, "episodes": ("ppo", "grpo")})
     own = config_of(config(tmp_path), "rloo", 0, tmp_path, 32).rl
     assert own is not None and (own.batch_size, own.epochs, own.eval_every) == (8, 2, 20)  # every 10 of 16 answers: of 8, 20
     passes = algorithms.within(

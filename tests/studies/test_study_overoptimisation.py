@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, RunError
 from sawyer.models.pretrained import remote_code_kwargs
 from sawyer.report import build_overoptimisation
@@ -37,7 +37,7 @@ def point(d: float, gold: float, at: int, proxy: float = 0.0) -> GoldPoint:
 def config(tmp_path: Path, **changes: Any) -> Config:
     rl = {"prompts": ["a"], "episodes": 64, "batch_size": 8, "num_minibatches": 2, "kl": {"target": 3.0}}
     tree: dict[str, Any] = {"model": "m", "out": str(tmp_path), "world": {}, "sft": {"data": ["a"]}, "reward": {"data": ["a"]}}
-    return checked({**tree, "rl": rl, **changes})
+    return parse_config({**tree, "rl": rl, **changes})
 
 
 def test_a_curve_s_turn_is_that_of_the_numbers_it_was_made_from() -> None:

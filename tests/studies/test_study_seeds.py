@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.config import Config, checked
+from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.runs import Layout, Listener
 from sawyer.studies import seeds
@@ -32,7 +32,7 @@ TREE: dict[str, Any] = {
 
 
 def config(tmp_path: Path, **changes: Any) -> Config:
-    return checked({**TREE, "out": str(tmp_path / "run"), **changes})
+    return parse_config({**TREE, "out": str(tmp_path / "run"), **changes})
 
 
 def pretend(own: Config, *, listeners: Sequence[Listener] = ()) -> dict[str, Any]:

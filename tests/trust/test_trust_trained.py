@@ -13,7 +13,7 @@ import pytest
 from judges import judged, truly
 
 import sawyer.worlds
-from sawyer.config import checked
+from sawyer.config import parse_config
 from sawyer.errors import DataError
 from sawyer.models import RewardScorer, open_language_model, save_model
 from sawyer.records import JudgedPrompt, json_lines, scored_row
@@ -38,7 +38,7 @@ def run_of(root: Path, rater: str, records: Sequence[JudgedPrompt], **asked: Any
     }
     tree = {"out": str(root / "run"), "model": str(BASE), "precision": "fp32", "device": "cpu", "world": {"rater": rater}}
     rl = {"prompts": ["p"], "max_new_tokens": 24, "temperature": 1.0}
-    config = checked({**tree, "sft": {"data": ["d"]}, "reward": reward, "rl": rl})
+    config = parse_config({**tree, "sft": {"data": ["d"]}, "reward": reward, "rl": rl})
     train = import_module("sawyer.stages.reward").train
     with pytest.MonkeyPatch.context() as patch, open_run(root / "run") as run:
         patch.setattr(sys.modules["sawyer.stages.reward.reward_trust"], "WORLD_PROMPTS", 12)

@@ -23,10 +23,10 @@ def bench(
     from rich.table import Table
     from rich.text import Text
 
-    from sawyer.config import load
+    from sawyer.config import load_config
     from sawyer.studies.stage_speed import measure_stages
 
-    loaded = load(config, settings or [])
+    loaded = load_config(config, settings or [])
     console = stdout(quiet=not distributed.is_rank_zero())
     with Watch(console) as watch:
         speeds = measure_stages(loaded, steps=steps, listeners=[watch])

@@ -121,10 +121,10 @@ def check(
 
 def check_run(config: str, overrides: Sequence[str]) -> None:
     """Print what the run would do and why it would be refused. Trains and writes nothing. Exits 1 if it would be refused."""
-    from sawyer.config import load
+    from sawyer.config import load_config
     from sawyer.pipeline import foreign_code, preflight
 
-    console, run_config = stdout(), load(config, overrides)
+    console, run_config = stdout(), load_config(config, overrides)
     # Before anything is imported: the config may come from somebody else, and the plan tries its functions.
     for stage in ("reward", "rl"):
         if code := foreign_code(run_config, stage):

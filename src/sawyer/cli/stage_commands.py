@@ -52,10 +52,10 @@ def stage_command(stage: str) -> Callable[..., None]:
 
 
 def _run_config(config: str, overrides: list[str] | None, only: str | None = None) -> None:
-    from sawyer.config import load
+    from sawyer.config import load_config
     from sawyer.pipeline import run as run_stages
 
-    run_config = load(config, overrides or [])
+    run_config = load_config(config, overrides or [])
     _run_with_progress(lambda watch: run_stages(run_config, only=only, listeners=[watch]))
 
 

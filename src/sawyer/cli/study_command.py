@@ -140,7 +140,7 @@ def _study(run: Callable[..., Any], config: str | None, settings: list[str] | No
 
 def _load(config: str | None, settings: list[str] | None) -> Config | None:
     """The file with its settings; None where there is no file."""
-    from sawyer.config import load
+    from sawyer.config import load_config
 
     if config is not None and "=" in config and not os.path.exists(config):
         raise ConfigError(
@@ -149,7 +149,7 @@ def _load(config: str | None, settings: list[str] | None) -> Config | None:
             why="the demo's settings are what makes its figures comparable",
             todo="name a file first, or leave the settings out",
         )
-    return None if config is None else load(config, settings or [])
+    return None if config is None else load_config(config, settings or [])
 
 
 def _announce(console: Console, words: str) -> None:

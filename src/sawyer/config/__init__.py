@@ -1,20 +1,20 @@
-"""What was asked: the typed tree, and reading it."""
+"""What a run is asked to do: the typed tree of settings, and reading it."""
 
 from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
+from sawyer.config.error_messages import setting_fields
 from sawyer.config.former_names import RENAMED_VALUES
 from sawyer.config.load_config import (
     STARTS,
     WORLD_BASE,
-    checked,
-    demo,
-    fields,
-    load,
+    demo_config,
+    load_config,
+    parse_config,
     template_file,
     with_settings,
 )
 from sawyer.config.schema import (
-    KNOWN_TO,
     LOSSES,
+    USED_BY,
     Algorithm,
     Collect,
     Config,
@@ -30,4 +30,11 @@ from sawyer.config.schema import (
 )
 from sawyer.config.sections import COMPARED, Base, Classify, Compare, Lora, World
 from sawyer.config.stage_start import Start, left_out, start_of
-from sawyer.config.user_code import OURS, own_file, own_files, own_function, own_names, own_source
+from sawyer.config.user_code import (
+    BUILT_IN_SOURCE,
+    load_user_function,
+    parse_function_name,
+    user_file,
+    user_files,
+    user_function_source,
+)

@@ -1,12 +1,11 @@
-"""The data files that a config names, by setting: what each is read as, by which limits, and how much of it is held out. The
-plan and the stages ask here."""
+"""The data files that a config names: their settings, formats and limits. The plan and the stages share it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sawyer.config.schema import Config, required_section
 
@@ -16,72 +15,72 @@ COLLECTED = "collect"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """Files of one setting. `room`: tokens that must be left for an answer beside a prompt. `max_bad_rows`: the share of a
-    file's rows that reading may leave out; None: none, whatever the config says. What a template refuses is no misprint: it
-    may be the config's share of any file."""
+    """The files of one setting. Rows that a template refuses are no bad rows: the config's fraction holds for them."""
 
     setting: str
     paths: tuple[str, ...]
     want: Want
-    max_bad_rows: float | None
+    max_bad_rows: float | None  # fraction of a file's rows that may be left out; None: none, whatever the config says
     columns: Mapping[str, str] = field(default_factory=dict)
     eval_fraction: float = 0.0
     limit: int | None = None
-    max_tokens: int | None = None  # of a row; of prompts alone: of the prompt
-    room: int = 1
-    by_fields: bool = False  # prompts that differ in their rows' other fields alone are two
+    max_tokens: int | None = None  # of a row; for prompts alone, of the prompt
+    room: int = 1  # tokens that must be left for an answer after the prompt
+    by_fields: bool = False  # prompts that differ only in their rows' other fields are two
 
 
 def sources_of(config: Config, stage: str, answers: Path) -> Iterator[DataSource]:
-    """What the stage will read, as it will read it. `answers`: where the collected ones are, or will be."""
-    if stage == "base" and config.base is not None:
-        yield DataSource(setting="base.text", paths=tuple(config.base.text), want="text", max_bad_rows=config.max_bad_rows)
-    if stage == "classify" and config.classify is not None:
-        yield _of(config, stage, "data", "labels")
-    if stage == "sft" and config.sft is not None:
-        yield _of(config, stage, "data", "demonstrations", max_tokens=config.sft.max_tokens)
-    if stage == "collect" and config.collect is not None:
-        yield _of(config, stage, "prompts", "prompts")
-    if stage == "rl" and config.rl is not None and config.rl.prompts:
-        most, room = config.rl.max_prompt_tokens, config.rl.max_new_tokens
-        yield _of(config, stage, "prompts", "prompts", max_tokens=most, room=room)
-    if stage == "compare" and config.compare is not None and config.compare.prompts:
-        yield _of(config, stage, "prompts", "prompts")
+    """The stage's sources, as it reads them. `answers`: the file of collected answers, which may not exist yet."""
+    section: Any = getattr(config, stage, None)
+    if section is None:
+        return
+    if stage == "base":
+        yield DataSource(setting="base.text", paths=tuple(section.text), want="text", max_bad_rows=config.max_bad_rows)
+    elif stage == "classify":
+        yield _source(config, stage, "data", "labels")
+    elif stage == "sft":
+        yield _source(config, stage, "data", "demonstrations", max_tokens=section.max_tokens)
+    elif stage == "rl" and section.prompts:
+        room = section.max_new_tokens
+        yield _source(config, stage, "prompts", "prompts", max_tokens=section.max_prompt_tokens, room=room)
+    elif stage in ("collect", "compare") and section.prompts:
+        yield _source(config, stage, "prompts", "prompts")
     yield from judged_sources(config, stage, answers)
 
 
 def judged_sources(config: Config, stage: str, answers: Path) -> Iterator[DataSource]:
-    """The judgements that `reward` learns from, and `rl` where it is DPO: files, then the collected answers."""
+    """The judgements that `reward`, or `rl` with DPO, learns from: files, then the collected answers."""
     if stage == "reward" and config.reward is not None:
-        name, eval_fraction, most, room = "reward", config.reward.eval_fraction, config.reward.max_tokens, 1
+        name, eval_fraction, max_tokens, room = "reward", config.reward.eval_fraction, config.reward.max_tokens, 1
     elif stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo":
         name, eval_fraction = pairs_of(config)
-        most = config.rl.max_tokens
-        # Without prompts of their own those of its pairs are answered.
+        max_tokens = config.rl.max_tokens
+        # Without prompts in the config, the policy answers those of the pairs.
         room = config.rl.max_new_tokens if name == "rl" and not config.rl.prompts else 1
     else:
         return
     if getattr(config, name).data:
-        yield _of(config, name, "data", "comparisons", eval_fraction=eval_fraction, max_tokens=most, room=room)
-    if config.collect is not None:  # a slip of the pen in what somebody judged by hand is told, and costs no judgement
+        yield _source(config, name, "data", "comparisons", eval_fraction=eval_fraction, max_tokens=max_tokens, room=room)
+    if config.collect is not None:
         yield DataSource(
             setting=COLLECTED,
             paths=(str(answers),),
             want="comparisons",
-            max_bad_rows=None,
+            max_bad_rows=None,  # a typing mistake in hand-made judgements is reported, and no judgement is lost
             eval_fraction=eval_fraction,
-            max_tokens=most,
+            max_tokens=max_tokens,
         )
 
 
 def pairs_of(config: Config) -> tuple[str, float]:
-    """Where DPO's pairs come from: (the section that names the files, the share of its prompts that is held out)."""
+    """Where DPO's pairs come from: (the section that names the files, the fraction of its prompts that is held out)."""
     rl = required_section(config.rl, "rl")
-    own = bool(rl.data) or config.reward is None
-    return ("rl", rl.eval_fraction) if own else ("reward", required_section(config.reward, "reward").eval_fraction)
+    if rl.data or config.reward is None:
+        return "rl", rl.eval_fraction
+    return "reward", config.reward.eval_fraction
 
 
-def _of(
+def _source(
     config: Config,
     stage: str,
     setting: str,

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, own_files
+from sawyer.config import Config, user_files
 from sawyer.errors import RunError
 from sawyer.pipeline.stage_graph import BY_LORA, COMMON, PARENTS, PIN, STAGES, UNIT
 from sawyer.records import expand
@@ -49,7 +49,7 @@ def _spelt(value: Any, setting: str = "") -> Any:
 def _own_files(section: Mapping[str, Any]) -> list[Path]:
     """The files of a user's functions that a stage's section names, with the modules beside them that they import."""
     functions = [section.get("loss", ""), *(part["function"] or "" for part in section.get("rewards", ()))]
-    return list(dict.fromkeys(file for function in functions for file in own_files(function)))
+    return list(dict.fromkeys(file for function in functions for file in user_files(function)))
 
 
 def _same(before: str, now: str) -> bool:

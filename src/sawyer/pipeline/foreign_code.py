@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sawyer.config import OURS, Config, own_names, own_source
+from sawyer.config import BUILT_IN_SOURCE, Config, parse_function_name, user_function_source
 from sawyer.errors import ModelError, RunError
 from sawyer.pipeline.stage_graph import builds_on, product
 from sawyer.runs import Layout, Run, read_manifest
@@ -49,10 +49,11 @@ def check_world(config: Config) -> None:
 
 def foreign_code(config: Config, stage: str) -> str:
     """Which code the config names for a stage, and of which files; empty where it is ours. A config may come from others."""
-    losses = [config.reward.loss] if stage == "reward" and config.reward is not None and own_names(config.reward.loss) else []
+    loss = config.reward.loss if stage == "reward" and config.reward is not None else ""
+    losses = [loss] if parse_function_name(loss) else []
     rewards = [part.function for part in config.rl.rewards if part.function] if stage == "rl" and config.rl is not None else []
-    foreign = [name for name in dict.fromkeys([*losses, *rewards]) if own_source(name) != OURS]
-    return ", ".join(f"{name} ({own_source(name)})" for name in foreign)
+    foreign = [name for name in dict.fromkeys([*losses, *rewards]) if user_function_source(name) != BUILT_IN_SOURCE]
+    return ", ".join(f"{name} ({user_function_source(name)})" for name in foreign)
 
 
 def name_code(config: Config, run: Run, todo: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config, own_function
+from sawyer.config import Config, load_user_function
 from sawyer.errors import ConfigError, ModelError, TrainingError
 from sawyer.pipeline.stage_graph import given_models
 from sawyer.records import Prompt
@@ -128,7 +128,7 @@ def try_functions(config: Config, prompts: Sequence[Prompt]) -> None:
     """
     rewards = config.rl.rewards if config.rl is not None else []
     parts = [part for part in rewards if part.function is not None]
-    functions = [own_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
+    functions = [load_user_function(str(part.function), f"rl.rewards, {part.name}") for part in parts]
     if not parts or not prompts:
         return
     from sawyer.models import FunctionScorer, RewardComponent, WeightedScorer

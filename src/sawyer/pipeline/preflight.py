@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import COLLECTED, COMPARED, Config, DataSource, left_out, own_names, pairs_of, sources_of
+from sawyer.config import COLLECTED, COMPARED, Config, DataSource, left_out, pairs_of, parse_function_name, sources_of
 from sawyer.errors import DataError, SawyerError
 from sawyer.pipeline.foreign_code import check_world
 from sawyer.pipeline.model_checks import check_given, check_there, try_functions
@@ -121,7 +121,7 @@ class _Look:
             check_there("model", self.config.model)
         check_world(self.config)
         loss = self.config.reward.loss if self.stage == "reward" and self.config.reward is not None else ""
-        if own_names(loss) is not None:
+        if parse_function_name(loss) is not None:
             from sawyer.stages.reward.loss_choice import checked_loss
 
             checked_loss(loss)

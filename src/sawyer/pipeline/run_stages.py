@@ -10,8 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import Config
-from sawyer.config import demo as demo_config
+from sawyer.config import Config, demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
 from sawyer.pipeline.foreign_code import check_only, name_code

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
-from sawyer.config import KNOWN_TO, Algorithm, Config, required_section, with_settings
+from sawyer.config import USED_BY, Algorithm, Config, required_section, with_settings
 from sawyer.errors import ConfigError
 from sawyer.pipeline import run
 from sawyer.runs import SETTINGS, Layout, Listener, Manifest, clock, read_rows
@@ -135,7 +135,7 @@ def _samples(algorithm: str) -> bool:
 
 def _knows(algorithm: str, name: str) -> bool:
     """Whether a setting of `rl` means anything to the algorithm."""
-    return algorithm in KNOWN_TO.get(name, (algorithm,))
+    return algorithm in USED_BY.get(name, (algorithm,))
 
 
 def _check_request(

@@ -12,9 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeVar
 
-from sawyer.config import Config
-from sawyer.config import demo as demo_config
-from sawyer.config import load as load_config
+from sawyer.config import Config, demo_config, load_config
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.pipeline import demo, fingerprint, product, run
 from sawyer.runs import Layout, Listener, Manifest, Stop, clock, handle_signals, link, open_run

@@ -7,8 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from sawyer.config import Config, required_section
-from sawyer.config import demo as demo_config
+from sawyer.config import Config, demo_config, required_section
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.pipeline import demo, run
 from sawyer.runs import SETTINGS, Listener, clock, last_gates, read_rows

@@ -67,7 +67,7 @@ def _greedy_gate(change: Mapping[str, Any], start: str, config: Config) -> Gate:
     if low < 0 < high:
         told += f", which is within noise; a change of {detectable(low, high):.2g} would probably be seen"
     rl = config.rl
-    tie = "rl.kl.coefficient" if rl is None or rl.knows("kl.coefficient") else "rl.beta"
+    tie = "rl.kl.coefficient" if rl is None or rl.uses("kl.coefficient") else "rl.beta"
     gates = "see the reward stage's gates, or " if config.reward is not None else ""
     return Gate(
         stage=STAGE,

@@ -106,9 +106,9 @@ def advice_for(asked: Rl) -> dict[str, str]:
     """What to try where a guard acts, by its name, in settings that the algorithm has and by files that the run has."""
     online, grouped = asked.is_online, asked.algorithm in ("rloo", "grpo")
     known = {
-        "tie": "rl.kl.coefficient" if asked.knows("kl.coefficient") else "rl.beta",
+        "tie": "rl.kl.coefficient" if asked.uses("kl.coefficient") else "rl.beta",
         "ends": "rl.missing_eos_penalty or rl.kl.coefficient" if online else "rl.beta",
-        "bound": "bound the scores with rl.reward_clip, " if asked.knows("reward_clip") else "",
+        "bound": "bound the scores with rl.reward_clip, " if asked.uses("reward_clip") else "",
         "judged": "have such answers judged" if asked.uses_stage else "let the reward tell them from good answers",
         "report": "see reward/trust.json; " if asked.uses_stage else "",
         "more": "rl.temperature or rl.group_size" if grouped else "rl.temperature or rl.batch_size",

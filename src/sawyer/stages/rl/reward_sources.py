@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sawyer.config import Config, RewardPart, own_function
+from sawyer.config import Config, RewardPart, load_user_function
 from sawyer.errors import ConfigError
 from sawyer.models import (
     Classifier,
@@ -54,7 +54,7 @@ def open_scorer(config: Config, run: Run, device: torch.device, load: LoadNetwor
 
 def _opened(part: RewardPart, config: Config, run: Run, device: torch.device, load: LoadNetwork) -> Scorer | FunctionScorer:
     if part.function is not None:
-        return FunctionScorer(own_function(part.function, "rl.rewards"), part.function, call=distributed.on_rank_zero)
+        return FunctionScorer(load_user_function(part.function, "rl.rewards"), part.function, call=distributed.on_rank_zero)
     assert part.model is not None
     if part.label is not None:
         return LabelScorer(

@@ -251,7 +251,7 @@ def _advice(asked: Rl, outcome: Outcome) -> str:
         )
     if outcome.is_idle:
         return f"nothing could be learnt from groups of equal scores: {advice_for(asked)['zero_variance_groups']}"
-    longer = "rl.episodes" if asked.knows("episodes") else "rl.epochs"
+    longer = "rl.episodes" if asked.uses("episodes") else "rl.epochs"
     gates = "the reward model's gates" if asked.uses_stage else "the eval_score figures of each part of rl.rewards"
     return (
         f"raise {longer} or rl.learning_rate to gain more, rl.eval_prompts (and rl.eval_fraction) to see smaller gains; if the "
@@ -273,7 +273,7 @@ def _pairs_gate(figures: Mapping[str, Any], outcome: Outcome) -> Gate:
 
 
 def _tie(asked: Rl) -> str:
-    return "rl.kl.coefficient" if asked.knows("kl.coefficient") else "rl.beta"
+    return "rl.kl.coefficient" if asked.uses("kl.coefficient") else "rl.beta"
 
 
 def times(count: int) -> str:
