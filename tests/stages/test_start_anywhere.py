@@ -62,9 +62,9 @@ def test_a_reward_model_alone(tiny: Fixture, tmp_path: Path, kind: str) -> None:
     tree = {"reward": asked, **({"lora": LORA} if kind == "lora" else {}), **({"model": None} if kind == "roberta" else {})}
     summary = pipeline.run(tiny.config(out, **tree))
     assert list(summary["seconds"]) == ["reward", "report", "total"] and summary["reward"]["eval_prompts"] > 0
-    assert "the file's own answers set the reward's zero and unit" in left_out(out)["reward"]
+    assert "the answers in the files set the mean and scale of the reward" in left_out(out)["reward"]
     assert not (out / "sft").exists() and summary["gates"].keys() >= {"reward_learned", "reward_beats_baselines"}
-    on_page(out, "the file&#39;s own answers set the reward&#39;s zero and unit")
+    on_page(out, "the answers in the files set the mean and scale of the reward")
     if kind == "lora":
         return
     # The saved model in plain transformers, and its zero and unit: mean and deviation over the training answers.
