@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.measure import Measurement, measure
 from benchmarks.variant import BatchPart, Variant, batch_part
+from sawyer.cli.malloc import keep_freed_memory
 from sawyer.config import Config
 from sawyer.errors import ProcessError, SawyerError
 
@@ -106,6 +107,7 @@ def _outcome(end: Connection, process: Any) -> Any:
 def _work(there: Connection, work: Callable[[], Any], environment: Mapping[str, str], processes: int) -> None:
     """In the new process: do it with this one's share of the threads, and tell."""
     os.environ.update(environment)
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     try:
         there.send((work(), None))

@@ -17,7 +17,7 @@ from benchmarks.variant import WHOLE, BatchPart, Variant
 from benchmarks.work import BUILD
 from sawyer.config import Config
 from sawyer.models import remote_code
-from sawyer.train import distributed, kept_memory, open_shared_run
+from sawyer.train import distributed, open_shared_run
 
 PACE = 1.0  # seconds of steps after which the machine's rate is measured again: a shared machine's is another by then
 
@@ -61,7 +61,7 @@ def measure(
     the config does not name what the stage needs.
     """
     variant = variant or Variant()
-    with remote_code(config.trust_remote_code), open_shared_run(folder) as run, kept_memory():
+    with remote_code(config.trust_remote_code), open_shared_run(folder) as run:
         asked = config.model_copy(update={"out": str(folder)})
         work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
         place = work.place

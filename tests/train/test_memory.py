@@ -1,8 +1,9 @@
-"""The peak of memory: it rises with what is held, stays when that is let go, and is forgotten when asked. What is freed stays
-at hand within `kept_memory`, and goes back after it."""
+"""The peak of memory: it rises with what is held, stays when that is freed, and begins anew at a reset. A command keeps what is
+freed for the next tensors."""
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sawyer.train import allocator, kept_memory, peak_memory_mb, reset_peak_memory
+from sawyer.cli.malloc import keep_freed_memory
+from sawyer.train import allocator, peak_memory_mb, reset_peak_memory
 
 MANY = 64 * 2**20  # bytes
 
@@ -51,10 +53,12 @@ def test_a_system_that_does_not_tell_is_no_error(monkeypatch: pytest.MonkeyPatch
     assert peak_memory_mb() is None
 
 
-# Page faults of eight tensors one after another, before and within; then what the process holds, within and after.
+# Page faults of eight tensors one after another, before and after the command keeps memory; then what the process holds, with
+# what an earlier stage has freed and after the next one's reset.
 KEPT = f"""
 import resource, torch
-from sawyer.train import kept_memory
+from sawyer.cli.malloc import keep_freed_memory
+from sawyer.train import reset_peak_memory
 from sawyer.train.allocator import STATUS
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -64,17 +68,18 @@ def faults():
 def held():
     return int(STATUS.read_text().split("VmRSS:")[1].split()[0]) // 1024
 told = [faults()]
-with kept_memory():
-    faults()  # the heap grows
-    told += [faults(), held()]
+keep_freed_memory()
+faults()  # the heap grows
+told += [faults(), held()]
+reset_peak_memory()
 told.append(held())
 print(*told)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(allocator._glibc() is None, reason="the system's malloc is not glibc's")
-def test_what_is_freed_stays_at_hand_and_goes_back_in_the_end() -> None:
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="the system's malloc is not glibc's")
+def test_a_command_keeps_what_is_freed_and_a_stage_begins_without_it() -> None:
     out = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True).stdout
     before, within, held_within, held_after = map(int, out.split())
     page_faults = 8 * MANY // resource.getpagesize()
@@ -83,16 +88,6 @@ def test_what_is_freed_stays_at_hand_and_goes_back_in_the_end() -> None:
 
 
 def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator, "_glibc", lambda: None)
-    with kept_memory():
-        pass
-
-
-def test_an_error_within_is_raised_and_memory_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, ...]] = []
-    libc = SimpleNamespace(mallopt=lambda *given: asked.append(given), malloc_trim=lambda *given: asked.append(given))
-    monkeypatch.setattr(allocator, "_glibc", lambda: libc)
-    with pytest.raises(LookupError), kept_memory():
-        asked.clear()
-        raise LookupError
-    assert (0,) in asked and (allocator.TRIM_THRESHOLD, 64 * allocator.MB) in asked
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: SimpleNamespace())
+    keep_freed_memory()
+    reset_peak_memory()

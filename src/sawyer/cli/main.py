@@ -11,6 +11,7 @@ import typer
 from sawyer.cli import check_loss_command, data_commands, inspect, score_command, stage_commands, study_command
 from sawyer.cli.bench_command import bench
 from sawyer.cli.console import say, show_error, show_unexpected, stdout
+from sawyer.cli.malloc import keep_freed_memory
 from sawyer.cli.merge_command import merge
 from sawyer.cli.options import CommandGroup
 from sawyer.cli.streams import steady_streams
@@ -74,6 +75,7 @@ def main() -> None:
     An interrupted run that was saved exits 130, as shells do after Ctrl-C, so that `sawyer run a.yaml && next` stops. A run
     that waits for scores has done all it can and exits 0.
     """
+    keep_freed_memory()
     with steady_streams():
         _run()
 

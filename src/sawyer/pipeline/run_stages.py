@@ -130,7 +130,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         )
     module, name = DOORS[stage]
     from sawyer.text import fix_date
-    from sawyer.train import kept_memory, peak_memory_mb, reset_peak_memory
+    from sawyer.train import peak_memory_mb, reset_peak_memory
 
     reset_peak_memory()
 
@@ -143,7 +143,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
 
     try:
-        with kept_memory(), fix_date(distributed.on_rank_zero(run.manifest.first_day)):
+        with fix_date(distributed.on_rank_zero(run.manifest.first_day)):
             figures = getattr(import_module(module), name)(config, run)
     except Interrupted as stop:
         close("interrupted", stop.given)

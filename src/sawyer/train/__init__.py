@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sawyer.train.allocator import kept_memory, peak_memory_mb, reset_peak_memory
+    from sawyer.train.allocator import peak_memory_mb, reset_peak_memory
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
     from sawyer.train.device import Placement, choose_device, record_fast_paths
     from sawyer.train.encoding_cache import encode_rows
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sawyer.train.training_loss_gate import learned_gate, losses_of
 
 _MODULES = {
-    "allocator": ("kept_memory", "peak_memory_mb", "reset_peak_memory"),
+    "allocator": ("peak_memory_mb", "reset_peak_memory"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
     "device": ("Placement", "choose_device", "record_fast_paths"),
     "encoding_cache": ("encode_rows",),
