@@ -22,7 +22,7 @@ from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, opened
-from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.sft.sft_stage import SftLoop
 from sawyer.train import Placement, batch_indices, choose_device, distributed, generator
 
@@ -104,18 +104,18 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     update = {"batch_size": batch, "episodes": batches * batch, "eval_every": NEVER, "eval_fraction": 0.0}
     rl = rl.model_copy(update={**update, "num_minibatches": min(rl.num_minibatches, batch)})
     config = config.model_copy(update={"rl": rl})
-    work = RlLoop(config, run)
+    work = Trainer(config, run)
 
     def step(index: int) -> Step:
         told = work.step(index)
-        tokens = sum(len(prompt_encoder.prompt(prompt)) for prompt in work.asked_at(index))
+        tokens = sum(len(prompt_encoder.prompt(prompt)) for prompt in work.prompts_at(index))
         return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
 
     # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * rl.epochs
-    return StageWork(step=step, units="episodes", passes=passes, parameters=parameters, place=work.place)
+    return StageWork(step=step, units="episodes", passes=passes, parameters=parameters, place=work.placement)
 
 
 def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:

@@ -12,9 +12,16 @@ import torch
 
 from sawyer.models import open_language_model
 from sawyer.runs import Run
-from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.rl.rollout import RolloutSettings
+from sawyer.stages.rl.trainer import Trainer
+from sawyer.train import choose_device
 
-stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawyer.stages.rl.trainer")
+watched = import_module("sawyer.stages.rl.trainer")
+
+
+def on_cpu(config: Any) -> RolloutSettings:
+    """What answers are sampled and read with, in fp32."""
+    return RolloutSettings.of(config, choose_device("cpu", "fp32", width=16))
 
 
 def weights(folder: Path) -> list[torch.Tensor]:
@@ -28,27 +35,27 @@ def same(a: Path, b: Path) -> bool:
 def scripted(monkeypatch: pytest.MonkeyPatch, evaluations: Sequence[tuple[float, float]], endless: Sequence[int] = ()) -> None:
     """Held-out (score, KL) of each evaluation in turn, whatever the policy; in those of `endless` no answer ends."""
     found = iter((*given, number not in endless) for number, given in enumerate(evaluations))
-    plain = stage.collect
+    plain = watched.collect_rollout
 
-    def collect(speaker: Any, prompts: Any, scorer: Any, config: Any, place: Any, draw: Any) -> Any:
-        episodes = plain(speaker, prompts, scorer, config, place, draw)
+    def collect(policy: Any, prompts: Any, *more: Any) -> Any:
+        episodes = plain(policy, prompts, *more)
         if tuple(prompts) == collect.held_out:  # type: ignore[attr-defined]
             reward, collect.kl, ended = next(found)  # type: ignore[attr-defined]
             episodes.scores.fill_(reward)
             episodes.ended.fill_(ended)
         return episodes
 
-    def of_policy(model: Any, rows: Any, config: Any, place: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def of_policy(model: Any, rows: Any, settings: Any) -> tuple[torch.Tensor, torch.Tensor]:
         # The KL at the first place; the reference's log-probs are 0.
         return torch.full((len(rows), 1), collect.kl), torch.zeros(len(rows), 1)  # type: ignore[attr-defined]
 
-    init = RlLoop.__init__
+    init = Trainer.__init__
 
-    def start(self: RlLoop, config: Any, run: Run) -> None:
+    def start(self: Trainer, config: Any, run: Run) -> None:
         init(self, config, run)
-        collect.held_out = self.held_out  # type: ignore[attr-defined]
+        collect.held_out = self.eval_prompts  # type: ignore[attr-defined]
 
-    monkeypatch.setattr(watched, "collect", collect)
+    monkeypatch.setattr(watched, "collect_rollout", collect)
     monkeypatch.setattr(watched, "logprobs_and_entropies", of_policy)
-    monkeypatch.setattr(watched, "logprobs_of", lambda model, rows, config, place: torch.zeros(len(rows), 1))
-    monkeypatch.setattr(RlLoop, "__init__", start)
+    monkeypatch.setattr(watched, "logprobs_of", lambda model, rows, settings: torch.zeros(len(rows), 1))
+    monkeypatch.setattr(Trainer, "__init__", start)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from fp64 import double_precision
+from scripted import on_cpu
 from torch import Tensor, nn
 
 from sawyer.config import Config, parse_config
@@ -18,11 +19,12 @@ from sawyer.errors import ConfigError
 from sawyer.maths import explained_variance
 from sawyer.models import PolicyWithValue, RewardScorer, RidgeValues, ValueNetwork, open_language_model
 from sawyer.records import read
-from sawyer.stages.rl.ppo_updates import VALUE_COEFFICIENT, update
-from sawyer.stages.rl.reward_sources import own_reward_model
-from sawyer.stages.rl.rl_stage import RlLoop, train
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate, frozen_states
-from sawyer.train import OptimizerStep, choose_device, generator
+from sawyer.stages.rl.ppo_updates import VALUE_COEFFICIENT, update_on_rollout
+from sawyer.stages.rl.reward_sources import stage_reward_model
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.rollout import Rollout, collect_rollout, estimate_advantages, read_frozen_states
+from sawyer.stages.rl.trainer import Trainer
+from sawyer.train import OptimizerStep, generator
 
 Fixture = Any
 CLOSE = 1e-6  # in float64: the largest difference of a loss or gradient that counts as none
@@ -70,18 +72,18 @@ def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Modul
     return policy, critic
 
 
-def experienced(tiny: Fixture, out: Path, kind: str) -> tuple[Config, Episodes, Experience]:
+def experienced(tiny: Fixture, out: Path, kind: str) -> tuple[Config, Rollout, Rollout]:
     """Twelve answers, four to each of three prompts; the reference is another model."""
     config = config_of(tiny, out, kind)
-    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     prompts = [p for p in read([str(tiny.prompts)], want="prompts").records[:3] for _ in range(GROUP)]
-    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(1, "draw"))
+    episodes = collect_rollout(speaker, prompts, RewardScorer.load(tiny.reward), on_cpu(config), generator(1, "draw"))
     policy, critic = networks(tiny, kind)
     reference, doubled = open_language_model(tiny.base).model.double(), replace(episodes, scores=episodes.scores.double())
     with double_precision():
         if isinstance(critic, RidgeValues):
-            doubled = replace(doubled, seen=frozen_states(critic, doubled.rows, {}, config, place))
-        found = estimate(doubled, policy, reference, critic, BETA, config, place)
+            doubled = read_frozen_states(doubled, critic, {}, on_cpu(config))
+        found = estimate_advantages(doubled, policy, reference, critic, on_cpu(config), config.rl, kl_coefficient=BETA)
     return config, doubled, found
 
 
@@ -102,7 +104,7 @@ def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
     return (hidden @ critic.head.weight[0] + critic.head.bias[0])[start - 1 : len(ids) - 1]
 
 
-def advantages_by_hand(tiny: Fixture, kind: str, episodes: Episodes) -> list[list[float]]:
+def advantages_by_hand(tiny: Fixture, kind: str, episodes: Rollout) -> list[list[float]]:
     """One list an answer, from the formulas as they are written."""
     policy, critic = networks(tiny, kind)
     reference: Any = open_language_model(tiny.base).model.double()
@@ -148,17 +150,17 @@ def test_advantages_are_the_formula_s(tiny: Fixture, tmp_path: Path, kind: str) 
         assert experience.advantages[i][experience.mask[i]].tolist() == pytest.approx(expected, abs=CLOSE)
     assert not bool(experience.advantages[~experience.mask].any())
     assert (experience.old_values is None) == (experience.returns is None) == (not kind.startswith("ppo"))
-    assert experience.kl_in_loss == (BETA if kind == "grpo" else 0.0)
+    assert experience.kl_loss_coefficient == (BETA if kind == "grpo" else 0.0)
     paid = [float(s) - (0.0 if e else 0.5) for s, e in zip(episodes.scores, episodes.ended, strict=True)]
     kls = ((experience.old_logprobs - experience.ref_logprobs) * experience.mask).sum(1)
     costs = 0.0 if kind == "grpo" else BETA * kls
     assert experience.rewards.sum(1).tolist() == pytest.approx((torch.tensor(paid).double() - costs).tolist(), abs=CLOSE)
 
 
-Loss = Callable[[Any, nn.Module | None, Experience, int], Tensor]
+Loss = Callable[[Any, nn.Module | None, Rollout, int], Tensor]
 
 
-def loss_by_hand(policy: Any, critic: Any, experience: Experience, i: int, kind: str, wrong: str = "") -> Tensor:
+def loss_by_hand(policy: Any, critic: Any, experience: Rollout, i: int, kind: str, wrong: str = "") -> Tensor:
     """The loss of answer i, a sum over its tokens; `wrong` makes one of the known mistakes."""
     row = experience.rows[i]
     here = slice(row.prompt_length, len(row.ids))
@@ -217,7 +219,7 @@ def both(
         value = OptimizerStep(critic, name="value", learning_rate=1.0, factor=lambda _: 1.0) if kind == "ppo own" else None
         if value is not None:
             capture(value)
-        report = update(experience, learner, value, config, choose_device("cpu", "fp32", width=16), 0)
+        report = update_on_rollout(experience, learner, value, on_cpu(config), config.rl, seed=config.seed, number=0)
     assert 0.05 < report.clip_fraction < 0.95
     return found.gradients[0], by_hand
 
@@ -285,8 +287,8 @@ def test_a_run_of_each(tiny: Fixture, tmp_path: Path, events: Any, kind: str) ->
 def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "rloo", episodes=24)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
-        first, second = work.asked_at(0), work.asked_at(1)
+        work = Trainer(config, run)
+        first, second = work.prompts_at(0), work.prompts_at(1)
     for asked in (first, second):
         assert len(asked) == 12 and len({prompt.text for prompt in asked}) == 3
         assert all(asked[i] == asked[i - i % GROUP] for i in range(12))
@@ -296,29 +298,28 @@ def test_the_answers_to_a_prompt_stand_together(tiny: Fixture, tmp_path: Path) -
 def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "ppo ridge", reward_clip=None)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         critic = work.critic
-        assert isinstance(critic, RidgeValues) and work.value is None and list(work.learners) == ["policy"]
-        assert critic.reader is own_reward_model(config, work.scorer).model  # type: ignore[union-attr]
+        assert isinstance(critic, RidgeValues) and work.value is None and list(work.optimizers) == ["policy"]
+        assert critic.reader is stage_reward_model(config, work.scorer).model  # type: ignore[union-attr]
         read = [weight.clone() for weight in critic.reader.parameters()]
         first = work.step(0)
         assert first is not None and first["explained_variance"] == pytest.approx(0.0, abs=1e-6)
-        experience = estimate(
-            collect(
-                work.policy_speaker,
-                work.asked_at(0),
+        experience = estimate_advantages(
+            collect_rollout(
+                work.language_model,
+                work.prompts_at(0),
                 work.scorer,
-                config,
-                work.place,
+                work.settings,
                 generator(config.seed, "rl", "rollout", 0),
                 critic,
             ),
-            work.policy_speaker.model,
+            work.language_model.model,
             work.reference,
             critic,
-            BETA,
-            config,
-            work.place,
+            work.settings,
+            config.rl,
+            kl_coefficient=BETA,
         )
     assert all(torch.equal(a, b) for a, b in zip(read, critic.reader.parameters(), strict=True))
     # Of prompts that it has seen answered it now knows something.
@@ -330,9 +331,9 @@ def test_fitted_values_are_learnt_without_a_network(tiny: Fixture, tmp_path: Pat
 def test_a_shared_value_is_one_network_and_one_optimizer(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run", "ppo shared")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         assert work.value is None and isinstance(work.critic, PolicyWithValue)
-        assert work.critic.policy is work.policy_speaker.model and work.policy.model is work.critic
+        assert work.critic.policy is work.language_model.model and work.policy.model is work.critic
         assert not bool(work.critic.head.weight.any())
         before = [weight.clone() for weight in work.critic.parameters()]
         work.step(0)

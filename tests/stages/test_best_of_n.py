@@ -39,8 +39,8 @@ def config_of(tiny: Fixture, out: Path, **rl: Any) -> Config:
 def noted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """All episodes that are drawn."""
     drawn: list[Any] = []
-    plain = stage.collect
-    monkeypatch.setattr(stage, "collect", lambda *given: drawn.append(plain(*given)) or drawn[-1])
+    plain = stage.collect_rollout
+    monkeypatch.setattr(stage, "collect_rollout", lambda *given: drawn.append(plain(*given)) or drawn[-1])
     return drawn
 
 

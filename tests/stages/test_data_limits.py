@@ -16,8 +16,8 @@ from sawyer.records import Demonstration, prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.rl.dpo_pairs import load_pairs
-from sawyer.stages.rl.reward_sources import nothing_paid
-from sawyer.stages.rl.trainer import prompts_of
+from sawyer.stages.rl.reward_sources import zero_scorer
+from sawyer.stages.rl.rl_prompts import load_prompts
 from sawyer.stages.sft import train
 from sawyer.text import Row, limit_tokens
 from sawyer.train import encode_all, encode_rows
@@ -112,7 +112,7 @@ def test_rl_leaves_out_longer_prompts(tiny: Fixture, tmp_path: Path, write_rows:
     speaker = open_language_model(tiny.sft)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         config = tiny.rl_config(tmp_path / "run", prompts=[path], max_prompt_tokens=30, eval_fraction=0)
-        prompts, _ = prompts_of(config, run, speaker, nothing_paid)
+        prompts, _ = load_prompts(config, run, speaker, zero_scorer)
         (told,) = messages(run, "data")
     short = [count for count in range(1, 31) if len(speaker.prompt_encoder.prompt(prompts[0])) + count - 1 <= 30]
     assert 0 < len(prompts) < 30 and len(prompts) == len(short)

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from sawyer.config import Config, parse_config
 from sawyer.errors import DataError, TrainingError
+from sawyer.maths import dpo_loss
 from sawyer.models import open_language_model
 from sawyer.records import Prompt, read, split
 from sawyer.stages.rl import dpo_updates
 from sawyer.stages.rl.dpo_pairs import load_pairs
-from sawyer.stages.rl.dpo_updates import DpoLoop, DpoSums
+from sawyer.stages.rl.dpo_updates import DpoSums, minibatch_loss
 from sawyer.stages.rl.rl_stage import train
-from sawyer.train import judged_minibatches
+from sawyer.stages.rl.trainer import Trainer
 
 Fixture = Any
 CLOSE, BETA = 1e-6, 0.3
@@ -125,12 +126,12 @@ def log_ratio(policy: Any, reference: Any, row: Any) -> Tensor:
     return total
 
 
-def by_hand(work: DpoLoop, groups: Any, wrong: str = "") -> Tensor:
+def by_hand(work: Trainer, groups: Any, wrong: str = "") -> Tensor:
     total, count = torch.zeros((), dtype=torch.float64), 0
     for group in groups:
         for j, k, _ in group.pairs:
-            chosen = log_ratio(work.policy_speaker.model, work.reference, group.rows[j])
-            rejected = log_ratio(work.policy_speaker.model, work.reference, group.rows[k])
+            chosen = log_ratio(work.language_model.model, work.reference, group.rows[j])
+            rejected = log_ratio(work.language_model.model, work.reference, group.rows[k])
             if wrong == "means":
                 lengths = [len(group.rows[i].ids) - group.rows[i].prompt_length for i in (j, k)]
                 chosen, rejected = chosen / lengths[0], rejected / lengths[1]
@@ -142,23 +143,23 @@ def by_hand(work: DpoLoop, groups: Any, wrong: str = "") -> Tensor:
 def moved(tiny: Fixture, out: Path, capture: Fixture, tokens: int, wrong: str = "") -> tuple[Tensor, Tensor, float, float]:
     """(gradient of the stage, by hand, loss of the stage, by hand) of one batch, away from the reference."""
     with tiny.run(out, "sft", "reward") as run:
-        work = DpoLoop(config_of(tiny, out, tokens=tokens), run)
-        model: Any = work.policy_speaker.model
+        work = Trainer(config_of(tiny, out, tokens=tokens), run)
+        model: Any = work.language_model.model
         for net in (model, work.reference):
             net.double()
         with torch.no_grad():
             for number, weight in enumerate(model.parameters()):
                 generator = torch.Generator().manual_seed(number)
                 weight += 0.1 * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
-        groups = work.groups[:7]
+        groups = work.pairs[:7]
         loss = by_hand(work, groups, wrong)
         loss.backward()
         expected = torch.cat([w.grad.flatten() for w in model.parameters()])
         found = capture(work.policy)
         count = sum(len(group.pairs) for group in groups)
         with double_precision():
-            parts = judged_minibatches(groups, work.policy_speaker.prompt_encoder.pad_id, tokens)
-            work.policy.update(parts, lambda part: work.loss(part, DpoSums()), count)
+            parts = work.pair_networks.minibatches(groups)
+            work.policy.update(parts, lambda part: minibatch_loss(part, work.pair_networks, dpo_loss, BETA, DpoSums()), count)
     assert (found.parts[0] > 1) == (tokens < 5000)
     return found.gradients[0], expected, found.losses[0], float(loss.detach())
 
@@ -186,10 +187,10 @@ def test_each_answer_goes_through_each_network_once(tiny: Fixture, tmp_path: Pat
         return plain(model, batch, **more)
 
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = DpoLoop(config_of(tiny, tmp_path / "run", batch_size=1000, eval_every=100), run)
+        work = Trainer(config_of(tiny, tmp_path / "run", batch_size=1000, eval_every=100), run)
         monkeypatch.setattr(dpo_updates, "policy_logprobs", counted)
         work.step(0)
-    answers, pairs_in_all = sum(len(g.rows) for g in work.groups), sum(len(g.pairs) for g in work.groups)
+    answers, pairs_in_all = sum(len(g.rows) for g in work.pairs), sum(len(g.pairs) for g in work.pairs)
     assert pairs_in_all > answers  # so that a pair at a time would be more
     for of_reference in (False, True):
         assert sum(count for count, reference, _ in seen if reference == of_reference) == answers
@@ -226,13 +227,13 @@ def test_a_run_is_evaluated_as_the_others_are(tiny: Fixture, tmp_path: Path, eve
 def test_another_reference_fails_before_anything_is_kept(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = DpoLoop.__init__
+    init = Trainer.__init__
 
-    def other(self: DpoLoop, *given: Any) -> None:
+    def other(self: Trainer, *given: Any) -> None:
         init(self, *given)
         self.reference = open_language_model(tiny.base).model
 
-    monkeypatch.setattr(DpoLoop, "__init__", other)
+    monkeypatch.setattr(Trainer, "__init__", other)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.raises(TrainingError, match="before its first update"):
             train(config_of(tiny, tmp_path / "run"), run)
@@ -242,12 +243,12 @@ def test_another_reference_fails_before_anything_is_kept(
 def test_a_state_taken_and_loaded_goes_on_number_for_number(tiny: Fixture, tmp_path: Path) -> None:
     config = config_of(tiny, tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        straight = DpoLoop(config, run)
+        straight = Trainer(config, run)
         straight.step(0)
         straight.step(1)
         torch.save(straight.state(), tmp_path / "state.pt")
         rest = [straight.step(index) for index in range(2, 4)]
-        again = DpoLoop(config, run)
+        again = Trainer(config, run)
         again.load(torch.load(tmp_path / "state.pt", weights_only=True))
         assert [again.step(index) for index in range(2, 4)] == rest
     assert again.guards.state() == straight.guards.state()

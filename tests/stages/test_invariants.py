@@ -8,15 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import on_cpu
 from torch import Tensor, nn
 
 from sawyer.maths import gae, kl_k1, masked_sum, ppo_policy, token_rewards, whiten
 from sawyer.models import PolicyWithValue, RewardScorer, ValueNetwork, open_language_model, policy_logprobs, sequence_logits
 from sawyer.records import read
-from sawyer.stages.rl.ppo_updates import update
-from sawyer.stages.rl.rollout import Experience, collect, estimate, logprobs_and_entropies, values_before, values_of
+from sawyer.stages.rl.ppo_updates import update_on_rollout
+from sawyer.stages.rl.rollout import (
+    Rollout,
+    collect_rollout,
+    estimate_advantages,
+    logprobs_and_entropies,
+    values_before,
+    values_of,
+)
 from sawyer.text import Batch, Row, pad_right
-from sawyer.train import OptimizerStep, choose_device, generator
+from sawyer.train import OptimizerStep, generator
 
 Fixture = Any
 ROUNDING = 1e-5
@@ -34,11 +42,13 @@ def value_network(tiny: Fixture) -> ValueNetwork:
 def start(tiny: Fixture, tmp_path: Path) -> Any:
     """(config, episodes, experience, policy) at step 0: policy, sampler and reference are the SFT model."""
     config = tiny.rl_config(tmp_path, episodes=12, batch_size=12, num_minibatches=1, max_new_tokens=20, temperature=0.8)
-    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
-    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
+    episodes = collect_rollout(speaker, prompts, RewardScorer.load(tiny.reward), on_cpu(config), generator(0, "draw"))
     reference = open_language_model(tiny.sft).model
-    experience = estimate(episodes, speaker.model, reference, value_network(tiny), 0.05, config, place)
+    experience = estimate_advantages(
+        episodes, speaker.model, reference, value_network(tiny), on_cpu(config), config.rl, kl_coefficient=0.05
+    )
     return config, episodes, experience, speaker.model
 
 
@@ -53,7 +63,7 @@ def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) ->
     assert torch.allclose(torch.tensor(sampled), experience.old_logprobs[experience.mask], atol=ROUNDING)
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
     assert float(kl.abs().max()) < ROUNDING
-    report = update(experience, *learners(tiny, model), config, choose_device("cpu", "fp32", width=16), 0)
+    report = update_on_rollout(experience, *learners(tiny, model), on_cpu(config), config.rl, seed=config.seed, number=0)
     assert report.ratio == pytest.approx(1.0, abs=ROUNDING)
     assert report.approx_kl == pytest.approx(0.0, abs=ROUNDING)
     assert report.clip_fraction == 0.0
@@ -69,15 +79,14 @@ def test_another_temperature_or_reference_would_be_seen(tiny: Fixture, start: An
     other = tiny.base if wrong == "reference" else tiny.sft
     if wrong == "temperature":
         config = config.model_copy(update={"rl": config.rl.model_copy(update={"temperature": 1.0})})
-    place = choose_device("cpu", "fp32", width=16)
-    found = estimate(
+    found = estimate_advantages(
         episodes,
         open_language_model(tiny.sft).model,
         open_language_model(other).model,
         value_network(tiny),
-        0.05,
-        config,
-        place,
+        on_cpu(config),
+        config.rl,
+        kl_coefficient=0.05,
     )
     if wrong == "reference":
         kl = masked_sum(kl_k1(found.old_logprobs, found.ref_logprobs), found.mask, dim=1)
@@ -109,10 +118,10 @@ def test_equal_scores_are_whitened_to_rounding_not_to_noise(start: Any) -> None:
     assert float(whiten(torch.full(mask.shape, 0.7), mask).abs().max()) < 1e-2
 
 
-def moved(tiny: Fixture, config: Any, experience: Experience) -> list[Tensor]:
+def moved(tiny: Fixture, config: Any, experience: Rollout) -> list[Tensor]:
     """All weights of policy and value network after the update."""
     nets = learners(tiny, open_language_model(tiny.sft).model)
-    update(experience, *nets, config, choose_device("cpu", "fp32", width=16), 0)
+    update_on_rollout(experience, *nets, on_cpu(config), config.rl, seed=config.seed, number=0)
     return [weight.detach() for net in nets for weight in net.parameters]
 
 
@@ -141,10 +150,10 @@ def test_the_order_of_rows_changes_nothing_but_rounding(tiny: Fixture, start: An
     )
     mixed = replace(turned, advantages=experience.advantages)
 
-    def gradients(given: Experience) -> list[Tensor]:
+    def gradients(given: Rollout) -> list[Tensor]:
         nets = learners(tiny, open_language_model(tiny.sft).model)
         found = [capture(net) for net in nets]
-        update(given, *nets, config, choose_device("cpu", "fp32", width=16), 0)
+        update_on_rollout(given, *nets, on_cpu(config), config.rl, seed=config.seed, number=0)
         return [one.gradients[0] for one in found]
 
     straight = gradients(experience)
@@ -195,15 +204,15 @@ def test_a_token_never_read_may_be_nan(tiny: Fixture, start: Any) -> None:
 
 def test_what_one_trunk_says_of_the_answers_is_read_in_one_pass(tiny: Fixture, start: Any) -> None:
     config, episodes, experience, model = start
-    place, reference = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft).model
+    reference = open_language_model(tiny.sft).model
     critic = PolicyWithValue(model)
     nn.init.normal_(critic.head.weight, generator=generator(0, "head"))
-    expected = values_of(critic, episodes.rows, config, place)
+    expected = values_of(critic, episodes.rows, on_cpu(config))
     passes: list[int] = []
     handle = model.base_model.register_forward_hook(lambda *_: passes.append(1))
-    found = estimate(episodes, model, reference, critic, 0.05, config, place)
+    found = estimate_advantages(episodes, model, reference, critic, on_cpu(config), config.rl, kl_coefficient=0.05)
     assert len(passes) == 1
-    logprobs, entropies = logprobs_and_entropies(model, episodes.rows, config, place)
+    logprobs, entropies = logprobs_and_entropies(model, episodes.rows, on_cpu(config))
     assert len(passes) == 2
     handle.remove()
     assert found.old_values is not None and bool(expected[experience.mask].any())
@@ -220,12 +229,12 @@ def test_what_one_trunk_says_of_the_answers_is_read_in_one_pass(tiny: Fixture, s
 
 def test_the_value_before_a_token_has_not_seen_it(tiny: Fixture, start: Any) -> None:
     config, episodes = start[:2]
-    value, place = value_network(tiny), choose_device("cpu", "fp32", width=16)
+    value = value_network(tiny)
     row = episodes.rows[0]
     last = replace(row, ids=(*row.ids[:-1], row.ids[-1] + 1))
-    one, other = (values_of(value, [r], config, place)[0] for r in (row, last))
+    one, other = (values_of(value, [r], on_cpu(config))[0] for r in (row, last))
     assert torch.equal(one, other)
     first = replace(row, ids=(row.ids[0] + 1, *row.ids[1:]))
-    changed = values_of(value, [first], config, place)[0]
+    changed = values_of(value, [first], on_cpu(config))[0]
     assert float(changed[0]) == float(one[0]) == 0.0
     assert float((changed - one)[torch.tensor(row.loss_mask)].abs().min()) > 0.0

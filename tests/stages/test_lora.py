@@ -34,10 +34,9 @@ from sawyer.records import prompt_of
 from sawyer.runs import Run, base_of, is_adapter, open_run, read_rows, replace_folder
 from sawyer.stages.reward import train as train_reward
 from sawyer.stages.rl import train as train_rl
-from sawyer.stages.rl.dpo_updates import DpoLoop
 from sawyer.stages.rl.networks import Networks, open_networks, open_value_network
 from sawyer.stages.rl.rl_gates import LogprobDrift
-from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.sft import train as train_sft
 from sawyer.text import pad_right
 from sawyer.train import choose_device, plan_memory
@@ -107,13 +106,13 @@ def test_ppo_on_one_network(shape: Shape, done: Path, tmp_path: Path) -> None:
     """All gates of step zero, adapters in rl/model, adapters alone in what is trained."""
     config = shape(tmp_path / "run")
     with opened(done, tmp_path / "run") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         shared = work.networks.shared
         assert shared is not None and set(shared.configs) == {"reference", "policy", "reward-1", "value"}
-        assert {id(p) for p in work.policy.parameters}.isdisjoint(id(p) for p in work.learners["value"].parameters)
+        assert {id(p) for p in work.policy.parameters}.isdisjoint(id(p) for p in work.optimizers["value"].parameters)
         names = {name for name, weight in shared.network.named_parameters() if weight.requires_grad}
         assert names and {name.split(".")[-2] for name in names} == {"policy", "value"}
-        for learner in work.learners.values():
+        for learner in work.optimizers.values():
             work_state = learner.state()["model"]
             assert all("own" in name or name.startswith("head.") for name in work_state)
             assert sum(weight.numel() for weight in work_state.values()) < 600
@@ -172,14 +171,14 @@ def test_sharing_changes_no_number(
             if way == "separate":
                 patch.setattr(working, "open_networks", separate)
                 patch.setattr(training, "open_value_network", own_value)
-            work = DpoLoop(config, run) if algorithm == "dpo" else RlLoop(config, run)
+            work = Trainer(config, run)
             assert (work.networks.shared is None) == (way == "separate")
             patch.setattr(
                 zero, "_scores_apart", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0))
             )  # it reads a file, in fp32
             with double_precision():
-                value = work.learners["value"].model if "value" in work.learners else None
-                for network in work.networks.held(value).values():
+                value = work.optimizers["value"].model if "value" in work.optimizers else None
+                for network in work.networks.by_name(value).values():
                     network.double()
                 found[way] = updates(work, run)
     assert len(found["shared"]) == len(found["separate"]) >= 3
@@ -204,7 +203,7 @@ def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Pa
     for way, opening in (("right", open_networks), ("wrong", reads_the_policy)):
         monkeypatch.setattr(working, "open_networks", opening)
         with opened(done, tmp_path / way) as run:
-            work = RlLoop(shape(tmp_path / way), run)
+            work = Trainer(shape(tmp_path / way), run)
             before = [weight.clone() for weight in work.networks.shared.weights("reference")]  # type: ignore[union-attr]
             kls[way] = [row["eval_kl"] for row in updates(work, run)]
             after = work.networks.shared.weights("reference")  # type: ignore[union-attr]
@@ -221,13 +220,12 @@ def test_what_goes_on_from_a_state_goes_on_exactly(
     shape: Shape, tiny: Tiny, done: Path, tmp_path: Path, algorithm: str
 ) -> None:
     config = asked(shape, tiny, tmp_path / "run", algorithm)
-    kind = DpoLoop if algorithm == "dpo" else RlLoop
     with opened(done, tmp_path / "run") as run:
-        straight: Any = kind(config, run)
+        straight: Any = Trainer(config, run)
         rows = [straight.step(0), straight.step(1)]
-        first: Any = kind(config, run)
+        first: Any = Trainer(config, run)
         assert first.step(0) == rows[0]
-        again: Any = kind(config, run)
+        again: Any = Trainer(config, run)
         again.load({key: value for key, value in first.state().items()})
         assert again.step(1) == rows[1]
 
@@ -263,7 +261,7 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
     """No adapter speaks for it; a reward model that is a whole model stays one, and no value network begins from it."""
     config = shape(tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         shared = work.networks.shared
         assert shared is not None and set(shared.configs) == {"policy", "value"}
         kls = [row["eval_kl"] for row in updates(work, run)]
@@ -281,8 +279,8 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
     """Without `lora` the merged weights are trained, all of them."""
     config = shape(tmp_path / "run", rl__lora=None)
     with opened(done, tmp_path / "run") as run:
-        work = RlLoop(config, run)
-        assert all(weight.requires_grad for weight in work.policy_speaker.model.parameters())
+        work = Trainer(config, run)
+        assert all(weight.requires_grad for weight in work.language_model.model.parameters())
         train_rl(config, run)
         assert not is_adapter(run.layout.model("rl"))
 
@@ -290,16 +288,16 @@ def test_full_fine_tuning_goes_on_from_adapters(shape: Shape, done: Path, tmp_pa
 def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, done: Path, tiny: Tiny, tmp_path: Path) -> None:
     """Whoever spoke last on the shared network; from a whole SFT model the reward model is a network of its own."""
     with opened(done, tmp_path / "run") as run:
-        work = RlLoop(shape(tmp_path / "run", value_init="ridge"), run)
-        batch = pad_right([work.policy_speaker.prompt_encoder.answer_ids((5, 6, 7), (8, 9))], 0)
+        work = Trainer(shape(tmp_path / "run", value_init="ridge"), run)
+        batch = pad_right([work.language_model.prompt_encoder.answer_ids((5, 6, 7), (8, 9))], 0)
         before = before_trained(batch)
-        alone: Any = load_reward(run.layout.model("reward"), work.policy_speaker.tokenizer)
+        alone: Any = load_reward(run.layout.model("reward"), work.language_model.tokenizer)
         expected = alone.base_model(input_ids=batch.ids).last_hidden_state
-        for network in (work.policy_speaker.model, work.reference):
+        for network in (work.language_model.model, work.reference):
             trunk_states(network, batch)
-            assert work.fitted is not None and work.fitted.reader.name == "reward-1"
-            assert torch.allclose(work.fitted.states(batch)[before], expected[before], atol=1e-5)
-            scorer: Any = work.fitted.scorer
+            assert work.ridge_values is not None and work.ridge_values.reader.name == "reward-1"
+            assert torch.allclose(work.ridge_values.states(batch)[before], expected[before], atol=1e-5)
+            scorer: Any = work.ridge_values.scorer
             with scorer.captured_states() as heard:
                 scorer.raw([prompt_of("up or down?")], ["down"])
             row, states = heard.popitem()
@@ -307,8 +305,8 @@ def test_fitted_values_are_read_from_the_reward_model_s_adapter(shape: Shape, do
             assert torch.allclose(states, judged[row.prompt_length - 1 : -1], atol=1e-5)
         assert not torch.allclose(trunk_states(work.reference, batch), expected, atol=1e-5)
     with tiny.run(tmp_path / "whole", "sft", "reward") as run:
-        work = RlLoop(shape(tmp_path / "whole", value_init="ridge"), run)
-        assert work.fitted is not None and not hasattr(work.fitted.reader, "shared")
+        work = Trainer(shape(tmp_path / "whole", value_init="ridge"), run)
+        assert work.ridge_values is not None and not hasattr(work.ridge_values.reader, "shared")
         assert "explained_variance" in (work.step(0) or {})
 
 
@@ -349,7 +347,7 @@ def test_a_reward_model_of_another_kind_is_a_network_of_its_own(shape: Shape, ti
         networks = open_networks(shape(tmp_path / "run"), run)
         assert isinstance(networks.scorer, RewardScorer)
         assert not isinstance(networks.scorer.model, AdapterView)
-        held = {share.name: share for share in plan_memory(networks.held(None), ())}
+        held = {share.name: share for share in plan_memory(networks.by_name(None), ())}
     assert held["the reward model"].frozen > 0.02
 
 
@@ -357,12 +355,12 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
     """Against hand arithmetic: 512 weights an adapter, a head of 16 weights and one bias for values, one network."""
     mb = 2**20
     with opened(done, tmp_path / "run") as run:
-        work = RlLoop(shape(tmp_path / "run"), run)
+        work = Trainer(shape(tmp_path / "run"), run)
         network: nn.Module = work.networks.shared.network  # type: ignore[union-attr]
-        value = work.learners["value"]
+        value = work.optimizers["value"]
         trained = [*work.policy.parameters, *value.parameters]
         base = sum(w.numel() for name, w in network.named_parameters() if ".lora_" not in name)
-        held = {share.name: share for share in plan_memory(work.networks.held(value.model), trained)}
+        held = {share.name: share for share in plan_memory(work.networks.by_name(value.model), trained)}
     assert held["policy"].whole == pytest.approx(4 * 4 * 512 / mb)
     assert held["value network"].whole == pytest.approx(4 * 4 * (512 + 17) / mb)
     assert held["reference"].whole == pytest.approx(4 * 512 / mb)
@@ -373,7 +371,7 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
 def test_the_plan_of_full_fine_tuning(tiny: Tiny, tmp_path: Path) -> None:
     """Policy and value network are trained, reference and reward model are not, whatever could be."""
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path / "run"), run)
+        work = Trainer(tiny.rl_config(tmp_path / "run"), run)
         size = sum(weight.numel() for weight in open_language_model(tiny.sft).model.parameters()) * 4 / 2**20
         told = work.memory
     each, four = (f"{share:.2g}" for share in (size, 4 * size))

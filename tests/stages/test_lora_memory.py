@@ -47,7 +47,7 @@ from pathlib import Path
 from sawyer.config import parse_config
 from sawyer.train import peak_memory_mb, reset_peak_memory
 from sawyer.runs import open_run
-from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.rl.trainer import Trainer
 
 root, way = Path(sys.argv[1]), sys.argv[2]
 rl = {"prompts": [str(root / "prompts.jsonl")], "episodes": 4, "batch_size": 4, "num_minibatches": 2, "epochs": 1}
@@ -57,7 +57,7 @@ tree |= {"sft": {"data": ["none.json"]}, "reward": {"data": ["none.json"]}, "rl"
 config = parse_config(tree | ({"lora": {"rank": 16}} if way == "lora" else {}))
 reset_peak_memory()
 with open_run(root / way) as run:
-    work = RlLoop(config, run)
+    work = Trainer(config, run)
     for index in range(work.steps):
         work.step(index)
     print(json.dumps({"peak": peak_memory_mb(), "plan": work.memory}))

@@ -21,14 +21,15 @@ from recorded import is_clock_or_memory
 
 from sawyer.models import RewardScorer, open_language_model
 from sawyer.records import read, split
-from sawyer.stages.rl.batch_metrics import HeldOut, batch_measures, eval_measures
-from sawyer.stages.rl.rl_stage import RlLoop, train
-from sawyer.stages.rl.rollout import collect, estimate
-from sawyer.train import OptimizerStep, batch_indices, choose_device, generator
+from sawyer.stages.rl.batch_metrics import Evaluation, batch_metrics, eval_metrics
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.rollout import collect_rollout, estimate_advantages
+from sawyer.stages.rl.trainer import Trainer
+from sawyer.train import OptimizerStep, batch_indices, generator
 from sawyer.worlds import gold
 
 Fixture = Any
-stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawyer.stages.rl.trainer")
+watched = import_module("sawyer.stages.rl.trainer")
 best = import_module("sawyer.stages.rl.best_of_n")
 BETA, RATE = 0.3, 1e-2
 ASKED = naive_rl.Asked(
@@ -66,26 +67,26 @@ class Seen:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[Any] = []
         self.networks: dict[str, list[Any]] = {"rl policy": [], "rl value": []}
-        self.held_out: Any = None
-        estimate, measures, real = stage.estimate, watched.eval_measures, OptimizerStep.update
+        self.eval_prompts: Any = None
+        estimate, measures, real = watched.estimate_advantages, watched.eval_metrics, OptimizerStep.update
 
-        def noted(episodes: Any, policy: Any, reference: Any, value: Any, coefficient: float, *more: Any) -> Any:
-            found = estimate(episodes, policy, reference, value, coefficient, *more)
+        def noted(episodes: Any, policy: Any, reference: Any, value: Any, *more: Any, **named: Any) -> Any:
+            found = estimate(episodes, policy, reference, value, *more, **named)
             self.batches.append(
                 (episodes, found, *(None if net is None else double(net) for net in (policy, reference, value)))
             )
             return found
 
         def evaluated(found: Any, penalty: float) -> Any:
-            self.held_out = found
+            self.eval_prompts = found
             return measures(found, penalty)
 
         def update(learner: OptimizerStep, *given: Any) -> Any:
             self.networks[learner.name].append(double(learner.model))
             return real(learner, *given)
 
-        patch.setattr(stage, "estimate", noted)
-        patch.setattr(watched, "eval_measures", evaluated)
+        patch.setattr(watched, "estimate_advantages", noted)
+        patch.setattr(watched, "eval_metrics", evaluated)
         patch.setattr(OptimizerStep, "update", update)
 
 
@@ -147,15 +148,15 @@ def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
     config = rl_config(tiny64, tmp_path / "run", asked)
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         seen, scorer = Seen(monkeypatch), RewardScorer.load(tiny64.reward)
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         for number in range(2):
-            policy = double(work.policy_speaker.model)
+            policy = double(work.language_model.model)
             row = work.step(number)
             assert row is not None
             run.journal.metrics("rl", number, row)
             if number == 0 and algorithm != "ppo":
                 continue  # once is enough where nothing has moved yet
-            answers, golds = answers_of(seen.held_out.episodes, scorer), golds_of(seen.held_out.episodes)
+            answers, golds = answers_of(seen.held_out.rollout, scorer), golds_of(seen.held_out.rollout)
             evaluated = naive_rl.held_out(answers, golds, policy, double(work.reference), asked)
             same(row, by_hand(seen, number, scorer, asked) | evaluated)
             told_of_summary(
@@ -175,23 +176,24 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
     config = tiny64.rl_config(tmp_path / "run")
     scores, members = {"a": [1.0, 2.0, 6.0], "b": [-1.0, 0.0, 4.0]}, [[0.5, 1.0, -2.0], [1.5, 0.5, -0.5]]
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
-        place = choose_device("cpu", "fp32", width=16)
-        found = collect(work.policy_speaker, work.prompts[:3], work.scorer, config, place, generator(0, "x"))
+        work = Trainer(config, run)
+        found = collect_rollout(work.language_model, work.prompts[:3], work.scorer, work.settings, generator(0, "x"))
         found = replace(
             found,
             parts={name: tuple(values) for name, values in scores.items()},
             disagreement=torch.tensor([0.5, 0.25, 0.75]),
         )
-        experience = estimate(found, work.policy.model, work.reference, work.critic, 0.1, config, place)
+        experience = estimate_advantages(
+            found, work.policy.model, work.reference, work.critic, work.settings, config.rl, kl_coefficient=0.1
+        )
         zeros = experience.old_logprobs * 0
-        told = batch_measures(found, experience, 0.1, config.rl) | eval_measures(
-            HeldOut(episodes=found, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=[1.0, 2.0, 6.0]), 1.0
+        told = batch_metrics(experience, 0.1, config.rl) | eval_metrics(
+            Evaluation.of(experience, zeros, zeros, entropies=zeros, golds=[1.0, 2.0, 6.0]), 1.0
         )
         some: dict[str, list[float | None]] = {"a": [1.0, None, 6.0], "b": [None, None, 4.0]}
-        partly = replace(found, parts={name: tuple(values) for name, values in some.items()})
-        of_some = batch_measures(partly, experience, 0.1, config.rl) | eval_measures(
-            HeldOut(episodes=partly, logprobs=zeros, ref_logprobs=zeros, entropies=zeros, golds=None), 1.0
+        partly = replace(experience, parts={name: tuple(values) for name, values in some.items()})
+        of_some = batch_metrics(partly, 0.1, config.rl) | eval_metrics(
+            Evaluation.of(partly, zeros, zeros, entropies=zeros, golds=None), 1.0
         )
     expected = naive_rl.partly(some)
     assert {name: of_some[name] for name in expected} == pytest.approx(expected, rel=1e-9)
@@ -203,15 +205,15 @@ def test_an_ensemble_and_parts(tiny64: Fixture, tmp_path: Path) -> None:
 
 def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(tiny64.rl_config(tmp_path / "run", eval_every=100), run)
-        real, rows = stage.collect, [work.step(0)]
+        work = Trainer(tiny64.rl_config(tmp_path / "run", eval_every=100), run)
+        real, rows = watched.collect_rollout, [work.step(0)]
 
         def broken(*given: Any) -> Any:
             episodes = real(*given)
             episodes.scores[3] = math.nan
             return episodes
 
-        monkeypatch.setattr(stage, "collect", broken)
+        monkeypatch.setattr(watched, "collect_rollout", broken)
         rows.append(work.step(1))
     assert rows[0] is not None and "refused" not in rows[0]
     same(rows[1] or {}, {"kl_coefficient": 0.05, "rollbacks": 0.0} | naive_rl.refused([0.0, math.nan]))
@@ -275,9 +277,9 @@ def test_best_of_n(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [str(tiny64.comparisons)]}}
     config = tiny64.config(tmp_path / "run", **stages, rl=own, world={"rater": "honest"})
     drawn: list[Any] = []
-    plain = best.collect
+    plain = best.collect_rollout
     monkeypatch.setattr(best, "PROMPTS_A_STEP", 4)
-    monkeypatch.setattr(best, "collect", lambda *given: drawn.append(plain(*given)) or drawn[-1])
+    monkeypatch.setattr(best, "collect_rollout", lambda *given: drawn.append(plain(*given)) or drawn[-1])
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)
         rows = run.journal.rows("rl")

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from sawyer.models import open_language_model, read_extra
 from sawyer.models.load import load_reward, load_tokenizer
-from sawyer.stages.rl.rl_stage import RlLoop
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.train import batch_indices, generator
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.rl_stage")
+stage = import_module("sawyer.stages.rl.trainer")
 PAGE = Path(__file__).parents[2] / "examples" / "one_page_ppo.py"
 LONGEST, ALLOWED = 350, {"torch", "transformers"}
 
@@ -107,30 +107,30 @@ def laid(rows: Any) -> Tensor:
     return torch.tensor([token for row in rows for token in (*row, -1)])
 
 
-def of_the_stage(work: RlLoop, double: bool) -> list[Figures]:
+def of_the_stage(work: Trainer, double: bool) -> list[Figures]:
     """Three updates of the RL stage, noted on their way."""
     found: list[Figures] = []
-    estimate, update = stage.estimate, stage.update
+    estimate, update = stage.estimate_advantages, stage.update_on_rollout
 
-    def noting_estimate(*given: Any) -> Any:
-        *rest, sampled = given
-        episodes, experience = given[0], estimate(*rest, sampled and not double)  # the sampler's log-probs are fp32
+    def noting_estimate(*given: Any, sampled: bool, **more: Any) -> Any:
+        # The sampler's log-probs are fp32.
+        experience = estimate(*given, sampled=sampled and not double, **more)
         found.append({name: getattr(experience, name)[experience.mask] for name in TABLES})
-        found[-1] |= {"scores": episodes.scores, "tokens": laid(row.ids for row in experience.rows)}
+        found[-1] |= {"scores": experience.scores, "tokens": laid(row.ids for row in experience.rows)}
         return experience
 
-    def noting_update(*given: Any) -> Any:
+    def noting_update(*given: Any, **more: Any) -> Any:
         before = flat(work.policy.model), flat(work.value.model)
-        report = update(*given)
+        report = update(*given, **more)
         found[-1] |= {name: torch.tensor(getattr(report, name)) for name in LEARNT}
         found[-1] |= moved(work.policy.model, work.value.model, before)
         return report
 
     with pytest.MonkeyPatch.context() as patch, double_precision() if double else nullcontext():
-        patch.setattr(stage, "estimate", noting_estimate)
-        patch.setattr(stage, "update", noting_update)
+        patch.setattr(stage, "estimate_advantages", noting_estimate)
+        patch.setattr(stage, "update_on_rollout", noting_update)
         # The gates read the saved reward model again, which cannot be read while fp32 is called fp64; the page has no gates.
-        patch.setattr(RlLoop, "_reread", lambda *_: None)
+        patch.setattr(Trainer, "_read_again", lambda *_: None)
         for number in range(UPDATES):
             told = work.step(number)
             assert told is not None
@@ -145,7 +145,7 @@ def case(tiny: Fixture, out: Path, asked: Mapping[str, Any], double: bool) -> Ca
     judge = load_reward(tiny.reward, tokenizer)
     trunk = copy.deepcopy(judge.base_model)
     with tiny.run(out, "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         ours = (work.policy.model, work.value.model, work.reference, work.scorer.model)
         for net in (*ours, speaker.model, judge, trunk) if double else ():
             net.double()

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sawyer.models import Member, RewardScorer, RidgeValues, load_reward, load_tokenizer
 from sawyer.records import Prompt, prompt_of
-from sawyer.stages.rl.rl_stage import RlLoop
-from sawyer.stages.rl.rollout import Episodes, Seen, collect
+from sawyer.stages.rl.rollout import Rollout, collect_rollout
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.text import Batch, Row
 from sawyer.train import distributed, generator
 
@@ -38,23 +38,24 @@ def read_alone(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def sampled(work: RlLoop, values: RidgeValues | None) -> Episodes:
+def sampled(work: Trainer, values: RidgeValues | None) -> Rollout:
     """Answers to prompts that come twice each; `values`: who asks for states."""
     prompts = [prompt for prompt in work.prompts[: COUNT // 2] for _ in range(2)]
-    return collect(work.policy_speaker, prompts, work.scorer, work.config, work.place, generator(0, "draw"), values)
+    return collect_rollout(work.language_model, prompts, work.scorer, work.settings, generator(0, "draw"), values)
 
 
-def otherwise(work: RlLoop, episodes: Episodes) -> list[int]:
+def otherwise(work: Trainer, episodes: Rollout) -> list[int]:
     """The answers whose text encodes to other tokens than were sampled."""
-    prompt_encoder, eos = work.policy_speaker.prompt_encoder, work.policy_speaker.prompt_encoder.eos_id
+    prompt_encoder, eos = work.language_model.prompt_encoder, work.language_model.prompt_encoder.eos_id
     again = [prompt_encoder.answer(p, t).ids for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
     return [i for i, row in enumerate(episodes.rows) if again[i] not in (row.ids, (*row.ids, eos))]
 
 
-def by_row(seen: Seen) -> list[dict[int, Tensor]]:
+def by_row(rollout: Rollout) -> list[dict[int, Tensor]]:
     """Each row's states by the place of the token that is chosen in them; every place at most once."""
+    assert rollout.state_index is not None and rollout.states is not None
     found: list[dict[int, Tensor]] = [{} for _ in range(COUNT)]
-    for (row, column), state in zip(seen.places.tolist(), seen.states, strict=True):
+    for (row, column), state in zip(rollout.state_index.tolist(), rollout.states, strict=True):
         assert column not in found[row]
         found[row][column] = state
     return found
@@ -65,16 +66,15 @@ def test_states_are_those_of_the_sampled_tokens(
     tiny: Fixture, tmp_path: Path, read_alone: list[int], rewards: list[Any]
 ) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge", rewards=rewards, max_new_tokens=18), run)
-        episodes, plain = sampled(work, work.fitted), sampled(work, None)
+        work = Trainer(tiny.rl_config(tmp_path, value_init="ridge", rewards=rewards, max_new_tokens=18), run)
+        episodes, plain = sampled(work, work.ridge_values), sampled(work, None)
         left = otherwise(work, episodes)
     rows = episodes.rows
-    assert plain.seen is None and plain.rows == rows and torch.allclose(plain.scores, episodes.scores, atol=1e-5)
+    assert plain.states is None and plain.rows == rows and torch.allclose(plain.scores, episodes.scores, atol=1e-5)
     assert sum(read_alone) == len(left) and 0 < len(left) < COUNT, "some are read again, some are not"
     assert {True, False} == {bool(episodes.ended[i]) for i in range(COUNT) if i not in left}
     reader: Any = load_reward(tiny.reward, load_tokenizer(tiny.reward))
-    assert episodes.seen is not None
-    for row, found in zip(rows, by_row(episodes.seen), strict=True):
+    for row, found in zip(rows, by_row(episodes), strict=True):
         with torch.no_grad():
             whole = reader.base_model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
         assert sorted(found) == list(range(row.prompt_length, len(row.ids)))
@@ -85,9 +85,9 @@ def test_states_are_those_of_the_sampled_tokens(
 
 def test_an_update_reads_no_more_than_it_must(tiny: Fixture, tmp_path: Path, read_alone: list[int]) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge"), run)
+        work = Trainer(tiny.rl_config(tmp_path, value_init="ridge"), run)
         work.step(0)
-    assert sum(read_alone) < work.asked.batch_size
+    assert sum(read_alone) < work.rl.batch_size
     scorer: Any = work.scorer
     assert scorer._heard is None, "an evaluation would fill the memory with states that nobody reads"
 
@@ -147,17 +147,17 @@ def of_two(monkeypatch: pytest.MonkeyPatch, scorer: RewardScorer, hand: int) -> 
 
 def test_of_two_processes_each_has_its_share(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, value_init="ridge"), run)
-        whole = sampled(work, work.fitted)
+        work = Trainer(tiny.rl_config(tmp_path, value_init="ridge"), run)
+        whole = sampled(work, work.ridge_values)
         monkeypatch.setattr(rollout, "sample", lambda *_, **__: whole.completions)
         shares = []
         for hand in range(2):
-            assert work.fitted is not None and work.fitted.scorer is not None
-            of_two(monkeypatch, work.fitted.scorer, hand)
-            shares.append(sampled(work, work.fitted).seen)
-    places = [{(row, column) for row, column in share.places.tolist()} for share in shares]  # type: ignore[union-attr]
-    assert whole.seen is not None and all(places) and not places[0] & places[1]
-    assert places[0] | places[1] == {(row, column) for row, column in whole.seen.places.tolist()}
+            assert work.ridge_values is not None and work.ridge_values.scorer is not None
+            of_two(monkeypatch, work.ridge_values.scorer, hand)
+            shares.append(sampled(work, work.ridge_values))
+    places = [{(row, column) for row, column in share.state_index.tolist()} for share in shares]  # type: ignore[union-attr]
+    assert whole.state_index is not None and all(places) and not places[0] & places[1]
+    assert places[0] | places[1] == {(row, column) for row, column in whole.state_index.tolist()}
 
 
 def test_answers_that_encode_alike_are_read_by_one_process(tiny: Fixture, monkeypatch: pytest.MonkeyPatch) -> None:

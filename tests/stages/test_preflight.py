@@ -230,10 +230,10 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
     assert told.startswith("compare: ") and "by which the reward model reads" in told
 
     from sawyer.models import RewardScorer, open_language_model
-    from sawyer.stages.rl.trainer import prompts_of
+    from sawyer.stages.rl.rl_prompts import load_prompts
 
     with tiny.run(tmp_path / "run") as run:
-        found, _ = prompts_of(config(), run, open_language_model(tiny.base), RewardScorer.load(safe))
+        found, _ = load_prompts(config(), run, open_language_model(tiny.base), RewardScorer.load(safe))
         told = " ".join(row["message"] for row in read_rows(run.layout.events) if "p.jsonl" in row["message"])
     assert len(found) == 9 and "p.jsonl:10" in told and "by which the reward model reads" in told
 

@@ -12,32 +12,42 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import on_cpu
 from torch import nn
 
 from sawyer.models import RewardScorer, ValueNetwork, open_language_model
 from sawyer.records import read
 from sawyer.runs import Run
-from sawyer.stages.rl.rl_stage import RlLoop
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, estimate
-from sawyer.train import choose_device, generator
+from sawyer.stages.rl.rollout import Rollout, collect_rollout, estimate_advantages
+from sawyer.stages.rl.trainer import Trainer
+from sawyer.train import generator
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.rl_stage")
+stage = import_module("sawyer.stages.rl.trainer")
 BETA, TEMPERATURE = 0.2, 0.7
 
 
-def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tuple[Any, Episodes, Experience]:
+def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tuple[Any, Rollout, Rollout]:
     """(config, episodes, experience) of twelve answers of different lengths; the reference is another model. With
     `sampled` there is no policy to read."""
     asked = {"max_new_tokens": 18, "temperature": TEMPERATURE, "gamma": 0.9, "gae_lambda": 0.8, "missing_eos_penalty": 0.0}
     config = tiny.rl_config(out, **{**asked, **rl}, rl__micro_batch_tokens=150)
-    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny.sft)
+    speaker = open_language_model(tiny.sft)
     prompts = read([str(tiny.prompts)], want="prompts").records[:12]
     value = ValueNetwork.from_reward(tiny.reward)
     nn.init.normal_(value.head.weight, generator=generator(0, "head"))
-    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
+    episodes = collect_rollout(speaker, prompts, RewardScorer.load(tiny.reward), on_cpu(config), generator(0, "draw"))
     policy: nn.Module = nn.Identity() if sampled else speaker.model
-    found = estimate(episodes, policy, open_language_model(tiny.base).model, value, BETA, config, place, sampled=sampled)
+    found = estimate_advantages(
+        episodes,
+        policy,
+        open_language_model(tiny.base).model,
+        value,
+        on_cpu(config),
+        config.rl,
+        kl_coefficient=BETA,
+        sampled=sampled,
+    )
     return config, episodes, found
 
 
@@ -119,14 +129,14 @@ def test_the_first_batch_is_read_and_in_bf16_all_are(
     """So that the gates compare what sampling says with what training reads; in bf16 the two differ by too much."""
     asked: list[bool] = []
 
-    def noting(*given: Any) -> Experience:
-        asked.append(given[-1])
-        return estimate(*given)
+    def noting(*given: Any, **more: Any) -> Rollout:
+        asked.append(more["sampled"])
+        return estimate_advantages(*given, **more)
 
-    monkeypatch.setattr(stage, "estimate", noting)
+    monkeypatch.setattr(stage, "estimate_advantages", noting)
     with tiny.run(tmp_path, "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path, episodes=24).model_copy(update={"precision": precision}), run)
-        monkeypatch.setattr(work, "_apply_guard", lambda index, _: index == refused)
+        work = Trainer(tiny.rl_config(tmp_path, episodes=24).model_copy(update={"precision": precision}), run)
+        monkeypatch.setattr(work, "_apply_guards", lambda index, _: index == refused)
         for index in range(3):
             work.step(index)
         seen = [json.loads(line) for line in run.layout.events.read_text().splitlines()]
@@ -144,7 +154,7 @@ def test_an_episode_is_the_very_tokens_that_were_sampled(tiny: Fixture, tmp_path
     assert episodes.scores.tolist() == pytest.approx(scorer(episodes.prompts, episodes.texts), abs=1e-5)
 
 
-def last_rewards(found: tuple[Any, Episodes, Experience]) -> list[float]:
+def last_rewards(found: tuple[Any, Rollout, Rollout]) -> list[float]:
     """The score each answer was paid: its reward at the last token less the KL there."""
     _, episodes, experience = found
     ends = [len(row.ids) - 1 for row in episodes.rows]
@@ -175,13 +185,13 @@ def measured(tiny: Fixture, tmp_path: Path) -> Any:
     """(episodes, experience, the batch's figures); some prompts come twice and some answers are the same."""
     config, episodes, experience = setting(tiny, tmp_path)
 
-    class Bare(RlLoop):
+    class Bare(Trainer):
         def __init__(self, config: Any, run: Run | None) -> None:
             from sawyer.maths import FixedKL
 
-            self.config, self.asked, self.kl = config, config.rl, FixedKL(coefficient=0.3)
+            self.config, self.rl, self.kl = config, config.rl, FixedKL(coefficient=0.3)
 
-    return episodes, experience, Bare(config, None).measure(episodes, experience)
+    return episodes, experience, Bare(config, None).measure(experience)
 
 
 def test_figures_per_response_and_per_token(measured: Any) -> None:

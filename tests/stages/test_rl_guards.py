@@ -475,8 +475,8 @@ def test_the_same_answer_is_counted_over_different_prompts(prompts: str, respons
 # Gates
 
 EXACT = LogprobDrift(mean=0.0, most=0.0)
-AT_ZERO = StepZero(kl=0.0, ratio_error=0.0, clip_fraction=0.0, clip=0.2, sampler=EXACT, rounding=EXACT, score=EXACT)
-ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: lab/learning.md#bf16-readings
+AT_ZERO = StepZero(kl=0.0, ratio_error=0.0, clip_fraction=0.0, clip_range=0.2, sampler=EXACT, rounding=EXACT, score=EXACT)
+ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: LAB.md
 MEAN, MOST = SMALL + MEAN_TIMES * ROUNDED.mean, SMALL + MOST_TIMES * ROUNDED.most
 
 
@@ -515,14 +515,14 @@ def test_each_gate_of_step_zero_at_its_limit(rounding: LogprobDrift, name: str, 
 
 def test_a_clipped_token_before_any_step_fails() -> None:
     assert failed(clip_fraction=0.01) == ["step0_clip"]
-    assert failed(clip_fraction=0.01, rounding=ROUNDED, clip=0.3) == ["step0_clip"]
-    assert failed(clip_fraction=0.01, rounding=ROUNDED, clip=0.1) == [], "a clip within the rounding says nothing"
+    assert failed(clip_fraction=0.01, rounding=ROUNDED, clip_range=0.3) == ["step0_clip"]
+    assert failed(clip_fraction=0.01, rounding=ROUNDED, clip_range=0.1) == [], "a clip within the rounding says nothing"
 
 
 def test_how_far_apart_by_hand() -> None:
-    found = LogprobDrift.of(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
+    found = LogprobDrift.between(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
     assert (found.mean, found.most) == (1.25 / 3, 1.0)
-    assert LogprobDrift.of(torch.zeros(0), torch.zeros(0)) == EXACT
+    assert LogprobDrift.between(torch.zeros(0), torch.zeros(0)) == EXACT
 
 
 FIGURES = {

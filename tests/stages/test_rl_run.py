@@ -16,12 +16,13 @@ from scripted import same, scripted, weights
 from sawyer.errors import TrainingError
 from sawyer.models import RewardScorer, ValueNetwork, open_language_model, read_extra
 from sawyer.runs import Run, read_rows
-from sawyer.stages.rl.reward_sources import nothing_paid
-from sawyer.stages.rl.rl_stage import RlLoop, train
-from sawyer.stages.rl.trainer import prompts_of
+from sawyer.stages.rl.reward_sources import zero_scorer
+from sawyer.stages.rl.rl_prompts import load_prompts
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.trainer import Trainer
 
 Fixture = Any
-stage, watched = import_module("sawyer.stages.rl.rl_stage"), import_module("sawyer.stages.rl.trainer")
+watched = import_module("sawyer.stages.rl.trainer")
 
 
 # Evaluation
@@ -50,13 +51,13 @@ def test_the_best_held_out_reward_within_the_budget_is_kept(
     config = tiny.rl_config(tmp_path / "run", episodes=24, eval_every=1, kl={"budget": 6.0, "coefficient": 0.0})
     policies = []
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        evaluate = RlLoop.evaluate
+        evaluate = Trainer.evaluate
 
-        def noted(self: RlLoop, step: int) -> dict[str, float]:
+        def noted(self: Trainer, step: int) -> dict[str, float]:
             policies.append([w.detach().clone() for w in self.policy.model.state_dict().values()])
             return evaluate(self, step)
 
-        monkeypatch.setattr(RlLoop, "evaluate", noted)
+        monkeypatch.setattr(Trainer, "evaluate", noted)
         figures = train(config, run)
         folder = run.layout.model("rl")
     assert len(policies) == 4
@@ -78,15 +79,15 @@ def test_a_policy_that_answers_many_prompts_alike_is_not_kept(
     scripted(monkeypatch, [(0.0, 0.0), (1.0, 1.0), (2.0, 1.0)])
     config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=1)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        evaluate, shares = RlLoop.evaluate, iter((0.0, 0.0, share))
+        evaluate, shares = Trainer.evaluate, iter((0.0, 0.0, share))
 
-        def scripted_share(self: RlLoop, step: int) -> dict[str, float]:
+        def scripted_share(self: Trainer, step: int) -> dict[str, float]:
             found = next(shares)
             with monkeypatch.context() as patch:
                 patch.setattr(import_module("sawyer.stages.rl.batch_metrics"), "mode_response_rate", lambda *_: found)
                 return evaluate(self, step)
 
-        monkeypatch.setattr(RlLoop, "evaluate", scripted_share)
+        monkeypatch.setattr(Trainer, "evaluate", scripted_share)
         figures = train(config, run)
         told = [row["eval_mode_response_rate"] for row in run.journal.rows("rl") if "eval_score" in row]
     assert figures["best_step"] == kept
@@ -111,14 +112,14 @@ def test_answers_that_do_not_end_cost_their_penalty(
 def test_evaluations_are_of_the_same_prompts_and_draws(tiny: Fixture, tmp_path: Path) -> None:
     config = tiny.rl_config(tmp_path / "run", eval_every=1)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         once, again = work.evaluate(0), work.evaluate(0)
-        texts = [prompt.text for prompt in work.held_out]
+        texts = [prompt.text for prompt in work.eval_prompts]
         assert not set(texts) & {prompt.text for prompt in work.prompts}
     assert once == again
     shown = read_rows(run.layout.samples)
     assert [row["prompt"] for row in shown] == texts[:8] * 2
-    rewards = RewardScorer.load(tiny.reward)(work.held_out[: len(texts)], [row["response"] for row in shown[: len(texts)]])
+    rewards = RewardScorer.load(tiny.reward)(work.eval_prompts[: len(texts)], [row["response"] for row in shown[: len(texts)]])
     assert once["eval_score"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
     unended = sum(not row["ended"] for row in shown[: len(texts)]) / len(texts)
     assert once["eval_reward"] == pytest.approx(once["eval_score"] - unended, abs=1e-5)
@@ -153,7 +154,7 @@ def test_a_run_that_ends_beyond_its_budget_says_so(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, last: float, verdict: str
 ) -> None:
     scripted(monkeypatch, [(0.0, 0.0), (1.0, last)])
-    monkeypatch.setattr(RlLoop, "_step_zero", lambda *_, **__: None)
+    monkeypatch.setattr(Trainer, "_check_step_zero", lambda *_, **__: None)
     config = tiny.rl_config(tmp_path / "run", episodes=8, kl={"budget": 6.0, "coefficient": 0.0})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         train(config, run)
@@ -180,13 +181,13 @@ def test_a_reference_that_differs_fails_before_anything_is_kept(
 ) -> None:
     config = tiny.rl_config(tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        init = RlLoop.__init__
+        init = Trainer.__init__
 
-        def other(self: RlLoop, config: Any, run: Run) -> None:
+        def other(self: Trainer, config: Any, run: Run) -> None:
             init(self, config, run)
             self.reference = open_language_model(tiny.base).model
 
-        monkeypatch.setattr(RlLoop, "__init__", other)
+        monkeypatch.setattr(Trainer, "__init__", other)
         with pytest.raises(TrainingError, match="before its first update, KL to the reference"):
             train(config, run)
         failed = [row["name"] for row in events(run, "gate") if row["verdict"] == "fail"]
@@ -200,14 +201,14 @@ def test_differences_to_the_reference_do_not_cancel(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any, signs: tuple[int, int]
 ) -> None:
     """Half of the responses seem likelier under the reference, half less likely: on average nothing differs."""
-    plain = stage.estimate
+    plain = watched.estimate_advantages
 
-    def apart(*given: Any) -> Any:
-        found = plain(*given)
+    def apart(*given: Any, **more: Any) -> Any:
+        found = plain(*given, **more)
         sign = torch.tensor([signs[i % 2] for i in range(len(found.rows))], dtype=torch.float32)[:, None]
         return replace(found, ref_logprobs=found.ref_logprobs + 0.25 * sign / found.mask.sum(1, keepdim=True) * found.mask)
 
-    monkeypatch.setattr(stage, "estimate", apart)
+    monkeypatch.setattr(watched, "estimate_advantages", apart)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.raises(TrainingError, match=r"KL to the reference is up to 0\.25 nats"):
             train(tiny.rl_config(tmp_path / "run"), run)
@@ -227,11 +228,11 @@ def test_the_saved_reward_model_is_asked_before_training_takes_memory(
 ) -> None:
     """As the plan says: a second reward model beside gradients and optimizer would be the stage's peak."""
     zero = import_module("sawyer.stages.rl.step_zero_checks")
-    plain, trained = zero._scores_apart, []
+    plain, trained = zero._score_drift, []
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path / "run"), run)
+        work = Trainer(tiny.rl_config(tmp_path / "run"), run)
         monkeypatch.setattr(
-            zero, "_scores_apart", lambda *given: trained.append(len(work.policy.optimizer.state)) or plain(*given)
+            zero, "_score_drift", lambda *given: trained.append(len(work.policy.optimizer.state)) or plain(*given)
         )
         work.step(0)
     assert trained == [0] and work.policy.optimizer.state
@@ -243,7 +244,7 @@ def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
 ) -> None:
     config = tiny.rl_config(tmp_path / "run", episodes=8).model_copy(update={"precision": "bf16"})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         kinds = [{weight.dtype for weight in network.parameters()} for network in (work.reference, work.scorer.model)]
         assert kinds == [{torch.float32, torch.bfloat16}] * 2
         assert {weight.dtype for weight in work.policy.model.parameters()} == {torch.float32}
@@ -254,7 +255,7 @@ def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
         # Embeddings and norms in bf16 as well would move the reference away from where the policy starts.
         monkeypatch.setattr(watched, "hold_in_bf16", lambda network: network.to(torch.bfloat16))
         with pytest.raises(TrainingError, match="before its first update, KL to the reference"):
-            RlLoop(config, run).step(0)
+            Trainer(config, run).step(0)
 
 
 # What the settings reach
@@ -262,9 +263,9 @@ def test_in_bf16_what_is_frozen_is_held_in_it_and_step_zero_is_what_it_was(
 
 def kls(tiny: Fixture, out: Path, monkeypatch: pytest.MonkeyPatch, **kl: Any) -> list[float]:
     """The coefficient of each of four updates whose KL is 12 nats."""
-    measure = RlLoop.measure
+    measure = Trainer.measure
     monkeypatch.setattr(
-        RlLoop, "measure", lambda self, *given: measure(self, *given) | {"kl": 0.0 if self.policy.steps_done < 2 else 12.0}
+        Trainer, "measure", lambda self, *given: measure(self, *given) | {"kl": 0.0 if self.policy.steps_done < 2 else 12.0}
     )
     with tiny.run(out, "sft", "reward") as run:
         train(tiny.rl_config(out, episodes=32, kl={"coefficient": 0.1, **kl}), run)
@@ -284,7 +285,7 @@ def test_without_a_target_the_coefficient_stays(tiny: Fixture, tmp_path: Path, m
 def test_the_coefficient_prices_the_kl_of_the_next_update(tiny: Fixture, tmp_path: Path) -> None:
     config = tiny.rl_config(tmp_path / "run", kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         first, second = work.step(0), work.step(1)
     assert first is not None
     assert second is not None
@@ -303,7 +304,7 @@ def test_what_the_value_network_starts_from(tiny: Fixture, tmp_path: Path, start
             scorer = RewardScorer.load(tiny.reward)
             scorer.model.base_model.wpe.weight += 1
             scorer.model.save_pretrained(run.layout.model("reward"))
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
     value = work.value.model
     assert isinstance(value, ValueNetwork)
     expected = (scorer.model if start == "reward" else open_language_model(tiny.sft).model).base_model
@@ -321,7 +322,7 @@ def test_settings_reach_the_estimate(tiny: Fixture, tmp_path: Path) -> None:
     settings: dict[str, dict[str, float]] = {"plain": {}, "clip": {"reward_clip": 0.01}, "free": {"missing_eos_penalty": 0.0}}
     for name, asked in settings.items():
         with tiny.run(tmp_path / name, "sft", "reward") as run:
-            found = RlLoop(tiny.rl_config(tmp_path / name, **asked), run).step(0)
+            found = Trainer(tiny.rl_config(tmp_path / name, **asked), run).step(0)
             assert found is not None
             paid[name] = found
     score, unended = paid["plain"]["score"], 1 - paid["plain"]["eos_rate"]
@@ -334,12 +335,12 @@ def test_settings_reach_the_estimate(tiny: Fixture, tmp_path: Path) -> None:
 
 def test_prompts_that_leave_no_room_are_counted(tiny: Fixture, tmp_path: Path, events: Any) -> None:
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path / "run", max_new_tokens=130), run)
+        work = Trainer(tiny.rl_config(tmp_path / "run", max_new_tokens=130), run)
         told = events(run, "warning")
     assert len(told) == 1
-    prompt_encoder = work.policy_speaker.prompt_encoder
-    kept = len(work.prompts) + sum(prompt not in work.prompts for prompt in work.held_out)
-    assert all(len(prompt_encoder.prompt(prompt)) + 130 <= 160 for prompt in (*work.prompts, *work.held_out))
+    prompt_encoder = work.language_model.prompt_encoder
+    kept = len(work.prompts) + sum(prompt not in work.prompts for prompt in work.eval_prompts)
+    assert all(len(prompt_encoder.prompt(prompt)) + 130 <= 160 for prompt in (*work.prompts, *work.eval_prompts))
     assert 0 < kept < 40
     assert told[0]["message"].startswith(
         f"{sum(not prompt_encoder.fits(p, room=130) for p in _all(tiny))} of 40 prompts leave no room"
@@ -349,7 +350,7 @@ def test_prompts_that_leave_no_room_are_counted(tiny: Fixture, tmp_path: Path, e
 def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: Path, write_rows: Any, events: Any) -> None:
     path = write_rows([{"prompt": prompt.text} for prompt in (*_all(tiny), _all(tiny)[3])])
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        RlLoop(tiny.rl_config(tmp_path / "run", prompts=[str(path)]), run)
+        Trainer(tiny.rl_config(tmp_path / "run", prompts=[str(path)]), run)
         assert [row["message"] for row in events(run, "data")] == ["rl.prompts: 1 duplicate left out"]
 
 
@@ -362,7 +363,7 @@ def test_rows_of_one_prompt_with_two_gold_answers_stay_two_where_a_function_pays
     for pays, count in ([{"name": "gold", "function": "tests_own:gold"}], 2), ([], 1):
         with tiny.run(tmp_path / f"run{count}") as run:
             config = tiny.rl_config(tmp_path / f"run{count}", prompts=[str(path)], rewards=pays, eval_prompts=200)
-            prompts, held_out = prompts_of(config, run, open_language_model(tiny.sft), nothing_paid)
+            prompts, held_out = load_prompts(config, run, open_language_model(tiny.sft), zero_scorer)
             told = [row["message"] for row in events(run, "data")]
         found = [(prompt.text, prompt.fields["answer"]) for prompt in (*prompts, *held_out)]
         assert len(set(found)) == len(found) == 40 * count
@@ -385,13 +386,13 @@ def test_a_state_taken_and_loaded_goes_on_number_for_number(
         tmp_path / "run", episodes=32, eval_every=2, kl={"coefficient": 0.1, "target": 6.0, "horizon": 40.0}, value_init=start
     ).model_copy(update={"precision": precision})
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        straight = RlLoop(config, run)
+        straight = Trainer(config, run)
         first = [straight.step(index) for index in range(2)]
         straight.guards.streaks["length"] = 1
         state = straight.state()
         torch.save(state, tmp_path / "state.pt")
         rest = [straight.step(index) for index in range(2, 4)]
-        again = RlLoop(config, run)
+        again = Trainer(config, run)
         again.load(torch.load(tmp_path / "state.pt", weights_only=True))
         assert [again.step(index) for index in range(2, 4)] == rest
     assert first[0] is not None

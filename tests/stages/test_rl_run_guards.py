@@ -13,22 +13,23 @@ from scripted import same, scripted, weights
 
 from sawyer.errors import NotFiniteError
 from sawyer.models import RewardScorer, Scored
-from sawyer.stages.rl.rl_stage import RlLoop, train
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.train import OptimizerStep
 
 Fixture = Any
-stage = import_module("sawyer.stages.rl.rl_stage")
+stage = import_module("sawyer.stages.rl.trainer")
 
 
 def shrunk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """From that many optimizer steps of the policy on, answers seem to have one token."""
-    measure = RlLoop.measure
+    measure = Trainer.measure
 
-    def measured(self: RlLoop, episodes: Any, experience: Any) -> dict[str, float]:
-        found = measure(self, episodes, experience)
+    def measured(self: Trainer, rollout: Any) -> dict[str, float]:
+        found = measure(self, rollout)
         return found | ({"length": 1.0} if self.policy.steps_done >= after else {})
 
-    monkeypatch.setattr(RlLoop, "measure", measured)
+    monkeypatch.setattr(Trainer, "measure", measured)
 
 
 @pytest.mark.slow
@@ -66,16 +67,16 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
     scripted(monkeypatch, [(5.0, 0.0), *[(1.0, 0.0)] * 20])
     shrunk(monkeypatch, 6)
     states: list[tuple[Any, Any]] = []
-    back = RlLoop._put_back
+    back = Trainer._restore_best
 
-    def put_back(self: RlLoop) -> Any:
+    def put_back(self: Trainer) -> Any:
         kept = back(self)
         states.append(
             ([w.clone() for w in self.policy.model.state_dict().values()], self.policy.optimizer.state_dict()["state"])
         )
         return kept
 
-    monkeypatch.setattr(RlLoop, "_put_back", put_back)
+    monkeypatch.setattr(Trainer, "_restore_best", put_back)
     config = tiny.rl_config(
         tmp_path / "run",
         episodes=160,
@@ -114,7 +115,7 @@ def test_a_guard_puts_the_run_back_and_stops_it_in_the_end(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["reward", "frozen"])
+@pytest.mark.parametrize("start", ["reward", "ridge"])
 def test_after_a_rollback_the_run_is_that_of_the_best_model(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
 ) -> None:
@@ -122,24 +123,24 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
     scripted(monkeypatch, [(0.0, 0.0), (5.0, 0.0), (1.0, 0.0), (1.0, 0.0)])
     config = tiny.rl_config(tmp_path / "run", episodes=80, eval_every=2, kl={"budget": 1e6}, value_init=start)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         for index in range(2):
             work.step(index)
         work.evaluate(2)
-        torch.save(work.learnt(), tmp_path / "best.pt")
+        torch.save(work.training_state(), tmp_path / "best.pt")
         for index in range(2, 4):
-            work._learn(index)
+            work.learn(index)
         work._roll_back(4)
-        again, state = RlLoop(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
-        for name, learner in again.learners.items():
+        again, state = Trainer(config, run), torch.load(tmp_path / "best.pt", weights_only=True)
+        for name, learner in again.optimizers.items():
             learner.load(state[name])
             learner.steps_done = work.policy.steps_done
-        assert (again.fitted is not None) == (start == "ridge")
-        if again.fitted is not None:
-            again.fitted.load(state["values"])
+        assert (again.ridge_values is not None) == (start == "ridge")
+        if again.ridge_values is not None:
+            again.ridge_values.load(state["ridge_values"])
         again.kl = again.kl.at(work.kl.coefficient)
         assert work.kl.coefficient == 0.1
-        assert work._learn(4) == again._learn(4)
+        assert work.learn(4) == again.learn(4)
 
 
 @pytest.mark.slow
@@ -161,9 +162,9 @@ def test_held_out_answers_that_get_worse_stop_a_run_whose_reward_rises(
 ) -> None:
     """The scores of the batches rise by 1 an update, the held-out prompts' fall: the third evaluation after the first."""
     scripted(monkeypatch, [(5.0, 0.0), (4.0, 0.0), (3.0, 0.0), (2.0, 0.0), (1.0, 0.0)])
-    measure = RlLoop.measure
-    monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
-    monkeypatch.setattr(RlLoop, "_step_zero", lambda *_, **__: None)
+    measure = Trainer.measure
+    monkeypatch.setattr(Trainer, "measure", lambda self, *of: measure(self, *of) | {"score": float(self.policy.steps_done)})
+    monkeypatch.setattr(Trainer, "_check_step_zero", lambda *_, **__: None)
     config = tiny.rl_config(
         tmp_path / "run", episodes=80, eval_every=1, kl={"budget": 1e6, "coefficient": 0.0}, max_rollbacks=0
     )
@@ -180,7 +181,7 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
     """Two different answers to two prompts are each half of the batch."""
     config = tiny.rl_config(tmp_path / "run", episodes=12, batch_size=2, learning_rate=1e-6)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         rows = [work.step(index) for index in range(4)]
     assert [row["mode_response_rate"] for row in rows if row] == [0.0] * 4
 
@@ -189,7 +190,7 @@ def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, m
     """In the first batch the run cannot go on at all: the reward stage is at fault."""
     monkeypatch.setattr(RewardScorer, "detailed", lambda self, _, responses: [Scored(reward=math.nan)] * len(responses))
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
-        work = RlLoop(tiny.rl_config(tmp_path / "run"), run)
+        work = Trainer(tiny.rl_config(tmp_path / "run"), run)
         with pytest.raises(NotFiniteError, match=r"the score of the answer .* is nan \(8 of 8 answers\)") as told:
             work.step(0)
         assert "stage at fault: reward" in str(told.value)
@@ -198,10 +199,10 @@ def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, m
 
 def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
     """In the batches of these numbers a score, or the loss of the second minibatch, is not finite."""
-    learn, plain, real = RlLoop._learn, stage.collect, OptimizerStep.update
+    learn, plain, real = Trainer.learn, stage.collect_rollout, OptimizerStep.update
     now = {"index": -1, "steps": 0}
 
-    def noted(self: RlLoop, index: int) -> Any:
+    def noted(self: Trainer, index: int) -> Any:
         now.update(index=index, steps=0)
         try:
             return learn(self, index)
@@ -219,8 +220,8 @@ def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
         ruined = what == "loss" and now["index"] in bad and now["steps"] == 2
         return real(self, parts, (lambda part: loss(part) * math.nan) if ruined else loss, count)
 
-    monkeypatch.setattr(RlLoop, "_learn", noted)
-    monkeypatch.setattr(stage, "collect", collect)
+    monkeypatch.setattr(Trainer, "learn", noted)
+    monkeypatch.setattr(stage, "collect_rollout", collect)
     monkeypatch.setattr(OptimizerStep, "update", update)
 
 
@@ -253,9 +254,9 @@ def test_what_is_not_finite_is_not_learnt_from(
 def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, events: Any
 ) -> None:
-    evaluate = RlLoop.evaluate
+    evaluate = Trainer.evaluate
 
-    def ruined(self: RlLoop, step: int) -> Any:
+    def ruined(self: Trainer, step: int) -> Any:
         if step == 2 and not ruined.done:  # type: ignore[attr-defined]
             ruined.done = True  # type: ignore[attr-defined]
             with torch.no_grad():
@@ -263,7 +264,7 @@ def test_a_last_update_that_ruins_the_policy_costs_that_update_alone(
         return evaluate(self, step)
 
     ruined.done = False  # type: ignore[attr-defined]
-    monkeypatch.setattr(RlLoop, "evaluate", ruined)
+    monkeypatch.setattr(Trainer, "evaluate", ruined)
     config = tiny.rl_config(tmp_path / "run", episodes=16, eval_every=100)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         figures = train(config, run)

@@ -21,7 +21,8 @@ from sawyer.pipeline.model_checks import try_functions
 from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import read_rows, replace_folder
 from sawyer.stages.rl.guards import DEFAULTS
-from sawyer.stages.rl.rl_stage import RlLoop, train
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.trainer import Trainer
 
 Fixture = Any
 LENGTHS = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"
@@ -121,7 +122,7 @@ def test_values_are_fitted_to_the_reference_where_an_encoder_judges(tiny: Fixtur
     config = tiny.rl_config(tmp_path / "run", value_init="ridge")
     with tiny.run(tmp_path / "run", "sft") as run:
         use_encoder(tiny, run, tmp_path)
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         told = [row["message"] for row in events(run, "warning")]
         assert isinstance(work.critic, RidgeValues) and work.critic.reader is work.reference
         assert "explained_variance" in (work.step(0) or {})
@@ -139,9 +140,9 @@ def test_an_encoder_as_the_run_s_reward_model(tiny: Fixture, tmp_path: Path, eve
         use_encoder(tiny, run, tmp_path)
         if start == "reward":
             with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but the reward model is an encoder"):
-                RlLoop(config, run)
+                Trainer(config, run)
             return
-        value = RlLoop(config, run).value.model
+        value = Trainer(config, run).value.model
         told = [row["message"] for row in events(run, "warning")]
     assert isinstance(value, ValueNetwork)
     sft: Any = open_language_model(tiny.sft).model
@@ -156,10 +157,10 @@ def test_a_reward_model_of_other_tokens(tiny: Fixture, tmp_path: Path, events: A
         tokenizer: Any = scorer.prompt_encoder.tokenizer  # type: ignore[attr-defined]
         tokenizer.add_tokens(["another"])
         tokenizer.save_pretrained(run.layout.model("reward"))
-        RlLoop(tiny.rl_config(tmp_path / "run"), run)
+        Trainer(tiny.rl_config(tmp_path / "run"), run)
         told = [row["message"] for row in events(run, "warning")]
         with pytest.raises(ConfigError, match="other tokens than the policy"):
-            RlLoop(tiny.rl_config(tmp_path / "run", value_init="reward"), run)
+            Trainer(tiny.rl_config(tmp_path / "run", value_init="reward"), run)
     assert told == ["the value network starts from the SFT model: the reward model has other tokens than the policy"]
 
 
@@ -178,14 +179,14 @@ def test_disagreement_is_journalled_and_guarded(
     config = parse_config({**base.model_dump(), "reward": {**asked, "ensemble": ensemble}})
     with tiny.run(tmp_path / "run", "sft") as run:
         apart = train_reward(config, run)["own_disagreement"]
-        work = RlLoop(config, run)
+        work = Trainer(config, run)
         assert work.guards.disagreement == apart > 0
         first = work.step(0)
         assert first is not None
         assert first["disagreement"] > 0 and first["eval_disagreement"] > 0
         assert read_rows(run.layout.samples)[0]["disagreement"] >= 0
-        measure = RlLoop.measure
-        monkeypatch.setattr(RlLoop, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
+        measure = Trainer.measure
+        monkeypatch.setattr(Trainer, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
         figures = train(config, run)
         told = events(run, "guard")
     assert figures["updates"] == DEFAULTS["disagreement"].patience

@@ -11,7 +11,8 @@ import pytest
 from sawyer.errors import RunError
 from sawyer.records import Answer, JudgedPrompt, prompt_of
 from sawyer.runs import Run, write_json
-from sawyer.stages.rl.rl_stage import RlLoop, train
+from sawyer.stages.rl.rl_stage import train
+from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.rl.trust_guards import verdict_summary
 from sawyer.trust import NeededGuard, Reason, Verdict, as_json, trust
 
@@ -70,8 +71,8 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
     config = tiny.rl_config(tmp_path / "run", **rl, **LATE)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, "guarded", (("kl_budget", 0.5), ("score_length_correlation", 0.4)))
-        work = RlLoop(config, run)
-    assert work.asked.kl.budget > work.best.budget == work.guards.rules["kl_budget"].threshold == 0.5
+        work = Trainer(config, run)
+    assert work.rl.kl.budget > work.best.budget == work.guards.rules["kl_budget"].threshold == 0.5
     best = {"eval_reward": 1.0, "eval_mode_response_rate": 0.0}
     assert work.best.offer(0, {**best, "eval_kl": 0.0}, [1.0])
     assert not work.best.offer(1, {**best, "eval_reward": 2.0, "eval_kl": 0.51}, [2.0])
@@ -86,7 +87,7 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
         tripped = {one.guard for _ in range(3) for one in work.guards.look({**quiet, **bad})}
         assert tripped == ({name} if name == "kl_budget" or not with_function else set())
     assert work.verdict is not None
-    words = verdict_summary(work.verdict, work.asked, work.guards)
+    words = verdict_summary(work.verdict, work.rl, work.guards)
     said = "score_length_correlation not looked at, though 0.4 is asked for: a function of yours is paid for"
     assert f"kl_budget 0.5, {said if with_function else 'score_length_correlation 0.4'}; because" in words
 

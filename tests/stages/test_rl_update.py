@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 from fp64 import double_precision
+from scripted import on_cpu
 from torch import Tensor, nn
 
 from sawyer.errors import TrainingError
 from sawyer.models import RewardScorer, ValueNetwork, open_language_model
 from sawyer.records import read
-from sawyer.stages.rl.ppo_updates import update
-from sawyer.stages.rl.rollout import Experience, collect, estimate
-from sawyer.train import OptimizerStep, choose_device, generator
+from sawyer.stages.rl.ppo_updates import update_on_rollout
+from sawyer.stages.rl.rollout import Rollout, collect_rollout, estimate_advantages
+from sawyer.train import OptimizerStep, generator
 
 Fixture = Any
 RATE, VALUE_RATE, EPS, CLIP, VALUE_CLIP, TEMPERATURE = 3e-3, 5e-3, 1e-5, 0.1, 0.05, 0.8
@@ -36,7 +37,7 @@ def value_network(tiny64: Fixture) -> ValueNetwork:
 
 
 @pytest.fixture(scope="module")
-def made(tiny64: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Experience]:
+def made(tiny64: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Rollout]:
     asked = {
         "max_new_tokens": 18,
         "temperature": TEMPERATURE,
@@ -46,11 +47,13 @@ def made(tiny64: Fixture, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     }
     out = tmp_path_factory.mktemp("update")
     config = tiny64.rl_config(out, episodes=12, batch_size=12, num_minibatches=3, epochs=2, **asked, rl__micro_batch_tokens=120)
-    place, speaker = choose_device("cpu", "fp32", width=16), open_language_model(tiny64.sft)
+    speaker = open_language_model(tiny64.sft)
     prompts = read([str(tiny64.prompts)], want="prompts").records[:12]
-    episodes = collect(speaker, prompts, RewardScorer.load(tiny64.reward), config, place, generator(0, "draw"))
+    episodes = collect_rollout(speaker, prompts, RewardScorer.load(tiny64.reward), on_cpu(config), generator(0, "draw"))
     reference = open_language_model(tiny64.base).model
-    return config, estimate(episodes, speaker.model, reference, value_network(tiny64), 0.1, config, place)
+    return config, estimate_advantages(
+        episodes, speaker.model, reference, value_network(tiny64), on_cpu(config), config.rl, kl_coefficient=0.1
+    )
 
 
 def nets(tiny64: Fixture, max_norm: float = 1.0) -> tuple[OptimizerStep, OptimizerStep]:
@@ -79,7 +82,7 @@ class Plain:
         found = torch.log_softmax(logits, -1)
         return torch.stack([found[t - 1, ids[t]] for t in range(start, len(ids))])
 
-    def loss(self, experience: Experience, i: int) -> Tensor:
+    def loss(self, experience: Rollout, i: int) -> Tensor:
         row = experience.rows[i]
         here = slice(row.prompt_length, len(row.ids))
         new = self.outputs(row.ids, row.prompt_length)
@@ -92,7 +95,7 @@ class Plain:
         clipped = torch.clamp(ratio, min=1 - CLIP, max=1 + CLIP)
         return -torch.min(ratio * advantage, clipped * advantage).sum()
 
-    def step(self, experience: Experience, chosen: list[int]) -> tuple[float, float]:
+    def step(self, experience: Rollout, chosen: list[int]) -> tuple[float, float]:
         """(mean loss, gradient norm) of the minibatch, which is then applied."""
         tokens = sum(len(experience.rows[i].ids) - experience.rows[i].prompt_length for i in chosen)
         loss = sum((self.loss(experience, i) for i in chosen), torch.zeros(())) / tokens
@@ -121,7 +124,7 @@ def apart(a: nn.Module, b: nn.Module) -> float:
     return max(float((x - y).detach().abs().max()) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def disturbed(experience: Experience) -> Experience:
+def disturbed(experience: Rollout) -> Rollout:
     """As if policy and value network had moved since: some ratios and values are beyond their clip, some are not."""
     noise = torch.randn(experience.mask.shape, generator=generator(0, "noise"))
     return replace(
@@ -140,8 +143,7 @@ def test_one_step_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None:
     plain = [Plain(copy.model, rate, max_norm) for copy, rate in zip(nets(tiny64), (RATE, VALUE_RATE), strict=True)]
     told = [net.step(experience, list(range(12))) for net in plain]
     moved = apart(policy.model, plain[0].net), apart(value.model, plain[1].net)
-    place = choose_device("cpu", "fp32", width=16)
-    report = update(experience, policy, value, config.model_copy(update={"rl": asked}), place, 0)
+    report = update_on_rollout(experience, policy, value, on_cpu(config), asked, seed=config.seed, number=0)
     assert min(moved) > 1e-3
     assert apart(policy.model, plain[0].net) < 1e-9
     assert apart(value.model, plain[1].net) < 1e-9
@@ -162,7 +164,7 @@ def test_an_update_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None
         for net, told in zip(plain, losses, strict=True):
             told.append(net.step(experience, chosen))
     before = apart(policy.model, plain[0].net), apart(value.model, plain[1].net)
-    report = update(experience, policy, value, config, choose_device("cpu", "fp32", width=16), 4)
+    report = update_on_rollout(experience, policy, value, on_cpu(config), config.rl, seed=config.seed, number=4)
     assert policy.steps_done == value.steps_done == 6
     assert min(before) > 5e-3
     assert apart(policy.model, plain[0].net) < 2e-4  # rounding grows from step to step
@@ -192,7 +194,7 @@ def test_a_wrong_step_would_be_seen(tiny64: Fixture, made: Any, wrong: str) -> N
         for net in plain:
             net.step(experience, chosen)
     asked = config.rl.model_copy(update={"clip_range": 0.5, "value_clip_range": 0.5}) if wrong == "clip" else config.rl
-    update(changed, policy, value, config.model_copy(update={"rl": asked}), choose_device("cpu", "fp32", width=16), 4)
+    update_on_rollout(changed, policy, value, on_cpu(config), asked, seed=config.seed, number=4)
     assert max(apart(policy.model, plain[0].net), apart(value.model, plain[1].net)) > 1e-3
 
 
@@ -214,7 +216,7 @@ def test_report_means_are_over_tokens_of_all_minibatches(tiny64: Fixture, made: 
             ratios += float(moved.exp().sum())
             tokens += len(new)
         plain.step(experience, chosen)
-    report = update(experience, policy, value, config, choose_device("cpu", "fp32", width=16), 0)
+    report = update_on_rollout(experience, policy, value, on_cpu(config), config.rl, seed=config.seed, number=0)
     assert report.clip_fraction == pytest.approx(clipped / tokens, abs=2 / tokens)
     assert report.approx_kl == pytest.approx(kl / tokens, rel=1e-3)
     assert report.ratio == pytest.approx(ratios / tokens, rel=1e-5)
@@ -241,6 +243,8 @@ def test_what_is_not_finite_is_refused_and_that_network_is_untouched(tiny64: Fix
     hit = policy if where == "advantages" else value
     before = [weight.detach().clone() for weight in hit.parameters]
     with pytest.raises(TrainingError, match=f"{hit.name}: update 0"):
-        update(replace(experience, **{where: poisoned}), policy, value, config, choose_device("cpu", "fp32", width=16), 0)
+        update_on_rollout(
+            replace(experience, **{where: poisoned}), policy, value, on_cpu(config), config.rl, seed=config.seed, number=0
+        )
     assert all(torch.equal(a, b) for a, b in zip(before, hit.parameters, strict=True))
     assert hit.steps_done == 0

@@ -42,7 +42,7 @@ def test_rl_s_best_model_is_saved_before_the_last_evaluation(
     def failing(self: Any, done: int) -> Any:
         raise ZeroDivisionError  # as a user's reward function may
 
-    monkeypatch.setattr(module.RlLoop, "close", failing)
+    monkeypatch.setattr(module.Trainer, "close", failing)
     with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(ZeroDivisionError):
         module.train(tiny.rl_config(tmp_path / "run", episodes=8), run)
     assert is_complete(run.layout.model("rl")) and open_language_model(run.layout.model("rl")).parameters > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import on_cpu
 from torch import Tensor
 
 from sawyer.models import ValueNetwork, open_language_model
@@ -59,14 +60,13 @@ def check(step: Callable[[int, Any], Any], size: Callable[[Any], float], parts_a
 def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     from sawyer.stages.base.base_stage import BaseLoop
 
-    place = choose_device("cpu", "fp32", width=16)
     # Windows of one length, 25 of them: parts of 9, 9, 7 and of 3, 3, ..., 1.
     rows = [Row(ids=row.ids[:16], loss_mask=(False, *[True] * 15), prompt_length=1, cut=False) for row in rows_of(tiny, 40)]
     base = {"text": ["t"], "batch_size": 25, "tokens": 16 * 25, "context": 16}
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, model=None, base=base, micro_batch_tokens=tokens)
-        work = BaseLoop(config, place, open_language_model(tiny.base).model, rows)
+        work = BaseLoop(config, choose_device("cpu", "fp32", width=16), open_language_model(tiny.base).model, rows)
         found = capture(work.learner, size)
         work.step(0)
         return found
@@ -85,12 +85,11 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
 def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     from sawyer.stages.sft.sft_stage import SftLoop
 
-    place = choose_device("cpu", "fp32", width=16)
     rows = rows_of(tiny, 30)
 
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, sft={"data": ["d"], "batch_size": 25}, micro_batch_tokens=tokens)
-        work = SftLoop(config, place, open_language_model(tiny.base), rows)
+        work = SftLoop(config, choose_device("cpu", "fp32", width=16), open_language_model(tiny.base), rows)
         found = capture(work.learner, size)
         work.step(0)
         return found
@@ -106,7 +105,6 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
     from sawyer.stages.reward.reward_data import load_reward_data
     from sawyer.stages.reward.reward_stage import RewardLoop
 
-    place = choose_device("cpu", "fp32", width=16)
     asked = {"data": [str(tiny.comparisons)], "batch_size": 25, "loss": loss, "centering_coefficient": 0.01}
     stages = {"sft": {"data": ["d"]}, "reward": asked}
     speaker = open_language_model(tiny.sft)
@@ -117,7 +115,11 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, **stages, micro_batch_tokens=tokens)
         work = RewardLoop(
-            config, place, load_reward(tiny.reward, load_tokenizer(tiny.reward)), speaker.prompt_encoder.pad_id, groups
+            config,
+            choose_device("cpu", "fp32", width=16),
+            load_reward(tiny.reward, load_tokenizer(tiny.reward)),
+            speaker.prompt_encoder.pad_id,
+            groups,
         )
         found = capture(work.learner, size)
         work.step(0)
@@ -132,19 +134,20 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
 def experience(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Answers of many lengths, some ended and some not, with advantages of both signs."""
     from sawyer.models import RewardScorer
-    from sawyer.stages.rl.rollout import collect, estimate
+    from sawyer.stages.rl.rollout import collect_rollout, estimate_advantages
 
     config = tiny.rl_config(tmp_path_factory.mktemp("rl"), max_new_tokens=24)
-    place = choose_device("cpu", "fp32", width=16)
     speaker, prompts = open_language_model(tiny.sft), read([str(tiny.prompts)], want="prompts").records[:25]
     value = ValueNetwork.from_policy(tiny.sft)
     torch.nn.init.normal_(value.head.weight, generator=generator(0, "head"))
-    episodes = collect(speaker, prompts, RewardScorer.load(tiny.reward), config, place, generator(0, "draw"))
-    return estimate(episodes, speaker.model, open_language_model(tiny.base).model, value, 0.1, config, place)
+    episodes = collect_rollout(speaker, prompts, RewardScorer.load(tiny.reward), on_cpu(config), generator(0, "draw"))
+    return estimate_advantages(
+        episodes, speaker.model, open_language_model(tiny.base).model, value, on_cpu(config), config.rl, kl_coefficient=0.1
+    )
 
 
 def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path, tokens: int, sizes: Sequence[Any]) -> Any:
-    from sawyer.stages.rl.ppo_updates import update
+    from sawyer.stages.rl.ppo_updates import update_on_rollout
 
     config = tiny.rl_config(out, episodes=25, batch_size=25, num_minibatches=1, rl__micro_batch_tokens=tokens)
     # Away from the sampling policy, or no ratio is clipped and no value held back.
@@ -155,7 +158,7 @@ def captured_update(tiny: Fixture, capture: Fixture, experience: Any, out: Path,
             weight += 0.05 * torch.randn(weight.shape, generator=generator(2, "away", *weight.shape))
     learners = [OptimizerStep(net, name="n", learning_rate=1.0, factor=lambda _: 1.0) for net in (model, value)]
     found = [capture(learner, size) for learner, size in zip(learners, sizes, strict=True)]
-    report = update(experience, *learners, config, choose_device("cpu", "fp32", width=16), 0)
+    report = update_on_rollout(experience, *learners, on_cpu(config), config.rl, seed=config.seed, number=0)
     return *found, report
 
 
@@ -167,7 +170,7 @@ def test_rl(tiny: Fixture, capture: Fixture, experience: Any, tmp_path: Path, ne
     def step(tokens: int, size: Any) -> Any:
         return captured_update(tiny, capture, experience, tmp_path, tokens, (size, size))[which]
 
-    check(step, lambda part: float(part.mask.sum()), parts_of(experience.rows, range(25)))
+    check(step, lambda part: float(part.batch.loss_mask.sum()), parts_of(experience.rows, range(25)))
 
 
 def test_the_report_of_an_update_does_not_depend_on_the_split(

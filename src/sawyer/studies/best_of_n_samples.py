@@ -95,7 +95,7 @@ class SampleLoop:
 
     def __init__(self, config: Config, run: Run, answers: int) -> None:
         from sawyer.models import open_language_model
-        from sawyer.stages.rl import open_scorer, prompts_of
+        from sawyer.stages.rl import RolloutSettings, load_prompts, open_scorer
         from sawyer.train import choose_device
 
         self.config, self.answers = config, answers
@@ -104,19 +104,20 @@ class SampleLoop:
         self.place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
         self.speaker.model.to(self.place.device)
         self.scorer = open_scorer(config, run, self.place.device)
-        self.prompts = prompts_of(config, run, self.speaker, self.scorer)[1]
+        self.settings = RolloutSettings.of(config, self.place)
+        self.prompts = load_prompts(config, run, self.speaker, self.scorer)[1]
         self.each, self.step_tokens = max(1, ANSWERS_A_STEP // answers), 0
         self.steps = -(-len(self.prompts) // self.each)
         self.rows: list[dict[str, Any]] = []
 
     def step(self, index: int) -> Mapping[str, float]:
-        from sawyer.stages.rl import collect
+        from sawyer.stages.rl import collect_rollout
         from sawyer.train import generator
 
         chosen = self.prompts[index * self.each : (index + 1) * self.each]
         repeated = [prompt for prompt in chosen for _ in range(self.answers)]
         draws = generator(self.config.seed, STAGE, index)
-        episodes = collect(self.speaker, repeated, self.scorer, self.config, self.place, draws)
+        episodes = collect_rollout(self.speaker, repeated, self.scorer, self.settings, draws)
         self.step_tokens = episodes.tokens
         proxy = episodes.scores.tolist()
         truth = [gold(prompt.text, text).score for prompt, text in zip(repeated, episodes.texts, strict=True)]

@@ -6,6 +6,6 @@ one but the best on held-out prompts within the KL budget.
 """
 
 from sawyer.stages.rl.reward_sources import open_scorer
+from sawyer.stages.rl.rl_prompts import load_prompts
 from sawyer.stages.rl.rl_stage import train
-from sawyer.stages.rl.rollout import collect
-from sawyer.stages.rl.trainer import prompts_of
+from sawyer.stages.rl.rollout import RolloutSettings, collect_rollout

@@ -18,9 +18,9 @@ from sawyer.runs import Gate, Run
 from sawyer.stages.rl.batch_metrics import SHOWN
 from sawyer.stages.rl.guards import mode_response_rate
 from sawyer.stages.rl.networks import open_networks, policy_start
-from sawyer.stages.rl.reward_sources import tell_cut
-from sawyer.stages.rl.rollout import collect, finite
-from sawyer.stages.rl.trainer import STAGE, prompts_of
+from sawyer.stages.rl.reward_sources import warn_of_cut_answers
+from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
+from sawyer.stages.rl.rollout import RolloutSettings, check_scores_finite, collect_rollout
 from sawyer.stages.rl.trust_guards import reward_verdict, why_not
 from sawyer.stats import paired_interval
 from sawyer.train import generator, run_steps, stop_if_asked, write_folder
@@ -36,7 +36,7 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     run.journal.event(
         STAGE,
         "plan",
-        message=f"best_of_n: nothing is trained; {len(work.held_out):,} held-out prompts are answered {n} times each",
+        message=f"best_of_n: nothing is trained; {len(work.eval_prompts):,} held-out prompts are answered {n} times each",
     )
     verdict = reward_verdict(work.asked, run)
     if verdict is not None and verdict.kind == "refuse":
@@ -46,7 +46,7 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     last = work.figures()
     run.journal.samples(STAGE, work.steps, work.samples())
     run.journal.metrics(STAGE, work.steps, last)
-    tell_cut(run, work.scorer)
+    warn_of_cut_answers(run, work.scorer)
     start, extra = policy_start(config), {"best_of": n}
 
     def write_model(new: Path) -> None:
@@ -87,17 +87,18 @@ class BestOfN:
     def __init__(self, config: Config, run: Run) -> None:
         self.config, self.asked = config, required_section(config.rl, "rl")
         self.networks = open_networks(config, run)
-        self.speaker, self.place, self.scorer = self.networks.speaker, self.networks.place, self.networks.scorer
-        _, self.held_out = prompts_of(config, run, self.speaker, self.scorer)
-        self.steps, self.step_tokens = math.ceil(len(self.held_out) / PROMPTS_A_STEP), 0
+        self.speaker, self.place, self.scorer = self.networks.policy, self.networks.placement, self.networks.scorer
+        _, self.eval_prompts = load_prompts(config, run, self.speaker, self.scorer)
+        self.steps, self.step_tokens = math.ceil(len(self.eval_prompts) / PROMPTS_A_STEP), 0
+        self.settings = RolloutSettings.of(config, self.place)
         self.chosen: list[dict[str, Any]] = []  # one a prompt, in the prompts' order
 
     def step(self, index: int) -> Mapping[str, float]:
         n = self.asked.group_size
-        prompts = self.held_out[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
+        prompts = self.eval_prompts[index * PROMPTS_A_STEP : (index + 1) * PROMPTS_A_STEP]
         draw = generator(self.config.seed, STAGE, "best_of_n", index)
         asked = [prompt for prompt in prompts for _ in range(n)]
-        episodes = finite(collect(self.speaker, asked, self.scorer, self.config, self.place, draw))
+        episodes = check_scores_finite(collect_rollout(self.speaker, asked, self.scorer, self.settings, draw))
         self.step_tokens = episodes.tokens
         rewards = missing_eos(episodes.scores, episodes.ended, self.asked.missing_eos_penalty).tolist()
         for place, prompt in enumerate(prompts):
@@ -130,7 +131,7 @@ class BestOfN:
             "eval_length": sum(map(len, ids)) / len(ids),
             "eval_eos_rate": _mean(found, "ended"),
             "eval_distinct_2": distinct_n(ids, 2),
-            "eval_mode_response_rate": mode_response_rate([prompt.messages for prompt in self.held_out], texts),
+            "eval_mode_response_rate": mode_response_rate([prompt.messages for prompt in self.eval_prompts], texts),
             "kl_bound": best_of_n_kl(self.asked.group_size),
         }
         for name in dict.fromkeys(name for one in found for name in one["parts"]):
@@ -144,7 +145,7 @@ class BestOfN:
     def samples(self) -> list[dict[str, Any]]:
         """The first chosen answers as samples.jsonl shows them."""
         rows = []
-        for prompt, one in list(zip(self.held_out, self.chosen, strict=True))[:SHOWN]:
+        for prompt, one in list(zip(self.eval_prompts, self.chosen, strict=True))[:SHOWN]:
             row = {"prompt": prompt.text, "response": one["response"], "reward": one["score"], "length": len(one["ids"])}
             row |= {"ended": one["ended"], "best_of": self.asked.group_size}
             row |= {name: one[name] for name in ("parts", "disagreement", "gold") if one[name] not in (None, {})}

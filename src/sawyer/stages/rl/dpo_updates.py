@@ -1,33 +1,22 @@
-"""DPO: the policy learns from judged pairs, without sampling and without asking the reward model (arXiv 2305.18290).
+"""DPO: the policy learns from judged pairs, without sampling and without the reward model (arXiv 2305.18290).
 
 -log sigmoid(beta [(log pi/pi_ref)(y_w) - (log pi/pi_ref)(y_l)]), the mean over the pairs of the batch; log-probs at
-temperature 1, sums over the response's tokens and EOS. The reward model and the world judge the policy at its evaluations,
-which are those of the other algorithms: same prompts, same draws, same guards, same choice of the best model.
+temperature 1, sums over the response's tokens and EOS. The evaluations are those of the other algorithms: same prompts, same
+draws, same guards, same choice of the best model.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sawyer.config import Config
-from sawyer.maths import dpo_loss, linear_schedule, response_log_ratio
+from sawyer.maths import DpoLoss, response_log_ratio
 from sawyer.models import policy_logprobs
-from sawyer.runs import Run
-from sawyer.stages.rl.batch_metrics import HeldOut, length_correlation
-from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
-from sawyer.stages.rl.guards import raised
-from sawyer.stages.rl.rollout import Experience
-from sawyer.stages.rl.step_zero_checks import Reread
-from sawyer.stages.rl.trainer import ADAM_EPS, STAGE, PolicyTrainer
-from sawyer.text import Batch, pad_right
-from sawyer.train import JudgedMinibatch, OptimizerStep, batch_indices, distributed, judged_minibatches
+from sawyer.text import Batch
+from sawyer.train import EncodedPrompt, JudgedMinibatch, OptimizerStep, Placement, distributed, judged_minibatches
 
 
 @dataclass(slots=True)
@@ -35,156 +24,101 @@ class DpoSums:
     """Running sums over the pairs of one batch."""
 
     margins: float = 0.0
-    right: float = 0.0
+    right: float = 0.0  # pairs whose margin is positive
     ratio_error: float = 0.0  # the largest |pi / pi_ref - 1| of a token
 
-    def of_all(self) -> DpoSums:
-        """Those of all processes, each of which had its share of the prompts."""
+    def reduced(self) -> DpoSums:
+        """The sums over all processes, each of which had its share of the prompts."""
         margins, right = distributed.all_reduce_sum(self.margins, self.right)
         return DpoSums(margins=margins, right=right, ratio_error=distributed.all_reduce_max(self.ratio_error)[0])
 
 
-class DpoLoop(PolicyTrainer):
-    """One step is one optimizer step on a batch of prompts with all their pairs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpoReport:
+    """One optimizer step on pairs: its metrics, and how far pi / pi_ref was off 1 before it."""
 
-    shown = "loss"
+    metrics: dict[str, float]
+    ratio_error: float
 
-    def __init__(self, config: Config, run: Run) -> None:
-        super().__init__(config, run)
-        asked = self.asked
-        self.beta = asked.beta
-        self.groups = load_pairs(config, run, self.policy_speaker.prompt_encoder, self.held_out)
-        self.groups_aside = () if config.is_scored else load_eval_pairs(config, run, self.policy_speaker.prompt_encoder)
-        self.total = asked.epochs * len(self.groups)
-        self.steps = math.ceil(self.total / asked.batch_size)
-        factor = partial(linear_schedule, steps=self.steps, warmup_steps=0)
-        self.policy = OptimizerStep(
-            self.policy_speaker.model, name="rl policy", learning_rate=asked.learning_rate, factor=factor, eps=ADAM_EPS
-        )
 
-    @property
-    def plan(self) -> str:
-        pairs = sum(len(group.pairs) for group in self.groups)
-        return (
-            f"dpo: {self.steps:,} updates on {pairs:,} pairs of answers to {len(self.groups):,} prompts, "
-            f"{len(self.held_out):,} prompts held out, policy and reference of "
-            f"{self.policy_speaker.parameters / 1e6:.1f} M parameters, {self.place.reason}"
-        )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairNetworks:
+    """What DPO reads pairs with: policy and reference, and how rows go through them."""
 
-    @property
-    def controls(self) -> dict[str, float]:
-        """What log-ratios are multiplied by in this step."""
-        return {"beta": self.beta}
+    policy: nn.Module
+    reference: nn.Module
+    placement: Placement
+    pad_id: int
+    token_budget: int  # padded tokens of one forward pass
 
-    def _learn(self, index: int) -> dict[str, float]:
-        chosen = batch_indices(
-            len(self.groups), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
-        )
-        groups = [self.groups[i] for i in chosen]
-        count, sums = sum(len(group.pairs) for group in groups), DpoSums()
-        self.step_tokens += sum(group.tokens for group in groups)
-        mine = distributed.shard(groups, lambda group: group.tokens)
-        parts = judged_minibatches(mine, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens)
-        again = self._reread(self._first.episodes) if index == 0 else None
-        done = self.policy.update(parts, lambda part: self.loss(part, sums), count)
-        sums = sums.of_all()
-        if again is not None:
-            self._check_start(again, sums.ratio_error)
-        return {
-            "loss": done.loss,
-            "margin": sums.margins / count,
-            "accuracy": sums.right / count,
-            "pairs": float(count),
-            "grad_norm": done.grad_norm,
-            "learning_rate": done.learning_rate,
-        }
-
-    @property
-    def _first(self) -> HeldOut:
-        """The evaluation before the first update, whose answers the gates of step zero look at: others there are none."""
-        assert self.found is not None
-        return self.found
-
-    def _check_start(self, again: Reread, ratio_error: float) -> None:
-        episodes, old = self._first.episodes, self._first.logprobs
-        experience = Experience(
-            rows=episodes.rows,
-            mask=pad_right(episodes.rows, 0).loss_mask,
-            old_logprobs=old,
-            ref_logprobs=self._first.ref_logprobs,
-            old_values=None,
-            advantages=torch.zeros_like(old),
-            returns=None,
-            rewards=torch.zeros_like(old),
-        )
-        self._step_zero(episodes, experience, again, ratio_error, 0.0)  # nothing is clipped
-
-    def loss(self, part: JudgedMinibatch, sums: DpoSums) -> Tensor:
-        """The sum over the part's pairs; each answer goes through each network once."""
-        part = part.to(self.place.device)
-        batch = part.batch
-        new, ref = self._logprobs(batch)
-        ratios = response_log_ratio(new, ref, batch.loss_mask)
-        found = dpo_loss(ratios[part.judgements.better], ratios[part.judgements.worse], self.beta)
-        sums.margins += float(found.margins)
-        sums.right += float(found.accuracies)
-        off = (new.detach() - ref)[batch.loss_mask].exp().sub(1).abs().max()
-        sums.ratio_error = max(sums.ratio_error, float(off))
-        return found.total
-
-    def eval_margins(self) -> list[list[float]]:
-        """Each held-out prompt's margins, chosen less rejected, at the config's `beta`: a rollback's would be no measure."""
-        groups = self.groups_aside
-
-        def margins(mine: list[int]) -> list[list[float]]:
-            order = sorted(mine, key=lambda place: groups[place].longest)
-            flat: list[float] = []
-            chosen = [groups[place] for place in order]
-            for part in judged_minibatches(chosen, self.policy_speaker.prompt_encoder.pad_id, self.config.micro_batch_tokens):
-                part = part.to(self.place.device)
-                ratios = response_log_ratio(*self._logprobs(part.batch), part.batch.loss_mask)
-                flat += (self.asked.beta * (ratios[part.judgements.better] - ratios[part.judgements.worse])).tolist()
-            rest = iter(flat)
-            found = {place: [next(rest) for _ in groups[place].pairs] for place in order}
-            return [found[place] for place in mine]
-
-        with torch.no_grad():
-            return distributed.map_sharded([group.tokens for group in groups], margins)
-
-    def _logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """(the policy's, the reference's) of each token, (N, T) each; the policy's alone carries a gradient."""
-        with self.place.autocast():
-            new = policy_logprobs(self.policy_speaker.model, batch).logprobs
+    def logprobs(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(the policy's, the reference's) of each token, (N, T) each; only the policy's carries a gradient."""
+        with self.placement.autocast():
+            logprobs = policy_logprobs(self.policy, batch).logprobs
             with torch.no_grad():
-                ref = policy_logprobs(self.reference, batch).logprobs
-        return new, ref
+                ref_logprobs = policy_logprobs(self.reference, batch).logprobs
+        return logprobs, ref_logprobs
 
-    def _evaluated(self, index: int) -> dict[str, float]:
-        """Evaluate, and let the guards look at the answers: between two evaluations there are none to look at."""
-        found = self.evaluate(index)
-        assert self.found is not None
-        batch = {name.removeprefix("eval_"): value for name, value in found.items()}
-        batch["length_correlation"] = length_correlation(self.found.episodes)
-        batch.setdefault("score", 0.0)  # nobody scores: no guard that looks at scores can trip
-        self._apply_guard(index, self.guards.look(batch))
-        self._apply_guard(index, self.guards.evaluated(self.judged))
-        return found
+    def minibatches(self, prompts: Sequence[EncodedPrompt]) -> Iterator[JudgedMinibatch]:
+        """The prompts' answers, a forward pass at a time, on the device."""
+        for part in judged_minibatches(prompts, self.pad_id, self.token_budget):
+            yield part.to(self.placement.device)
 
-    def learnt(self) -> dict[str, Any]:
-        """What is learnt and steered."""
-        return super().learnt() | {"beta": self.beta}
 
-    def make_dearer(self, kept: Mapping[str, Any]) -> str:
-        """After a rollback the tie to the reference counts twice as much."""
-        self.beta = raised(max(self.beta, kept["beta"]))
-        return f"; beta is {self.beta:g} from now on"
+def update_on_pairs(
+    prompts: Sequence[EncodedPrompt],
+    policy: OptimizerStep,
+    networks: PairNetworks,
+    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss],
+    beta: float,
+) -> DpoReport:
+    """One optimizer step on a batch of prompts with all their pairs."""
+    count, sums = sum(len(prompt.pairs) for prompt in prompts), DpoSums()
+    parts = networks.minibatches(distributed.shard(prompts, lambda prompt: prompt.tokens))
+    step = policy.update(parts, lambda part: minibatch_loss(part, networks, pair_loss, beta, sums), count)
+    sums = sums.reduced()
+    metrics = {
+        "loss": step.loss,
+        "margin": sums.margins / count,
+        "accuracy": sums.right / count,
+        "pairs": float(count),
+        "grad_norm": step.grad_norm,
+        "learning_rate": step.learning_rate,
+    }
+    return DpoReport(metrics=metrics, ratio_error=sums.ratio_error)
 
-    @property
-    def price(self) -> str:
-        """How much the tie to the reference counts, in words."""
-        return f", the last with a beta of {self.beta:g}"
 
-    def load(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state` was taken."""
-        super().load(state)
-        self.beta = state["beta"]
+def minibatch_loss(
+    part: JudgedMinibatch,
+    networks: PairNetworks,
+    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss],
+    beta: float,
+    sums: DpoSums,
+) -> Tensor:
+    """The sum over the minibatch's pairs; each answer goes through each network once."""
+    batch, judgements = part.batch, part.judgements
+    logprobs, ref_logprobs = networks.logprobs(batch)
+    ratios = response_log_ratio(logprobs, ref_logprobs, batch.loss_mask)
+    loss = pair_loss(ratios[judgements.better], ratios[judgements.worse], beta)
+    sums.margins += float(loss.margins)
+    sums.right += float(loss.accuracies)
+    error = (logprobs.detach() - ref_logprobs)[batch.loss_mask].exp().sub(1).abs().max()
+    sums.ratio_error = max(sums.ratio_error, float(error))
+    return loss.total
+
+
+def eval_margins(prompts: Sequence[EncodedPrompt], networks: PairNetworks, beta: float) -> list[list[float]]:
+    """Each held-out prompt's margins beta (chosen - rejected), by which DPO is judged where no scorer judges its answers."""
+
+    def margins(mine: list[int]) -> list[list[float]]:
+        order = sorted(mine, key=lambda index: prompts[index].longest)
+        flat: list[float] = []
+        for part in networks.minibatches([prompts[index] for index in order]):
+            ratios = response_log_ratio(*networks.logprobs(part.batch), part.batch.loss_mask)
+            flat += (beta * (ratios[part.judgements.better] - ratios[part.judgements.worse])).tolist()
+        rest = iter(flat)
+        by_prompt = {index: [next(rest) for _ in prompts[index].pairs] for index in order}
+        return [by_prompt[index] for index in mine]
+
+    with torch.no_grad():
+        return distributed.map_sharded([prompt.tokens for prompt in prompts], margins)

@@ -1,33 +1,33 @@
-"""One batch's update: a few epochs over the episodes in minibatches. PPO, RLOO and GRPO share it.
+"""One batch's update on sampled answers: a few epochs over the rollout in minibatches. PPO, RLOO and GRPO share it.
 
 Policy loss: mean over counted tokens of max(-A rho, -A clip(rho, 1-eps, 1+eps)), rho = pi / pi_old (arXiv 1707.06347,
-eq. 7); GRPO adds beta k3, the KL to the reference. Value loss, where there is a value network:
-0.5 max((V - R)^2, (clip(V, V_old +- eps_v) - R)^2). A value network of its own shares no weight with the policy, so its loss
+eq. 7); GRPO adds beta k3, the KL to the reference. Value loss, where a network estimates values:
+0.5 max((V - R)^2, (clip(V, V_old +- eps_v) - R)^2). A separate value network shares no weight with the policy, so its loss
 needs no coefficient: its learning rate is that. A head on the policy's trunk is trained in the same step, its loss times 0.1.
-Values that are fitted have no loss.
+Ridge values have no loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
-from sawyer.config import Config, required_section
-from sawyer.maths import explained_variance, grpo_kl, ppo_policy, ppo_value
+from sawyer.config import Rl
+from sawyer.maths import explained_variance, grpo_kl, ppo_value
 from sawyer.models import PolicyWithValue, RidgeValues, policy_logprobs
-from sawyer.stages.rl.rollout import Experience, logprobs_and_values, values_before
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS
+from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
-from sawyer.train import OptimizerStep, Placement, distributed, generator
+from sawyer.train import OptimizerStep, distributed, generator
 
 VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class PpoReport:
     """Means over all minibatches of all epochs, weighted by their counted tokens; norms are means over minibatches.
 
     None stands where the algorithm has no such thing.
@@ -43,71 +43,14 @@ class Report:
     first_clip_fraction: float  # share of the first minibatch's counted tokens whose ratio was clipped, before any step
     explained_variance: float | None  # 1 - Var(R - V) / Var(R) over counted tokens, before the update
     grad_norm: float  # with a shared trunk, of both losses
-    value_grad_norm: float | None  # of a value network of its own
+    value_grad_norm: float | None  # of a separate value network
     learning_rate: float
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What there is, by name, for the journal."""
-        found = {name: getattr(self, name) for name in self.__slots__ if not name.startswith("first_")}
-        return {name: value for name, value in found.items() if value is not None}
-
-
-def update(
-    experience: Experience, policy: OptimizerStep, value: OptimizerStep | None, config: Config, place: Placement, number: int
-) -> Report:
-    """Learn from one batch of episodes; `number` names the update (it seeds the minibatches' order).
-
-    `value` is None where there is no value network of its own: with a shared trunk `policy` trains a `PolicyWithValue`; values
-    that are fitted are so after it.
-    """
-    rl = required_section(config.rl, "rl")
-    valued = value is not None or isinstance(policy.model, PolicyWithValue)
-    sums = PpoSums()
-    norms: list[tuple[float, float, float]] = []
-    size = len(experience.rows) // rl.num_minibatches
-    for epoch in range(rl.epochs):
-        order = torch.randperm(len(experience.rows), generator=generator(config.seed, "rl", "epoch", number, epoch))
-        for chosen in order.split(size):
-            minibatch = chosen.tolist()
-            count = float(experience.mask[chosen].sum())
-            policy_step = policy.update(
-                _parts(experience, minibatch, config), lambda part: _policy_loss(part, policy, config, place, sums), count
-            )
-            apart = 0.0
-            if value is not None:
-                loss = partial(_value_loss, value=value, config=config, place=place, sums=sums)
-                apart = value.update(_parts(experience, minibatch, config), loss, count).grad_norm
-            sums.tokens += count
-            norms.append((policy_step.grad_norm, apart, policy_step.learning_rate))
-    sums = sums.of_all()
-    return Report(
-        policy_loss=sums.policy / sums.tokens,
-        value_loss=sums.value / sums.tokens if valued else None,
-        kl_loss=sums.reference_kl / sums.tokens if rl.algorithm == "grpo" else None,
-        clip_fraction=sums.clipped / sums.tokens,
-        approx_kl=sums.kl / sums.tokens,
-        ratio=sums.ratio / sums.tokens,
-        first_ratio_error=sums.first_ratio_error,
-        first_clip_fraction=sums.first_clipped / sums.first_tokens,
-        explained_variance=_explained(experience),
-        grad_norm=sum(n[0] for n in norms) / len(norms),
-        value_grad_norm=None if value is None else sum(n[1] for n in norms) / len(norms),
-        learning_rate=norms[-1][2],
-    )
-
-
-def fit_ridge_values(values: RidgeValues, experience: Experience) -> None:
-    """Learn from the batch what its states were worth."""
-    seen, returns = experience.seen, experience.returns
-    assert seen is not None and returns is not None
-    values.fit(seen.states, returns[seen.places.unbind(1)].to(seen.states), distributed.all_reduce_)
-
-
-def _explained(experience: Experience) -> float | None:
-    if experience.old_values is None or experience.returns is None:
-        return None
-    return explained_variance(experience.old_values, experience.returns, experience.mask)
+        """The figures that this algorithm has, by their names in the journal."""
+        figures = {name: getattr(self, name) for name in self.__slots__ if not name.startswith("first_")}
+        return {name: value for name, value in figures.items() if value is not None}
 
 
 @dataclass(slots=True)
@@ -120,94 +63,151 @@ class PpoSums:
     kl: float = 0.0
     reference_kl: float = 0.0
     ratio: float = 0.0
-    tokens: float = 0.0
+    tokens: float = 0.0  # of all processes; the others are this process's until `reduced`
     first_ratio_error: float = 0.0
     first_clipped: float = 0.0
     first_tokens: float = 0.0
 
-    def of_all(self) -> PpoSums:
-        """Those of all processes, each of which had its share of the rows; `tokens` were those of all before."""
+    def reduced(self) -> PpoSums:
+        """The sums over all processes, each of which had its share of the rows."""
         names = ("policy", "value", "clipped", "kl", "reference_kl", "ratio", "first_clipped", "first_tokens")
-        found = dict(zip(names, distributed.all_reduce_sum(*(getattr(self, name) for name in names)), strict=True))
-        return PpoSums(**found, tokens=self.tokens, first_ratio_error=distributed.all_reduce_max(self.first_ratio_error)[0])
+        sums = dict(zip(names, distributed.all_reduce_sum(*(getattr(self, name) for name in names)), strict=True))
+        return PpoSums(**sums, tokens=self.tokens, first_ratio_error=distributed.all_reduce_max(self.first_ratio_error)[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Minibatch:
-    """Some rows of a minibatch with their columns of the experience, cut to the longest row. N rows, T tokens."""
+    """The part of a rollout that one forward pass reads, cut to its longest row, on the device. N rows, T tokens."""
 
-    batch: Batch
-    mask: Tensor  # (N, T) bool
+    batch: Batch  # (N, T), `loss_mask` on the counted tokens
     old_logprobs: Tensor  # (N, T)
     ref_logprobs: Tensor  # (N, T)
     advantages: Tensor  # (N, T)
     old_values: Tensor | None  # (N, T)
     returns: Tensor | None  # (N, T)
-    kl_in_loss: float
+    kl_loss_coefficient: float
 
 
-def _parts(experience: Experience, chosen: Sequence[int], config: Config) -> list[Minibatch]:
-    """This process's share of the minibatch."""
-    chosen = [chosen[i] for i in distributed.shard_indices([len(experience.rows[i].ids) for i in chosen])]
-    rows = [experience.rows[i] for i in chosen]
-    parts = []
-    for indices, batch in batches(rows, pad_id=0, token_budget=config.micro_batch_tokens):
-        here, length = [chosen[i] for i in indices], batch.ids.shape[1]
-        parts.append(
-            Minibatch(
-                batch=batch,
-                mask=experience.mask[here, :length],
-                old_logprobs=experience.old_logprobs[here, :length],
-                ref_logprobs=experience.ref_logprobs[here, :length],
-                advantages=experience.advantages[here, :length],
-                old_values=None if experience.old_values is None else experience.old_values[here, :length],
-                returns=None if experience.returns is None else experience.returns[here, :length],
-                kl_in_loss=experience.kl_in_loss,
-            )
+def minibatches(rollout: Rollout, chosen: Sequence[int], settings: RolloutSettings) -> Iterator[Minibatch]:
+    """This process's share of the rows `chosen`, a forward pass at a time."""
+    chosen = [chosen[i] for i in distributed.shard_indices([len(rollout.rows[i].ids) for i in chosen])]
+    device = settings.placement.device
+    for indices, batch in batches([rollout.rows[i] for i in chosen], pad_id=0, token_budget=settings.token_budget):
+        rows, length = [chosen[i] for i in indices], batch.ids.shape[1]
+        yield Minibatch(
+            batch=batch.to(device),
+            old_logprobs=rollout.old_logprobs[rows, :length].to(device),
+            ref_logprobs=rollout.ref_logprobs[rows, :length].to(device),
+            advantages=rollout.advantages[rows, :length].to(device),
+            old_values=None if rollout.old_values is None else rollout.old_values[rows, :length].to(device),
+            returns=None if rollout.returns is None else rollout.returns[rows, :length].to(device),
+            kl_loss_coefficient=rollout.kl_loss_coefficient,
         )
-    return parts
 
 
-def _policy_loss(part: Minibatch, policy: OptimizerStep, config: Config, place: Placement, sums: PpoSums) -> Tensor:
-    """The clipped loss; with GRPO its KL beside it, with a value head on the policy's trunk that one's loss."""
-    rl = required_section(config.rl, "rl")
-    model, batch = policy.model, part.batch.to(place.device)
+def update_on_rollout(
+    rollout: Rollout,
+    policy: OptimizerStep,
+    value: OptimizerStep | None,
+    settings: RolloutSettings,
+    rl: Rl,
+    *,
+    seed: int,
+    number: int,
+) -> PpoReport:
+    """Learn from one rollout; `seed` and `number`, the update's, decide the minibatches' order.
+
+    `value` trains a separate value network. With a shared trunk `policy` trains a `PolicyWithValue`; ridge values are fitted
+    after the update.
+    """
+    sums = PpoSums()
+    norms: list[float] = []
+    value_norms: list[float] = []
+    count = len(rollout.rows)
+    for epoch in range(rl.epochs):
+        order = torch.randperm(count, generator=generator(seed, "rl", "epoch", number, epoch))
+        for chosen in order.split(count // rl.num_minibatches):
+            rows, tokens = chosen.tolist(), float(rollout.mask[chosen].sum())
+            step = policy.update(
+                minibatches(rollout, rows, settings), lambda part: _policy_loss(part, policy, settings, rl, sums), tokens
+            )
+            norms.append(step.grad_norm)
+            if value is not None:
+                value_step = value.update(
+                    minibatches(rollout, rows, settings),
+                    lambda part: _value_loss(part, value, settings, rl.value_clip_range, sums),
+                    tokens,
+                )
+                value_norms.append(value_step.grad_norm)
+            sums.tokens += tokens
+    sums = sums.reduced()
+    has_value_loss = value is not None or isinstance(policy.model, PolicyWithValue)
+    return PpoReport(
+        policy_loss=sums.policy / sums.tokens,
+        value_loss=sums.value / sums.tokens if has_value_loss else None,
+        kl_loss=sums.reference_kl / sums.tokens if ALGORITHMS[rl.algorithm].kl_in_loss else None,
+        clip_fraction=sums.clipped / sums.tokens,
+        approx_kl=sums.kl / sums.tokens,
+        ratio=sums.ratio / sums.tokens,
+        first_ratio_error=sums.first_ratio_error,
+        first_clip_fraction=sums.first_clipped / sums.first_tokens,
+        explained_variance=None
+        if rollout.old_values is None or rollout.returns is None
+        else explained_variance(rollout.old_values, rollout.returns, rollout.mask),
+        grad_norm=sum(norms) / len(norms),
+        value_grad_norm=None if value is None else sum(value_norms) / len(value_norms),
+        learning_rate=step.learning_rate,
+    )
+
+
+def fit_ridge_values(ridge_values: RidgeValues, rollout: Rollout) -> None:
+    """Fit the values to the returns of the rollout's states."""
+    states, index, returns = rollout.states, rollout.state_index, rollout.returns
+    assert states is not None and index is not None and returns is not None
+    ridge_values.fit(states, returns[index.unbind(1)].to(states), distributed.all_reduce_)
+
+
+def _policy_loss(part: Minibatch, policy: OptimizerStep, settings: RolloutSettings, rl: Rl, sums: PpoSums) -> Tensor:
+    """The clipped loss; with GRPO its KL, with a value head on the policy's trunk the value loss beside it."""
+    algorithm, model, batch = ALGORITHMS[rl.algorithm], policy.model, part.batch
+    mask = batch.loss_mask
     values = None
-    with place.autocast():
+    with settings.placement.autocast():
         if isinstance(model, PolicyWithValue):
-            new, values = logprobs_and_values(model, batch, rl.temperature)
+            logprobs, values = logprobs_and_values(model, batch, settings.temperature)
         else:
-            new = policy_logprobs(model, batch, temperature=rl.temperature).logprobs
-    old, mask = part.old_logprobs.to(new.device), part.mask.to(new.device)
-    loss = ppo_policy(new, old, part.advantages.to(new.device), mask, rl.clip_range)
+            logprobs = policy_logprobs(model, batch, temperature=settings.temperature).logprobs
+    assert algorithm.policy_loss is not None
+    loss = algorithm.policy_loss(logprobs, part.old_logprobs, part.advantages, mask, rl.clip_range)
     sums.policy += float(loss.total.detach())
     sums.clipped += float(loss.clip_fraction)
     sums.kl += float(loss.approx_kl)
     sums.ratio += float(loss.ratio)
-    if sums.tokens == 0:  # a part of the first minibatch: no step has been taken
-        error = float((new.detach() - old)[mask].exp().sub(1).abs().max())
+    if sums.tokens == 0:  # the first minibatch: no step has been taken yet, so the ratio must be 1
+        error = float((logprobs.detach() - part.old_logprobs)[mask].exp().sub(1).abs().max())
         sums.first_ratio_error = max(sums.first_ratio_error, error)
         sums.first_clipped += float(loss.clip_fraction)
         sums.first_tokens += float(mask.sum())
     total = loss.total
-    if rl.algorithm == "grpo":
-        apart = grpo_kl(new, part.ref_logprobs.to(new.device), mask)
-        sums.reference_kl += float(apart.detach())
-        total = total + part.kl_in_loss * apart
+    if algorithm.kl_in_loss:
+        kl = grpo_kl(logprobs, part.ref_logprobs, mask)
+        sums.reference_kl += float(kl.detach())
+        total = total + part.kl_loss_coefficient * kl
     if values is not None:
-        total = total + VALUE_COEFFICIENT * _of_values(part, values, config, sums)
+        total = total + VALUE_COEFFICIENT * _clipped_value_loss(part, values, rl.value_clip_range, sums)
     return total
 
 
-def _value_loss(part: Minibatch, value: OptimizerStep, config: Config, place: Placement, sums: PpoSums) -> Tensor:
-    with place.autocast():
-        values = values_before(value.model, part.batch.to(place.device))
-    return _of_values(part, values, config, sums)
+def _value_loss(
+    part: Minibatch, value: OptimizerStep, settings: RolloutSettings, value_clip_range: float, sums: PpoSums
+) -> Tensor:
+    with settings.placement.autocast():
+        values = values_before(value.model, part.batch)
+    return _clipped_value_loss(part, values, value_clip_range, sums)
 
 
-def _of_values(part: Minibatch, values: Tensor, config: Config, sums: PpoSums) -> Tensor:
+def _clipped_value_loss(part: Minibatch, values: Tensor, value_clip_range: float, sums: PpoSums) -> Tensor:
     assert part.old_values is not None and part.returns is not None
-    mask, old, returns = (x.to(values.device) for x in (part.mask, part.old_values, part.returns))
-    loss = ppo_value(values, old, returns, mask, required_section(config.rl, "rl").value_clip_range)
+    loss = ppo_value(values, part.old_values, part.returns, part.batch.loss_mask, value_clip_range)
     sums.value += float(loss.detach())
     return loss

@@ -26,18 +26,21 @@ SCORED_ALONE = 8  # answers whose score inside RL is compared with what the save
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogprobDrift:
-    """How far two readings of the same numbers are from each other: on average, and at most."""
+    """The difference between two readings of the same numbers."""
 
     mean: float
     most: float
 
     @classmethod
-    def of(cls, one: Tensor, other: Tensor) -> LogprobDrift:
-        """Two tensors of equal shape; nothing at all is not apart."""
+    def between(cls, one: Tensor, other: Tensor) -> LogprobDrift:
+        """Of two tensors of equal shape; 0 where they are empty."""
         if one.numel() == 0:
-            return cls(mean=0.0, most=0.0)
+            return NO_DRIFT
         differences = (one.double() - other.double()).abs()
         return cls(mean=float(differences.mean()), most=float(differences.max()))
+
+
+NO_DRIFT = LogprobDrift(mean=0.0, most=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,11 @@ class StepZero:
     kl: float  # the largest sum over a response of |log pi - log pi_ref|: a mean could be 0 by differences that cancel
     ratio_error: float  # the largest |pi / pi_old - 1| of the first minibatch
     clip_fraction: float  # share of its counted tokens whose ratio was clipped
-    clip: float  # how far the ratio may move before it is
+    clip_range: float  # how far the ratio may move before it is
     sampler: LogprobDrift  # log-probs of the tokens drawn, as they were sampled and as training reads them, in nats
     rounding: LogprobDrift  # training's log-probs in the run's precision against fp32
     score: LogprobDrift | None = None  # rewards inside RL and from the saved reward model; None: nothing learnt is paid for
-    score_rounding: LogprobDrift = LogprobDrift(mean=0.0, most=0.0)  # rewards in the run's precision against fp32
+    score_rounding: LogprobDrift = NO_DRIFT  # rewards in the run's precision against fp32
 
 
 def step_zero_gates(found: StepZero) -> list[Gate]:
@@ -80,7 +83,7 @@ def step_zero_gates(found: StepZero) -> list[Gate]:
         _zero(
             "clip",
             found.clip_fraction,
-            0.0 if most < found.clip else 1.0,  # a clip within the precision's own rounding says nothing
+            0.0 if most < found.clip_range else 1.0,  # a clip within the precision's own rounding says nothing
             f"the clip fraction is {found.clip_fraction:.2g}",
             "answers and their old log-probs do not belong together (stage at fault: rl)",
         ),

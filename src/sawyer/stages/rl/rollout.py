@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from sawyer.config import Config, Rl, required_section
 from sawyer.errors import NotFiniteError
-from sawyer.maths import clip_scores, missing_eos
+from sawyer.maths import clip_scores, missing_eos, token_rewards
 from sawyer.models import (
     Completion,
     LanguageModel,
@@ -28,33 +28,64 @@ from sawyer.models import (
     trunk_states,
 )
 from sawyer.records import Prompt
-from sawyer.stages.rl.advantage_estimators import advantages_of
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS
 from sawyer.text import Batch, Row, batches, pad_right
 from sawyer.train import Placement, distributed
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """The frozen states before counted tokens, of this process's share of the rows. N tokens."""
-
-    places: Tensor  # (N, 2) int64, each token's row and column among those of the experience
-    states: Tensor  # (N, d) fp32, on the CPU
+NOT_ESTIMATED = torch.empty(0)  # fits no mask, so that a rollout that was not estimated cannot be learnt from
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Episodes:
-    """Sampled answers and what they earned. B responses."""
+class RolloutSettings:
+    """How RL's networks write and read answers."""
+
+    placement: Placement
+    temperature: float  # of sampling, and of every log-prob
+    max_new_tokens: int
+    token_budget: int  # padded tokens of one forward pass
+
+    @classmethod
+    def of(cls, config: Config, placement: Placement) -> RolloutSettings:
+        """The settings of `config.rl` on these devices."""
+        rl = required_section(config.rl, "rl")
+        return cls(
+            placement=placement,
+            temperature=rl.temperature,
+            max_new_tokens=rl.max_new_tokens,
+            token_budget=config.micro_batch_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """Sampled answers, from the sampler to the minibatch: B responses, T tokens of the longest row, counted tokens in `mask`.
+
+    `collect_rollout` fills the answers and their scores, `estimate_advantages` what an update learns from.
+    Example, one row of prompt length 2 and response `[7, 1]`: mask `[F, F, T, T]`, old_logprobs `[0, 0, -1.2, -0.1]`,
+    advantages `[0, 0, 0.8, 1.1]`.
+    """
 
     prompts: tuple[Prompt, ...]  # (B,)
     completions: tuple[Completion, ...]  # (B,)
     texts: tuple[str, ...]  # (B,) the responses decoded
     rows: tuple[Row, ...]  # (B,) prompt and response ids
+    mask: Tensor  # (B, T) bool, True on response tokens and their EOS
     scores: Tensor  # (B,) fp32, the scorer's, in its standard unit, before clip and penalty
     ended: Tensor  # (B,) bool, the response ends with EOS
     # (B,) each: the parts of a composed score, unweighted; None where a part does not apply to an answer
     parts: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
-    disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in the reward's unit
-    seen: Seen | None = None  # what values are read from, where they are fitted; another share in each process
+    disagreement: Tensor | None = None  # (B,) fp32, of an ensemble's members, in reward units
+    # What ridge values are read from: N counted tokens of this process's share of the rows, other rows in each process.
+    state_index: Tensor | None = None  # (N, 2) int64, the row and column of each token
+    states: Tensor | None = None  # (N, d) fp32, the frozen state before each token
+
+    old_logprobs: Tensor = NOT_ESTIMATED  # (B, T) fp32, log pi_old of each token, at the sampling temperature
+    ref_logprobs: Tensor = NOT_ESTIMATED  # (B, T) fp32, log pi_ref likewise
+    rewards: Tensor = NOT_ESTIMATED  # (B, T) fp32, the final score on the last token, with the KL penalties where paid there
+    advantages: Tensor = NOT_ESTIMATED  # (B, T) fp32, 0 where not counted
+    old_values: Tensor | None = None  # (B, T) fp32, V of the state before each counted token, in reward units
+    returns: Tensor | None = None  # (B, T) fp32, the values' targets; None where the algorithm has no values
+    kl_loss_coefficient: float = 0.0  # reward units a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
 
     @property
     def tokens(self) -> int:
@@ -67,238 +98,222 @@ class Episodes:
         return torch.tensor([value for completion in self.completions for value in completion.logprobs])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experience:
-    """What one update learns from. T is the longest row; counted are the response's tokens (`mask`).
-
-    Example, one row of prompt length 2 and response `[7, 1]`: mask `[F, F, T, T]`, old_logprobs `[0, 0, -1.2, -0.1]`,
-    advantages `[0, 0, 0.8, 1.1]`.
-    """
-
-    rows: tuple[Row, ...]  # (B,)
-    mask: Tensor  # (B, T) bool, True on response tokens and their EOS
-    old_logprobs: Tensor  # (B, T) fp32, log pi_old of each token, at the sampling temperature
-    ref_logprobs: Tensor  # (B, T) fp32, log pi_ref likewise
-    old_values: Tensor | None  # (B, T) fp32, V of the state before each counted token, in reward units; None: nobody tells
-    advantages: Tensor  # (B, T) fp32, of the algorithm
-    returns: Tensor | None  # (B, T) fp32, what the values are to become; None where there are none
-    rewards: Tensor  # (B, T) fp32, the final score on the last token, with the KL penalties where they are paid there
-    kl_in_loss: float = 0.0  # what a nat of k3 costs in the loss; 0 where the KL is paid in the rewards
-    seen: Seen | None = None  # what the values were read from, where they are fitted
-
-
-def collect(
-    speaker: LanguageModel,
+def collect_rollout(
+    policy: LanguageModel,
     prompts: Sequence[Prompt],
     scorer: Scorer,
-    config: Config,
-    place: Placement,
-    draw: torch.Generator,
-    values: RidgeValues | None = None,
-) -> Episodes:
-    """Sample one response to each of the prompts from the policy at the training temperature, and score it as text.
+    settings: RolloutSettings,
+    generator: torch.Generator,
+    ridge_values: RidgeValues | None = None,
+) -> Rollout:
+    """Sample one response to each prompt from the policy at the training temperature, and score it as text.
 
-    `values`, if they are fitted, get the states in which the reward model reads the answers: as it scores them, and of those
-    whose text encodes to other tokens than were sampled once more.
+    With `ridge_values` the rollout has the states in which the reward model read the answers as it scored them. Answers whose
+    text encodes to other tokens than were sampled are read once more.
     """
-    rl = required_section(config.rl, "rl")
-    encoded = [speaker.prompt_encoder.prompt(prompt) for prompt in prompts]
-    listening: AbstractContextManager[Mapping[Row, Tensor | None]] = nullcontext({})
-    if values is not None and values.scorer is not None:
-        listening = values.scorer.captured_states()
-    with place.autocast():
+    encoder = policy.prompt_encoder
+    encoded = [encoder.prompt(prompt) for prompt in prompts]
+    capture: AbstractContextManager[Mapping[Row, Tensor | None]] = nullcontext({})
+    if ridge_values is not None and ridge_values.scorer is not None:
+        capture = ridge_values.scorer.captured_states()
+    with settings.placement.autocast():
         completions = sample(
-            speaker.model,
+            policy.model,
             encoded,
-            prompt_encoder=speaker.prompt_encoder,
-            max_new_tokens=rl.max_new_tokens,
-            temperature=rl.temperature,
-            generator=draw,
+            prompt_encoder=encoder,
+            max_new_tokens=settings.max_new_tokens,
+            temperature=settings.temperature,
+            generator=generator,
             map_rows=distributed.map_sharded,
         )
-        texts = [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
-        with listening as heard:
-            found = scored(scorer, prompts, texts)
-    rows = [speaker.prompt_encoder.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True)]
-    seen = None
-    if values is not None:
-        ends = [c.ids if c.ended else (*c.ids, speaker.prompt_encoder.eos_id) for c in completions]
-        scored_as = [speaker.prompt_encoder.answer_ids(*one) for one in zip(encoded, ends, strict=True)]
-        known = {number: heard[row] for number, row in enumerate(scored_as) if row in heard}
-        seen = frozen_states(values, rows, known, config, place)
-    names = dict.fromkeys(name for score in found for name in score.parts)
-    return Episodes(
+        texts = [encoder.decode(completion.ids) for completion in completions]
+        with capture as captured:
+            scores = scored(scorer, prompts, texts)
+    rows = tuple(encoder.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True))
+    names = dict.fromkeys(name for score in scores for name in score.parts)
+    rollout = Rollout(
         prompts=tuple(prompts),
         completions=tuple(completions),
         texts=tuple(texts),
-        rows=tuple(rows),
-        scores=torch.tensor([score.reward for score in found], dtype=torch.float32),
+        rows=rows,
+        mask=pad_right(rows, 0).loss_mask,
+        scores=torch.tensor([score.reward for score in scores], dtype=torch.float32),
         ended=torch.tensor([completion.ended for completion in completions]),
-        parts={name: tuple(score.parts.get(name) for score in found) for name in names},
+        parts={name: tuple(score.parts.get(name) for score in scores) for name in names},
         disagreement=None
-        if found[0].disagreement is None
-        else torch.tensor([score.disagreement for score in found], dtype=torch.float32),
-        seen=seen,
+        if scores[0].disagreement is None
+        else torch.tensor([score.disagreement for score in scores], dtype=torch.float32),
     )
+    if ridge_values is None:
+        return rollout
+    # The reward model reads every answer with an EOS, whether it was sampled or not.
+    ends = [c.ids if c.ended else (*c.ids, encoder.eos_id) for c in completions]
+    scored_rows = [encoder.answer_ids(ids, response) for ids, response in zip(encoded, ends, strict=True)]
+    captured_rows = {index: captured[row] for index, row in enumerate(scored_rows) if row in captured}
+    return read_frozen_states(rollout, ridge_values, captured_rows, settings)
 
 
-def estimate(
-    episodes: Episodes,
+def read_frozen_states(
+    rollout: Rollout, ridge_values: RidgeValues, captured: Mapping[int, Tensor | None], settings: RolloutSettings
+) -> Rollout:
+    """The rollout with the frozen states in which its response tokens are chosen.
+
+    `captured` has some rows' states by the row's index, (n, d) or longer, None where another process has them; this process
+    reads its share of the others.
+    """
+    rows = rollout.rows
+    mine = [index for index, states in captured.items() if states is not None]
+    parts = [states[: sum(rows[index].loss_mask)] for index, states in captured.items() if states is not None]
+    unread = [index for index in range(len(rows)) if index not in captured]
+    unread = [unread[i] for i in distributed.shard_indices([len(rows[index].ids) for index in unread])]
+    for indices, batch in batches([rows[index] for index in unread], pad_id=0, token_budget=settings.token_budget):
+        with settings.placement.autocast():
+            states = ridge_values.states(batch.to(settings.placement.device))
+        mine += [unread[i] for i in indices]
+        parts.append(states.cpu()[before_trained(batch)])
+    if not mine:
+        empty = torch.zeros(0, len(ridge_values.centre))
+        return replace(rollout, state_index=torch.zeros(0, 2, dtype=torch.long), states=empty)
+    row, column = pad_right([rows[index] for index in mine], 0).loss_mask.nonzero(as_tuple=True)
+    return replace(rollout, state_index=torch.stack([torch.tensor(mine)[row], column], 1), states=torch.cat(parts))
+
+
+def check_scores_finite(rollout: Rollout) -> Rollout:
+    """The same rollout. Raises NotFiniteError for a score that is not finite, before anything is learnt from it."""
+    wrong = torch.nonzero(~torch.isfinite(rollout.scores)).flatten().tolist()
+    if wrong:
+        raise NotFiniteError(
+            f"rl: the score of the answer {rollout.texts[wrong[0]][:60]!r} is {float(rollout.scores[wrong[0]])} "
+            f"({len(wrong)} of {len(rollout.texts)} answers)",
+            expected="finite numbers",
+            why="a policy that learns from it is destroyed; its weights are as they were",
+            todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
+        )
+    return rollout
+
+
+def estimate_advantages(
+    rollout: Rollout,
     policy: nn.Module,
     reference: nn.Module,
-    value: nn.Module | RidgeValues | None,
-    coefficient: float,
-    config: Config,
-    place: Placement,
+    critic: nn.Module | RidgeValues | None,
+    settings: RolloutSettings,
+    rl: Rl,
+    *,
+    kl_coefficient: float,
     sampled: bool = False,
-) -> Experience:
-    """Log-probs under policy and reference, values where something estimates them, rewards, advantages and returns.
+) -> Rollout:
+    """The rollout with log-probs under policy and reference, values of the `critic`, rewards, advantages and returns.
 
-    With `sampled` the policy's log-probs are those with which it was sampled, in fp32 the same to rounding; where values come
-    from its trunk they are read anyway.
+    With `sampled` the policy's log-probs are those of the sampler, in fp32 the same to rounding; a critic on the policy's trunk
+    reads them anyway.
     """
-    rl = required_section(config.rl, "rl")
-    values: Tensor | None
-    seen: Seen | None = None
-    mask = pad_right(episodes.rows, 0).loss_mask
-    if isinstance(value, PolicyWithValue):
-        old, values = _read(episodes.rows, config, place, lambda batch: logprobs_and_values(value, batch, rl.temperature))
+    algorithm = ALGORITHMS[rl.algorithm]
+    old_values: Tensor | None = None
+    if isinstance(critic, PolicyWithValue):
+        old_logprobs, old_values = _read(
+            rollout.rows, settings, lambda batch: logprobs_and_values(critic, batch, settings.temperature)
+        )
+    elif sampled:
+        old_logprobs = torch.zeros(rollout.mask.shape).masked_scatter(rollout.mask, rollout.sampled_logprobs)
     else:
-        old = _sampled(episodes, mask) if sampled else logprobs_of(policy, episodes.rows, config, place)
-        if isinstance(value, RidgeValues):
-            seen = episodes.seen
-            assert seen is not None, "states were not rl for as the answers were collected"
-            values = values_seen(value, seen, old)
-        else:
-            values = None if value is None else values_of(value, episodes.rows, config, place)
-    ref = logprobs_of(reference, episodes.rows, config, place)
-    found = advantages_of(learnt_scores(episodes, rl), old, ref, values, mask, coefficient, rl)
-    return Experience(
-        rows=episodes.rows,
-        mask=mask,
-        old_logprobs=old,
-        ref_logprobs=ref,
-        old_values=values,
-        advantages=found.advantages,
-        returns=found.returns,
-        rewards=found.rewards,
-        kl_in_loss=found.kl_in_loss,
-        seen=seen,
+        old_logprobs = logprobs_of(policy, rollout.rows, settings)
+    if isinstance(critic, RidgeValues):
+        old_values = ridge_values_of(critic, rollout, like=old_logprobs)
+    elif critic is not None and old_values is None:
+        old_values = values_of(critic, rollout.rows, settings)
+    ref_logprobs = logprobs_of(reference, rollout.rows, settings)
+    scores = shaped_scores(rollout, reward_clip=rl.reward_clip, missing_eos_penalty=rl.missing_eos_penalty)
+    kl_in_loss = kl_coefficient if algorithm.kl_in_loss else 0.0
+    rewards = token_rewards(scores, old_logprobs, ref_logprobs, rollout.mask, kl_coefficient - kl_in_loss)
+    assert algorithm.advantages is not None
+    advantages, returns = algorithm.advantages(scores, rewards, old_values, rollout.mask, rl)
+    return replace(
+        rollout,
+        old_logprobs=old_logprobs,
+        ref_logprobs=ref_logprobs,
+        old_values=old_values,
+        advantages=advantages,
+        returns=returns,
+        rewards=rewards,
+        kl_loss_coefficient=kl_in_loss,
     )
 
 
-def learnt_scores(episodes: Episodes, asked: Rl) -> Tensor:
-    """(B,) fp32: the scores that advantages are made of, clipped and less the penalty of answers that did not end."""
-    scores = episodes.scores if asked.reward_clip is None else clip_scores(episodes.scores, asked.reward_clip)
-    return missing_eos(scores, episodes.ended, asked.missing_eos_penalty)
+def shaped_scores(rollout: Rollout, *, reward_clip: float | None, missing_eos_penalty: float) -> Tensor:
+    """(B,) fp32: the scores that advantages are made of: clipped, then less the penalty of answers that did not end.
+
+    The penalty comes after the clip, which would swallow it.
+    """
+    scores = rollout.scores if reward_clip is None else clip_scores(rollout.scores, reward_clip)
+    return missing_eos(scores, rollout.ended, missing_eos_penalty)
 
 
-def logprobs_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> Tensor:
-    """(B, T) log-probs of the response tokens at the RL temperature, 0 elsewhere, on the CPU."""
-    temperature = required_section(config.rl, "rl").temperature
-    return _read(rows, config, place, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
+def logprobs_of(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> Tensor:
+    """(B, T) log-probs of the response tokens at RL's temperature, 0 elsewhere, on the CPU."""
+    temperature = settings.temperature
+    return _read(rows, settings, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
 
 
-def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> tuple[Tensor, Tensor]:
+def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> tuple[Tensor, Tensor]:
     """(B, T) each, from one pass: `logprobs_of`, and the entropies of the distributions that the tokens are drawn from."""
-    temperature = required_section(config.rl, "rl").temperature
+    temperature = settings.temperature
 
     def figures(batch: Batch) -> list[Tensor]:
         states = trunk_states(model, batch, before_trained(batch)) if splits_exactly(model) else None
         logprobs = policy_logprobs(model, batch, temperature=temperature, states=states).logprobs
         return [logprobs, policy_entropies(model, batch, temperature=temperature, states=states)]
 
-    logprobs, entropies = _read(rows, config, place, figures)
+    logprobs, entropies = _read(rows, settings, figures)
     return logprobs, entropies
 
 
-def frozen_states(
-    model: RidgeValues, rows: Sequence[Row], known: Mapping[int, Tensor | None], config: Config, place: Placement
-) -> Seen:
-    """The states in which the response tokens are chosen, as a frozen network reads them. `known` are those of some rows, by
-    their number, (n, d) or longer each, None where another process has them; the others are read."""
-    mine = [number for number, states in known.items() if states is not None]
-    found = [states[: sum(rows[number].loss_mask)] for number, states in known.items() if states is not None]
-    left = [number for number in range(len(rows)) if number not in known]
-    left = [left[i] for i in distributed.shard_indices([len(rows[number].ids) for number in left])]
-    for indices, batch in batches([rows[number] for number in left], pad_id=0, token_budget=config.micro_batch_tokens):
-        with place.autocast():
-            read = model.states(batch.to(place.device))
-        mine += [left[i] for i in indices]
-        found.append(read.cpu()[before_trained(batch)])
-    if not mine:
-        return Seen(places=torch.zeros(0, 2, dtype=torch.long), states=torch.zeros(0, len(model.centre)))
-    row, column = pad_right([rows[number] for number in mine], 0).loss_mask.nonzero(as_tuple=True)
-    return Seen(places=torch.stack([torch.tensor(mine)[row], column], 1), states=torch.cat(found))
-
-
-def values_seen(model: RidgeValues, seen: Seen, like: Tensor) -> Tensor:
+def ridge_values_of(ridge_values: RidgeValues, rollout: Rollout, *, like: Tensor) -> Tensor:
     """(B, T) values of the states in which the response tokens are chosen, 0 elsewhere, on the CPU, as `like` (B, T)."""
+    assert rollout.states is not None and rollout.state_index is not None, "the answers were collected without their states"
     values = torch.zeros_like(like)
-    values[seen.places.unbind(1)] = model.of_states(seen.states).to(values)
+    values[rollout.state_index.unbind(1)] = ridge_values.of_states(rollout.states).to(values)
     distributed.all_reduce_(values)  # each process has read other rows
     return values
 
 
-def values_of(model: nn.Module, rows: Sequence[Row], config: Config, place: Placement) -> Tensor:
+def values_of(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> Tensor:
     """(B, T) values of the state before each response token, of no meaning elsewhere, on the CPU."""
-    return _read(rows, config, place, lambda batch: [values_before(model, batch)])[0]
-
-
-def _sampled(episodes: Episodes, mask: Tensor) -> Tensor:
-    """(B, T) log-probs of the response tokens `mask` as they were sampled, 0 elsewhere, on the CPU."""
-    found = torch.zeros(mask.shape)
-    found[mask] = episodes.sampled_logprobs
-    return found
+    return _read(rows, settings, lambda batch: [values_before(model, batch)])[0]
 
 
 @torch.no_grad()
-def _read(
-    rows: Sequence[Row], config: Config, place: Placement, figures: Callable[[Batch], Sequence[Tensor]]
-) -> tuple[Tensor, ...]:
-    """(B, T) each, on the CPU: what `figures` makes of batches of the rows, (b, t) each, laid out in the rows' order."""
+def _read(rows: Sequence[Row], settings: RolloutSettings, figures: Callable[[Batch], Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """(B, T) each, on the CPU: what `figures` makes of batches of the rows, (b, t) each, in the rows' order."""
     longest = max(len(row.ids) for row in rows)
 
     def read(mine: list[int]) -> Tensor:
         parts = []
-        for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=config.micro_batch_tokens):
-            with place.autocast():
-                parts.append((indices, torch.stack([x.float() for x in figures(batch.to(place.device))], 2).cpu()))
-        found = torch.zeros(len(mine), longest, parts[0][1].shape[2])
+        for indices, batch in batches([rows[i] for i in mine], pad_id=0, token_budget=settings.token_budget):
+            with settings.placement.autocast():
+                columns = [x.float() for x in figures(batch.to(settings.placement.device))]
+                parts.append((indices, torch.stack(columns, 2).cpu()))
+        table = torch.zeros(len(mine), longest, parts[0][1].shape[2])
         for indices, part in parts:
-            found[indices, : part.shape[1]] = part
-        return found
+            table[indices, : part.shape[1]] = part
+        return table
 
-    told: Tensor = distributed.map_sharded([len(row.ids) for row in rows], read)
-    return told.unbind(2)
-
-
-def finite(episodes: Episodes) -> Episodes:
-    """The same. Raises NotFiniteError for a score that is no number to learn from, before anything is learnt."""
-    wrong = torch.nonzero(~torch.isfinite(episodes.scores)).flatten().tolist()
-    if wrong:
-        raise NotFiniteError(
-            f"rl: the score of the answer {episodes.texts[wrong[0]][:60]!r} is {float(episodes.scores[wrong[0]])} "
-            f"({len(wrong)} of {len(episodes.texts)} answers)",
-            expected="finite numbers",
-            why="a policy that learns from it is destroyed; its weights are as they were",
-            todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
-        )
-    return episodes
+    tables: Tensor = distributed.map_sharded([len(row.ids) for row in rows], read)
+    return tables.unbind(2)
 
 
 def logprobs_and_values(model: PolicyWithValue, batch: Batch, temperature: float) -> tuple[Tensor, Tensor]:
-    """(B, T) each, from one pass of the trunk that both have: the policy's log-probs, and `values_before`."""
+    """(B, T) each, from one pass of the shared trunk: the policy's log-probs, and `values_before`."""
     states = trunk_states(model.policy, batch, before_trained(batch))
     logprobs = policy_logprobs(model.policy, batch, temperature=temperature, states=states).logprobs
-    return logprobs, before(model.of_states(states))
+    return logprobs, _shifted(model.of_states(states))
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:
     """(B, T): the value of the state in which each trained token is chosen; of no meaning elsewhere."""
-    return before(token_values(model, batch, before_trained(batch)))
+    return _shifted(token_values(model, batch, before_trained(batch)))
 
 
-def before(values: Tensor) -> Tensor:
+def _shifted(values: Tensor) -> Tensor:
     """(B, T) values at tokens -> (B, T): the value read at token t-1 is that of the state in which token t is chosen."""
     return nn.functional.pad(values[:, :-1].float(), (1, 0))

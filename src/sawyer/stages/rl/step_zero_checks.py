@@ -1,4 +1,4 @@
-"""What is measured before the first update: are policy, reference, sampler and reward model what they are taken for?"""
+"""Sanity checks before the first update: ratio 1, KL 0, same scores and log-probs by every way of reading."""
 
 from __future__ import annotations
 
@@ -13,86 +13,82 @@ from sawyer.maths import kl_k1, masked_sum
 from sawyer.models import RewardScorer, Scorer, TextScorer, WeightedScorer
 from sawyer.records import Prompt
 from sawyer.runs import Run
-from sawyer.stages.rl.rl_gates import SCORED_ALONE, LogprobDrift, StepZero
-from sawyer.stages.rl.rollout import Episodes, Experience, logprobs_of
-from sawyer.train import Placement
+from sawyer.stages.rl.rl_gates import NO_DRIFT, SCORED_ALONE, LogprobDrift, StepZero
+from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reread:
-    """The first batch as nothing inside RL reads it."""
+class SecondReading:
+    """The first batch read a second time, by ways that training does not use."""
 
-    exact: Tensor | None  # (B, T) log-probs in fp32 by the policy before its first update; None where all is computed so
-    score: LogprobDrift | None  # rewards inside RL and from the saved models; None: nothing learnt is paid for
-    score_rounding: LogprobDrift  # what the saved models say in the run's precision and in fp32
-
-
-def reread(episodes: Episodes, policy: nn.Module, scorer: Scorer, config: Config, run: Run, place: Placement) -> Reread:
-    """Read it so before the first update: what training holds of memory is not there yet, and the saved models are a while."""
-    apart, rounding = _scores_apart(episodes, scorer, config, run, place)
-    exact = None if place.precision == "fp32" else logprobs_of(policy, episodes.rows, config, replace(place, precision="fp32"))
-    return Reread(exact=exact, score=apart, score_rounding=rounding)
+    logprobs: Tensor | None  # (B, T) in fp32 by the policy before its first update; None where training computes in fp32
+    score: LogprobDrift | None  # between rewards inside RL and from the saved models; None: no reward model is paid for
+    score_rounding: LogprobDrift  # between the saved models' scores in the run's precision and in fp32
 
 
-def measured(
-    episodes: Episodes, experience: Experience, again: Reread, *, ratio_error: float, clip_fraction: float, clip: float
+def second_reading(
+    rollout: Rollout, policy: nn.Module, scorer: Scorer, settings: RolloutSettings, config: Config, run: Run
+) -> SecondReading:
+    """Read the batch before the first update: later, gradients and optimizer states need the saved models' memory."""
+    score, rounding = _score_drift(rollout, scorer, settings, config, run)
+    exact = replace(settings, placement=replace(settings.placement, precision="fp32"))
+    is_exact = settings.placement.precision == "fp32"
+    logprobs = None if is_exact else logprobs_of(policy, rollout.rows, exact)
+    return SecondReading(logprobs=logprobs, score=score, score_rounding=rounding)
+
+
+def step_zero_measures(
+    rollout: Rollout, second: SecondReading, *, ratio_error: float, clip_fraction: float, clip_range: float
 ) -> StepZero:
-    """Look at the first batch; `ratio_error` and `clip_fraction` are of its first minibatch."""
-    mask = experience.mask
-    kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs).abs(), mask, dim=1)
-    exact = again.exact
+    """What the gates of step zero judge; `ratio_error` and `clip_fraction` are of the first minibatch."""
+    mask, ref_logprobs = rollout.mask, rollout.ref_logprobs
+    kl = masked_sum(kl_k1(rollout.old_logprobs, ref_logprobs).abs(), mask, dim=1)
     return StepZero(
         kl=float(kl.max()),
         ratio_error=ratio_error,
         clip_fraction=clip_fraction,
-        clip=clip,
-        sampler=LogprobDrift.of(episodes.sampled_logprobs, experience.old_logprobs[mask]),
-        rounding=LogprobDrift(mean=0.0, most=0.0)
-        if exact is None
-        else LogprobDrift.of(experience.ref_logprobs[mask], exact[mask]),
-        score=again.score,
-        score_rounding=again.score_rounding,
+        clip_range=clip_range,
+        sampler=LogprobDrift.between(rollout.sampled_logprobs, rollout.old_logprobs[mask]),
+        rounding=NO_DRIFT if second.logprobs is None else LogprobDrift.between(ref_logprobs[mask], second.logprobs[mask]),
+        score=second.score,
+        score_rounding=second.score_rounding,
     )
 
 
-def _scores_apart(
-    episodes: Episodes, scorer: Scorer, config: Config, run: Run, place: Placement
+def _score_drift(
+    rollout: Rollout, scorer: Scorer, settings: RolloutSettings, config: Config, run: Run
 ) -> tuple[LogprobDrift | None, LogprobDrift]:
-    """How far the rewards of some answers are from what the saved models say of each alone, in fp32 on the CPU; and how far
-    the run's precision moves what the saved models say."""
-    prompts, texts = episodes.prompts[:SCORED_ALONE], episodes.texts[:SCORED_ALONE]
-    here = replace(place, device=torch.device("cpu"))
+    """(rewards of some answers against the saved models' scores of each alone, in fp32 on the CPU; the saved models' scores in
+    the run's precision against fp32)."""
+    prompts, texts = rollout.prompts[:SCORED_ALONE], rollout.texts[:SCORED_ALONE]
+    cpu = replace(settings.placement, device=torch.device("cpu"))
     inside: list[Tensor] = []
-    outside: list[float] = []
+    exact: list[float] = []
     rounded: list[float] = []
-    for name, source in _learned(scorer, config, run):
+    for name, source in _reward_models(scorer, config, run):
         saved = TextScorer(source, device="cpu") if name is None else RewardScorer.load(source, fallback=config.template)
-        scores = (
-            episodes.scores if name is None else torch.tensor(episodes.parts[name])
-        )  # a reward model applies to every answer
+        # A reward model applies to every answer: none of its scores is None.
+        scores = rollout.scores if name is None else torch.tensor(rollout.parts[name])
         inside.append(scores[: len(texts)])
-        outside += _alone(saved, prompts, texts)
-        with here.autocast():
-            rounded += _alone(saved, prompts, texts) if here.precision != "fp32" else []
+        exact += _score_one_by_one(saved, prompts, texts)
+        with cpu.autocast():
+            rounded += _score_one_by_one(saved, prompts, texts) if cpu.precision != "fp32" else []
     if not inside:
-        return None, LogprobDrift(mean=0.0, most=0.0)
-    found = torch.cat(inside)
-    rounding = LogprobDrift.of(torch.tensor(rounded), torch.tensor(outside)) if rounded else LogprobDrift(mean=0.0, most=0.0)
-    return LogprobDrift.of(found, torch.tensor(outside)), rounding
+        return None, NO_DRIFT
+    rounding = LogprobDrift.between(torch.tensor(rounded), torch.tensor(exact)) if rounded else NO_DRIFT
+    return LogprobDrift.between(torch.cat(inside), torch.tensor(exact)), rounding
 
 
-def _alone(saved: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    """Each answer's score, read by itself."""
+def _score_one_by_one(saved: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
     return [saved([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
 
 
-def _learned(scorer: Scorer, config: Config, run: Run) -> Iterator[tuple[str | None, str]]:
-    """(name of its part, its folder) of every reward model that is paid for; alone it has no name."""
-    rl = required_section(config.rl, "rl")
-    own = str(run.layout.model("reward"))
+def _reward_models(scorer: Scorer, config: Config, run: Run) -> Iterator[tuple[str | None, str]]:
+    """(name of its part, its folder) of every reward model in the reward; a single one has no name."""
+    stage_model = str(run.layout.model("reward"))
     if isinstance(scorer, RewardScorer):
-        yield None, own
+        yield None, stage_model
     elif isinstance(scorer, WeightedScorer):
-        for part, told in zip(scorer.parts, rl.rewards, strict=True):
+        for part, settings in zip(scorer.parts, required_section(config.rl, "rl").rewards, strict=True):
             if isinstance(part.scorer, RewardScorer):
-                yield part.name, own if told.is_stage else str(told.model)
+                yield part.name, stage_model if settings.is_stage else str(settings.model)

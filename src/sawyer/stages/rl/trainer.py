@@ -1,239 +1,370 @@
-"""What every algorithm that trains a policy has in common: networks, what pays, evaluation, guards, the best model so far."""
+"""The one loop of RL: sample, score, estimate, update, record, guard, save. What a step learns from is the `Algorithm`'s."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from torch import nn
+
 from sawyer.config import Config, left_out, required_section
-from sawyer.errors import DataError, NotFiniteError
-from sawyer.models import LanguageModel, RewardScorer, Scorer, hold_in_bf16, network_of
-from sawyer.records import Prompt, leave_out, once_each, prompt_in, read, split
+from sawyer.errors import NotFiniteError
+from sawyer.maths import AdaptiveKL, FixedKL, linear_schedule
+from sawyer.models import PolicyWithValue, RidgeValues, ValueNetwork, hold_in_bf16, network_of
+from sawyer.records import Prompt
 from sawyer.runs import Run
-from sawyer.stages.rl.batch_metrics import HeldOut, eval_measures, eval_rewards, pair_losses, pair_measures, shown
-from sawyer.stages.rl.best_checkpoint import Best
-from sawyer.stages.rl.guards import GuardEvent, Guards, advice_for, kl_budget, rules_of, stop_words
-from sawyer.stages.rl.networks import alone_mb, open_networks
-from sawyer.stages.rl.reward_sources import all_learned, judges_of, own_disagreement, parts_of
-from sawyer.stages.rl.rl_gates import Outcome, step_zero_gates, stop_if_failed
-from sawyer.stages.rl.rollout import Episodes, Experience, collect, logprobs_and_entropies, logprobs_of
-from sawyer.stages.rl.step_zero_checks import Reread, measured, reread
-from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
-from sawyer.text import find_unrenderable
-from sawyer.train import (
-    OptimizerStep,
-    distributed,
-    generator,
-    memory_plan_summary,
-    plan_memory,
-    read_data,
-    readable,
-    report_remarks,
+from sawyer.stages.rl.batch_metrics import (
+    Evaluation,
+    batch_metrics,
+    eval_metrics,
+    eval_rewards,
+    eval_samples,
+    length_correlation,
+    pair_losses,
+    pair_metrics,
 )
+from sawyer.stages.rl.best_checkpoint import Best
+from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
+from sawyer.stages.rl.dpo_updates import PairNetworks, eval_margins, update_on_pairs
+from sawyer.stages.rl.guards import GuardEvent, Guards, advice_for, kl_budget, raised, rules_of, stop_words
+from sawyer.stages.rl.networks import alone_mb, open_critic, open_networks
+from sawyer.stages.rl.ppo_updates import fit_ridge_values, update_on_rollout
+from sawyer.stages.rl.reward_sources import has_only_models, reward_networks, sft_disagreement
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS
+from sawyer.stages.rl.rl_gates import Outcome, step_zero_gates, stop_if_failed
+from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
+from sawyer.stages.rl.rollout import (
+    Rollout,
+    RolloutSettings,
+    check_scores_finite,
+    collect_rollout,
+    estimate_advantages,
+    logprobs_and_entropies,
+    logprobs_of,
+)
+from sawyer.stages.rl.step_zero_checks import SecondReading, second_reading, step_zero_measures
+from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
+from sawyer.train import OptimizerStep, batch_indices, distributed, generator, memory_plan_summary, plan_memory
 from sawyer.worlds import gold
 
-STAGE = "rl"
 DECIDING = ("eval_reward", "eval_pair_loss", "eval_kl")  # by which the best model is chosen
 ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
 
 
-class PolicyTrainer:
-    """A policy that is trained, its reference, what pays, and what watches over it. Subclasses say what is learnt in a step."""
-
-    policy: OptimizerStep
-    steps: int
-    shown = "score"  # the figure beside the progress bar
+class Trainer:
+    """A policy in training, its reference, the scorer, and the guards. `rl.algorithm` says what a step learns from."""
 
     def __init__(self, config: Config, run: Run) -> None:
-        self.config, self.asked, self.run = config, required_section(config.rl, "rl"), run
+        self.config, self.rl, self.run = config, required_section(config.rl, "rl"), run
+        self.algorithm = ALGORITHMS[self.rl.algorithm]
         self.networks = open_networks(config, run)
-        self.policy_speaker, self.place = self.networks.speaker, self.networks.place
+        self.language_model, self.placement = self.networks.policy, self.networks.placement
         self.reference, self.scorer = self.networks.reference, self.networks.scorer
-        if self.place.precision == "bf16":
-            for network in (self.reference, *judges_of(self.scorer)):
-                if network_of(network) is network:  # a shared one is read in fp32 as well, by the gates of step zero
+        self.settings = RolloutSettings.of(config, self.placement)
+        if self.placement.precision == "bf16":
+            for network in (self.reference, *reward_networks(self.scorer)):
+                if network_of(network) is network:  # the gates of step zero read a shared one in fp32 as well
                     hold_in_bf16(network)
-        self.prompts, self.held_out = prompts_of(config, run, self.policy_speaker, self.scorer)
-        self.step_tokens = 0
-        self.verdict = reward_verdict(self.asked, run)
-        self.rules = rules_of(self.asked, self.verdict.guards if self.verdict is not None else ())
+        self.prompts, self.eval_prompts = load_prompts(config, run, self.language_model, self.scorer)
+        self._open_guards()
+        self._open_training()
+        self.evaluation: Evaluation | None = None  # the last one
+        self.eval_rewards: list[float] = []  # its rewards by prompt, less the penalty of answers that did not end
+        self.eval_scores: dict[str, list[float]] = {}  # its scores by prompt, and gold scores where the truth is known
+        self.rollbacks = 0
+        self.step_tokens = 0  # that the step's answers and pairs have, prompts included
+        self.stop_message: str | None = None
+        self.is_ruined = False  # by the last update: no answer of the policy's can be read
+
+    def _open_guards(self) -> None:
+        """The guards, as strict as the reward model's trust report asks, and the best model so far."""
+        rl = self.rl
+        self.verdict = reward_verdict(rl, self.run)
+        self.rules = rules_of(rl, self.verdict.guards if self.verdict is not None else ())
         self.guards = Guards(
             self.rules,
-            longest=self.asked.max_new_tokens,
-            answers=self.asked.batch_size if self.asked.is_online else len(self.held_out),
-            advice=advice_for(self.asked),
-            disagreement=own_disagreement(self.scorer),
-            learned=all_learned(self.scorer),
+            longest=rl.max_new_tokens,
+            answers=rl.batch_size if rl.is_online else len(self.eval_prompts),
+            advice=advice_for(rl),
+            disagreement=sft_disagreement(self.scorer),
+            learned=has_only_models(self.scorer),
         )
         alike = self.rules["mode_response_rate"]
         self.best = Best(
-            run.layout,
+            self.run.layout,
             STAGE,
-            budget=kl_budget(self.rules, self.asked),
+            budget=kl_budget(self.rules, rl),
             alike=1.0 if alike.action == "off" else alike.threshold,
-            of_pairs=not config.is_scored,
+            of_pairs=not self.config.is_scored,
         )
-        self.found: HeldOut | None = None  # the last evaluation's answers
-        self.judged: dict[str, list[float]] = {}  # and what they are worth, by prompt
-        self.rewards: list[float] = []  # and their rewards, less the penalty of those that did not end
-        self.rollbacks = 0
-        self.stopped: str | None = None
-        self.ruined = False  # by the last update: no answer of the policy's can be read
+
+    def _open_training(self) -> None:
+        """The data of the steps, what is trained on it, and the tie to the reference."""
+        rl, config, run = self.rl, self.config, self.run
+        self.critic = open_critic(config, run, self.networks) if self.algorithm.has_values else None
+        self.ridge_values = self.critic if isinstance(self.critic, RidgeValues) else None
+        encoder = self.language_model.prompt_encoder
+        if self.algorithm.pair_loss is None:
+            self.steps = rl.episodes // rl.batch_size
+            optimizer_steps, coefficient = self.steps * rl.epochs * rl.num_minibatches, rl.kl.coefficient
+        else:
+            self.pairs = load_pairs(config, run, encoder, self.eval_prompts)
+            self.eval_pairs = () if config.is_scored else load_eval_pairs(config, run, encoder)
+            self.pair_networks = PairNetworks(
+                policy=self.language_model.model,
+                reference=self.reference,
+                placement=self.placement,
+                pad_id=encoder.pad_id,
+                token_budget=config.micro_batch_tokens,
+            )
+            self.steps = optimizer_steps = math.ceil(rl.epochs * len(self.pairs) / rl.batch_size)
+            coefficient = rl.beta
+        factor = partial(linear_schedule, steps=optimizer_steps, warmup_steps=0)
+        trained: nn.Module = self.critic if isinstance(self.critic, PolicyWithValue) else self.language_model.model
+        self.policy = OptimizerStep(trained, name="rl policy", learning_rate=rl.learning_rate, factor=factor, eps=ADAM_EPS)
+        self.optimizers = {"policy": self.policy}
+        self.value: OptimizerStep | None = None
+        if isinstance(self.critic, ValueNetwork):
+            rate = rl.learning_rate if rl.value_learning_rate is None else rl.value_learning_rate
+            self.value = OptimizerStep(self.critic, name="rl value", learning_rate=rate, factor=factor, eps=ADAM_EPS)
+            self.optimizers["value"] = self.value
+        self.kl: AdaptiveKL | FixedKL = (
+            FixedKL(coefficient=coefficient)
+            if rl.kl.target is None
+            else AdaptiveKL(coefficient=coefficient, target=rl.kl.target, horizon=rl.kl.horizon)
+        )
+
+    @property
+    def progress_metric(self) -> str:
+        """The metric beside the progress bar."""
+        return "score" if self.algorithm.pair_loss is None else "loss"
 
     @property
     def plan(self) -> str:
-        """What is about to be done, in words."""
-        raise NotImplementedError
-
-    def tell_verdict(self) -> None:
-        """What the trust report asks for, in the journal; a verdict that asks for nothing is not told again."""
-        if self.verdict is not None and self.verdict.kind in ("guarded", "refuse"):
-            kind = "warning" if self.verdict.kind == "refuse" else "plan"
-            self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.asked, self.guards))
+        """The run's plan, in words."""
+        rl, beside = self.rl, "policy and reference"
+        if isinstance(self.critic, RidgeValues):
+            beside = "values fitted, policy and reference"
+        elif self.critic is not None:
+            beside = "policy with value head, and reference" if self.value is None else "policy, reference and value network"
+        if self.algorithm.pair_loss is None:
+            each = f", {rl.group_size} to each" if rl.group_size > 1 else ""
+            data = f"{rl.batch_size} answers to {len(self.prompts):,} prompts{each}"
+            updates = f"{self.steps:,} updates of {data}"
+        else:
+            pairs = sum(len(prompt.pairs) for prompt in self.pairs)
+            updates = f"{self.steps:,} updates on {pairs:,} pairs of answers to {len(self.pairs):,} prompts"
+        return (
+            f"{rl.algorithm}: {updates}, {len(self.eval_prompts):,} prompts held out, {beside} of "
+            f"{self.language_model.parameters / 1e6:.1f} M parameters, {self.placement.reason}"
+        )
 
     @property
     def memory(self) -> str:
-        """What the networks take of memory, in words."""
-        value = self.learners["value"].model if "value" in self.learners else None
-        held = self.networks.held(value)
-        if self.policy.model is not self.policy_speaker.model:  # a policy with a value head is trained as one
-            held = {"policy with value head": self.policy.model} | {k: v for k, v in held.items() if k != "policy"}
-        trained = [weight for learner in self.learners.values() for weight in learner.parameters]
+        """The memory of the networks, in words."""
+        networks = self.networks.by_name(None if self.value is None else self.value.model)
+        if self.policy.model is not self.language_model.model:  # a policy with a value head is trained as one
+            networks = {"policy with value head": self.policy.model} | {k: v for k, v in networks.items() if k != "policy"}
+        weights = [weight for optimizer in self.optimizers.values() for weight in optimizer.parameters]
         more = alone_mb(self.scorer)
         once = f"; before the first update {more:,.0f} MB more for a moment, where the saved reward model is asked alone"
-        return f"memory: {memory_plan_summary(plan_memory(held, trained))}{once if more else ''}"
+        return f"memory: {memory_plan_summary(plan_memory(networks, weights))}{once if more else ''}"
 
-    @property
-    def controls(self) -> dict[str, float]:
-        """What ties the policy to its reference in this step, by the name that the journal has for it."""
-        raise NotImplementedError
+    def log_verdict(self) -> None:
+        """Log the guards that the trust report asks for, if it asks for any."""
+        if self.verdict is not None and self.verdict.kind in ("guarded", "refuse"):
+            kind = "warning" if self.verdict.kind == "refuse" else "plan"
+            self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.rl, self.guards))
 
     def step(self, index: int) -> Mapping[str, float] | None:
-        """Evaluate if it is time to, then learn from one batch; a batch that a guard refuses is not learnt from. None once a
-        guard has stopped the run."""
-        if self.stopped is not None:
+        """Evaluate if it is due, then learn from batch `index` unless a guard refuses it. None once a guard stopped the run."""
+        if self.stop_message is not None:
             return None
         self.step_tokens = 0
-        row = {**self.controls, "rollbacks": float(self.rollbacks)}
+        row = {self.algorithm.coefficient: self.kl.coefficient, "rollbacks": float(self.rollbacks)}
         try:
-            if index % self.asked.eval_every == 0:
-                row |= self._evaluated(index)
-            return row if self.stopped is not None else row | self._learn(index)
+            if index % self.rl.eval_every == 0:
+                row |= self.evaluate(index)
+                self._guard_evaluation(index, row)
+            if self.stop_message is None:
+                row |= self.learn(index)
         except NotFiniteError as error:
+            # The first batch is the models' own: going back to the best model would not mend it.
             if index == 0 or self.rules["non_finite"].action == "off":
                 raise
-            self._apply_guard(index, self.guards.not_finite(), error.given)
-            return row | {"refused": 1.0}
+            self._apply_guards(index, self.guards.not_finite(), error.given)
+            row["refused"] = 1.0
+        return row
 
-    def _evaluated(self, index: int) -> dict[str, float]:
-        """Evaluate, and let the guards look at what was found."""
-        found = self.evaluate(index)
-        self._apply_guard(index, self.guards.evaluated(self.judged))
-        return found
+    def learn(self, index: int) -> dict[str, float]:
+        """Learn from batch `index`; its metrics."""
+        return self._learn_from_answers(index) if self.algorithm.pair_loss is None else self._learn_from_pairs(index)
 
-    def _learn(self, index: int) -> dict[str, float]:
-        """Learn once; what is told of it."""
-        raise NotImplementedError
+    def _learn_from_answers(self, index: int) -> dict[str, float]:
+        rollout = self.sample(index)
+        # The first batch is read as training reads it: the gates compare that with the sampler's log-probs.
+        is_first = self.policy.steps_done == 0
+        rollout = estimate_advantages(
+            rollout,
+            self.language_model.model,
+            self.reference,
+            self.critic,
+            self.settings,
+            self.rl,
+            kl_coefficient=self.kl.coefficient,
+            sampled=not is_first and self.placement.precision == "fp32",
+        )
+        metrics = self.measure(rollout)
+        if self._apply_guards(index, self.guards.look(metrics)):
+            return metrics
+        second = self._read_again(rollout) if is_first else None
+        report = update_on_rollout(
+            rollout, self.policy, self.value, self.settings, self.rl, seed=self.config.seed, number=index
+        )
+        if self.ridge_values is not None:
+            fit_ridge_values(self.ridge_values, rollout)
+        if second is not None:
+            self._check_step_zero(rollout, second, report.first_ratio_error, report.first_clip_fraction)
+        self.kl = self.kl.update(metrics["kl"], len(rollout.prompts))
+        return metrics | report.metrics
+
+    def _learn_from_pairs(self, index: int) -> dict[str, float]:
+        pair_loss, total = self.algorithm.pair_loss, self.rl.epochs * len(self.pairs)
+        assert pair_loss is not None and self.evaluation is not None
+        chosen = self._batch_indices(len(self.pairs), self.rl.batch_size, index, total)
+        # DPO samples nothing to learn from: the gates of step zero look at the first evaluation's answers.
+        rollout = self.evaluation.rollout
+        second = self._read_again(rollout) if index == 0 else None
+        judged = [self.pairs[i] for i in chosen]
+        self.step_tokens += sum(prompt.tokens for prompt in judged)
+        report = update_on_pairs(judged, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
+        if second is not None:
+            self._check_step_zero(rollout, second, report.ratio_error, clip_fraction=0.0)
+        return report.metrics
+
+    def sample(self, index: int) -> Rollout:
+        """Answers to the prompts of update `index`, and their scores."""
+        draws = generator(self.config.seed, STAGE, "rollout", index)
+        prompts = self.prompts_at(index)
+        rollout = collect_rollout(self.language_model, prompts, self.scorer, self.settings, draws, self.ridge_values)
+        self.step_tokens += rollout.tokens
+        return check_scores_finite(rollout)
+
+    def prompts_at(self, index: int) -> list[Prompt]:
+        """The prompts of update `index`, each as often as it is answered, one after the other."""
+        group = self.rl.group_size
+        chosen = self._batch_indices(len(self.prompts), self.rl.batch_size // group, index, self.rl.episodes // group)
+        return [self.prompts[i] for i in chosen for _ in range(group)]
+
+    def _batch_indices(self, count: int, batch_size: int, index: int, total: int) -> list[int]:
+        return batch_indices(count, batch_size, index, total=total, seed=self.config.seed, stage=STAGE)
+
+    def measure(self, rollout: Rollout) -> dict[str, float]:
+        """Metrics of the batch before its update."""
+        return batch_metrics(rollout, self.kl.coefficient, self.rl)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Answer the held-out prompts with the policy as it is after `step` updates; keep it if it is the best so far.
+        """Answer the held-out prompts with the policy as it is after `step` updates; save it if it is the best so far.
 
-        The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win. One
-        that gives a quarter of the prompts the same answer is never the best: the guard of that name is about to act.
-        The same draws every time, so that two evaluations differ by the policy alone.
+        The best by the scores less the penalty of answers that do not end: else a policy that forgot how to end could win. A
+        policy that gives a quarter of the prompts the same answer is never the best: the guard of that name is about to act.
+        Every evaluation has the same draws, so that two differ by the policy alone.
         """
-        draw = generator(self.config.seed, STAGE, "evaluate")
-        episodes = collect(self.policy_speaker, self.held_out, self.scorer, self.config, self.place, draw)
-        self.step_tokens += episodes.tokens
+        draws = generator(self.config.seed, STAGE, "evaluate")
+        rollout = collect_rollout(self.language_model, self.eval_prompts, self.scorer, self.settings, draws)
+        self.step_tokens += rollout.tokens
         golds = None
-        self.judged = {"score": episodes.scores.tolist()}
+        self.eval_scores = {"score": rollout.scores.tolist()}
         if self.config.world is not None:
-            golds = [gold(p.text, t).score for p, t in zip(episodes.prompts, episodes.texts, strict=True)]
-            self.judged["gold"] = golds
-        logprobs, entropies = logprobs_and_entropies(self.policy_speaker.model, episodes.rows, self.config, self.place)
-        found = self.found = HeldOut(
-            episodes=episodes,
-            logprobs=logprobs,
-            ref_logprobs=logprobs_of(self.reference, episodes.rows, self.config, self.place),
-            entropies=entropies,
-            golds=golds,
-        )
-        metrics = eval_measures(found, self.asked.missing_eos_penalty)
-        self.rewards = eval_rewards(found, self.asked.missing_eos_penalty).tolist()
-        if not self.config.is_scored:  # dpo alone goes without a scorer, and has pairs
-            margins = self.eval_margins()
+            golds = [gold(p.text, t).score for p, t in zip(rollout.prompts, rollout.texts, strict=True)]
+            self.eval_scores["gold"] = golds
+        logprobs, entropies = logprobs_and_entropies(self.language_model.model, rollout.rows, self.settings)
+        ref_logprobs = logprobs_of(self.reference, rollout.rows, self.settings)
+        self.evaluation = Evaluation.of(rollout, logprobs, ref_logprobs, entropies=entropies, golds=golds)
+        metrics = eval_metrics(self.evaluation, self.rl.missing_eos_penalty)
+        self.eval_rewards = eval_rewards(rollout, self.rl.missing_eos_penalty).tolist()
+        if not self.config.is_scored:  # dpo from pairs alone: its held-out pairs stand for the reward
+            # At the configured beta: with one that a rollback has raised, two evaluations could not be compared.
+            margins = eval_margins(self.eval_pairs, self.pair_networks, self.rl.beta)
             metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
-            metrics, self.rewards = metrics | pair_measures(margins), [-loss for loss in pair_losses(margins)]
-        self.run.journal.samples(STAGE, step, shown(found, scored=self.config.is_scored))
+            metrics, self.eval_rewards = metrics | pair_metrics(margins), [-loss for loss in pair_losses(margins)]
+        self.run.journal.samples(STAGE, step, eval_samples(self.evaluation, is_scored=self.config.is_scored))
+        self._warn_if_not_finite(step, metrics)
+        if self.best.offer(step, metrics, self.eval_rewards):
+            self.best.keep(self.language_model, self.training_state())
+        return metrics
+
+    def _warn_if_not_finite(self, step: int, metrics: Mapping[str, float]) -> None:
         wrong = [name for name in DECIDING if not math.isfinite(metrics.get(name, 0.0))]
         if wrong:
             figures = ", ".join(f"{name} {metrics[name]:g}" for name in wrong)
             message = f"the evaluation after {step} updates is not finite ({figures}): such a model is never the best one"
             self.run.journal.event(STAGE, "warning", message=f"{message}; look at what rl pays for")
-        if self.best.offer(step, metrics, self.rewards):
-            self.best.keep(self.policy_speaker, self.learnt())
-        return metrics
 
-    def eval_margins(self) -> list[list[float]]:
-        """Of held-out pairs, prompt by prompt, by which an algorithm is judged whose answers nobody scores."""
-        raise NotImplementedError
+    def _guard_evaluation(self, index: int, row: Mapping[str, float]) -> None:
+        """Let the guards look at the evaluation; with DPO also as at a batch: between evaluations it has no answers."""
+        if self.algorithm.pair_loss is not None and self.evaluation is not None:
+            batch = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
+            batch["length_correlation"] = length_correlation(self.evaluation.rollout)
+            batch.setdefault("score", 0.0)  # without a scorer no guard that looks at scores can trip
+            self._apply_guards(index, self.guards.look(batch))
+        self._apply_guards(index, self.guards.evaluated(self.eval_scores))
 
-    def close(self, done: int) -> dict[str, float]:
+    def close(self, steps_done: int) -> dict[str, float]:
         """The last evaluation; where the last update has ruined the policy, of the best model."""
         try:
-            return self.evaluate(done)
+            return self.evaluate(steps_done)
         except NotFiniteError as error:
-            self.run.journal.event(
-                STAGE, "warning", message=f"the last model is of no use: {error.given}; the best one is kept"
-            )
-            self.ruined = True
-            self._put_back()
-            return self.evaluate(done)
+            message = f"the last model is of no use: {error.given}; the best one is kept"
+            self.run.journal.event(STAGE, "warning", message=message)
+            self.is_ruined = True
+            self._restore_best()
+            return self.evaluate(steps_done)
 
     def outcome(self) -> Outcome:
-        """What the run's evaluations found, after the last one."""
+        """The run's evaluations, after the last one."""
         rows = distributed.on_rank_zero(lambda: self.run.journal.rows(STAGE))
         shares = [row["zero_variance_groups"] for row in rows if "zero_variance_groups" in row]
         return Outcome(
             start=tuple(self.best.rewards["start"]),
             best=tuple(self.best.rewards["best"]),
-            last=tuple(self.rewards),
+            last=tuple(self.eval_rewards),
             evaluations=self.best.evaluations,
-            ruined=self.ruined,
-            ended=None if self.found is None else float(self.found.episodes.ended.float().mean()),
+            ruined=self.is_ruined,
+            ended=None if self.evaluation is None else float(self.evaluation.rollout.ended.float().mean()),
             zero_variance=sum(shares) / len(shares) if shares else None,
         )
 
-    def _reread(self, episodes: Episodes) -> Reread:
+    def _read_again(self, rollout: Rollout) -> SecondReading:
         """The first batch as the gates of step zero read it, before it is learnt from."""
-        return reread(episodes, self.policy_speaker.model, self.scorer, self.config, self.run, self.place)
+        return second_reading(rollout, self.language_model.model, self.scorer, self.settings, self.config, self.run)
 
-    def _step_zero(
-        self, episodes: Episodes, experience: Experience, again: Reread, ratio_error: float, clip_fraction: float
-    ) -> None:
-        found = measured(
-            episodes, experience, again, ratio_error=ratio_error, clip_fraction=clip_fraction, clip=self.asked.clip_range
+    def _check_step_zero(self, rollout: Rollout, second: SecondReading, ratio_error: float, clip_fraction: float) -> None:
+        measures = step_zero_measures(
+            rollout, second, ratio_error=ratio_error, clip_fraction=clip_fraction, clip_range=self.rl.clip_range
         )
-        gates = step_zero_gates(found)
+        gates = step_zero_gates(measures)
         if words := left_out(self.config, STAGE):
             self.run.journal.event(STAGE, "left_out", message=words)
         for gate in gates:
             self.run.journal.gate(gate)
         stop_if_failed(gates)
 
-    def _apply_guard(self, updates: int, tripped: Sequence[GuardEvent], detail: str = "") -> bool:
+    def _apply_guards(self, updates: int, events: Sequence[GuardEvent], detail: str = "") -> bool:
         """Do what the guards ask for after so many updates; whether the policy must not learn from this batch."""
-        for one in sorted(tripped, key=lambda one: one.action != "stop"):  # a stop comes before what would go on
-            words = f"{one.told(updates)}{f' ({detail})' if detail else ''}"
-            action = one.action
-            if action == "rollback" and self.rollbacks >= self.asked.max_rollbacks:
+        for event in sorted(events, key=lambda event: event.action != "stop"):  # a stop comes before what would go on
+            message = f"{event.told(updates)}{f' ({detail})' if detail else ''}"
+            action = event.action
+            if action == "rollback" and self.rollbacks >= self.rl.max_rollbacks:
                 action = "stop"
             if action == "stop":
-                words = self.stopped = stop_words(words, one, self.rollbacks, self.price)
+                price = f", the last with a {self._coefficient_words()}"
+                message = self.stop_message = stop_words(message, event, self.rollbacks, price)
             if action == "warn":
-                words = f"{words}; what to try: {one.advice}"
-            self.run.journal.event(STAGE, "guard", guard=one.guard, step=updates, action=action, message=words)
+                message = f"{message}; what to try: {event.advice}"
+            self.run.journal.event(STAGE, "guard", guard=event.guard, step=updates, action=action, message=message)
             if action == "rollback":
                 self._roll_back(updates)
             if action != "warn":
@@ -241,114 +372,54 @@ class PolicyTrainer:
         return False
 
     def _roll_back(self, updates: int) -> None:
-        """Put all that is learnt and steered back to the best model; its KL gets dearer."""
-        dearer = self.make_dearer(self._put_back())
+        """Restore the best model and its optimizers, and double the larger of the KL coefficients of now and then."""
+        state = self._restore_best()
+        self.kl = self.kl.at(raised(max(self.kl.coefficient, state["kl_coefficient"])))
         self.rollbacks += 1
         self.guards.begin_again()
-        best = int(self.best.found["step"])
-        self.run.journal.event(
-            STAGE,
-            "rollback",
-            step=updates,
-            to=best,
-            message=f"put back to the model after update {best}, "
-            f"rollback {self.rollbacks} of {self.asked.max_rollbacks}{dearer}",
-        )
+        best, name = int(self.best.found["step"]), "beta" if self.algorithm.coefficient == "beta" else "the KL coefficient"
+        message = f"put back to the model after update {best}, rollback {self.rollbacks} of {self.rl.max_rollbacks}"
+        message += f"; {name} is {self.kl.coefficient:g} from now on"
+        self.run.journal.event(STAGE, "rollback", step=updates, to=best, message=message)
 
-    def _put_back(self) -> dict[str, Any]:
-        """The weights and optimizers of the best model; the learning rate goes on falling as the run does."""
-        kept = self.best.kept()
-        for name, learner in self.learners.items():
-            done = learner.steps_done
-            learner.load(kept[name])
-            learner.steps_done = done
-        return kept
+    def _coefficient_words(self) -> str:
+        name = "beta" if self.algorithm.coefficient == "beta" else "KL coefficient"
+        return f"{name} of {self.kl.coefficient:g}"
 
-    @property
-    def learners(self) -> dict[str, OptimizerStep]:
-        """Who is trained."""
-        return {"policy": self.policy}
+    def _restore_best(self) -> dict[str, Any]:
+        """Load the best model's weights, optimizers and ridge values; the learning rate goes on falling as the run does."""
+        state = self.best.kept()
+        for name, optimizer in self.optimizers.items():
+            steps_done = optimizer.steps_done
+            optimizer.load(state[name])
+            optimizer.steps_done = steps_done
+        if self.ridge_values is not None:
+            self.ridge_values.load(state["ridge_values"])
+        return state
 
-    @property
-    def price(self) -> str:
-        """What a nat of KL costs now, in words; empty where nothing is paid for it."""
-        return ""
-
-    def make_dearer(self, kept: Mapping[str, Any]) -> str:
-        """After a rollback to `kept`: what else changes, in words."""
-        return ""
-
-    def learnt(self) -> dict[str, Any]:
-        """What is learnt and steered: what a rollback brings back."""
-        return {name: learner.state() for name, learner in self.learners.items()}
+    def training_state(self) -> dict[str, Any]:
+        """What is trained, fitted and controlled: what a rollback restores."""
+        state: dict[str, Any] = {name: optimizer.state() for name, optimizer in self.optimizers.items()}
+        state |= {} if self.ridge_values is None else {"ridge_values": self.ridge_values.state()}
+        return state | {"kl_coefficient": self.kl.coefficient}
 
     def state(self) -> dict[str, Any]:
-        """All that a later sitting needs, streaks and rollbacks included."""
+        """All that the run needs to be resumed."""
         return {
-            **self.learnt(),
+            **self.training_state(),
             "guards": self.guards.state(),
             "best": self.best.state(),
             "rollbacks": self.rollbacks,
-            "stopped": self.stopped,
+            "stop_message": self.stop_message,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Go on where `state` was taken."""
-        for name, learner in self.learners.items():
-            learner.load(state[name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load(state[name])
+        if self.ridge_values is not None:
+            self.ridge_values.load(state["ridge_values"])
+        self.kl = self.kl.at(state["kl_coefficient"])
         self.guards.load(state["guards"])
         self.best.load(state["best"])
-        self.rollbacks, self.stopped = state["rollbacks"], state["stopped"]
-
-
-def prompts_of(
-    config: Config, run: Run, speaker: LanguageModel, scorer: Scorer
-) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """The prompts to train on and those to evaluate on, which the policy and all that scores its answers can read; what is left
-    out is told. Raises DataError where none is left."""
-    asked = required_section(config.rl, "rl")
-    # DPO may go without prompts of their own: those of its pairs are asked then. What is wrong with the pairs it says itself.
-    if asked.prompts:
-        read_in = read_data(
-            run,
-            STAGE,
-            asked.prompts,
-            want="prompts",
-            columns=asked.columns,
-            max_bad_rows=config.max_bad_rows,
-            prompt_encoder=speaker.prompt_encoder,
-        )
-        read_in = read_in if asked.has_functions else once_each(read_in)
-        report_remarks(run, STAGE, "rl.prompts", read_in)
-    else:
-        read_in = read(asked.data, want="comparisons", columns=asked.columns, max_bad_rows=config.max_bad_rows)
-        read_in = leave_out(read_in, find_unrenderable(speaker.prompt_encoder, read_in.records), config.max_bad_rows)
-    judges = {name: part.prompt_encoder for name, part in parts_of(scorer) if isinstance(part, RewardScorer)}
-    read_in = readable(run, STAGE, read_in, judges, config.max_bad_rows)
-    found = [prompt_in(record) for record in read_in.records]
-    if not asked.prompts:  # of which one may have many pairs
-        found = list({prompt.messages: prompt for prompt in found}.values())
-    if asked.max_prompt_tokens is not None:
-        short = [prompt for prompt in found if len(speaker.prompt_encoder.prompt(prompt)) <= asked.max_prompt_tokens]
-        if len(short) < len(found):
-            message = f"{len(found) - len(short):,} of {len(found):,} prompts are longer than {asked.max_prompt_tokens:,}"
-            run.journal.event(STAGE, "data", message=f"rl.max_prompt_tokens: {message} tokens and are left out")
-        found = short
-    fitting = [prompt for prompt in found if speaker.prompt_encoder.fits(prompt, room=asked.max_new_tokens)]
-    if len(fitting) < len(found):
-        run.journal.event(
-            STAGE,
-            "warning",
-            message=f"{len(found) - len(fitting)} of {len(found)} prompts leave no room for {asked.max_new_tokens} new tokens "
-            f"in the model's {speaker.prompt_encoder.context} and are left out",
-        )
-    prompts, held_out = split(fitting, asked.eval_fraction)
-    if not prompts:
-        raise DataError(
-            f"rl.{'prompts' if asked.prompts else 'data'} has no prompt to train on",
-            expected="prompts that fit the model beside their answer",
-            todo="give shorter prompts, lower rl.max_new_tokens, or lower rl.eval_fraction",
-        )
-    if not held_out:
-        run.journal.event(STAGE, "warning", message="no prompt is held out: the best model is chosen on training prompts")
-    return tuple(prompts), tuple((held_out or prompts)[: asked.eval_prompts])
+        self.rollbacks, self.stop_message = state["rollbacks"], state["stop_message"]

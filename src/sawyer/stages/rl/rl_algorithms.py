@@ -1,0 +1,64 @@
+"""What the algorithms differ in: what a step learns from, the advantages, the loss, where the KL to the SFT model is paid.
+
+| | learns from | advantage | KL | values |
+|---|---|---|---|---|
+| ppo | sampled answers | GAE over tokens, whitened over the batch | k1, in the reward of each token | yes |
+| rloo | sampled answers | reward less the mean of the prompt's other answers | k1, in the reward | no |
+| grpo | sampled answers | score, standardised within the prompt's answers | k3, in the loss | no |
+| dpo | judged pairs | - | in the loss of the pairs: log-ratios to the reference, times beta | no |
+| best_of_n | nothing: it answers n times and keeps the best answer | - | - | no |
+
+Networks, scores, evaluation, guards and the choice of the best model are the same for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from sawyer.config import Rl
+from sawyer.maths import DpoLoss, PolicyLoss, dpo_loss, gae, grpo_advantages, ppo_policy, rloo_advantages, whiten
+
+# (scores (B,), rewards (B, T), values (B, T) or None, mask (B, T), settings) -> (advantages (B, T), returns (B, T) or None)
+Advantage = Callable[[Tensor, Tensor, Tensor | None, Tensor, Rl], tuple[Tensor, Tensor | None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Algorithm:
+    """One algorithm. Answers to one prompt stand next to each other, `rl.group_size` of them."""
+
+    advantages: Advantage | None = None
+    # (log pi, log pi_old, advantages, mask, clip range) -> a sum over the counted tokens; None: it does not learn from answers
+    policy_loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], PolicyLoss] | None = None
+    # (log-ratios of the chosen, of the rejected, beta) -> a sum over the pairs; None: it does not learn from pairs
+    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss] | None = None
+    kl_in_loss: bool = False  # k3 times the coefficient in the policy's loss, nothing in the rewards
+    has_values: bool = False
+    coefficient: str = "kl_coefficient"  # the metric's name of what ties the policy to its reference
+
+
+def ppo_advantages(
+    scores: Tensor, rewards: Tensor, values: Tensor | None, mask: Tensor, rl: Rl
+) -> tuple[Tensor, Tensor | None]:
+    """GAE, whitened over the batch's counted tokens; the returns are made of the advantages before."""
+    assert values is not None
+    estimated = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
+    return whiten(estimated.advantages, mask), estimated.returns
+
+
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "ppo": Algorithm(advantages=ppo_advantages, policy_loss=ppo_policy, has_values=True),
+    "rloo": Algorithm(
+        advantages=lambda scores, rewards, values, mask, rl: (rloo_advantages(rewards, mask, rl.group_size), None),
+        policy_loss=ppo_policy,
+    ),
+    "grpo": Algorithm(
+        advantages=lambda scores, rewards, values, mask, rl: (grpo_advantages(scores, mask, rl.group_size), None),
+        policy_loss=ppo_policy,
+        kl_in_loss=True,
+    ),
+    "dpo": Algorithm(pair_loss=dpo_loss, coefficient="beta"),
+    "best_of_n": Algorithm(),
+}
