@@ -90,7 +90,7 @@ def test_held_out_and_columns(put: Put, checked: Callable[..., tuple[int, str, s
         ("a.json", bytes(range(256)) * 4, "a.json: a binary file"),
         ("a.json", b'["\\ud800", "\\ud800", "a\\u001b[31mb"]', "a.json"),
         ("a.parquet", b"PAR1PAR1", "a.parquet: not a Parquet file"),
-        ("a.json", b'{"\\ud800": 1}', "a row with \\ud800"),
+        ("a.json", b'{"\\ud800": 1}', "fields \\ud800"),
     ],
 )
 def test_bad_input_shows_no_traceback(

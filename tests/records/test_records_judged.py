@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import JudgedPrompt, Prompt, answered, check, once_each, read, scored_row
-from sawyer.records.formats import PLACES, Want, expected, shape_of
+from sawyer.records import JudgedPrompt, Prompt, check, once_each, read, read_answers, scored_row
+from sawyer.records.formats import PLACES, Want, expected, format_of
 
 Put = Callable[[str, Any], str]
 
@@ -159,7 +159,7 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
     assert [p.message[-2:] for p in found.skipped if p.kind == "reversed"] == [" 3", ".5"]
     # They are prompts like others, and their answers can be scored.
     assert len(once_each(read("a.jsonl", want="prompts")).records) == 1
-    assert [len(row.answers) for row in answered("a.jsonl", [])] == [2] * 8
+    assert [len(row.answers) for row in read_answers("a.jsonl", [])] == [2] * 8
 
 
 def test_a_vote_by_other_names(put: Put) -> None:
@@ -249,10 +249,10 @@ def test_the_fields_that_a_refusal_advises_are_read(put: Put, shown: dict[str, l
 
 def test_rows_of_another_use_are_sent_where_they_belong(put: Put, shown: dict[str, list[Any]]) -> None:
     for row in (row for part in ("Instructions", "Judgements", "Labels") for row in shown[part]):
-        own = next(use for use in PLACES if shape_of(row, use))
+        own = next(use for use in PLACES if format_of(row, use))
         assert read(put("a.jsonl", [row]), want=own).records
         for want in ("comparisons", "demonstrations", "labels"):
-            if shape_of(row, want) is None:
+            if format_of(row, want) is None:
                 with pytest.raises(DataError, match=f"gives {own}, not {want}") as refused:
                     read("a.jsonl", want=want)
                 assert f"name the file in {PLACES[own]}," in refused.value.todo

@@ -80,7 +80,7 @@ def test_a_table_without_a_header_by_its_columns_numbers(put: Put) -> None:
 
 
 def test_without_numbers_its_first_line_is_a_header_and_the_file_is_refused(put: Put) -> None:
-    with pytest.raises(DataError, match="none of the shapes that give labels"):
+    with pytest.raises(DataError, match="match none of the formats for labels"):
         read(put("cola.tsv", COLA), want="labels")
 
 
@@ -95,7 +95,7 @@ def test_numbers_and_names_together_need_a_header(put: Put) -> None:
 
 
 def test_a_number_beyond_the_last_column_is_refused(put: Put) -> None:
-    with pytest.raises(DataError, match=r"cola.tsv:1:row: a row with 1, 3, 4, label"):
+    with pytest.raises(DataError, match=r"cola.tsv:1:row: fields 1, 3, 4, label"):
         read(put("cola.tsv", COLA), want="labels", columns={"2": "label", "5": "text"})
 
 

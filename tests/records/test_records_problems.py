@@ -337,7 +337,7 @@ def test_what_a_file_is_for(put: Put, rows: list[Any], want: str) -> None:
 def test_a_row_of_no_known_shape(put: Put) -> None:
     found = report(put, [{"foo": 1, "b\ud800\u001b[31m": 2}])
     assert told(found) == [("a.jsonl:1:row", "shape", True)]
-    assert "a row with foo, b\\ud800\\x1b[31m is none of the shapes" in found.problems[0].message
+    assert "fields foo, b\\ud800\\x1b[31m match none of the formats" in found.problems[0].message
     assert "`columns:`" in found.problems[0].todo
     assert report(put, [{"foo": "x", "bar": "y"}], columns={"foo": "prompt", "bar": "completion"}).problems == ()
 

@@ -273,7 +273,7 @@ def test_one_row_serves_several_wishes(put: Put) -> None:
     assert read(name, want="demonstrations").records[0].response == "Down."
     assert read(name, want="pairs").records[0].rejected == "Up."
     assert read(name, want="prompts").records[0].text == "Up?"
-    with pytest.raises(DataError, match="none of the shapes that give scored"):
+    with pytest.raises(DataError, match="match none of the formats for scored"):
         read(name, want="scored")
 
 

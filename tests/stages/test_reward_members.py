@@ -26,7 +26,7 @@ from sawyer.models import (
     read_extra,
     sequence_logits,
 )
-from sawyer.records import answered, prompt_of
+from sawyer.records import prompt_of, read_answers
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.reward.loss_choice import objective
 from sawyer.stages.reward.reward_data import load_reward_data
@@ -134,7 +134,7 @@ def test_scoring_a_file_tells_the_disagreement(seeds: Any) -> None:
         {"prompt": PROMPTS[1].text, "chosen": ANSWERS[1], "rejected": ANSWERS[0]},
     ]
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    one, pair = with_rewards(judge, list(answered(str(out / "rows.jsonl"), [])))
+    one, pair = with_rewards(judge, list(read_answers(str(out / "rows.jsonl"), [])))
     expected = scorer.detailed(PROMPTS, ANSWERS)
     assert one == {**rows[0], "reward": expected[0].reward, "disagreement": expected[0].disagreement}
     assert pair["reward"]["chosen"] == pytest.approx(expected[1].reward) and set(pair["disagreement"]) == {"chosen", "rejected"}

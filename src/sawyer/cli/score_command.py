@@ -38,7 +38,7 @@ def score(
     A pair's reward is {"chosen", "rejected"}; the reward of several answers is a list.
     """
     from sawyer.models import TextScorer, remote_code
-    from sawyer.records import answered, expand
+    from sawyer.records import expand, read_answers
 
     files = expand(file)  # before the model is loaded: a missing file is reported at once
     with remote_code(trust_remote_code):
@@ -46,7 +46,7 @@ def score(
     if scorer.note:
         say(stderr(), (f"{scorer.note}.", "yellow"))
     problems: list[Problem] = []
-    rows = answered(files, problems, columns=parse_columns(columns or []))
+    rows = read_answers(files, problems, columns=parse_columns(columns or []))
     row_count = overwrite_count = 0
     with _row_writer(out, files) as write:
         while chunk := list(islice(rows, CHUNK)):
@@ -92,9 +92,9 @@ def with_rewards(scorer: TextScorer, rows: Sequence[AnsweredPrompt]) -> Iterator
                 why="no answer can be ranked by it, and JSON has no such number",
                 todo="look at this row, and at the model: if its weights are damaged, it scores every row so",
             )
-        fields = dict(row.row) | {"reward": row.placed([score.reward for score in row_scores])}
+        fields = dict(row.row) | {"reward": row.in_row_form([score.reward for score in row_scores])}
         if row_scores[0].disagreement is not None:
-            fields["disagreement"] = row.placed([score.disagreement for score in row_scores])
+            fields["disagreement"] = row.in_row_form([score.disagreement for score in row_scores])
         yield fields
 
 

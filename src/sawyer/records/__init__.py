@@ -1,9 +1,8 @@
 """What a row is: types, reading, checks, splits, pairs."""
 
-from sawyer.records.answered_prompts import AnsweredPrompt, answered
-from sawyer.records.check_file import FileReport, check
+from sawyer.records.answered_prompts import AnsweredPrompt, json_lines, read_answers, scored_row
+from sawyer.records.check_file import FileReport, check, insufficient
 from sawyer.records.data_files import expand
-from sawyer.records.enough_data import insufficient
 from sawyer.records.holdout_split import bucket, split
 from sawyer.records.problems import Problem
 from sawyer.records.read import MAX_BAD_ROWS, Read, leave_out, named, once_each, read, unread_in_words
@@ -22,4 +21,3 @@ from sawyer.records.record_types import (
     prompt_in,
     prompt_of,
 )
-from sawyer.records.write_rows import json_lines, scored_row

@@ -1,17 +1,17 @@
-"""Rows of a file with the answers in them, one by one: what is to be judged and given back as it was."""
+"""Rows with answers: read one by one, to be scored and written again as they were; and judged prompts as rows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sawyer.records.data_files import expand
-from sawyer.records.fields import Unfit
-from sawyer.records.formats import FORMATS, read_row
-from sawyer.records.problems import Problem
+from sawyer.records.formats import read_row
+from sawyer.records.problems import Problem, Unfit
+from sawyer.records.read import mapped_rows
 from sawyer.records.record_types import JudgedPrompt, Prompt, Record, Where, prompt_in, responses_of
-from sawyer.records.row_reading import raw_rows
 
 Value = TypeVar("Value")
 
@@ -29,45 +29,46 @@ class AnsweredPrompt:
         """Every (prompt, response) of the row, in order."""
         return [(prompt_in(record), response) for record in self.records for response in responses_of(record)]
 
-    def placed(self, values: Sequence[Value]) -> Any:
+    def in_row_form(self, values: Sequence[Value]) -> Any:
         """One value for each of `answers` in the row's own form: a single answer's value as it is, a pair's as
         {"chosen", "rejected"}, several answers' as a list; of a row that is several records, a list of these."""
-        rest, found = list(values), []
+        rest, forms = iter(values), list[Any]()
         for record in self.records:
-            mine, rest = rest[: len(responses_of(record))], rest[len(responses_of(record)) :]
-            found.append(mine[0] if self.joins else _shaped(record, mine))
-        return found[0] if len(found) == 1 else found
+            mine = [next(rest) for _ in responses_of(record)]
+            if self.joins or not isinstance(record, JudgedPrompt):
+                forms.append(mine[0])
+            else:
+                forms.append({"chosen": mine[0], "rejected": mine[1]} if record.is_pair else mine)
+        return forms[0] if len(forms) == 1 else forms
 
 
-def answered(
+def read_answers(
     paths: str | Sequence[str], problems: list[Problem], *, columns: Mapping[str, str] | None = None
 ) -> Iterator[AnsweredPrompt]:
-    """The rows of `paths` (files or patterns) that hold answers: responses, scored answers or pairs, any shape that training
-    reads. What is no such row is left out and appended to `problems`. Raises DataError for a file that cannot be read."""
-    names = columns or {}
-
-    def ours(value: Mapping[str, Any]) -> dict[str, Any]:
-        kept = {name: item for name, item in value.items() if name not in names}
-        return kept | {names[name]: item for name, item in value.items() if name in names}
-
-    def is_row(value: Mapping[str, Any]) -> bool:
-        return any(shape.fits(ours(value)) for shape in FORMATS)
-
+    """The rows of `paths` (files or patterns) that hold answers: responses, scored answers or pairs, any format that training
+    reads. Other rows are left out and appended to `problems`. Raises DataError for a file that cannot be read."""
     for path in expand(paths):
-        for row in raw_rows(path, problems, is_row, names):
+        for row, value in mapped_rows(path, columns or {}, problems):
             where = Where(file=path, line=row.line)
             try:
-                parsed = read_row(ours(row.value) if isinstance(row.value, Mapping) else row.value, where, "answers")
-                yield AnsweredPrompt(row=row.value, records=parsed.records, joins=parsed.joins)
+                output = read_row(value, where, "answers")
+                yield AnsweredPrompt(row=row.value, records=output.records, joins=output.joins)
             except Unfit as unfit:
-                problems.append(
-                    Problem(
-                        where=f"{where}:{unfit.field}", kind=unfit.kind, message=unfit.message, todo=unfit.todo, fatal=False
-                    )
-                )
+                problems.append(unfit.at(where))
 
 
-def _shaped(record: Record, values: Sequence[Value]) -> Any:
-    if not isinstance(record, JudgedPrompt):
-        return values[0]
-    return {"chosen": values[0], "rejected": values[1]} if record.is_pair else list(values)
+def scored_row(record: JudgedPrompt) -> dict[str, Any]:
+    """GPT-4-LLM's format; a conversation of several turns goes under `prompt` as a list of messages."""
+    turns = record.prompt.messages
+    prompt: dict[str, Any] = (
+        {"user_input": record.prompt.text}
+        if len(turns) == 1
+        else {"prompt": [{"role": turn.role, "content": turn.content} for turn in turns]}
+    )
+    answers = [{"response": a.response, "score": a.score, "source": a.source} for a in record.answers]
+    return prompt | {"responses_and_scores": answers}
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One JSON object a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

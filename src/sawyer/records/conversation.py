@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sawyer.records.fields import Fields, Unfit, answer_of, first_field, inside, list_of, text_of, type_in_words
+from sawyer.records.fields import Fields, answer_of, first_field, inside, list_of, text_of, type_in_words
+from sawyer.records.problems import Unfit
 from sawyer.records.record_types import Message, Prompt, Role, Where
 
 ROLES: Mapping[str, Role] = {

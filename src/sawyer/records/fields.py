@@ -8,17 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-
-class Unfit(Exception):
-    """What is wrong with a row: `field` is where, `kind` and `message` say how, `todo` what helps.
-
-    Raised, the row cannot become a record; yielded beside a record, the record is kept and the user told.
-    """
-
-    def __init__(self, field: str, kind: str, message: str, todo: str = "") -> None:
-        super().__init__(message)
-        self.field, self.kind, self.message = field, kind, message
-        self.todo = todo or f"mend `{field}`, or name its column in `columns:`"
+from sawyer.records.problems import Unfit
 
 
 class Fields(Mapping[str, Any]):

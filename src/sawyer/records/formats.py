@@ -1,4 +1,4 @@
-"""A raw row -> its records, by the shapes people publish. Which one a row has is told by its fields: one table, below."""
+"""A raw row -> its records. Its fields decide which of the published formats it has: one table, below."""
 
 from __future__ import annotations
 
@@ -6,25 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from sawyer.records.class_labels import is_labelled, read_labelled
-from sawyer.records.conversation import (
-    CHATS,
-    INSTRUCTIONS,
-    RESPONSES,
-    parse_turn_cells,
-    prompt_from_turns,
-    prompt_in_row,
-    response_of,
-    split_last_answer,
-    turns,
-    waiting,
-    waits,
-    with_system,
-)
+from sawyer.records.conversation import CHATS, INSTRUCTIONS, RESPONSES, parse_turn_cells, waits
 from sawyer.records.data_files import CELL_SUFFIXES, suffix_of
-from sawyer.records.fields import Fields, Unfit, answer_of, first_field, has_any, inside, list_of, text_of, type_in_words
+from sawyer.records.fields import Fields, has_any, text_of
 from sawyer.records.judged_formats import (
     is_labelled_answer,
     is_listed,
@@ -40,18 +26,26 @@ from sawyer.records.judged_formats import (
     read_tree,
     read_vote,
 )
-from sawyer.records.record_types import Demonstration, JudgedPrompt, Prompt, Record, Where, prompt_in, prompt_of
+from sawyer.records.problems import Unfit
+from sawyer.records.record_types import JudgedPrompt, Prompt, Record, Where, prompt_in, prompt_of
+from sawyer.records.unjudged_formats import (
+    is_labelled,
+    read_chat,
+    read_demonstration,
+    read_instances,
+    read_labelled,
+    read_prompt,
+)
 
 Want = Literal["prompts", "demonstrations", "scored", "pairs", "comparisons", "answers", "labels", "text"]
 Gives = Literal["prompts", "demonstrations", "scored", "pairs", "labels"]
-# What says nothing of how well a file is made, as every large one has it: such a row is left out and counted, however many
-# there are. All else is a bad row, of which a file may have few (`max_bad_rows`).
+# Kinds that say nothing of how well a file is made, as every large one has them: such rows are left out and counted, however
+# many there are. All others are bad rows, of which a file may have few (`max_bad_rows`).
 LEFT_OUT = ("tied", "reversed", "order", "pair", "unanswered", "unranked")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
-    """One shape: `fits` looks at an object's keys, `read` makes its records (and tells what is odd about them)."""
+class Format(NamedTuple):
+    """One format: `fits` looks at an object's keys, `read` makes its records (and notes what is odd about them)."""
 
     name: str
     gives: Gives
@@ -66,173 +60,54 @@ class RowRecords:
     """What one row gives: its records, what is odd about them, and the paths of the fields that were not read."""
 
     records: tuple[Record, ...]
-    notes: tuple[Unfit, ...]
-    unread: tuple[str, ...]  # such as `id` or `messages[].weight`
-    shape: str  # its name, for the user
-    joins: bool
-
-
-def _demonstration(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    if not has_any(row, RESPONSES) and isinstance(row.peek("answers"), Mapping):  # SQuAD: any of its answers is right
-        prompt = prompt_in_row(row, where)
-        with inside("answers"):
-            texts = list_of(row.inside("answers", row["answers"]), "text")
-            yield Demonstration(prompt=prompt, response=answer_of(Fields({"text[0]": texts[0]}), "text[0]"))
-        return
-    yield Demonstration(prompt=prompt_in_row(row, where), response=response_of(row, first_field(row, RESPONSES)))
-
-
-def _chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    """A conversation up to the last answer that is imitated; what is said after that teaches nothing."""
-    field = first_field(row, CHATS)
-    messages = turns(row, field)
-    if all(message.role != "assistant" for message in messages):
-        raise Unfit(field, "missing", "no turn is the assistant's", "add its answer")
-    if messages[-1].role != "assistant":
-        yield Unfit(field, "unanswered", "the last turn has no answer; that turn is left out", "add its answer, or remove it")
-    imitated = [place for place, message in enumerate(messages) if message.role == "assistant" and message.trained]
-    if not imitated:
-        raise Unfit(field, "unanswered", "no answer has a weight above 0", "give one the weight 1; the row is left out")
-    before, response = split_last_answer(messages[: imitated[-1] + 1], field)
-    yield Demonstration(prompt=waiting(with_system(row, before), field, where), response=response)
-
-
-def _instances(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    """self-instruct: one instruction with several {input, output}."""
-    text_of(row, "instruction")
-    for place, instance in enumerate(list_of(row, "instances")):
-        name = f"instances[{place}]"
-        if not isinstance(instance, Mapping):
-            raise Unfit(name, "type", f"an instance is {type_in_words(instance)}, not an object", f"mend `{name}`")
-        fields = row.inside("instances[]", instance)
-        joined = Fields({"instruction": row["instruction"], "input": fields.get("input")})
-        with inside(name):
-            yield Demonstration(prompt=prompt_in_row(joined, where), response=answer_of(fields, "output"))
-
-
-def _prompt(row: Fields, where: Where) -> Iterable[Record | Unfit]:
-    if not has_any(row, CHATS):
-        yield prompt_in_row(row, where)
-        return
-    field = first_field(row, CHATS)
-    messages = turns(row, field)
-    if messages and messages[-1].role == "assistant":  # the answer is no part of the prompt, but somebody may compare with it
-        row.inside(f"{field}[-1]", {"content": messages[-1].content})
-        messages = messages[:-1]
-    yield prompt_from_turns(with_system(row, messages), field, where)
+    notes: tuple[Unfit, ...] = ()
+    unread: tuple[str, ...] = ()  # such as `id` or `messages[].weight`
+    format: str  # its name, for the user
+    joins: bool = False
 
 
 def _has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
     return lambda row: all(name in row for name in names)
 
 
-def _demonstration_format(
-    name: str,
-    fits: Callable[[Mapping[str, Any]], bool],
-    read: Callable[[Fields, Where], Iterable[Record | Unfit]],
-    fields: str,
-) -> Format:
-    """A shape whose answers are imitated. One that was judged wanted or unwanted never is: it is a judgement."""
-    return Format(
-        name=name,
-        gives="demonstrations",
-        fits=lambda row: fits(row) and not is_labelled_answer(row),
-        read=read,
-        fields=fields,
-    )
+def _is_answers_list(row: Mapping[str, Any]) -> bool:
+    return "question" in row and ("answer" in row or isinstance(row.get("answers"), Mapping))
 
 
-# In order: the first that fits a row is its shape.
+def _is_prompt(row: Mapping[str, Any]) -> bool:
+    return has_any(row, CHATS) or any(name in row and not isinstance(row[name], Mapping) for name in INSTRUCTIONS)
+
+
+# In order: the first that fits a row is its format.
 FORMATS: tuple[Format, ...] = (
-    Format(
-        name="scored answers (GPT-4-LLM)",
-        gives="scored",
-        fits=_has("responses_and_scores"),
-        read=read_answer_list,
-        fields="user_input responses_and_scores",
-    ),
-    Format(
-        name="several answers (UltraFeedback, Nectar)",
-        gives="scored",
-        fits=is_listed,
-        read=read_answer_list,
-        fields="instruction completions | prompt answers",
-    ),
-    Format(
-        name="message trees (OpenAssistant)", gives="scored", fits=is_tree, read=read_tree, fields="prompt (a tree of replies)"
-    ),
-    Format(
-        name="transcripts (Anthropic HH)",
-        gives="pairs",
-        fits=is_transcripts,
-        read=read_transcripts,
-        fields="chosen rejected (transcripts)",
-    ),
-    Format(name="pairs", gives="pairs", fits=is_pair, read=read_pair, fields="prompt chosen rejected"),
-    Format(
-        name="votes (Arena, HelpSteer 3)",
-        gives="pairs",
-        fits=is_vote,
-        read=read_vote,
-        fields="conversation_a conversation_b winner | context response1 response2 overall_preference",
-    ),
-    Format(
-        name="labelled answers (KTO)",
-        gives="scored",
-        fits=is_labelled_answer,
-        read=read_single_answer,
-        fields="prompt completion label",
-        joins=True,
-    ),
-    Format(
-        name="an answer and its score (HelpSteer)",
-        gives="scored",
-        fits=is_scored_answer,
-        read=read_single_answer,
-        fields="prompt response score",
-        joins=True,
-    ),
-    Format(
-        name="tasks with instances (self-instruct)",
-        gives="demonstrations",
-        fits=_has("instances"),
-        read=_instances,
-        fields="instruction instances",
-    ),
-    _demonstration_format("chat messages (OpenAI)", _has("messages"), _chat, "messages"),
-    _demonstration_format("conversations (ShareGPT)", lambda r: has_any(r, CHATS[1:]), _chat, "conversations"),
-    _demonstration_format(
-        "instructions (Alpaca)",
-        lambda r: "instruction" in r and has_any(r, RESPONSES),
-        _demonstration,
-        "instruction input output",
-    ),
-    _demonstration_format("prompt and completion", _has("prompt", "completion"), _demonstration, "prompt completion"),
-    _demonstration_format(
-        "question and answer",
-        lambda r: "question" in r and ("answer" in r or isinstance(r.get("answers"), Mapping)),
-        _demonstration,
-        "question answer",
-    ),
-    _demonstration_format(
-        "prompt and response",
-        lambda r: has_any(r, INSTRUCTIONS) and has_any(r, RESPONSES),
-        _demonstration,
-        "prompt response",
-    ),
-    Format(
-        name="labelled texts", gives="labels", fits=is_labelled, read=read_labelled, fields="text label | text labels (a list)"
-    ),
-    Format(
-        name="prompts",
-        gives="prompts",
-        fits=lambda r: has_any(r, CHATS) or any(name in r and not isinstance(r[name], Mapping) for name in INSTRUCTIONS),
-        read=_prompt,
-        fields="lines of text | prompt | instruction | question | text | messages",
-    ),
-)
+    Format("scored answers (GPT-4-LLM)", "scored", _has("responses_and_scores"), read_answer_list,
+           "user_input responses_and_scores"),
+    Format("several answers (UltraFeedback, Nectar)", "scored", is_listed, read_answer_list,
+           "instruction completions | prompt answers"),
+    Format("message trees (OpenAssistant)", "scored", is_tree, read_tree, "prompt (a tree of replies)"),
+    Format("transcripts (Anthropic HH)", "pairs", is_transcripts, read_transcripts, "chosen rejected (transcripts)"),
+    Format("pairs", "pairs", is_pair, read_pair, "prompt chosen rejected"),
+    Format("votes (Arena, HelpSteer 3)", "pairs", is_vote, read_vote,
+           "conversation_a conversation_b winner | context response1 response2 overall_preference"),
+    Format("labelled answers (KTO)", "scored", is_labelled_answer, read_single_answer, "prompt completion label", joins=True),
+    Format("an answer and its score (HelpSteer)", "scored", is_scored_answer, read_single_answer, "prompt response score",
+           joins=True),
+    Format("tasks with instances (self-instruct)", "demonstrations", _has("instances"), read_instances,
+           "instruction instances"),
+    Format("chat messages (OpenAI)", "demonstrations", _has("messages"), read_chat, "messages"),
+    Format("conversations (ShareGPT)", "demonstrations", lambda row: has_any(row, CHATS[1:]), read_chat, "conversations"),
+    Format("instructions (Alpaca)", "demonstrations", lambda row: "instruction" in row and has_any(row, RESPONSES),
+           read_demonstration, "instruction input output"),
+    Format("prompt and completion", "demonstrations", _has("prompt", "completion"), read_demonstration, "prompt completion"),
+    Format("question and answer", "demonstrations", _is_answers_list, read_demonstration, "question answer"),
+    Format("prompt and response", "demonstrations", lambda row: has_any(row, INSTRUCTIONS) and has_any(row, RESPONSES),
+           read_demonstration, "prompt response"),
+    Format("labelled texts", "labels", is_labelled, read_labelled, "text label | text labels (a list)"),
+    Format("prompts", "prompts", _is_prompt, read_prompt,
+           "lines of text | prompt | instruction | question | text | messages"),
+)  # fmt: skip
 PROMPTS = FORMATS[-1]
-# What each wish accepts: a row's shape must give one of these.
+# What each wish accepts: a row's format must give one of these.
 ACCEPTED: Mapping[Want, tuple[Gives, ...]] = {
     "prompts": ("prompts", "demonstrations", "scored", "pairs", "labels"),
     "demonstrations": ("demonstrations",),
@@ -251,87 +126,88 @@ PLACES: Mapping[Want, str] = {
 }
 
 
-def shape_of(row: Mapping[str, Any], want: Want) -> Format | None:
-    """The first shape that fits the row and gives what is wanted."""
+def fits(format: Format, row: Mapping[str, Any]) -> bool:
+    """Whether the row has this format. An answer that was labelled wanted or unwanted is never imitated: it is a judgement."""
+    return format.fits(row) and not (format.gives == "demonstrations" and is_labelled_answer(row))
+
+
+def format_of(row: Mapping[str, Any], want: Want) -> Format | None:
+    """The first format that fits the row and gives what is wanted."""
     if want == "prompts" and PROMPTS.fits(row) and "instances" not in row:
         return PROMPTS  # whatever else the row has is not needed, so it cannot be wrong
-    return next((shape for shape in FORMATS if shape.gives in ACCEPTED[want] and shape.fits(row)), None)
+    return next((format for format in FORMATS if format.gives in ACCEPTED[want] and fits(format, row)), None)
 
 
 def expected(want: Want) -> str:
-    """The fields of every shape that gives what is wanted: what an error advises."""
-    shapes = [PROMPTS] if want == "prompts" else [shape for shape in FORMATS if shape.gives in ACCEPTED[want]]
+    """The fields of every format that gives what is wanted: what an error advises."""
+    formats = [PROMPTS] if want == "prompts" else [format for format in FORMATS if format.gives in ACCEPTED[want]]
     more = "; a table without a header: `columns: {2: label, 4: text}` by number" if want == "labels" else ""
-    return " | ".join(shape.fields for shape in shapes) + more
+    return " | ".join(format.fields for format in formats) + more
 
 
-def read_row(value: Any, where: Where, want: Want, model: Mapping[str, Any] | None = None) -> RowRecords:
-    """Read one row as what is wanted. One without a shape is read as `model`, another row of its file: what it lacks is named.
-
-    Raises Unfit where it gives nothing: a tie and a pair whose scores contradict it are such rows where pairs are wanted.
-    """
+def read_row(value: Any, where: Where, want: Want, example: Mapping[str, Any] | None = None) -> RowRecords:
+    """Read one row as what is wanted. One without a format is read as `example`, another row of its file: the error then names
+    what it lacks. Raises Unfit where it gives nothing: where pairs are wanted, a tie and a contradictory pair do."""
     if isinstance(value, str) and want == "prompts":
         prompt = prompt_of(text_of(Fields({"row": value}), "row"), where=where)
-        return RowRecords(records=(prompt,), notes=(), unread=(), shape="lines of text", joins=False)
+        return RowRecords(records=(prompt,), format="lines of text")
     if not isinstance(value, Mapping):
-        told = f"a row is a {type(value).__name__}, not an object"
-        turned = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
-        todo = 'write it as {"messages": [...]}' if turned else "use one object with named fields a row"
-        raise Unfit("row", "type", told, todo)
+        is_turns = isinstance(value, list) and bool(value) and all(isinstance(turn, Mapping) for turn in value)
+        todo = 'write it as {"messages": [...]}' if is_turns else "use one object with named fields a row"
+        raise Unfit("row", "type", f"a row is a {type(value).__name__}, not an object", todo)
     if suffix_of(where.file) in CELL_SUFFIXES:  # elsewhere a list is a list, and text that looks like one is text
         value = parse_turn_cells(value)
-    shape = shape_of(value, want)
-    if shape is None and model:
-        shape, value = shape_of(model, want), {**dict.fromkeys(model), **value}
-    if shape is None:
-        raise _no_shape(value, want)
+    format = format_of(value, want)
+    if format is None and example:
+        format, value = format_of(example, want), {**dict.fromkeys(example), **value}
+    if format is None:
+        raise _no_format(value, want)
     row = Fields(value)
     try:
-        found = list(shape.read(row, where))
+        output = list(format.read(row, where))
     except Unfit as unfit:
-        if unfit.kind == "missing" and model:  # named as the file's other rows name it, if they do
-            list(shape.read(Fields({**dict.fromkeys(model), **value}), where))
+        if unfit.kind == "missing" and example:  # named as the file's other rows name it, if they do
+            list(format.read(Fields({**dict.fromkeys(example), **value}), where))
         raise
-    records = tuple(record for record in found if not isinstance(record, Unfit))
-    unread = (path if path.isprintable() and len(path) <= 80 else repr(path)[1:-1][:80] for path in row.unread())
+    records = [record for record in output if not isinstance(record, Unfit)]
+    notes = [note for note in output if isinstance(note, Unfit)]
+    unread = row.unread()
     if want == "prompts":
-        records = tuple(_with_fields(prompt_in(record), row) for record in records)
+        records = [_with_fields(prompt_in(record), row, unread) for record in records]
     elif want in ("pairs", "comparisons"):
-        faults = [fault for record in records if (fault := _pair_problem(record)) is not None]
-        if len(faults) == len(records):
-            raise faults[0]
-        found += faults
-        records = tuple(record for record in records if _pair_problem(record) is None)
+        faults = [_pair_problem(record) for record in records]
+        if records and all(faults):
+            raise next(fault for fault in faults if fault)
+        notes += [fault for fault in faults if fault]
+        records = [record for record, fault in zip(records, faults, strict=True) if fault is None]
+    printable = (path if path.isprintable() and len(path) <= 80 else repr(path)[1:-1][:80] for path in unread)
     return RowRecords(
-        records=records,
-        notes=tuple(note for note in found if isinstance(note, Unfit)),
-        unread=tuple(unread),
-        shape=shape.name,
-        joins=shape.joins,
+        records=tuple(records), notes=tuple(notes), unread=tuple(printable), format=format.name, joins=format.joins
     )
 
 
-def _with_fields(prompt: Prompt, row: Fields) -> Prompt:
+def _with_fields(prompt: Prompt, row: Fields, unread: Sequence[str]) -> Prompt:
     """The prompt with the row's other fields, those of which a part was not read among them."""
-    parts = {name: row.peek(name) for path in row.unread() if (name := re.split(r"[.\[]", path)[0]) in row}
+    parts = {name: row.peek(name) for path in unread if (name := re.split(r"[.\[]", path)[0]) in row}
     return replace(prompt, fields={**row.others, **parts})
 
 
-def _no_shape(row: Mapping[str, Any], want: Want) -> Unfit:
-    """A row of no shape that gives what is wanted; one of another use is told where it belongs."""
-    given = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
-    other = next((use for use in PLACES if use not in (want, "prompts") and shape_of(row, use)), None)
+def _no_format(row: Mapping[str, Any], want: Want) -> Unfit:
+    """The error for a row of no format that gives what is wanted; it says where a row of another use belongs."""
+    names = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
+    other = next((use for use in PLACES if use not in (want, "prompts") and format_of(row, use)), None)
     if other is not None and want in ("demonstrations", "comparisons", "labels"):
         todo = f"name the file in {PLACES[other]}, or give rows with {expected(want)}; other names go into `columns:`"
         if want == "demonstrations" and is_labelled_answer(row):
             todo += ", where `{label: class}` sets a label aside that judges nothing"
-        return Unfit("row", "shape", f"a row with {given} gives {other}, not {want}", todo)
-    said = "holds no answer" if want == "answers" else f"is none of the shapes that give {want}"
-    return Unfit("row", "shape", f"a row with {given} {said}", f"expected {expected(want)}; other names go into `columns:`")
+        return Unfit("row", "shape", f"a row with {names} gives {other}, not {want}", todo)
+    no_answer = f"a row with {names} holds no answer"
+    message = no_answer if want == "answers" else f"fields {names} match none of the formats for {want}"
+    return Unfit("row", "shape", message, f"expected {expected(want)}; other names go into `columns:`")
 
 
 def _pair_problem(record: Record) -> Unfit | None:
-    """Why a pair says nothing of which answer is better."""
+    """Why a ready-made pair says nothing of which answer is better."""
     if not isinstance(record, JudgedPrompt) or not record.is_pair:
         return None
     if len({response.strip() for response in record.responses}) == 1:
@@ -339,8 +215,8 @@ def _pair_problem(record: Record) -> Unfit | None:
     if record.margin == 0:
         return Unfit("rejected", "tied", "the two answers are judged equal", "judge more finely; the row is left out")
     if record.margin is not None and record.margin < 0:
-        told = f"the rejected answer has the higher score, by {-record.margin:g}"
-        return Unfit("rejected", "reversed", told, "exchange the two, or mend the scores; the row is left out")
+        message = f"the rejected answer has the higher score, by {-record.margin:g}"
+        return Unfit("rejected", "reversed", message, "exchange the two, or mend the scores; the row is left out")
     return None
 
 
@@ -349,22 +225,20 @@ def purpose(rows: Sequence[Any]) -> Want:
     uses: Counter[Want] = Counter()
     single_prompts: list[str] = []
     for row in rows:
-        if isinstance(row, str) or (waits(row) and shape_of(row, "comparisons") is None):
+        if isinstance(row, str) or (waits(row) and format_of(row, "comparisons") is None):
             uses["prompts"] += 1
         elif isinstance(row, Mapping):
-            judged = shape_of(row, "comparisons")
-            if judged is not None and judged.joins and not is_labelled_answer(row):
+            format = format_of(row, "comparisons")
+            if format is not None and format.joins and not is_labelled_answer(row):
                 single_prompts.append(_prompt_key(row))
-            else:
-                use = next((use for use in PLACES if shape_of(row, use)), None)
-                uses.update([use] if use else [])
-    repeated = len(set(single_prompts)) < len(single_prompts)
-    uses["comparisons" if repeated else "demonstrations"] += len(single_prompts)
+            elif use := next((use for use in PLACES if format_of(row, use)), None):
+                uses[use] += 1
+    has_several = len(set(single_prompts)) < len(single_prompts)
+    uses["comparisons" if has_several else "demonstrations"] += len(single_prompts)
     return max(PLACES, key=lambda want: uses[want]) if any(uses.values()) else "demonstrations"
 
 
 def _prompt_key(row: Mapping[str, Any]) -> str:
     """What tells whether two rows with an answer have the same prompt, without reading either."""
-    return repr(
-        [row.get(name) for name in INSTRUCTIONS] + [said[:-1] for name in CHATS if isinstance(said := row.get(name), list)]
-    )
+    chats = [turns[:-1] for name in CHATS if isinstance(turns := row.get(name), list)]
+    return repr([row.get(name) for name in INSTRUCTIONS] + chats)

@@ -25,7 +25,6 @@ from sawyer.records.conversation import (
 from sawyer.records.data_files import CELL_SUFFIXES, suffix_of
 from sawyer.records.fields import (
     Fields,
-    Unfit,
     answer_of,
     first_field,
     has_any,
@@ -36,6 +35,7 @@ from sawyer.records.fields import (
     text_of,
     type_in_words,
 )
+from sawyer.records.problems import Unfit
 from sawyer.records.record_types import Answer, JudgedPrompt, Message, Prompt, Record, Where
 
 ANSWER_LISTS = ("responses_and_scores", "completions", "answers", "generations", "responses")
