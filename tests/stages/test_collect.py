@@ -84,7 +84,7 @@ def test_the_same_answer_twice_is_judged_once(tiny: Fixture, tmp_path: Path, mon
         ids = [prompt_encoder.tokenizer(f" {text}")["input_ids"] for text in texts]
         return [Completion(ids=(*given, prompt_encoder.eos_id), logprobs=(), ended=True) for given in ids]
 
-    monkeypatch.setattr(stage, "sample", sample)
+    monkeypatch.setattr("sawyer.train.answering.sample", sample)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = collect(config_of(tiny, tmp_path / "run", limit=4), run)
     assert [[a["response"] for a in row["responses_and_scores"]] for row in answers_in(tmp_path / "run")] == [

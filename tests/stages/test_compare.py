@@ -19,8 +19,8 @@ from sawyer.pipeline import preflight
 from sawyer.records import prompt_of, read
 from sawyer.runs import read_rows
 from sawyer.stages.compare import compare
-from sawyer.stages.compare.comparison_rows import Compared, Setting
-from sawyer.stages.compare.win_rates import figures_of
+from sawyer.stages.compare.comparison_rows import ComparedAnswer, ModelAnswer, Setting
+from sawyer.stages.compare.win_rates import comparison_figures
 from sawyer.worlds import gold, questions
 
 Fixture = Any
@@ -42,15 +42,15 @@ def done(tiny: Fixture, tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setattr(stage, "ANSWERS_A_STEP", 4)
         (out / "rl").mkdir()
         (out / "rl" / "model").symlink_to(tiny.base)
-        plain = stage._best_of
+        plain = stage._best_answers
 
-        def noted(rows: list[Compared], penalty: float) -> list[Compared]:
+        def noted(rows: list[ComparedAnswer], penalty: float) -> list[ComparedAnswer]:
             for row in rows:
                 if row.setting == "best_of_8":
                     seen.setdefault(row.number, []).append(row.response)
             return plain(rows, penalty)
 
-        patch.setattr(stage, "_best_of", noted)
+        patch.setattr(stage, "_best_answers", noted)
         figures = compare(config_of(tiny, out, prompts=tiny.prompts, world=True, limit=6), run)
     return figures, read_rows(out / "compare.jsonl"), out, seen
 
@@ -129,7 +129,7 @@ def test_steps_of_so_many_answers(tiny: Fixture, tmp_path: Path, monkeypatch: py
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
-        jobs = stage.CompareLoop(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run, None).jobs
+        jobs = stage.Comparison(config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=20), run, None).jobs
     spans = {
         setting: [(job.start, job.end) for job in jobs if (job.model, job.setting) == ("sft", setting)]
         for setting in ("t1", "greedy", "best_of_8")
@@ -144,17 +144,17 @@ def test_kl_is_measured_on_rl_s_own_answers(tiny: Fixture, tmp_path: Path) -> No
         (tmp_path / "run" / "rl").mkdir()
         (tmp_path / "run" / "rl" / "model").symlink_to(tiny.base)
         config = config_of(tiny, tmp_path / "run", prompts=tiny.prompts, world=False, limit=3)
-        work = stage.CompareLoop(config, run, None)
-        for index in range(work.steps):
-            work.step(index)
-        found = stage._kls(config, work)
+        comparison = stage.Comparison(config, run, None)
+        rows = [row for index, job in enumerate(comparison.jobs) for row in comparison.answer(index, job).rows]
+        answers = [ModelAnswer(**row) for row in rows]
+        found = stage._kls(comparison, answers)
     rl, sft = (open_language_model(folder) for folder in (tiny.base, tiny.sft))
-    assert {(work.rows[i].model, work.rows[i].setting) for i in found} == {("rl", "t1"), ("rl", "t07")}
+    assert {(answers[i].model, answers[i].setting) for i in found} == {("rl", "t1"), ("rl", "t07")}
     assert len(found) == 2 * 3
     for i, value in found.items():
-        temperature = {"t1": 1.0, "t07": 0.7}[work.rows[i].setting]
-        prompt = rl.prompt_encoder.prompt(work.prompts[work.rows[i].number])
-        ids = [*prompt, *work.rows[i].ids]
+        temperature = {"t1": 1.0, "t07": 0.7}[answers[i].setting]
+        prompt = rl.prompt_encoder.prompt(comparison.prompts[answers[i].number])
+        ids = [*prompt, *answers[i].ids]
         sums = []
         for speaker in (rl, sft):
             with torch.no_grad():
@@ -173,7 +173,7 @@ def test_kl_is_told_of_rl_alone(done: Any) -> None:
 
 def test_figures_and_gate_are_of_the_rows(done: Any) -> None:
     figures, rows, out, _ = done
-    assert figures == figures_of([Compared(**{**row, "parts": tuple(row["parts"])}) for row in rows], seed=0)
+    assert figures == comparison_figures([ComparedAnswer(**{**row, "parts": tuple(row["parts"])}) for row in rows], seed=0)
     gate = next(row for row in read_rows(out / "events.jsonl") if row["kind"] == "gate")
     rate = figures["win_rate_rl_vs_sft"]
     assert rate["judge"] == "gold"
@@ -208,7 +208,7 @@ def test_a_prompt_that_comes_twice_is_counted_and_said(tiny: Fixture, tmp_path: 
     path = write_rows([{"prompt": "Say yes."}, {"prompt": "Say yes."}])
     config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, compare={"prompts": [str(path)], "max_new_tokens": 2})
     with tiny.run(tmp_path / "run", "sft") as run:
-        stage.CompareLoop(config, run, None)
+        stage.Comparison(config, run, None)
         assert [row["message"] for row in events(run, "data")] == ["compare.prompts: 1 duplicate left out"]
 
 
@@ -253,7 +253,7 @@ def test_a_prompt_that_one_template_refuses_is_left_out_and_named(
 def test_a_prompt_from_outside_the_world_is_found_before_any_answer(
     tiny: Fixture, tmp_path: Path, write_rows: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage.CompareLoop, "step", lambda *_: pytest.fail("something was answered"))
+    monkeypatch.setattr(stage.Comparison, "answer", lambda *_: pytest.fail("something was answered"))
     path = write_rows([{"prompt": questions()[0]}, {"prompt": "How do magnets smell?"}])
     with tiny.run(tmp_path / "run", "sft", "reward") as run, pytest.raises(WorldError, match="magnets"):
         shutil.copytree(tiny.sft, tmp_path / "run" / "rl" / "model")
@@ -288,8 +288,8 @@ def test_a_file_without_prompts_is_an_error(tiny: Fixture, tmp_path: Path) -> No
 # Figures by hand
 
 
-def row(model: str, number: int, setting: Setting = "t07", length: int = 5, **judged: float) -> Compared:
-    return Compared(
+def row(model: str, number: int, setting: Setting = "t07", length: int = 5, **judged: float) -> ComparedAnswer:
+    return ComparedAnswer(
         model=model,
         setting=setting,
         number=number,
@@ -309,7 +309,7 @@ def test_means_by_model_and_setting() -> None:
         row("rl", 0, reward=4.0, kl=3.0, length=9),
         row("rl", 1, reward=5.0, length=1),
     ]
-    found = figures_of(rows, seed=0)
+    found = comparison_figures(rows, seed=0)
     assert found["reward"] == {"sft": {"t07": 1.5, "t1": 7.0}, "rl": {"t07": 4.5}}
     assert found["length"] == {"sft": {"t07": 5.0, "t1": 5.0}, "rl": {"t07": 5.0}}
     assert found["kl"] == {"rl": {"t07": 3.0}}, "over the answers that have one"
@@ -320,25 +320,25 @@ def test_a_tie_is_half_a_win() -> None:
     ours, theirs = (3.0, 2.0, 1.0, 5.0), (1.0, 2.0, 4.0, 5.0)  # won, tied, lost, tied
     rows = [row("rl", i, reward=value) for i, value in enumerate(ours)]
     rows += [row("sft", i, reward=value) for i, value in enumerate(theirs)]
-    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    rate = comparison_figures(rows, seed=0)["win_rate_rl_vs_sft"]
     assert rate["value"] == 0.5
     assert rate["judge"] == "reward"
     assert rate["low"] < 0.5 < rate["high"]
     assert rate["length_controlled"] == pytest.approx(0.5)
-    won = figures_of([*rows[:3], row("rl", 3, reward=6.0), *rows[4:]], seed=0)["win_rate_rl_vs_sft"]
+    won = comparison_figures([*rows[:3], row("rl", 3, reward=6.0), *rows[4:]], seed=0)["win_rate_rl_vs_sft"]
     assert won["value"] == 0.625
 
 
 def test_rows_are_matched_by_prompt_whatever_their_order() -> None:
     rows = [row("rl", i, reward=float(i)) for i in (2, 0, 1)] + [row("sft", i, reward=i - 0.5) for i in (0, 1, 2)]
-    assert figures_of(rows, seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
+    assert comparison_figures(rows, seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
     # A prompt that only one of the two answered does not count.
-    assert figures_of([*rows, row("rl", 9, reward=-9.0)], seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
+    assert comparison_figures([*rows, row("rl", 9, reward=-9.0)], seed=0)["win_rate_rl_vs_sft"]["value"] == 1.0
 
 
 def test_gold_judges_where_it_is_known() -> None:
     rows = [row("rl", 0, reward=1.0, gold=2.0), row("sft", 0, reward=0.0, gold=9.0)]
-    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    rate = comparison_figures(rows, seed=0)["win_rate_rl_vs_sft"]
     assert (rate["judge"], rate["value"]) == ("gold", 0.0)
 
 
@@ -346,14 +346,14 @@ def test_gold_judges_where_it_is_known() -> None:
 def test_a_few_prompts_that_agree_prove_little(prompts: int, low: float) -> None:
     """Below 20 the interval is Wilson's (1 / (1 + 1.96^2 / n) for n wins of n): resampled, wins alone are wins alone."""
     rows = [row("rl", i, reward=1.0) for i in range(prompts)] + [row("sft", i, reward=0.0) for i in range(prompts)]
-    rate = figures_of(rows, seed=0)["win_rate_rl_vs_sft"]
+    rate = comparison_figures(rows, seed=0)["win_rate_rl_vs_sft"]
     assert (rate["low"], rate["value"], rate["high"]) == (pytest.approx(low, abs=1e-3), 1.0, 1.0)
 
 
 def test_wins_are_counted_at_temperature_0_7() -> None:
     rows = [row("rl", 0, "t1", reward=1.0), row("sft", 0, "t1", reward=0.0)]
-    assert "win_rate_rl_vs_sft" not in figures_of(rows, seed=0)
-    both = figures_of([*rows, row("sft", 0, reward=2.0), row("base", 0, reward=1.0)], seed=0)
+    assert "win_rate_rl_vs_sft" not in comparison_figures(rows, seed=0)
+    both = comparison_figures([*rows, row("sft", 0, reward=2.0), row("base", 0, reward=1.0)], seed=0)
     assert both["win_rate_sft_vs_base"]["value"] == 1.0
     json.dumps(both)
 
@@ -362,6 +362,6 @@ def test_greedy_answers_are_compared_prompt_by_prompt() -> None:
     rows = [row("sft", i, "greedy", reward=0.0, gold=value) for i, value in enumerate((9.0, 5.0, 3.0))]
     rows += [row("rl", i, "greedy", reward=9.0, gold=value) for i, value in enumerate((8.0, 5.0, 1.0))]
     rows += [row("rl", 7, "greedy", reward=9.0, gold=0.0), row("rl", 0, "t1", reward=9.0, gold=0.0)]  # no counterpart
-    change = figures_of(rows, seed=0)["greedy_change_rl_vs_sft"]
+    change = comparison_figures(rows, seed=0)["greedy_change_rl_vs_sft"]
     assert change["value"] == -1.0  # (-1 + 0 - 2) / 3
     assert (change["low"], change["high"], change["judge"]) == (-2.0, 0.0, "gold")

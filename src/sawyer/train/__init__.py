@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sawyer.train.allocator import peak_memory_mb, reset_peak_memory
+    from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunked
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
     from sawyer.train.device import Placement, choose_device, record_fast_paths
     from sawyer.train.encoding_cache import encode_rows
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
+    "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunked"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
     "device": ("Placement", "choose_device", "record_fast_paths"),
     "encoding_cache": ("encode_rows",),

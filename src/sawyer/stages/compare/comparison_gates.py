@@ -29,17 +29,17 @@ def compare_gates(figures: Mapping[str, Any], start: str, config: Config, *, kep
 
 def _win_gate(rate: Mapping[str, Any], start: str) -> Gate:
     low, high = rate["low"], rate["high"]
-    told = f"RL wins {rate['value']:.1%} of the prompts against {NAMES[start]} by {rate['judge']} ({low:.1%} to {high:.1%})"
-    told += ", ties as half, temperature 0.7"
+    message = f"RL wins {rate['value']:.1%} of the prompts against {NAMES[start]} by {rate['judge']} ({low:.1%} to {high:.1%})"
+    message += ", ties as half, temperature 0.7"
     if low <= EVEN <= high:
-        told += f", which is within noise; {min(1.0, EVEN + detectable(low, high)):.0%} would probably be seen"
+        message += f", which is within noise; {min(1.0, EVEN + detectable(low, high)):.0%} would probably be seen"
     return Gate(
         stage=STAGE,
         name=f"rl_beats_{start}",
         verdict="ok" if low > EVEN else "fail" if high < EVEN else "warn",
         value=low,
         threshold=EVEN,
-        message=told,
+        message=message,
         advice="look at the answers side by side; more prompts narrow the interval",
     )
 
@@ -60,12 +60,12 @@ def _same_gate(rate: Mapping[str, Any], start: str) -> Gate:
 
 def _greedy_gate(change: Mapping[str, Any], start: str, config: Config) -> Gate:
     low, high = change["low"], change["high"]
-    told = (
+    message = (
         f"greedy answers change by {change['value']:+.2f} in {change['judge']} ({low:+.2f} to {high:+.2f}) from {NAMES[start]}"
     )
-    told += " to RL"
+    message += " to RL"
     if low < 0 < high:
-        told += f", which is within noise; a change of {detectable(low, high):.2g} would probably be seen"
+        message += f", which is within noise; a change of {detectable(low, high):.2g} would probably be seen"
     rl = config.rl
     tie = "rl.kl.coefficient" if rl is None or rl.uses("kl.coefficient") else "rl.beta"
     gates = "see the reward stage's gates, or " if config.reward is not None else ""
@@ -75,6 +75,6 @@ def _greedy_gate(change: Mapping[str, Any], start: str, config: Config) -> Gate:
         verdict="ok" if high >= 0 else "warn",
         value=change["value"],
         threshold=0.0,
-        message=told,
+        message=message,
         advice=f"RL has learnt what its reward gets wrong: {gates}raise {tie}",
     )

@@ -1,8 +1,7 @@
-"""What passes between the comparison's steps: what is asked, what was answered, and what the judges say of it."""
+"""What passes between the comparison's steps: the jobs, the answers, and the answers with what the judges say."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -29,22 +28,13 @@ class ModelAnswer:
     model: str
     setting: Setting
     response: str
-    ids: tuple[int, ...]  # (T,) the tokens that were sampled
+    ids: tuple[int, ...]  # (T,) the sampled tokens
     ended: bool  # with EOS
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint, which holds plain values."""
-        return asdict(self)
-
-    @classmethod
-    def load(cls, state: Mapping[str, Any]) -> ModelAnswer:
-        """From `state`."""
-        return cls(**{**state, "ids": tuple(state["ids"])})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
-    """One answer with what is known of it: a row of compare.jsonl. None where nobody judged."""
+class ComparedAnswer:
+    """One answer with its judgements: a row of compare.jsonl. None where there is no judge."""
 
     number: int
     prompt: str
@@ -60,10 +50,9 @@ class Compared:
 
     def row(self) -> dict[str, Any]:
         """As compare.jsonl has it: what is not known is left out."""
-        told = {name: value for name, value in asdict(self).items() if value is not None}
-        return told | ({"parts": list(self.parts)} if self.parts is not None else {})
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
-    def measured(self, measure: Measure) -> float | None:
+    def value(self, measure: Measure) -> float | None:
         """A figure of the row by its name; None where it is not known."""
         value: float | None = getattr(self, measure)
         return value
