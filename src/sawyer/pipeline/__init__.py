@@ -1,7 +1,6 @@
-"""The stages in their order: `way` does them, `order` knows them, `same` and `early` refuse what must not be done."""
+"""The stages in their order: `run_stages` does them, `stage_graph` knows their parents, the others check before they run."""
 
 from sawyer.pipeline.fingerprint import fingerprint
-from sawyer.pipeline.foreign_code import foreign_code
-from sawyer.pipeline.preflight import StagePlan, preflight
+from sawyer.pipeline.preflight import StagePlan, foreign_code, preflight
 from sawyer.pipeline.run_stages import demo, run
 from sawyer.pipeline.stage_graph import STAGES, product

@@ -1,5 +1,5 @@
-"""What a run will do, and what it would be refused for, before its first step: hours may lie between a mistake and the stage
-that trips over it. `sawyer run` refuses by it, `sawyer check` shows it."""
+"""What a run would do, and why it would be refused, before its first step: hours may lie between a mistake and the stage that
+trips over it. `sawyer run` refuses by it, `sawyer check` shows it."""
 
 from __future__ import annotations
 
@@ -11,57 +11,67 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sawyer.config import COLLECTED, COMPARED, Config, DataSource, left_out, pairs_of, parse_function_name, sources_of
-from sawyer.errors import DataError, SawyerError
-from sawyer.pipeline.foreign_code import check_world
-from sawyer.pipeline.model_checks import check_given, check_there, try_functions
-from sawyer.pipeline.reader_checks import RewardReader, is_coming, readers_of
-from sawyer.pipeline.stage_graph import STAGES, product
+from sawyer.config import (
+    BUILT_IN_SOURCE,
+    COLLECTED,
+    COMPARED,
+    Config,
+    DataSource,
+    left_out,
+    pairs_of,
+    parse_function_name,
+    sources_of,
+    user_function_source,
+)
+from sawyer.errors import DataError, ModelError, RunError, SawyerError
+from sawyer.pipeline.model_checks import (
+    ModelReader,
+    check_model_folder,
+    check_named_models,
+    is_coming,
+    readers_of,
+    try_functions,
+)
+from sawyer.pipeline.stage_graph import STAGES, builds_on, product
 from sawyer.records import JudgedPrompt, Read, insufficient, once_each, prompt_in, read, split
-from sawyer.runs import Layout, read_manifest
+from sawyer.runs import Layout, Run, read_manifest
+from sawyer.worlds import VERSION
+
+NOUNS = {"text": "texts", "labels": "rows", "demonstrations": "rows", "prompts": "prompts", "comparisons": "judged prompts"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """One stage: what it would do, in words by what they are about, and all that it would be refused for."""
+    """One stage: facts on what it would do, each with its subject, and every reason for which it would be refused."""
 
     stage: str
     status: str  # as run.json has it: pending, done, interrupted, ...
     facts: tuple[tuple[str, str], ...] = ()
     problems: tuple[SawyerError, ...] = ()
-    reads: tuple[Read, ...] = ()  # while somebody holds these, their files are not read again
+    reads: tuple[Read, ...] = ()  # the files' content; as long as these are referenced, the files are not read again
 
 
 def preflight(config: Config, *, only: str | None = None) -> list[StagePlan]:
-    """Every stage of the config (or one), in order. Those that are done are not looked into. Nothing is trained or written."""
+    """Every stage of the config (or one), in order. Finished stages are not looked into. Nothing is trained or written."""
     layout = Layout(Path(config.out))
     states = read_manifest(layout.manifest).get("stages", {})
     status = {stage: str(states.get(stage, {}).get("status", "pending")) for stage in STAGES}
-    required_section = [stage for stage in STAGES if getattr(config, stage) is not None and only in (None, stage)]
-    done = {stage for stage in required_section if status[stage] in ("done", "waiting") and product(layout, stage).exists()}
-    coming = [stage for stage in required_section if stage not in done]
-    looks = {stage: _Look(config, layout, stage, coming) for stage in coming}
+    stages = [stage for stage in STAGES if getattr(config, stage) is not None and only in (None, stage)]
+    coming = [stage for stage in stages if status[stage] not in ("done", "waiting") or not product(layout, stage).exists()]
     with allow_remote_code(config):
         return [
-            looks[stage].plan(status[stage]) if stage in looks else StagePlan(stage=stage, status=status[stage])
-            for stage in required_section
+            _StageLook(config, layout, stage, coming).plan(status[stage])
+            if stage in coming
+            else StagePlan(stage=stage, status=status[stage])
+            for stage in stages
         ]
 
 
-def allow_remote_code(config: Config) -> AbstractContextManager[None]:
-    """Within it code that lies with models may run, where the config says so."""
-    if not config.trust_remote_code:
-        return nullcontext()
-    from sawyer.models import remote_code
-
-    return remote_code(True)
-
-
 def look_ahead(config: Config, only: str | None) -> list[Read]:
-    """Raise the first problem of `preflight`, told how many more there are.
+    """Raise the first problem of `preflight`, with the number of the others.
 
-    Returns what the first stage to come will read: while it is held, its files are not read a second time. Those of later
-    stages are, as they may be large and training may take hours.
+    Returns what the first stage to come will read: as long as the caller keeps it, its files are not read a second time. Those
+    of later stages are, since they may be large and training may take hours.
     """
     plans = preflight(config, only=only)
     problems = [problem for plan in plans for problem in plan.problems]
@@ -73,8 +83,55 @@ def look_ahead(config: Config, only: str | None) -> list[Read]:
     raise problems[0]
 
 
+def check_only(config: Config, only: str, stages: Sequence[str]) -> None:
+    """Raise RunError where the one stage to do is not in the config, or what it builds on is not done."""
+    if only not in stages:
+        raise RunError(
+            f"the config has no section `{only}`",
+            expected=f"one of: {', '.join(stages)}",
+            todo=f"add `{only}:` to the file, or name another stage",
+        )
+    layout = Layout(Path(config.out))
+    states = read_manifest(layout.manifest).get("stages", {})
+    done = {stage for stage in stages if states.get(stage, {}).get("status") in ("done", "waiting")}
+    missing = [p for p in builds_on(config, only) if p in stages and not (p in done and product(layout, p).exists())]
+    if missing:
+        raise RunError(
+            f"{only} builds on {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not done in {layout.root}",
+            todo=f"run `sawyer {missing[0]}` with the same file first, or `sawyer run` for all stages",
+        )
+
+
+def allow_remote_code(config: Config) -> AbstractContextManager[None]:
+    """Within it code that lies with models may run, where the config says so."""
+    if not config.trust_remote_code:
+        return nullcontext()
+    from sawyer.models import remote_code
+
+    return remote_code(True)
+
+
+def foreign_code(config: Config, stage: str) -> str:
+    """The code that the config names for a stage, with its files; empty where it is ours. A config may come from others."""
+    losses = [config.reward.loss] if stage == "reward" and config.reward is not None else []
+    losses = [loss for loss in losses if parse_function_name(loss)]
+    rewards = [part.function for part in config.rl.rewards if part.function] if stage == "rl" and config.rl is not None else []
+    foreign = [name for name in dict.fromkeys([*losses, *rewards]) if user_function_source(name) != BUILT_IN_SOURCE]
+    return ", ".join(f"{name} ({user_function_source(name)})" for name in foreign)
+
+
+def log_foreign_code(config: Config, run: Run, stages: Sequence[str]) -> None:
+    """Log which code the config names for these stages before any of it is imported."""
+    coming = [stage for stage in stages if run.manifest.stage(stage).status != "done"]
+    if config.trust_remote_code and coming:
+        run.journal.event(coming[0], "code", message="trust_remote_code: Python that lies with the models may run")
+    for stage in ("reward", "rl"):
+        if stage in coming and (code := foreign_code(config, stage)):
+            run.journal.event(stage, "code", message=f"{stage} runs Python that the config names: {code}")
+
+
 @dataclass(slots=True)
-class _Look:
+class _StageLook:
     """A look at one stage that is to come."""
 
     config: Config
@@ -83,20 +140,20 @@ class _Look:
     coming: Sequence[str]
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[SawyerError] = field(default_factory=list)
-    held: list[Read] = field(default_factory=list)  # the files as they were read
+    files: list[Read] = field(default_factory=list)  # the files as they were read
     reads: dict[str, Read] = field(default_factory=dict)  # by setting, without the rows that a template refuses
 
     def plan(self, status: str) -> StagePlan:
         """All that can be known of the stage."""
-        self._try(self._given)
-        readers = readers_of(self.config, self.layout, self.stage, self.coming, self._try, self.facts)
+        self._attempt(self._check_settings)
+        readers = readers_of(self.config, self.layout, self.stage, self.coming, self._attempt, self.facts)
         for source in self._sources():
-            self._try(partial(self._read, source, readers))
-        self._try(self._enough)
+            self._attempt(partial(self._read, source, readers))
+        self._attempt(self._check_enough)
         if self.stage == "rl":
-            asked = next((found for setting, found in self.reads.items() if setting.startswith("rl.")), None)
-            self._try(partial(try_functions, self.config, [prompt_in(one) for one in asked.records[:2]] if asked else []))
-        self._steps()
+            rows = next((rows for setting, rows in self.reads.items() if setting.startswith("rl.")), None)
+            self._attempt(partial(try_functions, self.config, [prompt_in(row) for row in rows.records[:2]] if rows else []))
+        self._add_steps()
         if words := left_out(self.config, self.stage):
             self.facts.append(("left out", words))
         return StagePlan(
@@ -104,82 +161,91 @@ class _Look:
             status=status,
             facts=tuple(self.facts),
             problems=tuple({str(problem): problem for problem in self.problems}.values()),
-            reads=tuple(self.held),
+            reads=tuple(self.files),
         )
 
-    def _try(self, work: Callable[[], Any]) -> Any:
-        """What it gives; None where it is refused, which is kept."""
+    def _attempt(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns; None where it is refused, which is noted."""
         try:
             return work()
         except SawyerError as error:
             self.problems.append(error)
             return None
 
-    def _given(self) -> None:
-        """What the files of given models, the user's functions and losses tell."""
+    def _check_settings(self) -> None:
+        """The models, functions and losses that the config names, as far as their files tell."""
         if self.config.model is not None:
-            check_there("model", self.config.model)
-        check_world(self.config)
+            check_model_folder("model", self.config.model)
+        _check_world(self.config)
         loss = self.config.reward.loss if self.stage == "reward" and self.config.reward is not None else ""
         if parse_function_name(loss) is not None:
             from sawyer.stages.reward.loss_choice import checked_loss
 
             checked_loss(loss)
-        check_given(self.config, self.stage, self._is_coming)
-
-    def _is_coming(self, source: str) -> bool:
-        return is_coming(self.layout, self.coming, source)
+        check_named_models(self.config, self.stage, partial(is_coming, self.layout, self.coming))
 
     def _sources(self) -> list[DataSource]:
-        """What the stage will read; collected answers once they are there, and are not to be collected anew."""
-        there = "collect" not in self.coming and self.layout.answers.exists()
-        found = sources_of(self.config, self.stage, self.layout.answers)
-        return [source for source in found if source.setting != COLLECTED or there]
+        """What the stage will read; collected answers once they exist and are not to be collected again."""
+        exists = "collect" not in self.coming and self.layout.answers.exists()
+        sources = sources_of(self.config, self.stage, self.layout.answers)
+        return [source for source in sources if source.setting != COLLECTED or exists]
 
-    def _read(self, source: DataSource, readers: Sequence[RewardReader]) -> None:
-        found = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
-        self.held.append(found)
-        self.reads[source.setting] = found
+    def _read(self, source: DataSource, readers: Sequence[ModelReader]) -> None:
+        rows = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
+        self.files.append(rows)
+        self.reads[source.setting] = rows
         for reader in readers:
-            left = self._try(partial(reader.readable, self.config, source, found)) or found
-            if reader.is_scorer and source.want != "prompts":  # the pairs are learnt from: their prompts alone are not asked
-                told = replace(left, skipped=left.skipped[len(found.skipped) :]).warning
-                self.facts += [("warning", told)] if told else []
+            left = self._attempt(partial(reader.readable_rows, self.config, source, rows)) or rows
+            if reader.is_scorer and source.want != "prompts":  # the pairs are learned from: only their prompts are answered
+                warning = replace(left, skipped=left.skipped[len(rows.skipped) :]).warning
+                self.facts += [("warning", warning)] if warning else []
             else:
-                self.reads[source.setting] = found = left
-                self._try(partial(reader.check_room, source, found))
+                self.reads[source.setting] = rows = left
+                self._attempt(partial(reader.check_room, source, rows))
         if source.want == "prompts" and not source.by_fields:
-            self.reads[source.setting] = once_each(found)
+            self.reads[source.setting] = once_each(rows)
 
-    def _enough(self) -> None:
-        """Raise DataError where nothing can be learnt from all that the stage reads, taken together."""
+    def _check_enough(self) -> None:
+        """Raise DataError where nothing can be learned from all that the stage reads, taken together."""
         sources = [source for source in self._sources() if source.want in ("labels", "comparisons")]
         if any(source.setting not in self.reads for source in sources):
-            return  # what is wrong there is told already
+            return  # its file is a problem already
         records = [record for source in sources for record in self.reads[source.setting].records]
         if self.stage in ("reward", "rl") and self.config.collect is not None:
-            known = self.reads[COLLECTED].records if COLLECTED in self.reads else ()
-            if not any(isinstance(one, JudgedPrompt) and not one.is_pair and one.scores for one in known):
+            collected = self.reads[COLLECTED].records if COLLECTED in self.reads else ()
+            if not any(isinstance(row, JudgedPrompt) and not row.is_pair and row.scores for row in collected):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:
             raise DataError(problem.message, where=problem.where, todo=problem.todo)
 
-    def _steps(self) -> None:
+    def _add_steps(self) -> None:
         """Rows and steps, where the stage's files could be read."""
-        for setting, found in self.reads.items():
-            source = next(one for one in self._sources() if one.setting == setting)
-            records = found.records[: source.limit]
-            kept = len(split(records, source.eval_fraction)[1]) if source.eval_fraction and source.want != "labels" else 0
-            aside = f", {kept:,} of them held out" if kept else ""
-            kind = f" ({found.format})" if source.want not in ("text", "prompts") else ""
-            self.facts.append((setting, f"{len(records):,} {NOUNS[source.want]}{kind}{aside}{found.remarks()}"))
-            if found.warning:
-                self.facts.append(("warning", found.warning))
+        sources = {source.setting: source for source in self._sources()}
+        for setting, rows in self.reads.items():
+            source = sources[setting]
+            records = rows.records[: source.limit]
+            aside = len(split(records, source.eval_fraction)[1]) if source.eval_fraction and source.want != "labels" else 0
+            kind = f" ({rows.format})" if source.want not in ("text", "prompts") else ""
+            fact = f"{len(records):,} {NOUNS[source.want]}{kind}{f', {aside:,} of them held out' * bool(aside)}{rows.remarks()}"
+            self.facts.append((setting, fact))
+            if rows.warning:
+                self.facts.append(("warning", rows.warning))
         if words := steps_in_words(self.config, self.stage, self.reads):
             self.facts.append(("steps", words))
 
 
-NOUNS = {"text": "texts", "labels": "rows", "demonstrations": "rows", "prompts": "prompts", "comparisons": "judged prompts"}
+def _check_world(config: Config) -> None:
+    """The packaged base model must come from the world as it is now."""
+    if config.world is None or config.model is None:
+        return
+    note = Path(config.model) / "world.txt"
+    if note.exists() and note.read_text().strip() != VERSION:
+        raise ModelError(
+            f"the base model in {config.model} was trained on world version {note.read_text().strip()}",
+            expected=f"version {VERSION}",
+            why="it would be asked about facts it was never told",
+            todo="train it again: `make world-base`",
+        )
 
 
 def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str:
@@ -188,25 +254,20 @@ def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str
     if stage == "rl":
         return _rl_steps(config, reads)
     if stage in ("sft", "reward", "classify"):
-        found = [one for one in reads.values() if one.records]
-        count = sum(
-            len(split(one.records, section.eval_fraction)[0]) if stage != "classify" else len(one.records) for one in found
-        )
+        files = [rows.records for rows in reads.values() if rows.records]
+        count = sum(len(split(rows, section.eval_fraction)[0]) if stage != "classify" else len(rows) for rows in files)
         count = round(count * (1 - section.eval_fraction)) if stage == "classify" else count
         steps = math.ceil(max(1, round(section.epochs * count)) / section.batch_size)
         return f"about {steps:,} of {section.batch_size} {'prompts' if stage == 'reward' else 'rows'}" if count else ""
     if stage == "base":
         return f"{section.tokens:,} tokens in all"
-    count = sum(len(one.records[: section.limit]) for one in reads.values())
+    count = sum(len(rows.records[: section.limit]) for rows in reads.values())
     if stage == "collect":
         return f"{count:,} prompts x {section.answers} answers"
-    models = [*(name for name in COMPARED if name in _own_models(config)), *section.models]
+    trained = {name for name in ("sft", "rl") if getattr(config, name) is not None}
+    trained |= {"base"} if config.model is not None or config.base is not None else set()
+    models = [*(name for name in COMPARED if name in trained), *section.models]
     return f"{count or 'six well-known'} prompts to {', '.join(models)}"
-
-
-def _own_models(config: Config) -> set[str]:
-    own = {name for name in ("sft", "rl") if getattr(config, name) is not None}
-    return own | ({"base"} if config.model is not None or config.base is not None else set())
 
 
 def _rl_steps(config: Config, reads: Mapping[str, Read]) -> str:
@@ -216,6 +277,6 @@ def _rl_steps(config: Config, reads: Mapping[str, Read]) -> str:
         return f"none: of {rl.group_size} answers to each held-out prompt the best is given"
     if rl.algorithm != "dpo":
         return f"{rl.episodes // rl.batch_size:,} updates of {rl.batch_size} answers ({rl.algorithm})"
-    share = pairs_of(config)[1]
-    count = sum(len(split(one.records, share)[0]) for setting, one in reads.items() if setting != "rl.prompts")
+    fraction = pairs_of(config)[1]
+    count = sum(len(split(rows.records, fraction)[0]) for setting, rows in reads.items() if setting != "rl.prompts")
     return f"about {math.ceil(rl.epochs * count / rl.batch_size):,} updates of {rl.batch_size} prompts with their pairs (dpo)"

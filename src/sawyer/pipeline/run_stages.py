@@ -1,4 +1,4 @@
-"""The whole way from a base model to the report: which stages are wanted, which are done, and each one's state."""
+"""From a base model to the report: which stages the config has, which are done, and each one's state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from typing import Any
 from sawyer.config import Config, demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
-from sawyer.pipeline.foreign_code import check_only, name_code
-from sawyer.pipeline.preflight import allow_remote_code, look_ahead
+from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, look_ahead
 from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, JudgedPrompt, read
@@ -32,11 +31,11 @@ from sawyer.train import distributed
 from sawyer.train.shared_run import open_shared_run, stop_requested
 from sawyer.worlds import write_world
 
-NO_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
 
 
 def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
-    """Do what `config` asks for, skipping finished stages and continuing a broken one; returns the summary.
+    """Do the stages of `config`, skipping finished ones and resuming an interrupted one; returns the summary.
 
     `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
     from which the same call goes on.
@@ -66,23 +65,23 @@ def demo(
 def _run(
     config: Config, only: str | None, listeners: Sequence[Listener], prepare: Callable[[Run], None] | None = None
 ) -> dict[str, Any]:
-    required_section = [stage for stage in STAGES if getattr(config, stage) is not None]
+    stages = [stage for stage in STAGES if getattr(config, stage) is not None]
     if only is not None:
-        check_only(config, only, required_section)
+        check_only(config, only, stages)
     with open_shared_run(Path(config.out)) as opened, handle_signals(opened.stop):
         opened.journal.listeners.extend(listeners)
         for stage in STAGES:
-            _forget_what_is_gone(opened, stage)
+            _restart_if_gone(opened, stage)
         if prepare is not None:
             distributed.on_rank_zero(partial(prepare, opened))
-        begun = [stage for stage in required_section if opened.manifest.stage(stage).status != "pending"]
-        todo = required_section if only is None else [only]
-        before = {stage: fingerprint(config, stage) for stage in begun}
+        started = [stage for stage in stages if opened.manifest.stage(stage).status != "pending"]
+        todo = stages if only is None else [only]
+        before = {stage: fingerprint(config, stage) for stage in started}
         check_unchanged(config, opened, before)
         check_unit(opened, before)
         opened.adopt(config.model_dump(mode="json"))
-        name_code(config, opened, todo)
-        held = look_ahead(config, only)
+        log_foreign_code(config, opened, todo)
+        files = look_ahead(config, only)
         prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
         for stage in todo:
             if stop_requested(opened):
@@ -93,17 +92,17 @@ def _run(
             # Rank 0 hashes the folders and notes the hashes; all must come to the same parents.
             parents = distributed.on_rank_zero(partial(parents_of, config, opened, stage))
             check_parents(opened, stage, parents)
-            if _finished(opened, stage):
+            if _is_finished(opened, stage):
                 opened.journal.event(stage, "skip", message="already done")
                 _drop_state(opened, stage)  # a kill right after the stage's end leaves it
                 continue
             if opened.manifest.stage(stage).status != "waiting":
                 _do(config, opened, stage, prints[stage], parents)
-                held.clear()
-                if stage == "classify" and "rl" in todo:  # its labels are known only now, and RL may be paid for one of them
+                files.clear()
+                if stage == "classify" and "rl" in todo:  # its labels are known only now, and rl.rewards may name one
                     look_ahead(config, "rl")
             if opened.manifest.stage(stage).status == "waiting":
-                _tell_waiting(opened, stage)
+                _log_waiting(opened, stage)
                 break
         if opened.manifest.stage("report").status != "done" or not opened.layout.report.exists():
             report(opened)
@@ -111,7 +110,7 @@ def _run(
 
 
 def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
-    """One stage: its state in the manifest tells at every moment how far it is."""
+    """One stage. Its state in the manifest is written before each change, so that a kill at any moment leaves it right."""
     before = run.manifest.stage(stage)
     if before.status == "pending":
         _clear(run, stage)
@@ -125,8 +124,8 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         run.journal.event(
             stage,
             "warning",
-            message=f"since work was last done on this run these have changed: {changed}; what is done from here on may differ "
-            "from what the old ones would have given",
+            message=f"since the last work on this run these have changed: {changed}; results from here on may differ from "
+            "those of the old versions",
         )
     module, name = DOORS[stage]
     from sawyer.text import fix_date
@@ -148,17 +147,18 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
     except Interrupted as stop:
         close("interrupted", stop.given)
         raise
-    except KeyboardInterrupt as cut:
-        distributed.leave_group(cut)
+    except KeyboardInterrupt as error:
+        # A second Ctrl-C reaches this process alone: the others must not wait for it.
+        distributed.leave_group(error)
         close("interrupted", "interrupted twice: what came since the last save is lost")
         raise
     except Exception as error:
-        told = _named(stage, error)
-        distributed.leave_group(told)
-        close("failed", told.given if isinstance(told, SawyerError) else f"{type(told).__name__}: {told}")
-        if told is error:
+        failure = _with_stage_name(stage, error)
+        distributed.leave_group(failure)
+        close("failed", failure.given if isinstance(failure, SawyerError) else f"{type(failure).__name__}: {failure}")
+        if failure is error:
             raise
-        raise told from error
+        raise failure from error
     waiting = bool(figures.get("waiting"))
     close("waiting" if waiting else "done", "", figures=figures)
     if not waiting:
@@ -167,16 +167,16 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
 
 
 def _outdate_report(run: Run) -> None:
-    """The page that lies there is no longer the run's; noted before anything changes, so that a kill does not make it stay."""
+    """The existing page no longer shows the run; noted before anything changes, so that it does not survive a kill."""
     if run.manifest.stage("report").status == "done":
         run.manifest.update("report", status="pending")
 
 
-def _named(stage: str, error: Exception) -> Exception:
-    """The failure in words: with the stage's name where it does not say which one it was, and what to do without memory."""
+def _with_stage_name(stage: str, error: Exception) -> Exception:
+    """The same error, with the stage's name where it has none, and with what to do where memory ran out."""
     if isinstance(error, TrainingError) and not error.given.startswith(stage):
         return TrainingError(f"{stage}: {error.given}", expected=error.expected, why=error.why, todo=error.todo)
-    if isinstance(error, RuntimeError | MemoryError) and any(words in str(error).lower() for words in NO_MEMORY):
+    if isinstance(error, RuntimeError | MemoryError) and any(words in str(error).lower() for words in OUT_OF_MEMORY):
         return TrainingError(
             f"{stage}: memory ran out ({str(error).strip().splitlines()[0]})",
             why="what was saved is intact",
@@ -187,29 +187,29 @@ def _named(stage: str, error: Exception) -> Exception:
 
 
 def _clear(run: Run, stage: str) -> None:
-    """A stage begins anew: nothing of an earlier attempt may be taken for its own."""
+    """A stage starts over: nothing of an earlier attempt may be taken for its own."""
     distributed.on_rank_zero(lambda: run.journal.clear(stage))
     _drop_state(run, stage)
-    kept = distributed.on_rank_zero(lambda: _put_by(run.layout)) if stage == "collect" else None
-    if kept is not None:
+    backup = distributed.on_rank_zero(lambda: _back_up_answers(run.layout)) if stage == "collect" else None
+    if backup is not None:
         run.journal.event(
             stage,
             "warning",
-            message=f"answers are collected anew; those that were there, with their scores, are kept in {kept}",
+            message=f"answers are collected again; the earlier ones, with their scores, are kept in {backup}",
         )
 
 
-def _put_by(layout: Layout) -> Path | None:
-    """Where the collected answers of before are now: somebody's judgements may be among them, which cannot be made again."""
+def _back_up_answers(layout: Layout) -> Path | None:
+    """Move collected answers aside and return where they are: they may hold people's judgements, which cannot be made again."""
     if not layout.answers.exists():
         return None
-    kept = next(path for path in map(layout.answers_before, count(1)) if not path.exists())
-    layout.answers.replace(kept)
-    return kept
+    backup = next(path for path in map(layout.answers_before, count(1)) if not path.exists())
+    layout.answers.replace(backup)
+    return backup
 
 
 def _drop_state(run: Run, stage: str) -> None:
-    """The optimizer's state of a finished stage is of no further use and several times the model's size."""
+    """Remove a finished stage's checkpoints: they are several times the model's size, and nothing reads them any more."""
     layout = run.layout
 
     def remove() -> None:
@@ -219,51 +219,51 @@ def _drop_state(run: Run, stage: str) -> None:
     distributed.on_rank_zero(remove)
 
 
-def _forget_what_is_gone(run: Run, stage: str) -> None:
-    """A stage whose result somebody deleted, or of which nothing was saved, begins anew, under other settings if need be."""
+def _restart_if_gone(run: Run, stage: str) -> None:
+    """A stage whose result was deleted, or that saved nothing, starts over, under other settings if need be."""
     status = run.manifest.stage(stage).status
-    left = product(run.layout, stage)
+    result = product(run.layout, stage)
     if status == "pending":
         return
     if status in ("done", "waiting"):
-        if left.exists():
+        if result.exists():
             return
-        message = f"{left} is gone: {stage} is done again"
+        message = f"{result} is gone: {stage} is done again"
     else:
         if is_complete(run.layout.checkpoint(stage)):
             return
-        message = f"nothing was saved when {stage} ended early: it begins anew"
+        message = f"nothing was saved when {stage} ended early: it starts over"
     run.manifest.forget(stage)
     distributed.on_rank_zero(lambda: run.journal.clear(stage))
     run.journal.event(stage, "restarted", message=message)
 
 
-def _finished(run: Run, stage: str) -> bool:
-    """Done, or waiting no longer: somebody has scored collected answers."""
+def _is_finished(run: Run, stage: str) -> bool:
+    """Done, or no longer waiting: collected answers have been scored since."""
     state = run.manifest.stage(stage)
     if state.status == "waiting":
-        answers = _collected(run)
-        scored = sum(answer.score is not None for answer in answers)
-        if not scored:
+        answers = _read_answers(run)
+        num_scored = sum(answer.score is not None for answer in answers)
+        if not num_scored:
             return False
         _outdate_report(run)
         run.manifest.update(stage, status="done", reason="")
-        run.journal.event(stage, "scored", message=f"{scored:,} of {len(answers):,} collected answers are scored")
+        run.journal.event(stage, "scored", message=f"{num_scored:,} of {len(answers):,} collected answers are scored")
         return True
     return state.status == "done"
 
 
-def _tell_waiting(run: Run, stage: str) -> None:
-    waiting = sum(answer.score is None for answer in _collected(run))
+def _log_waiting(run: Run, stage: str) -> None:
+    unscored = sum(answer.score is None for answer in _read_answers(run))
     run.journal.event(
         stage,
         "waiting",
-        message=f"{waiting:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
+        message=f"{unscored:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
         "`null`, then run the same command again",
     )
 
 
-def _collected(run: Run) -> list[Answer]:
-    # A slip of the pen is a judgement: it is told, not left out.
+def _read_answers(run: Run) -> list[Answer]:
+    # A row that a person mistyped holds a judgement: it is an error, not a row to leave out.
     records = read([str(run.layout.answers)], want="scored", max_bad_rows=None).records
     return [answer for record in records if isinstance(record, JudgedPrompt) for answer in record.answers]

@@ -51,7 +51,7 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     A hub id is told by its commit, as `pins_of` has it. Where the stage is still to be done, all of it is read. Raises
     RunError for a model of the run's own that is damaged.
     """
-    found, given = {}, given_models(config, stage)
+    found, given = {}, named_models(config, stage)
     afresh = run.manifest.stage(stage).status != "done"
     for parent in builds_on(config, stage):
         path = product(run.layout, parent)
@@ -69,7 +69,7 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
 
 def pins_of(config: Config, stage: str) -> dict[str, str]:
     """The hub ids that the stage loads, each by the commit that the cache has; none for what was never loaded."""
-    named = given_models(config, stage)
+    named = named_models(config, stage)
     if "base" in builds_on(config, stage) and config.model is not None:
         named = {"base": config.model, **named}
     commits = {name: commit_of(source) for name, source in named.items() if not os.path.isdir(source)}
@@ -96,7 +96,7 @@ def builds_on(config: Config, stage: str) -> tuple[str, ...]:
     return tuple(name for name in PARENTS[stage] if name in reads & there)
 
 
-def given_models(config: Config, stage: str) -> dict[str, str]:
+def named_models(config: Config, stage: str) -> dict[str, str]:
     """Folders or hub ids that a stage's own section names, by the setting that names them."""
     if stage == "classify" and config.classify is not None and config.classify.model is not None:
         return {"classify.model": config.classify.model}
