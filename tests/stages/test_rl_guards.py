@@ -41,7 +41,7 @@ from sawyer.stages.rl.rl_gates import (
     step_zero_gates,
 )
 from sawyer.trust import NeededGuard
-from sawyer.trust.verdict import NEEDED
+from sawyer.trust.verdict import GUARDS_FOR
 
 GOOD = {
     "kl": 1.0,
@@ -221,7 +221,7 @@ def test_a_stop_says_what_happened_and_what_to_try() -> None:
 
 
 def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
-    asks = [NeededGuard(guard=name, threshold=value, reason=why) for why, told in NEEDED.items() for name, value in told]
+    asks = [NeededGuard(guard=name, threshold=value, reason=why) for why, told in GUARDS_FOR.items() for name, value in told]
     for one in asks:
         assert one.guard in get_args(GuardName)
         found = rules_of(asked(kl={"budget": 20.0}), [one])
