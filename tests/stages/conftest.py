@@ -21,6 +21,7 @@ from sawyer.models.load import load_tokenizer
 from sawyer.runs import Layout, Run, open_run, replace_folder
 from sawyer.text import set_template
 from sawyer.train import OptimizerStep, Update
+from sawyer.train.micro_batches import MicroBatches
 from sawyer.worlds import comparisons, demonstrations, tasks
 
 CONTEXT, VOCABULARY, WIDTH = 160, 400, 16
@@ -153,8 +154,8 @@ def capture() -> Callable[..., Captured]:
         found = Captured()
         learner.max_norm = 1e9
 
-        def update(parts: Any, loss: Callable[[Any], Tensor], count: float) -> Update:
-            listed = list(parts)
+        def update(batch: Any, loss: Callable[[Any], Tensor], count: float, **_: Any) -> Update:
+            listed = list(batch.parts if isinstance(batch, MicroBatches) else batch)
             learner.optimizer.zero_grad(set_to_none=True)
             if size is None:
                 total, norm = learner.accumulate(listed, loss, count)

@@ -118,9 +118,9 @@ def stepped(patch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     real = OptimizerStep.update
 
-    def update(self: OptimizerStep, parts: Any, loss: Callable[[Any], Any], count: float) -> Any:
+    def update(self: OptimizerStep, parts: Any, loss: Callable[[Any], Any], count: float, **more: Any) -> Any:
         seen.append(double(self.model))
-        return real(self, parts, loss, count)
+        return real(self, parts, loss, count, **more)
 
     patch.setattr(OptimizerStep, "update", update)
     return seen

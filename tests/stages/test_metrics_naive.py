@@ -81,9 +81,9 @@ class Seen:
             self.eval_prompts = found
             return measures(found, penalty)
 
-        def update(learner: OptimizerStep, *given: Any) -> Any:
+        def update(learner: OptimizerStep, *given: Any, **more: Any) -> Any:
             self.networks[learner.name].append(double(learner.model))
-            return real(learner, *given)
+            return real(learner, *given, **more)
 
         patch.setattr(watched, "estimate_advantages", noted)
         patch.setattr(watched, "eval_metrics", evaluated)

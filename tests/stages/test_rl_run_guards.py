@@ -215,10 +215,10 @@ def ruins(monkeypatch: pytest.MonkeyPatch, bad: set[int], what: str) -> None:
             found.scores[0] = math.inf
         return found
 
-    def update(self: OptimizerStep, parts: Any, loss: Any, count: float) -> Any:
+    def update(self: OptimizerStep, parts: Any, loss: Any, count: float, **more: Any) -> Any:
         now["steps"] += self.name == "rl policy"
         ruined = what == "loss" and now["index"] in bad and now["steps"] == 2
-        return real(self, parts, (lambda part: loss(part) * math.nan) if ruined else loss, count)
+        return real(self, parts, (lambda part: loss(part) * math.nan) if ruined else loss, count, **more)
 
     monkeypatch.setattr(Trainer, "learn", noted)
     monkeypatch.setattr(stage, "collect_rollout", collect)

@@ -338,7 +338,7 @@ def test_parts_that_cannot_be(tiny: Fixture, tmp_path: Path, part: dict[str, Any
 def test_what_the_config_refuses(tiny: Fixture, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two components are called `a`"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "model": "stage"}, {"name": "a", "function": "m:f"}])
-    with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but no part"):
+    with pytest.raises(ConfigError, match=r"rl\.value_init: reward, but no component"):
         tiny.rl_config(tmp_path, rewards=[{"name": "a", "function": "m:f"}], value_init="reward")
     tree = tiny.rl_config(tmp_path).model_dump()
     with pytest.raises(ConfigError, match=r"rl\.rewards: none are named and the file has no section"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,15 @@ from torch import Tensor, nn
 from sawyer.maths import DpoLoss, response_log_ratio
 from sawyer.models import policy_logprobs
 from sawyer.text import Batch
-from sawyer.train import EncodedPrompt, JudgedMinibatch, OptimizerStep, Placement, distributed, judged_minibatches
+from sawyer.train import (
+    EncodedPrompt,
+    JudgedMinibatch,
+    OptimizerStep,
+    Placement,
+    distributed,
+    judged_minibatches,
+    shard_micro_batches,
+)
 
 
 @dataclass(slots=True)
@@ -74,8 +83,9 @@ def update_on_pairs(
 ) -> DpoReport:
     """One optimizer step on a batch of prompts with all their pairs."""
     count, sums = sum(len(prompt.pairs) for prompt in prompts), DpoSums()
-    parts = networks.minibatches(distributed.shard(prompts, lambda prompt: prompt.tokens))
-    step = policy.update(parts, lambda part: minibatch_loss(part, networks, pair_loss, beta, sums), count)
+    batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, networks.minibatches)
+    loss = partial(minibatch_loss, networks=networks, pair_loss=pair_loss, beta=beta)
+    step = policy.update(batch, partial(loss, sums=sums), count, idle_loss=partial(loss, sums=DpoSums()))
     sums = sums.reduced()
     metrics = {
         "loss": step.loss,

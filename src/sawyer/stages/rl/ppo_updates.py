@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from sawyer.models import PolicyWithValue, RidgeValues, policy_logprobs
 from sawyer.stages.rl.rl_algorithms import ALGORITHMS
 from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
-from sawyer.train import OptimizerStep, distributed, generator
+from sawyer.train import OptimizerStep, distributed, generator, shard_micro_batches
 
 VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
 
@@ -88,9 +89,8 @@ class Minibatch:
     kl_loss_coefficient: float
 
 
-def minibatches(rollout: Rollout, chosen: Sequence[int], settings: RolloutSettings) -> Iterator[Minibatch]:
-    """This process's share of the rows `chosen`, a forward pass at a time."""
-    chosen = [chosen[i] for i in distributed.shard_indices([len(rollout.rows[i].ids) for i in chosen])]
+def minibatches(chosen: Sequence[int], rollout: Rollout, settings: RolloutSettings) -> Iterator[Minibatch]:
+    """The rows `chosen` of the rollout, a forward pass at a time."""
     device = settings.placement.device
     for indices, batch in batches([rollout.rows[i] for i in chosen], pad_id=0, token_budget=settings.token_budget):
         rows, length = [chosen[i] for i in indices], batch.ids.shape[1]
@@ -120,7 +120,7 @@ def update_on_rollout(
     `value` trains a separate value network. With a shared trunk `policy` trains a `PolicyWithValue`; ridge values are fitted
     after the update.
     """
-    sums = PpoSums()
+    sums, split = PpoSums(), partial(minibatches, rollout=rollout, settings=settings)
     norms: list[float] = []
     value_norms: list[float] = []
     count = len(rollout.rows)
@@ -128,16 +128,13 @@ def update_on_rollout(
         order = torch.randperm(count, generator=generator(seed, "rl", "epoch", number, epoch))
         for chosen in order.split(count // rl.num_minibatches):
             rows, tokens = chosen.tolist(), float(rollout.mask[chosen].sum())
-            step = policy.update(
-                minibatches(rollout, rows, settings), lambda part: _policy_loss(part, policy, settings, rl, sums), tokens
-            )
+            batch = shard_micro_batches(rows, lambda i: len(rollout.rows[i].ids), split)
+            loss = partial(_policy_loss, policy=policy, settings=settings, rl=rl)
+            step = policy.update(batch, partial(loss, sums=sums), tokens, idle_loss=partial(loss, sums=PpoSums()))
             norms.append(step.grad_norm)
             if value is not None:
-                value_step = value.update(
-                    minibatches(rollout, rows, settings),
-                    lambda part: _value_loss(part, value, settings, rl.value_clip_range, sums),
-                    tokens,
-                )
+                loss = partial(_value_loss, value=value, settings=settings, value_clip_range=rl.value_clip_range)
+                value_step = value.update(batch, partial(loss, sums=sums), tokens, idle_loss=partial(loss, sums=PpoSums()))
                 value_norms.append(value_step.grad_norm)
             sums.tokens += tokens
     sums = sums.reduced()
