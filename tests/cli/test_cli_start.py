@@ -46,21 +46,6 @@ def test_check_imports_nothing_heavy(tmp_path: Path) -> None:
     assert (code, heavy) == (0, []) and "Training would take the file" in printed
 
 
-@pytest.mark.parametrize(("arguments", "most"), [(["--help"], 0.5), (["check", "a.json"], 1.0)])
-def test_quick_commands_are_quick(tmp_path: Path, arguments: list[str], most: float) -> None:
-    """Seconds of the processor, the best of three: whatever else runs on the machine does not count."""
-    (tmp_path / "a.json").write_text('[{"instruction": "What is up?", "input": "", "output": "The sky."}]')
-    script = f"import sys; sys.argv = ['sawyer', *{arguments!r}]; from sawyer.cli.main import main; main()"
-    spent = []
-    for _ in range(3):
-        before = os.times()
-        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, cwd=tmp_path)
-        after = os.times()
-        spent.append(after.children_user - before.children_user + after.children_system - before.children_system)
-    if os.name == "posix":  # elsewhere the children's time is not told
-        assert 0 < min(spent) < most
-
-
 def test_import_sawyer_is_light_and_its_door_opens() -> None:
     script = (
         "import sys, sawyer; assert not {'torch', 'transformers', 'pydantic'} & set(sys.modules); "
