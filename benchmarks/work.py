@@ -21,7 +21,7 @@ from sawyer.models import (
 from sawyer.records import Demonstration, Prompt, read
 from sawyer.runs import Run, replace_folder
 from sawyer.stages.reward.reward_data import load_reward_data
-from sawyer.stages.reward.reward_stage import RewardLoop, opened
+from sawyer.stages.reward.reward_stage import RewardLoop, open_member
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.sft.sft_stage import SftLoop
 from sawyer.train import Placement, batch_indices, choose_device, distributed, generator
@@ -74,7 +74,7 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
 def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     reward = required_section(config.reward, "reward")
     _as_sft(config, run)
-    reader = opened(config, run, 0)
+    reader = open_member(config, run, 0)
     place = choose_device(config.device, config.precision, width=reader.width)
     config = config.model_copy(update={"reward": reward.model_copy(update={"eval_fraction": 0.0})})
     groups = [prompt for prompt in load_reward_data(config, run, reader).train_prompts if prompt.pairs]

@@ -99,7 +99,7 @@ def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
         rl__micro_batch_tokens=300,
     )
     with tiny64.run(tmp_path / "run", "sft") as run:
-        reader = stage.opened(config, run, 0)
+        reader = stage.open_member(config, run, 0)
         judgements = stage.load_reward_data(config, run, reader)
     work = stage.RewardLoop(
         config,
@@ -139,13 +139,13 @@ def test_the_stage(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     asked |= {"centering_coefficient": CENTER, "ensemble": {"members": 2, "by": "heads"}, "calibration_prompts": 8}
     config = tiny64.rl_config(tmp_path / "run", rl__reward=asked, rl__world={"rater": "honest"}, rl__micro_batch_tokens=300)
     seen, own = stepped(monkeypatch), []
-    real = stage.own_answers
+    real = stage.sample_answers
 
     def noted(*given: Any) -> Any:
         own.append(real(*given))
         return own[-1]
 
-    monkeypatch.setattr(stage, "own_answers", noted)
+    monkeypatch.setattr(stage, "sample_answers", noted)
     with tiny64.run(tmp_path / "run", "sft") as run:
         figures = stage.train(config, run)
         rows = run.journal.rows("reward")

@@ -241,14 +241,14 @@ def test_prompts_are_tried_on_what_scores_their_answers(tiny: Fixture, tmp_path:
 def test_judged_prompts_that_the_policy_cannot_read_set_no_unit(tiny: Fixture, tmp_path: Path) -> None:
     from sawyer.models import open_language_model
     from sawyer.stages.reward.reward_data import load_reward_data
-    from sawyer.stages.reward.reward_stage import _answerable
+    from sawyer.stages.reward.reward_stage import answerable_prompts
 
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     file = rows(tmp_path / "j.jsonl", *judged([1, 2], [2, 1]), {"prompt": turns, "chosen": "a", "rejected": "b"})
     policy = open_language_model(model_with(NO_SYSTEM, tiny.base, tmp_path / "strict"))
     config = tiny.config(tmp_path / "run", reward={"data": [file], "eval_fraction": 0})
     with tiny.run(tmp_path / "run") as run:
-        found = _answerable(load_reward_data(config, run, open_language_model(tiny.base)), policy, run)
+        found = answerable_prompts(load_reward_data(config, run, open_language_model(tiny.base)), policy, run)
         (told,) = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "warning"]
     assert len(found) == 2 and "1 of 3" in told and "j.jsonl:3" in told and "System role not supported" in told
 

@@ -28,7 +28,7 @@ from sawyer.models.fast.packing import packs_exactly
 from sawyer.records import Answer, JudgedPrompt, json_lines, prompt_of, scored_row
 from sawyer.runs import Layout, Run, read_rows
 from sawyer.stages.reward.reward_data import load_reward_data
-from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, train
+from sawyer.stages.reward.reward_stage import RewardLoop, sample_answers, train
 from sawyer.train import EncodedPrompt, batch_indices, choose_device, generator, judged_minibatches
 from sawyer.worlds import tasks
 
@@ -244,7 +244,7 @@ def test_the_sft_model_s_own_answers_have_mean_0_and_deviation_1(tiny: Fixture, 
     speaker = open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
         prompts = [group.record.prompt for group in load_reward_data(config, run, speaker).train_prompts][:30]
-    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, prompts)
+    own = sample_answers(config, choose_device("cpu", "fp32", width=16), speaker, prompts)
     assert len(own[1]) == 30
     scores = scorer(*own)
     assert statistics.fmean(scores) == pytest.approx(0.0, abs=1e-5)
@@ -272,7 +272,7 @@ def test_the_unit_is_that_of_the_answers_rl_begins_from(tiny: Fixture, tmp_path:
             temperature=temperature,
             generator=generator(0, "reward", "own", 1),
         )
-        found = own_answers(config, place, speaker, prompts)
+        found = sample_answers(config, place, speaker, prompts)
         assert found == (prompts, [speaker.prompt_encoder.decode(completion.ids) for completion in expected])
 
 
@@ -377,8 +377,8 @@ def test_prompts_that_the_sft_model_cannot_answer_set_no_unit(
     seen: list[tuple[Any, Any]] = []
     stage = import_module("sawyer.stages.reward.reward_stage")
     with tiny.run(tmp_path / "run", "sft") as run, pytest.MonkeyPatch.context() as patch:
-        real = stage.own_answers
-        patch.setattr(stage, "own_answers", lambda *of: seen.append(real(*of)) or seen[-1])
+        real = stage.sample_answers
+        patch.setattr(stage, "sample_answers", lambda *of: seen.append(real(*of)) or seen[-1])
         config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward=asked)
         if longest:
             with pytest.raises(DataError, match=r"none of the 12 training prompts of reward\.data fits the SFT model's"):

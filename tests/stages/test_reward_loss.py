@@ -170,7 +170,7 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
     prompts = [row(f"prompt {i} " * (i % 4 + 1), *((i * k * 7 + k) % 10 for k in range(2 + i % 5))) for i in range(14)]
     asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.01, "batch_size": 14}
     found = data_of(tiny, tmp_path, lines(tmp_path / "rows.jsonl", *prompts), **asked)
-    groups, aim = found.train_prompts, work_of(tiny, tmp_path, found, **asked).aim
+    groups, aim = found.train_prompts, work_of(tiny, tmp_path, found, **asked).objective
 
     def captured(count: int, size: Any = None) -> Any:
         work = work_of(tiny, tmp_path, found, **asked)
@@ -179,7 +179,9 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
         cuts = [groups[a:b] for a, b in pairwise(at)]
         parts = [part for cut in cuts for part in judged_minibatches(cut, work.pad_id, 10**6, found.normalizer)]
         assert len(parts) == count
-        work.learner.update(parts, lambda part: work.loss(part, []), sum(work.aim.count(part.judgements) for part in parts))
+        work.learner.update(
+            parts, lambda part: work.loss(part, []), sum(work.objective.count(part.judgements) for part in parts)
+        )
         return kept
 
     whole = captured(1)

@@ -30,7 +30,7 @@ from sawyer.records import prompt_of, read_answers
 from sawyer.runs import hash_folder, read_rows
 from sawyer.stages.reward.loss_choice import objective
 from sawyer.stages.reward.reward_data import load_reward_data
-from sawyer.stages.reward.reward_stage import RewardLoop, own_answers, train
+from sawyer.stages.reward.reward_stage import RewardLoop, sample_answers, train
 from sawyer.train import choose_device, judged_minibatches, load_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -114,7 +114,7 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     config, speaker = config_of(tiny, out), open_language_model(tiny.sft)
     with tiny.run(out.parent / "again") as run:
         groups = load_reward_data(config, run, speaker).train_prompts
-    own = own_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.record.prompt for g in groups][:12])
+    own = sample_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.record.prompt for g in groups][:12])
     found = scorer.detailed(*own)
     for member in range(3):
         values = [one.members[member] for one in found]

@@ -13,7 +13,7 @@ import pytest
 
 from sawyer.records import Answer, JudgedPrompt, Pair, Prompt, prompt_of
 from sawyer.stages.reward.reward_data import RewardData
-from sawyer.stages.reward.reward_trust import Remembered, examine, gold_accuracy, judge, own_judged
+from sawyer.stages.reward.reward_trust import ScoreCache, examine, gold_accuracy, reward_gates, score_own_answers
 from sawyer.stats import wilson
 from sawyer.train import EncodedPrompt
 from sawyer.trust import Figure, Probe
@@ -103,7 +103,7 @@ def test_length_correlation_is_over_all_answers() -> None:
 def test_without_held_out_prompts_the_training_prompts_are_told_as_such() -> None:
     found = examined(table(SCORES), FIRST, held_out=False)
     assert (found["eval_prompts"], found["accuracy"]) == (0, 2 / 3)
-    assert "training pairs (none was held out)" in judge({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].message
+    assert "training pairs (none was held out)" in reward_gates({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].message
 
 
 def test_accuracy_by_gap() -> None:
@@ -133,7 +133,7 @@ def test_accuracy_by_source_is_over_the_pairs_in_which_it_stands() -> None:
 
 def test_an_answer_is_scored_once() -> None:
     asked: list[str] = []
-    scorer = Remembered(lambda _, responses: asked.extend(responses) or [1.0] * len(responses))
+    scorer = ScoreCache(lambda _, responses: asked.extend(responses) or [1.0] * len(responses))
     prompt = prompt_of("p")
     assert scorer([prompt, prompt, prompt], ["a", "b", "a"]) == [1.0, 1.0, 1.0]
     assert scorer([prompt, prompt_of("q")], ["b", "b"]) == [1.0, 1.0]
@@ -164,7 +164,7 @@ def test_the_verdict_is_told() -> None:
 @pytest.mark.parametrize(("prompts", "verdict"), [(1, "warn"), (3, "warn"), (10, "warn"), (40, "ok")])
 def test_a_few_prompts_that_agree_prove_little(prompts: int, verdict: str) -> None:
     found = examined(table({"good": 1.0, "baad": 0.0}), *[group(str(i), ("good", 2.0), ("baad", 1.0)) for i in range(prompts)])
-    assert judge({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].verdict == verdict
+    assert reward_gates({**found, "loss_first": 1.0, "loss_last": 0.5}, ())[0].verdict == verdict
 
 
 def test_damaged_answers_are_told_in_all_and_by_kind() -> None:
@@ -191,7 +191,7 @@ def accuracy_of(scorer: Scorer, monkeypatch: pytest.MonkeyPatch, answers: Callab
         return list(prompts), [answers(prompts[i].text)[i % 4] for i in range(24)]
 
     config = import_module("sawyer.config").parse_config({"model": "m", "world": {"rater": "honest"}})
-    return gold_accuracy(own_judged(config, own), scorer)
+    return gold_accuracy(score_own_answers(config, own), scorer)
 
 
 def answers_to(prompt: str) -> list[str]:
@@ -265,7 +265,7 @@ def probes(shares: dict[str, tuple[float, float, float]], cases: int = 100) -> l
     ],
 )
 def test_gates(changed: dict[str, Any], gate: str, verdict: str) -> None:
-    found = {one.name: one for one in judge({**FIGURES, **changed}, probes(HARMLESS))}
+    found = {one.name: one for one in reward_gates({**FIGURES, **changed}, probes(HARMLESS))}
     assert found[gate].verdict == verdict
     assert [one.name for one in found.values() if one.verdict != "ok"] == ([] if verdict == "ok" else [gate])
 
@@ -289,12 +289,12 @@ def test_gates(changed: dict[str, Any], gate: str, verdict: str) -> None:
     ],
 )
 def test_each_damage_counts_by_its_own_interval(shares: dict[str, tuple[float, float, float]], verdict: str) -> None:
-    gate = judge(FIGURES, probes(HARMLESS | shares if shares else {}))[1]
+    gate = reward_gates(FIGURES, probes(HARMLESS | shares if shares else {}))[1]
     assert (gate.name, gate.verdict) == ("reward_rejects_damage", verdict)
 
 
 def test_the_worst_damage_is_named() -> None:
-    assert "(worst: empty, 8%, from 3% to 13%)" in judge(FIGURES, probes(HARMLESS))[1].message
+    assert "(worst: empty, 8%, from 3% to 13%)" in reward_gates(FIGURES, probes(HARMLESS))[1].message
     # What refuses is worse than what wins more often and only asks for guards.
-    both = judge(FIGURES, probes({"twice": (0.5, 0.4, 0.6), "other_prompt": (0.3, 0.22, 0.39)}))[1]
+    both = reward_gates(FIGURES, probes({"twice": (0.5, 0.4, 0.6), "other_prompt": (0.3, 0.22, 0.39)}))[1]
     assert "worst: other_prompt, 30%" in both.message and both.verdict == "fail"

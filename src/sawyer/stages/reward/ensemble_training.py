@@ -1,15 +1,16 @@
-"""An ensemble's members trained one after another as one work, and what they have in common afterwards."""
+"""An ensemble's members: trained one after another as one stage, then calibrated, combined and saved together."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sawyer.config import EnsembleSettings
 from sawyer.errors import RunError, TrainingError
@@ -30,88 +31,85 @@ def member_seed(seed: int, number: int) -> int:
 class EnsembleLoop:
     """Several trainings, each with all its steps, one after another; `begin` makes the training of a member.
 
-    A member that is trained is put by in `kept`, once: memory and checkpoints hold the one in training alone.
+    A trained member is saved into `folder`, once: memory and checkpoints hold only the one in training.
     """
 
-    def __init__(self, members: int, begin: Callable[[int], tuple[nn.Module, StageLoop]], kept: Path) -> None:
-        self.begin, self.number, self.kept = begin, 0, kept
-        self.model, self.work = begin(0)
-        self.each = self.work.steps
-        self.steps = members * self.each
+    def __init__(self, members: int, begin: Callable[[int], tuple[nn.Module, StageLoop]], folder: Path) -> None:
+        self.begin, self.number, self.folder = begin, 0, folder
+        self.model, self.loop = begin(0)
+        self.member_steps = self.loop.steps
+        self.steps = members * self.member_steps
 
     @property
     def models(self) -> list[nn.Module]:
-        """The members so far, the one in training last; the others as they were put by."""
-        return [*map(self._taken_out, range(self.number)), self.model]
+        """The members so far, the one in training last; the others as they were saved."""
+        return [*map(self._load_member, range(self.number)), self.model]
 
     @property
     def step_tokens(self) -> int:
         """As the member that is trained counts them."""
-        return self.work.step_tokens
+        return self.loop.step_tokens
 
     def step(self, index: int) -> Mapping[str, float] | None:
-        number, inside = divmod(index, self.each)
+        number, inside = divmod(index, self.member_steps)
         if number != self.number:
-            save_checkpoint(self.kept / str(self.number), {"weights": trained_weights(self.model)})
+            save_checkpoint(self.folder / str(self.number), {"weights": trained_weights(self.model)})
             self.number = number
-            self.model, self.work = self.begin(number)
-        found = self.work.step(inside)
-        return None if found is None else {**found, "member": number}
+            self.model, self.loop = self.begin(number)
+        metrics = self.loop.step(inside)
+        return None if metrics is None else {**metrics, "member": number}
 
     def state(self) -> dict[str, Any]:
-        return {"number": self.number, "work": self.work.state()}
+        return {"number": self.number, "work": self.loop.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.number = int(state["number"])
-        self.model, self.work = self.begin(self.number)
-        self.work.load(state["work"])
+        self.model, self.loop = self.begin(self.number)
+        self.loop.load(state["work"])
 
-    def _taken_out(self, number: int) -> nn.Module:
-        saved = load_checkpoint(self.kept / str(number), self.kept.parent)
+    def _load_member(self, number: int) -> nn.Module:
+        saved = load_checkpoint(self.folder / str(number), self.folder.parent)
         if saved is None:
             raise RunError(
-                f"{self.kept / str(number)} is gone: the ensemble's member {number + 1} was put by there",
+                f"{self.folder / str(number)} is gone: the ensemble's member {number + 1} was saved there",
                 expected="the members that are trained, until all of them are",
                 why="the ensemble is not whole without it",
-                todo=f"restore the folder, or delete {self.kept.parent} to train all members again",
+                todo=f"restore the folder, or delete {self.folder.parent} to train all members again",
             )
         model, _ = self.begin(number)
         restore_weights(model, saved["weights"])
         return model
 
 
-def calibrated(
-    judge: RewardModel, models: Sequence[nn.Module], asked: EnsembleSettings | None, own: tuple[Sequence[Prompt], Sequence[str]]
+def calibrate(
+    reader: RewardModel,
+    models: Sequence[nn.Module],
+    settings: EnsembleSettings | None,
+    own: tuple[Sequence[Prompt], Sequence[str]],
 ) -> RewardScorer:
     """The trained models as one scorer, each member's score with the mean 0 and the deviation 1 on the SFT model's own answers.
 
     Raises TrainingError for scores that are not finite.
     """
-    heads = asked.members if asked is not None and asked.by == "heads" else 1
+    scorer = partial(RewardScorer, prompt_encoder=reader.prompt_encoder, map_rows=distributed.map_sharded)
+    heads = settings.members if settings is not None and settings.by == "heads" else 1
     members = [Member(model=model, head=head) for model in models for head in range(heads)]
-    raw = RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, map_rows=distributed.map_sharded).raw(*own)
+    raw = scorer(members=members).raw(*own)
     if not bool(raw.isfinite().all()):
         raise TrainingError(
             "reward: after its last update the model's scores are not finite",
             expected="finite numbers",
-            why="training has destroyed its weights; nothing can be judged by them",
+            why="training has destroyed its weights",
             todo="lower reward.learning_rate, or look for extreme scores in its data",
         )
     units = [(statistics.fmean(row), statistics.pstdev(row) or 1.0) for row in raw.tolist()]
-    members = [
-        Member(model=member.model, head=member.head, shift=shift, scale=scale)
-        for member, (shift, scale) in zip(members, units, strict=True)
-    ]
-    if asked is None:
-        return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, map_rows=distributed.map_sharded)
-    apart = float(disagreement(_standardised(raw, units)).mean())
-    how = Ensemble(reward=asked.reward, penalty=asked.penalty, own_disagreement=apart)
-    return RewardScorer(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how, map_rows=distributed.map_sharded)
-
-
-def _standardised(raw: Tensor, units: Sequence[tuple[float, float]]) -> Tensor:
+    members = [replace(member, shift=shift, scale=scale) for member, (shift, scale) in zip(members, units, strict=True)]
+    if settings is None:
+        return scorer(members=members)
     shift, scale = torch.tensor(units, dtype=raw.dtype).unbind(1)
-    return (raw - shift[:, None]) / scale[:, None]
+    own_disagreement = float(disagreement((raw - shift[:, None]) / scale[:, None]).mean())
+    ensemble = Ensemble(reward=settings.reward, penalty=settings.penalty, own_disagreement=own_disagreement)
+    return scorer(members=members, ensemble=ensemble)
 
 
 def as_trained(scorer: RewardScorer) -> Scorer:
@@ -127,21 +125,18 @@ def as_trained(scorer: RewardScorer) -> Scorer:
 
 
 def save_members(
-    folder: Path, judge: RewardModel, scorer: RewardScorer, asked: EnsembleSettings | None, extra: Mapping[str, Any]
+    folder: Path, reader: RewardModel, scorer: RewardScorer, settings: EnsembleSettings | None, extra: Mapping[str, Any]
 ) -> None:
     """The first member into `folder`, the other seeds' models beside it, each a model folder that loads by itself."""
     units = [(member.shift, member.scale) for member in scorer.members]
-
-    def told(number: int) -> dict[str, Any]:
-        return {"reward_shift": units[number][0], "reward_scale": units[number][1], **extra}
-
-    if asked is None:
-        save_model(folder, judge.model, judge.tokenizer, told(0))
+    extras = [{"reward_shift": shift, "reward_scale": scale, **extra} for shift, scale in units]
+    if settings is None:
+        save_model(folder, reader.model, reader.tokenizer, extras[0])
         return
-    heads = asked.members if asked.by == "heads" else 1
-    ensemble = {"members": asked.members, "by": asked.by, "heads": heads, "units": units, **asdict(scorer.ensemble)}
-    save_model(folder, scorer.model, judge.tokenizer, {**told(0), "ensemble": ensemble})
-    if asked.by == "seeds":
+    heads = settings.members if settings.by == "heads" else 1
+    ensemble = {"members": settings.members, "by": settings.by, "heads": heads, "units": units, **asdict(scorer.ensemble)}
+    save_model(folder, scorer.model, reader.tokenizer, {**extras[0], "ensemble": ensemble})
+    if settings.by == "seeds":
         for number, member in enumerate(scorer.members[1:], 1):
             member_folder(folder, number).mkdir()
-            save_model(member_folder(folder, number), member.model, judge.tokenizer, told(number))
+            save_model(member_folder(folder, number), member.model, reader.tokenizer, extras[number])

@@ -1,4 +1,4 @@
-"""Train the reward model on groups of judged answers; set its zero and unit; check it."""
+"""Train the reward model on judged prompts; set its zero and unit; examine it."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sawyer.models import (
 )
 from sawyer.records import Prompt, named
 from sawyer.runs import Run, write_json
-from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrated, member_seed, save_members
+from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrate, member_seed, save_members
 from sawyer.stages.reward.loss_choice import checked_loss, objective
 from sawyer.stages.reward.reward_data import STAGE, RewardData, deduplicate, load_reward_data
-from sawyer.stages.reward.reward_trust import examine, gold_accuracy, judge, own_judged
+from sawyer.stages.reward.reward_trust import examine, gold_accuracy, reward_gates, score_own_answers
 from sawyer.text import find_unrenderable
 from sawyer.train import (
     NO_NORMALIZER,
@@ -54,80 +54,81 @@ from sawyer.trust import as_json, decide_verdict
 
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
-    asked = required_section(config.reward, "reward")
+    settings = required_section(config.reward, "reward")
     run.layout.trust.unlink(missing_ok=True)  # an earlier model's
-    speaker = opened_policy(config, run)
-    reader = opened(config, run, 0)
-    place = choose_device(config.device, config.precision, width=reader.width)
-    checked_loss(asked.loss)
-    opened_models = {"the reward model": reader.model} | ({} if speaker is None else {"the SFT model": speaker.model})
-    record_fast_paths(run, STAGE, opened_models)
-    data = deduplicate(config, run, speaker or reader, place, load_reward_data(config, run, reader))
-    asked_first = _answerable(data, speaker, run)[: asked.calibration_prompts] if speaker is not None else []
-    frozen = freeze(reader.model, asked.freeze, setting="reward.freeze") if asked.freeze else None
-
-    def begin(number: int) -> tuple[nn.Module, RewardLoop]:
-        model = reader.model if number == 0 else opened(config, run, number).model
-        if asked.freeze:
-            freeze(model, asked.freeze, setting="reward.freeze")
-        model.to(place.device)
-        seeded = config.model_copy(update={"seed": member_seed(config.seed, number)})
-        return model, RewardLoop(seeded, place, model, reader.prompt_encoder.pad_id, data.train_prompts, data.normalizer)
-
-    ensemble = asked.ensemble
-    work: EnsembleLoop | RewardLoop
-    if ensemble is not None and ensemble.by == "seeds":
-        work = EnsembleLoop(ensemble.members, begin, run.layout.members(STAGE))
-    else:
-        _, work = begin(0)
-    plan = _plan(config, data, work.steps, place, reader, frozen)
+    policy, reader = open_policy(config, run), open_member(config, run, 0)
+    placement = choose_device(config.device, config.precision, width=reader.width)
+    checked_loss(settings.loss)
+    models = {"the reward model": reader.model} | ({} if policy is None else {"the SFT model": policy.model})
+    record_fast_paths(run, STAGE, models)
+    data = deduplicate(config, run, policy or reader, placement, load_reward_data(config, run, reader))
+    prompts = answerable_prompts(data, policy, run)[: settings.calibration_prompts] if policy is not None else []
+    frozen = freeze(reader.model, settings.freeze, setting="reward.freeze") if settings.freeze else None
+    loop = _begin(config, run, reader, placement, data)
+    plan = _plan(config, data, loop.steps, placement, reader, frozen)
     run.journal.event(STAGE, "plan", message=plan, unread=dict(data.unread))
-    steps = run_steps(run, STAGE, work, save_every_seconds=config.save_every_seconds)
+    steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
-    if speaker is not None:
-        speaker.model.to(place.device)
-        own = own_answers(config, place, speaker, asked_first)
+    if policy is not None:
+        policy.model.to(placement.device)
+        answers = sample_answers(config, placement, policy, prompts)
     else:
-        own = filed_answers(data, asked.calibration_prompts)
+        answers = file_answers(data, settings.calibration_prompts)
         run.journal.event(STAGE, "left_out", message=left_out(config, STAGE))
-    scorer = calibrated(reader, work.models, ensemble, own)
-    extra = {"reward_shift": scorer.shift, "reward_scale": scorer.scale}
-    unit = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale, "loss": asked.loss}
-    write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, ensemble, unit))
-    if scorer.ensemble.own_disagreement is not None:
-        extra["own_disagreement"] = scorer.ensemble.own_disagreement
-
+    scorer = calibrate(reader, loop.models, settings.ensemble, answers)
+    extra = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale, "loss": settings.loss}
+    write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, settings.ensemble, extra))
     stop_if_asked(run, STAGE)
-    raw, known = as_trained(scorer), config.world is not None
-    true = own_judged(config, partial(own_answers, config, place, speaker)) if known and speaker is not None else ()
-    found, figures = examine(raw, data, asked.loss, by=asked.normalize_by, seed=config.seed, world=known, own=true)
-    figures |= gold_accuracy(true, raw) if true else {}
-    verdict = decide_verdict(found)
-    distributed.on_rank_zero(lambda: write_json(run.layout.trust, as_json(found, verdict)))
-    figures |= {**losses_of(run, STAGE), **extra}
+
+    raw, world = as_trained(scorer), config.world is not None
+    own = score_own_answers(config, partial(sample_answers, config, placement, policy)) if world and policy is not None else ()
+    report, figures = examine(raw, data, settings.loss, by=settings.normalize_by, seed=config.seed, world=world, own=own)
+    figures |= gold_accuracy(own, raw) if own else {}
+    figures |= {**losses_of(run, STAGE), "reward_shift": scorer.shift, "reward_scale": scorer.scale}
+    if scorer.ensemble.own_disagreement is not None:
+        figures["own_disagreement"] = scorer.ensemble.own_disagreement
+    verdict = decide_verdict(report)
+    distributed.on_rank_zero(lambda: write_json(run.layout.trust, as_json(report, verdict)))
     run.journal.metrics(STAGE, steps, {name: value for name, value in figures.items() if isinstance(value, float)})
     run.journal.event(STAGE, "verdict", message=verdict.words)
-    for gate in judge(figures, found.probes):
+    for gate in reward_gates(figures, report.probes):
         run.journal.gate(gate)
     return figures
 
 
-def opened_policy(config: Config, run: Run) -> LanguageModel | None:
+def open_policy(config: Config, run: Run) -> LanguageModel | None:
     """The model whose answers RL begins from, which set the reward's zero and unit; None: a reward model is trained alone."""
     start = start_of(config, "rl") if config.has_policy else None
     return None if start is None else open_language_model(start.path(run.layout.model), start.template)
 
 
-def opened(config: Config, run: Run, number: int) -> RewardModel:
+def open_member(config: Config, run: Run, number: int) -> RewardModel:
     """The network of an ensemble's member `number`, before training: new heads on the trunk that the config names, else on the
     SFT model's, else on the run's own model's."""
-    reward = required_section(config.reward, "reward")
-    heads = reward.ensemble.members if reward.ensemble is not None and reward.ensemble.by == "heads" else 1
+    ensemble = required_section(config.reward, "reward").ensemble
+    heads = ensemble.members if ensemble is not None and ensemble.by == "heads" else 1
     start, seed = start_of(config, STAGE), member_seed(config.seed, number)
     assert start is not None
     source = start.path(run.layout.model)
     return new_reward_model(source, seed=seed, heads=heads, template=start.template, fallback=config.template, lora=config.lora)
+
+
+def _begin(config: Config, run: Run, reader: RewardModel, placement: Placement, data: RewardData) -> EnsembleLoop | RewardLoop:
+    """The training of the one model, or of an ensemble's members one after another."""
+    settings = required_section(config.reward, "reward")
+
+    def begin_member(number: int) -> tuple[nn.Module, RewardLoop]:
+        model = reader.model if number == 0 else open_member(config, run, number).model
+        if settings.freeze:
+            freeze(model, settings.freeze, setting="reward.freeze")
+        model.to(placement.device)
+        of_member = config.model_copy(update={"seed": member_seed(config.seed, number)})
+        return model, RewardLoop(of_member, placement, model, reader.prompt_encoder.pad_id, data.train_prompts, data.normalizer)
+
+    if settings.ensemble is not None and settings.ensemble.by == "seeds":
+        return EnsembleLoop(settings.ensemble.members, begin_member, run.layout.members(STAGE))
+    return begin_member(0)[1]
 
 
 class RewardLoop:
@@ -136,16 +137,16 @@ class RewardLoop:
     def __init__(
         self,
         config: Config,
-        place: Placement,
+        placement: Placement,
         model: nn.Module,
         pad_id: int,
         prompts: Sequence[EncodedPrompt],
         normalizer: ScoreNormalizer = NO_NORMALIZER,
     ) -> None:
         reward = required_section(config.reward, "reward")
-        self.config, self.asked, self.place, self.model = config, reward, place, model
+        self.config, self.settings, self.placement, self.model = config, reward, placement, model
         self.pad_id, self.prompts, self.normalizer = pad_id, prompts, normalizer
-        self.aim = objective(reward)
+        self.objective = objective(reward)
         self.step_tokens = 0
         self.total = max(1, round(reward.epochs * len(prompts)))
         self.steps = math.ceil(self.total / reward.batch_size)
@@ -154,7 +155,7 @@ class RewardLoop:
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(
-            len(self.prompts), self.asked.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
+            len(self.prompts), self.settings.batch_size, index, total=self.total, seed=self.config.seed, stage=STAGE
         )
         prompts = [self.prompts[i] for i in chosen]
         pairs = sum(len(prompt.pairs) for prompt in prompts)
@@ -167,7 +168,7 @@ class RewardLoop:
             normalizer=self.normalizer,
         )
         batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, split)
-        (count,) = distributed.all_reduce_sum(sum(self.aim.count(part.judgements) for part in batch.parts))
+        (count,) = distributed.all_reduce_sum(sum(self.objective.count(part.judgements) for part in batch.parts))
         update = self.learner.update(
             batch, lambda part: self.loss(part, right), count, idle_loss=lambda part: self.loss(part, [])
         )
@@ -182,12 +183,12 @@ class RewardLoop:
     def loss(self, part: JudgedMinibatch, right: list[float]) -> Tensor:
         """The weighted sum of the part's losses, averaged over the model's heads; the number of pairs that the heads' mean
         ranks rightly is appended to `right`."""
-        part = part.to(self.place.device)
-        with self.place.autocast():
+        part = part.to(self.placement.device)
+        with self.placement.autocast():
             heads = sequence_logits(self.model, part.batch).float()  # (N, H)
-        judged, scores = part.judgements, heads.detach().mean(1)
-        right.append(float((scores[judged.better] > scores[judged.worse]).sum()))
-        return torch.stack([self.aim.total(head, judged) for head in heads.unbind(1)]).mean()
+        judgements, scores = part.judgements, heads.detach().mean(1)
+        right.append(float((scores[judgements.better] > scores[judgements.worse]).sum()))
+        return torch.stack([self.objective.total(head, judgements) for head in heads.unbind(1)]).mean()
 
     @property
     def models(self) -> list[nn.Module]:
@@ -201,71 +202,72 @@ class RewardLoop:
         self.learner.load(state)
 
 
-def _answerable(data: RewardData, speaker: LanguageModel, run: Run) -> list[Prompt]:
+def answerable_prompts(data: RewardData, policy: LanguageModel, run: Run) -> list[Prompt]:
     """The training prompts that the SFT model can read and has room to answer; its answers set the reward's zero and unit.
 
     Another network may read more than the SFT model does, and by another template. Raises DataError where no prompt is left.
     """
     prompts = [prompt.record.prompt for prompt in data.train_prompts]
-    if refused := find_unrenderable(speaker.prompt_encoder, prompts, by="the model that answers"):
-        places = {problem.where for problem in refused}
-        message = f"{len(refused):,} of {len(prompts):,} training prompts cannot be asked ({named(sorted(places))}): "
-        message += f"{refused[0].message}: the reward's zero and unit are set without them"
-        run.journal.event(STAGE, "warning", message=message)
-        prompts = [prompt for prompt in prompts if str(prompt.where) not in places]
-    fitting = [prompt for prompt in prompts if speaker.prompt_encoder.fits(prompt)]
-    context = speaker.prompt_encoder.context
-    if not fitting:
+    count, context, without = len(prompts), policy.prompt_encoder.context, "the reward's zero and unit are set without them"
+    if problems := find_unrenderable(policy.prompt_encoder, prompts, by="the model that answers"):
+        where = {problem.where for problem in problems}
+        message = f"{len(problems):,} of {count:,} training prompts cannot be asked ({named(sorted(where))}): "
+        run.journal.event(STAGE, "warning", message=f"{message}{problems[0].message}: {without}")
+        prompts = [prompt for prompt in prompts if str(prompt.where) not in where]
+    with_room = [prompt for prompt in prompts if policy.prompt_encoder.fits(prompt)]
+    if not with_room:
         raise DataError(
-            f"none of the {len(data.train_prompts):,} training prompts of reward.data fits the SFT model's {context:,} tokens",
+            f"none of the {count:,} training prompts of reward.data fits the SFT model's {context:,} tokens",
             expected="prompts that it can answer",
             why="its answers set the reward's zero and unit, and RL is trained on them",
             todo="give shorter prompts, or an SFT model that reads more",
         )
-    if long := len(prompts) - len(fitting):
+    if long := len(prompts) - len(with_room):
         message = f"{long:,} of {len(prompts):,} training prompts leave the SFT model no room for an answer in its {context:,} "
-        run.journal.event(STAGE, "warning", message=f"{message}tokens: the reward's zero and unit are set without them")
-    return fitting
+        run.journal.event(STAGE, "warning", message=f"{message}tokens: {without}")
+    return with_room
 
 
-def own_answers(
-    config: Config, place: Placement, speaker: LanguageModel, prompts: Sequence[Prompt]
+def sample_answers(
+    config: Config, placement: Placement, policy: LanguageModel, prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], list[str]]:
-    """(prompts, responses): plain samples of the SFT model, the answers that RL begins from: at its temperature and length."""
+    """(prompts, responses): samples of the SFT model at RL's temperature and length, as RL begins from them."""
     most, temperature = (config.rl.max_new_tokens, config.rl.temperature) if config.rl else (128, 1.0)
-    with place.autocast():
+    with placement.autocast():
         completions = sample(
-            speaker.model,
-            [speaker.prompt_encoder.prompt(prompt) for prompt in prompts],
-            prompt_encoder=speaker.prompt_encoder,
+            policy.model,
+            [policy.prompt_encoder.prompt(prompt) for prompt in prompts],
+            prompt_encoder=policy.prompt_encoder,
             max_new_tokens=most,
             temperature=temperature,
             generator=generator(config.seed, STAGE, "own", 1),
             map_rows=distributed.map_sharded,
         )
-    return list(prompts), [speaker.prompt_encoder.decode(completion.ids) for completion in completions]
+    return list(prompts), [policy.prompt_encoder.decode(completion.ids) for completion in completions]
 
 
-def filed_answers(data: RewardData, most: int) -> tuple[list[Prompt], list[str]]:
-    """(prompts, responses): the judged answers to the first `most` training prompts, where no model of the run answers."""
-    judged = [prompt.record for prompt in data.train_prompts[:most]]
-    return [one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses]
+def file_answers(data: RewardData, most: int) -> tuple[list[Prompt], list[str]]:
+    """(prompts, responses): the files' answers to the first `most` training prompts, where no model of the run answers."""
+    records = [prompt.record for prompt in data.train_prompts[:most]]
+    return [one.prompt for one in records for _ in one.answers], [text for one in records for text in one.responses]
 
 
 def _plan(
-    config: Config, data: RewardData, steps: int, place: Placement, reader: RewardModel, frozen: FrozenLayers | None
+    config: Config, data: RewardData, steps: int, placement: Placement, reader: RewardModel, frozen: FrozenLayers | None
 ) -> str:
     reward = required_section(config.reward, "reward")
     answers = sum(len(prompt.rows) for prompt in data.train_prompts)
     pairs = sum(len(prompt.pairs) for prompt in data.train_prompts)
-    told = [
+    parts = [
         f"{len(data.train_prompts):,} prompts with {answers:,} answers and {pairs:,} pairs "
-        f"({data.format}), {len(data.eval_prompts):,} prompts held out, {steps:,} steps, {place.reason}"
+        f"({data.format}), {len(data.eval_prompts):,} prompts held out, {steps:,} steps, {placement.reason}"
     ]
     if config.sft is None or reward.model is not None:
         source = reward.model or config.model or "the base model"
-        told.append(f"{source} reads {reader.reads}, {reader.parameters / 1e6:.1f} M parameters")
+        parts.append(f"{source} reads {reader.reads}, {reader.parameters / 1e6:.1f} M parameters")
     if reward.ensemble is not None:
         members = "models, one after another" if reward.ensemble.by == "seeds" else "heads of one trunk"
-        told.append(f"an ensemble of {reward.ensemble.members} {members}")
-    return "; ".join(told + ([frozen.told] if frozen is not None else [])) + lora_summary(reader.model) + data.remarks
+        parts.append(f"an ensemble of {reward.ensemble.members} {members}")
+    if frozen is not None:
+        parts.append(frozen.told)
+    return "; ".join(parts) + lora_summary(reader.model) + data.remarks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,7 +17,7 @@ from sawyer.stages.reward.loss_choice import open_loss
 from sawyer.stages.reward.reward_data import STAGE, RewardData
 from sawyer.stats import correlation, wilson
 from sawyer.train import judged_batch, learned_gate
-from sawyer.trust import GUARD_WIN_RATE, Figure, Probe, Trust, decide_verdict, level, trust
+from sawyer.trust import GUARD_WIN_RATE, Gap, Probe, SourceAccuracy, Trust, decide_verdict, level, trust
 from sawyer.worlds import find_task, gold, tasks
 
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: lab/learning.md#reward-model
@@ -35,70 +35,76 @@ def examine(
     world: bool = False,
     own: Sequence[JudgedPrompt] = (),
 ) -> tuple[Trust, dict[str, Any]]:
-    """The trust report on the held-out prompts (on the training prompts where none was held out: `eval_prompts` is 0
-    then), and its flat figures.
+    """The trust report on the evaluation prompts (without any, on the training prompts: `eval_prompts` is 0 then), and its flat
+    figures.
 
     `scorer` gives the scores as they were trained, before shift and scale: loss and calibration depend on their unit. `world`
     says that the prompts may be the built-in world's, whose gold is known; `own` are the SFT model's own answers with it.
     """
     records = [prompt.record for prompt in data.examined_prompts]
-    scorer = Remembered(scorer)
-    known = world and all(in_world(record.prompt) for record in records)
-    found = trust(
+    scorer = ScoreCache(scorer)
+    report = trust(
         scorer,
         records,
         loss=loss,
-        truth=_truth if known else None,
+        truth=_gold if world and all(in_world(record.prompt) for record in records) else None,
         own=own,
         held_out=bool(data.eval_prompts),
         seed=seed,
     )
-    return found, flat(found, data) | {"eval_loss": eval_loss(scorer, data, loss, by)}
+    return report, summary_figures(report, data) | {"eval_loss": eval_loss(scorer, data, loss, by)}
 
 
-def flat(found: Trust, data: RewardData) -> dict[str, Any]:
-    """The figures under the names that summary.json and the gates know; calibration is of sigmoid(D), whatever the loss."""
-    side = found.everything
-    plain = side.calibration[-1].error.value if side.calibration else 0.0
+def summary_figures(report: Trust, data: RewardData) -> dict[str, Any]:
+    """The figures under the names that summary.json and the gates know; `ece` is of sigmoid(D), whatever the loss."""
+    side, damage = report.everything, report.corrupted_win_rate
+
+    def by_name(groups: Sequence[Gap | SourceAccuracy]) -> dict[str, dict[str, float]]:
+        accuracies = {group.name: group.accuracy for group in groups}
+        return {name: {"value": a.value, "low": a.low, "high": a.high, "pairs": a.cases} for name, a in accuracies.items()}
+
     figures = {
         "eval_prompts": len(data.eval_prompts),
         "accuracy": side.accuracy.value,
         "accuracy_low": side.accuracy.low,
         "accuracy_high": side.accuracy.high,
-        "accuracy_by_gap": {gap.name: _cell(gap.accuracy) for gap in side.by_gap},
-        "accuracy_by_source": {source.name: _cell(source.accuracy) for source in side.by_source},
+        "accuracy_by_gap": by_name(side.by_gap),
+        "accuracy_by_source": by_name(side.by_source),
         "baseline_longer": side.longer_wins.value,
         "baseline_high": side.best_rule_high,
-        "ece": plain,
+        "ece": side.calibration[-1].error.value if side.calibration else 0.0,
         "length_correlation": side.length.all.value,
-        "corrupted_win_rate": found.corrupted_win_rate.value if found.corrupted_win_rate.cases else 0.0,
-        "probes": {probe.name: probe.wins.value for probe in found.probes if probe.wins.cases},
-        "verdict": decide_verdict(found).kind,
+        "corrupted_win_rate": damage.value if damage.cases else 0.0,
+        "probes": {probe.name: probe.wins.value for probe in report.probes if probe.wins.cases},
+        "verdict": decide_verdict(report).kind,
     }
-    return figures | ({"accuracy_ceiling": found.ceiling.accuracy.value} if found.ceiling is not None else {})
+    return figures | ({"accuracy_ceiling": report.ceiling.accuracy.value} if report.ceiling is not None else {})
 
 
 def eval_loss(scorer: Scorer, data: RewardData, loss: str, by: str) -> float:
-    """The loss of what is examined, weighed as in training, without what `reward.centering_coefficient` adds."""
-    judged = [prompt.record for prompt in data.examined_prompts]
-    rewards = scorer([one.prompt for one in judged for _ in one.answers], [text for one in judged for text in one.responses])
+    """The loss of the examined prompts, weighed as in training, without what `reward.centering_coefficient` adds."""
     objective, batch = Objective(loss=open_loss(loss), weigh=WEIGHTS[by]), judged_batch(data.examined_prompts, data.normalizer)
-    return float(objective.total(torch.tensor(rewards), batch)) / objective.count(batch)
+    rewards = torch.tensor(_rewards(scorer, [prompt.record for prompt in data.examined_prompts]))
+    return float(objective.total(rewards, batch)) / objective.count(batch)
 
 
-def own_judged(
-    config: Config, own_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]]
+def _rewards(scorer: Scorer, records: Sequence[JudgedPrompt]) -> list[float]:
+    """The rewards of all answers, in order."""
+    return scorer([one.prompt for one in records for _ in one.answers], [text for one in records for text in one.responses])
+
+
+def score_own_answers(
+    config: Config, sample_answers: Callable[[Sequence[Prompt]], tuple[list[Prompt], list[str]]]
 ) -> tuple[JudgedPrompt, ...]:
     """The policy's own answers to the world's held-out prompts, with their gold as score."""
     prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
-    asked, responses = own_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
+    repeated, responses = sample_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
     answers = [
-        Answer(response=text, score=gold(prompt.text, text).score, source="sft")
-        for prompt, text in zip(asked, responses, strict=True)
+        Answer(response=text, score=_gold(prompt, text), source="sft") for prompt, text in zip(repeated, responses, strict=True)
     ]
     return tuple(
-        JudgedPrompt(prompt=asked[at], answers=tuple(answers[at : at + WORLD_ANSWERS]))
-        for at in range(0, len(asked), WORLD_ANSWERS)
+        JudgedPrompt(prompt=repeated[i], answers=tuple(answers[i : i + WORLD_ANSWERS]))
+        for i in range(0, len(repeated), WORLD_ANSWERS)
     )
 
 
@@ -107,36 +113,28 @@ def gold_accuracy(own: Sequence[JudgedPrompt], scorer: Scorer) -> dict[str, Any]
 
     Counted are pairs of one prompt whose gold differs by `GOLD_GAP` or more. The interval is Wilson's.
     """
-    golds = [[float(answer.score or 0.0) for answer in record.answers] for record in own]
-    flat_rewards = scorer(
-        [record.prompt for record in own for _ in record.answers], [a.response for record in own for a in record.answers]
-    )
-    rewards, at = [], 0
-    for row in golds:
-        rewards.append(flat_rewards[at : at + len(row)])
-        at += len(row)
-    right = tried = 0
-    for true, found in zip(golds, rewards, strict=True):
-        for i in range(len(true)):
-            for j in range(i):
-                if abs(true[i] - true[j]) >= GOLD_GAP:
-                    tried += 1
-                    right += (true[i] - true[j]) * (found[i] - found[j]) > 0  # equal rewards prefer neither
-    interval = wilson(right, tried)
+    rewards = _rewards(scorer, own)
+    right = total = start = 0
+    for record in own:
+        clear = [pair for pair in record.pairs().decided if pair.difference >= GOLD_GAP]
+        total += len(clear)
+        right += sum(rewards[start + pair.better] > rewards[start + pair.worse] for pair in clear)  # equal: neither preferred
+        start += len(record.answers)
+    interval = wilson(right, total)
     return {
         "gold_accuracy": interval.value,
         "gold_accuracy_low": interval.low,
-        "gold_pairs": tried,
-        "gold_correlation": correlation(flat_rewards, [score for row in golds for score in row]),
+        "gold_pairs": total,
+        "gold_correlation": correlation(rewards, [score for record in own for score in record.scores]),
     }
 
 
-class Remembered:
+class ScoreCache:
     """A scorer that asks the one behind it once for each answer: loss, figures and probes meet the same ones again."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self.known: dict[tuple[Prompt, str], float] = {}
+        self.scores: dict[tuple[Prompt, str], float] = {}
 
     @property
     def cut(self) -> int:
@@ -144,12 +142,12 @@ class Remembered:
         return int(getattr(self.scorer, "cut", 0))
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        asked = list(zip(prompts, responses, strict=True))
-        new = [case for case in dict.fromkeys(asked) if case not in self.known]
+        cases = list(zip(prompts, responses, strict=True))
+        new = [case for case in dict.fromkeys(cases) if case not in self.scores]
         if new:
             scores = self.scorer([prompt for prompt, _ in new], [response for _, response in new])
-            self.known.update(zip(new, scores, strict=True))
-        return [self.known[case] for case in asked]
+            self.scores.update(zip(new, scores, strict=True))
+        return [self.scores[case] for case in cases]
 
 
 def in_world(prompt: Prompt) -> bool:
@@ -161,18 +159,13 @@ def in_world(prompt: Prompt) -> bool:
     return True
 
 
-def _truth(prompt: Prompt, response: str) -> float:
+def _gold(prompt: Prompt, response: str) -> float:
     return gold(prompt.text, response).score
 
 
-def _cell(figure: Figure) -> dict[str, float]:
-    return {"value": figure.value, "low": figure.low, "high": figure.high, "pairs": figure.cases}
-
-
-def judge(figures: Mapping[str, Any], probes: Sequence[Probe]) -> list[Gate]:
-    """The gates of the reward model (method section 3). Damage is judged by the probe that comes off worst."""
-    low, bar = figures["accuracy_low"], figures["baseline_high"]
-    longer = figures["baseline_longer"]
+def reward_gates(figures: Mapping[str, Any], probes: Sequence[Probe]) -> list[Gate]:
+    """Is the reward model better than simple rules, does it reject damage, has it learned, does it know gold?"""
+    low, bar, longer = figures["accuracy_low"], figures["baseline_high"], figures["baseline_longer"]
     beats = figures["accuracy"] > max(longer, 1 - longer)
     where = "held-out pairs" if figures["eval_prompts"] else "training pairs (none was held out)"
     gates = [
@@ -190,41 +183,43 @@ def judge(figures: Mapping[str, Any], probes: Sequence[Probe]) -> list[Gate]:
         learned_gate(STAGE, figures),
     ]
     if "gold_accuracy" in figures:
-        gates.append(_gold_gate(figures))
+        share = figures["gold_accuracy"]
+        gates.append(
+            Gate(
+                stage=STAGE,
+                name="reward_knows_gold",
+                verdict="ok" if share >= KNOWS_GOLD else "warn" if figures["gold_accuracy_low"] > 0.5 else "fail",
+                value=share,
+                threshold=KNOWS_GOLD,
+                message=f"{share:.1%} of {figures['gold_pairs']:,} pairs of the SFT model's own answers that differ clearly in "
+                "gold are ranked rightly",
+                advice="RL learns what is ranked wrongly: have more of the SFT model's own answers judged, and watch greedy "
+                "answers",
+            )
+        )
     return gates
 
 
 def _damage_gate(figures: Mapping[str, Any], probes: Sequence[Probe]) -> Gate:
-    order = {"ok": 0, "guard": 1, "refuse": 2}
-    tried = [probe for probe in probes if probe.wins.cases]
-    worst = max(tried, key=lambda probe: (order[level(probe)], probe.wins.value), default=None)
-    found = "ok" if worst is None else level(worst)
-    told = f"damaged answers beat the whole ones {figures['corrupted_win_rate']:.1%} of the time"
+    """Damage is judged by the probe that comes off worst."""
+    verdicts: dict[str, Literal["ok", "warn", "fail"]] = {"ok": "ok", "guard": "warn", "refuse": "fail"}
+    order = list(verdicts)
+    worst = max(
+        (probe for probe in probes if probe.wins.cases),
+        key=lambda probe: (order.index(level(probe)), probe.wins.value),
+        default=None,
+    )
+    message = f"damaged answers beat the whole ones {figures['corrupted_win_rate']:.1%} of the time"
     if worst is not None:
-        told += f" (worst: {worst.name}, {worst.wins.value:.0%}, from {worst.wins.low:.0%} to {worst.wins.high:.0%})"
+        message += f" (worst: {worst.name}, {worst.wins.value:.0%}, from {worst.wins.low:.0%} to {worst.wins.high:.0%})"
     if unseen := sum(probe.unseen for probe in probes):
-        told += f"; {unseen:,} more scored the same as the whole ones, to rounding"
+        message += f"; {unseen:,} more scored the same as the whole ones, to rounding"
     return Gate(
         stage=STAGE,
         name="reward_rejects_damage",
-        verdict={"ok": "ok", "guard": "warn", "refuse": "fail"}[found],  # type: ignore[arg-type]
+        verdict="ok" if worst is None else verdicts[level(worst)],
         value=worst.wins.value if worst is not None else 0.0,
         threshold=GUARD_WIN_RATE,
-        message=told,
+        message=message,
         advice="add judged answers of that kind; the policy will find this weakness",
-    )
-
-
-def _gold_gate(figures: Mapping[str, Any]) -> Gate:
-    """Where the truth is known: on the SFT model's own answers, which RL will see, better must be told from worse."""
-    share, low = figures["gold_accuracy"], figures["gold_accuracy_low"]
-    return Gate(
-        stage=STAGE,
-        name="reward_knows_gold",
-        verdict="ok" if share >= KNOWS_GOLD else "warn" if low > 0.5 else "fail",
-        value=share,
-        threshold=KNOWS_GOLD,
-        message=f"{share:.1%} of {figures['gold_pairs']:,} pairs of the SFT model's own answers that differ clearly in gold "
-        "are ranked rightly",
-        advice="RL learns what is ranked wrongly: have more of the SFT model's own answers judged, and watch greedy answers",
     )
