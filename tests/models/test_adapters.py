@@ -145,6 +145,7 @@ def test_targets(make: Make) -> None:
     assert "c_attn, c_fc, c_proj" in str(found.value)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("way", ["packed", "padded"])
 def test_fast_paths_go_through_the_adapters(make: Make, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     """Rows end to end, trunk and head apart, and the cache of sampling give what the network gives of each row alone."""

@@ -15,6 +15,8 @@ from sawyer.models import FastPath, fast_path, policy_logprobs, sample
 from sawyer.models.fast import prepacked_linear
 from sawyer.text import Row, pad_right
 
+pytestmark = pytest.mark.fast_path
+
 SIZES: dict[str, Any] = {
     "vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 2, "eos_token_id": 3,

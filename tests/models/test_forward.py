@@ -171,6 +171,7 @@ def test_nothing_trained_and_a_first_token_trained(speaker: Speakers) -> None:
         policy_logprobs(model, pad_right([row([50, 0], [1, 1])], 1))
 
 
+@pytest.mark.fast_path
 def test_projections_too_have_sizes_that_come_again(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine trained tokens: in bf16 sixteen rows are projected, in fp32 nine."""
     model, batch = speaker("gpt2").model, pad_right(ROWS, 1)

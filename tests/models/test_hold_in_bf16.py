@@ -31,6 +31,7 @@ def size(model: Any) -> int:
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("name", ["gpt2", "tied", "llama", "neox", "phi", "opt"])
 def test_the_same_numbers_in_less_memory(speaker: Speakers, name: str) -> None:
     model = speaker(name).model
@@ -45,6 +46,7 @@ def test_the_same_numbers_in_less_memory(speaker: Speakers, name: str) -> None:
     assert not torch.equal(said(rounded), before)
 
 
+@pytest.mark.fast_path
 def test_a_reward_model_too(speaker: Speakers) -> None:
     from transformers import GPT2ForSequenceClassification
 

@@ -241,6 +241,7 @@ def test_how_many_are_compared() -> None:
     assert all(LEFT_OUT.values())
 
 
+@pytest.mark.fast_path
 def test_what_is_read_from_the_config_and_not_tried() -> None:
     """A window that lives in the mask alone: three short rows see nothing of it, and packed rows would be wrong."""
     model: Any = built(hf.AutoModelForCausalLM, tiny("doge"))

@@ -71,6 +71,7 @@ def test_a_row_does_not_see_its_neighbours(speaker: Speakers, way: str) -> None:
     assert not torch.allclose(found[6:], real_states(trunk, joined)[6:], atol=1e-1)
 
 
+@pytest.mark.fast_path
 def test_sizes_come_again_where_each_new_one_costs(speaker: Speakers, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 multiples of 8 here, filled up by what nobody sees: states and gradients are as without; none are in fp32."""
     trunk, sizes = trunk_of(speaker("gpt2").model), []
@@ -96,6 +97,7 @@ def test_sizes_come_again_where_each_new_one_costs(speaker: Speakers, way: str, 
         assert torch.allclose(mine, theirs, atol=0.02 * float(theirs.abs().max()))
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize(
     ("name", "can"), [("gpt2", True), ("llama", True), ("opt", True), ("phi", True), ("gemma2", False), ("neo", False)]
 )
@@ -148,6 +150,7 @@ def shared(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     return str(request.param)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize(("name", "close"), [("gpt2", 1e-10), ("opt", 1e-10), ("llama", 1e-5)])
 def test_answers_that_share_their_prompt_are_what_each_is_alone(
     speaker: Speakers, shared: str, name: str, close: float

@@ -18,6 +18,8 @@ from sawyer.models import open_language_model
 from sawyer.models.fast import cpu_features, prepacked_linear
 from sawyer.models.fast.prepacked_linear import MIN_PASSES, freeze_for_inference, prepacked
 
+pytestmark = pytest.mark.fast_path
+
 Speakers = Callable[[str], Any]
 IDS = torch.tensor([[50, 60, 70, 80], [51, 61, 71, 81]])
 

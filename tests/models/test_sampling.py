@@ -135,6 +135,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(speaker: Speakers) -> None:
 A_ROW = 4 * ((2 * 2 + 12) * 16 * 32 + 3 * 288)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize(
     ("rows", "held", "parts"), [(4, 0, [4, 4, 4, 4, 2]), (4, 7 * A_ROW, [7, 7, 4]), (8, 7 * A_ROW, [8, 8, 2])]
 )
@@ -154,6 +155,7 @@ def test_many_rows_are_sampled_in_parts(
     assert seen == parts
 
 
+@pytest.mark.fast_path
 def test_rows_within_some_memory(speaker: Speakers) -> None:
     model = speaker("gpt2").model
     assert [kv_cache.rows_that_fit(3 * A_ROW + more, model, 32) for more in (-1, 0, A_ROW - 1)] == [2, 3, 3]
@@ -183,6 +185,7 @@ def test_rows_that_leave(speaker: Speakers, monkeypatch: pytest.MonkeyPatch, lea
     assert [c.ids for c in drawn(opened, PROMPTS * 2, new=20)] == [c.ids for c in found]
 
 
+@pytest.mark.fast_path
 def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16 a batch of thirty shrinks to multiples of four, filled up by rows that have ended, which shows in no answer but
     by rounding; in fp32 to any number."""
@@ -280,6 +283,7 @@ def test_poisoned_padding(speaker: Speakers) -> None:
     assert padded.ids.tolist() == [[50, 60], [51, 51]] and padded.mask.tolist() == [[True, True], [False, True]]
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
 def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> None:
     """Without padding and into room for the answers, or padded into transformers' own cache; equal prompts, rows that leave."""
@@ -298,6 +302,7 @@ def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> Non
         assert roomy.width == padded.width
 
 
+@pytest.mark.fast_path
 def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) -> None:
     """In bf16 sixty-four tokens are read in the place of nine, and the cache holds the nine."""
     model, prompts = speaker("gpt2").model, [[50, 60, 70], [51], [52, 62, 72, 82, 92]]
@@ -309,6 +314,7 @@ def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) ->
             assert torch.allclose(mine, theirs, atol=0.1) and not torch.allclose(mine, theirs.roll(1, 0), atol=0.2)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
 @pytest.mark.parametrize("by_rows", [False, True])
 def test_whatever_the_processor_multiplies(
@@ -338,6 +344,7 @@ def test_whatever_the_processor_multiplies(
         assert torch.allclose(mine, theirs, atol=near) and not torch.allclose(mine, theirs.roll(1, 0), atol=2 * near)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "phi"])
 @pytest.mark.parametrize("narrow", [0, 10**9])
 def test_narrow_models_attend_by_products_in_fp32(
@@ -380,6 +387,7 @@ def test_in_bf16_logprobs_are_those_of_training(
     assert near < 0.03 < (told - known.roll(1)).abs().mean()
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("precision", ["fp32"], indirect=True)
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_in_fp32_answers_are_the_same_wherever_weights_lie(
@@ -397,6 +405,7 @@ def test_in_fp32_answers_are_the_same_wherever_weights_lie(
         assert mine.logprobs == pytest.approx(theirs.logprobs, abs=1e-4)
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("new", [prepacked_linear.MIN_PASSES, prepacked_linear.MIN_PASSES - 1])
 @pytest.mark.usefixtures("laid_out")
 def test_weights_lie_in_blocks_while_answers_are_written(speaker: Speakers, precision: str, new: int) -> None:

@@ -135,6 +135,7 @@ def test_an_answer_that_comes_several_times_is_read_once(saved: Callable[..., Pa
     assert scorer.cut == 2
 
 
+@pytest.mark.fast_path
 def test_a_prompt_is_read_once_for_all_its_answers(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """By length alone the two prompts' answers would be read in turn, and prompts again with each part."""
     monkeypatch.setitem(packing.CALL_COST, "cpu", 0.0)  # sharing pays however small the network is
