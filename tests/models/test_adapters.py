@@ -230,7 +230,7 @@ def test_training_goes_on_from_an_adapter(make: Make, tmp_path: Path) -> None:
     model = saved(tmp_path / "adapter", make("gpt2"))
     again = adapted(tmp_path / "adapter", rank=7).model  # it has its own rank
     assert torch.equal(logits(again), logits(model))
-    assert again.attached.config.r == 3
+    assert again.attached_adapter.config.r == 3
     stir(again, seed=4)
     copy_model(tmp_path / "adapter", _made(tmp_path / "copy"), {"best_of": 8})
     assert read_extra(tmp_path / "copy") == {"best_of": 8}
@@ -274,7 +274,7 @@ def test_reward_models(make: Make, tmp_path: Path, name: str, heads: int) -> Non
         "roberta": {f"classifier.{p}.{k}" for p in ("dense", "out_proj") for k in ("weight", "bias")},
     }
     plain = {n for n, w in judge.model.named_parameters() if w.requires_grad and ".lora_" not in n}
-    assert plain == heads_of[name] == set(judge.model.attached.heads)
+    assert plain == heads_of[name] == set(judge.model.attached_adapter.heads)
     stir(judge.model)
     told = {"reward_shift": 0.5, "reward_scale": 2.0, "ensemble": {"heads": heads}}
     save_model(_made(tmp_path / "reward"), judge.model, judge.tokenizer, told)
@@ -364,7 +364,7 @@ def test_a_value_network_is_an_adapter_and_a_head(make: Make, tmp_path: Path) ->
     shared, model = shared_with(make, tmp_path)
     shared.add_copy("value", "policy")
     trunk = AdapterTrunk(shared, "value")
-    trunk.own.requires_grad_(True)
+    trunk.adapter.requires_grad_(True)
     value, alone = ValueNetwork(trunk, 16), ValueNetwork(model.base_model, 16)
     for network in (value, alone):
         nn.init.constant_(network.head.weight, 0.5)

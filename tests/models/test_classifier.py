@@ -204,21 +204,21 @@ def test_near_duplicates_name_the_pair_they_were_least_sure_of(make: Make) -> No
         return near_duplicates(model, rows, threshold, pad_id=tokenizer.pad_token_id, token_budget=1000, **more)
 
     found = thin((1 + most) / 2)
-    assert found.kept == (0, 1, 4) and found.of == 5 and found.pair in ((0, 2), (1, 3))
+    assert found.indices == (0, 1, 4) and found.of == 5 and found.pair in ((0, 2), (1, 3))
     assert found.similarity == pytest.approx(1.0, abs=1e-5)
     assert found.usual == pytest.approx(sum(others) / len(others), abs=1e-5)
-    told = found.told(texts, 0.5)
+    told = found.summary(texts, 0.5)
     assert told.startswith("dedup_threshold: 0.5 leaves out 2 of 5 as near-duplicates") and "at 1.000" in told
-    assert thin(0.5 * (1 + most), groups=["a", "a", "b", "a", "a"]).kept == (0, 1, 2, 4), "only within a group"
+    assert thin(0.5 * (1 + most), groups=["a", "a", "b", "a", "a"]).indices == (0, 1, 2, 4), "only within a group"
     none = thin(0.999999, groups=range(5))
-    assert none.kept == (0, 1, 2, 3, 4) and none.pair is None and "leaves out 0 of 5" in none.told(texts, 0.9)
+    assert none.indices == (0, 1, 2, 3, 4) and none.pair is None and "leaves out 0 of 5" in none.summary(texts, 0.9)
 
 
 def test_the_longest_text_is_shortened_in_the_sentence() -> None:
     from sawyer.models import NearDuplicates
 
     found = NearDuplicates(kept=(0,), of=2, usual=0.2, pair=(0, 1), similarity=0.97)
-    told = found.told(["short", "x" * 500], 0.95)
+    told = found.summary(["short", "x" * 500], 0.95)
     assert len(told) < 300 and "…" in told
 
 

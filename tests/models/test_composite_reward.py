@@ -15,7 +15,7 @@ import transformers as hf
 from encoders import tokenizer_of, write
 
 from sawyer.errors import ModelError, TrainingError
-from sawyer.models import Classifier, FunctionScorer, LabelScorer, RewardComponent, Scored, WeightedScorer, scored
+from sawyer.models import Classifier, FunctionScorer, LabelScorer, RewardComponent, ScoreDetails, WeightedScorer, score_details
 from sawyer.records import Message, Prompt, prompt_of
 
 PROMPTS = [prompt_of("where ?"), prompt_of("what is up ?")]
@@ -30,10 +30,10 @@ class Voices:
     """An ensemble's scorer."""
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        return [score.reward for score in self.detailed(prompts, responses)]
+        return [score.reward for score in self.score_details(prompts, responses)]
 
-    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
-        return [Scored(reward=1.5, members=(1.0, 2.0), disagreement=0.5) for _ in responses]
+    def score_details(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
+        return [ScoreDetails(reward=1.5, members=(1.0, 2.0), disagreement=0.5) for _ in responses]
 
 
 def test_a_weighted_sum_by_hand() -> None:
@@ -45,11 +45,11 @@ def test_a_weighted_sum_by_hand() -> None:
     )
     # 2 * 1.5 - 0.25 * 2 and 2 * 1.5 - 0.25 * 10
     assert scorer(PROMPTS, ANSWERS) == [2.5, 0.5]
-    found = scorer.detailed(PROMPTS, ANSWERS)
+    found = scorer.score_details(PROMPTS, ANSWERS)
     assert [dict(one.parts) for one in found] == [{"voices": 1.5, "length": 2.0}, {"voices": 1.5, "length": 10.0}]
     assert [one.disagreement for one in found] == [0.5, 0.5] and found[0].members == (1.0, 2.0)
-    assert scored(scorer, PROMPTS, ANSWERS) == found
-    assert scored(lengths, PROMPTS, ANSWERS) == [Scored(reward=2.0), Scored(reward=10.0)]
+    assert score_details(scorer, PROMPTS, ANSWERS) == found
+    assert score_details(lengths, PROMPTS, ANSWERS) == [ScoreDetails(reward=2.0), ScoreDetails(reward=10.0)]
     assert scorer([], []) == []
 
 
@@ -123,7 +123,7 @@ def test_a_part_that_does_not_apply_adds_nothing() -> None:
     scorer = WeightedScorer(
         [RewardComponent(name="maths", weight=3.0, scorer=maths), RewardComponent(name="length", weight=0.25, scorer=lengths)]
     )
-    found = scorer.detailed(PROMPTS, ANSWERS)
+    found = scorer.score_details(PROMPTS, ANSWERS)
     assert [one.reward for one in found] == [0.5, 5.5]
     assert [dict(one.parts) for one in found] == [{"length": 2.0}, {"maths": 1.0, "length": 10.0}]
     with pytest.raises(TrainingError, match=r"no part of rl\.rewards applies to the answer 'up'"):

@@ -134,5 +134,5 @@ def test_off_prepacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     model = made("Llama")
     for setting, replaced in (("on", True), ("off", False)):
         monkeypatch.setenv("SAWYER_FAST", setting)
-        with prepacked_linear.prepacked(model, prepacked_linear.MIN_PASSES):
+        with prepacked_linear.prepack_weights(model, prepacked_linear.MIN_PASSES):
             assert ("forward" in vars(model.lm_head)) is replaced

@@ -92,7 +92,7 @@ def test_counts_by_hand() -> None:
     total = 50 * 8 + 20 * 8 + 3 * layer + 16 + 8
     assert freeze(build("gpt2"), 2) == FrozenLayers(layers=2, of_layers=3, trainable=layer + 16 + 8, total=total)
     assert freeze(build("gpt2"), "all_but_head").trainable == 8
-    assert freeze(build("gpt2"), 3).told == f"3 of 3 layers frozen, 24 of {total:,} weights remain trainable"
+    assert freeze(build("gpt2"), 3).summary == f"3 of 3 layers frozen, 24 of {total:,} weights remain trainable"
 
 
 def test_a_tied_output_is_frozen_with_the_embeddings() -> None:

@@ -212,7 +212,7 @@ def test_rows_of_about_one_length_are_padded_together() -> None:
         PrefixGroup(prefix=0, suffixes=(6,)),
         PrefixGroup(prefix=0, suffixes=(9,)),
     )
-    whole = PackedLayout(groups=groups).padded
+    whole = PackedLayout(groups=groups).padded_layout
     assert [places.tolist() for places in whole.tokens] == [
         [[0, 1, 2, 3, 0, 0], [8, 9, 10, 11, 12, 13]],
         [[0, 1, 2, 4, 5, 6, 7, 0, 0], [14, 15, 16, 17, 18, 19, 20, 21, 22]],

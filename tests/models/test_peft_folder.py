@@ -287,7 +287,7 @@ def test_experts_of_several_models_on_one_network(mixture: Path, tmp_path: Path)
     assert torch.allclose(logits(policy), logits(opened.model), atol=1e-5)
     policy.learn()
     with torch.no_grad():
-        for weight in policy.base_model.own.parameters():
+        for weight in policy.base_model.adapter.parameters():
             weight.add_(0.1)
     assert torch.allclose(logits(reference), logits(opened.model), atol=1e-5)
     assert not torch.allclose(logits(policy), logits(reference), atol=1e-2)

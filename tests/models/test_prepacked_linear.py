@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sawyer.models import open_language_model
 from sawyer.models.fast import cpu_features, prepacked_linear
-from sawyer.models.fast.prepacked_linear import MIN_PASSES, freeze_for_inference, prepacked
+from sawyer.models.fast.prepacked_linear import MIN_PASSES, freeze_for_inference, prepack_weights
 
 pytestmark = pytest.mark.fast_path
 
@@ -78,7 +78,7 @@ def overridden(model: Any) -> list[str]:
 def test_the_same_numbers(speaker: Speakers, name: str, dtype: torch.dtype) -> None:
     model = speaker(name).model
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert len(overridden(model)) >= 9  # four or more products in each of two layers, and the vocabulary's
         assert are_near(said(model, dtype), before, dtype)
     assert overridden(model) == []
@@ -88,7 +88,7 @@ def test_the_same_numbers(speaker: Speakers, name: str, dtype: torch.dtype) -> N
 def test_the_weights_of_now(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("llama").model
     for _ in range(2):
-        with made_in(dtype), prepacked(model, MIN_PASSES):
+        with made_in(dtype), prepack_weights(model, MIN_PASSES):
             assert overridden(model)
             inside = said(model, dtype)
         assert are_near(inside, said(model, dtype), dtype)
@@ -103,7 +103,7 @@ def test_what_is_only_read_stays_in_blocks(speaker: Speakers, dtype: torch.dtype
     freeze_for_inference(read)
     assert not any(weight.requires_grad for weight in read.parameters()) and overridden(read) == []
     for model in (read, other) * 2:
-        with made_in(dtype), prepacked(model, MIN_PASSES):
+        with made_in(dtype), prepack_weights(model, MIN_PASSES):
             assert overridden(model)
     assert overridden(read) and overridden(other) == []
     assert len(laid_out) == 3 * 9  # once, and the other's twice
@@ -115,7 +115,7 @@ def test_in_another_precision_a_layer_is_exact(speaker: Speakers, dtype: torch.d
     """Networks are tried in fp32, perhaps for the first time within."""
     model = speaker("gpt2").model
     known = said(model, another(dtype))
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model)
         assert torch.equal(said(model, another(dtype)), known)
 
@@ -127,7 +127,7 @@ def test_what_an_adapter_adds_is_added(make: Callable[[str], Any], dtype: torch.
             if weight.requires_grad:
                 weight.add_(0.3)
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model)
         assert are_near(said(model, dtype), before, dtype)
 
@@ -135,14 +135,14 @@ def test_what_an_adapter_adds_is_added(make: Callable[[str], Any], dtype: torch.
 def test_only_where_it_pays(speaker: Speakers, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     model = speaker("gpt2").model
     with made_in(dtype):
-        with prepacked(model, MIN_PASSES - 1):
+        with prepack_weights(model, MIN_PASSES - 1):
             assert overridden(model) == []
-        with prepacked(model, MIN_PASSES):
+        with prepack_weights(model, MIN_PASSES):
             assert overridden(model)
-    with torch.autocast("cpu", dtype=torch.float16), prepacked(model, MIN_PASSES):
+    with torch.autocast("cpu", dtype=torch.float16), prepack_weights(model, MIN_PASSES):
         assert overridden(model) == []
     monkeypatch.setattr(cpu_features, f"multiplies_{'bf16' if dtype == BF16 else 'fp32'}_in_blocks", lambda: False)
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model) == []
 
 
@@ -150,7 +150,7 @@ def test_in_fp32_large_layers_alone(speaker: Speakers, dtype: torch.dtype, monke
     model = speaker("gpt2").model
     wide, narrow = "transformer.h.0.mlp.c_fc", "transformer.h.0.attn.c_proj"
     monkeypatch.setattr(prepacked_linear, "LARGE", model.get_submodule(wide).weight.numel())
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         found = overridden(model)
         assert wide in found and (narrow in found) == (dtype == BF16)
 
@@ -172,7 +172,7 @@ def test_without_the_operators_layers_stay(
 ) -> None:
     monkeypatch.setattr(prepacked_linear, "_prepacked_forward", lambda *given: wrong(how, *given))
     model = speaker("gpt2").model
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model) == []
 
 
@@ -188,7 +188,7 @@ def test_without_the_memory_layers_stay(speaker: Speakers, dtype: torch.dtype, m
         return made[-1]
 
     monkeypatch.setattr(prepacked_linear, "_prepacked_forward", full)
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model) == [] and len(made) == 5
 
 
@@ -200,7 +200,7 @@ def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Pat
     (folder / "config.json").write_text(json.dumps({**settings, "activation_function": activation}))
     model = open_language_model(folder).model
     before = said(model, dtype)
-    with made_in(dtype), prepacked(model, MIN_PASSES):
+    with made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert sum(name.endswith("mlp.act") for name in overridden(model)) == 2
         assert are_near(said(model, dtype), before, dtype)
 
@@ -221,7 +221,7 @@ def test_the_trial_draws_no_numbers(dtype: torch.dtype) -> None:
 
 def test_layers_are_themselves_again_after_an_error(speaker: Speakers, dtype: torch.dtype) -> None:
     model = speaker("gpt2").model
-    with pytest.raises(KeyError), made_in(dtype), prepacked(model, MIN_PASSES):
+    with pytest.raises(KeyError), made_in(dtype), prepack_weights(model, MIN_PASSES):
         assert overridden(model)
         raise KeyError
     assert overridden(model) == []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sawyer.models import RidgeValues, before_trained
-from sawyer.models.ridge_values import KEPT, LEAST
+from sawyer.models.ridge_values import DECAY, LEAST
 from sawyer.text import Row, pad_right
 
 Speakers = Callable[[str], Any]
@@ -54,7 +54,7 @@ def test_fitted_is_the_regression_written_out(speaker: Speakers) -> None:
     x = (states - states.mean(0)) / spread.clamp(min=LEAST * spread.square().mean().sqrt())  # where the first batch lies
     x = torch.cat([x, (x @ values.mixing).relu()], 1).double()
     x, y = torch.cat([x, x[:9]]), torch.cat([first, second[:9]]).double()
-    share = torch.cat([torch.full((len(states),), KEPT), torch.ones(9)]).double()
+    share = torch.cat([torch.full((len(states),), DECAY), torch.ones(9)]).double()
     mean = share @ x / share.sum()
     variance = (share @ (x - mean).square() / share.sum()).mean()
     there = x - mean
@@ -65,7 +65,7 @@ def test_fitted_is_the_regression_written_out(speaker: Speakers) -> None:
     assert float(expected.std()) > 1e-2
     unfaded = made(speaker)
     unfaded.fit(states, first)
-    unfaded.sums = unfaded.sums / KEPT  # type: ignore[operator]
+    unfaded.sums = unfaded.sums / DECAY  # type: ignore[operator]
     unfaded.fit(states[:9], second[:9])
     assert not torch.allclose(unfaded.of_states(states), values.of_states(states), atol=1e-3)
 

@@ -147,7 +147,7 @@ def test_many_rows_are_sampled_in_parts(
     seen: list[int] = []
     plain = MODULE.new_decoder
     monkeypatch.setattr(MODULE, "ROWS", rows)
-    monkeypatch.setattr(MODULE, "HELD", held)
+    monkeypatch.setattr(MODULE, "CACHE_BYTES", held)
     monkeypatch.setattr(
         MODULE, "new_decoder", lambda model, asked, room: seen.append(len(asked)) or plain(model, asked, room=room)
     )
@@ -291,13 +291,13 @@ def test_both_ways_of_decoding_say_the_same(speaker: Speakers, name: str) -> Non
     prompts = [[50, 60, 70], [51], [50, 60, 70], [52, 62, 72, 82, 92]]
     roomy, padded = new_decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
     assert type(roomy) is StaticCacheDecoder and len(roomy.prompts) == 3
-    assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
+    assert torch.allclose(roomy.prompt_logits(), padded.prompt_logits(), atol=1e-4)
     for step, kept in enumerate(([0, 1, 2, 3], [0, 2, 3], [1, 2])):
         rows = torch.tensor(kept)
         roomy.keep(rows)
         padded.keep(rows)
         chosen = torch.arange(60 + step, 60 + step + len(kept))
-        mine, theirs = roomy.next(chosen), padded.next(chosen)
+        mine, theirs = roomy.next_logits(chosen), padded.next_logits(chosen)
         assert torch.allclose(mine, theirs, atol=1e-4) and not torch.allclose(mine, theirs.roll(1, 0), atol=1e-2)
         assert roomy.width == padded.width
 
@@ -310,7 +310,7 @@ def test_prompts_that_are_filled_up_to_a_size_say_the_same(speaker: Speakers) ->
         roomy, padded = new_decoder(model, prompts, room=4), PaddedDecoder(model, prompts)
         assert type(roomy) is StaticCacheDecoder
         for chosen in (None, torch.tensor([60, 61, 62]), torch.tensor([63, 64, 65])):
-            mine, theirs = (rows.first() if chosen is None else rows.next(chosen) for rows in (roomy, padded))
+            mine, theirs = (rows.prompt_logits() if chosen is None else rows.next_logits(chosen) for rows in (roomy, padded))
             assert torch.allclose(mine, theirs, atol=0.1) and not torch.allclose(mine, theirs.roll(1, 0), atol=0.2)
 
 
@@ -328,8 +328,8 @@ def test_whatever_the_processor_multiplies(
     with torch.no_grad():
         with torch.autocast("cpu", torch.bfloat16):
             roomy = new_decoder(model, prompts, room=9)
-            found = [roomy.first()]
-        known = [exact.first()]
+            found = [roomy.prompt_logits()]
+        known = [exact.prompt_logits()]
         assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == by_rows
         for step in range(9):
             if step == 6:
@@ -337,8 +337,8 @@ def test_whatever_the_processor_multiplies(
                     rows.keep(torch.tensor([2, 0]))
             chosen = torch.arange(3 if step < 6 else 2) + 60 + step
             with torch.autocast("cpu", torch.bfloat16):
-                found.append(roomy.next(chosen))
-            known.append(exact.next(chosen))
+                found.append(roomy.next_logits(chosen))
+            known.append(exact.next_logits(chosen))
     near = 0.02 * max(float(logits.abs().max()) for logits in known)
     for mine, theirs in zip(found, known, strict=True):
         assert torch.allclose(mine, theirs, atol=near) and not torch.allclose(mine, theirs.roll(1, 0), atol=2 * near)
@@ -357,13 +357,13 @@ def test_narrow_models_attend_by_products_in_fp32(
     with torch.no_grad():
         roomy, padded = new_decoder(model, prompts, room=9), PaddedDecoder(model, prompts)
         assert isinstance(roomy, StaticCacheDecoder) and roomy.by_products == (narrow > 0)
-        assert torch.allclose(roomy.first(), padded.first(), atol=1e-4)
+        assert torch.allclose(roomy.prompt_logits(), padded.prompt_logits(), atol=1e-4)
         for step in range(9):
             if step == 6:
                 for rows in (roomy, padded):
                     rows.keep(torch.tensor([2, 0]))
             chosen = torch.arange(3 if step < 6 else 2) + 60 + step
-            mine, theirs = roomy.next(chosen), padded.next(chosen)
+            mine, theirs = roomy.next_logits(chosen), padded.next_logits(chosen)
             assert torch.allclose(mine, theirs, atol=1e-4) and not torch.allclose(mine, theirs.roll(1, 0), atol=1e-2)
 
 
@@ -439,8 +439,8 @@ def test_the_running_sum_over_blocks(generator: torch.Generator) -> None:
     shares = torch.softmax(logits, 1)
     whole = shares.double().cumsum(1)
     expected = torch.searchsorted(whole, numbers.unsqueeze(1) * whole[:, -1:], right=True).squeeze(1)
-    assert MODULE._inverse(shares, MODULE._running(shares), numbers).tolist() == expected.tolist()
-    assert MODULE._inverse(shares, MODULE._running(shares), 1 - numbers).tolist() != expected.tolist()
+    assert MODULE._inverse(shares, MODULE._running_sums(shares), numbers).tolist() == expected.tolist()
+    assert MODULE._inverse(shares, MODULE._running_sums(shares), 1 - numbers).tolist() != expected.tolist()
 
 
 def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ...]]:
@@ -464,7 +464,7 @@ def beams(opened: Any, prompts: list[list[int]], new: int) -> list[tuple[int, ..
 
 def test_deliberate_is_transformers_generate(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = speaker("gpt2")
-    monkeypatch.setattr(MODULE, "BEAMED", 2)
+    monkeypatch.setattr(MODULE, "BEAM_PROMPTS", 2)
     prompts, context = [*PROMPTS[:5], list(range(60, 95))], opened.prompt_encoder.context
     state = torch.random.get_rng_state()
     found = beam_search(opened.model, prompts, prompt_encoder=opened.prompt_encoder, max_new_tokens=10, generator=seeded(4))

@@ -112,7 +112,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
             tiny.run(out, LORA, listeners=[stop])
         state = torch.load(Layout(out).checkpoint(stage) / "state.pt", weights_only=True)["work"]
         learner = state["policy"] if stage == "rl" else state
-        assert all(".own." in name or "lora" in name or "score" in name for name in learner["model"])
+        assert all(".adapter." in name or "lora" in name or "score" in name for name in learner["model"])
         tiny.run(out, LORA)
     straight, resumed = tiny.result(done), tiny.result(out)
     assert straight.metrics == resumed.metrics and straight.samples == resumed.samples

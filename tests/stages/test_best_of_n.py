@@ -12,7 +12,7 @@ import torch
 
 from sawyer.chat import Chat
 from sawyer.config import Config, parse_config
-from sawyer.models import RewardScorer, Scored, open_language_model, read_extra, sample
+from sawyer.models import RewardScorer, ScoreDetails, open_language_model, read_extra, sample
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.rl.rl_stage import train
@@ -81,7 +81,7 @@ def test_answers_that_are_all_worth_the_same_are_no_improvement(tiny: Fixture, t
     config = config_of(tiny, tmp_path / "run", max_new_tokens=1, missing_eos_penalty=0.0)
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(RewardScorer, "detailed", lambda self, _, texts: [Scored(reward=0.5)] * len(texts))
+            patch.setattr(RewardScorer, "score_details", lambda self, _, texts: [ScoreDetails(reward=0.5)] * len(texts))
             figures = train(config, run)
         gates = {row["name"]: row["verdict"] for row in events(run, "gate")}
     assert figures["reward_best"] == figures["reward_sft"] == 0.5

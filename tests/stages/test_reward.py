@@ -179,6 +179,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_pairs(tiny: Fixture, tmp_path: Path
     assert 0 < right < count
 
 
+@pytest.mark.fast_path
 def test_each_answer_runs_through_the_network_once(tiny: Fixture, tmp_path: Path) -> None:
     with tiny.run(tmp_path / "run") as run:
         groups = groups_of(tiny, tmp_path, run, tiny.comparisons)

@@ -109,6 +109,7 @@ def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: st
 # What a prompt costs
 
 
+@pytest.mark.fast_path
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("by", ["pair", "prompt"])
 def test_seven_answers_are_seven_rows_whatever_the_loss(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:

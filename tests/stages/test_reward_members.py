@@ -95,7 +95,7 @@ def test_members_are_standardised_then_combined(tiny: Fixture, seeds: Any) -> No
     assert len(scorer.members) == 3
     units = [(read_extra(f)["reward_shift"], read_extra(f)["reward_scale"]) for f in folders(folder)]
     assert [(member.shift, member.scale) for member in scorer.members] == units
-    found = scorer.detailed(PROMPTS, ANSWERS)
+    found = scorer.score_details(PROMPTS, ANSWERS)
     for i, one in enumerate(found):
         z = [(raw_of(f, scorer)[i] - shift) / scale for f, (shift, scale) in zip(folders(folder), units, strict=True)]
         assert one.members == pytest.approx(z, abs=1e-3)
@@ -115,7 +115,7 @@ def test_every_member_has_mean_0_and_deviation_1_on_the_sft_model_s_answers(tiny
     with tiny.run(out.parent / "again") as run:
         groups = load_reward_data(config, run, speaker).train_prompts
     own = sample_answers(config, choose_device("cpu", "fp32", width=16), speaker, [g.record.prompt for g in groups][:12])
-    found = scorer.detailed(*own)
+    found = scorer.score_details(*own)
     for member in range(3):
         values = [one.members[member] for one in found]
         assert statistics.fmean(values) == pytest.approx(0, abs=1e-6)
@@ -135,7 +135,7 @@ def test_scoring_a_file_tells_the_disagreement(seeds: Any) -> None:
     ]
     (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     one, pair = with_rewards(judge, list(read_answers(str(out / "rows.jsonl"), [])))
-    expected = scorer.detailed(PROMPTS, ANSWERS)
+    expected = scorer.score_details(PROMPTS, ANSWERS)
     assert one == {**rows[0], "reward": expected[0].reward, "disagreement": expected[0].disagreement}
     assert pair["reward"]["chosen"] == pytest.approx(expected[1].reward) and set(pair["disagreement"]) == {"chosen", "rejected"}
 
@@ -183,7 +183,7 @@ def test_heads_of_one_trunk(tiny: Fixture, tmp_path: Path) -> None:
     model = plain(folder)
     assert model.config.num_labels == 4 and not member_folder(folder, 1).exists()
     scorer = RewardScorer.load(folder)
-    found = scorer.detailed(PROMPTS, ANSWERS)
+    found = scorer.score_details(PROMPTS, ANSWERS)
     units = [(member.shift, member.scale) for member in scorer.members]
     for i, one in enumerate(found):
         z = [(raw_of(folder, scorer, head)[i] - shift) / scale for head, (shift, scale) in enumerate(units)]

@@ -12,7 +12,7 @@ import torch
 from scripted import same, scripted, weights
 
 from sawyer.errors import NotFiniteError
-from sawyer.models import RewardScorer, Scored
+from sawyer.models import RewardScorer, ScoreDetails
 from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.train import OptimizerStep
@@ -188,7 +188,9 @@ def test_a_small_batch_alone_stops_nothing(tiny: Fixture, tmp_path: Path) -> Non
 
 def test_scores_that_are_not_finite_are_refused(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the first batch the run cannot go on at all: the reward stage is at fault."""
-    monkeypatch.setattr(RewardScorer, "detailed", lambda self, _, responses: [Scored(reward=math.nan)] * len(responses))
+    monkeypatch.setattr(
+        RewardScorer, "score_details", lambda self, _, responses: [ScoreDetails(reward=math.nan)] * len(responses)
+    )
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = Trainer(tiny.rl_config(tmp_path / "run"), run)
         with pytest.raises(NotFiniteError, match=r"the score of the answer .* is nan \(8 of 8 answers\)") as told:

@@ -81,7 +81,7 @@ def score(
 def with_rewards(scorer: TextScorer, rows: Sequence[AnsweredPrompt]) -> Iterator[dict[str, Any]]:
     """The rows, each with `reward` and, from an ensemble, `disagreement`. Raises NotFiniteError for a score not finite."""
     answers = [answer for row in rows for answer in row.answers]
-    scores = iter(scorer.detailed([prompt for prompt, _ in answers], [response for _, response in answers]))
+    scores = iter(scorer.score_details([prompt for prompt, _ in answers], [response for _, response in answers]))
     for row in rows:
         row_scores = list(islice(scores, len(row.answers)))
         if not all(math.isfinite(score.reward) for score in row_scores):

@@ -49,10 +49,10 @@ from sawyer.models.scoring import (
     Ensemble,
     Member,
     RewardScorer,
-    Scored,
+    ScoreDetails,
     Scorer,
     member_folder,
-    scored,
+    score_details,
 )
 from sawyer.models.text_scorer import TextScorer, reward_folder
 from sawyer.models.value_head import PolicyWithValue, ValueNetwork

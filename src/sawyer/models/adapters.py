@@ -58,12 +58,12 @@ class AttachedAdapter:
     heads: tuple[str, ...] = ()  # names of the network's other trained weights
 
 
-def attach(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
+def attach_new_adapter(model: Any, base: str | Path, lora: LowRank, *, seed: int) -> None:
     """New adapters in `model`, drawn from `seed`; everything but them and its heads is frozen."""
     heads = _heads(model)
-    config = settled(new_config(model, lora), base, heads)
-    inject(model, config, NAME, seed=seed)
-    model.attached = AttachedAdapter(name=NAME, config=config, heads=heads)
+    config = complete_config(new_config(model, lora), base, heads)
+    inject_layers(model, config, NAME, seed=seed)
+    model.attached_adapter = AttachedAdapter(name=NAME, config=config, heads=heads)
     train_adapter(model)
 
 
@@ -83,16 +83,16 @@ def new_config(model: Any, lora: LowRank) -> Any:
     )
 
 
-def settled(config: Any, base: str | Path, heads: Sequence[str]) -> Any:
+def complete_config(config: Any, base: str | Path, heads: Sequence[str]) -> Any:
     """The settings with what a folder of them must say besides: the network that they belong to, and which heads it holds."""
-    found = copy(config)
-    found.base_model_name_or_path = os.path.abspath(base) if is_local(base) else str(base)
-    found.task_type = KINDS[bool(heads)]
-    found.modules_to_save = sorted({_module_of(name) for name in heads}) or None
-    return found
+    settings = copy(config)
+    settings.base_model_name_or_path = os.path.abspath(base) if is_local(base) else str(base)
+    settings.task_type = KINDS[bool(heads)]
+    settings.modules_to_save = sorted({_module_of(name) for name in heads}) or None
+    return settings
 
 
-def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
+def attach_adapter(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     """The network with the adapters of `folder`, which belong to it, heads included where it has the same.
 
     Where they train more than A and B (embeddings, biases, DoRA's magnitudes) all of it is merged at once, and the network that
@@ -101,31 +101,33 @@ def put(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     heads = _heads(model)
     if adapter.beyond(heads):
         return merge_whole(model, adapter, folder)
-    place(model, adapter, NAME, folder, heads)
-    own = dict(model.named_parameters())
+    load_adapter_weights(model, adapter, NAME, folder, heads)
+    weights = dict(model.named_parameters())
     with torch.no_grad():
         for name, weight in adapter.heads.items():
-            if name in own and own[name].shape == weight.shape:
-                own[name].copy_(weight)
-    model.attached = AttachedAdapter(name=NAME, config=settled(adapter.config, adapter.base, heads), heads=heads)
+            if name in weights and weights[name].shape == weight.shape:
+                weights[name].copy_(weight)
+    model.attached_adapter = AttachedAdapter(
+        name=NAME, config=complete_config(adapter.config, adapter.base, heads), heads=heads
+    )
     train_adapter(model)
     return model
 
 
-def place(network: Any, adapter: Adapter, name: str, folder: str | Path, heads: Sequence[str] = ()) -> None:
+def load_adapter_weights(network: Any, adapter: Adapter, name: str, folder: str | Path, heads: Sequence[str] = ()) -> None:
     """The weights of an adapter under this name in a network, which may have others; its `heads` are somebody else's matter.
     Raises ModelError for one that trains more than A and B: these would change the network for all."""
     from peft import set_peft_model_state_dict
 
     if more := adapter.beyond(heads):
         raise cannot_go_on(folder, more)
-    inject(network, adapter.config, name)
+    inject_layers(network, adapter.config, name)
     try:
-        told = set_peft_model_state_dict(network, dict(adapter.weights), adapter_name=name)
+        result = set_peft_model_state_dict(network, dict(adapter.weights), adapter_name=name)
     except Exception as error:  # sizes of another model
         raise unreadable(folder, str(error).strip().splitlines()[-1].strip()) from error
-    missing = [key for key in told.missing_keys if ".lora_" in key and key.endswith(f".{name}.weight")]
-    if odd := [*told.unexpected_keys, *missing]:
+    missing = [key for key in result.missing_keys if ".lora_" in key and key.endswith(f".{name}.weight")]
+    if odd := [*result.unexpected_keys, *missing]:
         raise unreadable(folder, f"{odd[0]} does not fit the model in {adapter.base}")
 
 
@@ -139,7 +141,7 @@ def cannot_go_on(folder: str | Path, more: str) -> ModelError:
     )
 
 
-def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
+def inject_layers(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
     """PEFT's layers around those that the config names, A drawn from `seed`; heads stay the plain layers that they are."""
     from peft import inject_adapter_in_model
 
@@ -161,8 +163,8 @@ def inject(network: Any, config: Any, name: str, *, seed: int = 0) -> None:
 
 def train_adapter(model: Any) -> None:
     """Only its adapter and its heads require a gradient."""
-    attached: AttachedAdapter = model.attached
-    learns = {*_lora_names(model, attached.name), *attached.heads}
+    adapter: AttachedAdapter = model.attached_adapter
+    learns = {*_lora_names(model, adapter.name), *adapter.heads}
     for name, weight in model.named_parameters():
         weight.requires_grad_(name in learns)
     model.eval()
@@ -181,58 +183,59 @@ def without_adapters(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        set_active_adapter(layers, model.attached.name if layers else NAME)
+        set_active_adapter(layers, model.attached_adapter.name if layers else NAME)
 
 
 def lora_summary(model: Any) -> str:
     """What is left to train of a network with adapters, as a stage's plan goes on to say; empty for one without."""
-    if getattr(model, "attached", None) is None:
+    if getattr(model, "attached_adapter", None) is None:
         return ""
     weights = {id(weight): weight for weight in model.parameters()}.values()
     trainable = sum(weight.numel() for weight in weights if weight.requires_grad)
-    config = model.attached.config
+    config = model.attached_adapter.config
     total = sum(weight.numel() for weight in weights)
-    told = f", LoRA of rank {config.r}: {trainable:,} of {total:,} weights are trained"
-    left = {} if config.target_parameters else _stacks(model)
-    share = sum(weight.numel() for weight in left.values()) / total
-    named = ", ".join(sorted({_last(name) for name in left}))
-    return told + (f"; experts, {share:.0%} of the weights, get no adapter (lora.targets could name {named})" if left else "")
+    summary = f", LoRA of rank {config.r}: {trainable:,} of {total:,} weights are trained"
+    missing = {} if config.target_parameters else _stacks(model)
+    share = sum(weight.numel() for weight in missing.values()) / total
+    names = ", ".join(sorted({_last(name) for name in missing}))
+    left_out = f"; experts, {share:.0%} of the weights, get no adapter (lora.targets could name {names})" if missing else ""
+    return summary + left_out
 
 
 def merge(model: Any) -> None:
     """The adapters added to the weights for good: W + alpha / rank * B A. A network without adapters stays as it is."""
-    if getattr(model, "attached", None) is None:
+    if getattr(model, "attached_adapter", None) is None:
         return  # nor is PEFT imported, which takes seconds
     for name, module in list(model.named_modules()):
-        parent, _, own = name.rpartition(".")
-        if is_adapter_layer(module) and own != "base_layer":
+        parent, _, child = name.rpartition(".")
+        if is_adapter_layer(module) and child != "base_layer":
             layer: Any = module
             while is_adapter_layer(layer):  # experts have an adapter around another one's
-                layer.merge(adapter_names=[model.attached.name])
+                layer.merge(adapter_names=[model.attached_adapter.name])
                 layer = layer.base_layer
-            setattr(model.get_submodule(parent), own, layer)
-    for trace in ("attached", "peft_config"):
+            setattr(model.get_submodule(parent), child, layer)
+    for trace in ("attached_adapter", "peft_config"):
         vars(model).pop(trace, None)
     for weight in model.parameters():
         weight.requires_grad_(True)
 
 
-def write_adapter(folder: Path, network: Any, attached: AttachedAdapter) -> dict[str, str]:
+def write_adapter(folder: Path, network: Any, adapter: AttachedAdapter) -> dict[str, str]:
     """adapter_config.json and adapter_model.safetensors as PEFT writes them; returns facts that a moved folder needs.
 
     Sets in the config are sorted: the same run must leave the same bytes.
     """
     from safetensors.torch import save_file
 
-    told = {**attached.config.to_dict(), "inference_mode": True}
-    told = {key: sorted(value) if isinstance(value, set) else value for key, value in told.items()}
-    (folder / "adapter_config.json").write_text(json.dumps(told, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    own = dict(network.named_parameters())
-    names = {name.replace(f".{attached.name}.weight", ".weight"): name for name in _lora_names(network, attached.name)}
-    names |= {name: name for name in attached.heads}
-    tensors = {f"{PREFIX}{told}": own[name].detach().cpu().contiguous() for told, name in names.items()}
+    settings = {**adapter.config.to_dict(), "inference_mode": True}
+    settings = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    (folder / "adapter_config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    weights = dict(network.named_parameters())
+    names = {name.replace(f".{adapter.name}.weight", ".weight"): name for name in _lora_names(network, adapter.name)}
+    names |= {name: name for name in adapter.heads}
+    tensors = {f"{PREFIX}{key}": weights[name].detach().cpu().contiguous() for key, name in names.items()}
     save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
-    base, here = Path(str(attached.config.base_model_name_or_path)), folder.resolve()
+    base, here = Path(str(adapter.config.base_model_name_or_path)), folder.resolve()
     together = base.is_dir() and any(
         parent in base.resolve().parents for parent in here.parents[1:3]
     )  # in one run, or beside it
@@ -250,12 +253,12 @@ def _layers(model: Any, targets: Sequence[str] | None) -> tuple[list[str], list[
     if targets is None:
         return names, []
     stacks = list(_stacks(model))
-    known = sorted({_last(name) for name in (*names, *stacks)})
-    unknown = [target for target in targets if target not in known]
+    names_known = sorted({_last(name) for name in (*names, *stacks)})
+    unknown = [target for target in targets if target not in names_known]
     if unknown:
         raise ConfigError(
             f"lora.targets: the model has no linear layers called {', '.join(unknown)}",
-            expected=f"some of: {', '.join(known)}",
+            expected=f"some of: {', '.join(names_known)}",
             todo="leave it out for all of them",
         )
     return [name for name in names if _last(name) in targets], [name for name in stacks if _last(name) in targets]

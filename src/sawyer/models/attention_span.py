@@ -13,7 +13,7 @@ EXEMPT = re.compile(r"feed_forward|lm_head|max_window_layers|pattern|^use_|infer
 # Beyond so many tokens keys are chosen among all that are there: what a token reads then depends on the row's length.
 CHOSEN = ("index_topk", "keep_window_size")
 # Rotary factors of these kinds depend on the longest row of a batch.
-CHANGING = ("longrope", "dynamic")
+LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
 
 
 def long_range(config: Any) -> str:
@@ -22,9 +22,9 @@ def long_range(config: Any) -> str:
     text = _text(config)
     longest = getattr(text, "max_position_embeddings", None)
     kinds = sorted({str(kind) for kind in getattr(text, "layer_types", None) or ()} - WHOLE)
-    told = [f"{name}: {value}" for name, value in reaches(text).items() if not isinstance(longest, int) or value < longest]
-    told += [f"rope_type: {rope['rope_type']}" for rope in _ropes(text) if rope.get("rope_type") in CHANGING]
-    return ", ".join([*kinds, *sorted(told)])
+    settings = [f"{name}: {value}" for name, value in reaches(text).items() if not isinstance(longest, int) or value < longest]
+    settings += [f"rope_type: {rope['rope_type']}" for rope in _ropes(text) if rope.get("rope_type") in LENGTH_DEPENDENT_ROPES]
+    return ", ".join([*kinds, *sorted(settings)])
 
 
 def reaches(config: Any) -> dict[str, int]:
@@ -46,18 +46,20 @@ def steady_length(config: Any) -> int | None:
     neither a cache nor a batch then says what the row says alone.
     """
     text = _text(config)
-    found = [value for name in CHOSEN if type(value := getattr(text, name, None)) is int and value > 0]
+    lengths = [value for name in CHOSEN if type(value := getattr(text, name, None)) is int and value > 0]
     for rope in _ropes(text):
         length = rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", None)
-        if rope.get("rope_type") in CHANGING and isinstance(length, int):
-            found.append(length)
-    return min(found, default=None)
+        if rope.get("rope_type") in LENGTH_DEPENDENT_ROPES and isinstance(length, int):
+            lengths.append(length)
+    return min(lengths, default=None)
 
 
 def _ropes(text: Any) -> list[dict[str, Any]]:
     """The rotary settings: one set, or one a kind of layer."""
-    told = getattr(text, "rope_parameters", None)
-    return [told, *(part for part in told.values() if isinstance(part, dict))] if isinstance(told, dict) else []
+    parameters = getattr(text, "rope_parameters", None)
+    if not isinstance(parameters, dict):
+        return []
+    return [parameters, *(part for part in parameters.values() if isinstance(part, dict))]
 
 
 def _text(config: Any) -> Any:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, merge
 from sawyer.models.forward import TOKEN_BUDGET, sequence_logits
-from sawyer.models.load import adapt, check_whole, context_length, load_reader, ready, resize_embeddings, seeded, sequence_model
+from sawyer.models.load import (
+    adapt,
+    check_whole,
+    context_length,
+    load_reader,
+    ready,
+    resize_embeddings,
+    seed_torch,
+    sequence_model,
+)
 from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.pretrained import remote_code
 from sawyer.text import Row, batches, plain_row
@@ -29,9 +38,9 @@ def new_classifier(
     labels: then training goes on from its head. `many`: each label applies or not, by itself. With `lora` the trunk is frozen
     but for adapters.
     """
-    named = {"id2label": dict(enumerate(labels)), "label2id": {label: place for place, label in enumerate(labels)}}
-    with seeded(seed):
-        model, missing = sequence_model(source, "classifier", **named)
+    label_names = {"id2label": dict(enumerate(labels)), "label2id": {label: index for index, label in enumerate(labels)}}
+    with seed_torch(seed):
+        model, missing = sequence_model(source, "classifier", **label_names)
     trunk = f"{model.base_model_prefix}."
     check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
     model.config.problem_type = PROBLEM[many]
@@ -81,7 +90,7 @@ class Classifier:
             self.model.to(device)
         self.context = context_length(self.model)
         settings: Any = self.model.config
-        self.labels = tuple(str(settings.id2label[place]) for place in range(settings.num_labels))
+        self.labels = tuple(str(settings.id2label[index]) for index in range(settings.num_labels))
         self.many = settings.problem_type == PROBLEM[True]
         self.cut = 0
 
@@ -106,9 +115,9 @@ def class_logits(
     device = next(model.parameters()).device
 
     def read(mine: list[int]) -> Tensor:
-        found: dict[int, Tensor] = {}
+        logits: dict[int, Tensor] = {}
         for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
-            found |= dict(zip(indices, sequence_logits(model, batch.to(device)).cpu(), strict=True))
-        return torch.stack([found[place] for place in range(len(mine))])
+            logits |= dict(zip(indices, sequence_logits(model, batch.to(device)).cpu(), strict=True))
+        return torch.stack([logits[index] for index in range(len(mine))])
 
     return map_rows([len(row.ids) for row in rows], read)

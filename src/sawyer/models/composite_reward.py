@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sawyer.errors import ModelError, TrainingError
 from sawyer.models.classifier import Classifier
-from sawyer.models.scoring import Scored, Scorer, scored
+from sawyer.models.scoring import ScoreDetails, Scorer, score_details
 from sawyer.records import Prompt
 from sawyer.text import conversation
 
@@ -30,7 +30,7 @@ class RewardComponent:
 
 
 class WeightedScorer:
-    """sum of weight * score over the parts; each part's own score is told by its name.
+    """sum of weight * score over the parts; `ScoreDetails.parts` has each part's score by its name.
 
     A function that says None of an answer does not apply to it: it adds nothing there, and is not among that answer's parts. An
     answer to which no part applies has no reward: TrainingError.
@@ -42,37 +42,37 @@ class WeightedScorer:
         self.parts = tuple(parts)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        return [found.reward for found in self.detailed(prompts, responses)]
+        return [answer.reward for answer in self.score_details(prompts, responses)]
 
-    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+    def score_details(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
         """The sums, with every part's score before its weight."""
         columns = [_scored_where_it_applies(part.scorer, prompts, responses) for part in self.parts]
         return [self._summed([column[i] for column in columns], responses[i]) for i in range(len(responses))]
 
-    def _summed(self, scores: Sequence[Scored | None], response: str) -> Scored:
-        applying = [(part, score) for part, score in zip(self.parts, scores, strict=True) if score is not None]
-        if not applying:
+    def _summed(self, scores: Sequence[ScoreDetails | None], response: str) -> ScoreDetails:
+        components = [(part, score) for part, score in zip(self.parts, scores, strict=True) if score is not None]
+        if not components:
             raise TrainingError(
                 f"no part of rl.rewards applies to the answer {response[:60]!r}: each says None",
                 expected="one part at least that gives it a number",
                 why="without a reward nothing can be learnt from it",
                 todo="let one of the functions return a number, 0 if that is what it is worth",
             )
-        ensemble = next((score for _, score in applying if score.disagreement is not None), None)
-        return Scored(
-            reward=sum(part.weight * score.reward for part, score in applying),
+        ensemble = next((score for _, score in components if score.disagreement is not None), None)
+        return ScoreDetails(
+            reward=sum(part.weight * score.reward for part, score in components),
             members=ensemble.members if ensemble else (),
             disagreement=ensemble.disagreement if ensemble else None,
-            parts={part.name: score.reward for part, score in applying},
+            parts={part.name: score.reward for part, score in components},
         )
 
 
 def _scored_where_it_applies(
     scorer: Scorer | FunctionScorer, prompts: Sequence[Prompt], responses: Sequence[str]
-) -> list[Scored | None]:
+) -> list[ScoreDetails | None]:
     if isinstance(scorer, FunctionScorer):
-        return [None if score is None else Scored(reward=score) for score in scorer(prompts, responses)]
-    return [*scored(scorer, prompts, responses)]
+        return [None if score is None else ScoreDetails(reward=score) for score in scorer(prompts, responses)]
+    return [*score_details(scorer, prompts, responses)]
 
 
 class FunctionScorer:
@@ -96,15 +96,15 @@ class FunctionScorer:
     def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
         texts, rows = [conversation(prompt) for prompt in prompts], [dict(prompt.fields) for prompt in prompts]
         more: list[Any] = [rows] if self.rows == "third" else []
-        named = {"rows": rows} if self.rows == "named" else {}
+        keywords = {"rows": rows} if self.rows == "named" else {}
         try:
-            given = self.function(texts, list(responses), *more, **named)
+            returned = self.function(texts, list(responses), *more, **keywords)
         except Exception as error:  # a user's function may raise anything
             raise self._unfit(f"raised {type(error).__name__}: {error}") from error
         try:
-            numbers = [None if value is None else float(value) for value in given]
+            numbers = [None if value is None else float(value) for value in returned]
         except (TypeError, ValueError) as error:
-            raise self._unfit(f"returned {type(given).__name__}, not a list of numbers ({error})") from error
+            raise self._unfit(f"returned {type(returned).__name__}, not a list of numbers ({error})") from error
         if len(numbers) != len(responses):
             raise self._unfit(f"returned {len(numbers):,} scores for {len(responses):,} answers")
         wrong = next((i for i, value in enumerate(numbers) if value is not None and not math.isfinite(value)), None)
@@ -131,9 +131,9 @@ def _takes_rows(function: Function) -> Literal["named", "third", ""]:
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     if any(one.name == "rows" and one.kind in by_name for one in parameters):
         return "named"
-    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    needed = [one for one in parameters if one.kind in by_place and one.default is inspect.Parameter.empty]
-    return "third" if len(needed) > 2 else ""
+    positional_kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    positional = [one for one in parameters if one.kind in positional_kinds and one.default is inspect.Parameter.empty]
+    return "third" if len(positional) > 2 else ""
 
 
 class LabelScorer:
@@ -154,6 +154,6 @@ class LabelScorer:
         return self.classifier.cut
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        shares = [found[self.label] for found in self.classifier(responses)]
+        shares = [probabilities[self.label] for probabilities in self.classifier(responses)]
         # fp32 knows no smaller number above 0: a label that is certain not to apply costs about 87, not infinity.
         return shares if self.probability else [math.log(max(share, SMALLEST)) for share in shares]

@@ -27,11 +27,11 @@ class Decoder(Protocol):
     @property
     def width(self) -> int: ...
 
-    def first(self) -> Tensor:
+    def prompt_logits(self) -> Tensor:
         """(B, V) fp32 logits after the prompts."""
         ...
 
-    def next(self, chosen: Tensor) -> Tensor:
+    def next_logits(self, chosen: Tensor) -> Tensor:
         """(B, V) fp32 logits after one more token a row, `chosen` (B,)."""
         ...
 
@@ -57,7 +57,7 @@ class PaddedDecoder:
         self.ids = torch.where(batch.mask, batch.ids, batch.ids[:, -1:])
         self.width = self.mask.shape[1]
 
-    def first(self) -> Tensor:
+    def prompt_logits(self) -> Tensor:
         logits, self.cache = next_logits(
             self.model,
             self.cache,
@@ -67,11 +67,11 @@ class PaddedDecoder:
         )
         return logits
 
-    def next(self, chosen: Tensor) -> Tensor:
+    def next_logits(self, chosen: Tensor) -> Tensor:
         self.ids, self.positions = chosen.unsqueeze(1), self.positions[:, -1:] + 1
         self.mask = torch.cat([self.mask, torch.ones_like(self.mask[:, :1])], dim=1)
         self.width += 1
-        return self.first()
+        return self.prompt_logits()
 
     def keep(self, rows: Tensor) -> None:
         keep_cache_rows(self.cache, rows)
@@ -91,10 +91,10 @@ class RereadDecoder:
         """Tokens of the longest row."""
         return max(map(len, self.rows))
 
-    def first(self) -> Tensor:
+    def prompt_logits(self) -> Tensor:
         lengths = torch.tensor([len(row) for row in self.rows], device=self.device)
-        padded = [row + row[:1] * (self.width - len(row)) for row in self.rows]
-        ids, number = torch.tensor(padded, device=self.device), torch.arange(len(self.rows), device=self.device)
+        padded_rows = [row + row[:1] * (self.width - len(row)) for row in self.rows]
+        ids, number = torch.tensor(padded_rows, device=self.device), torch.arange(len(self.rows), device=self.device)
         if splits_exactly(self.model):
             states = trunk_of(self.model)(input_ids=ids, use_cache=False).last_hidden_state
             logits: Tensor = head_of(self.model)(states[number, lengths - 1])
@@ -102,10 +102,10 @@ class RereadDecoder:
             logits = self.model(input_ids=ids, use_cache=False).logits[number, lengths - 1]
         return logits.float()
 
-    def next(self, chosen: Tensor) -> Tensor:
+    def next_logits(self, chosen: Tensor) -> Tensor:
         for row, token in zip(self.rows, chosen.tolist(), strict=True):
             row.append(token)
-        return self.first()
+        return self.prompt_logits()
 
     def keep(self, rows: Tensor) -> None:
         self.rows = [self.rows[i] for i in rows.tolist()]
@@ -133,10 +133,10 @@ def _try_cache(network: Any) -> bool:
     short = length // 2
     with torch.autocast(table.device.type, enabled=False):
         rows = PaddedDecoder(network, [ids[:length], ids[1 : 1 + short]])
-        rows.first()
+        rows.prompt_logits()
         rows.keep(torch.tensor([1, 0], device=table.device))
         for step in range(3):
-            logits = rows.next(torch.tensor([ids[1 + short + step], ids[length + step]], device=table.device))
+            logits = rows.next_logits(torch.tensor([ids[1 + short + step], ids[length + step]], device=table.device))
         for row, whole in zip(logits, (ids[1 : 4 + short], ids), strict=True):
             row_ids = torch.tensor([whole], device=table.device)
             # With a mask, although it masks nothing: without one transformers warns where an id happens to be the pad token's.

@@ -40,19 +40,19 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
     somebody has them already.
     """
     rows, columns = torch.nonzero(batch.loss_mask, as_tuple=True)
-    found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
+    table = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
     if len(rows) == 0:
-        return TokenLogprobs(logprobs=found)
+        return TokenLogprobs(logprobs=table)
     if bool((columns == 0).any()):
         raise ValueError("the first token of a row cannot be trained: nothing comes before it")
     targets = batch.ids[rows, columns]
     if splits_exactly(model):
         hidden = _states_before(model, batch, rows, columns, states)
-        logprobs = _projected(model, hidden, targets, temperature)
+        logprobs = _project_logprobs(model, hidden, targets, temperature)
     else:
         logits = model(input_ids=fill_padding(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]
         logprobs = token_logprobs(logits.float() / temperature, targets)
-    return TokenLogprobs(logprobs=found.index_put((rows, columns), logprobs))
+    return TokenLogprobs(logprobs=table.index_put((rows, columns), logprobs))
 
 
 @torch.no_grad()
@@ -62,9 +62,9 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
     Of the whole distribution, not of the token that was drawn; otherwise as `policy_logprobs`.
     """
     rows, columns = torch.nonzero(batch.loss_mask, as_tuple=True)
-    found = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
+    table = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
     if len(rows) == 0:
-        return found
+        return table
     pieces: Iterator[Tensor]
     if splits_exactly(model):
         head = head_of(model)
@@ -72,7 +72,7 @@ def policy_entropies(model: nn.Module, batch: Batch, *, temperature: float = 1.0
         pieces = (head(states) for states in hidden.split(max(1, CHUNK // head.weight.shape[0])))
     else:
         pieces = iter([model(input_ids=fill_padding(batch.ids, batch.mask), use_cache=False).logits[rows, columns - 1]])
-    return found.index_put((rows, columns), torch.cat([token_entropies(logits.float() / temperature) for logits in pieces]))
+    return table.index_put((rows, columns), torch.cat([token_entropies(logits.float() / temperature) for logits in pieces]))
 
 
 @torch.no_grad()
@@ -104,12 +104,12 @@ def row_losses(
     cost = row_cost(model)
 
     def read(mine: list[int]) -> list[float]:
-        found = [0.0] * len(mine)
+        losses = [0.0] * len(mine)
         for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
             sums = policy_logprobs(model, batch.to(device)).logprobs.double().sum(1)
-            for place, value in zip(indices, sums.tolist(), strict=True):
-                found[place] = -value
-        return found
+            for index, value in zip(indices, sums.tolist(), strict=True):
+                losses[index] = -value
+        return losses
 
     return map_rows([cost(row) for row in rows], read)
 
@@ -179,15 +179,15 @@ def _states_before(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor
     return states[rows, columns - 1]
 
 
-def _projected(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
+def _project_logprobs(model: nn.Module, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
     head, device = head_of(model), hidden.device.type
     if type(head) is nn.Linear:
         precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else head.weight.dtype
         count = len(targets)
         if missing := missing_to_multiple(count, device):
             hidden, targets = pad(hidden, (0, 0, 0, missing)), pad(targets, (0, missing))
-        found = projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
-        return found[:count]
+        logprobs = projected_logprobs(hidden, head.weight, head.bias, targets, temperature=temperature, precision=precision)
+        return logprobs[:count]
 
     def project(states: Tensor, chosen: Tensor) -> Tensor:
         return token_logprobs(head(states).float() / temperature, chosen)
@@ -208,7 +208,7 @@ def row_cost(model: Any) -> Callable[[Row], float]:
     vocabulary too, which in a narrow model are most of them."""
     model = network_of(model)
     head, table = head_of(model), model.get_input_embeddings().weight
-    spoken = 0 if head is None else head.weight.numel()
-    apart = 0 if head is not None and head.weight is table else table.numel()
-    read = sum(weight.numel() for weight in model.parameters()) - spoken - apart
-    return lambda row: read * len(row.ids) + spoken * sum(row.loss_mask)
+    projection = 0 if head is None else head.weight.numel()
+    embeddings = 0 if head is not None and head.weight is table else table.numel()
+    read = sum(weight.numel() for weight in model.parameters()) - projection - embeddings
+    return lambda row: read * len(row.ids) + projection * sum(row.loss_mask)

@@ -27,7 +27,7 @@ class FrozenLayers:
     total: int
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The sentence that a stage's plan shows."""
         return f"{self.layers} of {self.of_layers} layers frozen, {self.trainable:,} of {self.total:,} weights remain trainable"
 
@@ -44,7 +44,7 @@ def freeze(model: nn.Module, what: int | Literal["all_but_head"], *, setting: st
     trunk: Any = getattr(model, "base_model", model)
     layers = layers_of(model)
     if what == "all_but_head":
-        fixed = {id(weight) for name, weight in trunk.named_parameters() if POOLER not in name.split(".")}
+        frozen_ids = {id(weight) for name, weight in trunk.named_parameters() if POOLER not in name.split(".")}
     else:
         if what > len(layers):
             raise ConfigError(
@@ -52,10 +52,10 @@ def freeze(model: nn.Module, what: int | Literal["all_but_head"], *, setting: st
                 expected=f"0 to {len(layers)}",
                 todo=f"give at most {len(layers)}",
             )
-        fixed = {id(weight) for layer in layers[:what] for weight in layer.parameters()}
-        fixed |= {id(weight) for module in _before(model, layers) for weight in module.parameters()} if what else set()
+        frozen_ids = {id(weight) for layer in layers[:what] for weight in layer.parameters()}
+        frozen_ids |= {id(weight) for module in _before(model, layers) for weight in module.parameters()} if what else set()
     for weight in model.parameters():
-        weight.requires_grad_(id(weight) not in fixed)
+        weight.requires_grad_(id(weight) not in frozen_ids)
     trainable = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if not trainable:
         raise ConfigError(f"{setting}: {what} leaves no weight to train", expected="less", todo="freeze fewer layers")
@@ -95,16 +95,16 @@ def _before(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
     outside = [module for module in trunk.modules() if id(module) not in inside]
     # One that holds the layers has begun to run before them as well, and is no leaf.
     leaves = [module for module in outside if not list(module.children())]
-    found: list[nn.Module] = [module for module in outside if isinstance(module, nn.Embedding)]
-    reached = False
+    modules: list[nn.Module] = [module for module in outside if isinstance(module, nn.Embedding)]
+    at_layers = False
 
     def arrive(*_: Any) -> None:
-        nonlocal reached
-        reached = True
+        nonlocal at_layers
+        at_layers = True
 
     def note(module: nn.Module, *_: Any) -> None:
-        if not reached:
-            found.append(module)
+        if not at_layers:
+            modules.append(module)
 
     hooks = [layers[0].register_forward_pre_hook(arrive), *(leaf.register_forward_pre_hook(note) for leaf in leaves)]
     try:
@@ -113,4 +113,4 @@ def _before(model: nn.Module, layers: nn.ModuleList) -> list[nn.Module]:
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return modules

@@ -33,8 +33,8 @@ class TokenizedModel:
     def parameters(self) -> int:
         """Number of weights, tied ones once; of an adapter's view those of the network that it shares, too."""
         network: nn.Module = network_of(self.model)
-        shared = [weight for name, weight in network.named_parameters() if network is self.model or ".lora_" not in name]
-        return sum({id(weight): weight.numel() for weight in (*shared, *self.model.parameters())}.values())
+        common = [weight for name, weight in network.named_parameters() if network is self.model or ".lora_" not in name]
+        return sum({id(weight): weight.numel() for weight in (*common, *self.model.parameters())}.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,11 @@ class LanguageModel(TokenizedModel):
         return int(config.get_text_config().vocab_size)
 
 
-def open_tokenizer(source: str | Path, template: str | None = None, *, fixed: bool = False) -> tuple[Any, str]:
+def open_tokenizer(source: str | Path, template: str | None = None, *, fixed_size: bool = False) -> tuple[Any, str]:
     """A language model's tokenizer with the template that it is written to with (None is `auto`), and which one, in words: here
-    alone it is decided. `fixed`: the model can have no more embeddings than it has."""
-    tokenizer = load_tokenizer(source, fixed=fixed)
-    return tokenizer, set_template(tokenizer, template or "auto", rows=table_rows(source) if fixed else None)
+    alone it is decided. `fixed_size`: the model can have no more embeddings than it has."""
+    tokenizer = load_tokenizer(source, fixed_size=fixed_size)
+    return tokenizer, set_template(tokenizer, template or "auto", rows=table_rows(source) if fixed_size else None)
 
 
 def open_language_model(
@@ -63,7 +63,7 @@ def open_language_model(
 ) -> LanguageModel:
     """Load a language model. `template` is set on its tokenizer; None is `auto`: the one that was saved with it. With `lora` it
     is ready to train adapters alone (`load_policy`)."""
-    tokenizer, reads = open_tokenizer(source, template, fixed=lora is not None)
+    tokenizer, reads = open_tokenizer(source, template, fixed_size=lora is not None)
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
     if not caches_exactly(model):
         reads += "; asked by reading whole rows again at each token, for its cache cannot be batched: slow"

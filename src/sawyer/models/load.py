@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sawyer.errors import ModelError
-from sawyer.models.adapters import LowRank, attach, cannot_go_on, merge, put
+from sawyer.models.adapters import LowRank, attach_adapter, attach_new_adapter, cannot_go_on, merge
 from sawyer.models.attention_span import steady_length
 from sawyer.models.fast import is_conv1d, packs_exactly, tanh_gelus
 from sawyer.models.network_parts import score_head, splits_exactly, trunk_of
@@ -30,29 +30,29 @@ from sawyer.runs import base_of, facts_of, is_adapter, language_model, on_disk, 
 from sawyer.text import PromptEncoder, all_ends, id_count, special_ids, turn_end
 
 END, PAD = "<|endoftext|>", "<|pad|>"
-SPARE = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
+UNUSED_NAME = re.compile(r"pad|reserved|unused|placeholder|dummy", re.IGNORECASE)  # names of tokens that no text uses
 OTHER_PAD = re.compile(r"image|img|video|vision|audio|fim|code", re.IGNORECASE)  # those that fill up something else
 OURS = "sawyer"  # the key in config.json under which our few extra facts lie
 
 
-def load_tokenizer(source: str | Path, *, fixed: bool = False) -> Any:
+def load_tokenizer(source: str | Path, *, fixed_size: bool = False) -> Any:
     """The tokenizer of a language model: that of `load_reader`. Raises ModelError without an EOS: then no answer could end."""
-    tokenizer = load_reader(source, fixed=fixed)
+    tokenizer = load_reader(source, fixed_size=fixed_size)
     check_end(source, tokenizer)
     return tokenizer
 
 
-def load_reader(source: str | Path, *, fixed: bool = False) -> Any:
+def load_reader(source: str | Path, *, fixed_size: bool = False) -> Any:
     """The tokenizer of a model folder or hub id that reads and need not write, with a pad token of its own (`own_pad`).
 
-    `fixed`, and always with adapters: no token beyond the model's embeddings is added, for adapters cannot bring a row that
-    their base model lacks.
+    `fixed_size`, and always with adapters: no token beyond the model's embeddings is added, for adapters cannot bring a row
+    that their base model lacks.
     """
     from transformers import AutoTokenizer
 
     check_folder(source)
     if is_adapter(source) and not any(Path(source).glob("tokenizer*")):  # another program wrote the adapters alone
-        return load_reader(on_disk(base_of(source)), fixed=True)
+        return load_reader(on_disk(base_of(source)), fixed_size=True)
     check_config(source)
     with explain_load_errors(source, "tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(source, **remote_code_kwargs(source))
@@ -64,7 +64,7 @@ def load_reader(source: str | Path, *, fixed: bool = False) -> Any:
             todo="copy the tokenizer's files there too",
         )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        own_pad(tokenizer, (tokenizer.eos_token_id,), table_rows(source) if fixed or is_adapter(source) else None)
+        own_pad(tokenizer, (tokenizer.eos_token_id,), table_rows(source) if fixed_size or is_adapter(source) else None)
     return tokenizer
 
 
@@ -76,16 +76,16 @@ def own_pad(tokenizer: Any, ends: Iterable[int | None], rows: int | None = None)
     one, else the token for what is unknown; only without these the vocabulary grows by one, or, where a model has `rows`
     embeddings and all are taken, EOS pads.
     """
-    taken = {*ends, tokenizer.bos_token_id}
-    spare = [
+    used = {*ends, tokenizer.bos_token_id}
+    names_free = [
         token.content
         for number, token in sorted(tokenizer.added_tokens_decoder.items())
-        if token.special and number not in taken and SPARE.search(token.content) and not OTHER_PAD.search(token.content)
+        if token.special and number not in used and UNUSED_NAME.search(token.content) and not OTHER_PAD.search(token.content)
     ]
-    spare.sort(key=lambda name: "pad" not in name.lower())
-    unknown = tokenizer.unk_token if tokenizer.unk_token_id not in taken else None
+    names_free.sort(key=lambda name: "pad" not in name.lower())
+    unknown = tokenizer.unk_token if tokenizer.unk_token_id not in used else None
     new = PAD if rows is None or len(tokenizer) < rows else tokenizer.eos_token
-    tokenizer.add_special_tokens({"pad_token": next((name for name in (*spare, unknown) if name), new)})
+    tokenizer.add_special_tokens({"pad_token": next((name for name in (*names_free, unknown) if name), new)})
 
 
 def check_end(source: str | Path, tokenizer: Any) -> None:
@@ -109,7 +109,7 @@ def load_policy(source: str | Path, tokenizer: Any, *, lora: LowRank | None = No
     check_folder(source, weights=True)
     model = ready(_causal(on_disk(base_of(source)) if is_adapter(source) else source, tokenizer), tokenizer)
     if is_adapter(source):
-        model = put(model, read_adapter(source), source)
+        model = attach_adapter(model, read_adapter(source), source)
     adapt(model, source, lora, seed=seed)
     return model
 
@@ -126,11 +126,11 @@ def _causal(source: str | Path, tokenizer: Any) -> Any:
     check_folder(source, weights=True)
     check_family(source, "causal")
     with explain_load_errors(source, "language model"), quiet():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        pair: Any = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, output_loading_info=True, **remote_code_kwargs(source)
         )
-        model, told = loaded
-        check_whole(source, told["missing_keys"])
+        model, info = pair
+        check_whole(source, info["missing_keys"])
         resize_embeddings(model, tokenizer)
         check_causal(source, model)
     return model
@@ -141,10 +141,10 @@ def adapt(model: Any, source: str | Path, lora: LowRank | None, *, seed: int) ->
     of them. Raises ModelError for adapters of which more than A and B were trained: new ones would not belong to their base."""
     if lora is None:
         merge(model)
-    elif getattr(model, "attached", None) is None:
+    elif getattr(model, "attached_adapter", None) is None:
         if is_adapter(source):
             raise cannot_go_on(source, read_adapter(source).beyond())
-        attach(model, source, lora, seed=seed)
+        attach_new_adapter(model, source, lora, seed=seed)
 
 
 def new_policy(
@@ -167,7 +167,7 @@ def new_policy(
         embd_pdrop=0.0,
         attn_pdrop=0.0,
     )
-    with seeded(seed):
+    with seed_torch(seed):
         return GPT2LMHeadModel(config).eval()
 
 
@@ -183,7 +183,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
     that is a reward model already, with as many heads, keeps its own; a classifier's head of other labels is replaced. With
     `lora` the trunk is frozen but for adapters, as in `load_policy`; heads are trained whole.
     """
-    with seeded(seed):
+    with seed_torch(seed):
         model, missing = sequence_model(source, "model with a scalar head", num_labels=heads)
         trunk = f"{model.base_model_prefix}."
         check_whole(source, [key for key in missing if key.startswith(trunk) and "pooler" not in key])
@@ -199,7 +199,7 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
     return model
 
 
-def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, list[str]]:
+def sequence_model(source: str | Path, what: str, **head_settings: Any) -> tuple[Any, list[str]]:
     """(a trunk with a head that reads whole texts, the weights that `source` lacks and that are random). `asked` are settings
     that its config is to have; adapters that `source` holds are in it. A head of another size than `source` has is random."""
     from transformers import AutoModelForSequenceClassification
@@ -209,51 +209,51 @@ def sequence_model(source: str | Path, what: str, **asked: Any) -> tuple[Any, li
     base = source if adapter is None else on_disk(adapter.base)
     check_folder(base, weights=True)
     check_family(base, "classifier")
-    if adapter is not None and not asked:
-        asked = _as_told(source, adapter.scores)
+    if adapter is not None and not head_settings:
+        head_settings = _head_settings(source, adapter.scores)
     with explain_load_errors(base, what), quiet():
-        model, told = AutoModelForSequenceClassification.from_pretrained(
+        model, info = AutoModelForSequenceClassification.from_pretrained(
             base,
             dtype=torch.float32,
             output_loading_info=True,
-            ignore_mismatched_sizes=bool(asked),  # another head is drawn anew; who asks looks at the trunk's weights
+            ignore_mismatched_sizes=bool(head_settings),  # another head is drawn anew; who asks looks at the trunk's weights
             **remote_code_kwargs(base),
-            **asked,
+            **head_settings,
         )
-    missing = [*told["missing_keys"], *(key for key, *_ in told["mismatched_keys"])]
+    missing = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     if adapter is not None:
-        model = put(model, adapter, source)
-        own = dict(model.named_parameters())
-        missing = [key for key in missing if key not in adapter.heads or own[key].shape != adapter.heads[key].shape]
+        model = attach_adapter(model, adapter, source)
+        weights = dict(model.named_parameters())
+        missing = [key for key in missing if key not in adapter.heads or weights[key].shape != adapter.heads[key].shape]
         setattr(model.config, OURS, settings_of(source).get(OURS))
     return model, missing
 
 
-def _as_told(folder: str | Path, scores: int) -> dict[str, Any]:
+def _head_settings(folder: str | Path, scores: int) -> dict[str, Any]:
     """What a folder of adapters says of its head; `scores` is how many numbers that gives."""
-    told = settings_of(folder)
-    found = {name: told[name] for name in ("id2label", "label2id", "problem_type") if told.get(name)}
-    if "id2label" in found:
-        found["id2label"] = {int(place): label for place, label in found["id2label"].items()}
-    return found if len(found.get("id2label", ())) == scores else {"num_labels": scores}
+    settings = settings_of(folder)
+    head_settings = {name: settings[name] for name in ("id2label", "label2id", "problem_type") if settings.get(name)}
+    if "id2label" in head_settings:
+        head_settings["id2label"] = {int(index): label for index, label in head_settings["id2label"].items()}
+    return head_settings if len(head_settings.get("id2label", ())) == scores else {"num_labels": scores}
 
 
 def _last_linear(model: nn.Module, heads: int) -> tuple[str, nn.Linear]:
     """(name, layer) of what gives the scores: outside the trunk, the last linear layer with so many outputs."""
     trunk: Any = getattr(model, "base_model", model)
     inside = {id(module) for module in trunk.modules()}
-    found = [
+    layers = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == heads and id(module) not in inside
     ]
-    if not found:
+    if not layers:
         raise ModelError(
             f"{type(model).__name__} has no linear layer that gives {heads} scores",
             expected="a model whose scores are read from its trunk by a linear layer",
             todo="name another model",
         )
-    return found[-1]
+    return layers[-1]
 
 
 def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
@@ -303,8 +303,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
 def context_in(config: Any) -> int:
     """The most tokens that a model with this config reads, and reads alike in any row and batch (`reach.steady_length`)."""
     text = config.get_text_config()
-    known = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    length = int(next((length for length in known if length), 1024))
+    lengths = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
+    length = int(next((length for length in lengths if length), 1024))
     return min(length, steady_length(config) or length)
 
 
@@ -372,15 +372,15 @@ def hold_in_bf16(model: nn.Module) -> None:
 def named_ends(model: Any) -> tuple[int, ...]:
     """The tokens that a model's makers name as ends: `eos_token_id` of generation_config.json, else of config.json."""
     generation = getattr(model, "generation_config", None)
-    named = getattr(generation, "eos_token_id", None)
-    if named is None:
-        named = getattr(model.config.get_text_config(), "eos_token_id", None)
-    return tuple(named) if isinstance(named, list | tuple) else () if named is None else (int(named),)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = getattr(model.config.get_text_config(), "eos_token_id", None)
+    return tuple(ids) if isinstance(ids, list | tuple) else () if ids is None else (int(ids),)
 
 
 def padding_of(model: Any) -> int | None:
     """The pad token before which a decoder's scores are read: the one that its config names. None for none (some write -1), and
-    for encoders, which are told where padding is."""
+    for encoders, which get a mask."""
     if score_head(model) is None:
         return None
     padding = getattr(model.config.get_text_config(), "pad_token_id", None)
@@ -399,24 +399,24 @@ def resize_embeddings(model: Any, tokenizer: Any) -> None:
     Raises ModelError for a tokenizer whose own vocabulary reaches beyond the embeddings, or that leaves numbers out there: it
     is another model's, or damaged.
     """
-    size, known = id_count(tokenizer), model.get_input_embeddings().weight.shape[0]
-    beyond = sorted(number for number in tokenizer.get_vocab().values() if number >= known)
-    if beyond and (beyond[0] != known or len(beyond) != size - known or {*beyond} - {*tokenizer.added_tokens_decoder}):
+    size, old_size = id_count(tokenizer), model.get_input_embeddings().weight.shape[0]
+    beyond = sorted(number for number in tokenizer.get_vocab().values() if number >= old_size)
+    if beyond and (beyond[0] != old_size or len(beyond) != size - old_size or {*beyond} - {*tokenizer.added_tokens_decoder}):
         raise ModelError(
-            f"the tokenizer has tokens up to number {max(beyond):,}, the model embeddings for {known:,}",
+            f"the tokenizer has tokens up to number {max(beyond):,}, the model embeddings for {old_size:,}",
             expected="a tokenizer whose numbers are those of the model's embeddings",
             why="such tokens mean nothing to the model: the tokenizer belongs to another one, or is damaged",
             todo="copy the tokenizer's files of this very model beside its config.json",
         )
-    if size <= known:
+    if size <= old_size:
         return
     with quiet():
         model.resize_token_embeddings(size, mean_resizing=False)
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
     for layer in layers.values():
-        layer.weight[known:] = layer.weight[:known].mean(0)
+        layer.weight[old_size:] = layer.weight[:old_size].mean(0)
         if getattr(layer, "bias", None) is not None:
-            layer.bias[known:] = layer.bias[:known].mean()
+            layer.bias[old_size:] = layer.bias[:old_size].mean()
 
 
 def check_whole(source: str | Path, missing: Iterable[str]) -> None:
@@ -435,8 +435,8 @@ def check_causal(source: str | Path, model: Any) -> None:
     """A masked language model loads as well, and would see the tokens that it is to foretell. What follows must not matter, nor
     how much of it there is."""
     ids = torch.tensor([[0, 1, 0, 0, 1, 1, 0, 1, 0, 1, 1, 1]], device=next(model.parameters()).device)
-    whole, begun = (model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).logits for x in (ids, ids[:, :5]))
-    if not torch.allclose(whole[:, :5], begun, atol=1e-3, rtol=1e-3):
+    whole, begin = (model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).logits for x in (ids, ids[:, :5]))
+    if not torch.allclose(whole[:, :5], begin, atol=1e-3, rtol=1e-3):
         raise ModelError(
             f"{source} is no causal language model: what it says of a token changes with the tokens after it",
             expected="a decoder such as GPT-2, Llama or Qwen",
@@ -446,7 +446,7 @@ def check_causal(source: str | Path, model: Any) -> None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
+def seed_torch(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -21,7 +21,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     Of a network with adapters only these are written, and its heads: PEFT loads the folder, and so does all that reads a model
     here.
     """
-    attached = getattr(model, "attached", None)
+    attached = getattr(model, "attached_adapter", None)
     if attached is None:
         vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
         if extra:
@@ -41,7 +41,7 @@ def _head(model: Any) -> dict[str, Any]:
     """What config.json would say of the network's kind and its head."""
     network = network_of(model)
     kind = {"architectures": [type(network).__name__]}
-    if not model.attached.heads:
+    if not model.attached_adapter.heads:
         return kind
     names = ("id2label", "label2id", "problem_type")
     return kind | {name: getattr(network.config, name) for name in names if getattr(network.config, name)}
@@ -55,11 +55,11 @@ def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides:
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name not in besides:
             shutil.copyfile(path, folder / path.name)
-    told = folder / (TOLD if is_adapter(folder) else "config.json")
-    settings = json.loads(told.read_text(encoding="utf-8"))
-    kept = {BESIDE: settings[OURS][BESIDE]} if BESIDE in (settings.get(OURS) or {}) else {}
-    settings[OURS] = {**extra, **kept}
-    _write(told, settings)
+    path_of_facts = folder / (TOLD if is_adapter(folder) else "config.json")
+    settings = json.loads(path_of_facts.read_text(encoding="utf-8"))
+    beside = {BESIDE: settings[OURS][BESIDE]} if BESIDE in (settings.get(OURS) or {}) else {}
+    settings[OURS] = {**extra, **beside}
+    _write(path_of_facts, settings)
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
@@ -69,5 +69,5 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
     """What `save_model` was told besides the model; empty for a folder written elsewhere."""
-    found = facts_of(settings_of(folder), folder)
-    return {name: value for name, value in found.items() if name != BESIDE}
+    facts = facts_of(settings_of(folder), folder)
+    return {name: value for name, value in facts.items() if name != BESIDE}

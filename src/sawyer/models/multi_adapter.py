@@ -16,11 +16,11 @@ from sawyer.models.adapters import (
     OFF,
     AttachedAdapter,
     LowRank,
-    inject,
+    complete_config,
+    inject_layers,
     layers_with,
+    load_adapter_weights,
     new_config,
-    place,
-    settled,
 )
 from sawyer.models.fast import set_active_adapter
 from sawyer.models.peft_folder import Adapter
@@ -39,24 +39,24 @@ class MultiAdapter:
 
     def add(self, name: str, adapter: Adapter, folder: str | Path) -> None:
         """The adapter of a folder, under a name; its scalar head, if it has one, is left to the caller."""
-        place(self.network, adapter, name, folder, ("score.weight",))
-        self._added(name, settled(adapter.config, adapter.base, ()))
+        load_adapter_weights(self.network, adapter, name, folder, ("score.weight",))
+        self._register(name, complete_config(adapter.config, adapter.base, ()))
 
     def add_new(self, name: str, base: str | Path, lora: LowRank, *, seed: int) -> None:
         """A new adapter, which changes nothing yet; `base` is where the network came from."""
-        config = settled(new_config(self.network, lora), base, ())
-        inject(self.network, config, name, seed=seed)
-        self._added(name, config)
+        config = complete_config(new_config(self.network, lora), base, ())
+        inject_layers(self.network, config, name, seed=seed)
+        self._register(name, config)
 
     def add_copy(self, name: str, of: str) -> None:
         """The same as another adapter, with weights of its own."""
-        inject(self.network, self.configs[of], name)
-        self._added(name, self.configs[of])
+        inject_layers(self.network, self.configs[of], name)
+        self._register(name, self.configs[of])
         with torch.no_grad():
             for mine, theirs in zip(self.weights(name), self.weights(of), strict=True):
                 mine.copy_(theirs)
 
-    def _added(self, name: str, config: Any) -> None:
+    def _register(self, name: str, config: Any) -> None:
         self.configs[name] = config
         self.layers, self.speaks = layers_with(self.network), None
         for weight in self.weights(name):
@@ -64,7 +64,7 @@ class MultiAdapter:
 
     def weights(self, name: str) -> list[Tensor]:
         """The weights of an adapter, layer by layer."""
-        return [weight for layer in self.layers for part in _parts(layer, name).values() for weight in part.parameters()]
+        return [weight for layer in self.layers for part in _matrices(layer, name).values() for weight in part.parameters()]
 
     def set_adapter(self, name: str) -> None:
         """The next forward pass is that of this adapter."""
@@ -76,22 +76,26 @@ class MultiAdapter:
 class AdapterTrunk(nn.Module):
     """The trunk of a shared network, with one adapter. `parameters()` are the adapter's alone."""
 
-    def __init__(self, shared: MultiAdapter, name: str) -> None:
+    def __init__(self, multi_adapter: MultiAdapter, name: str) -> None:
         super().__init__()
-        self.shared, self.name = shared, name
-        layers = {path: layer for path, layer in shared.network.named_modules() if any(layer is one for one in shared.layers)}
-        self.own = nn.ModuleDict(
+        self.multi_adapter, self.name = multi_adapter, name
+        layers = {
+            path: layer
+            for path, layer in multi_adapter.network.named_modules()
+            if any(layer is one for one in multi_adapter.layers)
+        }
+        self.adapter = nn.ModuleDict(
             {
                 f"{path} {kind}".replace(".", "-"): part
                 for path, layer in layers.items()
-                for kind, part in _parts(layer, name).items()
+                for kind, part in _matrices(layer, name).items()
             }
         )
 
     @property
     def network(self) -> Any:
         """The trunk that all share."""
-        return self.shared.network.base_model
+        return self.multi_adapter.network.base_model
 
     @property
     def config(self) -> Any:
@@ -99,7 +103,7 @@ class AdapterTrunk(nn.Module):
         return self.network.config
 
     def forward(self, **inputs: Any) -> Any:
-        self.shared.set_adapter(self.name)
+        self.multi_adapter.set_adapter(self.name)
         return self.network(**inputs)
 
 
@@ -109,28 +113,30 @@ class AdapterView(nn.Module):
     `config` is what its own folder says of it. To whoever saves it, it is an adapter.
     """
 
-    def __init__(self, shared: MultiAdapter, name: str = OFF, *, config: Any = None, score: nn.Linear | None = None) -> None:
+    def __init__(
+        self, multi_adapter: MultiAdapter, name: str = OFF, *, config: Any = None, score: nn.Linear | None = None
+    ) -> None:
         super().__init__()
-        self.shared, self.name = shared, name
-        self.base_model = AdapterTrunk(shared, name)
-        self.config = shared.network.config if config is None else config
+        self.multi_adapter, self.name = multi_adapter, name
+        self.base_model = AdapterTrunk(multi_adapter, name)
+        self.config = multi_adapter.network.config if config is None else config
         if score is not None:
             self.score = score
 
     @property
     def network(self) -> Any:
         """The network that all share."""
-        return self.shared.network
+        return self.multi_adapter.network
 
     @property
-    def attached(self) -> AttachedAdapter | None:
+    def attached_adapter(self) -> AttachedAdapter | None:
         """What is written where this is saved; None for the network without adapters."""
-        settings = self.shared.configs.get(self.name)
+        settings = self.multi_adapter.configs.get(self.name)
         return None if settings is None else AttachedAdapter(name=self.name, config=settings)
 
     def learn(self) -> None:
         """From now on its adapter is trained."""
-        self.base_model.own.requires_grad_(True)
+        self.base_model.adapter.requires_grad_(True)
 
     def get_input_embeddings(self) -> Any:
         """The network's table of tokens."""
@@ -141,11 +147,11 @@ class AdapterView(nn.Module):
         return self.network.get_output_embeddings()
 
     def forward(self, **inputs: Any) -> Any:
-        self.shared.set_adapter(self.name)
+        self.multi_adapter.set_adapter(self.name)
         return self.network(**inputs)
 
 
-def _parts(layer: Any, name: str) -> dict[str, nn.Module]:
+def _matrices(layer: Any, name: str) -> dict[str, nn.Module]:
     """A and B of an adapter in one layer; none where it has none."""
     parts = {"A": layer.lora_A, "B": layer.lora_B}
     return {kind: modules[name] for kind, modules in parts.items() if name in modules}

@@ -17,10 +17,10 @@ from sawyer.errors import ModelError
 from sawyer.runs import ADAPTER, base_of
 
 WEIGHTS = "adapter_model.safetensors"
-PICKLED = "adapter_model.bin"
+PICKLE = "adapter_model.bin"
 PREFIX = "base_model.model."  # before every name in PEFT's files
 # Settings whose meaning is known here, or that say nothing of what the weights do.
-KNOWN = {
+KNOWN_SETTINGS = {
     *("peft_type", "peft_version", "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping"),
     *("r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "bias", "lora_bias"),
     *("target_modules", "exclude_modules", "target_parameters", "layers_to_transform", "layers_pattern", "use_dora"),
@@ -80,31 +80,31 @@ def read_adapter(folder: str | Path) -> Adapter:
     ranks = [config.r, *(config.rank_pattern or {}).values()]
     if not all(type(rank) is int and 0 < rank <= largest for rank in ranks):
         raise unreadable(folder, f"rank {max(ranks, key=str)!r} is none that its weights have")
-    named = _named(weights)
+    weights_by_name = _names_of_network(weights)
     return Adapter(
         base=base,
         config=config,
-        weights={name: weight for name, weight in named.items() if ".lora_" in name},
-        heads={name: weight for name, weight in named.items() if ".lora_" not in name},
+        weights={name: weight for name, weight in weights_by_name.items() if ".lora_" in name},
+        heads={name: weight for name, weight in weights_by_name.items() if ".lora_" not in name},
     )
 
 
-def _named(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _names_of_network(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """By the network's own names. Beside a whole trained layer PEFT sometimes writes it again, and the one that it replaces."""
-    found = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if ".original_module." not in name}
-    return {name.replace(".modules_to_save.", "."): weight for name, weight in found.items()}
+    whole = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if ".original_module." not in name}
+    return {name.replace(".modules_to_save.", "."): weight for name, weight in whole.items()}
 
 
 def _check_settings(folder: str | Path) -> None:
     try:
-        told = json.loads((Path(folder) / ADAPTER).read_text(encoding="utf-8"))
+        settings = json.loads((Path(folder) / ADAPTER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(folder, f"{ADAPTER} cannot be read ({error})") from error
-    if not isinstance(told, dict):
+    if not isinstance(settings, dict):
         raise unreadable(folder, f"{ADAPTER} is no table of settings")
-    if str(told.get("peft_type")) != "LORA":
-        raise unreadable(folder, f"they are {told.get('peft_type')}")
-    if unknown := sorted(name for name, value in told.items() if value and name not in KNOWN):
+    if str(settings.get("peft_type")) != "LORA":
+        raise unreadable(folder, f"they are {settings.get('peft_type')}")
+    if unknown := sorted(name for name, value in settings.items() if value and name not in KNOWN_SETTINGS):
         raise unreadable(folder, f"they use {', '.join(unknown)}, which is not known here")
 
 
@@ -113,12 +113,12 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 
     if (folder / WEIGHTS).is_file():
         return load_file(str(folder / WEIGHTS))
-    if (folder / PICKLED).is_file():
-        found: dict[str, Tensor] = torch.load(folder / PICKLED, map_location="cpu", weights_only=True)
-        return found
+    if (folder / PICKLE).is_file():
+        weights: dict[str, Tensor] = torch.load(folder / PICKLE, map_location="cpu", weights_only=True)
+        return weights
     raise ModelError(
         f"{folder} has no weights",
-        expected=f"{WEIGHTS} (or {PICKLED}) beside {ADAPTER}",
+        expected=f"{WEIGHTS} (or {PICKLE}) beside {ADAPTER}",
         why="a folder is read as it lies here; nothing is fetched for it",
         todo="copy the whole folder again",
     )
@@ -129,51 +129,51 @@ def merge_whole(model: Any, adapter: Adapter, folder: str | Path) -> Any:
     network has in this size (another one is about to be drawn)."""
     from peft import PeftModel, set_peft_model_state_dict
 
-    own = dict(model.named_parameters())
+    weights_here = dict(model.named_parameters())
     scores = type(model).__name__.endswith("ForSequenceClassification")
     outside = [name for name in adapter.heads if not name.startswith(f"{model.base_model_prefix}.")] if scores else []
-    dropped = {name for name in outside if name not in own or own[name].shape != adapter.heads[name].shape}
-    whole = {name: weight for name, weight in adapter.heads.items() if name not in dropped}
+    unfit = {name for name in outside if name not in weights_here or weights_here[name].shape != adapter.heads[name].shape}
+    whole = {name: weight for name, weight in adapter.heads.items() if name not in unfit}
     _fit_rows(model, whole)
     _part_tables(model, adapter)
-    kept = {name for name in adapter.config.modules_to_save or () if not any(name in key.split(".") for key in dropped)}
-    adapter.config.modules_to_save = sorted(kept) or None
+    modules = {name for name in adapter.config.modules_to_save or () if not any(name in key.split(".") for key in unfit)}
+    adapter.config.modules_to_save = sorted(modules) or None
     adapter.config.task_type = None
     adapter.config.inference_mode = False
     weights = {f"{PREFIX}{name}": weight for name, weight in {**adapter.weights, **whole}.items()}
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")  # what PEFT tells its own users
-            wrapped = PeftModel(model, adapter.config)
-            told = set_peft_model_state_dict(wrapped, weights)
-            if odd := [*told.unexpected_keys, *_not_loaded(wrapped, told.missing_keys)]:
+            peft_model = PeftModel(model, adapter.config)
+            result = set_peft_model_state_dict(peft_model, weights)
+            if odd := [*result.unexpected_keys, *_not_loaded(peft_model, result.missing_keys)]:
                 raise unreadable(folder, f"{odd[0].removeprefix(PREFIX)} does not fit the model in {adapter.base}")
-            merged: Any = wrapped.merge_and_unload()
+            network: Any = peft_model.merge_and_unload()
     except ModelError:
         raise
     except Exception as error:  # PEFT has many words for what does not fit
         raise unreadable(folder, str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from error
-    vars(merged).pop("peft_config", None)
-    _untie(merged)
-    for weight in merged.parameters():
+    vars(network).pop("peft_config", None)
+    _untie(network)
+    for weight in network.parameters():
         weight.requires_grad_(True)
-    return merged.eval()
+    return network.eval()
 
 
 def _fit_rows(model: Any, whole: Mapping[str, Tensor]) -> None:
     """As many embeddings as the adapter has, where it was saved with a table of another length."""
     table = model.get_input_embeddings()
     name = next((name for name, module in model.named_modules() if module is table), "")
-    trained = whole.get(f"{name}.weight")
-    if trained is not None and trained.shape[1:] == table.weight.shape[1:] and len(trained) != len(table.weight):
-        model.resize_token_embeddings(len(trained), mean_resizing=False)
+    rows = whole.get(f"{name}.weight")
+    if rows is not None and rows.shape[1:] == table.weight.shape[1:] and len(rows) != len(table.weight):
+        model.resize_token_embeddings(len(rows), mean_resizing=False)
 
 
-def _not_loaded(wrapped: Any, missing: Iterable[str]) -> list[str]:
+def _not_loaded(peft_model: Any, missing: Iterable[str]) -> list[str]:
     """The adapter's weights among those that had no value, but for second names of one that had (tied embeddings)."""
-    own, lacking = dict(wrapped.named_parameters(remove_duplicate=False)), set(missing)
-    loaded = {id(weight) for name, weight in own.items() if name not in lacking}
-    return [name for name in own if name in lacking and ".default" in name and id(own[name]) not in loaded]
+    weights, names_missing = dict(peft_model.named_parameters(remove_duplicate=False)), set(missing)
+    loaded_ids = {id(weight) for name, weight in weights.items() if name not in names_missing}
+    return [name for name in weights if name in names_missing and ".default" in name and id(weights[name]) not in loaded_ids]
 
 
 @torch.no_grad()
@@ -183,8 +183,8 @@ def _part_tables(model: Any, adapter: Adapter) -> None:
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     tables = {id(model.get_input_embeddings()), id(head)}
     names = [name for name, module in model.named_modules() if id(module) in tables]
-    touched = any(key.startswith(f"{name}.lora_") for key in adapter.weights for name in names)
-    if touched and head is not None and head.weight is model.get_input_embeddings().weight:
+    has_low_rank = any(key.startswith(f"{name}.lora_") for key in adapter.weights for name in names)
+    if has_low_rank and head is not None and head.weight is model.get_input_embeddings().weight:
         head.weight = nn.Parameter(head.weight.clone())
 
 

@@ -116,8 +116,8 @@ def table_rows(source: str | Path) -> int | None:
     """How many embeddings a model has, as its config.json says; of adapters the model's below. None: it does not say."""
     config = settings_of(source)
     text = config.get("text_config")
-    found = (text if isinstance(text, dict) else config).get("vocab_size")
-    return found if isinstance(found, int) else None
+    rows = (text if isinstance(text, dict) else config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
 
 
 def brings_code(source: str | Path) -> ModelError:

@@ -20,22 +20,22 @@ MOST_LETTERS = 60  # of a text in the journal's sentence
 class NearDuplicates:
     """What thinning leaves of N rows, in their order, and the pair it was least sure of."""
 
-    kept: tuple[int, ...]  # indices of the rows kept
+    indices: tuple[int, ...]  # indices of the rows kept
     of: int  # N
     usual: float  # the mean cosine of two rows: what tells little
     pair: tuple[int, int] | None  # (kept, left out) with the lowest similarity; None where none was left out
     similarity: float  # of that pair
 
-    def told(self, texts: Sequence[str], threshold: float) -> str:
+    def summary(self, texts: Sequence[str], threshold: float) -> str:
         """The sentence for the journal; `texts` are those of all N rows."""
-        said = (
-            f"dedup_threshold: {threshold:g} leaves out {self.of - len(self.kept):,} of {self.of:,} as near-duplicates "
+        message = (
+            f"dedup_threshold: {threshold:g} leaves out {self.of - len(self.indices):,} of {self.of:,} as near-duplicates "
             f"(two rows have a similarity of {self.usual:.3f} on average)"
         )
         if self.pair is None:
-            return said
-        first, other = (_short(texts[place]) for place in self.pair)
-        return f"{said}; the least alike of them: {other!r} after {first!r} at {self.similarity:.3f}"
+            return message
+        first, other = (_shorten_text(texts[index]) for index in self.pair)
+        return f"{message}; the least alike of them: {other!r} after {first!r} at {self.similarity:.3f}"
 
 
 def near_duplicates(
@@ -55,18 +55,18 @@ def near_duplicates(
     """
     vectors = mean_pooled(model, rows, pad_id=pad_id, token_budget=token_budget, map_rows=map_rows)
     members: dict[Hashable, list[int]] = {}
-    for place in range(len(rows)):
-        members.setdefault(groups[place] if groups is not None else None, []).append(place)
-    kept: list[int] = []
+    for index in range(len(rows)):
+        members.setdefault(groups[index] if groups is not None else None, []).append(index)
+    row_indices: list[int] = []
     out: list[tuple[float, int, int]] = []
-    for places in members.values():
-        found = deduplicate(vectors[places], threshold)
-        kept += [place for place, stays in zip(places, found.keep.tolist(), strict=True) if stays]
-        pairs = zip(places, found.keep.tolist(), found.twin.tolist(), found.similarity.tolist(), strict=True)
-        out += [(similarity, places[twin], place) for place, stays, twin, similarity in pairs if not stays]
+    for indices in members.values():
+        duplicates = deduplicate(vectors[indices], threshold)
+        row_indices += [index for index, stays in zip(indices, duplicates.keep.tolist(), strict=True) if stays]
+        pairs = zip(indices, duplicates.keep.tolist(), duplicates.twin.tolist(), duplicates.similarity.tolist(), strict=True)
+        out += [(similarity, indices[twin], index) for index, stays, twin, similarity in pairs if not stays]
     least = min(out, default=None)
     return NearDuplicates(
-        kept=tuple(sorted(kept)),
+        indices=tuple(sorted(row_indices)),
         of=len(rows),
         usual=mean_cosine(vectors),
         pair=(least[1], least[2]) if least else None,
@@ -83,18 +83,18 @@ def mean_pooled(
     device = next(model.parameters()).device
 
     def read(mine: list[int]) -> Tensor:
-        found: dict[int, Tensor] = {}
+        vectors: dict[int, Tensor] = {}
         for indices, batch in batches([rows[i] for i in mine], pad_id=pad_id, token_budget=token_budget):
-            placed = batch.to(device)
-            states = trunk(input_ids=placed.ids, attention_mask=placed.mask.long()).last_hidden_state.float()
-            mask = placed.mask.unsqueeze(2)
-            pooled = states.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
-            found |= dict(zip(indices, pooled.cpu(), strict=True))
-        return torch.stack([found[place] for place in range(len(mine))])
+            on_device = batch.to(device)
+            states = trunk(input_ids=on_device.ids, attention_mask=on_device.mask.long()).last_hidden_state.float()
+            mask = on_device.mask.unsqueeze(2)
+            means = states.masked_fill(~mask, 0.0).sum(1) / mask.sum(1)
+            vectors |= dict(zip(indices, means.cpu(), strict=True))
+        return torch.stack([vectors[index] for index in range(len(mine))])
 
     return map_rows([len(row.ids) for row in rows], read)
 
 
-def _short(text: str) -> str:
+def _shorten_text(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"

@@ -53,7 +53,7 @@ def new_reward_model(
     `template` replaces what a decoder brings; `fallback` is that of one whose tokenizer brings none that can be used. With
     `lora` the trunk learns through adapters alone.
     """
-    tokenizer = load_reader(source, fixed=lora is not None)
+    tokenizer = load_reader(source, fixed_size=lora is not None)
     return _reward_model(
         source, tokenizer, new_reward(source, tokenizer, seed=seed, heads=heads, lora=lora), template, fallback
     )
@@ -72,7 +72,7 @@ def load_reward_model(
 
 def _reward_model(source: str | Path, tokenizer: Any, model: Any, template: str | None, fallback: str) -> RewardModel:
     if is_causal(model):
-        rows = model.get_input_embeddings().weight.shape[0] if getattr(model, "attached", None) is not None else None
+        rows = model.get_input_embeddings().weight.shape[0] if getattr(model, "attached_adapter", None) is not None else None
         reads, note = set_reward_template(source, tokenizer, template, fallback, rows=rows)
         resize_embeddings(model, tokenizer)
         prompt_encoder = ConversationEncoder(
@@ -81,8 +81,8 @@ def _reward_model(source: str | Path, tokenizer: Any, model: Any, template: str 
         return RewardModel(model=model, tokenizer=tokenizer, prompt_encoder=prompt_encoder, reads=reads, note=note)
     context = min(context_length(model), int(tokenizer.model_max_length))
     tokenizer.model_max_length = context  # what is saved cuts long pairs where we do
-    told = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
-    pairs = TextPairEncoder(tokenizer=tokenizer, context=context, types=told)
+    has_types = "token_type_ids" in tokenizer.model_input_names and getattr(model.config, "type_vocab_size", 0) > 1
+    pairs = TextPairEncoder(tokenizer=tokenizer, context=context, types=has_types)
     _check_padding(source, model, pairs)
     return RewardModel(model=model, tokenizer=tokenizer, prompt_encoder=pairs, reads="text pairs")
 
@@ -110,12 +110,14 @@ def set_reward_template(
 
 @torch.no_grad()
 def _check_padding(source: str | Path, model: nn.Module, prompt_encoder: TextPairEncoder) -> None:
-    """A short row beside a long one must be told what it is told alone, here and by whoever loads what is saved."""
+    """A row's score must not change with padding, here and in whatever loads what is saved."""
     for name, module in model.named_modules():
-        counted = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
-        if counted is not None and counted != prompt_encoder.pad_id:  # RoBERTa and its kin count positions from that id on
+        padding_index = getattr(module, "padding_idx", None) if name.endswith("position_embeddings") else None
+        if (
+            padding_index is not None and padding_index != prompt_encoder.pad_id
+        ):  # RoBERTa and its kin count positions from that id on
             raise ModelError(
-                f"{source} pads with the token {counted}, its tokenizer with {prompt_encoder.pad_id}",
+                f"{source} pads with the token {padding_index}, its tokenizer with {prompt_encoder.pad_id}",
                 expected="one padding token for both",
                 why="the model counts its positions from it",
                 todo="set `pad_token` in its tokenizer_config.json to the token of that number",

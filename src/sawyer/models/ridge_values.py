@@ -15,7 +15,7 @@ from sawyer.text import Batch
 
 Reduce = Callable[[Tensor], None]  # replaces a tensor by its sum over the processes that share a batch
 RANDOM = 640  # random features beside the states themselves
-KEPT = 0.85  # of what earlier batches count, once another one has come
+DECAY = 0.85  # of what earlier batches count, once another one has come
 LEAST = 0.1  # of the states' common spread, the least that one of them is taken to have
 AT_ONCE = 4096  # states whose features are made at once
 
@@ -54,11 +54,11 @@ class RidgeValues:
         if self.sums is None:
             self._measure(states, all_reduce_)
         parts = zip(states.split(AT_ONCE), returns.split(AT_ONCE), strict=True)
-        found = torch.zeros(len(self.weights) + 1, len(self.weights) + 1, dtype=torch.float64)
+        sums = torch.zeros(len(self.weights) + 1, len(self.weights) + 1, dtype=torch.float64)
         for x, y in parts:
-            found += moments(self._features(x), y)
-        all_reduce_(found)
-        self.sums = found if self.sums is None else KEPT * self.sums + found
+            sums += moments(self._features(x), y)
+        all_reduce_(sums)
+        self.sums = sums if self.sums is None else DECAY * self.sums + sums
         self.weights.copy_(ridge(self.sums, strength=len(self.weights) - 1))
 
     def _features(self, states: Tensor) -> Tensor:

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 
 from sawyer.errors import NotFiniteError
 from sawyer.models.decoding import caches_exactly, new_decoder
-from sawyer.models.fast import missing_to_multiple, prepacked, rows_that_fit
+from sawyer.models.fast import missing_to_multiple, prepack_weights, rows_that_fit
 from sawyer.models.map_rows import MapRows, map_here
 from sawyer.text import PromptEncoder, pad_left
 
 ROWS = 256  # sampled together at least
-HELD = 2**30  # bytes up to which there may be more: a step of a narrow model takes little longer for many rows than for one
+# Memory up to which there may be more rows: a step of a narrow model takes little longer for many rows than for one.
+CACHE_BYTES = 2**30
 BLOCK = 256  # tokens whose shares are summed before the running sum is taken
-BEAMED = 8  # prompts that beam search answers together, five rows each
+BEAM_PROMPTS = 8  # prompts that beam search answers together, five rows each
 ROWS_OF = 8  # of what its rows are a multiple where each new number of them costs
 LEAVE = 0.25  # share of a batch's rows that must have ended before they are taken out: taking out copies the cache
 
@@ -56,22 +57,22 @@ def sample(
     draws = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     room = [min(max_new_tokens, prompt_encoder.context - len(ids)) for ids in prompts]
 
-    def answered(mine: list[int]) -> list[Completion]:
+    def sample_rows(mine: list[int]) -> list[Completion]:
         order = sorted((i for i in mine if room[i] > 0), key=lambda i: len(prompts[i]))
-        found = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
-        with prepacked(model, max((room[i] for i in order), default=0)):
+        completions_of = {i: Completion(ids=(), logprobs=(), ended=False) for i in mine if room[i] <= 0}
+        with prepack_weights(model, max((room[i] for i in order), default=0)):
             longest = max((len(prompts[i]) + room[i] for i in order), default=0)
-            together = max(ROWS, rows_that_fit(HELD, model, longest))
+            together = max(ROWS, rows_that_fit(CACHE_BYTES, model, longest))
             for start in range(0, len(order), together):
                 chosen = order[start : start + together]
                 limits = [room[i] for i in chosen]
                 completions = _sample(
                     model, [prompts[i] for i in chosen], prompt_encoder, limits, temperature, draws[chosen], greedy
                 )
-                found |= dict(zip(chosen, completions, strict=True))
-        return [found[i] for i in mine]
+                completions_of |= dict(zip(chosen, completions, strict=True))
+        return [completions_of[i] for i in mine]
 
-    return map_rows([len(ids) for ids in prompts], answered)
+    return map_rows([len(ids) for ids in prompts], sample_rows)
 
 
 @torch.no_grad()
@@ -92,16 +93,16 @@ def beam_search(
     device = next(model.parameters()).device
     never = _never(prompt_encoder, model.get_input_embeddings().weight.shape[0])
     room = [min(max_new_tokens, prompt_encoder.context - len(ids)) for ids in prompts]
-    cached = caches_exactly(model)
-    together = _asked_together(prompts, room, padded=cached)
+    cache_is_exact = caches_exactly(model)
+    together = _beam_batches(prompts, room, may_pad=cache_is_exact)
     seeds = [int(torch.randint(2**31, (1,), generator=generator)) for _ in together]
 
-    def answered(number: int) -> list[Completion]:
-        places = together[number]
-        limit = room[places[0]]
+    def answer_batch(number: int) -> list[Completion]:
+        indices = together[number]
+        limit = room[indices[0]]
         if limit <= 0:
-            return [Completion(ids=(), logprobs=(), ended=False)] * len(places)
-        batch = pad_left([prompts[i] for i in places], prompt_encoder.pad_id).to(device)
+            return [Completion(ids=(), logprobs=(), ended=False)] * len(indices)
+        batch = pad_left([prompts[i] for i in indices], prompt_encoder.pad_id).to(device)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seeds[number])
             out = model.generate(
@@ -117,45 +118,47 @@ def beam_search(
                 pad_token_id=prompt_encoder.pad_id,
                 eos_token_id=list(prompt_encoder.end_ids),
                 suppress_tokens=never,
-                use_cache=cached,
+                use_cache=cache_is_exact,
             )
-        return [_deliberated(row, prompt_encoder) for row in out[:, batch.ids.shape[1] :].tolist()]
+        return [_beam_completion(row, prompt_encoder) for row in out[:, batch.ids.shape[1] :].tolist()]
 
     def answers(mine: list[int]) -> list[list[Completion]]:
-        with prepacked(model, max((room[together[number][0]] for number in mine), default=0)):
-            return [answered(number) for number in mine]
+        with prepack_weights(model, max((room[together[number][0]] for number in mine), default=0)):
+            return [answer_batch(number) for number in mine]
 
     # A batch's work is its beams' new tokens, whatever its prompts' lengths.
-    work = [len(places) * room[places[0]] for places in together]
-    told = map_rows(work, answers)
-    found = {i: one for places, some in zip(together, told, strict=True) for i, one in zip(places, some, strict=True)}
-    return [found[i] for i in range(len(prompts))]
+    work = [len(indices) * room[indices[0]] for indices in together]
+    completions = map_rows(work, answers)
+    completion_of = {
+        i: one for indices, some in zip(together, completions, strict=True) for i, one in zip(indices, some, strict=True)
+    }
+    return [completion_of[i] for i in range(len(prompts))]
 
 
-def _asked_together(prompts: Sequence[Sequence[int]], room: Sequence[int], *, padded: bool) -> list[list[int]]:
+def _beam_batches(prompts: Sequence[Sequence[int]], room: Sequence[int], *, may_pad: bool) -> list[list[int]]:
     """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length; where
     nothing may be padded, of one length."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: (-room[i], len(prompts[i]), i)):
         first = groups[-1][0] if groups else i
-        fits = room[first] == room[i] and (padded or len(prompts[first]) == len(prompts[i]))
-        if groups and len(groups[-1]) < BEAMED and fits:
+        fits = room[first] == room[i] and (may_pad or len(prompts[first]) == len(prompts[i]))
+        if groups and len(groups[-1]) < BEAM_PROMPTS and fits:
             groups[-1].append(i)
         else:
             groups.append([i])
     return groups
 
 
-def _deliberated(written: Sequence[int], prompt_encoder: PromptEncoder) -> Completion:
+def _beam_completion(ids: Sequence[int], prompt_encoder: PromptEncoder) -> Completion:
     """What `generate` wrote for a prompt, without what fills it up."""
-    end = _end(written, prompt_encoder.end_ids)
-    kept = [i for i in written if i != prompt_encoder.pad_id] if end is None else written[: end + 1]
-    return Completion(ids=tuple(kept), logprobs=(), ended=end is not None)
+    end = _end(ids, prompt_encoder.end_ids)
+    response = [i for i in ids if i != prompt_encoder.pad_id] if end is None else ids[: end + 1]
+    return Completion(ids=tuple(response), logprobs=(), ended=end is not None)
 
 
 def _end(ids: Sequence[int], ends: Sequence[int]) -> int | None:
     """Where the first token that ends an answer is; None where none is."""
-    return next((place for place, token in enumerate(ids) if token in ends), None)
+    return next((index for index, token in enumerate(ids) if token in ends), None)
 
 
 def _never(prompt_encoder: PromptEncoder, rows: int) -> list[int]:
@@ -179,44 +182,45 @@ def _sample(
     tokens: list[Tensor] = []  # a column a step, of all rows; rows that left hold EOS
     logprobs: list[Tensor] = []
     alive = torch.arange(len(prompts), device=device)  # which prompts the batch's rows are
-    running = torch.ones_like(left, dtype=torch.bool)
+    is_running = torch.ones_like(left, dtype=torch.bool)
     rows = new_decoder(model, prompts, room=max(limits))
-    logits = rows.first()
+    logits = rows.prompt_logits()
     never = torch.tensor(_never(prompt_encoder, logits.shape[1]), dtype=torch.long, device=device)
     ends = torch.tensor(prompt_encoder.end_ids, device=device)
     for step in range(max(limits)):
         if temperature != 1.0:
             logits.div_(temperature)
-        chosen, told = _draw(logits, None if greedy else draws[alive, step], never)
-        if not bool(torch.isfinite(told).all()):
-            raise _ruined()
+        chosen, logprob = _draw(logits, None if greedy else draws[alive, step], never)
+        if not bool(torch.isfinite(logprob).all()):
+            raise _not_finite()
         column = torch.full((len(prompts),), prompt_encoder.eos_id, device=device)
         value = torch.zeros(len(prompts), device=device)
-        column[alive], value[alive] = chosen, told
+        column[alive], value[alive] = chosen, logprob
         tokens.append(column)
         logprobs.append(value)
-        running &= ~torch.isin(column, ends) & (left > step + 1)
-        here = running[alive]
+        is_running &= ~torch.isin(column, ends) & (left > step + 1)
+        here = is_running[alive]
         count = int(here.sum())
         if count == 0:
             break
         if rows.width == prompt_encoder.context:
             # Short rows' padding fills the context before their tokens do: what goes on is read again without it.
             alive = alive[here]
-            written = zip(alive.tolist(), torch.stack(tokens, 1)[alive].tolist(), strict=True)
-            rows = new_decoder(model, [[*prompts[i], *row] for i, row in written], room=max(limits) - step - 1)
-            logits = rows.first()
+            response_rows = zip(alive.tolist(), torch.stack(tokens, 1)[alive].tolist(), strict=True)
+            rows = new_decoder(model, [[*prompts[i], *row] for i, row in response_rows], room=max(limits) - step - 1)
+            logits = rows.prompt_logits()
             continue
-        filled = count + missing_to_multiple(count, device.type, ROWS_OF)
-        if filled <= (1 - LEAVE) * len(alive):
-            kept = here.long().argsort(descending=True, stable=True)[:filled]  # those that go on, then some that have ended
-            rows.keep(kept)
-            alive, chosen = alive[kept], chosen[kept]
-        logits = rows.next(chosen)
+        row_count = count + missing_to_multiple(count, device.type, ROWS_OF)
+        if row_count <= (1 - LEAVE) * len(alive):
+            # Unfinished rows first, then some that have ended, to fill up the number.
+            rows_left = here.long().argsort(descending=True, stable=True)[:row_count]
+            rows.keep(rows_left)
+            alive, chosen = alive[rows_left], chosen[rows_left]
+        logits = rows.next_logits(chosen)
     return _completions(torch.stack(tokens, 1), torch.stack(logprobs, 1), limits, prompt_encoder.end_ids)
 
 
-def _ruined() -> NotFiniteError:
+def _not_finite() -> NotFiniteError:
     return NotFiniteError(
         "the model that was to answer gives logits that are not finite",
         expected="finite numbers",
@@ -234,13 +238,13 @@ def _draw(logits: Tensor, uniforms: Tensor | None, never: Tensor) -> tuple[Tenso
     if uniforms is None:  # found before rounding makes equals of them; it takes several times as long as the amax
         likeliest = logits.argmax(1)
     terms = logits.sub_(most.unsqueeze(1)).exp_()
-    sums = _running(terms)
+    sums = _running_sums(terms)
     chosen = likeliest if uniforms is None else _inverse(terms, sums, uniforms)
     whole = torch.logaddexp(sums[:, -1].log(), (left_out - most).double())  # of all that the model could say
     return chosen, (terms.gather(1, chosen.unsqueeze(1)).squeeze(1).log() - whole).float()
 
 
-def _running(terms: Tensor) -> Tensor:
+def _running_sums(terms: Tensor) -> Tensor:
     """(B, V) -> (B, blocks): the running sum at the end of each `BLOCK` of the vocabulary, in float64.
 
     Over 50,000 tokens the rounding of a running fp32 sum is as large as a rare token's share, and a running float64 sum of all
@@ -262,8 +266,8 @@ def _inverse(terms: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
     tokens = block * BLOCK + torch.arange(BLOCK, device=terms.device)
     inside = torch.where(tokens < size, terms.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
     target = _below((uniforms.unsqueeze(1) * sums[:, -1:] - before).clamp(min=0), inside[:, -1:])
-    found = block * BLOCK + torch.searchsorted(inside, target, right=True)
-    return found.squeeze(1).clamp(max=size - 1)  # beyond it only where terms are no numbers, which the caller finds out
+    tokens_found = block * BLOCK + torch.searchsorted(inside, target, right=True)
+    return tokens_found.squeeze(1).clamp(max=size - 1)  # beyond it only where terms are no numbers, which the caller finds out
 
 
 def _below(target: Tensor, whole: Tensor) -> Tensor:
@@ -272,9 +276,9 @@ def _below(target: Tensor, whole: Tensor) -> Tensor:
 
 
 def _completions(tokens: Tensor, logprobs: Tensor, limits: Sequence[int], ends: Sequence[int]) -> list[Completion]:
-    found = []
+    completions = []
     for ids, values, limit in zip(tokens.tolist(), logprobs.tolist(), limits, strict=True):
         end = _end(ids[:limit], ends)
         length = min(limit, len(ids)) if end is None else end + 1
-        found.append(Completion(ids=tuple(ids[:length]), logprobs=tuple(values[:length]), ended=end is not None))
-    return found
+        completions.append(Completion(ids=tuple(ids[:length]), logprobs=tuple(values[:length]), ended=end is not None))
+    return completions

@@ -32,10 +32,10 @@ class Scorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoreDetails:
     """One answer's score and what it is made of.
 
-    Example: `Scored(reward=0.5, members=(0.2, 0.8), disagreement=0.3, parts={})`
+    Example: `ScoreDetails(reward=0.5, members=(0.2, 0.8), disagreement=0.3, parts={})`
     """
 
     reward: float
@@ -48,16 +48,16 @@ class Scored:
 class DetailedScorer(Scorer, Protocol):
     """A scorer that can say what its scores are made of."""
 
-    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+    def score_details(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
         """The scores of `__call__`, each with its members or parts."""
         ...
 
 
-def scored(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+def score_details(scorer: Scorer, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
     """What any scorer can say of its scores."""
     if isinstance(scorer, DetailedScorer):
-        return scorer.detailed(prompts, responses)
-    return [Scored(reward=reward) for reward in scorer(prompts, responses)]
+        return scorer.score_details(prompts, responses)
+    return [ScoreDetails(reward=reward) for reward in scorer(prompts, responses)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class RewardScorer:
             note,
         )
         self.cut, self.map_rows = 0, map_rows
-        self._heard: dict[Row, Tensor | None] | None = None  # None: nobody listens
+        self._captured_states: dict[Row, Tensor | None] | None = None  # None: nobody listens
 
     @property
     def model(self) -> Any:
@@ -136,27 +136,27 @@ class RewardScorer:
     ) -> RewardScorer:
         """A trained reward model, with the other members of its ensemble; one that says nothing of shift and scale is taken as
         it is. A decoder is read by `template`, or by its own, or by `fallback` where it brings none; `load` opens a network."""
-        judge = load_reward_model(folder, template=template, fallback=fallback, load=load)
-        told = facts(judge.model)
-        ensemble = told.get("ensemble")
+        reward_model = load_reward_model(folder, template=template, fallback=fallback, load=load)
+        settings = facts(reward_model.model)
+        ensemble = settings.get("ensemble")
         if ensemble and (lacks := [name for name in ENSEMBLE if ensemble.get(name) is None]):
             raise ModelError(
                 f"{folder}: its config.json says nothing of the ensemble's {', '.join(lacks)}",
                 expected="what the reward stage wrote",
                 todo="copy the folder again",
             )
-        models: list[nn.Module] = [judge.model]
+        models: list[nn.Module] = [reward_model.model]
         if ensemble and ensemble["by"] == "seeds":
             others = range(1, int(ensemble["members"]))
             models += [load_reward_model(member_folder(folder, number), load=load).model for number in others]
         if device is not None:
             models = [model.to(device) for model in models]
         if not ensemble:
-            shift, scale = float(told.get("reward_shift", 0.0)), float(told.get("reward_scale", 1.0))
+            shift, scale = float(settings.get("reward_shift", 0.0)), float(settings.get("reward_scale", 1.0))
             return cls(
-                prompt_encoder=judge.prompt_encoder,
-                members=[Member(model=judge.model, shift=shift, scale=scale)],
-                note=judge.note,
+                prompt_encoder=reward_model.prompt_encoder,
+                members=[Member(model=reward_model.model, shift=shift, scale=scale)],
+                note=reward_model.note,
                 map_rows=map_rows,
             )
         members = [
@@ -171,24 +171,29 @@ class RewardScorer:
         how = Ensemble(
             reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble.get("own_disagreement")
         )
-        return cls(prompt_encoder=judge.prompt_encoder, members=members, ensemble=how, note=judge.note, map_rows=map_rows)
+        return cls(
+            prompt_encoder=reward_model.prompt_encoder,
+            members=members,
+            ensemble=how,
+            note=reward_model.note,
+            map_rows=map_rows,
+        )
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
-        return [found.reward for found in self.detailed(prompts, responses)]
+        return [answer.reward for answer in self.score_details(prompts, responses)]
 
-    def detailed(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Scored]:
+    def score_details(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
         """The rewards, and of an ensemble each member's standardised score and their disagreement."""
         if not responses and not prompts:
             return []
         units = torch.tensor([(member.shift, member.scale) for member in self.members], dtype=torch.float64)
         scores = (self.raw(prompts, responses) - units[:, :1]) / units[:, 1:]
         if len(self.members) == 1:
-            return [Scored(reward=reward) for reward in scores[0].tolist()]
+            return [ScoreDetails(reward=reward) for reward in scores[0].tolist()]
         rewards = COMBINATIONS[self.ensemble.reward](scores, self.ensemble.penalty).tolist()
-        apart = disagreement(scores).tolist()
         return [
-            Scored(reward=reward, members=tuple(members), disagreement=far)
-            for reward, members, far in zip(rewards, scores.T.tolist(), apart, strict=True)
+            ScoreDetails(reward=reward, members=tuple(members), disagreement=spread)
+            for reward, members, spread in zip(rewards, scores.T.tolist(), disagreement(scores).tolist(), strict=True)
         ]
 
     @contextmanager
@@ -199,23 +204,23 @@ class RewardScorer:
         each of its n tokens, the end among them. None:
         another process has read the row.
         """
-        self._heard = {}
+        self._captured_states = {}
         try:
-            yield self._heard
+            yield self._captured_states
         finally:
-            self._heard = None
+            self._captured_states = None
 
     @torch.no_grad()
     def raw(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Tensor:
         """(M, N) fp64: each member's score of each answer, before shift and scale. Answers whose tokens are the same are read
         once."""
         every = list(zip(prompts, responses, strict=True))
-        encoded = {one: self.prompt_encoder.answer(*one) for one in dict.fromkeys(every)}
-        places = {row: place for place, row in enumerate(dict.fromkeys(encoded.values()))}
-        rows, where = list(places), [places[encoded[one]] for one in every]
-        self.cut += sum(rows[place].cut for place in where)
-        if self._heard is not None:
-            self._heard |= dict.fromkeys(row.without_tail() for row in rows)
+        row_of = {one: self.prompt_encoder.answer(*one) for one in dict.fromkeys(every)}
+        row_index = {row: index for index, row in enumerate(dict.fromkeys(row_of.values()))}
+        rows, where = list(row_index), [row_index[row_of[one]] for one in every]
+        self.cut += sum(rows[index].cut for index in where)
+        if self._captured_states is not None:
+            self._captured_states |= dict.fromkeys(row.without_tail() for row in rows)
         by_row = self.map_rows([len(row.ids) for row in rows], lambda mine: self._read([rows[i] for i in mine]).T)
         return by_row.T[:, where]
 
@@ -226,15 +231,17 @@ class RewardScorer:
         for indices, batch in batches(rows, pad_id=self.prompt_encoder.pad_id, token_budget=TOKEN_BUDGET, by_prompt=by_prompt):
             for key, model in networks.items():
                 here, states = batch.to(next(model.parameters()).device), None
-                if self._heard is not None and model is self.model:
+                if self._captured_states is not None and model is self.model:
                     before = before_trained(here)
                     states = trunk_states(model, here, before | last_tokens(here))
-                    told = states[before].float().cpu().split([sum(rows[i].loss_mask) for i in indices])
-                    self._heard |= {rows[i].without_tail(): one for i, one in zip(indices, told, strict=True)}
-                found = sequence_logits(model, here, states).double().cpu()
-                for place, member in enumerate(self.members):
+                    states_of_rows = states[before].float().cpu().split([sum(rows[i].loss_mask) for i in indices])
+                    self._captured_states |= {
+                        rows[i].without_tail(): one for i, one in zip(indices, states_of_rows, strict=True)
+                    }
+                logits = sequence_logits(model, here, states).double().cpu()
+                for index, member in enumerate(self.members):
                     if id(member.model) == key:
-                        scores[place, indices] = found[:, member.head]
+                        scores[index, indices] = logits[:, member.head]
         return scores
 
 

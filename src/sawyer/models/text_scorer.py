@@ -10,11 +10,11 @@ import torch
 
 from sawyer.errors import DataError, RunError
 from sawyer.models.pretrained import remote_code
-from sawyer.models.scoring import RewardScorer, Scored
+from sawyer.models.scoring import RewardScorer, ScoreDetails
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.runs import Layout, is_complete
 
-Asked = str | Prompt | Sequence[Message | Mapping[str, str]]
+PromptLike = str | Prompt | Sequence[Message | Mapping[str, str]]
 
 
 class TextScorer:
@@ -50,11 +50,11 @@ class TextScorer:
         """The answers so far that were longer than the model's context and were scored without their end."""
         return self.inner.cut
 
-    def __call__(self, prompts: Sequence[Asked], responses: Sequence[str]) -> list[float]:
+    def __call__(self, prompts: Sequence[PromptLike], responses: Sequence[str]) -> list[float]:
         """One reward for each (prompt, response). A prompt is a question, or a conversation whose last turn is the user's."""
-        return [found.reward for found in self.detailed(prompts, responses)]
+        return [answer.reward for answer in self.score_details(prompts, responses)]
 
-    def detailed(self, prompts: Sequence[Asked], responses: Sequence[str]) -> list[Scored]:
+    def score_details(self, prompts: Sequence[PromptLike], responses: Sequence[str]) -> list[ScoreDetails]:
         """The same with each member's score and their disagreement, where the model is an ensemble."""
         if len(prompts) != len(responses):
             raise DataError(
@@ -62,7 +62,7 @@ class TextScorer:
                 expected="as many of each",
                 todo="give the prompt again for each of its responses",
             )
-        return self.inner.detailed([_prompt(prompt) for prompt in prompts], responses)
+        return self.inner.score_details([_prompt(prompt) for prompt in prompts], responses)
 
 
 def reward_folder(source: str | Path) -> str | Path:
@@ -79,12 +79,12 @@ def reward_folder(source: str | Path) -> str | Path:
     return layout.model("reward")
 
 
-def _prompt(asked: Asked) -> Prompt:
-    if isinstance(asked, Prompt):
-        return asked
-    if isinstance(asked, str):
-        return prompt_of(asked)
-    turns = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in asked)  # type: ignore[arg-type]
+def _prompt(prompt: PromptLike) -> Prompt:
+    if isinstance(prompt, Prompt):
+        return prompt
+    if isinstance(prompt, str):
+        return prompt_of(prompt)
+    turns = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in prompt)  # type: ignore[arg-type]
     if not turns or turns[-1].role != "user":
         raise DataError("a prompt does not wait for an answer", expected="messages of which the last one is the user's")
     return Prompt(messages=turns)

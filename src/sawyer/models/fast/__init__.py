@@ -15,4 +15,4 @@ from sawyer.models.fast.cpu_features import multiplies_bf16, multiplies_bf16_in_
 from sawyer.models.fast.kv_cache import StaticCacheDecoder, rows_that_fit, static_cache_problem
 from sawyer.models.fast.packing import missing_to_multiple, packs_exactly, real_states
 from sawyer.models.fast.path import FastPath, fast_path
-from sawyer.models.fast.prepacked_linear import freeze_for_inference, prepacked
+from sawyer.models.fast.prepacked_linear import freeze_for_inference, prepack_weights

@@ -17,7 +17,7 @@ from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
 from sawyer.models.network_parts import width_of
 
 # Keywords of attention that this one does not compute: windows, caps, sinks, biases. A model that passes one stays padded.
-UNSUPPORTED = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
+NOT_COMPUTED = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
 # Hidden units up to which a row's last token attends faster by two matrix products than by the fused kernel
 # (lab/speed.md#narrow-steps).
 NARROW = 256
@@ -44,7 +44,7 @@ def attend(
     **settings: Any,
 ) -> tuple[Tensor, None]:
     """query, key, value (1, H, N, D) -> (1, N, H, D): causal attention within each row of the layout. Raises
-    NotImplementedError for what it does not compute (`UNSUPPORTED`)."""
+    NotImplementedError for what it does not compute (`NOT_COMPUTED`)."""
     _check_supported(settings)
     # Under autocast rotary embeddings leave query and key in fp32 beside a bf16 value.
     query, key = query.to(value.dtype), key.to(value.dtype)
@@ -75,21 +75,21 @@ def attend_last(
     cached tokens, H / H' heads to the same keys.
 
     `bias` (B, 1, 1, T) fp32 is added to the scores: -inf at empty columns, else 0. Raises NotImplementedError for what it does
-    not compute (`UNSUPPORTED`).
+    not compute (`NOT_COMPUTED`).
     """
     _check_supported(settings)
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     # Heads that read the same keys become rows of one product: keys need not be repeated for each of them.
-    grouped = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', H / H', D)
-    scores = torch.matmul(grouped, key.to(value.dtype).transpose(2, 3))
+    query_groups = query.to(value.dtype).unflatten(1, (key.shape[1], -1)).squeeze(3)  # (B, H', H / H', D)
+    scores = torch.matmul(query_groups, key.to(value.dtype).transpose(2, 3))
     weights = torch.add(bias, scores, alpha=scale).softmax(-1)  # in fp32: bias is
     out = torch.matmul(weights.to(value.dtype), value)
     return out.flatten(1, 2).unsqueeze(1), None
 
 
 def _check_supported(settings: Mapping[str, Any]) -> None:
-    if refused := [name for name in UNSUPPORTED if settings.get(name) is not None]:
-        raise NotImplementedError(f"attention with {', '.join(refused)}")
+    if unsupported_names := [name for name in NOT_COMPUTED if settings.get(name) is not None]:
+        raise NotImplementedError(f"attention with {', '.join(unsupported_names)}")
 
 
 def _attend_by_rows(
@@ -98,15 +98,15 @@ def _attend_by_rows(
     """Whole rows, each with its prefix, through the device's own attention; rows of about one length go together, padded at
     their ends, which no token before them sees."""
     out = []
-    for tokens in layout.padded.tokens:
+    for tokens in layout.padded_layout.tokens:
         index = tokens.to(query.device)
         # By `embedding`, not by indexing: its backward pass adds up a prefix's gradients from all its rows faster.
-        gathered = (embedding(index, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
+        flat = (embedding(index, x[0].transpose(0, 1).flatten(1)) for x in (query, key, value))
         q, k, v = (
-            part.unflatten(2, (-1, x.shape[3])).transpose(1, 2) for part, x in zip(gathered, (query, key, value), strict=True)
+            part.unflatten(2, (-1, x.shape[3])).transpose(1, 2) for part, x in zip(flat, (query, key, value), strict=True)
         )
         out.append(sdpa_attention(module, q, k, v, dropout=dropout, scaling=scaling).flatten(0, 1))
-    return torch.cat(out)[layout.padded.position.to(query.device)].unsqueeze(0)
+    return torch.cat(out)[layout.padded_layout.position.to(query.device)].unsqueeze(0)
 
 
 def sum_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -136,10 +136,10 @@ class _KernelAttention(torch.autograd.Function):
             part, sums = part.transpose(1, 2).flatten(0, 1), sums.transpose(1, 2).flatten(0, 1)  # (n, H, D), (n, H)
             if call.merges:
                 before = log_sums[call.queries]
-                merged = torch.logaddexp(before, sums)
-                part = part * (sums - merged).exp().unsqueeze(2)
-                part += out[call.queries] * (before - merged).exp().unsqueeze(2)
-                sums = merged
+                joint = torch.logaddexp(before, sums)
+                part = part * (sums - joint).exp().unsqueeze(2)
+                part += out[call.queries] * (before - joint).exp().unsqueeze(2)
+                sums = joint
             out[call.queries], log_sums[call.queries] = part, sums
         ctx.save_for_backward(query, key, value, out, log_sums)
         ctx.groups, ctx.scale = groups, scale

@@ -21,32 +21,32 @@ def flash_attention(query: Tensor, key: Tensor, value: Tensor, *, causal: bool, 
 
     The public `scaled_dot_product_attention` keeps the log-sum-exps to itself, without which two parts cannot be merged.
     """
-    found: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    out_and_sums: tuple[Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, causal, scale=scale
     )
-    return found
+    return out_and_sums
 
 
 def flash_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, log_sums: Tensor, *, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of query, key and value, from what `flash_attention` gave."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+    grads: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
         grad, query, key, value, out, log_sums, 0.0, causal, scale=scale
     )
-    return found
+    return grads
 
 
 def prepack_weight(weight: Tensor, rows: int) -> Tensor:
     """An (out, in) weight in oneDNN's own blocks, for products of about so many rows."""
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-    return found
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return blocks
 
 
 def prepacked_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     """activation(x W^T + bias) of a prepacked weight; `activation` is none or gelu (the tanh approximation)."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "tanh")
-    return found
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "tanh")
+    return out
 
 
 def cpu_capabilities() -> Mapping[str, Any]:

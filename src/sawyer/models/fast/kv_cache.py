@@ -40,8 +40,8 @@ def rows_that_fit(memory: int, model: nn.Module, columns: int) -> int:
     if static_cache_problem(model):
         return 0
     trunk, head = trunk_of(model), head_of(model).weight
-    cached = (2 * len(cache_layers(trunk.config)) + STATES) * width_of(trunk) * _with_room(columns)
-    return memory // (head.element_size() * (cached + LOGITS * head.shape[0]))
+    numbers_a_row = (2 * len(cache_layers(trunk.config)) + STATES) * width_of(trunk) * _with_room(columns)
+    return memory // (head.element_size() * (numbers_a_row + LOGITS * head.shape[0]))
 
 
 class StaticCacheDecoder:
@@ -69,7 +69,7 @@ class StaticCacheDecoder:
         layers = range(len(cache_layers(self.trunk.config)))
         self.cache = new_cache([StaticCache(cells, self.prompt_index, shape, whole=self.by_products) for _ in layers])
 
-    def first(self) -> Tensor:
+    def prompt_logits(self) -> Tensor:
         """(B, V) fp32 logits after the prompts."""
         device = self.prompt_index.device
         lengths = [len(prompt) for prompt in self.prompts]
@@ -89,7 +89,7 @@ class StaticCacheDecoder:
         logits: Tensor = head_of(self.model)(states[last])
         return logits.float()[self.prompt_index]
 
-    def next(self, chosen: Tensor) -> Tensor:
+    def next_logits(self, chosen: Tensor) -> Tensor:
         """(B, V) fp32 logits after one more token a row, `chosen` (B,)."""
         self.width, self.positions = self.width + 1, self.positions + 1
         inputs = {"input_ids": chosen.unsqueeze(1), "position_ids": self.positions}
@@ -145,10 +145,10 @@ class StaticCache(CacheLayer):
         """Columns so far."""
         return self.length
 
-    def _unpack(self, packed: Tensor) -> Tensor:
+    def _unpack(self, packed_states: Tensor) -> Tensor:
         rows, columns = self.shape
-        cells = packed.new_zeros(rows, packed.shape[1], _with_room(columns), packed.shape[3])
-        cells.transpose(1, 2)[self.cells] = packed[0].transpose(0, 1)[: len(self.cells[0])]  # without `pad_to_multiple`'s row
+        cells = packed_states.new_zeros(rows, packed_states.shape[1], _with_room(columns), packed_states.shape[3])
+        cells.transpose(1, 2)[self.cells] = packed_states[0].transpose(0, 1)[: len(self.cells[0])]  # without added tokens
         return cells if rows == len(self.prompt_index) else cells[self.prompt_index]
 
     def _show(self) -> tuple[Tensor, Tensor]:

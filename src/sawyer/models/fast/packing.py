@@ -80,15 +80,14 @@ def _try_packing(trunk: Any) -> str:
     batch = pad_right(rows, 0).to(device)
     with torch.autocast(device.type, enabled=False):
         try:
-            padded = padded_states(trunk, batch.ids, batch.mask)[batch.mask]
+            padded_rows = padded_states(trunk, batch.ids, batch.mask)[batch.mask]
             plans = _pack_unshared(batch.mask, batch.mask), _pack(batch)
-            packed = [_packed_states(trunk, batch.ids, plan) for plan in plans]
+            packed_rows = [_packed_states(trunk, batch.ids, plan) for plan in plans]
         except Exception as error:  # each architecture refuses in its own way what it does not know
             return f"its layers refuse packed rows ({type(error).__name__}: {(str(error).strip() or '-').splitlines()[0]})"
-    close = CLOSE * padded.abs().max()
-    if not all(padded.shape == states.shape and bool((padded - states).abs().max() <= close) for states in packed):
-        return "packed rows give other states than padded ones"
-    return ""
+    close = CLOSE * padded_rows.abs().max()
+    exact = all(padded_rows.shape == x.shape and bool((padded_rows - x).abs().max() <= close) for x in packed_rows)
+    return "" if exact else "packed rows give other states than padded ones"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,9 +140,9 @@ def _pack_unshared(mask: Tensor, real: Tensor) -> _PackingPlan:
 
 def _pays(trunk: Any, batch: Batch, plan: _PackingPlan) -> bool:
     """Whether the tokens that packing saves take longer than the calls of attention that it adds."""
-    saved = batch.ids.numel() - len(plan.rows)
+    tokens_less = batch.ids.numel() - len(plan.rows)
     calls = sum(len(group.suffixes) + 2 * (group.prefix > 0) for group in plan.groups)
-    return saved * width_of(trunk) ** 2 > CALL_COST.get(batch.ids.device.type, float("inf")) * calls
+    return tokens_less * width_of(trunk) ** 2 > CALL_COST.get(batch.ids.device.type, float("inf")) * calls
 
 
 def _packed_states(trunk: Any, ids: Tensor, plan: _PackingPlan) -> Tensor:

@@ -45,9 +45,9 @@ class PackedLayout:
     groups: tuple[PrefixGroup, ...]
 
     @cached_property
-    def padded(self) -> PaddedLayout:
+    def padded_layout(self) -> PaddedLayout:
         """Each row with its prefix."""
-        rows = torch.tensor([*_rows(self.groups)])
+        rows = torch.tensor([*_row_bounds(self.groups)])
         index = _token_index(rows)
         tokens = tuple(index[numbers, : int(rows[numbers[-1], 3])] for numbers in _similar_lengths(rows[:, 3].tolist()))
         token, where = torch.cat([x.flatten() for x in tokens]).sort(stable=True)
@@ -55,7 +55,7 @@ class PackedLayout:
         return PaddedLayout(tokens=tokens, position=position)
 
 
-def _rows(groups: Sequence[PrefixGroup]) -> Iterator[tuple[int, int, int, int]]:
+def _row_bounds(groups: Sequence[PrefixGroup]) -> Iterator[tuple[int, int, int, int]]:
     """Of each row: where its prefix begins, how many tokens that has, where its suffix begins, how many it has in all."""
     start = 0
     for group in groups:

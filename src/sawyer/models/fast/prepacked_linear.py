@@ -42,7 +42,7 @@ def freeze_for_inference(model: nn.Module) -> None:
 
 
 @contextmanager
-def prepacked(model: nn.Module, passes: int) -> Iterator[None]:
+def prepack_weights(model: nn.Module, passes: int) -> Iterator[None]:
     """Within it, and for good after `freeze_for_inference`, the model's linear layers read prepacked copies of their weights,
     where this CPU gains by it in the precision of now, and up to `passes` passes make it worth it. They give no gradients, and
     the same numbers to rounding; GPT-2's GELU is applied before a bf16 product is rounded, not after.
@@ -93,7 +93,7 @@ def _is_plain_gelu(module: nn.Module) -> bool:
 @torch.no_grad()
 def _prepacked_forward(layer: Any, activation: str, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     weight = layer.weight.detach().to(dtype)
-    blocks = prepack_weight(weight if isinstance(layer, nn.Linear) else _transposed(weight), ROWS)
+    blocks = prepack_weight(weight if isinstance(layer, nn.Linear) else _transpose(weight), ROWS)
     bias = None if layer.bias is None else layer.bias.detach().to(dtype)
     own_forward = layer.forward
 
@@ -105,7 +105,7 @@ def _prepacked_forward(layer: Any, activation: str, dtype: torch.dtype) -> Calla
     return forward
 
 
-def _transposed(weight: Tensor) -> Tensor:
+def _transpose(weight: Tensor) -> Tensor:
     """(in, out) -> (out, in), contiguous. In tiles, which all threads transpose; a whole matrix PyTorch transposes on one."""
     side = math.gcd(TILE, *weight.shape)
     tiles = weight.unflatten(1, (-1, side)).unflatten(0, (-1, side)).permute(2, 0, 3, 1)  # (outs, ins, out, in)

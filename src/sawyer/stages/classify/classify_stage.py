@@ -55,7 +55,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     settings = required_section(config.classify, "classify")
     texts = load_texts(config, run)
     source = settings.model or config.model or run.layout.model("base")
-    tokenizer = load_reader(source, fixed=config.lora is not None)
+    tokenizer = load_reader(source, fixed_size=config.lora is not None)
     model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed, lora=config.lora)
     placement = choose_device(config.device, config.precision, width=model.config.get_text_config().hidden_size)
     model.to(placement.device)
@@ -63,7 +63,9 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     encode = row_encoder(texts, tokenizer, context)
     examples, held_out = (encode_all(run, STAGE, records, encode) for records in (texts.train, texts.held_out))
     _warn_of_cut_texts([*examples, *held_out], context, run)
-    frozen = f", {freeze(model, settings.freeze, setting='classify.freeze').told}" if settings.freeze else lora_summary(model)
+    frozen = (
+        f", {freeze(model, settings.freeze, setting='classify.freeze').summary}" if settings.freeze else lora_summary(model)
+    )
     pad_id = int(tokenizer.pad_token_id)
     train_rows = _deduplicate(config, run, model, placement, examples, pad_id)
     loop = ClassifierLoop(config, placement, model, pad_id, train_rows, texts)
@@ -174,9 +176,11 @@ def _deduplicate(
             map_rows=distributed.map_sharded,
         )
     run.journal.event(
-        STAGE, "deduplicated", message=duplicates.told([example.record.text for example in examples], classify.dedup_threshold)
+        STAGE,
+        "deduplicated",
+        message=duplicates.summary([example.record.text for example in examples], classify.dedup_threshold),
     )
-    return [examples[i] for i in duplicates.kept]
+    return [examples[i] for i in duplicates.indices]
 
 
 def _warn_of_cut_texts(examples: Sequence[LabelledRow], context: int, run: Run) -> None:

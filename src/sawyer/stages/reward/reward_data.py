@@ -200,7 +200,7 @@ def deduplicate(
             token_budget=config.micro_batch_tokens,
             map_rows=distributed.map_sharded,
         )
-    distinct = {prompts[index] for index in duplicates.kept}
-    run.journal.event(STAGE, "deduplicated", message=f"prompts: {duplicates.told(texts, settings.dedup_threshold)}")
+    distinct = {prompts[index] for index in duplicates.indices}
+    run.journal.event(STAGE, "deduplicated", message=f"prompts: {duplicates.summary(texts, settings.dedup_threshold)}")
     train_prompts = tuple(prompt for prompt in data.train_prompts if prompt.record.prompt.messages in distinct)
     return replace(data, train_prompts=train_prompts, normalizer=normalizer_of(train_prompts))

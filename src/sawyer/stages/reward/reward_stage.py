@@ -269,5 +269,5 @@ def _plan(
         members = "models, one after another" if reward.ensemble.by == "seeds" else "heads of one trunk"
         parts.append(f"an ensemble of {reward.ensemble.members} {members}")
     if frozen is not None:
-        parts.append(frozen.told)
+        parts.append(frozen.summary)
     return "; ".join(parts) + lora_summary(reader.model) + data.remarks

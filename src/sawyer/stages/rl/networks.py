@@ -110,7 +110,7 @@ def policy_start(config: Config) -> Start:
 
 
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
-    tokenizer, reads = open_tokenizer(source, template, fixed=True)
+    tokenizer, reads = open_tokenizer(source, template, fixed_size=True)
     base = base_of(source) if is_adapter(source) else str(source)
     shared = MultiAdapter(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):
@@ -206,5 +206,5 @@ def open_value_network(config: Config, run: Run, networks: Networks) -> ValueNet
         return ValueNetwork.from_policy(start.path(run.layout.model), start.template)
     shared.add_copy("value", reward_model.model.name if reward_model is not None and from_reward else "policy")
     trunk = AdapterTrunk(shared, "value")
-    trunk.own.requires_grad_(True)
+    trunk.adapter.requires_grad_(True)
     return ValueNetwork(trunk, networks.policy.width)

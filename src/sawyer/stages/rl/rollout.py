@@ -22,7 +22,7 @@ from sawyer.models import (
     policy_entropies,
     policy_logprobs,
     sample,
-    scored,
+    score_details,
     splits_exactly,
     token_values,
     trunk_states,
@@ -128,7 +128,7 @@ def collect_rollout(
         )
         texts = [encoder.decode(completion.ids) for completion in completions]
         with capture as captured:
-            scores = scored(scorer, prompts, texts)
+            scores = score_details(scorer, prompts, texts)
     rows = tuple(encoder.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True))
     names = dict.fromkeys(name for score in scores for name in score.parts)
     rollout = Rollout(

@@ -74,7 +74,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         )
     trainable = lora_summary(model)
     if settings.freeze:
-        trainable = f", {freeze(model, settings.freeze, setting='sft.freeze').told}"
+        trainable = f", {freeze(model, settings.freeze, setting='sft.freeze').summary}"
     loop = SftLoop(config, placement, language_model, training.rows)
     run.journal.event(
         STAGE,
