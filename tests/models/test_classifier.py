@@ -217,7 +217,7 @@ def test_near_duplicates_name_the_pair_they_were_least_sure_of(make: Make) -> No
 def test_the_longest_text_is_shortened_in_the_sentence() -> None:
     from sawyer.models import NearDuplicates
 
-    found = NearDuplicates(kept=(0,), of=2, usual=0.2, pair=(0, 1), similarity=0.97)
+    found = NearDuplicates(indices=(0,), of=2, usual=0.2, pair=(0, 1), similarity=0.97)
     told = found.summary(["short", "x" * 500], 0.95)
     assert len(told) < 300 and "…" in told
 

@@ -209,7 +209,7 @@ def test_an_activation_is_applied_once(make: Callable[[str], Any], tmp_path: Pat
 def test_a_matrix_is_turned(shape: tuple[int, int]) -> None:
     """Whatever tiles its sides have, in memory too."""
     matrix = torch.arange(shape[0] * shape[1]).view(shape)
-    turned = prepacked_linear._transposed(matrix)
+    turned = prepacked_linear._transpose(matrix)
     assert torch.equal(turned, matrix.t()) and turned.is_contiguous()
 
 

@@ -192,8 +192,8 @@ def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: p
     opened, counts = with_bias(speaker("phi"), 0, 4.0), []
     monkeypatch.setattr(MODULE, "ROWS_OF", 4)
     monkeypatch.setattr(MODULE, "LEAVE", 0.01)
-    took = StaticCacheDecoder.next
-    monkeypatch.setattr(StaticCacheDecoder, "next", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen))
+    took = StaticCacheDecoder.next_logits
+    monkeypatch.setattr(StaticCacheDecoder, "next_logits", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen))
     with torch.autocast("cpu", torch.bfloat16):
         found = drawn(opened, PROMPTS * 5, new=20)
         filled, counts[:] = counts[:], []

@@ -52,9 +52,9 @@ def test_a_typed_end_is_left_out(bytes_tokenizer: Any) -> None:
 
 
 def test_what_is_remembered_is_bounded(bytes_tokenizer: Any, monkeypatch: Any) -> None:
-    monkeypatch.setattr("sawyer.text.encoding.KEPT", 500)
+    monkeypatch.setattr("sawyer.text.encoding.CACHED_CHARACTERS", 500)
     set_template(bytes_tokenizer, "question")
     prompt_encoder = PromptEncoder(tokenizer=bytes_tokenizer, context=99)
     for number in range(200):
         prompt_encoder.prompt(prompt_of(f"question {number}"))
-        assert sum(len(known.text) for known in prompt_encoder._known.values()) <= 500
+        assert sum(len(one.text) for one in prompt_encoder._cache.values()) <= 500

@@ -21,7 +21,7 @@ class Batch:
     mask: Tensor  # (B, T) bool, True on real tokens
     positions: Tensor  # (B, T) int64, counted from each row's first real token
     loss_mask: Tensor  # (B, T) bool, True on the tokens whose log-probs count
-    types: Tensor | None = None  # (B, T) int64, which text of a pair each token is of; None where the model is not told so
+    types: Tensor | None = None  # (B, T) int64, which text of a pair each token is of; None for models that do not ask
 
     def to(self, device: torch.device) -> Batch:
         """The batch on another device."""
@@ -37,17 +37,17 @@ class Batch:
 def pad_right(rows: Sequence[Row], pad_id: int) -> Batch:
     """For training: real tokens first."""
     lengths = torch.tensor([len(row.ids) for row in rows])
-    places = torch.arange(int(lengths.max())).repeat(len(rows), 1)
-    mask = places < lengths.unsqueeze(1)
-    ids, trained = torch.full_like(places, pad_id), torch.zeros_like(mask)
+    columns = torch.arange(int(lengths.max())).repeat(len(rows), 1)
+    mask = columns < lengths.unsqueeze(1)
+    ids, loss_mask = torch.full_like(columns, pad_id), torch.zeros_like(mask)
     ids[mask] = whole_numbers(chain.from_iterable(row.ids for row in rows))
     # Bytes: `torch.tensor` takes 0.2 us for each item of a list.
-    trained[mask] = torch.frombuffer(bytearray(chain.from_iterable(row.loss_mask for row in rows)), dtype=torch.bool)
+    loss_mask[mask] = torch.frombuffer(bytearray(chain.from_iterable(row.loss_mask for row in rows)), dtype=torch.bool)
     types = None
     if any(row.types for row in rows):
-        types = torch.zeros_like(places)
+        types = torch.zeros_like(columns)
         types[mask] = whole_numbers(kind for row in rows for kind in row.types or (0,) * len(row.ids))
-    return Batch(ids=ids, mask=mask, positions=places * mask, loss_mask=trained, types=types)
+    return Batch(ids=ids, mask=mask, positions=columns * mask, loss_mask=loss_mask, types=types)
 
 
 def whole_numbers(values: Iterable[int]) -> Tensor:
@@ -56,13 +56,13 @@ def whole_numbers(values: Iterable[int]) -> Tensor:
 
 
 def pad_left(prompts: Sequence[Sequence[int]], pad_id: int) -> Batch:
-    """For generation: real tokens last, so that every row's next token comes at the same place."""
+    """For generation: real tokens last, so that every row's next token comes in the same column."""
     longest = max(len(ids) for ids in prompts)
     ids = torch.tensor([[*[pad_id] * (longest - len(row)), *row] for row in prompts])
     missing = torch.tensor([longest - len(row) for row in prompts]).unsqueeze(1)
-    places = torch.arange(longest).expand_as(ids)
-    mask = places >= missing
-    return Batch(ids=ids, mask=mask, positions=(places - missing).clamp(min=0), loss_mask=torch.zeros_like(mask))
+    columns = torch.arange(longest).expand_as(ids)
+    mask = columns >= missing
+    return Batch(ids=ids, mask=mask, positions=(columns - missing).clamp(min=0), loss_mask=torch.zeros_like(mask))
 
 
 def micro_batches(lengths: Sequence[int], token_budget: int, families: Sequence[Hashable] | None = None) -> list[list[int]]:

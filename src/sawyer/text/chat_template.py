@@ -96,14 +96,14 @@ def set_template(tokenizer: Any, name: str, *, rows: int | None = None) -> str:
     check_template(tokenizer, name)
     words = f"the template `{name}`"
     if name == "tokenizer":  # a model that we have saved has one that we put on it
-        known = _known(tokenizer.chat_template)
-        words = "its own chat template" + ("" if known is None else f", `{known}`")
+        builtin = _builtin_name(tokenizer.chat_template)
+        words = "its own chat template" + ("" if builtin is None else f", `{builtin}`")
     words += "" if day is None else f", dated {day.isoformat()}"
     last = ", which rewrites earlier turns: of a conversation the last answer alone is trained"
     return words + (last if rewrites(tokenizer) else "")
 
 
-def _known(template: str) -> str | None:
+def _builtin_name(template: str) -> str | None:
     """Which of `TEMPLATES` a template is, as `set_template` writes it."""
     return next((name for name, text in TEMPLATES.items() if template in (text, f"{BOS}{text}")), None)
 
@@ -113,17 +113,17 @@ def pin_date(tokenizer: Any) -> date | None:
     tomorrow, here and in whatever loads the saved folder. Returns the date; None where the template prints none."""
     day = _day.get() or date.today()
 
-    def written(found: re.Match[str]) -> str:
-        return repr(datetime(day.year, day.month, day.day).strftime(found["format"]))
+    def date_literal(call: re.Match[str]) -> str:
+        return repr(datetime(day.year, day.month, day.day).strftime(call["format"]))
 
-    def pinned(template: str) -> str:
-        return TODAY.sub(written, template)
+    def pin(template: str) -> str:
+        return TODAY.sub(date_literal, template)
 
     before = tokenizer.chat_template
     if isinstance(before, dict):
-        tokenizer.chat_template = {key: pinned(template) for key, template in before.items()}
+        tokenizer.chat_template = {key: pin(template) for key, template in before.items()}
     else:
-        tokenizer.chat_template = pinned(before)
+        tokenizer.chat_template = pin(before)
     return None if tokenizer.chat_template == before else day
 
 
@@ -146,11 +146,11 @@ def _roles(messages: Sequence[Message]) -> str:
     return ", ".join(roles if len(roles) <= 4 else [*roles[:3], "..."])
 
 
-def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
+def render_answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
     """The text of a conversation that ends with an answer, as it is trained: it goes on from the prompt's own text `before`.
 
     Some templates write a prompt otherwise once it is answered: Mistral's leaves the system text out, others a thought that the
-    prompt opens (DeepSeek-R1, QwQ) or closes at once (Gemma 4). Then the prompt is as it is served, and the answer follows with
+    prompt opens (DeepSeek-R1, QwQ) or closes at once (Gemma 4). Then the prompt stays as it is, and the answer follows with
     the end that the template writes; a thought that is open is closed first, with what the answer thinks or nothing in it.
     Raises ModelError where the template's own text from the question to the answer does not fit the prompt's.
     """
@@ -160,8 +160,8 @@ def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
     content, question = messages[-1].content, messages[-2].content.strip()
     empty = render(tokenizer, (*messages[:-1], replace(messages[-1], content=HOLE)), answer_next=False)
     lead, hole, end = empty.rpartition(HOLE)
-    served, written = before.rpartition(question)[2], lead.rpartition(question)[2]  # from the question on
-    fits = written.startswith(served) or served.startswith(written.rstrip())
+    prompt_tail, answered_tail = before.rpartition(question)[2], lead.rpartition(question)[2]  # from the question on
+    fits = answered_tail.startswith(prompt_tail) or prompt_tail.startswith(answered_tail.rstrip())
     if not (question and question in before and question in lead and hole and fits):
         raise ModelError(
             f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
@@ -173,7 +173,7 @@ def answered(tokenizer: Any, before: str, messages: Sequence[Message]) -> str:
         thought, closes, answer = content.rpartition(THOUGHT)
         thought = thought.strip().removeprefix(THINK).strip("\n") if closes else ""
         return f"{before}{thought}\n{THOUGHT}\n\n{answer.lstrip()}{end}"
-    return f"{before}{written.removeprefix(served) if written.startswith(served) else ''}{content}{end}"
+    return f"{before}{answered_tail.removeprefix(prompt_tail) if answered_tail.startswith(prompt_tail) else ''}{content}{end}"
 
 
 def check_template(tokenizer: Any, name: str) -> None:
@@ -191,7 +191,7 @@ def check_template(tokenizer: Any, name: str) -> None:
             why="prompts would reach the model without their question",
             todo="mend the Jinja file, or use `template: question`",
         )
-    answered(tokenizer, render(tokenizer, PROBE[:1], answer_next=True), PROBE[:2])
+    render_answered(tokenizer, render(tokenizer, PROBE[:1], answer_next=True), PROBE[:2])
 
 
 def takes_turns(tokenizer: Any) -> bool:
@@ -208,7 +208,7 @@ def rewrites(tokenizer: Any) -> bool:
     if not takes_turns(tokenizer):
         return False
     before = render(tokenizer, PROBE[:1], answer_next=True)
-    first, later = answered(tokenizer, before, PROBE[:2]), render(tokenizer, PROBE[:3], answer_next=True)
+    first, later = render_answered(tokenizer, before, PROBE[:2]), render(tokenizer, PROBE[:3], answer_next=True)
     return not later.startswith(first[: first.rfind(PROBE[1].content) + len(PROBE[1].content)])
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt
-from sawyer.text.chat_template import answered, render, special_ids, turn_end
+from sawyer.text.chat_template import render, render_answered, special_ids, turn_end
 
-KEPT = 20_000_000  # characters of prompts whose tokens are remembered: with their tokens at most half a gigabyte
+CACHED_CHARACTERS = 20_000_000  # of prompts whose tokens are cached: with their tokens at most half a gigabyte
 SHORTEST = 3  # characters of a marker: some pad with `!`, which stays what it is
 
 
@@ -26,7 +26,7 @@ class Row:
     loss_mask: tuple[bool, ...]  # (T,) True on the assistant's tokens and the end after them
     prompt_length: int  # tokens before the last response
     cut: bool  # the model's context cut off the end, that of the answer with it (of a text pair: of the longer text)
-    types: tuple[int, ...] = ()  # (T,) which text of a pair each token is of, for models that are told so; () for all others
+    types: tuple[int, ...] = ()  # (T,) which text of a pair each token is of; () for models that do not ask
 
     def without_tail(self) -> Row:
         """The same without what the template writes after the last trained token, such as a line's end."""
@@ -39,7 +39,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _OpenConversation:
     """A conversation that waits for an answer: as the template writes it, and as tokens."""
 
     text: str
@@ -47,13 +47,13 @@ class _Known:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Answered:
+class _WithAnswer:
     """A conversation with its answer, as tokens: the answer's are those from `begin` to `stop`, its end among them."""
 
     ids: tuple[int, ...]
     begin: int
     stop: int
-    added: bool  # the template writes no end: EOS was added, and is the last token
+    adds_eos: bool = False  # the template writes no end: EOS was added, and is the last token
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +73,8 @@ class PromptEncoder:
     end_ids: tuple[int, ...] = ()
     _size: int = field(init=False, repr=False)
     _turn_end: int | None = field(init=False, repr=False)
-    _known: dict[tuple[Message, ...], _Known] = field(default_factory=dict, init=False, repr=False)
-    _held: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # characters of their texts
+    _cache: dict[tuple[Message, ...], _OpenConversation] = field(default_factory=dict, init=False, repr=False)
+    _cache_size: list[int] = field(default_factory=lambda: [0], init=False, repr=False)  # characters of its texts
     _markers: Markers = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -111,16 +111,16 @@ class PromptEncoder:
         """The prompt and its response and the end. Assistant turns inside the prompt are trained as well, but those that are
         not to be (`Message.trained`) and those that the template writes otherwise than when they were given."""
         messages = record.prompt.messages
-        return self._row(self._answered(messages, record.response), self._earlier(messages))
+        return self._row(self._with_answer(messages, record.response), self._earlier(messages))
 
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response and its end; only the response is marked."""
-        return self._row(self._answered(prompt.messages, response), ())
+        return self._row(self._with_answer(prompt.messages, response), ())
 
     def answer_ids(self, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> Row:
         """A prompt with the very tokens that were sampled: decoding and encoding them again might give others."""
         ids, begin = (*prompt_ids, *response_ids), len(prompt_ids)
-        return self._row(_Answered(ids=ids, begin=begin, stop=len(ids), added=False), ())
+        return self._row(_WithAnswer(ids=ids, begin=begin, stop=len(ids)), ())
 
     def decode(self, response_ids: Sequence[int]) -> str:
         """The response as text, without special tokens and outer white space."""
@@ -129,55 +129,55 @@ class PromptEncoder:
             ids.pop()
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _row(self, found: _Answered, earlier: Sequence[tuple[int, int]]) -> Row:
-        marks = [False] * len(found.ids)
-        for begin, stop in (*earlier, (found.begin, found.stop)):
+    def _row(self, tokens: _WithAnswer, earlier: Sequence[tuple[int, int]]) -> Row:
+        marks = [False] * len(tokens.ids)
+        for begin, stop in (*earlier, (tokens.begin, tokens.stop)):
             marks[begin:stop] = [True] * (stop - begin)
         return Row(
-            ids=found.ids[: self.context],
+            ids=tokens.ids[: self.context],
             loss_mask=tuple(marks[: self.context]),
-            prompt_length=min(found.begin, self.context),
-            cut=len(found.ids) > self.context,
+            prompt_length=min(tokens.begin, self.context),
+            cut=len(tokens.ids) > self.context,
         )
 
-    def _conversation(self, messages: tuple[Message, ...]) -> _Known:
-        if messages in self._known:
-            return self._known[messages]
+    def _conversation(self, messages: tuple[Message, ...]) -> _OpenConversation:
+        if messages in self._cache:  # the same prompts come again in every stage and epoch
+            return self._cache[messages]
         text = render(self.tokenizer, self._harmless(messages), answer_next=True)
-        found = _Known(text=text, ids=self._encode(text))
-        if not found.ids:
+        conversation = _OpenConversation(text=text, ids=self._encode(text))
+        if not conversation.ids:
             raise ModelError("the template gives no token for a prompt", todo="use `template: question`")
-        self._held[0] += len(text)
-        if self._held[0] > KEPT:
-            self._known.clear()
-            self._held[0] = len(text)
-        self._known[messages] = found  # the same prompts come again in every stage and epoch
-        return found
+        self._cache_size[0] += len(text)
+        if self._cache_size[0] > CACHED_CHARACTERS:
+            self._cache.clear()
+            self._cache_size[0] = len(text)
+        self._cache[messages] = conversation
+        return conversation
 
-    def _answered(self, messages: tuple[Message, ...], response: str) -> _Answered:
-        known = self._conversation(messages)
+    def _with_answer(self, messages: tuple[Message, ...], response: str) -> _WithAnswer:
+        before = self._conversation(messages)
         clean = self._harmless((*messages, Message(role="assistant", content=response)))
-        text = answered(self.tokenizer, known.text, clean)
+        text = render_answered(self.tokenizer, before.text, clean)
         if self._turn_end is None:
             text = text.rstrip("\n")
-        ids, begin = self._encode(text), len(known.ids)
-        if ids[:begin] != known.ids:
-            ids = known.ids + self._encode(text[len(known.text) :])
-        stop = next((place for place in range(begin, len(ids)) if ids[place] in self.end_ids), None)
+        ids, begin = self._encode(text), len(before.ids)
+        if ids[:begin] != before.ids:  # a token reaches over the prompt's end
+            ids = before.ids + self._encode(text[len(before.text) :])
+        stop = next((i for i in range(begin, len(ids)) if ids[i] in self.end_ids), None)
         if stop is None:
-            return _Answered(ids=(*ids, self.eos_id), begin=begin, stop=len(ids) + 1, added=True)
-        return _Answered(ids=ids, begin=begin, stop=stop + 1, added=False)
+            return _WithAnswer(ids=(*ids, self.eos_id), begin=begin, stop=len(ids) + 1, adds_eos=True)
+        return _WithAnswer(ids=ids, begin=begin, stop=stop + 1)
 
     def _earlier(self, messages: tuple[Message, ...]) -> list[tuple[int, int]]:
         """(begin, stop) of each earlier answer that is to be trained and stands in its conversation as when it was given."""
-        whole, found = self._conversation(messages).ids, []
-        for place, message in enumerate(messages):
-            if message.role == "assistant" and message.trained and place:
-                given = self._answered(messages[:place], message.content)
-                stop = given.stop - given.added
-                if whole[:stop] == given.ids[:stop]:
-                    found.append((given.begin, stop))
-        return found
+        whole, spans = self._conversation(messages).ids, []
+        for i, message in enumerate(messages):
+            if message.role == "assistant" and message.trained and i:
+                answer = self._with_answer(messages[:i], message.content)
+                stop = answer.stop - answer.adds_eos
+                if whole[:stop] == answer.ids[:stop]:
+                    spans.append((answer.begin, stop))
+        return spans
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) if text else ()
@@ -190,7 +190,7 @@ class PromptEncoder:
         if not self._markers.within(message.content):
             return message  # nearly every one
         text = self._without_end(message.content) if message.role == "assistant" else message.content
-        return replace(message, content=self._markers.broken(text))
+        return replace(message, content=self._markers.break_up(text))
 
     def _without_end(self, response: str) -> str:
         ends = [end for end in self.tokenizer.convert_ids_to_tokens(list(self.end_ids)) if end in self._markers.names]
@@ -212,20 +212,21 @@ class ConversationEncoder(PromptEncoder):
 
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response; only the response is marked, with the end that the template writes."""
-        known = self._conversation(prompt.messages).ids
+        before = self._conversation(prompt.messages).ids
         messages = self._harmless((*prompt.messages, Message(role="assistant", content=response)))
         ids = self._encode(render(self.tokenizer, messages, answer_next=False))
-        begin = next((place for place, (a, b) in enumerate(zip(ids, known, strict=False)) if a != b), min(len(ids), len(known)))
+        same = min(len(ids), len(before))
+        begin = next((i for i in range(same) if ids[i] != before[i]), same)
         while len(ids) > 1 and ids[-1] == self.padding:
             ids = ids[:-1]
         begin = min(begin, len(ids) - 1)
-        ends = (place + 1 for place in range(begin, len(ids)) if ids[place] in self.end_ids)
-        return self._row(_Answered(ids=ids, begin=begin, stop=next(ends, len(ids)), added=False), ())
+        ends = (i + 1 for i in range(begin, len(ids)) if ids[i] in self.end_ids)
+        return self._row(_WithAnswer(ids=ids, begin=begin, stop=next(ends, len(ids))), ())
 
 
-def all_ends(tokenizer: Any, turn: int | None, named: Sequence[int]) -> tuple[int, ...]:
-    """Every id that ends an answer, each once: what the template writes, the tokenizer's EOS, then those that are `named`."""
-    ids = [token for token in (turn, tokenizer.eos_token_id, *named) if token is not None]
+def all_ends(tokenizer: Any, turn: int | None, model_ends: Sequence[int]) -> tuple[int, ...]:
+    """Every id that ends an answer, each once: what the template writes, the tokenizer's EOS, then the model's own."""
+    ids = [token for token in (turn, tokenizer.eos_token_id, *model_ends) if token is not None]
     size = len(tokenizer) if all(token < len(tokenizer) for token in ids) else id_count(tokenizer)
     return tuple(dict.fromkeys(int(token) for token in ids if 0 <= token < size))
 
@@ -257,12 +258,38 @@ class Markers:
 
     def within(self, text: str) -> list[str]:
         """The markers that are in a text, the longest first."""
-        places = [found.start() for found in self.starts.finditer(text)]
-        found = {text[place : place + length] for place in places for length in self.lengths} & self.names
-        return sorted(found, key=lambda name: (-len(name), name))
+        starts = [match.start() for match in self.starts.finditer(text)]
+        names = {text[start : start + length] for start in starts for length in self.lengths} & self.names
+        return sorted(names, key=lambda name: (-len(name), name))
 
-    def broken(self, text: str) -> str:
+    def break_up(self, text: str) -> str:
         """The text with each marker in it broken up by a space: `<|end|>` -> `< |end|>`."""
         for name in self.within(text):
             text = text.replace(name, f"{name[:1]} {name[1:]}")
         return text
+
+
+def plain_row(tokenizer: Any, text: str, context: int) -> Row:
+    """The ids of a text with what its tokenizer puts around one ([CLS] and [SEP], a BOS, nothing), as every other program
+    that calls the tokenizer gets them; longer than `context` it is cut, the special tokens kept.
+
+    A text of no token at all is read as the token that ends one. Nothing is trained.
+    """
+    ids = tokenizer(text, verbose=False)["input_ids"]
+    cut = len(ids) > context
+    if cut:
+        ids = tokenizer(text, verbose=False, truncation=True, max_length=context)["input_ids"]
+    if not ids:
+        ends = (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id)
+        ids = [next(token for token in ends if token is not None)]
+    return Row(ids=tuple(ids), loss_mask=(False,) * len(ids), prompt_length=len(ids), cut=cut)
+
+
+def windows(texts: Sequence[str], tokenizer: Any, length: int) -> list[Row]:
+    """All texts end to end, an EOS after each, cut into windows of `length` tokens; the unfilled last one is left out."""
+    stream: list[int] = []
+    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
+        stream += [*ids, tokenizer.eos_token_id]
+    mask = (False, *[True] * (length - 1))
+    cuts = range(0, len(stream) - length + 1, length)
+    return [Row(ids=tuple(stream[cut : cut + length]), loss_mask=mask, prompt_length=1, cut=False) for cut in cuts]

@@ -7,7 +7,7 @@ from typing import Any
 
 from sawyer.errors import ModelError
 from sawyer.records import Labelled, Message, Problem, Prompt, Record
-from sawyer.text.chat_template import answered, render
+from sawyer.text.chat_template import render, render_answered
 from sawyer.text.encoding import ConversationEncoder, PromptEncoder
 from sawyer.text.text_pair import RewardEncoder, TextPairEncoder
 
@@ -26,7 +26,7 @@ def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *,
     if isinstance(reader, PromptEncoder) and not isinstance(reader, ConversationEncoder):
         reader = reader.tokenizer
     why: dict[tuple[tuple[str, bool], ...], str] = {}
-    found = []
+    problems = []
     for record in records:
         if isinstance(record, Labelled):
             continue
@@ -35,7 +35,7 @@ def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *,
         if roles not in why:
             why[roles] = _refusal(reader, prompt, answers=not isinstance(record, Prompt))
         if why[roles]:
-            found.append(
+            problems.append(
                 Problem(
                     where=str(prompt.where),
                     kind=f"template of {by}" if by else "template",
@@ -45,7 +45,7 @@ def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *,
                     bad=True,
                 )
             )
-    return found
+    return problems
 
 
 def _refusal(reader: Any, prompt: Prompt, *, answers: bool) -> str:
@@ -56,7 +56,7 @@ def _refusal(reader: Any, prompt: Prompt, *, answers: bool) -> str:
             return ""
         before = render(reader, prompt.messages, answer_next=True)
         if answers:
-            answered(reader, before, (*prompt.messages, Message(role="assistant", content=ANSWER)))
+            render_answered(reader, before, (*prompt.messages, Message(role="assistant", content=ANSWER)))
     except ModelError as error:
         return error.given
     return ""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 from sawyer.records import Prompt, Role
 from sawyer.text.encoding import Markers, Row
@@ -30,13 +30,16 @@ class RewardEncoder(Protocol):
         ...
 
 
+E = TypeVar("E", bound=RewardEncoder)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextPairEncoder:
     """An encoder's tokenizer: (conversation, response) as it encodes a pair of texts, its own special tokens between them.
 
     `tokenizer(conversation(prompt), response, truncation=True)` in plain transformers gives the same ids: of a pair that is
     too long, the longer text loses its end. Special tokens spelt out in a text are broken up first: a text must not end its
-    pair. `types`: the model is told which text a token is of.
+    pair. `types`: the model takes `token_type_ids`.
     """
 
     tokenizer: Any
@@ -54,22 +57,22 @@ class TextPairEncoder:
 
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response; the response is marked, with the special token that closes it."""
-        first, second = self._markers.broken(conversation(prompt)), self._markers.broken(response)
-        found = self._encode(first, second, {})
-        cut = len(found["input_ids"][0]) > self.context
+        first, second = self._markers.break_up(conversation(prompt)), self._markers.break_up(response)
+        encoded = self._encode(first, second, {})
+        cut = len(encoded["input_ids"][0]) > self.context
         if cut:
-            found = self._encode(first, second, {"truncation": "longest_first", "max_length": self.context})
-        ids = tuple(found["input_ids"][0])
+            encoded = self._encode(first, second, {"truncation": "longest_first", "max_length": self.context})
+        ids = tuple(encoded["input_ids"][0])
         if self.tokenizer.is_fast:
-            begins = next((place for place, side in enumerate(found.sequence_ids(0)) if side == 1), len(ids) - 1)
+            begins = next((i for i, side in enumerate(encoded.sequence_ids(0)) if side == 1), len(ids) - 1)
         else:  # slow tokenizers do not say which token is whose
             begins = len(ids) - 1 - len(self.tokenizer(second, add_special_tokens=False)["input_ids"])
         return Row(
             ids=ids,
-            loss_mask=tuple(place >= begins for place in range(len(ids))),
+            loss_mask=tuple(i >= begins for i in range(len(ids))),
             prompt_length=max(0, begins),
             cut=cut,
-            types=tuple(found["token_type_ids"][0]) if self.types else (),
+            types=tuple(encoded["token_type_ids"][0]) if self.types else (),
         )
 
     def _encode(self, first: str, second: str, limits: Mapping[str, Any]) -> Any:
@@ -85,3 +88,10 @@ def conversation(prompt: Prompt) -> str:
     if len(prompt.messages) == 1:
         return prompt.text
     return "\n".join(f"{SPEAKERS[message.role]}: {message.content}" for message in prompt.messages)
+
+
+def limit_tokens(encoder: E, max_tokens: int | None) -> E:
+    """The same encoder for rows of at most `max_tokens` tokens; None leaves the model's context as the limit."""
+    if max_tokens is None:
+        return encoder
+    return replace(encoder, context=min(encoder.context, max_tokens))  # type: ignore[type-var]  # every reader is a dataclass
