@@ -193,7 +193,9 @@ def test_rows_leave_in_numbers_that_come_again(speaker: Speakers, monkeypatch: p
     monkeypatch.setattr(MODULE, "ROWS_OF", 4)
     monkeypatch.setattr(MODULE, "LEAVE", 0.01)
     took = StaticCacheDecoder.next_logits
-    monkeypatch.setattr(StaticCacheDecoder, "next_logits", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen))
+    monkeypatch.setattr(
+        StaticCacheDecoder, "next_logits", lambda rows, chosen: counts.append(len(chosen)) or took(rows, chosen)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         found = drawn(opened, PROMPTS * 5, new=20)
         filled, counts[:] = counts[:], []
