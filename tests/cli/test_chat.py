@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from raising import raises_with
 
 from sawyer.chat import Chat
 from sawyer.errors import DataError, RunError
@@ -114,13 +115,13 @@ def test_a_conversation_is_more_than_its_last_turn(folder: Path) -> None:
         Message(role="user", content=QUESTION),
     ]
     assert chat.ask(turns, greedy=True, max_new_tokens=8) != chat.ask(QUESTION, greedy=True, max_new_tokens=8)
-    with pytest.raises(DataError, match="does not wait"):
+    with raises_with(DataError, expected="the user's"):
         chat.ask(turns[:2])
 
 
 def test_what_cannot_be_asked_is_said(folder: Path) -> None:
     chat = Chat(folder)
-    with pytest.raises(DataError, match="tokens"):
+    with raises_with(DataError, given="tokens", expected="fewer than", todo="shorter"):
         chat.ask("cold " * 200)
     with pytest.raises(DataError, match="empty"):
         chat.ask("  ")
@@ -203,9 +204,9 @@ def test_a_conversation_goes_on_with_each_models_own_answers(folder: Path, tmp_p
         assert reply == chat.ask(turns, **how)[number]
     chat.reset()
     assert chat.say(QUESTION, **how) == chat.ask(QUESTION, **how)
-    with pytest.raises(DataError, match="/reset"):
+    with raises_with(DataError, given="conversation", todo="/reset"):
         chat.say("cold " * 200)
-    with pytest.raises(DataError, match="system prompt already"):
+    with raises_with(DataError, given="system prompt", todo="`system`"):
         chat.ask(turns, system="cold")
     assert chat.is_conversational and not alone.is_conversational
 
