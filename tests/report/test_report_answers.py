@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sawyer.report.answer_gallery import EXTREMES, MOST_PROMPTS, bar, gallery, shown
+from sawyer.report.answer_gallery import EXTREMES, MAX_PROMPTS, bar, gallery, printable
 
 
 def rows(prompts: int, gain: dict[int, float] | None = None) -> list[dict[str, Any]]:
@@ -35,8 +35,8 @@ def test_of_many_the_extremes_come_first_and_no_prompt_twice() -> None:
     prompts = [card.prompt for card in found.cards]
     assert prompts[:3] == ["p17", "p200", "p333"]
     assert [card.why for card in found.cards[:4]] == ["helped", "helped", "hurt", ""]
-    assert len(prompts) == len(set(prompts)) <= MOST_PROMPTS and found.prompts == 400
-    assert 2 * EXTREMES < MOST_PROMPTS
+    assert len(prompts) == len(set(prompts)) <= MAX_PROMPTS and found.prompts == 400
+    assert 2 * EXTREMES < MAX_PROMPTS
 
 
 def test_no_rows_no_cards() -> None:
@@ -56,5 +56,5 @@ def test_length_and_kl_stand_beside_the_reward() -> None:
 
 
 def test_control_characters_are_made_visible_and_long_texts_cut() -> None:
-    assert shown("a\x00\x1b[31mb\n\tc\ud800\x85") == ("a��[31mb\n\tc?�", 0)
-    assert shown("x" * 30, most=10) == ("x" * 10, 20)
+    assert printable("a\x00\x1b[31mb\n\tc\ud800\x85") == ("a��[31mb\n\tc?�", 0)
+    assert printable("x" * 30, limit=10) == ("x" * 10, 20)

@@ -53,25 +53,25 @@ def run_of(root: Path, found: dict[str, Any]) -> Path:
 def test_the_page_has_the_table_the_curves_and_the_texts(tmp_path: Path) -> None:
     text = build(run_of(tmp_path / "run", figures("ham", HOSTILE))).read_text(encoding="utf-8")
     assert "<script>" not in text and "onerror=alert(1)>" not in text
-    assert "What each class is taken for" in text and "1,111" in text and "Texts to look at" in text
+    assert "Confusion table" in text and "1,111" in text and "Texts to look at" in text
     assert "81 %" in text and "71 % to 88 %" in text and "+0.61" in text
     assert "dedup_threshold: 0.95 leaves out 7 of 90" in text
-    assert text.count("<figure>") == 2 and "always the commonest" in text
+    assert text.count("<figure>") == 2 and "most common label" in text
 
 
 def test_many_labels_and_many_classes_have_no_confusions(tmp_path: Path) -> None:
     text = build(run_of(tmp_path / "many", figures("a", "b", many=True))).read_text(encoding="utf-8")
-    assert "Class by class" in text and "said a" not in text and "0.777" in text
+    assert "Each class" in text and "Confusion table" not in text and "0.777" in text
     crowd = figures(*(f"class {i}" for i in range(40)))
     text = build(run_of(tmp_path / "crowd", crowd)).read_text(encoding="utf-8")
-    assert "Class by class" in text and "class 39" in text and "1,111" not in text
+    assert "Each class" in text and "class 39" in text and "1,111" not in text
 
 
 def test_a_classifier_that_is_not_done_has_its_curves_alone(tmp_path: Path) -> None:
     root = run_of(tmp_path / "run", figures("a", "b"))
     Manifest(Layout(root).manifest).update("classify", status="running", figures={})
     text = build(root).read_text(encoding="utf-8")
-    assert "under way" in text and "What each class" not in text and text.count("<figure>") == 2
+    assert "running" in text and "Confusion table" not in text and text.count("<figure>") == 2
 
 
 def test_the_terminal_says_the_same(capsys: Any, monkeypatch: Any) -> None:

@@ -87,7 +87,7 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_is_drawn(
         text = build(small_run).read_text(encoding="utf-8")
     finally:
         file.write_text(before, encoding="utf-8")
-    notice = text[text.index("Not everything in this run") : text.index("<main>")]
+    notice = text[text.index("Some of this run") : text.index("<main>")]
     for part in parts:
         assert f"<li>{part} <span" in notice, notice[:2000]
     assert text.rstrip().endswith("</html>") and 'id="checks"' in text and "The whole configuration" in text
@@ -95,7 +95,7 @@ def test_what_cannot_be_drawn_is_named_and_the_rest_is_drawn(
 
 @pytest.mark.usefixtures("plots_left_out")
 def test_of_a_good_folder_nothing_is_left_out(small_run: Path) -> None:
-    assert "Not everything" not in build(small_run).read_text(encoding="utf-8")
+    assert "cannot be shown: a file" not in build(small_run).read_text(encoding="utf-8")
 
 
 @pytest.mark.usefixtures("plots_left_out")
@@ -117,7 +117,7 @@ def test_a_journal_file_that_somebody_moved_away_is_named(small_run: Path) -> No
         for path, content in kept.items():
             path.write_bytes(content)
     for text in (before, after):
-        notice = text[text.index("Not everything in this run") : text.index("<main>")]
+        notice = text[text.index("Some of this run") : text.index("<main>")]
         assert notice.count("<li>metrics.jsonl <span") == 1 and "failed checks included" in notice
 
 

@@ -59,7 +59,7 @@ def test_a_whole_run_has_every_part_in_order(whole_run: Path) -> None:
     assert path == whole_run / "report.html"
     text = parsed(path).text
     parts = [
-        "RL lifts the mean gold of answers from 7.4 to 8.6 of 10",
+        "RL raises the mean gold of answers from 7.4 to 8.6 of 10",
         "Checks",
         "Outcome",
         "Win rate",
@@ -245,4 +245,4 @@ def test_a_value_that_was_not_finite_is_shown_as_it_was(whole_run: Path) -> None
     with (whole_run / "events.jsonl").open("a") as file:
         file.write(json.dumps(row | {"message": "the KL is not a number", "advice": "lower the rate"}) + "\n")
     text = parsed(build(whole_run)).text
-    assert "nan" in text and "Reinforcement learning is bad: The KL is not a number. What to do: Lower the rate." in text
+    assert "nan" in text and "Reinforcement learning fails: The KL is not a number. What to do: Lower the rate." in text

@@ -6,7 +6,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 from sawyer.report.curves import line
-from sawyer.report.svg_plots import TONES, Level, Panel, PlotLine, draw, running_mean, thinned
+from sawyer.report.svg_plots import COLOURS, Level, Panel, PlotLine, downsample, draw, running_mean
 
 PANEL = Panel(
     title="Loss <of> it",
@@ -21,7 +21,7 @@ def test_the_drawing_is_xml_in_the_pages_colours() -> None:
     svg = draw(PANEL, "p1")
     ElementTree.fromstring(svg)
     assert "var(--sft)" in svg and "var(--bad)" in svg and "var(--good)" in svg
-    assert not any(colour in svg for colour in TONES.values())
+    assert not any(colour in svg for colour in COLOURS.values())
     assert "<style" not in svg and "font-family" not in svg and "http://" not in svg.replace("http://www.w3.org", "")
     assert svg == draw(PANEL, "p1") and "Loss &lt;of&gt; it" in svg
 
@@ -42,9 +42,9 @@ def test_running_mean_by_hand() -> None:
 
 
 def test_thinning_keeps_means_and_short_lines() -> None:
-    assert thinned([0, 1, 2, 3], [4.0, 6.0, 1.0, 3.0], 2) == ([0.5, 2.5], [5.0, 2.0])
-    assert thinned([1, 2], [3.0, 4.0], 2) == ([1, 2], [3.0, 4.0])
-    xs, ys = thinned(list(range(1001)), [float(i) for i in range(1001)])
+    assert downsample([0, 1, 2, 3], [4.0, 6.0, 1.0, 3.0], 2) == ([0.5, 2.5], [5.0, 2.0])
+    assert downsample([1, 2], [3.0, 4.0], 2) == ([1, 2], [3.0, 4.0])
+    xs, ys = downsample(list(range(1001)), [float(i) for i in range(1001)])
     assert len(xs) == 400 and xs == ys  # on a straight line nothing moves off it
 
 

@@ -27,12 +27,12 @@ def test_the_verdict_stands_first_with_the_figures_that_decided() -> None:
     found = view(values())
     verdict = decide_verdict(examined())
     assert (found.kind, found.look, found.chip) == ("guarded", "warn", "! only with guards") and found.words == verdict.words
-    assert [line[0] for line in found.decided] == [why.name.replace("_", " ") for why in (*verdict.reasons, *verdict.doubts)]
+    assert [line[0] for line in found.reasons] == [why.name.replace("_", " ") for why in (*verdict.reasons, *verdict.doubts)]
     bad = decide_verdict(examined(8))
     refused = view(values(examined(8)))
-    assert (refused.look, refused.chip) == ("fail", "✕ no RL on it") and refused.decided[0][1] == bad.reasons[0].words
+    assert (refused.look, refused.chip) == ("fail", "✕ no RL on it") and refused.reasons[0][1] == bad.reasons[0].words
     count = bad.reasons[0]  # a number of prompts, which is no 8.00
-    assert count.figure == "accuracy.prompts" and refused.decided[0][2:] == (
+    assert count.figure == "accuracy.prompts" and refused.reasons[0][2:] == (
         f"accuracy.prompts {count.value}",
         f"{count.threshold}",
     )
@@ -46,7 +46,7 @@ def test_the_plots_draw_what_was_measured() -> None:
     assert calibration.lines[0].lows == [b["right"]["low"] for b in side["calibration"][0]["bins"]]
     assert calibration.diagonal and calibration.x_share
     assert by_gap.x_names == [gap["name"] for gap in side["by_gap"]]
-    assert [line.name for line in by_gap.lines] == ["All judged", "The files'", "SFT's own"]
+    assert [line.name for line in by_gap.lines] == ["All judged", "The files'", "The policy's"]
     assert by_gap.lines[0].ys == [gap["accuracy"]["value"] for gap in side["by_gap"]]
     assert by_gap.lines[0].highs == [gap["accuracy"]["high"] for gap in side["by_gap"]]
     assert [round(x) for x in by_gap.lines[2].xs] == list(range(len(by_gap.x_names)))
@@ -60,7 +60,7 @@ def test_the_plots_draw_what_was_measured() -> None:
 
 def test_every_side_has_its_column_and_every_probe_its_example() -> None:
     found = view(values())
-    assert found.sides == ["All judged", "The files'", "SFT's own"]
+    assert found.sides == ["All judged", "The files'", "The policy's"]
     accuracy = next(row for row in found.rows if row.name == "Accuracy")
     side = examined().everything
     assert accuracy.cells[0] == (
@@ -68,7 +68,8 @@ def test_every_side_has_its_column_and_every_probe_its_example() -> None:
         f"{100 * side.accuracy.low:.0f} % to {100 * side.accuracy.high:.0f} %",
     )
     assert all(len(row.cells) == 3 for row in found.rows)
-    assert [probe.bit.value for probe in found.probes] == sorted((probe.bit.value for probe in found.probes), reverse=True)
+    shares = [probe.whisker.value for probe in found.probes]
+    assert shares == sorted(shares, reverse=True)
     assert all(probe.example and len(probe.bars) == 2 for probe in found.probes)
 
 
@@ -77,7 +78,7 @@ def test_what_is_not_known_is_left_out() -> None:
     tied = replace(found.everything, pairs=0, by_gap=(), calibration=(), points=(), length_controlled=None)
     told_view = view(values(replace(found, sides=(tied,), probes=(), ceiling=None)))
     assert told_view.panels == [] and told_view.probes == [] and told_view.calibration == ""
-    assert "not known" in told_view.ceiling[0] and told_view.ceiling[1] == ""
+    assert "unknown" in told_view.ceiling[0] and told_view.ceiling[1] == ""
     assert "Reward with the true score" not in [row.name for row in told_view.rows]
 
 

@@ -31,7 +31,7 @@ def test_signed_and_clock() -> None:
 
 def test_the_earliest_failure_comes_first_and_the_good_ones_are_named(tmp_path: Path) -> None:
     said = verdict_words(gather(make_run(tmp_path / "bad", bad_reward=True)))
-    assert said[0].startswith("The reward model is bad: Accuracy 0.861") and "What to do: " in said[0]
+    assert said[0].startswith("The reward model fails: Accuracy 0.861") and "What to do: " in said[0]
     assert said[-1] == "The rest (supervised fine-tuning, reinforcement learning and the comparison) passed every check."
 
 

@@ -148,7 +148,7 @@ def test_the_page_stands_alone_and_shows_what_was_found(tmp_path: Path) -> None:
     assert text.count("<svg") == 4 and "the curve turns" in text and "d (a − b log d)" in text
     assert not re.search(r'(?:src|href)="(?!#)', text) and "<script" not in text
     assert "&lt;b&gt;2&lt;/b&gt;" in text and "<b>2</b>" not in text  # no word of a model is markup
-    assert "at the highest gold, update 4" in text and "more letters" in text
+    assert "at the highest gold, update 4" in text and "more characters" in text
     few = curve_of("rl", [point(0.0, 4.0, 0), point(1.0, 5.0, 10)])
     plain = build_overoptimisation({**asdict(found), "rl": asdict(few)}, tmp_path / "few.html").read_text()
     assert plain.count("<svg") == 4  # without a curve too

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sawyer.trust import Figure, Trust, Verdict
 
 CHIP_OF = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
-SIDES = {"all": "all judged", "file": "the files'", "own": "SFT's own", "gold": "SFT's own, by gold"}
+SIDES = {"all": "all judged", "file": "the files'", "own": "the policy's", "gold": "the policy's, by gold"}
 
 
 def trust(

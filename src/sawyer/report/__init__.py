@@ -1,7 +1,6 @@
-"""Report: one HTML file from a run's folder, whatever of the run is there, for a person to read.
+"""One HTML file from whatever a run's folder has.
 
-Everything is inside the file: plots as SVG, style as text. It needs no network and no script, follows the reader's light
-or dark setting, and prints.
+Plots and style are inside the file: it needs no network and no script, follows the reader's light or dark setting, and prints.
 """
 
 from sawyer.report.overoptimisation_page import build_overoptimisation

@@ -1,4 +1,4 @@
-"""Answers to show: which prompts, how they stand beside each other, how a reward becomes a bar."""
+"""The answers on the page: which prompts are shown, and how their answers and rewards are laid out."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MOST_PROMPTS = 36  # cards on the page; the file holds all
-EXTREMES = 6  # of these, where RL helped most and where it hurt most
-MOST_LETTERS = 1200  # of an answer
+MAX_PROMPTS = 36  # cards on the page; compare.jsonl has all prompts
+EXTREMES = 6  # of these, the prompts on which RL helped most, and as many on which it hurt most
+MAX_CHARACTERS = 1200  # of an answer
 MODELS = ("base", "sft", "rl")
-ORDER = ("t07", "greedy", "t1", "deliberate", "best_of_8", "sample")
+SETTINGS = ("t07", "greedy", "t1", "deliberate", "best_of_8", "sample")  # in the page's order
+
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryCell:
-    """One model's answer. `left` and `width` place its reward's bar, in per cent of the bar's room."""
+    """One model's answer. `left` and `width` place its reward's bar, in per cent of the bar's width."""
 
     text: str
-    cut: int  # letters that are not shown
+    cut: int  # characters that are not shown
     reward: float | None
     gold: float | None
     length: int | None  # tokens
@@ -30,7 +32,7 @@ class GalleryCell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One prompt with the answers of every model: `rows` is (setting, one cell or None a model)."""
+    """One prompt with every model's answers: `rows` is (setting, a cell or None for each model)."""
 
     prompt: str
     why: str  # "" | helped | hurt
@@ -39,7 +41,7 @@ class Card:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gallery:
-    """The cards and what their columns and filters are."""
+    """The cards, and the models and settings that they have."""
 
     models: Sequence[str]
     settings: Sequence[str]
@@ -47,37 +49,41 @@ class Gallery:
     cards: Sequence[Card]
     prompts: int  # in the file
     scale: float  # the reward at the end of a bar
-    judge: str  # gold | reward | "": by which the extremes were chosen
+    judge: str  # gold | reward | "": what the extremes are chosen by
 
 
-def gallery(rows: Sequence[Mapping[str, Any]]) -> Gallery:
-    """Choose and lay out. Where there are many prompts: those RL helped and hurt most, and others evenly spread."""
-    found: dict[Any, dict[tuple[str, str], Mapping[str, Any]]] = {}
+def gallery(rows: Sequence[Row]) -> Gallery:
+    """Choose and lay out prompts. Of many: those that RL helped and hurt most, and an even spread of the others."""
+    answers: dict[Any, dict[tuple[str, str], Row]] = {}  # prompt -> (setting, model) -> row
     for row in rows:
         key = row.get("number", row.get("prompt", ""))
-        found.setdefault(key, {})[str(row.get("setting", "sample")), str(row.get("model", ""))] = row
-    models = [m for m in (*MODELS, *_others(rows)) if any(row.get("model") == m for row in rows)]
-    settings = sorted({s for answers in found.values() for s, _ in answers}, key=_place)
-    first = settings[0] if settings else ""
+        answers.setdefault(key, {})[str(row.get("setting", "sample")), str(row.get("model", ""))] = row
+    names = list(dict.fromkeys(str(row.get("model", "")) for row in rows))
+    models = [name for name in MODELS if name in names] + [name for name in names if name not in MODELS]
+    settings = sorted({setting for cells in answers.values() for setting, _ in cells}, key=_setting_order)
     judge = next((name for name in ("gold", "reward") if any(name in row for row in rows)), "")
-    helped, hurt = _extremes(found, judge)
-    chosen = _chosen(list(found), [*helped, *hurt], found)
-    scale = _scale([row for key in chosen for row in found[key].values()])
-    order = [*[k for k in helped if k in chosen], *[k for k in hurt if k in chosen]]
-    order += [key for key in chosen if key not in order]
+    helped, hurt = _extremes(answers, judge)
+    chosen = _chosen_prompts(answers, [*helped, *hurt])
+    scale = _bar_scale([row for key in chosen for row in answers[key].values()])
     cards = []
-    for key in order:
-        answers = found[key]
-        prompt = str(next(iter(answers.values())).get("prompt", ""))
-        lines = [(s, [_cell(answers.get((s, m)), scale) for m in models]) for s in settings]
+    for key in dict.fromkeys([*helped, *hurt, *chosen]):
+        lines = [(s, [_cell(answers[key].get((s, m)), scale) for m in models]) for s in settings]
         cards.append(
             Card(
-                prompt=prompt,
+                prompt=str(next(iter(answers[key].values())).get("prompt", "")),
                 why="helped" if key in helped else "hurt" if key in hurt else "",
-                rows=[(s, cells) for s, cells in lines if any(cells)],
+                rows=[(setting, cells) for setting, cells in lines if any(cells)],
             )
         )
-    return Gallery(models=models, settings=settings, first=first, cards=cards, prompts=len(found), scale=scale, judge=judge)
+    return Gallery(
+        models=models,
+        settings=settings,
+        first=settings[0] if settings else "",
+        cards=cards,
+        prompts=len(answers),
+        scale=scale,
+        judge=judge,
+    )
 
 
 def bar(reward: float | None, scale: float) -> tuple[float, float]:
@@ -88,79 +94,69 @@ def bar(reward: float | None, scale: float) -> tuple[float, float]:
     return (50.0, half) if reward >= 0 else (50.0 - half, half)
 
 
-def shown(text: str, most: int = MOST_LETTERS) -> tuple[str, int]:
-    """The text as it may stand in a page, and how many letters were left out: control characters become visible."""
+def printable(text: str, limit: int = MAX_CHARACTERS) -> tuple[str, int]:
+    """The text with control characters made visible, and how many characters were cut off."""
     clean = "".join(
         c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "\N{REPLACEMENT CHARACTER}" for c in text
     )
     clean = clean.encode("utf-8", "replace").decode("utf-8")
-    return (clean, 0) if len(clean) <= most else (clean[:most], len(clean) - most)
+    return clean[:limit], max(0, len(clean) - limit)
 
 
-def _cell(row: Mapping[str, Any] | None, scale: float) -> GalleryCell | None:
+def excerpt(text: Any, limit: int) -> str:
+    """The printable text up to `limit` characters, with a note of how much is missing."""
+    words, cut = printable(str(text), limit)
+    return f"{words} … and {cut:,} more characters" if cut else words
+
+
+def _cell(row: Row | None, scale: float) -> GalleryCell | None:
     if row is None:
         return None
-    text, cut = shown(str(row.get("response", "")))
+    text, cut = printable(str(row.get("response", "")))
     left, width = bar(row.get("reward"), scale)
-    return GalleryCell(
-        text=text,
-        cut=cut,
-        reward=row.get("reward"),
-        gold=row.get("gold"),
-        length=row.get("length"),
-        kl=row.get("kl"),
-        ended=bool(row.get("ended", True)),
-        left=left,
-        width=width,
-    )
+    figures: dict[str, Any] = {name: row.get(name) for name in ("reward", "gold", "length", "kl")}
+    return GalleryCell(text=text, cut=cut, ended=bool(row.get("ended", True)), left=left, width=width, **figures)
 
 
-def _extremes(found: Mapping[Any, Mapping[tuple[str, str], Mapping[str, Any]]], judge: str) -> tuple[list[Any], list[Any]]:
-    """The prompts by how much RL's answer is better than SFT's, in the first setting that both have; gold before reward."""
-    if not judge or len(found) <= MOST_PROMPTS:
+def _extremes(answers: Mapping[Any, Mapping[tuple[str, str], Row]], judge: str) -> tuple[list[Any], list[Any]]:
+    """The prompts where RL's answer gained and lost most on SFT's, in the first setting that both have."""
+    if not judge or len(answers) <= MAX_PROMPTS:
         return [], []
     gains: dict[Any, float] = {}
-    for key, answers in found.items():
-        for setting in ORDER:
-            ours, theirs = answers.get((setting, "rl"), {}).get(judge), answers.get((setting, "sft"), {}).get(judge)
-            if ours is not None and theirs is not None:
-                gains[key] = ours - theirs
+    for key, cells in answers.items():
+        for setting in SETTINGS:
+            rl, sft = (cells.get((setting, model), {}).get(judge) for model in ("rl", "sft"))
+            if rl is not None and sft is not None:
+                gains[key] = rl - sft
                 break
-    ranked = sorted(gains, key=lambda key: -gains[key])
-    helped = [key for key in ranked[:EXTREMES] if gains[key] > 0]
-    hurt = [key for key in reversed(ranked[-EXTREMES:]) if gains[key] < 0]
+    ranking = sorted(gains, key=lambda key: -gains[key])
+    helped = [key for key in ranking[:EXTREMES] if gains[key] > 0]
+    hurt = [key for key in reversed(ranking[-EXTREMES:]) if gains[key] < 0]
     return helped, hurt
 
 
-def _chosen(keys: Sequence[Any], extremes: Sequence[Any], found: Mapping[Any, Mapping[Any, Any]]) -> list[Any]:
-    """All prompts where they are few; else the extremes and an even spread, half of it over those with most settings."""
-    if len(keys) <= MOST_PROMPTS:
-        return list(keys)
-    most = max(len(answers) for answers in found.values())
-    rich = _spread(
-        [key for key in keys if len(found[key]) == most and key not in extremes], (MOST_PROMPTS - len(extremes)) // 2
-    )
-    taken = {*extremes, *rich}
-    rest = _spread([key for key in keys if key not in taken], MOST_PROMPTS - len(taken))
-    taken |= set(rest)
-    return [key for key in keys if key in taken]
+def _chosen_prompts(answers: Mapping[Any, Mapping[Any, Row]], extremes: Sequence[Any]) -> list[Any]:
+    """All prompts if they are few; else the extremes and an even spread, half of it over prompts with most settings."""
+    keys = list(answers)
+    if len(keys) <= MAX_PROMPTS:
+        return keys
+    most = max(map(len, answers.values()))
+    complete = [key for key in keys if len(answers[key]) == most and key not in extremes]
+    chosen = {*extremes, *_even_spread(complete, (MAX_PROMPTS - len(extremes)) // 2)}
+    chosen |= set(_even_spread([key for key in keys if key not in chosen], MAX_PROMPTS - len(chosen)))
+    return [key for key in keys if key in chosen]
 
 
-def _spread(keys: Sequence[Any], count: int) -> list[Any]:
-    if count <= 0 or len(keys) <= count:
-        return list(keys)[: max(0, count)]
+def _even_spread(keys: Sequence[Any], count: int) -> list[Any]:
+    count = max(0, min(count, len(keys)))
     return [keys[i * len(keys) // count] for i in range(count)]
 
 
-def _scale(rows: Sequence[Mapping[str, Any]]) -> float:
-    """The largest reward in sight, outliers aside: the 98th percentile of sizes, at least 1."""
+def _bar_scale(rows: Sequence[Row]) -> float:
+    """The reward that fills a bar: the 98th percentile of their sizes, at least 1."""
     sizes = sorted(abs(row["reward"]) for row in rows if isinstance(row.get("reward"), int | float))
     return max(1.0, sizes[min(len(sizes) - 1, int(0.98 * len(sizes)))]) if sizes else 1.0
 
 
-def _place(setting: str) -> tuple[int, str]:
-    return (ORDER.index(setting) if setting in ORDER else len(ORDER), setting)
-
-
-def _others(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [m for m in dict.fromkeys(str(row.get("model", "")) for row in rows) if m not in MODELS]
+def _setting_order(setting: str) -> tuple[int, str]:
+    return (SETTINGS.index(setting) if setting in SETTINGS else len(SETTINGS), setting)

@@ -1,4 +1,4 @@
-"""A loss as a picture: the loss itself and its slope, side by side, one curve for each score gap."""
+"""A plot of a reward loss: the loss and its slope side by side, with a curve for each score gap."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 PAPER, TEXT, SOFT, GRID = "#fbfaf7", "#23272e", "#646b76", "#e4e1d9"
-RAMP = ("#a9bfdd", "#6f98cb", "#3f74b8", "#1f3f6b")  # from the smallest to the largest of what tells the curves apart
-TALLEST = 6.0  # the loss is shown up to here: beyond, it only goes on as it does
-APART = 12.0  # slopes whose sizes differ by more are shown on a scale that is logarithmic away from zero
+RAMP = ("#a9bfdd", "#6f98cb", "#3f74b8", "#1f3f6b")  # of the curves, from the smallest to the largest score gap
+MAX_LOSS = 6.0  # above the lowest; further up the curves only continue
+MAX_RATIO = 12.0  # between the largest slopes of two curves; beyond it the scale is logarithmic away from zero
 
 
 class LossPlotCurve(Protocol):
@@ -26,7 +26,7 @@ class LossPlotCurve(Protocol):
 
 
 class Curves(Protocol):
-    """A family of curves, what runs along x, and what tells the curves apart."""
+    """A family of curves, the quantity on x, and the quantity that differs between curves."""
 
     @property
     def x_name(self) -> str: ...
@@ -37,7 +37,7 @@ class Curves(Protocol):
 
 
 def draw_loss(path: Path, title: str, formula: str, family: Curves) -> None:
-    """Write the picture as PNG. Raises OSError where the file cannot be written."""
+    """Write the plot as PNG. Raises OSError if the file cannot be written."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,10 +49,10 @@ def draw_loss(path: Path, title: str, formula: str, family: Curves) -> None:
         figure.subplots_adjust(left=0.05, right=0.985, top=0.765, bottom=0.13, wspace=0.15)
         figure.text(0.05, 0.925, title, color=TEXT, fontsize=17, fontweight="bold", parse_math=False)
         figure.text(0.05, 0.865, formula, color=SOFT, fontsize=10.5, parse_math=False)
-        _panel(left, family, [curve.losses for curve in family.curves], "Loss")
-        _panel(right, family, [curve.slopes for curve in family.curves], "Slope")
-        _limit(left, family.curves)
-        _scale(right, family.curves)
+        _draw_curves(left, family, [curve.losses for curve in family.curves], "Loss")
+        _draw_curves(right, family, [curve.slopes for curve in family.curves], "Slope")
+        _limit_loss(left, family.curves)
+        _scale_slopes(right, family.curves)
         left.legend(
             title=family.differ_by,
             ncols=len(family.curves),
@@ -68,13 +68,13 @@ def draw_loss(path: Path, title: str, formula: str, family: Curves) -> None:
         figure.savefig(path, format="png", facecolor=PAPER, metadata={"Software": None})
 
 
-def _panel(axes: Any, family: Curves, columns: Sequence[Sequence[float]], title: str) -> None:
+def _draw_curves(axes: Any, family: Curves, columns: Sequence[Sequence[float]], title: str) -> None:
     axes.set_facecolor(PAPER)
     axes.set_title(title, color=TEXT, fontsize=11, loc="left", pad=9)
     axes.axvline(0, color=GRID, linewidth=1.2, zorder=1)
     axes.axhline(0, color=GRID, linewidth=1.2, zorder=1)
-    for place, (curve, ys) in enumerate(zip(family.curves, columns, strict=True)):
-        colour = RAMP[place % len(RAMP)]
+    for index, (curve, ys) in enumerate(zip(family.curves, columns, strict=True)):
+        colour = RAMP[index % len(RAMP)]
         axes.plot(curve.xs, ys, color=colour, linewidth=2.1, label=curve.name, zorder=3, solid_capstyle="round")
     axes.margins(x=0)
     axes.grid(color=GRID, linewidth=0.6)
@@ -86,24 +86,24 @@ def _panel(axes: Any, family: Curves, columns: Sequence[Sequence[float]], title:
     axes.set_xlabel(family.x_name, color=SOFT, loc="right", labelpad=5)
 
 
-def _limit(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
-    """From the floor of all curves to `TALLEST` above it, where they go that far."""
+def _limit_loss(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
+    """From the lowest loss to at most `MAX_LOSS` above it."""
     low = min(min(curve.losses) for curve in curves)
     high = max(max(curve.losses) for curve in curves)
     floor = min(0.0, low)
-    top = min(high, floor + TALLEST)
+    top = min(high, floor + MAX_LOSS)
     axes.set_ylim(floor - 0.03 * (top - floor), top + 0.03 * (top - floor))
 
 
-def _scale(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
-    """One scale on which the weakest pull is still seen beside the strongest."""
+def _scale_slopes(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
+    """A scale on which the weakest slope is visible next to the strongest."""
     sizes = [max(abs(slope) for slope in curve.slopes) for curve in curves]
-    if max(sizes) > APART * min(sizes) > 0:
+    if max(sizes) > MAX_RATIO * min(sizes) > 0:
         least = max(sizes) / 200
         axes.set_title("Slope, on a logarithmic scale away from 0", color=TEXT, fontsize=11, loc="left", pad=9)
         axes.set_yscale("symlog", linthresh=least, linscale=0.35)
         low, high = min(min(curve.slopes) for curve in curves), max(max(curve.slopes) for curve in curves)
-        shown = [10.0**power for power in range(-4, 5) if least <= 10.0**power < 1.5 * max(sizes)]
-        ticks = [-t for t in reversed(shown) if low < 0] + [0.0] + [t for t in shown if high > 0]
+        powers = [10.0**power for power in range(-4, 5) if least <= 10.0**power < 1.5 * max(sizes)]
+        ticks = [-t for t in reversed(powers) if low < 0] + [0.0] + [t for t in powers if high > 0]
         axes.set_yticks(ticks, [f"{t:g}".replace("-", "−") for t in ticks])
         axes.minorticks_off()

@@ -5,35 +5,37 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sawyer.report.answer_gallery import shown
-from sawyer.report.wording import VERDICTS, number, setting_name, share, signed
-from sawyer.runs import clock
+from sawyer.report.answer_gallery import printable
+from sawyer.report.wording import number, setting_name, share, signed
+from sawyer.runs import clock, write_text
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
+VERDICTS = {"ok": "ok", "warn": "warn", "fail": "fail"}
 
 
-def environment() -> Any:
-    """The templates with the filters that they use."""
+def render(template: str, **values: Any) -> str:
+    """A template of this folder with the values and what every page needs: filters, style, the names of verdicts."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
-    found = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
     )
-    found.filters |= {
+    environment.filters |= {
         "number": number,
         "signed": signed,
         "share": share,
         "clock": clock,
         "setting": setting_name,
-        "said": lambda text: shown(str(text))[0],
-        "note": lambda text: shown(str(text))[0].replace(" -> ", " → "),
-        "said_all": lambda text: shown(str(text), len(str(text)))[0],
+        "printable": lambda text: printable(str(text))[0],
+        "note": lambda text: printable(str(text))[0].replace(" -> ", " → "),
+        "all_printable": lambda text: printable(str(text), len(str(text)))[0],
     }
-    return found
+    style = Markup((FOLDER / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(style=style, svg=Markup, verdicts=VERDICTS, **values)
 
 
-def styled() -> dict[str, Any]:
-    """What every page needs: its style, what may stand in it unescaped, the names of verdicts."""
-    from markupsafe import Markup
-
-    return {"style": Markup((HERE / "style.css").read_text(encoding="utf-8")), "svg": Markup, "verdicts": VERDICTS}
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Render a template into a file; returns its path. Surrogates, which UTF-8 does not have, become `?`."""
+    write_text(path, render(template, **values).encode("utf-8", "replace").decode("utf-8"))
+    return path

@@ -1,4 +1,4 @@
-"""What a run's folder says, read once; whatever is missing is empty."""
+"""The contents of a run's folder, read once. Whatever is missing is empty."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from sawyer.runs import STAGES, Layout, check_journal, last_gates, read_manifest
 
 Verdict = Literal["ok", "warn", "fail"]
 SEVERITY: Mapping[str, int] = {"ok": 0, "warn": 1, "fail": 2}
+# What yaml.safe_load raises for a damaged file: PyYAML lets the later ones through.
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A gate's last verdict. `value` and `threshold` are text where they were not finite."""
+    """A gate's last verdict. `value` and `threshold` are text if they were not finite."""
 
     stage: str
     name: str
@@ -33,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """A run as its folder tells it."""
+    """A run, as its folder has it."""
 
     root: Path
     config: Mapping[str, Any]  # the resolved config; {} without one
@@ -47,30 +49,30 @@ class Facts:
     summary: Mapping[str, Any]
     trust: Mapping[str, Any]  # the reward model's trust report; {} without one
     checks: Sequence[Check]
-    gone: Sequence[str]  # journal files that somebody moved away since rows were saved in them
+    gone: Sequence[str]  # journal files that have been moved away since the run wrote to them
 
     def status(self, stage: str) -> str:
         """pending, running, waiting, done, failed or interrupted."""
         return str(self.states.get(stage, {}).get("status", "pending"))
 
     def figures(self, stage: str) -> Mapping[str, Any]:
-        """What the stage found."""
-        found: Mapping[str, Any] = self.states.get(stage, {}).get("figures") or self.summary.get(stage) or {}
-        return found
+        """The stage's figures."""
+        figures: Mapping[str, Any] = self.states.get(stage, {}).get("figures") or self.summary.get(stage) or {}
+        return figures
 
     def worst(self, stage: str) -> Verdict | None:
-        """The gravest verdict of the stage's gates; None where none has spoken."""
+        """The worst verdict of the stage's gates; None without a verdict."""
         verdicts = [check.verdict for check in self.checks if check.stage == stage]
         return max(verdicts, key=lambda verdict: SEVERITY[verdict], default=None)
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that this run asks for or has done, in order."""
+        """The stages that the config names or the run has done, in order."""
         return tuple(s for s in STAGES if self.config.get(s) or s in self.states or s in self.metrics)
 
 
 def gather(root: Path) -> Facts:
-    """Read the folder. Raises RunError when there is no run in it, or a file of it cannot be read for what it is."""
+    """Read the folder. Raises RunError if it holds no run, or if one of its files is damaged."""
     layout = Layout(root)
     if not any(map(os.path.exists, (layout.manifest, layout.metrics, layout.events, layout.config))):
         raise RunError(
@@ -78,38 +80,39 @@ def gather(root: Path) -> Facts:
             expected="a folder that `sawyer run` or `sawyer demo` wrote",
             todo="check the path; `sawyer runs` lists the runs",
         )
-    gone = [path.name for path in check_journal(layout)]  # failed gates must not vanish with rows that were cut off
+    gone = [path.name for path in check_journal(layout)]  # failed gates must not vanish with a file
     manifest = read_manifest(layout.manifest)
-    events = _rows(layout.events)
+    events = _journal_rows(layout.events)
     metrics: dict[str, list[Mapping[str, Any]]] = {}
-    for row in _rows(layout.metrics):
+    for row in _journal_rows(layout.metrics):
         metrics.setdefault(str(row.get("stage")), []).append(row)
     try:
         config_text = layout.config.read_text(encoding="utf-8", errors="replace") if layout.config.exists() else ""
-    except OSError as error:
-        raise _unreadable(layout.config, error) from error
+        config = yaml.safe_load(config_text)
+    except (OSError, *YAML_ERRORS) as error:
+        raise _damaged(layout.config, error) from error
     return Facts(
         root=root,
-        config=_config(config_text, layout.config),
+        config=config if isinstance(config, dict) else {},
         config_text=config_text,
         versions=manifest.get("versions") or {},
         states={name: state for name, state in (manifest.get("stages") or {}).items() if isinstance(state, dict)},
         metrics=metrics,
         events=events,
-        samples=_rows(layout.samples),
-        compared=_rows(layout.compare),
-        summary=_values(layout.summary),
-        trust=_values(layout.trust),
-        checks=tuple(_checks(events)),
+        samples=_journal_rows(layout.samples),
+        compared=_journal_rows(layout.compare),
+        summary=_json_object(layout.summary),
+        trust=_json_object(layout.trust),
+        checks=tuple(_last_checks(events)),
         gone=tuple(dict.fromkeys([*gone, *(name for row in events if isinstance(name := row.get("gone"), str))])),
     )
 
 
-def _checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
-    """Each gate's last verdict, in the order of the stages; what was said of a stage before it began anew does not count."""
-    said = [row for row in last_gates(events) if str(row.get("verdict")) in SEVERITY]
-    order = {stage: place for place, stage in enumerate(STAGES)}
-    for row in sorted(said, key=lambda row: order.get(str(row.get("stage")), len(order))):
+def _last_checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
+    """Each gate's last verdict, in the order of the stages. Verdicts from before a stage restarted do not count."""
+    order = {stage: index for index, stage in enumerate(STAGES)}
+    gates = [row for row in last_gates(events) if str(row.get("verdict")) in SEVERITY]
+    for row in sorted(gates, key=lambda row: order.get(str(row.get("stage")), len(order))):
         yield Check(
             stage=str(row.get("stage")),
             name=str(row.get("name")),
@@ -121,35 +124,27 @@ def _checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
         )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
+def _journal_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return [row for row in read_rows(path) if isinstance(row, dict)]
     except ValueError as error:
-        raise _unreadable(path, error) from error
+        raise _damaged(path, error) from error
 
 
-def _config(text: str, path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # as PyYAML lets them
-        raise _unreadable(path, error) from error
-    return found if isinstance(found, dict) else {}
-
-
-def _values(path: Path) -> dict[str, Any]:
+def _json_object(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(path, error) from error
-    return found if isinstance(found, dict) else {}
+        raise _damaged(path, error) from error
+    return value if isinstance(value, dict) else {}
 
 
-def _unreadable(path: Path, error: Exception) -> RunError:
+def _damaged(path: Path, error: Exception) -> RunError:
     return RunError(
         f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})",
         expected="the file as the run wrote it",
         why="a report of half the facts would mislead",
-        todo="restore the file, or move it away: the report leaves out what is not there",
+        todo="restore the file, or move it away: the report leaves out what is missing",
     )

@@ -1,4 +1,4 @@
-"""The picture of the run: each stage a box with its state and key figure, each arrow what one hands to another."""
+"""The diagram of the run: a box for each stage with its state and key figure, and an arrow for each model or file handed on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sawyer.report.run_facts import Facts
-from sawyer.report.wording import key_figure
+from sawyer.report.wording import STATES, key_figure
 from sawyer.runs import SHORT
 
-# Whose model or data each stage takes; the arrow is drawn from the nearest of them that the run has.
-TAKES: Mapping[str, Sequence[tuple[str, ...]]] = {
+# The stages whose model or data a stage takes; of each group the first that the run has.
+INPUTS: Mapping[str, Sequence[tuple[str, ...]]] = {
     "classify": (("base",),),
     "sft": (("base",),),
     "collect": (("sft", "base"),),
@@ -18,20 +18,13 @@ TAKES: Mapping[str, Sequence[tuple[str, ...]]] = {
     "rl": (("reward",), ("sft", "base")),
     "compare": (("rl", "reward", "sft", "base"),),
 }
-WIDTH, HEIGHT, GAP, TOP = 134.0, 78.0, 34.0, 44.0  # of a box, between boxes, above them
-STATES: Mapping[str, str] = {
-    "done": "done",
-    "running": "under way",
-    "waiting": "waits for people",
-    "failed": "failed",
-    "interrupted": "interrupted",
-    "pending": "not begun",
-}
+WIDTH, HEIGHT, GAP, TOP = 134.0, 78.0, 34.0, 44.0  # of a box; between boxes; above them
+MAX_NAME = 18  # characters of a model's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """One stage. `look` names the style: the worst verdict, else the state."""
+    """One stage. `look` names its style: the worst verdict, else the state."""
 
     x: float
     y: float
@@ -44,7 +37,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow:
-    """The whole picture, in units of the SVG's view box."""
+    """The whole diagram, in units of the SVG's view box."""
 
     width: float
     height: float
@@ -55,56 +48,42 @@ class Flow:
 
 
 def flow(facts: Facts) -> Flow:
-    """Lay the run's stages out from left to right; a given base model is a box of its own."""
+    """Lay out the run's stages from left to right. A base model that the config names has a box, too."""
     names = list(facts.stages)
     if "base" not in names and facts.config.get("model"):
         names.insert(0, "base")
-    boxes = [_box(facts, name, place) for place, name in enumerate(names)]
-    places = {name: place for place, name in enumerate(names)}
+    boxes = {name: _box(facts, name, 2 + i * (WIDTH + GAP)) for i, name in enumerate(names)}
     arrows = []
     for name in names:
-        for sources in TAKES.get(name, ()):
-            source = next((s for s in sources if s in places), None)
-            if source is not None:
-                arrows.append(_arrow(boxes[places[source]], boxes[places[name]], places[name] - places[source]))
+        for group in INPUTS.get(name, ()):
+            if source := next((s for s in group if s in boxes), None):
+                arrows.append(_arrow(boxes[source], boxes[name], names.index(name) - names.index(source)))
     return Flow(
         width=max(1, len(names)) * (WIDTH + GAP) - GAP + 4,
         height=TOP + HEIGHT + 4,
         box_width=WIDTH,
         box_height=HEIGHT,
-        boxes=boxes,
+        boxes=list(boxes.values()),
         arrows=arrows,
     )
 
 
-def _box(facts: Facts, name: str, place: int) -> Box:
-    given = name == "base" and name not in facts.stages
-    status = "done" if given else facts.status(name)
-    verdict = facts.worst(name)
-    figure = _short(str(facts.config.get("model"))) if given else key_figure(facts, name)
+def _box(facts: Facts, stage: str, x: float) -> Box:
+    if stage == "base" and stage not in facts.stages:
+        model = str(facts.config.get("model")).rstrip("/").split("/")[-1]
+        model = model if len(model) <= MAX_NAME else f"{model[: MAX_NAME - 1]}…"
+        return Box(x=x, y=TOP, name="Base model", figure=model, state="given", look="given", stage=stage)
+    status, verdict = facts.status(stage), facts.worst(stage)
     look = verdict if verdict and status == "done" else {"failed": "fail", "interrupted": "warn"}.get(status, status)
-    return Box(
-        x=2 + place * (WIDTH + GAP),
-        y=TOP,
-        name="Base model" if given else SHORT[name],
-        figure=figure,
-        state="given" if given else STATES.get(status, status),
-        look="given" if given else look,
-        stage=name,
-    )
+    state = STATES.get(status, status)
+    return Box(x=x, y=TOP, name=SHORT[stage], figure=key_figure(facts, stage), state=state, look=look, stage=stage)
 
 
-def _arrow(source: Box, target: Box, steps: int) -> str:
-    """Straight to a neighbour; over the boxes between to one further away."""
-    if steps == 1:
+def _arrow(source: Box, target: Box, distance: int) -> str:
+    """A straight line to the next box; an arc over the boxes in between to one further away."""
+    if distance == 1:
         y = source.y + HEIGHT / 2
         return f"M{source.x + WIDTH + 3:.1f},{y:.1f} H{target.x - 5:.1f}"
     start, end = source.x + WIDTH * 0.72, target.x + WIDTH * 0.28
-    top = source.y - 16 - 8 * min(steps, 3)
+    top = source.y - 16 - 8 * min(distance, 3)
     return f"M{start:.1f},{source.y - 2:.1f} C{start:.1f},{top:.1f} {end:.1f},{top:.1f} {end:.1f},{target.y - 5:.1f}"
-
-
-def _short(model: str, most: int = 18) -> str:
-    """The last part of a path or hub id."""
-    name = model.rstrip("/").split("/")[-1]
-    return name if len(name) <= most else f"{name[: most - 1]}…"

@@ -1,36 +1,36 @@
-"""The trust report as a part of the run's page, and as a page of its own: from trust.json's values to what is shown."""
+"""The trust report, as a section of the run's page and as a page of its own: from the values of trust.json to its template."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sawyer.report.answer_gallery import bar, shown
-from sawyer.report.page_templates import environment, styled
+from sawyer.report.answer_gallery import bar, excerpt
+from sawyer.report.page_templates import write_page
 from sawyer.report.svg_plots import Level, Panel, PlotLine, Tone, draw
 from sawyer.report.wording import number, share, signed
-from sawyer.runs import write_text
 from sawyer.trust import as_json, from_json
 
-MOST_LETTERS = 420  # of an example's answer
-CHIPS: Mapping[str, tuple[str, str]] = {  # what a verdict looks like
+MAX_CHARACTERS = 420  # of an example's answer
+CHIPS: Mapping[str, tuple[str, str]] = {  # kind of verdict -> (style, words)
     "trust": ("ok", "✓ trust it"),
     "trust_above": ("warn", "! for clear differences"),
     "guarded": ("warn", "! only with guards"),
     "refuse": ("fail", "✕ no RL on it"),
 }
-SIDES: Mapping[str, str] = {"all": "All judged", "file": "The files'", "own": "SFT's own", "gold": "SFT's own, by gold"}
+SIDES: Mapping[str, str] = {"all": "All judged", "file": "The files'", "own": "The policy's", "gold": "The policy's, by gold"}
 TONES: Mapping[str, Tone] = {"all": "reward", "file": "base", "own": "sft", "gold": "good"}
+CEILING_METHODS = {"repeats": "from answers judged twice", "saturation": "from an accuracy that stops rising with the gap"}
 Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableRow:
-    """One figure for every side: (value, interval) in words, or None where it is not known."""
+    """One figure for every side: (value, interval) in words, or None where it is unknown."""
 
     name: str
     note: str
@@ -38,8 +38,8 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableCell:
-    """A named share with its interval: a row of whiskers, whose dots are at `value`."""
+class Whisker:
+    """A named share with its interval."""
 
     name: str
     note: str
@@ -52,7 +52,7 @@ class TableCell:
 class Damage:
     """A probe with its example; `bars` place the two rewards, (left, width) in per cent."""
 
-    bit: TableCell
+    whisker: Whisker
     example: Values | None
     whole: str
     damaged: str
@@ -67,65 +67,61 @@ class View:
     look: str
     chip: str
     words: str
-    decided: Sequence[tuple[str, str, str, str]]  # reason or doubt, its words, its figure and threshold
+    reasons: Sequence[tuple[str, str, str, str]]  # name, words, figure and threshold of a reason or doubt
     panels: Sequence[tuple[Panel, str]]
     sides: Sequence[str]
     rows: Sequence[TableRow]
-    sources: Sequence[TableCell]
+    sources: Sequence[Whisker]
     probes: Sequence[Damage]
     ceiling: tuple[str, str]  # the figure in words, the assumption behind it
-    calibration: str  # whose probability it is
+    calibration: str  # which probability is calibrated
 
 
-def view(found: Values, ident: str = "trust") -> View:
-    """Lay out the values of trust.json (see sawyer.trust.trust_values). Raises ValueError for what was not written so."""
-    found = as_json(*from_json(found))
-    verdict, sides = found["verdict"], found["sides"]
-    first = sides[0]
+def view(values: Values, ident: str = "trust") -> View:
+    """The values of trust.json (see sawyer.trust.trust_values), laid out. Raises ValueError for values in another form."""
+    values = as_json(*from_json(values))
+    verdict, sides = values["verdict"], values["sides"]
     look, chip = CHIPS.get(verdict["kind"], ("warn", str(verdict["kind"])))
-    drawn = [(panel, draw(panel, f"{ident}{place}")) for place, panel in enumerate(_panels(found))]
-    decided = [_decided(reason) for reason in (*verdict["reasons"], *verdict["doubts"])]
-    calibration = first["calibration"][0] if first["calibration"] else None
+    calibration = next(iter(sides[0]["calibration"]), None)
     return View(
         kind=str(verdict["kind"]),
         look=look,
         chip=chip,
         words=str(verdict["words"]),
-        decided=decided,
-        panels=drawn,
+        reasons=[
+            (one["name"].replace("_", " "), one["words"], f"{one['figure']} {number(one['value'])}", number(one["threshold"]))
+            for one in (*verdict["reasons"], *verdict["doubts"])
+        ],
+        panels=[(panel, draw(panel, f"{ident}{index}")) for index, panel in enumerate(_panels(values))],
         sides=[SIDES.get(side["name"], side["name"]) for side in sides],
-        rows=_rows(sides),
-        sources=[_bit(source["name"], source["accuracy"], "pairs") for source in first["by_source"]],
-        probes=_probes(found["probes"]),
-        ceiling=_ceiling(found.get("ceiling"), found.get("truth_agrees")),
+        rows=_table_rows(sides),
+        sources=[_whisker(source["name"], source["accuracy"], "pairs") for source in sides[0]["by_source"]],
+        probes=_damages(values["probes"]),
+        ceiling=_ceiling_words(values.get("ceiling"), values.get("truth_agrees")),
         calibration=f"{calibration['formula']}: {calibration['why']}" if calibration else "",
     )
 
 
-def build_trust(found: Values, path: Path, title: str) -> Path:
+def build_trust(values: Values, path: Path, title: str) -> Path:
     """Write the trust report as a page of its own; returns its path."""
-    text = environment().get_template("trust_page.html.j2").render(title=title, trust=view(found), **styled())
-    write_text(path, text.encode("utf-8", "replace").decode("utf-8"))
-    return path
+    return write_page(path, "trust_page.html.j2", title=title, trust=view(values))
 
 
-def _panels(found: Values) -> list[Panel]:
-    """Calibration, accuracy by gap, reward against length; none where there is no pair."""
-    sides = [side for side in found["sides"] if side["pairs"]]
-    if not sides:
-        return []
-    return [_reliability(sides[0]), _by_gap(sides, found.get("ceiling")), _against_length(sides[0])]
+def _panels(values: Values) -> list[Panel]:
+    """Calibration, accuracy by gap, reward against length; none without pairs."""
+    sides = [side for side in values["sides"] if side["pairs"]]
+    return [_calibration(sides[0]), _by_gap(sides, values.get("ceiling")), _by_length(sides[0])] if sides else []
 
 
-def _reliability(side: Values) -> Panel:
+def _calibration(side: Values) -> Panel:
     lines = []
     tones: tuple[Tone, Tone] = ("reward", "faint")
-    for tone, found in zip(tones, side["calibration"], strict=False):
-        name = f"{found['formula']}, off by {share(found['error']['value'])}"
-        lines.append(_dots(name, tone, found["bins"], [b["confidence"] for b in found["bins"]], "right"))
+    for tone, curve in zip(tones, side["calibration"], strict=False):
+        name = f"{curve['formula']}, error {share(curve['error']['value'])}"
+        lines.append(_dots(name, tone, [b["confidence"] for b in curve["bins"]], [b["right"] for b in curve["bins"]]))
     return Panel(
         title="Calibration",
-        note="how often the model is right where it is so sure; on the diagonal it is as sure as it should be",
+        note="accuracy by the model's confidence; on the diagonal it is as confident as it should be",
         lines=lines,
         share=True,
         x_share=True,
@@ -135,20 +131,21 @@ def _reliability(side: Values) -> Panel:
 
 
 def _by_gap(sides: Sequence[Values], ceiling: Values | None) -> Panel:
-    # Sides may be on different scales (pairs without a margin, a world's scores): one bound may belong to two classes then.
+    # Sides may have different scales (pairs without a margin, a world's scores): the classes of all are sorted by their bounds.
     bounds = {str(gap["name"]): (gap["low"], gap["high"] or math.inf) for side in sides for gap in side["by_gap"]}
     names = sorted(bounds, key=lambda name: bounds[name])
     lines = []
-    for place, side in enumerate(sides):
-        aside = 0.12 * (place - (len(sides) - 1) / 2)  # beside each other, not upon each other
-        xs = [names.index(str(gap["name"])) + aside for gap in side["by_gap"]]
-        lines.append(_dots(SIDES.get(side["name"], side["name"]), TONES[side["name"]], side["by_gap"], xs, "accuracy"))
+    for index, side in enumerate(sides):
+        offset = 0.12 * (index - (len(sides) - 1) / 2)  # dots of several sides stand next to each other
+        xs = [names.index(str(gap["name"])) + offset for gap in side["by_gap"]]
+        name = SIDES.get(side["name"], side["name"])
+        lines.append(_dots(name, TONES[side["name"]], xs, [gap["accuracy"] for gap in side["by_gap"]]))
     levels = [Level(name=sides[0]["best_rule"], tone="bad", at=sides[0]["best_rule_value"])]
     if ceiling:
         levels.append(Level(name="ceiling", tone="faint", at=ceiling["accuracy"]["value"]))
     return Panel(
         title="Accuracy by score gap",
-        note="share of pairs ranked as the judges did; the finer the difference, the harder, also for people",
+        note="share of pairs ranked as the judges did; small differences are harder, for people as well",
         lines=lines,
         levels=levels,
         share=True,
@@ -157,132 +154,107 @@ def _by_gap(sides: Sequence[Values], ceiling: Values | None) -> Panel:
     )
 
 
-def _against_length(side: Values) -> Panel:
+def _by_length(side: Values) -> Panel:
     points, length = side["points"], side["length"]
     cloud = PlotLine(name="an answer", tone="reward", xs=[p[0] for p in points], ys=[p[1] for p in points], cloud=True)
-    within = f"correlation {signed(length['all']['value'])}; within a prompt {signed(length['within']['value'])}"
-    return Panel(title="Reward against length", note=within, lines=[cloud, _means(points)], x_name="words")
-
-
-def _dots(name: str, tone: Tone, cells: Sequence[Values], xs: Sequence[float], key: str) -> PlotLine:
-    figures = [cell[key] for cell in cells]
-    return PlotLine(
-        name=name,
-        tone=tone,
-        xs=list(xs),
-        ys=[f["value"] for f in figures],
-        dots=True,
-        lows=[f["low"] for f in figures],
-        highs=[f["high"] for f in figures],
-    )
-
-
-def _means(points: Sequence[Sequence[float]]) -> PlotLine:
-    """The mean reward of answers of about one length, in eighths."""
     ordered = sorted((point[0], point[1]) for point in points)
-    cuts = sorted({round(i * len(ordered) / 8) for i in range(9)})
-    parts = [ordered[a:b] for a, b in pairwise(cuts)]
-    return PlotLine(
+    eighths = [ordered[a:b] for a, b in pairwise(sorted({round(i * len(ordered) / 8) for i in range(9)}))]
+    means = PlotLine(
         name="mean of an eighth",
         tone="ink",
-        xs=[sum(p[0] for p in part) / len(part) for part in parts],
-        ys=[sum(p[1] for p in part) / len(part) for part in parts],
+        xs=[sum(p[0] for p in part) / len(part) for part in eighths],
+        ys=[sum(p[1] for p in part) / len(part) for part in eighths],
         dots=True,
     )
+    note = f"correlation {signed(length['all']['value'])}; within a prompt {signed(length['within']['value'])}"
+    return Panel(title="Reward against length", note=note, lines=[cloud, means], x_name="words")
 
 
-def _rows(sides: Sequence[Values]) -> list[TableRow]:
-    """The figures by side, one a row; a row that no side knows is left out."""
-    told: list[tuple[str, str, Any, Any]] = [
-        ("Accuracy", "pairs ranked as the judges did", lambda s: s["accuracy"], share),
-        ("Ahead of the best simple rule", "accuracy less the rule's, on the same pairs", lambda s: s["ahead"], _points_of),
-        ("Where the better answer is longer", "", lambda s: s["when_longer"], share),
-        ("Where the better answer is shorter", "", lambda s: s["when_shorter"], share),
-        ("Calibration error", "by the probability that belongs to the loss", _calibration_error, share),
-        ("Reward with length", "correlation", lambda s: s["length"]["all"], signed),
-        ("… within a prompt", "", lambda s: s["length"]["within"], signed),
-        ("… at equal scores", "within a prompt, controlled for the judges' score", lambda s: s["length_controlled"], signed),
-        ("Reward with the judges' score", "correlation within a prompt", lambda s: s["score"]["within"], signed),
-        ("Reward with the true score", "correlation", lambda s: (s["truth"] or {}).get("all"), signed),
-        ("… within a prompt", "", lambda s: (s["truth"] or {}).get("within"), signed),
-    ]
+def _dots(name: str, tone: Tone, xs: Sequence[float], figures: Sequence[Values]) -> PlotLine:
+    ys, lows, highs = ([figure[key] for figure in figures] for key in ("value", "low", "high"))
+    return PlotLine(name=name, tone=tone, xs=xs, ys=ys, dots=True, lows=lows, highs=highs)
+
+
+def _points(value: float) -> str:
+    return f"{100 * value:+.0f} points".replace("-", "−")
+
+
+FIGURES: Sequence[tuple[str, str, Callable[[Values], Values | None], Callable[[float], str]]] = (
+    ("Accuracy", "pairs ranked as the judges did", lambda s: s["accuracy"], share),
+    ("Ahead of the best simple rule", "accuracy less the rule's, on the same pairs", lambda s: s["ahead"], _points),
+    ("Where the better answer is longer", "", lambda s: s["when_longer"], share),
+    ("Where the better answer is shorter", "", lambda s: s["when_shorter"], share),
+    (
+        "Calibration error",
+        "by the probability that belongs to the loss",
+        lambda s: s["calibration"][0]["error"] if s["calibration"] else None,
+        share,
+    ),
+    ("Reward with length", "correlation", lambda s: s["length"]["all"], signed),
+    ("… within a prompt", "", lambda s: s["length"]["within"], signed),
+    ("… at equal scores", "within a prompt, controlled for the judges' score", lambda s: s["length_controlled"], signed),
+    ("Reward with the judges' score", "correlation within a prompt", lambda s: s["score"]["within"], signed),
+    ("Reward with the true score", "correlation", lambda s: (s["truth"] or {}).get("all"), signed),
+    ("… within a prompt", "", lambda s: (s["truth"] or {}).get("within"), signed),
+)
+
+
+def _table_rows(sides: Sequence[Values]) -> list[TableRow]:
+    """The figures by side, one per row; a row that no side has is left out."""
     rows = []
-    for name, note, of, say in told:
-        figures = [of(side) for side in sides]
-        cells = [_cell(figure, say) for figure in figures]
+    for name, note, figure_of, say in FIGURES:
+        figures = [figure_of(side) for side in sides]
+        cells = [
+            (say(one["value"]), f"{say(one['low'])} to {say(one['high'])}") if one and one["cases"] else None for one in figures
+        ]
         if any(cells):
             rows.append(TableRow(name=name, note=note, cells=cells))
     rules = [(f"{side['best_rule']}: {share(side['best_rule_value'])}", "") if side["pairs"] else None for side in sides]
     rows.insert(1, TableRow(name="The best simple rule", note="of longer, shorter and random", cells=rules))
-    counts = [(f"{number(side['pairs'])} pairs", _counted(side)) for side in sides]
+    counts = [(f"{number(side['pairs'])} pairs", _count_words(side)) for side in sides]
     return [*rows, TableRow(name="Counted", note="", cells=counts)]
 
 
-def _counted(side: Values) -> str:
-    left = [f"{number(side[key])} {word}" for key, word in (("ties", "ties"), ("same", "of one text")) if side[key]]
+def _count_words(side: Values) -> str:
+    excluded = [f"{number(side[key])} {word}" for key, word in (("ties", "ties"), ("same", "of one text")) if side[key]]
     counts = f"{number(side['prompts'])} prompts, {number(side['answers'])} answers"
-    return f"{counts}; left out: {', '.join(left)}" if left else counts
+    return f"{counts}; left out: {', '.join(excluded)}" if excluded else counts
 
 
-def _decided(reason: Values) -> tuple[str, str, str, str]:
-    figure = f"{reason['figure']} {number(reason['value'])}"
-    return reason["name"].replace("_", " "), reason["words"], figure, number(reason["threshold"])
-
-
-def _cell(figure: Values | None, say: Any) -> tuple[str, str] | None:
-    if not figure or not figure["cases"]:
-        return None
-    return say(figure["value"]), f"{say(figure['low'])} to {say(figure['high'])}"
-
-
-def _points_of(value: float) -> str:
-    return f"{100 * value:+.0f} points".replace("-", "−")
-
-
-def _calibration_error(side: Values) -> Values | None:
-    return side["calibration"][0]["error"] if side["calibration"] else None
-
-
-def _bit(name: str, figure: Values, cases: str) -> TableCell:
+def _whisker(name: str, figure: Values, cases: str) -> Whisker:
     note = f"{share(figure['low'])} to {share(figure['high'])}, {number(figure['cases'])} {cases}"
-    return TableCell(name=name, note=note, value=figure["value"], low=figure["low"], high=figure["high"])
+    return Whisker(name=name, note=note, value=figure["value"], low=figure["low"], high=figure["high"])
 
 
-def _probes(probes: Sequence[Values]) -> list[Damage]:
+def _damages(probes: Sequence[Values]) -> list[Damage]:
     """The probes that could be tried, the worst first."""
-    tried = sorted((p for p in probes if p["wins"]["cases"]), key=lambda p: -p["wins"]["value"])
-    rewards = [p["example"][key] for p in tried if p["example"] for key in ("whole_reward", "damaged_reward")]
-    scale = max([1e-9, *map(abs, rewards)])
-    found = []
-    for probe in tried:
+    probes = sorted((p for p in probes if p["wins"]["cases"]), key=lambda p: -p["wins"]["value"])
+    keys = ("whole_reward", "damaged_reward")
+    scale = max([1e-9, *(abs(p["example"][key]) for p in probes if p["example"] for key in keys)])
+    damages = []
+    for probe in probes:
         example = probe["example"]
-        cases = "answers" if not probe["unseen"] else f"answers; {number(probe['unseen'])} more scored the same, to rounding"
-        found.append(
+        cases = f"answers; {number(probe['unseen'])} more scored the same, to rounding" if probe["unseen"] else "answers"
+        damages.append(
             Damage(
-                bit=_bit(str(probe["what"]), probe["wins"], cases),
+                whisker=_whisker(str(probe["what"]), probe["wins"], cases),
                 example=example,
-                whole=_short(example["whole"]) if example else "",
-                damaged=_short(example["damaged_answer"]) if example else "",
-                bars=[bar(example[key], scale) for key in ("whole_reward", "damaged_reward")] if example else [],
+                whole=excerpt(example["whole"], MAX_CHARACTERS) if example else "",
+                damaged=excerpt(example["damaged_answer"], MAX_CHARACTERS) if example else "",
+                bars=[bar(example[key], scale) for key in keys] if example else [],
             )
         )
-    return found
+    return damages
 
 
-def _short(text: str) -> str:
-    words, cut = shown(str(text), MOST_LETTERS)
-    return f"{words} … and {number(cut)} more letters" if cut else words
-
-
-def _ceiling(ceiling: Values | None, truth: Values | None) -> tuple[str, str]:
-    said = ""
-    if truth and truth["cases"]:
-        said = f"The truth itself orders {share(truth['value'])} of these pairs as the judges did. "
+def _ceiling_words(ceiling: Values | None, truth: Values | None) -> tuple[str, str]:
+    words = (
+        f"The true score orders {share(truth['value'])} of these pairs as the judges did. " if truth and truth["cases"] else ""
+    )
     if not ceiling:
-        words = "How high accuracy can get against these judges is not known: too few answers were judged twice."
-        return said + words, ""
+        unknown = "The highest possible accuracy against these judges is unknown: too few answers were judged twice."
+        return words + unknown, ""
     figure, method = ceiling["accuracy"], ceiling["method"]
-    how = {"repeats": "from answers judged twice", "saturation": "from an accuracy that stops rising with the gap"}
     interval = f"{share(figure['value'])} ({share(figure['low'])} to {share(figure['high'])})"
-    words = f"Against these judges no model gets above {interval}, {how.get(method, method)}: {number(figure['cases'])} pairs."
-    return said + words, str(ceiling["assumption"])
+    source = f"{CEILING_METHODS.get(method, method)}: {number(figure['cases'])} pairs"
+    return f"{words}Against these judges no model gets above {interval}, {source}.", str(ceiling["assumption"])

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sawyer.report.run_facts import Check, Facts
 from sawyer.runs import SETTINGS, STAGES
 
 NAMES: Mapping[str, str] = {**STAGES, "report": "Report"}
-VERDICTS: Mapping[str, str] = {"ok": "ok", "warn": "warn", "fail": "fail"}
+STATES: Mapping[str, str] = {
+    "done": "done",
+    "running": "running",
+    "waiting": "waits for scores",
+    "failed": "failed",
+    "interrupted": "interrupted",
+    "pending": "not started",
+}
 
 
 def setting_name(setting: str) -> str:
-    """A decoding setting in words; an unknown one as it is."""
+    """A decoding setting in words; an unknown one unchanged."""
     return SETTINGS.get(setting, setting)
 
 
 def number(value: Any, digits: int = 3) -> str:
-    """A figure with `digits` significant digits, thousands grouped; text stays text, nothing stays a dash."""
+    """A number with `digits` significant digits and thousands separators; text stays text, an empty value is a dash."""
     if value is None or value == "":
         return "–"
-    if isinstance(value, str) or isinstance(value, bool):
-        return str(value)
-    if not math.isfinite(value):
+    if isinstance(value, str | bool) or not math.isfinite(value):
         return str(value)
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", "−")
@@ -35,7 +40,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 
 def signed(value: float) -> str:
-    """A reward: two decimals and always a sign."""
+    """A reward or correlation: two decimals and always a sign."""
     return f"{value:+.2f}".replace("-", "−")
 
 
@@ -45,121 +50,112 @@ def share(value: float) -> str:
 
 
 def key_figure(facts: Facts, stage: str) -> str:
-    """What a stage is best known by, in a few words; empty before it is known."""
-    found = facts.figures(stage)
-    rate, _ = _win_rate(facts)
-    told: dict[str, tuple[str, Callable[[], str]]] = {
-        "base": ("eval_loss", lambda: f"loss {number(found['eval_loss'])}"),
-        "classify": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
-        "sft": ("eval_loss", lambda: f"loss {number(found['eval_loss'])}"),
-        "collect": ("answers", lambda: f"{number(found['answers'])} answers"),
-        "reward": ("accuracy", lambda: f"accuracy {share(found['accuracy'])}"),
-        "rl": ("reward_best", lambda: f"reward {signed(found['reward_best'])}"),
-    }
+    """A stage's most important figure in a few words; empty until it is known."""
     if stage == "compare":
+        rate, _ = _win_rate(facts)
         return f"RL wins {share(rate['value'])}" if rate else ""
-    key, say = told[stage]
-    if stage == "rl" and "pair_loss_best" in found:
-        key, say = "pair_loss_best", lambda: f"pairs' loss {number(found['pair_loss_best'])}"
-    return say() if isinstance(found.get(key), int | float) else ""
+    figures = facts.figures(stage)
+    of_pairs = stage == "rl" and "pair_loss_best" in figures
+    name, words, say = {
+        "base": ("eval_loss", "loss {}", number),
+        "classify": ("accuracy", "accuracy {}", share),
+        "sft": ("eval_loss", "loss {}", number),
+        "collect": ("answers", "{} answers", number),
+        "reward": ("accuracy", "accuracy {}", share),
+        "rl": ("pair_loss_best", "pairs' loss {}", number) if of_pairs else ("reward_best", "reward {}", signed),
+    }[stage]
+    value = figures.get(name)
+    return words.format(say(value)) if isinstance(value, int | float) else ""
 
 
 def state_words(facts: Facts) -> str:
-    """Whether the run is whole, in a sentence; empty when it is."""
+    """Which stage is unfinished, in a sentence; empty if none is."""
+    words = {"failed": "failed", "interrupted": "was interrupted", "running": "is running", "pending": "has not started"}
     for stage in facts.stages:
         status, reason = facts.status(stage), str(facts.states.get(stage, {}).get("reason") or "")
         if status == "waiting":
             return "The run waits for people: its collected answers have no scores yet."
-        if status in ("failed", "interrupted"):
-            return (
-                f"The run is not finished: {_lower(NAMES[stage])} {'failed' if status == 'failed' else 'was interrupted'}"
-                + (f" ({reason.rstrip('.')})." if reason else ".")
-            )
-        if status in ("running", "pending"):
-            return (
-                f"The run is not finished: {_lower(NAMES[stage])} {'is under way' if status == 'running' else 'has not begun'}."
-            )
+        if status in words:
+            detail = f" ({reason.rstrip('.')})" if reason and status in ("failed", "interrupted") else ""
+            return f"The run is not finished: {_in_sentence(stage)} {words[status]}{detail}."
     return ""
 
 
 def headline(facts: Facts) -> str:
-    """One sentence with the figure that matters most: did RL make answers better?"""
+    """One sentence with the most important figure: did RL make the answers better?"""
     table, measure, scale = facts.summary.get("gold"), "gold", " of 10"
     if not table:
         table, measure, scale = facts.summary.get("reward_mean"), "reward", ""
-    said = ""
+    parts = []
     rate, start = _win_rate(facts)
     if table and all(isinstance(table.get(model), dict) for model in (start, "rl")):
         setting = next((s for s in ("t07", "t1", "greedy") if s in table[start] and s in table["rl"]), None)
         if setting:
-            sft, rl = table[start][setting], table["rl"][setting]
+            before, after = table[start][setting], table["rl"][setting]
             say = (lambda x: number(x, 2)) if measure == "gold" else signed
-            moved = "lifts" if rl > sft else "lowers" if rl < sft else "leaves"
-            said = f"At {setting_name(setting)} RL {moved} the mean {measure} of answers from {say(sft)} to {say(rl)}{scale}"
+            verb = "raises" if after > before else "lowers" if after < before else "leaves"
+            change = f"from {say(before)} to {say(after)}" if after != before else f"at {say(before)}"
+            parts.append(f"At {setting_name(setting)} RL {verb} the mean {measure} of answers {change}{scale}")
     if rate:
-        against = {"sft": "SFT", "base": "the model it started from"}[start]
-        wins = f"wins {share(rate['value'])} of the prompts against {against} ({share(rate['low'])} to {share(rate['high'])})"
-        said = f"{said} and {wins}" if said else f"RL {wins}"
-    return f"{said}." if said else ""
+        opponent = {"sft": "SFT", "base": "the starting model"}[start]
+        interval = f"{share(rate['low'])} to {share(rate['high'])}"
+        parts.append(f"{'' if parts else 'RL '}wins {share(rate['value'])} of the prompts against {opponent} ({interval})")
+    return f"{' and '.join(parts)}." if parts else ""
 
 
 def _win_rate(facts: Facts) -> tuple[Mapping[str, Any] | None, str]:
-    """(RL's win rate, the model that it started from): SFT's where the run has one, else the run's own."""
+    """(RL's win rate, the model that it started from): against SFT if the run has it, else against the run's own model."""
     start = "sft" if "sft" in facts.stages else "base"
     key = f"win_rate_rl_vs_{start}"
     return facts.summary.get("compare", {}).get(key) or facts.figures("compare").get(key), start
 
 
 def verdict_words(facts: Facts) -> list[str]:
-    """The gates as sentences: the stage to mend first comes first."""
-    bad = [stage for stage in facts.stages if facts.worst(stage) == "fail"]
-    doubtful = [stage for stage in facts.stages if facts.worst(stage) == "warn"]
-    good = [stage for stage in facts.stages if facts.worst(stage) == "ok"]
+    """The gates as sentences. The stage to fix first comes first."""
     if not facts.checks:
         done = bool(facts.stages) and all(facts.status(stage) == "done" for stage in facts.stages)
         return ["No stage of this run has checks." if done else "No stage has been checked yet."]
-    said = []
-    if bad:
-        first = _gravest(facts.checks, bad[0])
-        said.append(f"{_upper(NAMES[bad[0]])} is bad: {_sentence(first.message)} What to do: {_sentence(first.advice)}")
-        later = [_lower(NAMES[stage]) for stage in bad[1:]]
-        if later:
-            said.append(
-                f"{_upper(_listed(later))} failed too, and may only be suffering from it: mend the earliest stage first."
-            )
+    failing, doubtful, good = ([s for s in facts.stages if facts.worst(s) == v] for v in ("fail", "warn", "ok"))
+    sentences = []
+    if failing:
+        check = _worst_check(facts.checks, failing[0])
+        name = _capital(_in_sentence(failing[0]))
+        sentences.append(f"{name} fails: {_sentence(check.message)} What to do: {_sentence(check.advice)}")
+    if failing[1:]:
+        sentences.append(f"{_capital(_listing(failing[1:]))} failed too, perhaps because of it: fix the earliest stage first.")
     for stage in doubtful:
-        said.append(f"{_upper(NAMES[stage])} deserves a look: {_sentence(_gravest(facts.checks, stage).message)}")
-    if good and (bad or doubtful):
-        names = [_lower(NAMES[stage]) for stage in good]
-        said.append(f"The rest ({_listed(names)}) passed every check.")
+        name = _capital(_in_sentence(stage))
+        sentences.append(f"{name} needs a look: {_sentence(_worst_check(facts.checks, stage).message)}")
+    if good and (failing or doubtful):
+        sentences.append(f"The rest ({_listing(good)}) passed every check.")
     elif good:
         count = len(facts.checks)
-        said.append(f"Every stage is good: {'its one check passes' if count == 1 else f'all {count} checks pass'}.")
-    return said
+        sentences.append(f"Every stage is good: {'its one check passes' if count == 1 else f'all {count} checks pass'}.")
+    return sentences
 
 
-def _gravest(checks: Sequence[Check], stage: str) -> Check:
-    ours = [check for check in checks if check.stage == stage]
-    return next(c for verdict in ("fail", "warn", "ok") for c in ours if c.verdict == verdict)
-
-
-def _sentence(text: str) -> str:
-    text = text.strip()
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".") if text else ""
-
-
-def _lower(name: str) -> str:
-    return (
-        f"the {name[:1].lower()}{name[1:]}"
-        if name in ("Reward model", "Base model", "Comparison")
-        else name[:1].lower() + name[1:]
+def _worst_check(checks: Sequence[Check], stage: str) -> Check:
+    return next(
+        check for verdict in ("fail", "warn", "ok") for check in checks if (check.stage, check.verdict) == (stage, verdict)
     )
 
 
-def _upper(name: str) -> str:
-    name = _lower(name)
-    return name[:1].upper() + name[1:]
+def _sentence(text: str) -> str:
+    text = _capital(text.strip())
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _listed(names: Sequence[str]) -> str:
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _in_sentence(stage: str) -> str:
+    """The stage's name inside a sentence: `supervised fine-tuning`, `the reward model`."""
+    name = NAMES[stage]
+    article = "the " if name in ("Reward model", "Base model", "Comparison") else ""
+    return f"{article}{name[:1].lower()}{name[1:]}"
+
+
+def _listing(stages: Sequence[str]) -> str:
+    names = [_in_sentence(stage) for stage in stages]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
