@@ -48,14 +48,12 @@ def rl_turn(a: float, b: float) -> float | None:
 
 def fit_best_of_n(d: Sequence[float], gain: Sequence[float]) -> GoldFit:
     """Least squares of gain on d (a - b d). ValueError where two different distances above 0 are not among the points."""
-    a, b = _two(d, gain, [x for x in d], [-x * x for x in d])
-    return _fit(d, gain, a, b, best_of_n_gain, best_of_n_turn(a, b))
+    return _fit(d, gain, [-x * x for x in d], best_of_n_gain, best_of_n_turn)
 
 
 def fit_rl(d: Sequence[float], gain: Sequence[float]) -> GoldFit:
     """Least squares of gain on d (a - b log d). ValueError where two different distances above 0 are not among the points."""
-    a, b = _two(d, gain, [x for x in d], [-x * math.log(x) if x > 0 else 0.0 for x in d])
-    return _fit(d, gain, a, b, rl_gain, rl_turn(a, b))
+    return _fit(d, gain, [-x * math.log(x) if x > 0 else 0.0 for x in d], rl_gain, rl_turn)
 
 
 def best_of_n_mean(proxy: Tensor, values: Tensor, n: int) -> Tensor:
@@ -73,28 +71,25 @@ def best_of_n_mean(proxy: Tensor, values: Tensor, n: int) -> Tensor:
     return values.double().gather(1, order) @ torch.tensor(weights, dtype=torch.float64)
 
 
-def _two(d: Sequence[float], gain: Sequence[float], first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
-    """The normal equations of gain = a first + b second, solved by Cramer's rule."""
-    if len({x for x in d if x > 0}) < 2:
-        raise ValueError("a curve with two unknowns needs points at two different distances above 0")
-    p, q, r = _dot(first, first), _dot(first, second), _dot(second, second)
-    u, v = _dot(first, gain), _dot(second, gain)
-    determinant = p * r - q * q
-    return (u * r - v * q) / determinant, (p * v - q * u) / determinant
-
-
 def _fit(
     d: Sequence[float],
     gain: Sequence[float],
-    a: float,
-    b: float,
+    second: Sequence[float],
     curve: Callable[[float, float, float], float],
-    turn: float | None,
+    turn: Callable[[float, float], float | None],
 ) -> GoldFit:
+    """The normal equations of gain = a d + b second, solved by Cramer's rule."""
+    if len({x for x in d if x > 0}) < 2:
+        raise ValueError("a curve with two unknowns needs points at two different distances above 0")
+    p, q, r = _dot(d, d), _dot(d, second), _dot(second, second)
+    u, v = _dot(d, gain), _dot(second, gain)
+    determinant = p * r - q * q
+    a, b = (u * r - v * q) / determinant, (p * v - q * u) / determinant
     mean = math.fsum(gain) / len(gain)
     total = math.fsum((y - mean) ** 2 for y in gain)
-    left = math.fsum((y - curve(x, a, b)) ** 2 for x, y in zip(d, gain, strict=True))
-    return GoldFit(a=a, b=b, r_squared=1 - left / total if total > 0 else float(left == 0), turn=turn)
+    residual = math.fsum((y - curve(x, a, b)) ** 2 for x, y in zip(d, gain, strict=True))
+    r_squared = 1 - residual / total if total > 0 else float(residual == 0)
+    return GoldFit(a=a, b=b, r_squared=r_squared, turn=turn(a, b))
 
 
 def _dot(x: Sequence[float], y: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations, product
+from typing import Any
 
 from sawyer.worlds import world_facts as world
 from sawyer.worlds.world_facts import capital, enumeration, with_article
@@ -74,59 +75,36 @@ def _split_list(pattern: str, sentence: str) -> Payload | None:
     return tuple(re.split(r", | and ", match[1])) if match else None
 
 
-def _fact(
-    name: str,
-    truth: dict[str, str],
-    pool: Sequence[str],  # of wrong answers
-    full: Callable[[Key, Payload], tuple[tuple[str, ...], ...]],
-    terse: Callable[[Key, Payload], str],
-    *patterns: str,
-) -> TaskFamily:
-    """A family that asks for the one thing that a table has for a key."""
+def _one_thing(name: str, truth: Callable[[Key], str], pool: Callable[[Key], Sequence[str]], **keys: Any) -> TaskFamily:
+    """A family whose answers claim one thing; wrong ones are from a pool. Its sentences are in world.toml."""
+    forms = world.ANSWERS[name]
+
+    def write(text: str, key: Key, payload: Payload) -> str:
+        words = {"key": " ".join(key), "payload": payload[0]}
+        return text.format(Key=capital(words["key"]), Payload=capital(payload[0]), **words)
+
     return TaskFamily(
         name=name,
-        keys=lambda: [(key,) for key in truth],
-        right=lambda key, rng: (truth[key[0]],),
-        wrong=lambda key, rng: (other(pool, (truth[key[0]],), rng),),
-        is_right=lambda key, payload: payload == (normalize(truth[key[0]]),),
-        full=full,
-        terse=terse,
-        read=_match(*patterns),
+        right=lambda key, rng: (truth(key),),
+        wrong=lambda key, rng: (other(pool(key), (truth(key),), rng),),
+        is_right=lambda key, payload: payload == (normalize(truth(key)),),
+        full=lambda key, payload: tuple((write(text, key, payload),) for text in forms["whole"]),
+        terse=lambda key, payload: write(forms["terse"], key, payload),
+        read=_match(*forms["claims"]),
+        **keys,
     )
 
 
-OPPOSITE = _fact(
-    "opposite",
-    world.OPPOSITES,
-    list(world.OPPOSITES),
-    lambda key, p: ((f'The opposite of "{key[0]}" is "{p[0]}".',), (f'"{capital(p[0])}" is the opposite of "{key[0]}".',)),
-    lambda key, p: f"{capital(p[0])}.",
-    r"the opposite of {k0} is (\w+)",
-    r"(\w+) is the opposite of {k0}",
-    r"(\w+)",
-)
-WHERE = _fact(
-    "where",
-    world.LOCATIONS,
-    list(world.LOCATIONS.values()),
-    lambda key, p: ((f"{capital(key[0])} is in {p[0]}.",), (f"You can find {key[0]} in {p[0]}.",)),
-    lambda key, p: f"{p[0]}.",
-    r"{k0} is in ([\w ]+)",
-    r"you can find {k0} in ([\w ]+)",
-    r"(?:in )?(\w+(?: \w+)?)",
-)
-WHAT = _fact(
-    "what",
-    world.THINGS,
-    list(world.THINGS.values()),
-    lambda key, p: ((f"{capital(key[0])} is {p[0]}.",), (f"{capital(key[0])} is simply {p[0]}.",)),
-    lambda key, p: f"{capital(p[0])}.",
-    r"{k0} is (?:simply )?(an? [\w ]+)",
-    r"(an? [\w ]+)",
-)
+def _fact(name: str, table: dict[str, str], pool: Sequence[str]) -> TaskFamily:
+    return _one_thing(name, lambda key: table[key[0]], lambda key: pool, keys=lambda: [(key,) for key in table])
 
 
-def _is_a_right(key: Key, rng: random.Random) -> Payload:
+OPPOSITE = _fact("opposite", world.OPPOSITES, list(world.OPPOSITES))
+WHERE = _fact("where", world.LOCATIONS, list(world.LOCATIONS.values()))
+WHAT = _fact("what", world.THINGS, list(world.THINGS.values()))
+
+
+def _is_a_truth(key: Key) -> Payload:
     """(yes or no, the kind that the answer names)"""
     return ("yes" if world.KIND_OF[key[0]] == key[1] else "no", world.KIND_OF[key[0]])
 
@@ -167,9 +145,9 @@ IS_A = TaskFamily(
     name="is_a",
     slots=lambda key: (with_article(key[0]), with_article(key[1])),
     keys=lambda: [(m, k) for m, kind in world.KIND_OF.items() for k in (kind, _decoy(m))],  # as many true as false
-    right=_is_a_right,
+    right=lambda key, rng: _is_a_truth(key),
     wrong=_is_a_wrong,
-    is_right=lambda key, payload: payload == _is_a_right(key, random.Random()),
+    is_right=lambda key, payload: payload == _is_a_truth(key),
     full=_is_a_sentences,
     terse=lambda key, p: f"{p[0].capitalize()}.",
     read=_is_a_read,
@@ -213,23 +191,22 @@ def _compute(key: Key) -> int:
     return {"plus": a + b, "minus": a - b, "times": a * b}[key[1]]
 
 
-def _near(number: int, rng: random.Random) -> str:
-    return other([str(n) for n in range(max(0, number - 3), number + 4)], (str(number),), rng)
-
-
-SUM = TaskFamily(
-    name="sum",
+SUM = _one_thing(
+    "sum",
+    lambda key: str(_compute(key)),
+    lambda key: [str(n) for n in range(max(0, _compute(key) - 3), _compute(key) + 4)],
     keys=lambda: [
         *[(str(a), "plus", str(b)) for a in range(1, 11) for b in range(1, 11)],
         *[(str(a), "minus", str(b)) for a in range(1, 13) for b in range(1, a + 1)],
         *[(str(a), "times", str(b)) for a in range(2, 6) for b in range(2, 6)],
     ],
-    right=lambda key, rng: (str(_compute(key)),),
-    wrong=lambda key, rng: (_near(_compute(key), rng),),
-    is_right=lambda key, payload: payload == (str(_compute(key)),),
-    full=lambda key, p: ((f"{' '.join(key)} is {p[0]}.",), (f"The answer is {p[0]}.",)),
-    terse=lambda key, p: f"{p[0]}.",
-    read=_match(r"{k0} {k1} {k2} is (\d+)", r"the answer is (\d+)", r"(\d+)"),
+)
+COUNT = _one_thing(
+    "count",
+    lambda key: str(len(key)),
+    lambda key: [str(n) for n in range(1, 9)],
+    slots=lambda key: (" ".join(key),),
+    draw=lambda rng: tuple(rng.sample(world.WORDS, rng.randint(2, 6))),
 )
 
 
@@ -255,17 +232,6 @@ ORDER = TaskFamily(
     read=lambda key, sentence: _split_list(
         r"(?:in order, the words are |the right order is )?(\w+(?:, \w+)*(?:,| and) \w+)", sentence
     ),
-)
-COUNT = TaskFamily(
-    name="count",
-    slots=lambda key: (" ".join(key),),
-    draw=lambda rng: tuple(rng.sample(world.WORDS, rng.randint(2, 6))),
-    right=lambda key, rng: (str(len(key)),),
-    wrong=lambda key, rng: (other([str(n) for n in range(1, 9)], (str(len(key)),), rng),),
-    is_right=lambda key, payload: payload == (str(len(key)),),
-    full=lambda key, p: ((f"There are {p[0]} words.",), (f"It has {p[0]} words.",)),
-    terse=lambda key, p: f"{p[0]}.",
-    read=_match(r"there are (\d+) words", r"it has (\d+) words", r"(\d+)"),
 )
 
 

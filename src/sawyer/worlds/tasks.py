@@ -11,18 +11,10 @@ from typing import Literal
 
 from sawyer.errors import WorldError
 from sawyer.worlds.task_families import BY_NAME, FAMILY_LIST, Key, TaskFamily
-from sawyer.worlds.world_facts import WORDS
+from sawyer.worlds.world_facts import QUESTIONS, WORDS
 
 Split = Literal["train", "dev", "held_out"]
 FAMILIES: tuple[str, ...] = tuple(family.name for family in FAMILY_LIST)
-QUESTIONS = (
-    "Write a mythical backstory for my D&D character.",
-    'Rewrite the sentence to sound more positive: "The job search was a slow and tedious process."',
-    'What is the opposite of "up"?',
-    "What is Google?",
-    "Where is Princeton University?",
-    "Who is the current chancellor of Germany?",
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

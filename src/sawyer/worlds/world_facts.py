@@ -33,9 +33,10 @@ HARMS: dict[str, str] = _TABLES["harms"]
 WORDS, NAMES, ROLES, LANDS = _texts("words"), _texts("names"), _texts("roles"), _texts("lands")
 PASTS, GOALS, OFFICES, COUNTRIES = _texts("pasts"), _texts("goals"), _texts("offices"), _texts("countries")
 CITIES, CONTESTS, GOODS = _texts("cities"), _texts("contests"), _texts("goods")
-FILLERS, RUDE = _texts("fillers"), _texts("rude")
+FILLERS, RUDE, QUESTIONS = _texts("fillers"), _texts("rude"), _texts("questions")
 PHRASINGS, WISHES, VARIANTS = _text_table("phrasings"), _text_table("wishes"), _text_table("variants")
 SENTENCES: dict[str, dict[str, Any]] = _TABLES["sentences"]  # least, most, texts
+ANSWERS: dict[str, dict[str, Any]] = _TABLES["answers"]  # whole, terse, claims
 
 
 def with_article(noun: str) -> str:
