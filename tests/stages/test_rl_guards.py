@@ -476,7 +476,7 @@ def test_the_same_answer_is_counted_over_different_prompts(prompts: str, respons
 
 EXACT = LogprobDrift(mean=0.0, most=0.0)
 AT_ZERO = StepZero(kl=0.0, ratio_error=0.0, clip_fraction=0.0, clip_range=0.2, sampler=EXACT, rounding=EXACT, score=EXACT)
-ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: LAB.md
+ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: lab/learning.md#bf16-readings
 MEAN, MOST = SMALL + MEAN_TIMES * ROUNDED.mean, SMALL + MOST_TIMES * ROUNDED.most
 
 
