@@ -13,7 +13,7 @@ import pytest
 from sawyer import pipeline
 from sawyer.config import GuardName
 from sawyer.runs import Layout, read_rows
-from sawyer.stages.rl.guards import DEFAULTS
+from sawyer.stages.rl.guards import GUARDS
 
 pytestmark = pytest.mark.slow
 
@@ -119,9 +119,9 @@ def test_every_guard_is_documented_with_what_holds_by_default() -> None:
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
         if len(cells) == 6 and cells[0].strip("| ").startswith("`"):
             rows[cells[0].strip("| `")] = cells[3:]
-    assert set(rows) == set(get_args(GuardName)) == set(DEFAULTS)
+    assert set(rows) == set(get_args(GuardName)) == set(GUARDS)
     for name, (threshold, streak, action) in rows.items():
-        rule = DEFAULTS[name]
+        rule = GUARDS[name].rule
         assert (int(streak), action.strip("| ")) == (rule.patience, rule.action), name
         if name not in ("non_finite", "kl_budget"):
             assert float(threshold) == rule.threshold, name

@@ -16,26 +16,25 @@ from sawyer.config import GuardName, Rl, parse_config
 from sawyer.stages.rl.guards import (
     BEGINNING,
     COMPARED,
-    DEFAULTS,
-    WORDS,
+    GUARDS,
     GuardEvent,
     Guards,
     Rule,
-    advice_for,
+    guard_advice,
+    guard_rules,
     kl_budget,
     mode_response_rate,
-    noise,
-    raised,
-    rules_of,
-    stop_words,
-    surely,
+    noise_margin,
+    raised_coefficient,
+    significant_correlation,
+    stop_message,
 )
 from sawyer.stages.rl.rl_gates import (
     MEAN_TIMES,
     MOST_TIMES,
     SMALL,
     LogprobDrift,
-    Outcome,
+    RlOutcome,
     StepZero,
     final_gates,
     step_zero_gates,
@@ -78,17 +77,23 @@ def asked(**rl: Any) -> Rl:
     return found
 
 
-ADVICE = advice_for(asked())
+ADVICE = guard_advice(asked())
 
 
 def fresh(**rl: Any) -> Guards:
     required_section = asked(**rl)
-    return Guards(rules_of(required_section), longest=50, answers=100, advice=advice_for(required_section), disagreement=0.3)
+    return Guards(
+        guard_rules(required_section),
+        max_new_tokens=50,
+        batch_size=100,
+        advice=guard_advice(required_section),
+        disagreement=0.3,
+    )
 
 
 def guards(**rl: Any) -> Guards:
     found = fresh(**rl)
-    assert [found.look(GOOD) for _ in range(BEGINNING)] == [[]] * BEGINNING
+    assert [found.check_batch(GOOD) for _ in range(BEGINNING)] == [[]] * BEGINNING
     return found
 
 
@@ -104,27 +109,27 @@ def names(told: list[GuardEvent]) -> list[str]:
 def test_every_guard_is_tried_here_and_has_words() -> None:
     watch = guards()
     assert {*watch.streaks} == {*LIMITS, "non_finite"}
-    assert {*LIMITS, *OF_EVALUATIONS, "non_finite"} == {*DEFAULTS} == {*WORDS} == {*get_args(GuardName)}
-    assert all(meaning and advice for meaning, advice in WORDS.values())
+    assert {*LIMITS, *OF_EVALUATIONS, "non_finite"} == {*GUARDS} == {*get_args(GuardName)}
+    assert all(meaning and advice for meaning, advice in ((kind.meaning, kind.advice) for kind in GUARDS.values()))
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_guard_trips_after_exactly_its_streak(name: str) -> None:
-    watch, streak = guards(), DEFAULTS[name].patience
-    told = [watch.look(beyond(name)) for _ in range(streak)]
+    watch, streak = guards(), GUARDS[name].rule.patience
+    told = [watch.check_batch(beyond(name)) for _ in range(streak)]
     assert told[:-1] == [[]] * (streak - 1)
     (last,) = told[-1]
-    assert (last.guard, last.value, last.action) == (name, LIMITS[name][1], DEFAULTS[name].action)
+    assert (last.guard, last.value, last.action) == (name, LIMITS[name][1], GUARDS[name].rule.action)
     assert last.threshold == pytest.approx(0.6 if name == "score_length_correlation" else LIMITS[name][2])
-    assert WORDS[name][0] in last.told(7) and "after 7 updates" in last.told(7)
+    assert GUARDS[name].meaning in last.message(7) and "after 7 updates" in last.message(7)
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_one_good_update_begins_the_streak_anew(name: str) -> None:
-    watch, streak = guards(), DEFAULTS[name].patience
+    watch, streak = guards(), GUARDS[name].rule.patience
     for _ in range(4):
-        assert [watch.look(beyond(name)) for _ in range(streak - 1)] == [[]] * (streak - 1)
-        assert watch.look(GOOD) == []
+        assert [watch.check_batch(beyond(name)) for _ in range(streak - 1)] == [[]] * (streak - 1)
+        assert watch.check_batch(GOOD) == []
         assert watch.streaks[name] == 0
 
 
@@ -132,7 +137,7 @@ def test_one_good_update_begins_the_streak_anew(name: str) -> None:
 def test_the_threshold_itself_is_allowed(name: str) -> None:
     metric, _, at = LIMITS[name]
     watch = guards()
-    assert [watch.look({**GOOD, metric: at}) for _ in range(9)] == [[]] * 9
+    assert [watch.check_batch({**GOOD, metric: at}) for _ in range(9)] == [[]] * 9
 
 
 # What `rl.guards` changes
@@ -142,21 +147,21 @@ def test_the_threshold_itself_is_allowed(name: str) -> None:
 @pytest.mark.parametrize("action", ["warn", "stop", "rollback", "off"])
 def test_a_guard_does_what_it_is_asked_to(name: str, action: str) -> None:
     watch = guards(guards={name: {"action": action}})
-    told = [watch.look(beyond(name)) for _ in range(2 * DEFAULTS[name].patience)]
+    told = [watch.check_batch(beyond(name)) for _ in range(2 * GUARDS[name].rule.patience)]
     acted = [one.action for each in told for one in each]
     if action == "off":
         assert acted == []
     elif action == "warn":  # once, until it has been within bounds
         assert acted == ["warn"]
-        watch.look(GOOD)
-        assert [one.action for _ in range(DEFAULTS[name].patience) for one in watch.look(beyond(name))] == ["warn"]
+        watch.check_batch(GOOD)
+        assert [one.action for _ in range(GUARDS[name].rule.patience) for one in watch.check_batch(beyond(name))] == ["warn"]
     else:
         assert acted[0] == action
 
 
 @pytest.mark.parametrize("name", LIMITS)
 def test_a_streak_of_one_is_at_once(name: str) -> None:
-    assert names(guards(guards={name: {"patience": 1}}).look(beyond(name))) == [name]
+    assert names(guards(guards={name: {"patience": 1}}).check_batch(beyond(name))) == [name]
 
 
 THRESHOLDS = {
@@ -166,7 +171,11 @@ THRESHOLDS = {
     "length": (0.9, {"length": 17.9}, {"length": 18.1}),
     "length_limit": (0.5, {"length": 35.1}, {"length": 34.9}),
     "mode_response_rate": (0.5, {"mode_response_rate": 0.51}, {"mode_response_rate": 0.5}),
-    "score_length_correlation": (0.2, {"length_correlation": -0.5}, {"length_correlation": -0.4}),  # 0.2447 and 0.1184 surely
+    "score_length_correlation": (
+        0.2,
+        {"length_correlation": -0.5},
+        {"length_correlation": -0.4},
+    ),  # 0.2447 and 0.1184 surely
     "disagreement": (4.0, {"disagreement": 1.21}, {"disagreement": 1.2}),
     "zero_variance_groups": (0.5, {"zero_variance_groups": 0.51}, {"zero_variance_groups": 0.5}),
 }
@@ -176,44 +185,44 @@ THRESHOLDS = {
 def test_a_threshold_that_is_asked_for_is_the_one(name: str) -> None:
     threshold, over, at = THRESHOLDS[name]
     changed = {name: {"threshold": threshold}}
-    streak = DEFAULTS[name].patience
+    streak = GUARDS[name].rule.patience
     watch = guards(guards=changed)
-    assert names([watch.look({**GOOD, **over}) for _ in range(streak)][-1]) == [name]
+    assert names([watch.check_batch({**GOOD, **over}) for _ in range(streak)][-1]) == [name]
     watch = guards(guards=changed)
-    assert [watch.look({**GOOD, **at}) for _ in range(9)] == [[]] * 9
+    assert [watch.check_batch({**GOOD, **at}) for _ in range(9)] == [[]] * 9
 
 
 def test_one_action_for_all() -> None:
     for said in ("off", False):  # YAML reads a bare off as false
-        assert {rule.action for rule in rules_of(asked(guards=said)).values()} == {"off"}
-    assert {rule.action for rule in rules_of(asked(guards="warn")).values()} == {"warn"}
-    only = rules_of(asked(guards={"length": {"action": False, "patience": 9}}))
+        assert {rule.action for rule in guard_rules(asked(guards=said)).values()} == {"off"}
+    assert {rule.action for rule in guard_rules(asked(guards="warn")).values()} == {"warn"}
+    only = guard_rules(asked(guards={"length": {"action": False, "patience": 9}}))
     assert only["length"] == Rule(threshold=0.2, patience=9, action="off")
     assert {name: rule for name, rule in only.items() if name not in ("length", "kl_budget")} == {
-        name: rule for name, rule in DEFAULTS.items() if name not in ("length", "kl_budget")
+        name: kind.rule for name, kind in GUARDS.items() if name not in ("length", "kl_budget")
     }
     assert only["kl_budget"].threshold == 6.0
 
 
 def test_a_rollback_makes_the_kl_dearer() -> None:
-    assert [raised(c) for c in (0.0, 0.01, 0.05, 0.4)] == pytest.approx([0.05, 0.05, 0.1, 0.8])
+    assert [raised_coefficient(c) for c in (0.0, 0.01, 0.05, 0.4)] == pytest.approx([0.05, 0.05, 0.1, 0.8])
     watch = guards()
     for _ in range(2):
-        watch.look(beyond("length"))
-    watch.begin_again()
+        watch.check_batch(beyond("length"))
+    watch.reset_streaks()
     assert (watch.streaks, watch.scores) == ({}, [])
-    assert watch.first["length"] == pytest.approx(20.0) and watch.seen == BEGINNING
-    assert [names(watch.look(beyond("length"))) for _ in range(3)] == [[], [], ["length"]]
+    assert watch.first["length"] == pytest.approx(20.0) and watch.batches == BEGINNING
+    assert [names(watch.check_batch(beyond("length"))) for _ in range(3)] == [[], [], ["length"]]
 
 
 def test_a_stop_says_what_happened_and_what_to_try() -> None:
     one = GuardEvent(guard="length", action="stop", value=3.21, threshold=4.0, advice="raise this")
     words = "length is 3.21 (threshold 4) after 1 update: answers have shrunk to a few tokens; saying nothing may pay"
-    assert one.told(1).startswith(words)
-    told = stop_words(one.told(1), one, 0, "")
+    assert one.message(1).startswith(words)
+    told = stop_message(one.message(1), one, 0, "KL coefficient of 0.1")
     assert told.startswith(words) and told.endswith("what to try: raise this") and "rollback" not in told
-    assert "2 rollbacks, the last with a KL coefficient of 0.2, did not help" in stop_words(
-        one.told(1), one, 2, ", the last with a KL coefficient of 0.2"
+    assert "2 rollbacks, the last with a KL coefficient of 0.2, did not help" in stop_message(
+        one.message(1), one, 2, "KL coefficient of 0.2"
     )
 
 
@@ -224,21 +233,21 @@ def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
     asks = [NeededGuard(guard=name, threshold=value, reason=why) for why, told in GUARDS_FOR.items() for name, value in told]
     for one in asks:
         assert one.guard in get_args(GuardName)
-        found = rules_of(asked(kl={"budget": 20.0}), [one])
-        default = rules_of(asked(kl={"budget": 20.0}))[one.guard].threshold
+        found = guard_rules(asked(kl={"budget": 20.0}), [one])
+        default = guard_rules(asked(kl={"budget": 20.0}))[one.guard].threshold
         beyond = found[one.guard].threshold > default if one.guard in COMPARED else found[one.guard].threshold < default
         assert found[one.guard].threshold == one.threshold and beyond, one
         assert {name: rule for name, rule in found.items() if name != one.guard} == {
-            name: rule for name, rule in rules_of(asked(kl={"budget": 20.0})).items() if name != one.guard
+            name: rule for name, rule in guard_rules(asked(kl={"budget": 20.0})).items() if name != one.guard
         }
     # A budget that is smaller already stays, and what the config says of a guard goes before what is asked.
     needed = [
         NeededGuard(guard=name, threshold=0.1 if name == "mode_response_rate" else 10.0, reason="x")
         for name in ("mode_response_rate", "kl_budget")
     ]
-    rules = rules_of(asked(guards={"mode_response_rate": {"threshold": 0.4}}), needed)
+    rules = guard_rules(asked(guards={"mode_response_rate": {"threshold": 0.4}}), needed)
     assert (rules["kl_budget"].threshold, rules["mode_response_rate"].threshold) == (6.0, 0.4)
-    assert rules_of(asked(guards="off"), needed)["mode_response_rate"].action == "off"
+    assert guard_rules(asked(guards="off"), needed)["mode_response_rate"].action == "off"
 
 
 # What is not finite
@@ -246,13 +255,13 @@ def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
 
 def test_what_is_not_finite_is_refused_at_once_and_counted_in_a_row() -> None:
     watch = guards()
-    (told,) = watch.not_finite()
+    (told,) = watch.count_non_finite()
     assert (told.guard, told.action) == ("non_finite", "rollback")
-    assert told.told(3) == f"non_finite after 3 updates: {WORDS['non_finite'][0]}"
+    assert told.message(3) == f"non_finite after 3 updates: {GUARDS['non_finite'].meaning}"
     watch = guards(guards={"non_finite": {"patience": 2, "action": "warn"}})
-    assert watch.not_finite() == []
-    watch.look(GOOD)
-    assert watch.not_finite() == [] and names(watch.not_finite()) == ["non_finite"]
+    assert watch.count_non_finite() == []
+    watch.check_batch(GOOD)
+    assert watch.count_non_finite() == [] and names(watch.count_non_finite()) == ["non_finite"]
 
 
 # Length that pays
@@ -271,23 +280,23 @@ def test_what_is_not_finite_is_refused_at_once_and_counted_in_a_row() -> None:
     ],
 )
 def test_how_far_from_nothing_a_correlation_surely_is(correlation: float, count: int, sure: float) -> None:
-    assert surely(correlation, count) == pytest.approx(sure, abs=2e-4)
+    assert significant_correlation(correlation, count) == pytest.approx(sure, abs=2e-4)
 
 
 def test_a_small_batch_says_nothing_of_length() -> None:
-    watch = Guards(rules_of(asked()), longest=50, answers=8, advice=ADVICE)
-    assert [watch.look({**GOOD, "length_correlation": 0.95}) for _ in range(9)] == [[]] * 9
+    watch = Guards(guard_rules(asked()), max_new_tokens=50, batch_size=8, advice=ADVICE)
+    assert [watch.check_batch({**GOOD, "length_correlation": 0.95}) for _ in range(9)] == [[]] * 9
 
 
 def test_short_answers_that_pay_are_seen_too() -> None:
     watch = guards()
-    told = [watch.look({**GOOD, "length_correlation": -0.9}) for _ in range(2)][-1]
+    told = [watch.check_batch({**GOOD, "length_correlation": -0.9}) for _ in range(2)][-1]
     assert [(one.guard, one.value, one.threshold) for one in told] == [("score_length_correlation", -0.9, -0.6)]
 
 
 def test_who_pays_for_length_by_a_function_knows_it() -> None:
-    watch = Guards(rules_of(asked()), longest=50, answers=100, advice=ADVICE, learned=False)
-    assert [watch.look({**GOOD, "length_correlation": 0.99}) for _ in range(9)] == [[]] * 9
+    watch = Guards(guard_rules(asked()), max_new_tokens=50, batch_size=100, advice=ADVICE, learned_reward=False)
+    assert [watch.check_batch({**GOOD, "length_correlation": 0.99}) for _ in range(9)] == [[]] * 9
 
 
 # The first batches
@@ -296,40 +305,40 @@ def test_who_pays_for_length_by_a_function_knows_it() -> None:
 def test_the_first_updates_set_what_the_others_are_held_to() -> None:
     watch = fresh()
     for length in (10.0, 30.0, 35.0):
-        watch.look({**GOOD, "length": length})
-    watch.look({**GOOD, "eos_rate": 0.1, "length": 1.0})
+        watch.check_batch({**GOOD, "length": length})
+    watch.check_batch({**GOOD, "eos_rate": 0.1, "length": 1.0})
     assert watch.first == pytest.approx({"eos_rate": 0.8, "distinct_2": 0.6, "length": 25.0})
     # Where no answer ended in the first updates, none need end later.
     never = fresh()
-    assert [never.look({**GOOD, "eos_rate": 0.0}) for _ in range(9)] == [[]] * 9
+    assert [never.check_batch({**GOOD, "eos_rate": 0.0}) for _ in range(9)] == [[]] * 9
 
 
 def test_a_lucky_first_batch_trips_nothing() -> None:
     """Of two answers both ended at first, then one or none: chance, that the mean of the first updates knows."""
     watch = fresh()
     shares = (1.0, 0.0, 0.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.5)
-    assert [watch.look({**GOOD, "eos_rate": share}) for share in shares] == [[]] * len(shares)
+    assert [watch.check_batch({**GOOD, "eos_rate": share}) for share in shares] == [[]] * len(shares)
 
 
 def test_what_does_not_compare_trips_from_the_first_update_on() -> None:
     watch = fresh()
-    assert [names(watch.look({**GOOD, "kl": 7.0})) for _ in range(3)] == [[], [], ["kl_budget"]]
+    assert [names(watch.check_batch({**GOOD, "kl": 7.0})) for _ in range(3)] == [[], [], ["kl_budget"]]
 
 
 @pytest.mark.parametrize("seen", range(BEGINNING + 1))
 def test_a_state_taken_among_the_first_updates_goes_on_where_it_was(seen: int) -> None:
     rows = [{**GOOD, "length": length} for length in (10.0, 30.0, 35.0, *[4.9] * 3)]
     straight, watch, other = fresh(), fresh(), fresh()
-    expected = [straight.look(row) for row in rows]
-    found = [watch.look(row) for row in rows[:seen]]
+    expected = [straight.check_batch(row) for row in rows]
+    found = [watch.check_batch(row) for row in rows[:seen]]
     other.load(json.loads(json.dumps(watch.state())))
-    assert found + [other.look(row) for row in rows[seen:]] == expected
+    assert found + [other.check_batch(row) for row in rows[seen:]] == expected
     assert names(expected[-1]) == ["length"] and expected[-2] == []
 
 
 def test_streaks_of_different_guards_do_not_add_up() -> None:
     watch = guards()
-    assert [watch.look(beyond(name)) for name in LIMITS] == [[]] * len(LIMITS)
+    assert [watch.check_batch(beyond(name)) for name in LIMITS] == [[]] * len(LIMITS)
 
 
 @pytest.mark.parametrize("seen", range(3))
@@ -337,10 +346,10 @@ def test_a_state_taken_and_loaded_goes_on_where_it_was(seen: int) -> None:
     bad = {**GOOD, "length": 1.0}
     watch, other = guards(), fresh()
     for _ in range(seen):
-        watch.look(bad)
+        watch.check_batch(bad)
     other.load(json.loads(json.dumps(watch.state())))
     assert (other.first, other.streaks) == (watch.first, watch.streaks)
-    told = [bool(other.look(bad)) for _ in range(3 - seen)]
+    told = [bool(other.check_batch(bad)) for _ in range(3 - seen)]
     assert told == [*[False] * (2 - seen), True]
 
 
@@ -349,8 +358,8 @@ def test_a_state_taken_and_loaded_goes_on_where_it_was(seen: int) -> None:
 
 def look_and_evaluate(watch: Guards, paid: float, /, **measures: list[float]) -> Any:
     """Two updates of that score, then an evaluation."""
-    assert [watch.look({**GOOD, "score": paid}) for _ in range(2)] == [[]] * 2
-    return watch.evaluated(measures)
+    assert [watch.check_batch({**GOOD, "score": paid}) for _ in range(2)] == [[]] * 2
+    return watch.check_evaluation(measures)
 
 
 def around(mean: float, spread: float = 0.0, count: int = 64, seed: int = 0) -> list[float]:
@@ -363,7 +372,7 @@ def around(mean: float, spread: float = 0.0, count: int = 64, seed: int = 0) -> 
 def test_a_reward_that_rises_in_training_and_falls_on_held_out_prompts_trips(measure: str, low: float) -> None:
     watch = fresh()
     fine = {"score": around(1.0), "gold": around(6.0)}
-    assert watch.evaluated(fine) == []
+    assert watch.check_evaluation(fine) == []
     told = [look_and_evaluate(watch, 0.5 + 0.1 * i, **{**fine, measure: around(low)}) for i in range(3)]
     assert told[:-1] == [[]] * 2  # the first only tells what the batches' score was at the start
     (last,) = told[-1]
@@ -383,7 +392,7 @@ def test_evaluations_follow_what_is_asked(measure: str) -> None:
         ({"action": "off"}, [[]] * 3),
     ):
         watch = fresh(guards={guard: changed})
-        watch.evaluated(fine)
+        watch.check_evaluation(fine)
         assert [names(look_and_evaluate(watch, 0.5 + 0.1 * i, **worse)) for i in range(3)] == trips
 
 
@@ -412,10 +421,10 @@ def test_a_fall_within_the_noise_of_the_prompts_is_none() -> None:
 
 def test_a_few_prompts_must_fall_further_to_be_believed() -> None:
     """Three standard errors of many prompts are as sure as 19.2 of three, by a table of Student's t at 0.99865."""
-    assert noise([0.0, 1.0, 2.0]) == pytest.approx(19.207 / 3**0.5, rel=1e-3)
-    assert noise([0.5] * 10) == 0 and noise([0.5]) == math.inf, "one prompt tells nothing"
+    assert noise_margin([0.0, 1.0, 2.0]) == pytest.approx(19.207 / 3**0.5, rel=1e-3)
+    assert noise_margin([0.5] * 10) == 0 and noise_margin([0.5]) == math.inf, "one prompt tells nothing"
     many = [float(i % 2) for i in range(4000)]
-    assert noise(many) == pytest.approx(3.0 * 0.5 / 4000**0.5, rel=2e-3)
+    assert noise_margin(many) == pytest.approx(3.0 * 0.5 / 4000**0.5, rel=2e-3)
 
 
 @pytest.mark.slow
@@ -432,7 +441,7 @@ def test_healthy_runs_of_noise_alone_go_on() -> None:
 
 def test_what_is_not_finite_is_compared_with_nothing() -> None:
     watch = fresh()
-    assert watch.evaluated({"score": [float("nan"), 1.0]}) == []
+    assert watch.check_evaluation({"score": [float("nan"), 1.0]}) == []
     assert watch.best == {}
 
 
@@ -442,7 +451,7 @@ def test_a_state_taken_between_evaluations_goes_on_where_it_was(seen: int) -> No
     straight, watch, other = fresh(), fresh(), fresh()
     expected = [look_and_evaluate(straight, score, gold=golds) for score, golds in steps]
     found = [look_and_evaluate(watch, score, gold=golds) for score, golds in steps[:seen]]
-    watch.look({**GOOD, "score": 0.7})
+    watch.check_batch({**GOOD, "score": 0.7})
     other.load(json.loads(json.dumps(watch.state())))
     assert other.state() == watch.state()
     other.scores.pop()
@@ -452,7 +461,7 @@ def test_a_state_taken_between_evaluations_goes_on_where_it_was(seen: int) -> No
 
 def test_answers_that_were_long_from_the_start_may_stay_so() -> None:
     watch = fresh()
-    assert [watch.look({**GOOD, "length": length}) for length in (26.0, 26.0, 26.0, *[50.0] * 5)] == [[]] * 8
+    assert [watch.check_batch({**GOOD, "length": length}) for length in (26.0, 26.0, 26.0, *[50.0] * 5)] == [[]] * 8
 
 
 @pytest.mark.parametrize(
@@ -542,8 +551,8 @@ GAINED = tuple(value + 0.4 + noise for value, noise in zip(START, around(0.0, 0.
 def gates(changed: dict[str, Any] | None = None, /, rl: dict[str, Any] | None = None, **outcome: Any) -> list[Any]:
     found = {"start": START, "best": GAINED, "last": GAINED, "evaluations": 3, **outcome}
     required_section = asked(**(rl or {}))
-    budget = kl_budget(rules_of(required_section), required_section)
-    return final_gates({**FIGURES, **(changed or {})}, required_section, Outcome(**found), budget)
+    budget = kl_budget(guard_rules(required_section), required_section)
+    return final_gates({**FIGURES, **(changed or {})}, required_section, RlOutcome(**found), budget)
 
 
 @pytest.mark.parametrize(
@@ -595,7 +604,7 @@ def test_a_gain_within_the_noise_is_none_and_a_loss_within_it_neither() -> None:
 
 def test_one_prompt_has_a_change_and_no_interval() -> None:
     """Infinite ends would come back from summary.json as text."""
-    outcome = Outcome(start=(0.5,), best=(0.75,), last=(0.75,), evaluations=2)
+    outcome = RlOutcome(start=(0.5,), best=(0.75,), last=(0.75,), evaluations=2)
     assert outcome.figures(of_pairs=False) == {"reward_change": 0.25}
     assert outcome.figures(of_pairs=True) == {"pair_loss_change": -0.25}
 
@@ -618,7 +627,7 @@ def test_the_best_of_many_evaluations_was_lucky_too() -> None:
 
 def test_a_policy_that_surely_got_worse_is_not_advised_a_higher_rate() -> None:
     worse = tuple(value - 1.0 + noise for value, noise in zip(START, around(0.0, 0.5, seed=2), strict=True))
-    for outcome in ({"last": worse}, {"ruined": True}):
+    for outcome in ({"last": worse}, {"is_ruined": True}):
         assert "lower rl.learning_rate or raise rl.kl.coefficient" in gates(best=START, **outcome)[0].advice
     assert "raise rl.episodes" in gates(best=START, last=START)[0].advice
     assert "lower rl.learning_rate or raise rl.beta" in gates(rl={"algorithm": "dpo"}, best=START, last=worse)[0].advice
@@ -632,10 +641,10 @@ def test_a_run_without_anything_to_learn_says_so() -> None:
 
 
 def test_answers_that_never_end_are_told_before_their_equal_scores() -> None:
-    found = gates(rl={"algorithm": "grpo", "max_new_tokens": 9}, best=START, last=START, ended=0.0, zero_variance=1.0)[0]
+    found = gates(rl={"algorithm": "grpo", "max_new_tokens": 9}, best=START, last=START, eos_rate=0.0, zero_variance=1.0)[0]
     assert found.advice.startswith("no held-out answer ended within 9 tokens: raise rl.max_new_tokens")
     assert "rl.missing_eos_penalty" in found.advice and "equal scores" not in found.advice
-    assert "ended within" not in gates(best=START, last=START, ended=0.1)[0].advice
+    assert "ended within" not in gates(best=START, last=START, eos_rate=0.1)[0].advice
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo", "dpo"])
@@ -643,8 +652,8 @@ def test_answers_that_never_end_are_told_before_their_equal_scores() -> None:
 def test_advice_names_settings_that_the_algorithm_has_and_gates_that_the_run_has(algorithm: str, rewards: list[Any]) -> None:
     rl = {"algorithm": algorithm, "rewards": rewards}
     required_section = asked(**rl)
-    told = [*advice_for(required_section).values(), *(gate.advice for gate in gates(rl=rl, best=START, last=START))]
-    told.append(gates(rl=rl, best=START, ruined=True)[0].advice)
+    told = [*guard_advice(required_section).values(), *(gate.advice for gate in gates(rl=rl, best=START, last=START))]
+    told.append(gates(rl=rl, best=START, is_ruined=True)[0].advice)
     settings = {name for text in told for name in re.findall(r"\brl\.([a-z_]+(?:\.[a-z_]+)?)", text)}
     assert settings and all(required_section.uses(name) for name in settings), settings
     assert ("{" in "".join(told)) is False

@@ -20,7 +20,7 @@ from sawyer.models import RewardScorer, RidgeValues, ValueNetwork, load_reward, 
 from sawyer.pipeline.model_checks import try_functions
 from sawyer.records import Prompt, prompt_of, read
 from sawyer.runs import read_rows, replace_folder
-from sawyer.stages.rl.guards import DEFAULTS
+from sawyer.stages.rl.guards import GUARDS
 from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.trainer import Trainer
 
@@ -189,7 +189,7 @@ def test_disagreement_is_journalled_and_guarded(
         monkeypatch.setattr(Trainer, "measure", lambda self, *of: measure(self, *of) | {"disagreement": 2.01 * apart})
         figures = train(config, run)
         told = events(run, "guard")
-    assert figures["updates"] == DEFAULTS["disagreement"].patience
+    assert figures["updates"] == GUARDS["disagreement"].rule.patience
     assert [row["guard"] for row in told] == ["disagreement"] and "no longer agree" in told[0]["message"]
 
 

@@ -81,10 +81,10 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
         ("kl_budget", {"kl": 0.5}, {"kl": 0.51}),
         ("score_length_correlation", {}, {"length_correlation": 0.956}),
     ):
-        work.guards.begin_again()
+        work.guards.reset_streaks()
         quiet = {**WATCHED, "kl": 0.0, "length_correlation": 0.0}
-        assert [work.guards.look({**quiet, **good}) for _ in range(4)] == [[]] * 4
-        tripped = {one.guard for _ in range(3) for one in work.guards.look({**quiet, **bad})}
+        assert [work.guards.check_batch({**quiet, **good}) for _ in range(4)] == [[]] * 4
+        tripped = {one.guard for _ in range(3) for one in work.guards.check_batch({**quiet, **bad})}
         assert tripped == ({name} if name == "kl_budget" or not with_function else set())
     assert work.verdict is not None
     words = verdict_summary(work.verdict, work.rl, work.guards)

@@ -28,12 +28,12 @@ from sawyer.stages.rl.batch_metrics import (
 from sawyer.stages.rl.best_checkpoint import Best
 from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
 from sawyer.stages.rl.dpo_updates import PairNetworks, eval_margins, update_on_pairs
-from sawyer.stages.rl.guards import GuardEvent, Guards, advice_for, kl_budget, raised, rules_of, stop_words
+from sawyer.stages.rl.guards import GuardEvent, Guards, guard_advice, guard_rules, kl_budget, raised_coefficient, stop_message
 from sawyer.stages.rl.networks import alone_mb, open_critic, open_networks
 from sawyer.stages.rl.ppo_updates import fit_ridge_values, update_on_rollout
 from sawyer.stages.rl.reward_sources import has_only_models, reward_networks, sft_disagreement
 from sawyer.stages.rl.rl_algorithms import ALGORITHMS
-from sawyer.stages.rl.rl_gates import Outcome, step_zero_gates, stop_if_failed
+from sawyer.stages.rl.rl_gates import RlOutcome, step_zero_gates, stop_if_failed
 from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
 from sawyer.stages.rl.rollout import (
     Rollout,
@@ -82,14 +82,14 @@ class Trainer:
         """The guards, as strict as the reward model's trust report asks, and the best model so far."""
         rl = self.rl
         self.verdict = reward_verdict(rl, self.run)
-        self.rules = rules_of(rl, self.verdict.guards if self.verdict is not None else ())
+        self.rules = guard_rules(rl, self.verdict.guards if self.verdict is not None else ())
         self.guards = Guards(
             self.rules,
-            longest=rl.max_new_tokens,
-            answers=rl.batch_size if rl.is_online else len(self.eval_prompts),
-            advice=advice_for(rl),
+            max_new_tokens=rl.max_new_tokens,
+            batch_size=rl.batch_size if rl.is_online else len(self.eval_prompts),
+            advice=guard_advice(rl),
             disagreement=sft_disagreement(self.scorer),
-            learned=has_only_models(self.scorer),
+            learned_reward=has_only_models(self.scorer),
         )
         alike = self.rules["mode_response_rate"]
         self.best = Best(
@@ -194,7 +194,7 @@ class Trainer:
             # The first batch is the models' own: going back to the best model would not mend it.
             if index == 0 or self.rules["non_finite"].action == "off":
                 raise
-            self._apply_guards(index, self.guards.not_finite(), error.given)
+            self._apply_guards(index, self.guards.count_non_finite(), error.given)
             row["refused"] = 1.0
         return row
 
@@ -217,7 +217,7 @@ class Trainer:
             sampled=not is_first and self.placement.precision == "fp32",
         )
         metrics = self.measure(rollout)
-        if self._apply_guards(index, self.guards.look(metrics)):
+        if self._apply_guards(index, self.guards.check_batch(metrics)):
             return metrics
         second = self._read_again(rollout) if is_first else None
         report = update_on_rollout(
@@ -286,7 +286,7 @@ class Trainer:
         metrics = eval_metrics(self.evaluation, self.rl.missing_eos_penalty)
         self.eval_rewards = eval_rewards(rollout, self.rl.missing_eos_penalty).tolist()
         if not self.config.is_scored:  # dpo from pairs alone: its held-out pairs stand for the reward
-            # At the configured beta: with one that a rollback has raised, two evaluations could not be compared.
+            # At the configured beta: with one that a rollback has two evaluations could not be compared.
             margins = eval_margins(self.eval_pairs, self.pair_networks, self.rl.beta)
             metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
             metrics, self.eval_rewards = metrics | pair_metrics(margins), [-loss for loss in pair_losses(margins)]
@@ -309,8 +309,8 @@ class Trainer:
             batch = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
             batch["length_correlation"] = length_correlation(self.evaluation.rollout)
             batch.setdefault("score", 0.0)  # without a scorer no guard that looks at scores can trip
-            self._apply_guards(index, self.guards.look(batch))
-        self._apply_guards(index, self.guards.evaluated(self.eval_scores))
+            self._apply_guards(index, self.guards.check_batch(batch))
+        self._apply_guards(index, self.guards.check_evaluation(self.eval_scores))
 
     def close(self, steps_done: int) -> dict[str, float]:
         """The last evaluation; where the last update has ruined the policy, of the best model."""
@@ -323,17 +323,17 @@ class Trainer:
             self._restore_best()
             return self.evaluate(steps_done)
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> RlOutcome:
         """The run's evaluations, after the last one."""
         rows = distributed.on_rank_zero(lambda: self.run.journal.rows(STAGE))
         shares = [row["zero_variance_groups"] for row in rows if "zero_variance_groups" in row]
-        return Outcome(
+        return RlOutcome(
             start=tuple(self.best.rewards["start"]),
             best=tuple(self.best.rewards["best"]),
             last=tuple(self.eval_rewards),
             evaluations=self.best.evaluations,
-            ruined=self.is_ruined,
-            ended=None if self.evaluation is None else float(self.evaluation.rollout.ended.float().mean()),
+            is_ruined=self.is_ruined,
+            eos_rate=None if self.evaluation is None else float(self.evaluation.rollout.ended.float().mean()),
             zero_variance=sum(shares) / len(shares) if shares else None,
         )
 
@@ -355,13 +355,13 @@ class Trainer:
     def _apply_guards(self, updates: int, events: Sequence[GuardEvent], detail: str = "") -> bool:
         """Do what the guards ask for after so many updates; whether the policy must not learn from this batch."""
         for event in sorted(events, key=lambda event: event.action != "stop"):  # a stop comes before what would go on
-            message = f"{event.told(updates)}{f' ({detail})' if detail else ''}"
+            message = f"{event.message(updates)}{f' ({detail})' if detail else ''}"
             action = event.action
             if action == "rollback" and self.rollbacks >= self.rl.max_rollbacks:
                 action = "stop"
             if action == "stop":
-                price = f", the last with a {self._coefficient_words()}"
-                message = self.stop_message = stop_words(message, event, self.rollbacks, price)
+                message = stop_message(message, event, self.rollbacks, self._kl_coefficient_summary())
+                self.stop_message = message
             if action == "warn":
                 message = f"{message}; what to try: {event.advice}"
             self.run.journal.event(STAGE, "guard", guard=event.guard, step=updates, action=action, message=message)
@@ -374,15 +374,15 @@ class Trainer:
     def _roll_back(self, updates: int) -> None:
         """Restore the best model and its optimizers, and double the larger of the KL coefficients of now and then."""
         state = self._restore_best()
-        self.kl = self.kl.at(raised(max(self.kl.coefficient, state["kl_coefficient"])))
+        self.kl = self.kl.at(raised_coefficient(max(self.kl.coefficient, state["kl_coefficient"])))
         self.rollbacks += 1
-        self.guards.begin_again()
+        self.guards.reset_streaks()
         best, name = int(self.best.found["step"]), "beta" if self.algorithm.coefficient == "beta" else "the KL coefficient"
         message = f"put back to the model after update {best}, rollback {self.rollbacks} of {self.rl.max_rollbacks}"
         message += f"; {name} is {self.kl.coefficient:g} from now on"
         self.run.journal.event(STAGE, "rollback", step=updates, to=best, message=message)
 
-    def _coefficient_words(self) -> str:
+    def _kl_coefficient_summary(self) -> str:
         name = "beta" if self.algorithm.coefficient == "beta" else "KL coefficient"
         return f"{name} of {self.kl.coefficient:g}"
 

@@ -1,4 +1,4 @@
-"""What RL makes of the reward model's trust report: its verdict is told, and the guards that it asks for are set."""
+"""The reward model's trust report in RL: its verdict is logged, and the guards that it asks for are set."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from sawyer.stages.rl.guards import Guards
 from sawyer.trust import Verdict, from_json
 
 
-def reward_verdict(asked: Rl, run: Run) -> Verdict | None:
-    """The verdict on the run's own reward model; None where it is no part of what is paid for, or nobody has examined it.
+def reward_verdict(rl: Rl, run: Run) -> Verdict | None:
+    """The verdict on the run's reward model; None where that is no part of the reward, or has no trust report.
 
-    Raises RunError for a report that is not as it was written.
+    Raises RunError for a damaged report.
     """
     path = run.layout.trust
-    if not asked.uses_stage or not path.exists():
+    if not rl.uses_stage or not path.exists():
         return None
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))[1]
@@ -24,24 +24,24 @@ def reward_verdict(asked: Rl, run: Run) -> Verdict | None:
         raise damaged(path, error) from error
 
 
-def verdict_summary(verdict: Verdict, asked: Rl, guards: Guards) -> str:
-    """The guards that the verdict asks for as they are set now, and why; whose threshold `rl.guards` gives is told as such, and
-    so is one that is not looked at."""
-    given = {str(name): guard for name, guard in asked.guards.items()}
-    told = []
-    for needed in verdict.guards:
-        rule, named = guards.rules[needed.guard], given.get(needed.guard)
-        own = named is not None and (named.threshold is not None or named.action == "off")
-        kept = f" by rl.guards, though {needed.threshold:g} is asked for" if own else ""
+def verdict_summary(verdict: Verdict, rl: Rl, guards: Guards) -> str:
+    """The guards that the verdict asks for as they are set now, and why; it names those that `rl.guards` sets otherwise or that
+    do not apply."""
+    parts, by_name = [], {str(name): settings for name, settings in rl.guards.items()}
+    for needed_guard in verdict.guards:
+        name, rule = needed_guard.guard, guards.rules[needed_guard.guard]
+        settings = by_name.get(name)
+        is_overridden = settings is not None and (settings.threshold is not None or settings.action == "off")
+        source = f" by rl.guards, though {needed_guard.threshold:g} is asked for" if is_overridden else ""
         if rule.action == "off":
-            told.append(f"{needed.guard} off{kept}")
-        elif needed.guard == "score_length_correlation" and not guards.learned:
-            told.append(
-                f"{needed.guard} not looked at, though {needed.threshold:g} is asked for: a function of yours is paid for"
+            parts.append(f"{name} off{source}")
+        elif name == "score_length_correlation" and not guards.learned_reward:
+            parts.append(
+                f"{name} not looked at, though {needed_guard.threshold:g} is asked for: a function of yours is paid for"
             )
         else:
-            told.append(f"{needed.guard} {rule.threshold:g}{kept}")
-    words = f"guards set by the reward model's trust report: {', '.join(told)}" if told else ""
+            parts.append(f"{name} {rule.threshold:g}{source}")
+    words = f"guards set by the reward model's trust report: {', '.join(parts)}" if parts else ""
     if verdict.kind == "refuse":
         return f"{why_not(verdict)}; {words}" if words else why_not(verdict)
     return f"{words}; because {_because(verdict)}"
