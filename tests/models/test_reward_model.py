@@ -201,7 +201,7 @@ def test_an_encoder_that_reads_padding_is_refused(source: Callable[[str], Path],
         return run(self, *given, **named)
 
     monkeypatch.setattr(hf.BertForSequenceClassification, "forward", forgetful)
-    with pytest.raises(ModelError, match="beside a longer one"):
+    with pytest.raises(ModelError, match="scores that change with padding"):
         new_reward_model(source("bert"), seed=0)
 
 

@@ -52,7 +52,7 @@ def test_fitted_is_the_regression_written_out(speaker: Speakers) -> None:
     values.fit(states[:9], second[:9])
     spread = states.std(0, correction=0)
     x = (states - states.mean(0)) / spread.clamp(min=LEAST * spread.square().mean().sqrt())  # where the first batch lies
-    x = torch.cat([x, (x @ values.mixing).relu()], 1).double()
+    x = torch.cat([x, (x @ values.projection).relu()], 1).double()
     x, y = torch.cat([x, x[:9]]), torch.cat([first, second[:9]]).double()
     share = torch.cat([torch.full((len(states),), DECAY), torch.ones(9)]).double()
     mean = share @ x / share.sum()

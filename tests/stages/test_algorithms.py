@@ -97,7 +97,7 @@ def values(critic: Any, ids: tuple[int, ...], start: int) -> Tensor:
     if isinstance(critic, RidgeValues):
         reader: Any = critic.reader
         x = reader.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0] - critic.centre
-        told = [float(one @ critic.weights[:16] + (one @ critic.mixing).relu() @ critic.weights[16:-1]) for one in x]
+        told = [float(one @ critic.weights[:16] + (one @ critic.projection).relu() @ critic.weights[16:-1]) for one in x]
         return (torch.tensor(told).double() + critic.weights[-1])[start - 1 : len(ids) - 1]
     trunk = critic.policy.base_model if isinstance(critic, PolicyWithValue) else critic.trunk
     hidden = trunk(input_ids=torch.tensor([ids])).last_hidden_state[0]

@@ -33,13 +33,11 @@ from sawyer.models.load import (
     train_tokenizer,
 )
 from sawyer.models.map_rows import MapRows, map_here
-from sawyer.models.merging import save_merged
-from sawyer.models.model_folder import copy_model, read_extra, save_model
-from sawyer.models.model_kind import ModelFacts, model_facts
+from sawyer.models.model_folder import copy_model, read_extra, save_merged, save_model
 from sawyer.models.multi_adapter import AdapterTrunk, AdapterView, MultiAdapter
 from sawyer.models.network_parts import head_of, network_of, score_head, splits_exactly
 from sawyer.models.peft_folder import read_adapter
-from sawyer.models.pretrained import family_problem, remote_code, table_rows
+from sawyer.models.pretrained import ModelFacts, family_problem, model_facts, remote_code, table_rows
 from sawyer.models.prompt_embeddings import NearDuplicates, mean_pooled, near_duplicates
 from sawyer.models.reward_model import LoadNetwork, RewardModel, load_reward_model, new_reward_model, set_reward_template
 from sawyer.models.ridge_values import RidgeValues

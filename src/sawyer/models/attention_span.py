@@ -19,7 +19,7 @@ LENGTH_DEPENDENT_ROPES = ("longrope", "dynamic")
 def long_range(config: Any) -> str:
     """What in an architecture acts beyond a few tokens, in words (`sliding_window: 4096`); empty for plain causal attention to
     whole rows. A window that no row can outgrow acts on nothing."""
-    text = _text(config)
+    text = config.get_text_config()
     longest = getattr(text, "max_position_embeddings", None)
     kinds = sorted({str(kind) for kind in getattr(text, "layer_types", None) or ()} - WHOLE)
     settings = [f"{name}: {value}" for name, value in reaches(text).items() if not isinstance(longest, int) or value < longest]
@@ -29,7 +29,7 @@ def long_range(config: Any) -> str:
 
 def reaches(config: Any) -> dict[str, int]:
     """The settings that name a number of tokens, by their names."""
-    text = _text(config)
+    text = config.get_text_config()
     if getattr(text, "use_sliding_window", True) is False:
         return {}
     return {
@@ -45,7 +45,7 @@ def steady_length(config: Any) -> int | None:
     With `longrope` a longer one has other rotary factors, from its first token on, and so has the whole batch that it lies in:
     neither a cache nor a batch then says what the row says alone.
     """
-    text = _text(config)
+    text = config.get_text_config()
     lengths = [value for name in CHOSEN if type(value := getattr(text, name, None)) is int and value > 0]
     for rope in _ropes(text):
         length = rope.get("original_max_position_embeddings") or getattr(text, "max_position_embeddings", None)
@@ -54,13 +54,17 @@ def steady_length(config: Any) -> int | None:
     return min(lengths, default=None)
 
 
+def context_in(config: Any) -> int:
+    """The most tokens that a model of this config reads, and reads alike in any row and batch (`steady_length`)."""
+    text = config.get_text_config()
+    names = ("max_position_embeddings", "n_positions", "max_seq_len")
+    length = int(next((length for name in names if (length := getattr(text, name, None))), 1024))
+    return min(length, steady_length(config) or length)
+
+
 def _ropes(text: Any) -> list[dict[str, Any]]:
     """The rotary settings: one set, or one a kind of layer."""
     parameters = getattr(text, "rope_parameters", None)
     if not isinstance(parameters, dict):
         return []
     return [parameters, *(part for part in parameters.values() if isinstance(part, dict))]
-
-
-def _text(config: Any) -> Any:
-    return config.get_text_config()

@@ -47,13 +47,13 @@ class WeightedScorer:
     def score_details(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[ScoreDetails]:
         """The sums, with every part's score before its weight."""
         columns = [_scored_where_it_applies(part.scorer, prompts, responses) for part in self.parts]
-        return [self._summed([column[i] for column in columns], responses[i]) for i in range(len(responses))]
+        return [self._weighted_sum([column[i] for column in columns], responses[i]) for i in range(len(responses))]
 
-    def _summed(self, scores: Sequence[ScoreDetails | None], response: str) -> ScoreDetails:
+    def _weighted_sum(self, scores: Sequence[ScoreDetails | None], response: str) -> ScoreDetails:
         components = [(part, score) for part, score in zip(self.parts, scores, strict=True) if score is not None]
         if not components:
             raise TrainingError(
-                f"no part of rl.rewards applies to the answer {response[:60]!r}: each says None",
+                f"no part of rl.rewards applies to the answer {response[:60]!r}: each returned None",
                 expected="one part at least that gives it a number",
                 why="without a reward nothing can be learnt from it",
                 todo="let one of the functions return a number, 0 if that is what it is worth",
@@ -91,20 +91,20 @@ class FunctionScorer:
         self.rows = _takes_rows(function)
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
-        return self.call(lambda: self._called(prompts, responses))
+        return self.call(lambda: self._scores_of_function(prompts, responses))
 
-    def _called(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
+    def _scores_of_function(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float | None]:
         texts, rows = [conversation(prompt) for prompt in prompts], [dict(prompt.fields) for prompt in prompts]
         more: list[Any] = [rows] if self.rows == "third" else []
         keywords = {"rows": rows} if self.rows == "named" else {}
         try:
-            returned = self.function(texts, list(responses), *more, **keywords)
+            output = self.function(texts, list(responses), *more, **keywords)
         except Exception as error:  # a user's function may raise anything
             raise self._unfit(f"raised {type(error).__name__}: {error}") from error
         try:
-            numbers = [None if value is None else float(value) for value in returned]
+            numbers = [None if value is None else float(value) for value in output]
         except (TypeError, ValueError) as error:
-            raise self._unfit(f"returned {type(returned).__name__}, not a list of numbers ({error})") from error
+            raise self._unfit(f"returned {type(output).__name__}, not a list of numbers ({error})") from error
         if len(numbers) != len(responses):
             raise self._unfit(f"returned {len(numbers):,} scores for {len(responses):,} answers")
         wrong = next((i for i, value in enumerate(numbers) if value is not None and not math.isfinite(value)), None)

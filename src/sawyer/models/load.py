@@ -13,7 +13,7 @@ from torch import nn
 
 from sawyer.errors import ModelError
 from sawyer.models.adapters import LowRank, attach_adapter, attach_new_adapter, cannot_go_on, merge
-from sawyer.models.attention_span import steady_length
+from sawyer.models.attention_span import context_in
 from sawyer.models.fast import is_conv1d, packs_exactly, tanh_gelus
 from sawyer.models.network_parts import score_head, splits_exactly, trunk_of
 from sawyer.models.peft_folder import read_adapter
@@ -298,14 +298,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, context: int) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(bpe.to_str()), eos_token=END, bos_token=END, pad_token=PAD, model_max_length=context
     )
-
-
-def context_in(config: Any) -> int:
-    """The most tokens that a model with this config reads, and reads alike in any row and batch (`reach.steady_length`)."""
-    text = config.get_text_config()
-    lengths = (getattr(text, name, None) for name in ("max_position_embeddings", "n_positions", "max_seq_len"))
-    length = int(next((length for length in lengths if length), 1024))
-    return min(length, steady_length(config) or length)
 
 
 def context_length(model: nn.Module) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.models.adapters import write_adapter
-from sawyer.models.load import OURS
+from sawyer.models.classifier import load_classifier
+from sawyer.models.load import OURS, load_policy, load_reader, load_reward
 from sawyer.models.network_parts import network_of
 from sawyer.models.pretrained import quiet
+from sawyer.models.scoring import member_folder
 from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, plain, settings_of
 
 
@@ -21,16 +23,16 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     Of a network with adapters only these are written, and its heads: PEFT loads the folder, and so does all that reads a model
     here.
     """
-    attached = getattr(model, "attached_adapter", None)
-    if attached is None:
+    adapter = getattr(model, "attached_adapter", None)
+    if adapter is None:
         vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
         if extra:
             setattr(model.config, OURS, dict(extra))
-    if attached is None:
+    if adapter is None:
         with quiet():
             model.save_pretrained(folder)
     else:
-        beside = write_adapter(folder, network_of(model), attached)
+        beside = write_adapter(folder, network_of(model), adapter)
         _write(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
         if (generation := getattr(network_of(model), "generation_config", None)) is not None:
             generation.save_pretrained(folder)  # the ends, of which the model below may know fewer
@@ -71,3 +73,19 @@ def read_extra(folder: str | Path) -> dict[str, Any]:
     """What `save_model` was told besides the model; empty for a folder written elsewhere."""
     facts = facts_of(settings_of(folder), folder)
     return {name: value for name, value in facts.items() if name != BESIDE}
+
+
+def save_merged(folder: Path, new: Path) -> None:
+    """Write the model that the adapters in `folder` make of theirs into the existing folder `new`, with tokenizer and facts; of
+    an ensemble every member. Raises ModelError where the model they belong to is gone."""
+    tokenizer, extra = load_reader(folder), read_extra(folder)
+    kinds = [str(kind) for kind in settings_of(folder).get("architectures") or ()]
+    scores = any(kind.endswith("ForSequenceClassification") for kind in kinds)
+    classes = scores and "reward_scale" not in extra and len(settings_of(folder).get("id2label", ())) > 1
+    load = load_classifier if classes else load_reward if scores else load_policy
+    save_model(new, load(folder, tokenizer), tokenizer, extra)
+    number = 1
+    while is_adapter(member_folder(folder, number)):
+        member_folder(new, number).mkdir()
+        save_merged(member_folder(folder, number), member_folder(new, number))
+        number += 1

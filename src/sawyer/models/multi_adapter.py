@@ -1,7 +1,7 @@
 """One frozen network that speaks for several models: policy, reference, value network and reward model, an adapter each.
 
-A view looks like a network to whoever runs it, and has only its own adapter's weights; before it runs, the network's layers are
-told whose adapter they add. So PPO needs the weights once, where it would need them four times.
+A view looks like a network to whoever runs it, and has only its own adapter's weights; before it runs, it sets
+its adapter in the network's layers. So PPO needs the weights once, where it would need them four times.
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def _check_padding(source: str | Path, model: nn.Module, prompt_encoder: TextPai
         )
     if not torch.allclose(together, alone, atol=1e-3, rtol=1e-3):
         raise ModelError(
-            f"{source} scores an answer otherwise beside a longer one than alone",
+            f"{source} has scores that change with padding",
             expected="an encoder that leaves padding out, such as BERT, RoBERTa or DeBERTa",
             why="rewards would depend on what else is in the batch",
             todo="name another model",

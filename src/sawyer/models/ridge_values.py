@@ -32,7 +32,7 @@ class RidgeValues:
 
     def __init__(self, reader: Any, width: int, draw: torch.Generator, scorer: RewardScorer | None = None) -> None:
         self.reader, self.scorer = reader, scorer
-        self.mixing = torch.randn(width, RANDOM, generator=draw) / width**0.5
+        self.projection = torch.randn(width, RANDOM, generator=draw) / width**0.5
         self.centre, self.spread = torch.zeros(width), torch.ones(width)
         self.weights = torch.zeros(width + RANDOM + 1)
         self.sums: Tensor | None = None  # of all batches so far; None before the first
@@ -64,7 +64,7 @@ class RidgeValues:
     def _features(self, states: Tensor) -> Tensor:
         """(N, d) -> (N, d + RANDOM)."""
         standard = (states - self.centre) / self.spread
-        return torch.cat([standard, (standard @ self.mixing).relu()], 1)
+        return torch.cat([standard, (standard @ self.projection).relu()], 1)
 
     def _measure(self, states: Tensor, all_reduce_: Reduce) -> None:
         """Where the states lie and how far they spread, from the first batch, for good. What hardly moves in it may later."""

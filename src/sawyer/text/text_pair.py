@@ -58,13 +58,13 @@ class TextPairEncoder:
     def answer(self, prompt: Prompt, response: str) -> Row:
         """A prompt with one response; the response is marked, with the special token that closes it."""
         first, second = self._markers.break_up(conversation(prompt)), self._markers.break_up(response)
-        encoded = self._encode(first, second, {})
-        cut = len(encoded["input_ids"][0]) > self.context
+        pair = self._encode(first, second, {})
+        cut = len(pair["input_ids"][0]) > self.context
         if cut:
-            encoded = self._encode(first, second, {"truncation": "longest_first", "max_length": self.context})
-        ids = tuple(encoded["input_ids"][0])
+            pair = self._encode(first, second, {"truncation": "longest_first", "max_length": self.context})
+        ids = tuple(pair["input_ids"][0])
         if self.tokenizer.is_fast:
-            begins = next((i for i, side in enumerate(encoded.sequence_ids(0)) if side == 1), len(ids) - 1)
+            begins = next((i for i, side in enumerate(pair.sequence_ids(0)) if side == 1), len(ids) - 1)
         else:  # slow tokenizers do not say which token is whose
             begins = len(ids) - 1 - len(self.tokenizer(second, add_special_tokens=False)["input_ids"])
         return Row(
@@ -72,7 +72,7 @@ class TextPairEncoder:
             loss_mask=tuple(i >= begins for i in range(len(ids))),
             prompt_length=max(0, begins),
             cut=cut,
-            types=tuple(encoded["token_type_ids"][0]) if self.types else (),
+            types=tuple(pair["token_type_ids"][0]) if self.types else (),
         )
 
     def _encode(self, first: str, second: str, limits: Mapping[str, Any]) -> Any:
