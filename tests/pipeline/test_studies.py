@@ -172,7 +172,7 @@ def test_bench_does_a_few_steps_of_each_stage_and_keeps_nothing(
     monkeypatch.setattr(
         OptimizerStep,
         "update",
-        lambda self, *more: updates.append(self.name) or update(self, *more),  # type: ignore[func-returns-value]
+        lambda self, *args, **more: updates.append(self.name) or update(self, *args, **more),  # type: ignore[func-returns-value]
     )
     told = command("bench", file, "--steps", "1")
     assert told.code == 0, told.err

@@ -105,7 +105,7 @@ def test_what_is_finished_is_skipped_and_the_rest_is_as_it_was(
     shutil.rmtree(gone)
     steps = []
     update = OptimizerStep.update
-    monkeypatch.setattr(OptimizerStep, "update", lambda self, *more: steps.append(1) or update(self, *more))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(OptimizerStep, "update", lambda self, *args, **more: steps.append(1) or update(self, *args, **more))  # type: ignore[func-returns-value]
     again = study_losses(config, LOSSES, SEEDS)
     assert len(steps) == found.cells[3].figures["steps"]  # those of the run that was gone alone
     for old, new in zip(found.cells, again.cells, strict=True):

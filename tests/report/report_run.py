@@ -92,15 +92,15 @@ def make_run(root: Path, *, prompts: int = 120, bad_reward: bool = False, hostil
         start += spent
     manifest.note_versions({"torch": "2.13.0", "transformers": "5.23.0"})
     gold = {
-        "base": {"t1": 2.4, "t07": 3.1, "greedy": 4.0, "beam_search": 3.6},
-        "sft": {"t1": 5.9, "t07": 7.4, "greedy": 8.4, "beam_search": 8.1},
-        "rl": {"t1": 8.0, "t07": 8.6, "greedy": 9.0, "beam_search": 8.8},
+        "base": {"t1": 2.4, "t07": 3.1, "greedy": 4.0, "deliberate": 3.6},
+        "sft": {"t1": 5.9, "t07": 7.4, "greedy": 8.4, "deliberate": 8.1},
+        "rl": {"t1": 8.0, "t07": 8.6, "greedy": 9.0, "deliberate": 8.8},
         "best_of_8": 7.7,
     }
     reward = {
-        "base": {"t1": -2.4, "t07": -1.6, "greedy": -0.8, "beam_search": -1.1},
-        "sft": {"t1": 0.0, "t07": 0.4, "greedy": 0.7, "beam_search": 0.66},
-        "rl": {"t1": 0.9, "t07": 1.05, "greedy": 1.1, "beam_search": 1.08},
+        "base": {"t1": -2.4, "t07": -1.6, "greedy": -0.8, "deliberate": -1.1},
+        "sft": {"t1": 0.0, "t07": 0.4, "greedy": 0.7, "deliberate": 0.66},
+        "rl": {"t1": 0.9, "t07": 1.05, "greedy": 1.1, "deliberate": 1.08},
         "best_of_8": 1.02,
     }
     write_json(
@@ -232,8 +232,8 @@ def _tracked(journal: Journal, update: int, up: float, rng: random.Random, hosti
 def _compared(rng: random.Random, prompts: int, hostile: bool) -> list[dict]:
     rows = []
     for model, lift in (("base", -1.6), ("sft", 0.2), ("rl", 1.0)):
-        for setting in ("t1", "t07", "greedy", "beam_search", *(("best_of_8",) if model == "sft" else ())):
-            for number in range(min(prompts, 24) if setting == "beam_search" else prompts):
+        for setting in ("t1", "t07", "greedy", "deliberate", *(("best_of_8",) if model == "sft" else ())):
+            for number in range(min(prompts, 24) if setting == "deliberate" else prompts):
                 reward = lift + rng.gauss(0, 0.6)
                 rows.append(
                     {

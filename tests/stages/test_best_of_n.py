@@ -100,8 +100,8 @@ def test_each_part_of_a_reward_is_told(tiny: Fixture, tmp_path: Path) -> None:
 def test_side_by_side_it_is_the_best_of_its_answers(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = import_module("sawyer.stages.compare.compare_stage")
     given: list[Any] = []
-    plain = compared._best_of
-    monkeypatch.setattr(compared, "_best_of", lambda rows, penalty: given.extend(rows) or plain(rows, penalty))
+    plain = compared._best_answers
+    monkeypatch.setattr(compared, "_best_answers", lambda rows, penalty: given.extend(rows) or plain(rows, penalty))
     config = config_of(tiny, tmp_path / "run")
     asked = {"prompts": [str(tiny.prompts)], "limit": 4, "deliberate_limit": 0, "max_new_tokens": 10}
     config = parse_config({**config.model_dump(), "compare": asked})

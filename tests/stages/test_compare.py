@@ -80,7 +80,7 @@ def test_every_model_answers_every_prompt_under_every_setting(tiny: Fixture, don
     expected = [
         (model, setting, number)
         for model in ("base", "sft", "rl")
-        for setting, count in (("t1", 6), ("t07", 6), ("greedy", 6), ("beam_search", 2))
+        for setting, count in (("t1", 6), ("t07", 6), ("greedy", 6), ("deliberate", 2))
         for number in range(count)
     ]
     expected += [("sft", "best_of_8", number) for number in range(6)]

@@ -12,7 +12,7 @@ import pytest
 
 from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, Interrupted
-from sawyer.runs import Layout, Listener
+from sawyer.runs import Journal, Layout, Listener
 from sawyer.studies import algorithms, throughput
 from sawyer.studies.algorithms import ALGORITHMS, compare_algorithms, config_of, study_algorithms
 from sawyer.studies.tables import CellResult
@@ -190,22 +190,22 @@ def test_a_budget_of_minutes_is_a_number_of_updates() -> None:
 
 def test_a_trial_is_cut_off_forgotten_and_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[str] = []
-    times = iter([0.0, 5.0, 12.0, 14.0, 16.0, 25.0, 27.0])  # the first after an evaluation, one with something else beside it
+    seconds = [7.0, 2.0, 2.0, 9.0, 2.0, 2.0]  # the first after an evaluation, one with something else beside it
 
     def run(own: Config, *, only: str, listeners: Sequence[Listener]) -> None:
         tried.append(own.out)
-        (Path(own.out)).mkdir(parents=True)
-        watch = listeners[-1]
-        watch("event", {"kind": "plan", "stage": "rl"})
-        for done in range(1, 100):
-            watch("progress", {"stage": "rl", "done": done, "total": 40})
+        journal = Journal(Layout(Path(own.out)), listeners)
+        for done, took in enumerate(seconds, 1):
+            journal.progress("rl, rows encoded", done, 9)  # of no step
+            journal.metrics("rl", done - 1, {"step_seconds": took})
+            journal.progress("rl", done, 40)
+        pytest.fail("it was not cut off")
 
     monkeypatch.setattr(throughput, "run", run)
-    monkeypatch.setattr(throughput, "time", type("Clock", (), {"monotonic": staticmethod(lambda: next(times))}))
     prepared: list[str] = []
     arguments = ("ppo", config(tmp_path), tmp_path, lambda own: prepared.append(own.out), (), lambda words: None)
     found = measure_pace(*arguments)
-    assert found == Pace(update=2.0, evaluation=5.0, of=40)  # 7 s to the first; then 2, 2, 9 and 2
+    assert found == Pace(update=2.0, evaluation=5.0, of=40)  # 7 s for the first; then 2, 2, 9 and 2
     assert tried == prepared == [str(tmp_path / "trial-ppo")] and not (tmp_path / "trial-ppo").exists()
     assert measure_pace(*arguments) == found and len(tried) == 1
 

@@ -16,7 +16,7 @@ from sawyer.errors import ConfigError, RunError
 from sawyer.models.pretrained import remote_code_kwargs
 from sawyer.report import build_overoptimisation
 from sawyer.runs import Journal, Layout
-from sawyer.studies.best_of_n_samples import Samples, draw
+from sawyer.studies.best_of_n_samples import Samples, sample_answers
 from sawyer.studies.overoptimisation import (
     GoldPoint,
     Overoptimisation,
@@ -113,11 +113,11 @@ def test_code_beside_a_model_runs_where_it_may(tmp_path: Path, monkeypatch: pyte
         assert remote_code_kwargs("some/model")["trust_remote_code"] is trusted
         raise RunError("seen")
 
-    monkeypatch.setattr("sawyer.studies.best_of_n_samples.SampleLoop", opened)
+    monkeypatch.setattr("sawyer.studies.best_of_n_samples._score_answers", opened)
     monkeypatch.setattr("sawyer.studies.best_of_n_samples.fingerprint", lambda *_: "as it was")  # of files that are not there
     own = config(tmp_path).model_copy(update={"out": str(tmp_path / "run"), "trust_remote_code": trusted})
     with pytest.raises(RunError, match="seen"):
-        draw(own, 4, [])
+        sample_answers(own, 4, [])
 
 
 def test_the_points_are_those_of_the_journal(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def bench(
     from rich.text import Text
 
     from sawyer.config import load_config
-    from sawyer.studies.stage_speed import measure_stages
+    from sawyer.studies.throughput import measure_stages
 
     loaded = load_config(config, settings or [])
     console = stdout(quiet=not distributed.is_rank_zero())

@@ -17,7 +17,7 @@ from sawyer.errors import ConfigError
 from sawyer.pipeline import run
 from sawyer.runs import Layout, Listener, Manifest, clock, read_rows
 from sawyer.stats import bootstrap, mean
-from sawyer.studies.best_of_n_samples import Samples, draw
+from sawyer.studies.best_of_n_samples import Samples, sample_answers
 from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, is_done, missing_summary, named, silent
 from sawyer.studies.tables import figure, table, write_result
 
@@ -128,7 +128,7 @@ def study_overoptimisation(
 
     def work(cell: Cell, listeners: Sequence[Listener]) -> Samples | None:
         if cell.row == "best_of_n":
-            return draw(cell.config, limit, listeners)
+            return sample_answers(cell.config, limit, listeners)
         run(cell.config, only="rl", listeners=listeners)
         return None
 
