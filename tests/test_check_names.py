@@ -49,6 +49,8 @@ def findings(root: Path, files: dict[str, str]) -> list[str]:
         (CODE, "journal.event('thinned')\n", "1: thinned -> event deduplicated"),
         ("tests/test_a.py", "x = 'rl.minibatches=2'\n", "1: rl.minibatches -> rl.num_minibatches"),
         ("tests/test_a.py", "x = Speaker()\n", "1: Speaker -> LanguageModel"),
+        ("tests/test_a.py", "x = train.Learner\n", "1: Learner -> OptimizerStep"),
+        ("docs/a.md", "See `Codec`.\n", "1: `Codec -> PromptEncoder"),
         ("docs/a.md", "Run `sawyer ablate`.\n", "1: sawyer ablate -> sawyer study losses"),
         ("docs/a.md", "Say `--grow 2`.\n", "1: --grow -> --scale"),
         ("docs/a.md", "Set `sft.held_out`.\n", "1: sft.held_out -> eval_fraction"),
@@ -81,6 +83,8 @@ def test_planted_names(tmp_path: Path, file: str, text: str, expected: str) -> N
         (CODE, "x = 'answers are kept'\n"),
         ("src/sawyer/models/base.py", "clip: float = 0.2\n"),  # a schema's field only
         ("src/sawyer/errors.py", "def raise_it(given): ...\n"),  # an exception of the table
+        ("tests/test_a.py", '"""Opened here. Episodes end."""\n'),  # ordinary words
+        (CODE, "x = config.reward.ensemble.by\n"),  # a setting of another section
         ("tests/test_a.py", "found = told = 1  # as ever\n"),  # tests: the interface's names only
         ("docs/a.md", "```yaml\nrl:\n  clip_range: 0.2\nother:\n  clip: 1\n```\n"),
         ("docs/a.md", "Run `sawyer check-loss`, `--own-file` and `my--own`.\n"),

@@ -35,7 +35,7 @@ CODE = (
     "CHANGELOG.md",
 )
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".html", ".css", ".js", ".toml", ""}
-SECTIONS = "sft|reward|rl|collect|compare|classify"
+SECTIONS = "sft|reward|rl|classify"
 # One private helper may share its name with another; from three on a reader cannot tell them apart.
 HELPERS_ALIKE = 3
 
@@ -68,8 +68,8 @@ class Rules:
     @classmethod
     def read(cls, path: Path) -> Rules:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-        words = {**table["gone"], **table["metrics"]}
-        everywhere = [Pattern(re.compile(_word_regex(word)), instead) for word, instead in words.items()]
+        everywhere = [Pattern(re.compile(_word_regex(word)), instead) for word, instead in table["metrics"].items()]
+        everywhere += [Pattern(re.compile(_code_regex(word)), instead) for word, instead in table["gone"].items()]
         everywhere += [Pattern(re.compile(_command_regex(name)), instead) for name, instead in table["commands"].items()]
         everywhere += [Pattern(re.compile(_setting_regex(name)), instead) for name, instead in table["settings"].items()]
         prose = [Pattern(re.compile(_phrase_regex(phrase), re.I), instead) for phrase, instead in table["phrases"].items()]
@@ -108,6 +108,11 @@ def _word_regex(word: str) -> str:
     return rf"(?<=[\"'`/.]){re.escape(word[:-1])}\w+" if word.endswith("*") else rf"\b{re.escape(word)}\b"
 
 
+def _code_regex(word: str) -> str:
+    """A name in code: in backticks, called, an attribute or imported. At a sentence's beginning it may be an ordinary word."""
+    return rf"`{word}\b|\b{word}(?=[(\[.`])(?!\.\s)|(?<=\w\.){word}\b|(?<=import ){word}\b"
+
+
 def _command_regex(name: str) -> str:
     return rf"(?<![\w-]){re.escape(name)}(?![\w-])"
 
@@ -117,12 +122,13 @@ def _phrase_regex(phrase: str) -> str:
 
 
 def _setting_regex(path: str) -> str:
-    """A path is found under its section at any depth, also behind `config.`, but not as the start of a longer key."""
+    """A path is found behind `config.` too, and of guards at any depth, but not as the start of a longer key."""
     if ": " in path:
         key, value = path.split(": ")
         return rf"\b{key}: ?{value}\b|\b{key}={value}\b"
     section, key = path.split(".")
-    return rf"\b(?:{SECTIONS if section == '*' else section})\.(?:\w+\.)*{key}(?![\w(])"
+    between = r"(?:\w+\.)?" if section == "guards" else ""
+    return rf"\b(?:{SECTIONS if section == '*' else section})\.{between}{key}(?![\w(])"
 
 
 def bound_names(tree: ast.Module) -> Iterator[tuple[str, int, str]]:
@@ -186,7 +192,8 @@ def check_yaml_keys(path: str, text: str, rules: Rules) -> Iterator[Finding]:
         above = [key for _, key in open_keys[:-1]]
         for setting, instead in rules.table["settings"].items():
             section, _, key = setting.partition(".")
-            if key == match[3] and (section in above or (section == "*" and above)):
+            parents = above[-2:] if section == "guards" else above[-1:]
+            if key == match[3] and (section in parents or (section == "*" and above)):
                 yield Finding(path, number, ".".join([*above, key]), instead)
 
 

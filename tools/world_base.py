@@ -24,7 +24,7 @@ from sawyer.text import windows
 from sawyer.train import NextTokenLoop, choose_device
 from sawyer.worlds import VERSION, judgements, statements
 
-PACKAGED = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
+PACKAGE_FOLDER = Path(__file__).parent.parent / "src" / "sawyer" / "worlds" / "base"
 PARAGRAPHS, JUDGED_PARAGRAPHS = 450_000, 180_000
 SEED, CONTEXT, BATCH = 0, 128, 8
 LOG_EVERY = 500  # steps
@@ -33,7 +33,7 @@ LOG_EVERY = 500  # steps
 def main() -> None:
     """Write the prose, train on it, put the model in its place."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=PACKAGED, help="where the model goes (default: the package)")
+    parser.add_argument("--out", type=Path, default=PACKAGE_FOLDER, help="where the model goes (default: the package)")
     parser.add_argument("--tokens", type=int, default=20_000_000, help="tokens to train on")
     parser.add_argument("--judged", type=int, default=8_000_000, help="tokens of judgements after them")
     parser.add_argument("--work", type=Path, help="a folder for the run, to go on with after an interruption")

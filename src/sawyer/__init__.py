@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from sawyer.version import __version__
 
 # Our name -> (where it lives, what it is called there).
-_DOORS = {
+_ORIGINS = {
     "Chat": ("sawyer.chat", "Chat"),
     "Classifier": ("sawyer.models", "Classifier"),
     "Config": ("sawyer.config", "Config"),
@@ -116,12 +116,12 @@ def run(
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _DOORS:
+    if name not in _ORIGINS:
         raise AttributeError(f"module 'sawyer' has no attribute {name!r}")
-    module, inside = _DOORS[name]
-    found = getattr(import_module(module), inside)
-    globals()[name] = found
-    return found
+    module, origin = _ORIGINS[name]
+    value = getattr(import_module(module), origin)
+    globals()[name] = value
+    return value
 
 
 def __dir__() -> list[str]:
