@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from sawyer.maths import LABEL_LOSSES, each_label, one_label
+from sawyer.maths import LABEL_LOSSES, multi_label_loss, single_label_loss
 
 
 def test_one_label_by_hand() -> None:
     """Logits (log 1, log 2, log 5): shares 1/8, 2/8, 5/8."""
     logits = torch.log(torch.tensor([[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]]))
     truth = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
-    assert one_label(logits, truth).tolist() == pytest.approx([math.log(8 / 5), math.log(8)])
+    assert single_label_loss(logits, truth).tolist() == pytest.approx([math.log(8 / 5), math.log(8)])
 
 
 def test_each_label_by_hand() -> None:
@@ -22,10 +22,10 @@ def test_each_label_by_hand() -> None:
     logits = torch.tensor([[math.log(3), 0.0, -math.log(4)]])
     truth = torch.tensor([[1.0, 0.0, 1.0]])
     expected = -(math.log(3 / 4) + math.log(1 / 2) + math.log(1 / 5))
-    assert each_label(logits, truth).tolist() == pytest.approx([expected])
-    assert each_label(logits, 1 - truth).tolist() != pytest.approx([expected]), "truth inverted"
+    assert multi_label_loss(logits, truth).tolist() == pytest.approx([expected])
+    assert multi_label_loss(logits, 1 - truth).tolist() != pytest.approx([expected]), "truth inverted"
     assert expected / 3 != pytest.approx(expected), "the mean over labels would count a row by their number"
-    assert each_label(logits, torch.zeros(1, 3)).tolist() == pytest.approx(
+    assert multi_label_loss(logits, torch.zeros(1, 3)).tolist() == pytest.approx(
         [-(math.log(1 / 4) + math.log(1 / 2) + math.log(4 / 5))]
     )
 

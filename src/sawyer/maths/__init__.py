@@ -1,7 +1,7 @@
 """Pure mathematics: tensors and floats in, tensors and floats out. No device, config, tokenizer or file gets in."""
 
 from sawyer.maths.advantages import Advantages, explained_variance, gae
-from sawyer.maths.classification_losses import LABEL_LOSSES, each_label, one_label
+from sawyer.maths.classification_losses import LABEL_LOSSES, multi_label_loss, single_label_loss
 from sawyer.maths.diversity import distinct_n, token_entropies
 from sawyer.maths.dpo import DpoLoss, dpo_loss, response_log_ratio
 from sawyer.maths.ensembles import COMBINATIONS, disagreement, ensemble_mean, ensemble_mean_minus_variance, ensemble_min
