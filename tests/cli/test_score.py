@@ -246,7 +246,7 @@ def test_a_file_that_cannot_be_written_or_must_not_be(
             refused = sawyer("score", folders["bert"], answers, "--out", bad)
             assert refused.code == 1 and "unforeseen" not in refused.err and "what to do" in refused.err, refused.err
         monkeypatch.setattr("sawyer.cli.score_command.CHUNK", 1)
-        monkeypatch.setattr("sawyer.runs.plain", full)
+        monkeypatch.setattr("sawyer.runs.json_safe", full)
         refused = sawyer("score", folders["bert"], answers, "--out", tmp_path / "late.jsonl")
         assert refused.code == 1 and "the disk is full" in refused.err and not (tmp_path / "late.jsonl").exists()
 

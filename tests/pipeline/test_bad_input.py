@@ -256,7 +256,7 @@ def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) ->
 @pytest.mark.parametrize("where", ["/dev/null/run", "/proc/nothing/run", "file/run", "file"])
 def test_an_out_that_cannot_be(ask: Ask, tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("mine")
-    ask("base", out=tmp_path / where).explain_load_errors("cannot be", "name another place for it (`out:`, --out)")
+    ask("base", out=tmp_path / where).explain_load_errors("cannot be", "name another path for it (`out:`, --out)")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -359,7 +359,7 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
     # Half a row fits, as a disk does it; then not even the manifest can be written.
     out = tiny.prefix("sft", tmp_path / "run")
     cut_off(tiny, out, "sft", 3)
-    real_open, real_file = journal.open_own, os.fdopen
+    real_open, real_file = journal.open_run_file, os.fdopen
     handles: set[int] = set()
 
     class Full:
@@ -389,7 +389,7 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
         return Full(file) if mode == "ab" and metrics else file
 
     with monkeypatch.context() as patched:
-        patched.setattr(journal, "open_own", opened)
+        patched.setattr(journal, "open_run_file", opened)
         patched.setattr(os, "fdopen", filed)
         ask("sft", out=out).explain_load_errors("the disk is full", "metrics.jsonl")
     assert ask("sft", out=out).code == 0

@@ -372,7 +372,7 @@ def test_the_demo_writes_its_files_under_the_lock(tiny: Any, tmp_path: Path, mon
         others = dict.fromkeys(("sft", "collect", "reward", "rl", "compare"))
         return parse_config(tiny.tree(Path(out), {"seed": seed, **others}))
 
-    monkeypatch.setattr(run_stages, "write", write)
+    monkeypatch.setattr(run_stages, "write_world", write)
     monkeypatch.setattr(run_stages, "demo_config", demo_config)
     out = tmp_path / "demo"
     with open_run(out), pytest.raises(RunError, match="at work"):

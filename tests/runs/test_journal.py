@@ -28,7 +28,7 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     book.samples("sft", 1, [{"prompt": "Qué?\n", "response": "\u2028 é\ud800"}, {"prompt": "b", "response": ""}])
     book.gate(Gate(stage="sft", name="g", verdict="ok", value=1.0, threshold=float("inf"), message="m", advice="a"))
     book.progress("sft", 1, 2, "loss 0.3")
-    book.stopping("Ctrl-C")
+    book.announce_stop("Ctrl-C")
     assert read_rows(tmp_path / "metrics.jsonl") == [{"stage": "sft", "step": 0, "loss": 0.1 + 0.2, "tokens": 7}]
     samples = read_rows(tmp_path / "samples.jsonl")
     assert [row["response"] for row in samples] == ["\u2028 é\ud800", ""]
@@ -168,7 +168,7 @@ def saved(root: Path) -> Layout:
 @pytest.mark.parametrize("name", ["events", "metrics", "samples"])
 def test_rows_that_were_cut_or_changed_since_are_missed(tmp_path: Path, name: str) -> None:
     path = getattr(saved(tmp_path), name)
-    assert journal(tmp_path).gone == [], "rows that came since are no damage"
+    assert journal(tmp_path).missing == [], "rows that came since are no damage"
     whole = path.read_bytes()
     last = whole.rfind(b"\n", 0, -1) + 1
     for damage, words in (
@@ -183,7 +183,7 @@ def test_rows_that_were_cut_or_changed_since_are_missed(tmp_path: Path, name: st
         assert str(path) in caught.value.given
     # The advice is good advice: restored it is as it was, and moved away it is told.
     path.write_bytes(whole)
-    assert journal(tmp_path).gone == []
+    assert journal(tmp_path).missing == []
     path.rename(tmp_path / "away")
     with open_run(tmp_path):
         pass
@@ -249,12 +249,12 @@ def test_a_listener_that_fails_is_dropped_and_that_is_said_once(tmp_path: Path) 
     (event,) = read_rows(tmp_path / "events.jsonl")
     assert (
         event["stage"] == "rl"
-        and event["message"].startswith("poor is told no more of this run")
+        and event["message"].startswith("poor is called no more for this run")
         and "charmap" in event["message"]
     )
     book.listeners = [lambda kind, row: (_ for _ in ()).throw(SystemExit)]
     with pytest.raises(SystemExit):
-        book.stopping("Ctrl-C")
+        book.announce_stop("Ctrl-C")
 
 
 def test_a_listener_may_ask_for_a_stop(tmp_path: Path) -> None:

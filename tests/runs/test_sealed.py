@@ -91,7 +91,7 @@ def test_a_model_is_read_again_by_the_next_sitting_that_builds_on_it(tmp_path: P
     keeps_its_looks(folder / "weights", flipped)
     assert Manifest(path).content_hash("sft", folder) == known, "to say that all is done nothing need be read"
     with pytest.raises(RunError, match="sft/model/weights") as caught:
-        Manifest(path).content_hash("sft", folder, afresh=True)
+        Manifest(path).content_hash("sft", folder, reread=True)
     assert f"delete {folder}" in caught.value.todo
 
 
@@ -99,4 +99,4 @@ def test_a_folder_outside_the_run_is_its_owner_s(tmp_path: Path) -> None:
     folder, path = filled(tmp_path / "theirs"), tmp_path / "run" / "run.json"
     known = Manifest(path).content_hash("base", folder)
     keeps_its_looks(folder / "weights", flipped)
-    assert Manifest(path).content_hash("base", folder, afresh=True) == hash_folder(folder) != known
+    assert Manifest(path).content_hash("base", folder, reread=True) == hash_folder(folder) != known

@@ -101,7 +101,7 @@ def with_rewards(scorer: TextScorer, rows: Sequence[AnsweredPrompt]) -> Iterator
 @contextmanager
 def _row_writer(out: str | None, files: Sequence[str]) -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A function that writes a row: to standard output, or to a file that appears only once it is complete."""
-    from sawyer.runs import disk_errors, new_file, plain, remove_leftovers
+    from sawyer.runs import disk_errors, json_safe, new_file, remove_leftovers
 
     def print_row(row: Mapping[str, Any]) -> None:
         if not print_line(as_json(row)):
@@ -116,7 +116,7 @@ def _row_writer(out: str | None, files: Sequence[str]) -> Iterator[Callable[[Map
 
         def write_row(row: Mapping[str, Any]) -> None:
             with disk_errors(path):
-                file.write(json.dumps(plain(row), ensure_ascii=False, allow_nan=False, default=str) + "\n")
+                file.write(json.dumps(json_safe(row), ensure_ascii=False, allow_nan=False, default=str) + "\n")
 
         yield write_row
 

@@ -178,9 +178,9 @@ def as_json(value: Any) -> str:
 
     Numbers that JSON does not know become text.
     """
-    from sawyer.runs import plain
+    from sawyer.runs import json_safe
 
     stream = steady(sys.stdout).inner
     ascii_alone = not (stream.encoding or "ascii").lower().replace("-", "").startswith("utf")
-    text = json.dumps(plain(value), ensure_ascii=ascii_alone, allow_nan=False, default=str)
+    text = json.dumps(json_safe(value), ensure_ascii=ascii_alone, allow_nan=False, default=str)
     return STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

@@ -14,7 +14,7 @@ from sawyer.models.load import OURS, load_policy, load_reader, load_reward
 from sawyer.models.network_parts import network_of
 from sawyer.models.pretrained import quiet
 from sawyer.models.scoring import member_folder
-from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, plain, settings_of
+from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, json_safe, settings_of
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
@@ -66,7 +66,7 @@ def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides:
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:
     """Into a folder that is put in its place whole, by one process."""
-    path.write_text(json.dumps(plain(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(json_safe(value), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     RunError for a model of the run's own that is damaged.
     """
     found, given = {}, named_models(config, stage)
-    afresh = run.manifest.stage(stage).status != "done"
+    reread = run.manifest.stage(stage).status != "done"
     for parent in builds_on(config, stage):
         path = product(run.layout, parent)
         if parent == "base" and config.model is not None:
@@ -60,10 +60,10 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
             if not os.path.isdir(path):
                 continue
         if path.exists():
-            found[parent] = run.manifest.content_hash(parent, path, afresh=afresh)
+            found[parent] = run.manifest.content_hash(parent, path, reread=reread)
     for name, source in given.items():
         if os.path.isdir(source):
-            found[name] = run.manifest.content_hash(name, Path(source), afresh=afresh)
+            found[name] = run.manifest.content_hash(name, Path(source), reread=reread)
     return found | pins_of(config, stage)
 
 

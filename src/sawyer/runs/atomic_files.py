@@ -19,72 +19,72 @@ from typing import Any, TextIO
 
 from sawyer.errors import RunError
 
-MARKER = ".complete"  # the last file written into a folder: without it the folder is not what it looks like
-SEALED = "all of this folder is written\n"  # its first line; then a line with the checksum of each file
-# What is being written, and what is being replaced, beside its place. A run may live among a user's own files, and a
-# leftover is removed when the run is opened: the names must be nobody else's. What is new has a random part too: in a
-# folder that somebody sent, a link under a name that can be foreseen would be written through.
+MARKER = ".complete"  # the last file written into a folder: a folder without it was not finished
+SEAL_LINE = "all of this folder is written\n"  # its first line; then a line with the checksum of each file
+# Endings of what is being written, and of what is being replaced, beside its path. A run may lie among a user's own files, and
+# leftovers are removed when the run is opened: no other program may use these names. A new file has a random part too: in a
+# folder from somebody else, a link under a name that can be guessed would be written through.
 NEW, OLD = ".sawyer-new", ".sawyer-old"
-LONG = 100  # bytes of a file's own name in that of what takes its place: systems take 255
-# Of Unix: a link is not followed, and a pipe in a file's place is not waited for.
-NOT_THROUGH = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+MAX_NAME = 100  # bytes of a file's name that its replacement's name keeps: systems allow 255
+# On Unix: do not follow a link, and do not wait for a pipe.
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Whatever the system refuses while `path` is written, as a RunError that says what to do."""
+    """Turn what the system refuses while `path` is written into a RunError that says what to do."""
     try:
         yield
     except OSError as error:
-        raise _refused(path, error) from error
+        raise _write_error(path, error) from error
     except Exception as error:
-        # Those who write for us have classes of their own, and the system's number is lost or only told in words.
+        # Libraries that write for us raise their own classes, with the system's error number in the text or lost.
         words = str(error)
         number = re.search(r"\(os error (\d+)\)", words)
         if number:  # safetensors and tokenizers
-            raise _refused(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
+            raise _write_error(path, OSError(int(number[1]), os.strerror(int(number[1])))) from error
         if isinstance(error, RuntimeError) and ("PytorchStreamWriter" in words or "inline_container" in words):
-            raise _full(path, "torch's writer failed") from error
+            raise _full_disk(path, "torch's writer failed") from error
         raise
 
 
-def _refused(path: Path, error: OSError) -> RunError:
+def _write_error(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return _full(path, error.strerror or "no space")
+        return _full_disk(path, error.strerror or "no space")
     if error.errno == errno.ELOOP:
-        return _no_file(path, "a link")
+        return _foreign_path(path, "a link")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return RunError(
             f"{path} cannot be made: a file is in the way",
-            expected="a place for a folder",
-            todo="name another place for it (`out:`, --out), or move the file away",
+            expected="a path where a folder can be made",
+            todo="name another path for it (`out:`, --out), or move the file away",
         )
     return RunError(
         f"{error.filename or path} cannot be written: {error.strerror or error}",
         expected="a folder that this user may write to",
-        todo="name another place for it (`out:`, --out), or mend the folder's permissions",
+        todo="name another path for it (`out:`, --out), or change the folder's permissions",
     )
 
 
-def _full(path: Path, words: str) -> RunError:
+def _full_disk(path: Path, words: str) -> RunError:
     return RunError(
         f"the disk is full: {path} could not be written ({words})",
-        why="what was saved before is intact, what came since is lost",
+        why="what was saved before is intact, the rest is lost",
         todo="free some space, then run the same command again",
     )
 
 
-def _no_file(path: Path, what: str) -> RunError:
+def _foreign_path(path: Path, what: str) -> RunError:
     return RunError(
         f"{path} is {what}",
-        expected="a file or folder of the run's own",
-        why="what is written there would change something outside the run",
-        todo="if the run is yours, put what it stands for in its place; if somebody sent it, be careful with the rest of it",
+        expected="a file or folder of the run",
+        why="writing there would change something outside the run",
+        todo="if the run is yours, replace it by what it points to; if somebody sent it, be careful with the rest of it",
     )
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file whole. Raises RunError, the old one untouched, when it cannot be written."""
+    """Replace a file as a whole. Raises RunError, the old one untouched, when it cannot be written."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as file, disk_errors(path):
@@ -93,17 +93,17 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[TextIO]:
-    """Fill a new text file (UTF-8), which then takes the place of `path` whole; a link there is replaced, not followed.
+    """Fill a new text file (UTF-8), which then replaces `path` as a whole; a link there is replaced, not followed.
 
-    Raises RunError, what was there untouched, when the disk refuses; any other error passes, what was there untouched too.
+    Raises RunError when the disk refuses; any other error passes. After either the old file is untouched.
     """
     beside = _beside(path)
     with disk_errors(path):
-        # Made here and nowhere else, with the rights that the umask leaves.
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOT_THROUGH, 0o666)
+        # O_EXCL: it must not exist yet. The umask decides the permissions.
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW, 0o666)
         file = open(handle, "w", encoding="utf-8", errors="backslashreplace")
     with contextlib.suppress(OSError):
-        lock(handle)  # so that who clears up knows that somebody is at it
+        lock(handle)  # so that `remove_leftovers` elsewhere does not take it for one
     try:
         try:
             yield file
@@ -122,24 +122,24 @@ def new_file(path: Path) -> Iterator[TextIO]:
 
 
 def _beside(path: Path) -> Path:
-    """A name beside `path` that nobody can foresee, for what will take its place."""
-    return path.with_name(f".{_short(path.name)}.{secrets.token_hex(8)}{NEW}")
+    """An unguessable name beside `path`, for what will replace it."""
+    return path.with_name(f".{_cut_name(path.name)}.{secrets.token_hex(8)}{NEW}")
 
 
-def _short(name: str) -> str:
-    return os.fsdecode(os.fsencode(name)[:LONG])
+def _cut_name(name: str) -> str:
+    return os.fsdecode(os.fsencode(name)[:MAX_NAME])
 
 
 def remove_leftovers(path: Path) -> None:
-    """What a process that was killed left of a new `path`. What one is at work on stays."""
-    for left in path.parent.glob(f".{glob_escape(_short(path.name))}.*{NEW}"):
-        _clear_up(left)
+    """Remove what a killed process left of a new `path`; what a live process is writing stays."""
+    for leftover in path.parent.glob(f".{glob_escape(_cut_name(path.name))}.*{NEW}"):
+        _remove_unlocked(leftover)
 
 
-def _clear_up(new: Path) -> None:
+def _remove_unlocked(new: Path) -> None:
     if new.is_file() and not new.is_symlink():
         try:
-            handle = os.open(new, os.O_RDONLY | NOT_THROUGH)
+            handle = os.open(new, os.O_RDONLY | NO_FOLLOW)
         except OSError:
             return
         try:
@@ -152,13 +152,13 @@ def _clear_up(new: Path) -> None:
 
 
 def lock(handle: int) -> None:
-    """Hold a file until it is closed, however the process ends. Raises OSError where another one holds it, or none can."""
+    """Lock a file until it is closed, however the process ends. Raises OSError where another process has it, or none can."""
     try:
         import fcntl
     except ImportError:  # Windows
         import msvcrt
 
-        # A byte far behind the text: a locked byte cannot be read by anybody else there.
+        # A byte far behind the text: there no other process can read a locked byte.
         os.lseek(handle, 1_000_000, os.SEEK_SET)
         msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
         os.lseek(handle, 0, os.SEEK_SET)
@@ -166,52 +166,52 @@ def lock(handle: int) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def open_own(path: Path) -> int:
-    """A handle on a run's file, made if need be, to be read and appended to in place.
+def open_run_file(path: Path) -> int:
+    """A handle on a run's file, created if need be, for reading and appending.
 
-    Raises RunError for a link, a pipe or a device in its place, and where the system refuses.
+    Raises RunError for a link, a pipe or a device under its name, and where the system refuses.
     """
     with disk_errors(path):
-        if path.is_symlink():  # for Windows, where a handle cannot be asked not to follow
-            raise _no_file(path, "a link")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NOT_THROUGH | getattr(os, "O_BINARY", 0), 0o666)
+        if path.is_symlink():  # for Windows, which has no O_NOFOLLOW
+            raise _foreign_path(path, "a link")
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | NO_FOLLOW | getattr(os, "O_BINARY", 0), 0o666)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
-            raise _no_file(path, "no plain file")
+            raise _foreign_path(path, "no plain file")
         return handle
 
 
 def refuse_link(folder: Path) -> None:
-    """Raises RunError where the place of a folder is a link: what is written into it would land elsewhere."""
+    """Raises RunError where a folder's path is a link: what is written into it would land elsewhere."""
     if folder.is_symlink():
-        raise _no_file(folder, "a link")
+        raise _foreign_path(folder, "a link")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file whole; numbers that JSON does not know become text."""
-    write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Replace a JSON file as a whole; nan and infinities become text."""
+    write_text(path, json.dumps(json_safe(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def plain(value: Any) -> Any:
-    """The value with nan and infinities, which JSON does not know, as text."""
+def json_safe(value: Any) -> Any:
+    """The value with nan and infinities, which JSON does not have, as text."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(inside) for key, inside in value.items()}
-    return [plain(inside) for inside in value] if isinstance(value, list | tuple) else value
+        return {str(key): json_safe(inside) for key, inside in value.items()}
+    return [json_safe(inside) for inside in value] if isinstance(value, list | tuple) else value
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a journal file; none where there is no file. A last line that is still being written is left out.
 
-    Raises RunError for a line that is no row.
+    Raises RunError for a line that is not a row.
     """
     if not path.exists():
         return []
     try:
-        lines = plain_bytes(path).split(b"\n")
+        lines = read_plain_file(path).split(b"\n")
     except OSError as error:
-        raise damaged(path, error) from error
+        raise damage_error(path, error) from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(lines[:-1], 1):
         if not line:
@@ -219,22 +219,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line.decode("utf-8"))
         except (ValueError, RecursionError) as error:
-            raise damaged(path, ValueError(f"line {number}: {error}")) from error
+            raise damage_error(path, ValueError(f"line {number}: {error}")) from error
         if not isinstance(row, dict):
-            raise damaged(path, ValueError(f"line {number} is no JSON object"))
+            raise damage_error(path, ValueError(f"line {number} is no JSON object"))
         rows.append(row)
     return rows
 
 
-def plain_bytes(path: Path) -> bytes:
+def read_plain_file(path: Path) -> bytes:
     """A file's content. Raises OSError for a pipe or a device, which would never end."""
     if not path.is_file():
         raise OSError(errno.EINVAL, "no plain file")
     return path.read_bytes()
 
 
-def damaged(path: Path, error: Exception, todo: str = "") -> RunError:
-    """A file of a run that is not as the run wrote it."""
+def damage_error(path: Path, error: Exception, todo: str = "") -> RunError:
+    """The RunError for a file of a run that is not as the run wrote it."""
     words = str(error).strip().splitlines()
     return RunError(
         f"{path} cannot be read ({words[0] if words else type(error).__name__})",
@@ -246,9 +246,9 @@ def damaged(path: Path, error: Exception, todo: str = "") -> RunError:
 
 @contextlib.contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Fill a new folder, then put it in the place of `folder`: seen from outside there is the old one or the new, whole.
+    """Fill a new folder, which then replaces `folder`: at every moment a reader finds the old one or the new one, complete.
 
-    Raises RunError, the old folder untouched, when the disk refuses; any other error passes, the old folder untouched too.
+    Raises RunError when the disk refuses; any other error passes. After either the old folder is untouched.
     """
     new, old = _beside(folder), folder.with_name(f".{folder.name}{OLD}")
     with disk_errors(folder):
@@ -257,7 +257,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
             new.mkdir(parents=True)
             yield new
             _seal(new)
-            if os.path.lexists(folder):  # a link too: it goes, and what it shows stays as it is
+            if os.path.lexists(folder):  # a link too: it is replaced, and its target stays
                 folder.replace(old)
             new.replace(folder)
             _sync(folder.parent)
@@ -269,7 +269,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder, a file or a link; what a link shows stays. What cannot be removed is left."""
+    """Remove a folder, a file or a link, not a link's target. What cannot be removed is left."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -278,9 +278,9 @@ def _remove(path: Path) -> None:
 
 
 def link(here: Path, target: Path) -> None:
-    """`here` shows what lies in `target`, in no space of its own; where the system makes no links, it is a copy.
+    """Make `here` a link to `target`, or a copy where the system makes no links.
 
-    A link of before is replaced, what is no link is left. Raises RunError where it cannot be written.
+    An earlier link is replaced, a file or folder is left. Raises RunError where it cannot be written.
     """
     with disk_errors(here):
         here.parent.mkdir(parents=True, exist_ok=True)
@@ -312,19 +312,19 @@ def recover(folder: Path) -> None:
 
 
 def recover_all(root: Path) -> None:
-    """`recover` for every folder of the run in `root`, and what was left unfinished is removed."""
-    for old in _left(root, OLD):
+    """`recover` every folder of the run in `root`, and remove what was left unfinished."""
+    for old in _leftovers(root, OLD):
         recover(old.with_name(old.name[1 : -len(OLD)]))
-    for new in _left(root, NEW):
-        _clear_up(new)
+    for new in _leftovers(root, NEW):
+        _remove_unlocked(new)
 
 
-def _left(root: Path, ending: str) -> list[Path]:
-    return sorted(path for below in ("", "*/", "*/*/") for path in root.glob(f"{below}.*{ending}"))
+def _leftovers(root: Path, suffix: str) -> list[Path]:
+    return sorted(path for below in ("", "*/", "*/*/") for path in root.glob(f"{below}.*{suffix}"))
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, its marker first: cut short, what is left does not look finished. Of a link the link alone goes."""
+    """Remove a folder, its marker first, so that after a kill the rest does not look finished. Of a link only the link goes."""
     for path in (folder, folder.with_name(f".{folder.name}{OLD}")):
         if not path.is_symlink():
             (path / MARKER).unlink(missing_ok=True)
@@ -354,14 +354,14 @@ def check_sealed(folder: Path, todo: str = "") -> str:
     """
     found = _checksums(folder)
     try:
-        told = plain_bytes(folder / MARKER).decode("utf-8", "replace") if is_complete(folder) else SEALED
+        told = read_plain_file(folder / MARKER).decode("utf-8", "replace") if is_complete(folder) else SEAL_LINE
     except OSError as error:
-        raise damaged(folder / MARKER, error, todo) from error
-    sealed = told.removeprefix(SEALED)
+        raise damage_error(folder / MARKER, error, todo) from error
+    sealed = told.removeprefix(SEAL_LINE)
     if told == sealed or (sealed and sealed != found):
         wrong = sorted({*sealed.splitlines()} ^ {*found.splitlines()})
         name = wrong[0].rpartition(" ")[0] if told != sealed else MARKER
-        raise damaged(folder / name, ValueError("its content is not what was written there, by its checksum"), todo)
+        raise damage_error(folder / name, ValueError("its content is not what was written there, by its checksum"), todo)
     return _hash_of(found)
 
 
@@ -401,7 +401,7 @@ def _seal(folder: Path) -> None:
     for path in folder.rglob("*"):
         _sync(path)
     with (folder / MARKER).open("w", encoding="utf-8") as file:
-        file.write(SEALED + _checksums(folder))
+        file.write(SEAL_LINE + _checksums(folder))
         file.flush()
         os.fsync(file.fileno())
     _sync(folder)

@@ -1,4 +1,4 @@
-"""run.json: what happened. Each stage's state, its parents by content, its figures and why it ended."""
+"""run.json: each stage's state, its parents by content, its figures and why it ended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, get_args
 
-from sawyer.runs.atomic_files import check_sealed, damaged, hash_folder, plain_bytes, stamp_folder, write_json
+from sawyer.runs.atomic_files import check_sealed, damage_error, hash_folder, read_plain_file, stamp_folder, write_json
 from sawyer.version import __version__
 
 Status = Literal["pending", "running", "waiting", "done", "failed", "interrupted"]
@@ -35,9 +35,9 @@ class StageState:
     status: Status = "pending"
     started: float | None = None  # seconds since 1970
     ended: float | None = None
-    seconds: float = 0.0  # of work, all sittings together
-    peak_mb: float | None = None  # MiB that work took at most, on the card or else in the process; None: the system tells not
-    fingerprint: str = ""  # of the settings and data it was begun with
+    seconds: float = 0.0  # of work, all sessions together
+    peak_mb: float | None = None  # the most MiB, on the card or else in the process; None: the system does not tell
+    fingerprint: str = ""  # of the settings and data it was started with
     parents: Mapping[str, str] = field(default_factory=dict)  # stage -> hash of what it left: its model folder, or its file
     reason: str = ""  # why it stopped, where it did before its end
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -52,13 +52,12 @@ class Manifest:
     def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
         self.path, self.writes = path, content is None
         self.content = content or read_manifest(path) or {"sawyer": __version__, "versions": {}, "stages": {}}
-        self._read: set[str] = set()  # whose content was read in this sitting
+        self._read: set[str] = set()  # whose content was read in this session
 
     def stage(self, name: str) -> StageState:
-        """A stage's state; pending where nothing is known of it."""
-        known = {item.name for item in fields(StageState)}
-        found = self.content.get("stages", {}).get(name, {})
-        return StageState(**{key: value for key, value in found.items() if key in known})
+        """A stage's state; pending where the file has none."""
+        state = self.content.get("stages", {}).get(name, {})
+        return StageState(**{item.name: state[item.name] for item in fields(StageState) if item.name in state})
 
     def update(self, name: str, **changes: Any) -> None:
         """Change parts of a stage's state."""
@@ -70,44 +69,44 @@ class Manifest:
             write_json(self.path, self.content)
 
     def forget(self, name: str) -> None:
-        """A stage begins anew."""
+        """Drop the state of a stage that starts over."""
         if self.content.get("stages", {}).pop(name, None) is not None:
             self._write()
 
-    def content_hash(self, name: str, path: Path, *, afresh: bool = False) -> str:
-        """`hash_folder(path)`, remembered under `name`: what was not touched since is not read again.
+    def content_hash(self, name: str, path: Path, *, reread: bool = False) -> str:
+        """`hash_folder(path)`, cached under `name` for as long as sizes and times stay the same.
 
-        `afresh`: something is about to be built on it, and sizes and times tell nothing of flipped bits; it is read at least
-        once in a sitting. Raises RunError where it was read, lies in the run and is not what a stage wrote there.
+        `reread`: a stage is about to build on it, and sizes and times do not show flipped bits; it is read at least once a
+        session. Raises RunError where it was read, lies in the run and is not what a stage wrote there.
         """
-        known = self.content.setdefault("contents", {})
+        hashes = self.content.setdefault("contents", {})
         stamp = stamp_folder(path)
-        if known.get(name, {}).get("stamp") != stamp or (afresh and name not in self._read):
-            found = {"stamp": stamp, "hash": self._hash(path)}
+        if hashes.get(name, {}).get("stamp") != stamp or (reread and name not in self._read):
+            entry = {"stamp": stamp, "hash": self._hash(path)}
             self._read.add(name)
-            if known.get(name) != found:
-                known[name] = found
+            if hashes.get(name) != entry:
+                hashes[name] = entry
                 self._write()
-        return str(known[name]["hash"])
+        return str(hashes[name]["hash"])
 
     def _hash(self, path: Path) -> str:
-        if not path.is_relative_to(self.path.parent):  # somebody's own, to be changed as they like
+        if not path.is_relative_to(self.path.parent):  # the user's own folder, which they may change
             return hash_folder(path)
         return check_sealed(path, f"restore it, or delete {path} to do that stage again")
 
     def note_versions(self, versions: Mapping[str, str]) -> None:
-        """The versions of what did the work."""
+        """Record the versions of the libraries that do the work."""
         self.content["versions"] = {**self.content.get("versions", {}), **versions}
         self._write()
 
     def note_seed(self, seed: int) -> None:
-        """The seed of everything drawn."""
+        """Record the seed."""
         if self.content.get("seed") != seed:
             self.content["seed"] = seed
             self._write()
 
     def first_day(self) -> date:
-        """The day that chat templates are told where they print today's: the one on which the run first asked, recorded."""
+        """The date for chat templates that print today's: that of the first stage, so that a resumed run writes the same."""
         if "date" not in self.content:
             self.content["date"] = date.today().isoformat()
             self._write()
@@ -115,33 +114,33 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """What run.json says; empty where there is none. Raises RunError for one that is damaged."""
+    """The content of run.json; empty where there is none. Raises RunError for one that is damaged."""
     if not path.exists():
         return {}
     try:
-        content = json.loads(plain_bytes(path).decode("utf-8"))
+        content = json.loads(read_plain_file(path).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, error, TODO) from error
+        raise damage_error(path, error, TODO) from error
     if not isinstance(content, dict):
-        raise damaged(path, ValueError("it holds no stages"), TODO)
+        raise damage_error(path, ValueError("it holds no stages"), TODO)
     for name, kind in (("stages", dict), ("contents", dict), ("versions", dict)):
         if not isinstance(content.get(name, {}), kind):
-            raise damaged(path, ValueError(f"`{name}` is no object"), TODO)
+            raise damage_error(path, ValueError(f"`{name}` is no object"), TODO)
     for stage, state in content.get("stages", {}).items():
-        _check(path, stage, state)
+        _check_state(path, stage, state)
     try:
         date.fromisoformat(content.get("date", "2000-01-01"))
     except (TypeError, ValueError) as error:
-        raise damaged(path, ValueError(f"date is {content['date']!r}"), TODO) from error
+        raise damage_error(path, ValueError(f"date is {content['date']!r}"), TODO) from error
     return content
 
 
-def _check(path: Path, stage: str, state: Any) -> None:
-    """Everything of a stage that the program reads is of the kind that it wrote."""
+def _check_state(path: Path, stage: str, state: Any) -> None:
+    """Raise RunError where a value that the program reads has another type than it wrote."""
     if not isinstance(state, dict):
-        raise damaged(path, ValueError(f"{stage} is no object"), TODO)
+        raise damage_error(path, ValueError(f"{stage} is no object"), TODO)
     for name, kinds in KINDS.items():
         if name in state and not isinstance(state[name], kinds):
-            raise damaged(path, ValueError(f"{stage}.{name} is {state[name]!r}"), TODO)
+            raise damage_error(path, ValueError(f"{stage}.{name} is {state[name]!r}"), TODO)
     if state.get("status", "pending") not in get_args(Status):
-        raise damaged(path, ValueError(f"{stage}.status is {state['status']!r}"), TODO)
+        raise damage_error(path, ValueError(f"{stage}.status is {state['status']!r}"), TODO)

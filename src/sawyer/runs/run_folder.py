@@ -1,4 +1,4 @@
-"""An open run: its folder is ours alone, its journal and manifest are ready, and it can be asked to stop."""
+"""An open run: its folder is locked, its journal and manifest are ready, and it can be stopped."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from typing import IO, Any
 import yaml
 
 from sawyer.errors import RunError
-from sawyer.runs.atomic_files import disk_errors, lock, open_own, plain_bytes, recover_all, refuse_link, write_text
+from sawyer.runs.atomic_files import disk_errors, lock, open_run_file, read_plain_file, recover_all, refuse_link, write_text
 from sawyer.runs.journal import Journal
 from sawyer.runs.labels import STAGES
 from sawyer.runs.layout import Layout
 from sawyer.runs.manifest import Manifest
 from sawyer.version import __version__
 
-OWNER = "process "  # how the lock begins: who holds it
-NOTED = ("torch", "transformers", "tokenizers", "safetensors", "peft")
+OWNER = "process "  # how the lock file begins: which process holds it
+LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "peft")
 
 
 class Stop:
-    """A wish to stop, looked at between steps. `heard` is told at once, so that somebody can say that it was heard."""
+    """A request to stop, looked at between steps. `announce` is called at once, so that the user sees that it was received."""
 
-    def __init__(self, heard: Callable[[str], None] | None = None) -> None:
-        self.reason, self.heard = "", heard
+    def __init__(self, announce: Callable[[str], None] | None = None) -> None:
+        self.reason, self.announce = "", announce
 
     def set(self, reason: str) -> None:
-        """Ask for a stop."""
+        """Request a stop."""
         self.reason = reason
-        if self.heard is not None:
-            # In a signal's handler the output may be in the middle of a line: then it cannot be told.
+        if self.announce is not None:
+            # In a signal's handler the output may be in the middle of a line: then nothing can be printed.
             with contextlib.suppress(RuntimeError, OSError):
-                self.heard(reason)
+                self.announce(reason)
 
     def is_set(self) -> bool:
-        """Whether somebody asked this process."""
+        """Whether this process was asked to stop."""
         return bool(self.reason)
 
 
 @dataclass(slots=True)
 class Run:
-    """What a stage gets: where things lie, what is written, whether to stop."""
+    """What a stage gets: paths, journal, manifest, and whether to stop."""
 
     layout: Layout
     journal: Journal
@@ -59,7 +59,7 @@ class Run:
     previous_config: dict[str, Any] | None  # as the folder had it before; None for a new run
 
     def adopt(self, config: Mapping[str, Any]) -> None:
-        """Write the config that is now at work, every default filled in."""
+        """Write the config in use, with every default filled in."""
         if not self.journal.writes:
             return
         text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
@@ -72,8 +72,7 @@ class Run:
         before = self.manifest.content.get("versions", {})
         if before != now:
             self.manifest.note_versions(now)
-        changed = [(name, before[name], now[name]) for name in now if name in before and before[name] != now[name]]
-        return ", ".join(f"{name} {old} -> {new}" for name, old, new in changed)
+        return ", ".join(f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name])
 
 
 @contextlib.contextmanager
@@ -87,8 +86,8 @@ def open_run(root: Path) -> Iterator[Run]:
     with contextlib.ExitStack() as stack:
         with disk_errors(root):
             root.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(os.fdopen(open_own(layout.lock), "rb+", buffering=0))
-            _hold(file, root)
+            file = stack.enter_context(os.fdopen(open_run_file(layout.lock), "rb+", buffering=0))
+            _take_lock(file, root)
             for stage in STAGES:
                 refuse_link(layout.folder(stage))
                 refuse_link(layout.members(stage))
@@ -96,12 +95,12 @@ def open_run(root: Path) -> Iterator[Run]:
             recover_all(root)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)
-        run = Run(layout, journal, manifest, Stop(journal.stopping), _previous(layout.config))
+        run = Run(layout, journal, manifest, Stop(journal.announce_stop), _previous_config(layout.config))
         if not layout.manifest.exists():
             run.note_versions(library_versions())
-        for path in journal.gone:
-            told = f"{path} is gone: what it told, gates included, is in no figure or page"
-            journal.event("run", "warning", message=told, gone=path.name)
+        for path in journal.missing:
+            message = f"{path} is gone: its rows, gates included, are in no figure or page"
+            journal.event("run", "warning", message=message, gone=path.name)
         yield run
 
 
@@ -110,20 +109,20 @@ def follow_run(root: Path, content: dict[str, Any], previous_config: dict[str, A
     has read it."""
     layout = Layout(root)
     journal = Journal(layout, writes=False)
-    return Run(layout, journal, Manifest(layout.manifest, content), Stop(journal.stopping), previous_config)
+    return Run(layout, journal, Manifest(layout.manifest, content), Stop(journal.announce_stop), previous_config)
 
 
 @contextlib.contextmanager
 def handle_signals(stop: Stop) -> Iterator[None]:
-    """Ctrl-C, SIGTERM and a closed terminal ask for a stop; asked twice, the work is cut off where it is.
+    """Ctrl-C, SIGTERM and a closed terminal request a stop; a second signal ends the work where it is.
 
-    Only a main thread can listen. A hang-up that is ignored (`nohup`) stays ignored.
+    Only the main thread receives signals. A hang-up that is ignored (`nohup`) stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def asked(number: int, _: FrameType | None) -> None:
+    def on_signal(number: int, _: FrameType | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
         stop.set("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
@@ -132,7 +131,7 @@ def handle_signals(stop: Stop) -> Iterator[None]:
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
         numbers.append(hangup)
-    before = {number: signal.signal(number, asked) for number in numbers}
+    before = {number: signal.signal(number, on_signal) for number in numbers}
     try:
         yield
     finally:
@@ -142,31 +141,31 @@ def handle_signals(stop: Stop) -> Iterator[None]:
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Dotted names of the settings that differ."""
-    found: list[str] = []
+    names: list[str] = []
     for key in sorted({*before, *after}):
         old, new = before.get(key), after.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += changed_keys(old, new, f"{prefix}{key}.")
+            names += changed_keys(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key}")
-    return found
+            names.append(f"{prefix}{key}")
+    return names
 
 
-def _hold(file: IO[bytes], root: Path) -> None:
-    """Take the lock or say who has it; the system gives it back however the process ends."""
+def _take_lock(file: IO[bytes], root: Path) -> None:
+    """Take the lock or say who has it; the system releases it however the process ends."""
     file.seek(0)
     owner = file.read(100).decode("utf-8", "replace").strip()
     if owner and not owner.startswith(OWNER):
         raise RunError(
             f"{root / '.lock'} is not the lock of a run",
-            expected="the file by which a run is held",
-            why="what it holds would be lost",
-            todo="look whose file it is; if it is nobody's, delete it",
+            expected="a file that names the process on the run",
+            why="its content would be lost",
+            todo="look what the file is; if nothing needs it, delete it",
         )
     try:
         lock(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # held by nobody: it cannot be locked
+        if error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):  # not held: this file system cannot lock
             raise
         raise RunError(
             f"{root} is at work in another process{f' ({owner})' if owner else ''}",
@@ -178,20 +177,20 @@ def _hold(file: IO[bytes], root: Path) -> None:
     file.write(f"{OWNER}{os.getpid()}".encode())
 
 
-def _previous(path: Path) -> dict[str, Any] | None:
+def _previous_config(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        found = yaml.safe_load(plain_bytes(path).decode("utf-8"))
+        content = yaml.safe_load(read_plain_file(path).decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None  # it is written anew; what a stage was begun with is known by its fingerprint
-    return found if isinstance(found, dict) else None
+        return None  # it is written again; a stage's settings are recognised by its fingerprint
+    return content if isinstance(content, dict) else None
 
 
 def library_versions() -> dict[str, str]:
     """Of Python, of this package and of the libraries that decide a result."""
-    found = {"python": python_version(), "sawyer": __version__}
-    for name in NOTED:
+    versions = {"python": python_version(), "sawyer": __version__}
+    for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            versions[name] = version(name)
+    return versions

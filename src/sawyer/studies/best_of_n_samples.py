@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sawyer.config import Config
 from sawyer.pipeline import fingerprint, product
 from sawyer.records import Prompt
-from sawyer.runs import Listener, Run, damaged, handle_signals, open_run, read_rows, remove_folder, write_text
+from sawyer.runs import Listener, Run, damage_error, handle_signals, open_run, read_rows, remove_folder, write_text
 from sawyer.worlds import gold
 
 STAGE = "best_of_n"
@@ -121,4 +121,4 @@ def _read(path: Path) -> Samples:
             gold=tuple(tuple(map(float, row["gold"])) for row in rows),
         )
     except (LookupError, TypeError, ValueError) as error:
-        raise damaged(path, error, f"delete {path}, then run the same command again") from error
+        raise damage_error(path, error, f"delete {path}, then run the same command again") from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from sawyer.config import Config, required_section
 from sawyer.pipeline import run
-from sawyer.runs import Listener, Manifest, clock, damaged, read_rows
+from sawyer.runs import Listener, Manifest, clock, damage_error, read_rows
 from sawyer.stats import Interval
 from sawyer.studies.grid import Cell, Grid, SharedStart, Tell, check_names, check_seeds, is_done, silent
 from sawyer.studies.tables import NOTHING, CellResult, Difference, Spread, StudyResult, page, spread_of, write_result
@@ -113,7 +113,7 @@ def read_cell(cell: Cell) -> CellResult:
             "seconds": state.seconds,
         }
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise damaged(layout.trust, error, f"delete {layout.folder(STAGE)}, then run the same command again") from error
+        raise damage_error(layout.trust, error, f"delete {layout.folder(STAGE)}, then run the same command again") from error
     return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures)
 
 

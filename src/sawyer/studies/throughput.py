@@ -16,7 +16,7 @@ from typing import Any
 from sawyer.config import Config, start_of
 from sawyer.errors import Interrupted
 from sawyer.pipeline import STAGES, fingerprint, run
-from sawyer.runs import Layout, Listener, damaged, open_run, read_rows, replace_folder, write_json
+from sawyer.runs import Layout, Listener, damage_error, open_run, read_rows, replace_folder, write_json
 from sawyer.studies.grid import Tell, is_done, named
 from sawyer.train import distributed
 
@@ -164,7 +164,7 @@ def measure_pace(
     try:
         paces = dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
     except (OSError, ValueError, TypeError) as error:
-        raise damaged(file, error, todo) from error
+        raise damage_error(file, error, todo) from error
     if name not in paces:
         tell(f"{name}: a trial of {PACE_UPDATES} updates for its pace")
         trial = config.model_copy(update={"out": str(root / f"trial-{name}")})
@@ -180,4 +180,4 @@ def measure_pace(
     try:
         return Pace(**paces[name])
     except (KeyError, TypeError) as error:
-        raise damaged(file, error, todo) from error
+        raise damage_error(file, error, todo) from error

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from sawyer.runs import check_sealed, damaged, is_complete, replace_folder
+from sawyer.runs import check_sealed, damage_error, is_complete, replace_folder
 from sawyer.train import distributed
 
 STATE = "state.pt"
@@ -52,5 +52,5 @@ def load_checkpoint(folder: Path, stage: Path | None = None) -> dict[str, Any] |
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except Exception as error:  # torch, pickle, zip and the system each have their own classes
-        raise damaged(folder / STATE, error, todo) from error
+        raise damage_error(folder / STATE, error, todo) from error
     return state

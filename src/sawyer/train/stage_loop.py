@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sawyer.errors import Interrupted
-from sawyer.runs import Run, damaged
+from sawyer.runs import Run, damage_error
 from sawyer.train import distributed
 from sawyer.train.allocator import peak_memory_mb
 from sawyer.train.checkpoint import load_checkpoint, save_checkpoint
@@ -102,7 +102,7 @@ def _resume(run: Run, stage: str, work: StageLoop) -> tuple[int, bool]:
         if "out of memory" in str(error):
             raise
         folder = run.layout.checkpoint(stage)
-        raise damaged(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
+        raise damage_error(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
     run.journal.event(stage, "resume", step=step, steps=work.steps)
     return step, finished
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from sawyer.config import Rl
-from sawyer.runs import Run, damaged
+from sawyer.runs import Run, damage_error
 from sawyer.stages.rl.guards import Guards
 from sawyer.trust import Verdict, from_json
 
@@ -21,7 +21,7 @@ def reward_verdict(rl: Rl, run: Run) -> Verdict | None:
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))[1]
     except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damage_error(path, error) from error
 
 
 def verdict_summary(verdict: Verdict, rl: Rl, guards: Guards) -> str:
