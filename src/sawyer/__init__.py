@@ -55,7 +55,7 @@ _ORIGINS = {
     "WorldError": ("sawyer.errors", "WorldError"),
     "__version__": ("sawyer.version", "__version__"),
     "demo": ("sawyer.pipeline", "demo"),
-    "load_config": ("sawyer.config", "load"),
+    "load_config": ("sawyer.config", "load_config"),
     "report": ("sawyer.report", "build"),
     "study_algorithms": ("sawyer.studies", "study_algorithms"),
     "study_losses": ("sawyer.studies", "study_losses"),

@@ -52,3 +52,9 @@ def test_import_sawyer_is_light_and_its_door_opens() -> None:
         "assert issubclass(sawyer.DataError, sawyer.SawyerError); sawyer.load_config; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_name_of_the_package_s_door_opens() -> None:
+    import sawyer
+
+    assert all(getattr(sawyer, name) is not None for name in sawyer.__all__)
