@@ -220,7 +220,7 @@ def both(
         if value is not None:
             capture(value)
         report = update_on_rollout(experience, learner, value, on_cpu(config), config.rl, seed=config.seed, number=0)
-    assert 0.05 < report.clip_fraction < 0.95
+    assert 0.05 < report.metrics["clip_fraction"] < 0.95
     return found.gradients[0], by_hand
 
 

@@ -64,12 +64,12 @@ def test_before_the_first_update_nothing_has_moved(tiny: Fixture, start: Any) ->
     kl = masked_sum(kl_k1(experience.old_logprobs, experience.ref_logprobs), experience.mask, dim=1)
     assert float(kl.abs().max()) < ROUNDING
     report = update_on_rollout(experience, *learners(tiny, model), on_cpu(config), config.rl, seed=config.seed, number=0)
-    assert report.ratio == pytest.approx(1.0, abs=ROUNDING)
-    assert report.approx_kl == pytest.approx(0.0, abs=ROUNDING)
-    assert report.clip_fraction == 0.0
+    assert report.metrics["ratio"] == pytest.approx(1.0, abs=ROUNDING)
+    assert report.metrics["approx_kl"] == pytest.approx(0.0, abs=ROUNDING)
+    assert report.metrics["clip_fraction"] == 0.0
     assert report.first_ratio_error < ROUNDING
     # Whitened advantages at ratio 1: the loss is minus their mean, 0.
-    assert report.policy_loss == pytest.approx(0.0, abs=ROUNDING)
+    assert report.metrics["policy_loss"] == pytest.approx(0.0, abs=ROUNDING)
 
 
 @pytest.mark.slow

@@ -122,7 +122,7 @@ def of_the_stage(work: Trainer, double: bool) -> list[Figures]:
     def noting_update(*given: Any, **more: Any) -> Any:
         before = flat(work.policy.model), flat(work.value.model)
         report = update(*given, **more)
-        found[-1] |= {name: torch.tensor(getattr(report, name)) for name in LEARNT}
+        found[-1] |= {name: torch.tensor(report.metrics[name]) for name in LEARNT}
         found[-1] |= moved(work.policy.model, work.value.model, before)
         return report
 

@@ -72,11 +72,11 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         write_report(run, "guarded", (("kl_budget", 0.5), ("score_length_correlation", 0.4)))
         work = Trainer(config, run)
-    assert work.rl.kl.budget > work.best.budget == work.guards.rules["kl_budget"].threshold == 0.5
+    assert work.rl.kl.budget > work.best.kl_budget == work.guards.rules["kl_budget"].threshold == 0.5
     best = {"eval_reward": 1.0, "eval_mode_response_rate": 0.0}
-    assert work.best.offer(0, {**best, "eval_kl": 0.0}, [1.0])
-    assert not work.best.offer(1, {**best, "eval_reward": 2.0, "eval_kl": 0.51}, [2.0])
-    assert work.best.offer(2, {**best, "eval_reward": 2.0, "eval_kl": 0.5}, [2.0])
+    assert work.best.offer_evaluation(0, {**best, "eval_kl": 0.0}, [1.0])
+    assert not work.best.offer_evaluation(1, {**best, "eval_reward": 2.0, "eval_kl": 0.51}, [2.0])
+    assert work.best.offer_evaluation(2, {**best, "eval_reward": 2.0, "eval_kl": 0.5}, [2.0])
     for name, good, bad in (
         ("kl_budget", {"kl": 0.5}, {"kl": 0.51}),
         ("score_length_correlation", {}, {"length_correlation": 0.956}),

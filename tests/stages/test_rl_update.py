@@ -147,10 +147,10 @@ def test_one_step_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None:
     assert min(moved) > 1e-3
     assert apart(policy.model, plain[0].net) < 1e-9
     assert apart(value.model, plain[1].net) < 1e-9
-    assert (report.policy_loss, report.grad_norm) == pytest.approx(told[0], rel=1e-4, abs=1e-6)
-    assert (report.value_loss, report.value_grad_norm) == pytest.approx(told[1], rel=1e-4, abs=1e-6)
+    assert (report.metrics["policy_loss"], report.metrics["grad_norm"]) == pytest.approx(told[0], rel=1e-4, abs=1e-6)
+    assert (report.metrics["value_loss"], report.metrics["value_grad_norm"]) == pytest.approx(told[1], rel=1e-4, abs=1e-6)
     assert min(norm for _, norm in told) > 0.05  # so that the smaller bound binds
-    assert 0.05 < report.clip_fraction < 0.95
+    assert 0.05 < report.metrics["clip_fraction"] < 0.95
 
 
 @pytest.mark.parametrize("max_norm", [0.05, 1e9])
@@ -172,11 +172,11 @@ def test_an_update_is_ppo_s(tiny64: Fixture, made: Any, max_norm: float) -> None
     sizes = [sum(len(experience.rows[i].ids) - experience.rows[i].prompt_length for i in c) for c in orders(config, 4)]
     for name, told in zip(("policy_loss", "value_loss"), losses, strict=True):
         expected = sum(loss * size for (loss, _), size in zip(told, sizes, strict=True)) / sum(sizes)
-        assert getattr(report, name) == pytest.approx(expected, abs=1e-5)
-    assert report.grad_norm == pytest.approx(sum(norm for _, norm in losses[0]) / 6, rel=1e-4)
-    assert report.value_grad_norm == pytest.approx(sum(norm for _, norm in losses[1]) / 6, rel=1e-4)
-    assert report.learning_rate == pytest.approx(RATE * 0.5)
-    assert 0 < report.clip_fraction < 1
+        assert report.metrics[name] == pytest.approx(expected, abs=1e-5)
+    assert report.metrics["grad_norm"] == pytest.approx(sum(norm for _, norm in losses[0]) / 6, rel=1e-4)
+    assert report.metrics["value_grad_norm"] == pytest.approx(sum(norm for _, norm in losses[1]) / 6, rel=1e-4)
+    assert report.metrics["learning_rate"] == pytest.approx(RATE * 0.5)
+    assert 0 < report.metrics["clip_fraction"] < 1
     assert report.first_ratio_error < 1e-9
 
 
@@ -217,13 +217,13 @@ def test_report_means_are_over_tokens_of_all_minibatches(tiny64: Fixture, made: 
             tokens += len(new)
         plain.step(experience, chosen)
     report = update_on_rollout(experience, policy, value, on_cpu(config), config.rl, seed=config.seed, number=0)
-    assert report.clip_fraction == pytest.approx(clipped / tokens, abs=2 / tokens)
-    assert report.approx_kl == pytest.approx(kl / tokens, rel=1e-3)
-    assert report.ratio == pytest.approx(ratios / tokens, rel=1e-5)
+    assert report.metrics["clip_fraction"] == pytest.approx(clipped / tokens, abs=2 / tokens)
+    assert report.metrics["approx_kl"] == pytest.approx(kl / tokens, rel=1e-3)
+    assert report.metrics["ratio"] == pytest.approx(ratios / tokens, rel=1e-5)
     counted = experience.mask
     error = (experience.returns - experience.old_values)[counted].double()
     expected = 1 - float(error.var(correction=0) / experience.returns[counted].double().var(correction=0))
-    assert report.explained_variance == pytest.approx(expected, rel=1e-6)
+    assert report.metrics["explained_variance"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_answer_is_learnt_from_once_an_epoch(made: Any) -> None:

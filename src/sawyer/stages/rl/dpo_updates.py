@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sawyer.maths import DpoLoss, response_log_ratio
 from sawyer.models import policy_logprobs
+from sawyer.stages.rl.rl_algorithms import UpdateReport
 from sawyer.text import Batch
 from sawyer.train import (
     EncodedPrompt,
@@ -36,18 +37,10 @@ class DpoSums:
     right: float = 0.0  # pairs whose margin is positive
     ratio_error: float = 0.0  # the largest |pi / pi_ref - 1| of a token
 
-    def reduced(self) -> DpoSums:
+    def all_reduce(self) -> DpoSums:
         """The sums over all processes, each of which had its share of the prompts."""
         margins, right = distributed.all_reduce_sum(self.margins, self.right)
         return DpoSums(margins=margins, right=right, ratio_error=distributed.all_reduce_max(self.ratio_error)[0])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DpoReport:
-    """One optimizer step on pairs: its metrics, and how far pi / pi_ref was off 1 before it."""
-
-    metrics: dict[str, float]
-    ratio_error: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +73,13 @@ def update_on_pairs(
     networks: PairNetworks,
     pair_loss: Callable[[Tensor, Tensor, float], DpoLoss],
     beta: float,
-) -> DpoReport:
+) -> UpdateReport:
     """One optimizer step on a batch of prompts with all their pairs."""
     count, sums = sum(len(prompt.pairs) for prompt in prompts), DpoSums()
     batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, networks.minibatches)
     loss = partial(minibatch_loss, networks=networks, pair_loss=pair_loss, beta=beta)
     step = policy.update(batch, partial(loss, sums=sums), count, idle_loss=partial(loss, sums=DpoSums()))
-    sums = sums.reduced()
+    sums = sums.all_reduce()
     metrics = {
         "loss": step.loss,
         "margin": sums.margins / count,
@@ -95,7 +88,7 @@ def update_on_pairs(
         "grad_norm": step.grad_norm,
         "learning_rate": step.learning_rate,
     }
-    return DpoReport(metrics=metrics, ratio_error=sums.ratio_error)
+    return UpdateReport(metrics=metrics, first_ratio_error=sums.ratio_error)
 
 
 def minibatch_loss(

@@ -19,7 +19,7 @@ from torch import Tensor
 from sawyer.config import Rl
 from sawyer.maths import explained_variance, grpo_kl, ppo_value
 from sawyer.models import PolicyWithValue, RidgeValues, policy_logprobs
-from sawyer.stages.rl.rl_algorithms import ALGORITHMS
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS, UpdateReport
 from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_and_values, values_before
 from sawyer.text import Batch, batches
 from sawyer.train import OptimizerStep, distributed, generator, shard_micro_batches
@@ -27,51 +27,24 @@ from sawyer.train import OptimizerStep, distributed, generator, shard_micro_batc
 VALUE_COEFFICIENT = 0.1  # of a value loss that moves the policy's own trunk
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PpoReport:
-    """Means over all minibatches of all epochs, weighted by their counted tokens; norms are means over minibatches.
-
-    None stands where the algorithm has no such thing.
-    """
-
-    policy_loss: float
-    value_loss: float | None  # before its coefficient
-    kl_loss: float | None  # grpo: mean of k3 to the reference over counted tokens, nats, before beta
-    clip_fraction: float  # share of counted tokens whose ratio was clipped
-    approx_kl: float  # mean of (rho - 1) - log rho over counted tokens, nats: how far this update has moved
-    ratio: float  # mean of rho over counted tokens
-    first_ratio_error: float  # largest |rho - 1| of the first minibatch, before any step
-    first_clip_fraction: float  # share of the first minibatch's counted tokens whose ratio was clipped, before any step
-    explained_variance: float | None  # 1 - Var(R - V) / Var(R) over counted tokens, before the update
-    grad_norm: float  # with a shared trunk, of both losses
-    value_grad_norm: float | None  # of a separate value network
-    learning_rate: float
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The figures that this algorithm has, by their names in the journal."""
-        figures = {name: getattr(self, name) for name in self.__slots__ if not name.startswith("first_")}
-        return {name: value for name, value in figures.items() if value is not None}
-
-
 @dataclass(slots=True)
 class PpoSums:
-    """Running sums over counted tokens, from which the report's means are taken."""
+    """Running sums over counted tokens, from which the metrics are taken."""
 
     policy: float = 0.0
     value: float = 0.0
-    clipped: float = 0.0
+    clip_count: float = 0.0
     kl: float = 0.0
     reference_kl: float = 0.0
     ratio: float = 0.0
-    tokens: float = 0.0  # of all processes; the others are this process's until `reduced`
+    tokens: float = 0.0  # of all processes; the others are this process's until `all_reduce`
     first_ratio_error: float = 0.0
-    first_clipped: float = 0.0
+    first_clip_count: float = 0.0
     first_tokens: float = 0.0
 
-    def reduced(self) -> PpoSums:
+    def all_reduce(self) -> PpoSums:
         """The sums over all processes, each of which had its share of the rows."""
-        names = ("policy", "value", "clipped", "kl", "reference_kl", "ratio", "first_clipped", "first_tokens")
+        names = ("policy", "value", "clip_count", "kl", "reference_kl", "ratio", "first_clip_count", "first_tokens")
         sums = dict(zip(names, distributed.all_reduce_sum(*(getattr(self, name) for name in names)), strict=True))
         return PpoSums(**sums, tokens=self.tokens, first_ratio_error=distributed.all_reduce_max(self.first_ratio_error)[0])
 
@@ -114,9 +87,10 @@ def update_on_rollout(
     *,
     seed: int,
     number: int,
-) -> PpoReport:
+) -> UpdateReport:
     """Learn from one rollout; `seed` and `number`, the update's, decide the minibatches' order.
 
+    The metrics are means over all epochs' minibatches, weighted by counted tokens; norms are means over minibatches.
     `value` trains a separate value network. With a shared trunk `policy` trains a `PolicyWithValue`; ridge values are fitted
     after the update.
     """
@@ -137,23 +111,25 @@ def update_on_rollout(
                 value_step = value.update(batch, partial(loss, sums=sums), tokens, idle_loss=partial(loss, sums=PpoSums()))
                 value_norms.append(value_step.grad_norm)
             sums.tokens += tokens
-    sums = sums.reduced()
-    has_value_loss = value is not None or isinstance(policy.model, PolicyWithValue)
-    return PpoReport(
-        policy_loss=sums.policy / sums.tokens,
-        value_loss=sums.value / sums.tokens if has_value_loss else None,
-        kl_loss=sums.reference_kl / sums.tokens if ALGORITHMS[rl.algorithm].kl_in_loss else None,
-        clip_fraction=sums.clipped / sums.tokens,
-        approx_kl=sums.kl / sums.tokens,
-        ratio=sums.ratio / sums.tokens,
+    sums = sums.all_reduce()
+    means = {
+        "policy_loss": sums.policy,
+        "value_loss": sums.value if value is not None or isinstance(policy.model, PolicyWithValue) else None,
+        "kl_loss": sums.reference_kl if ALGORITHMS[rl.algorithm].kl_in_loss else None,
+        "clip_fraction": sums.clip_count,
+        "approx_kl": sums.kl,
+        "ratio": sums.ratio,
+    }
+    metrics = {name: total / sums.tokens for name, total in means.items() if total is not None}
+    if rollout.old_values is not None and rollout.returns is not None:
+        metrics["explained_variance"] = explained_variance(rollout.old_values, rollout.returns, rollout.mask)
+    metrics["grad_norm"] = sum(norms) / len(norms)
+    if value_norms:
+        metrics["value_grad_norm"] = sum(value_norms) / len(value_norms)
+    return UpdateReport(
+        metrics=metrics | {"learning_rate": step.learning_rate},
         first_ratio_error=sums.first_ratio_error,
-        first_clip_fraction=sums.first_clipped / sums.first_tokens,
-        explained_variance=None
-        if rollout.old_values is None or rollout.returns is None
-        else explained_variance(rollout.old_values, rollout.returns, rollout.mask),
-        grad_norm=sum(norms) / len(norms),
-        value_grad_norm=None if value is None else sum(value_norms) / len(value_norms),
-        learning_rate=step.learning_rate,
+        first_clip_fraction=sums.first_clip_count / sums.first_tokens,
     )
 
 
@@ -177,13 +153,13 @@ def _policy_loss(part: Minibatch, policy: OptimizerStep, settings: RolloutSettin
     assert algorithm.policy_loss is not None
     loss = algorithm.policy_loss(logprobs, part.old_logprobs, part.advantages, mask, rl.clip_range)
     sums.policy += float(loss.total.detach())
-    sums.clipped += float(loss.clip_fraction)
+    sums.clip_count += float(loss.clip_fraction)
     sums.kl += float(loss.approx_kl)
     sums.ratio += float(loss.ratio)
     if sums.tokens == 0:  # the first minibatch: no step has been taken yet, so the ratio must be 1
         error = float((logprobs.detach() - part.old_logprobs)[mask].exp().sub(1).abs().max())
         sums.first_ratio_error = max(sums.first_ratio_error, error)
-        sums.first_clipped += float(loss.clip_fraction)
+        sums.first_clip_count += float(loss.clip_fraction)
         sums.first_tokens += float(mask.sum())
     total = loss.total
     if algorithm.kl_in_loss:

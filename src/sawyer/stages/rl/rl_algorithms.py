@@ -39,13 +39,22 @@ class Algorithm:
     coefficient: str = "kl_coefficient"  # the metric's name of what ties the policy to its reference
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateReport:
+    """What one update did: its metrics by their names in the journal, and what the gates of step zero check."""
+
+    metrics: dict[str, float]
+    first_ratio_error: float  # largest |rho - 1| of the first minibatch, before any step
+    first_clip_fraction: float = 0.0  # share of its counted tokens whose ratio was clipped
+
+
 def ppo_advantages(
     scores: Tensor, rewards: Tensor, values: Tensor | None, mask: Tensor, rl: Rl
 ) -> tuple[Tensor, Tensor | None]:
     """GAE, whitened over the batch's counted tokens; the returns are made of the advantages before."""
     assert values is not None
-    estimated = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
-    return whiten(estimated.advantages, mask), estimated.returns
+    generalized = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
+    return whiten(generalized.advantages, mask), generalized.returns
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from sawyer.config import Config, required_section
 from sawyer.runs import Run
-from sawyer.stages.rl.best_checkpoint import Best
+from sawyer.stages.rl.best_checkpoint import BestCheckpoint
 from sawyer.stages.rl.best_of_n import best_of_n
 from sawyer.stages.rl.reward_sources import warn_of_cut_answers
 from sawyer.stages.rl.rl_gates import final_gates
@@ -31,15 +31,15 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
     # Saved before the last evaluation, which may fail (it calls the user's functions); again where that finds a better one.
     best = trainer.best
-    before = best.found
+    before = best.best
     _save_best(run, best, done)
     last = trainer.close(done)
     run.journal.metrics(STAGE, done, last)
     warn_of_cut_answers(run, trainer.scorer)
-    if best.found is not before:
+    if best.best is not before:
         _save_best(run, best, done)
-    run.journal.event(STAGE, "best_checkpoint", step=int(best.found["step"]), message=best.why(done))
-    first, highest = best.start["reward"], best.found["reward"]
+    run.journal.event(STAGE, "best_checkpoint", step=best.step, message=best.summary(done))
+    first, highest = best.start["reward"], best.best["reward"]
     change = (
         {"pair_loss_first": -first, "pair_loss_best": -highest}
         if best.of_pairs
@@ -49,24 +49,24 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "algorithm": rl.algorithm,
         **change,
-        "best_step": int(best.found["step"]),
-        "kl": best.found["kl"],
+        "best_step": best.step,
+        "kl": best.best["kl"],
         "kl_last": last["eval_kl"],
-        "best_checkpoint": best.why(done),
+        "best_checkpoint": best.summary(done),
         "updates": done,
         "rollbacks": trainer.rollbacks,
         "stopped": trainer.stop_message or "",
         **outcome.figures(of_pairs=best.of_pairs),
     }
-    for gate in final_gates(figures, rl, outcome, best.budget):
+    for gate in final_gates(figures, rl, outcome, best.kl_budget):
         run.journal.gate(gate)
     return figures
 
 
-def _save_best(run: Run, best: Best, done: int) -> None:
-    if best.found:
-        extra = {"best_step": int(best.found["step"]), "of_steps": done}
-        write_folder(run.layout.model(STAGE), lambda new: best.give(new, extra))
+def _save_best(run: Run, best: BestCheckpoint, done: int) -> None:
+    if best.best:
+        extra = {"best_step": best.step, "of_steps": done}
+        write_folder(run.layout.model(STAGE), lambda new: best.copy_model_to(new, extra))
 
 
 def _reward_summary(config: Config) -> str:

@@ -13,6 +13,7 @@ from sawyer.maths import kl_k1, masked_sum
 from sawyer.models import RewardScorer, Scorer, TextScorer, WeightedScorer
 from sawyer.records import Prompt
 from sawyer.runs import Run
+from sawyer.stages.rl.rl_algorithms import UpdateReport
 from sawyer.stages.rl.rl_gates import NO_DRIFT, SCORED_ALONE, LogprobDrift, StepZero
 from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_of
 
@@ -37,16 +38,14 @@ def second_reading(
     return SecondReading(logprobs=logprobs, score=score, score_rounding=rounding)
 
 
-def step_zero_measures(
-    rollout: Rollout, second: SecondReading, *, ratio_error: float, clip_fraction: float, clip_range: float
-) -> StepZero:
-    """What the gates of step zero judge; `ratio_error` and `clip_fraction` are of the first minibatch."""
+def step_zero_measures(rollout: Rollout, second: SecondReading, report: UpdateReport, clip_range: float) -> StepZero:
+    """What the gates of step zero judge."""
     mask, ref_logprobs = rollout.mask, rollout.ref_logprobs
     kl = masked_sum(kl_k1(rollout.old_logprobs, ref_logprobs).abs(), mask, dim=1)
     return StepZero(
         kl=float(kl.max()),
-        ratio_error=ratio_error,
-        clip_fraction=clip_fraction,
+        ratio_error=report.first_ratio_error,
+        clip_fraction=report.first_clip_fraction,
         clip_range=clip_range,
         sampler=LogprobDrift.between(rollout.sampled_logprobs, rollout.old_logprobs[mask]),
         rounding=NO_DRIFT if second.logprobs is None else LogprobDrift.between(ref_logprobs[mask], second.logprobs[mask]),

@@ -25,14 +25,14 @@ from sawyer.stages.rl.batch_metrics import (
     pair_losses,
     pair_metrics,
 )
-from sawyer.stages.rl.best_checkpoint import Best
+from sawyer.stages.rl.best_checkpoint import BestCheckpoint
 from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
 from sawyer.stages.rl.dpo_updates import PairNetworks, eval_margins, update_on_pairs
 from sawyer.stages.rl.guards import GuardEvent, Guards, guard_advice, guard_rules, kl_budget, raised_coefficient, stop_message
 from sawyer.stages.rl.networks import alone_mb, open_critic, open_networks
 from sawyer.stages.rl.ppo_updates import fit_ridge_values, update_on_rollout
 from sawyer.stages.rl.reward_sources import has_only_models, reward_networks, sft_disagreement
-from sawyer.stages.rl.rl_algorithms import ALGORITHMS
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS, UpdateReport
 from sawyer.stages.rl.rl_gates import RlOutcome, step_zero_gates, stop_if_failed
 from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
 from sawyer.stages.rl.rollout import (
@@ -91,12 +91,12 @@ class Trainer:
             disagreement=sft_disagreement(self.scorer),
             learned_reward=has_only_models(self.scorer),
         )
-        alike = self.rules["mode_response_rate"]
-        self.best = Best(
+        mode_rate = self.rules["mode_response_rate"]
+        self.best = BestCheckpoint(
             self.run.layout,
             STAGE,
-            budget=kl_budget(self.rules, rl),
-            alike=1.0 if alike.action == "off" else alike.threshold,
+            kl_budget=kl_budget(self.rules, rl),
+            mode_rate_limit=1.0 if mode_rate.action == "off" else mode_rate.threshold,
             of_pairs=not self.config.is_scored,
         )
 
@@ -226,7 +226,7 @@ class Trainer:
         if self.ridge_values is not None:
             fit_ridge_values(self.ridge_values, rollout)
         if second is not None:
-            self._check_step_zero(rollout, second, report.first_ratio_error, report.first_clip_fraction)
+            self._check_step_zero(rollout, second, report)
         self.kl = self.kl.update(metrics["kl"], len(rollout.prompts))
         return metrics | report.metrics
 
@@ -241,7 +241,7 @@ class Trainer:
         self.step_tokens += sum(prompt.tokens for prompt in judged)
         report = update_on_pairs(judged, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
         if second is not None:
-            self._check_step_zero(rollout, second, report.ratio_error, clip_fraction=0.0)
+            self._check_step_zero(rollout, second, report)
         return report.metrics
 
     def sample(self, index: int) -> Rollout:
@@ -292,8 +292,8 @@ class Trainer:
             metrics, self.eval_rewards = metrics | pair_metrics(margins), [-loss for loss in pair_losses(margins)]
         self.run.journal.samples(STAGE, step, eval_samples(self.evaluation, is_scored=self.config.is_scored))
         self._warn_if_not_finite(step, metrics)
-        if self.best.offer(step, metrics, self.eval_rewards):
-            self.best.keep(self.language_model, self.training_state())
+        if self.best.offer_evaluation(step, metrics, self.eval_rewards):
+            self.best.save_policy(self.language_model, self.training_state())
         return metrics
 
     def _warn_if_not_finite(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -341,11 +341,8 @@ class Trainer:
         """The first batch as the gates of step zero read it, before it is learnt from."""
         return second_reading(rollout, self.language_model.model, self.scorer, self.settings, self.config, self.run)
 
-    def _check_step_zero(self, rollout: Rollout, second: SecondReading, ratio_error: float, clip_fraction: float) -> None:
-        measures = step_zero_measures(
-            rollout, second, ratio_error=ratio_error, clip_fraction=clip_fraction, clip_range=self.rl.clip_range
-        )
-        gates = step_zero_gates(measures)
+    def _check_step_zero(self, rollout: Rollout, second: SecondReading, report: UpdateReport) -> None:
+        gates = step_zero_gates(step_zero_measures(rollout, second, report, self.rl.clip_range))
         if words := left_out(self.config, STAGE):
             self.run.journal.event(STAGE, "left_out", message=words)
         for gate in gates:
@@ -377,7 +374,7 @@ class Trainer:
         self.kl = self.kl.at(raised_coefficient(max(self.kl.coefficient, state["kl_coefficient"])))
         self.rollbacks += 1
         self.guards.reset_streaks()
-        best, name = int(self.best.found["step"]), "beta" if self.algorithm.coefficient == "beta" else "the KL coefficient"
+        best, name = self.best.step, "beta" if self.algorithm.coefficient == "beta" else "the KL coefficient"
         message = f"put back to the model after update {best}, rollback {self.rollbacks} of {self.rl.max_rollbacks}"
         message += f"; {name} is {self.kl.coefficient:g} from now on"
         self.run.journal.event(STAGE, "rollback", step=updates, to=best, message=message)
@@ -388,7 +385,7 @@ class Trainer:
 
     def _restore_best(self) -> dict[str, Any]:
         """Load the best model's weights, optimizers and ridge values; the learning rate goes on falling as the run does."""
-        state = self.best.kept()
+        state = self.best.load_training_state()
         for name, optimizer in self.optimizers.items():
             steps_done = optimizer.steps_done
             optimizer.load(state[name])
