@@ -192,6 +192,31 @@ def test_nothing_slow_at_the_top_of_the_quick_rooms() -> None:
     assert found == []
 
 
+def behind_the_door(root: Path = ROOT) -> list[str]:
+    """Imports of the inside of models/fast from elsewhere: everybody else takes what its `__init__` offers."""
+    fast = root / "models" / "fast"
+    return [
+        f"{path.relative_to(root)}:{line}: {'.'.join(name)}"
+        for path in files(root)
+        if fast not in path.parents
+        for name, line in imports(path, root)
+        if name[:3] == [root.name, "models", "fast"] and len(name) > 3 and (fast / f"{name[3]}.py").exists()
+    ]
+
+
+def test_the_fast_paths_have_one_door() -> None:
+    assert behind_the_door() == []
+
+
+def test_planted_entries_beside_the_door_of_the_fast_paths(tmp_path: Path) -> None:
+    root = tmp_path / "sawyer"
+    (root / "models" / "fast").mkdir(parents=True)
+    (root / "models" / "fast" / "packing.py").write_text("from sawyer.models.fast.packing import laid\n")  # inside: allowed
+    (root / "models" / "load.py").write_text("from sawyer.models.fast import packs\nfrom sawyer.models.fast import packing\n")
+    (root / "models" / "forward.py").write_text("from .fast.packing import packs\n")
+    assert [line.split(": ")[0] for line in behind_the_door(root)] == ["models/forward.py:1", "models/load.py:2"]
+
+
 def test_only_the_layout_spells_a_run_s_paths() -> None:
     found = []
     for path in files():
