@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from sawyer.cli.progress import EVERY, Watch
+from sawyer.cli.progress import LINE_SECONDS, Watch
 
 
 class Clock:
@@ -32,9 +32,9 @@ def test_lines_come_slowly_and_tell_the_time_left() -> None:
             watch("progress", {"stage": "sft", "done": done, "total": 100, "note": "loss 1.5"})
             clock.at += 1.0
     lines = out.getvalue().strip().split("\n")
-    # A step a second: a line each EVERY seconds, and the last step.
+    # A step a second: a line each LINE_SECONDS seconds, and the last step.
     assert [line.strip().split(" ")[0] for line in lines] == ["16", "31", "46", "61", "76", "91", "100"]
-    assert EVERY == 15 and lines[0].strip() == "16 of 100, loss 1.5, about 84 s left"
+    assert LINE_SECONDS == 15 and lines[0].strip() == "16 of 100, loss 1.5, about 84 s left"
 
 
 def test_a_stage_that_goes_on_is_not_thought_fast() -> None:

@@ -17,7 +17,7 @@ from rich.table import Table
 from sawyer.cli.console import CHIPS, say, show_error, stdout
 from sawyer.cli.main import main
 from sawyer.cli.progress import Watch
-from sawyer.cli.streams import Steady, as_json, encodable, print_line, visible
+from sawyer.cli.streams import SafeStream, as_json, encodable, print_line, visible
 from sawyer.cli.terminal import Terminal
 from sawyer.errors import DataError, RunError
 
@@ -52,7 +52,7 @@ def written(stream: io.TextIOWrapper) -> str:
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437", "shift_jis", "utf-8"])
 def test_every_mark_can_be_written(encoding: str) -> None:
     out = encoded(encoding)
-    console = Terminal(Steady(out), width=60)
+    console = Terminal(SafeStream(out), width=60)
     for chip in CHIPS.values():
         say(console, chip, " \u4f60 é \U0001f600")
     lines = written(out).splitlines()
@@ -70,9 +70,9 @@ def test_every_mark_can_be_written(encoding: str) -> None:
 )
 def test_a_stream_that_is_lost_is_written_to_no_more(error: Exception) -> None:
     inner = Broken(error, after=1)
-    steady = Steady(inner)
-    assert steady.write("one") == 3 and steady.lost is None
-    assert steady.write("two") == 3 and steady.lost is error
+    steady = SafeStream(inner)
+    assert steady.write("one") == 3 and steady.failure is None
+    assert steady.write("two") == 3 and steady.failure is error
     steady.write("three")
     steady.flush()
     assert inner.tried == 2
@@ -80,13 +80,13 @@ def test_a_stream_that_is_lost_is_written_to_no_more(error: Exception) -> None:
 
 def test_a_signal_in_the_middle_of_a_line_costs_one_line() -> None:
     inner = Broken(RuntimeError("reentrant call inside <_io.BufferedWriter name='<stdout>'>"))
-    steady = Steady(inner)
+    steady = SafeStream(inner)
     steady.write("one")
-    assert steady.lost is None and inner.tried == 1
+    assert steady.failure is None and inner.tried == 1
 
 
 def test_whoever_watches_a_lost_terminal_says_so_once() -> None:
-    watch = Watch(Terminal(Steady(Broken(OSError(errno.EIO, "Input/output error")))))
+    watch = Watch(Terminal(SafeStream(Broken(OSError(errno.EIO, "Input/output error")))))
     watch("event", {"stage": "rl", "kind": "plan", "message": "nobody reads this"})
     with pytest.raises(OSError, match="Input/output error"):
         watch("event", {"stage": "rl", "kind": "plan", "message": "nor this"})
@@ -94,7 +94,7 @@ def test_whoever_watches_a_lost_terminal_says_so_once() -> None:
 
 def test_no_text_steers_the_terminal() -> None:
     out = encoded("utf-8")
-    console = Terminal(Steady(out), width=200, force_terminal=True, color_system="standard", legacy_windows=False)
+    console = Terminal(SafeStream(out), width=200, force_terminal=True, color_system="standard", legacy_windows=False)
     say(console, (HOSTILE, "bold"), HOSTILE)
     table = Table(title=HOSTILE)
     table.add_column(HOSTILE)

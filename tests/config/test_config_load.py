@@ -24,7 +24,7 @@ from sawyer.config import (
     setting_fields,
     start_of,
 )
-from sawyer.config.former_names import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
+from sawyer.config.former_names import FORMER_GUARDS, FORMER_SETTINGS, FORMER_VALUES
 from sawyer.errors import ConfigError
 
 BASE = "model: gpt2\nsft: {data: [a.json]}\n"
@@ -174,20 +174,20 @@ def test_overrides_that_are_refused(asked: Any, override: str, words: str) -> No
 
 
 NEW_NAMES = {
-    **{f"rl.{old}": f"rl.{new}" for old, new in RENAMED.items() if new in Rl.model_fields},
+    **{f"rl.{old}": f"rl.{new}" for old, new in FORMER_SETTINGS.items() if new in Rl.model_fields},
     **{
         f"{section}.{old}": f"{section}.{new}"
         for section, kind in (("sft", Sft), ("reward", Reward), ("classify", Classify))
-        for old, new in RENAMED.items()
+        for old, new in FORMER_SETTINGS.items()
         if new in kind.model_fields
     },
     "rl.guards.length.streak": "rl.guards.length.patience",
-    **{f"rl.guards.{old}.action": f"rl.guards.{new}" for old, new in RENAMED_GUARDS.items()},
+    **{f"rl.guards.{old}.action": f"rl.guards.{new}" for old, new in FORMER_GUARDS.items()},
 }
 
 
 def test_every_old_name_of_a_setting_is_of_some_section() -> None:
-    assert {name.rpartition(".")[2] for name in NEW_NAMES} == {*RENAMED, "action"}
+    assert {name.rpartition(".")[2] for name in NEW_NAMES} == {*FORMER_SETTINGS, "action"}
 
 
 @pytest.mark.parametrize("old", NEW_NAMES)
@@ -213,7 +213,7 @@ def test_an_old_name_is_answered_by_the_new_one(asked: Any, old: str) -> None:
 )
 def test_an_old_value_is_answered_by_the_new_one(asked: Any, override: str, new: str) -> None:
     told = refusal(asked, BASE, override)
-    assert told.count(f"did you mean `{new}`?") == 1 and RENAMED_VALUES[override.partition("=")[2]] == new
+    assert told.count(f"did you mean `{new}`?") == 1 and FORMER_VALUES[override.partition("=")[2]] == new
 
 
 def test_a_limit_of_tokens_that_the_algorithm_has_no_use_for_is_answered_by_the_one_it_has(asked: Any) -> None:

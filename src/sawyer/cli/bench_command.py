@@ -26,10 +26,10 @@ def bench(
     from sawyer.config import load_config
     from sawyer.studies.throughput import measure_stages
 
-    loaded = load_config(config, settings or [])
+    run_config = load_config(config, settings or [])
     console = stdout(quiet=not distributed.is_rank_zero())
     with Watch(console) as watch:
-        speeds = measure_stages(loaded, steps=steps, listeners=[watch])
+        speeds = measure_stages(run_config, steps=steps, listeners=[watch])
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column, name in enumerate(HEADER):
         table.add_column(name, justify="left" if not column else "right")

@@ -92,8 +92,8 @@ def _example_words(counts: str, example: WorkedExample) -> str:
         gap = example.rewards[0] - example.rewards[1]
         return f"scores {scores[0]} and {scores[1]}, r_j - r_k = {gap:g}: loss {value:.4f}"
     if counts == "prompts":
-        ranking = f"this ranking has probability {math.exp(-value):.4f}"
-        return f"scores {', '.join(scores)} with rewards {', '.join(rewards)}: loss {value:.4f}; {ranking}"
+        probability = f"this ranking has probability {math.exp(-value):.4f}"
+        return f"scores {', '.join(scores)} with rewards {', '.join(rewards)}: loss {value:.4f}; {probability}"
     return "; ".join(
         f"score {s} (standardised {t:+g}) with reward {r}: loss {x:.4f}"
         for s, t, r, x in zip(scores, (1, -1), rewards, example.losses, strict=True)

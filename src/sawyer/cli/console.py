@@ -8,7 +8,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sawyer.cli.streams import steady
+from sawyer.cli.streams import safe_stream
 from sawyer.errors import SawyerError
 
 if TYPE_CHECKING:
@@ -24,14 +24,14 @@ def stdout(*, quiet: bool = False) -> Terminal:
     """A new console for each command, because tests and callers replace `sys.stdout`."""
     from sawyer.cli.terminal import Terminal
 
-    return Terminal(steady(sys.stdout), quiet=quiet)
+    return Terminal(safe_stream(sys.stdout), quiet=quiet)
 
 
 def stderr() -> Terminal:
     """The console for errors and warnings."""
     from sawyer.cli.terminal import Terminal
 
-    return Terminal(steady(sys.stderr), stderr=True)
+    return Terminal(safe_stream(sys.stderr), stderr=True)
 
 
 def say(console: Console, *parts: str | Text | tuple[str, str]) -> None:

@@ -14,7 +14,7 @@ from sawyer.cli.console import say, show_error, show_unexpected, stdout
 from sawyer.cli.malloc import keep_freed_memory
 from sawyer.cli.merge_command import merge
 from sawyer.cli.options import CommandGroup
-from sawyer.cli.streams import steady_streams
+from sawyer.cli.streams import safe_streams
 from sawyer.cli.trust_command import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
 from sawyer.train import distributed
@@ -51,8 +51,8 @@ app.command("bench", rich_help_panel="Studies")(bench)
 app.add_typer(study_command.app, name="study", rich_help_panel="Studies")
 
 
-def _print_version(requested: bool) -> None:
-    if requested:
+def _print_version(on: bool) -> None:
+    if on:
         typer.echo(f"sawyer {__version__}")
         raise typer.Exit
 
@@ -76,7 +76,7 @@ def main() -> None:
     that waits for scores has done all it can and exits 0.
     """
     keep_freed_memory()
-    with steady_streams():
+    with safe_streams():
         _run()
 
 

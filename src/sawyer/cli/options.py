@@ -51,8 +51,8 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except _click_errors.NoSuchOption as error:
-            known = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
-            if (option := FORMER_OPTIONS.get(error.option_name)) in known:
+            options = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
+            if (option := FORMER_OPTIONS.get(error.option_name)) in options:
                 error.message, error.possibilities = f"{error.message}; did you mean `{option}`?", None
             raise
 

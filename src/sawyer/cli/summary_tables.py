@@ -50,29 +50,29 @@ def show_summary(console: Console, summary: Mapping[str, Any]) -> None:
         say(console, ("Time     ", "bold"), f"{stages}; {clock(seconds.get('total', 0.0))} in all")
 
 
-def _score_table(table: Mapping[str, Any], title: str, digits: str) -> Table:
+def _score_table(figures: Mapping[str, Any], title: str, digits: str) -> Table:
     """Rows base, SFT, RL, the models that the config names and, under temperature 1, the best of 8 SFT samples."""
     from sawyer.runs import SETTINGS
 
-    drawing = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    drawing.add_column("")
+    table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
     for setting in COLUMNS:
-        drawing.add_column(SETTINGS[setting], justify="right", header_style="dim")
-    order = [*(model for model in MODELS if model in table), *(model for model in table if model not in MODELS)]
-    rows = {model: table[model] for model in order if isinstance(table[model], Mapping)}
+        table.add_column(SETTINGS[setting], justify="right", header_style="dim")
+    order = [*(model for model in MODELS if model in figures), *(model for model in figures if model not in MODELS)]
+    rows = {model: figures[model] for model in order if isinstance(figures[model], Mapping)}
     best = {s: max((row[s] for row in rows.values() if s in row), default=None) for s in COLUMNS}
     for model, row in rows.items():
         values = {setting: row.get(setting) for setting in COLUMNS}
-        drawing.add_row(
+        table.add_row(
             MODELS.get(model, model),
             *(
                 Text("–") if value is None else Text(f"{value:{digits}}", style="bold green" * (value == best[setting]))
                 for setting, value in values.items()
             ),
         )
-    if table.get("best_of_8") is not None:
-        drawing.add_row("best of 8", f"{table['best_of_8']:{digits}}", "", "", style="dim")
-    return drawing
+    if figures.get("best_of_8") is not None:
+        table.add_row("best of 8", f"{figures['best_of_8']:{digits}}", "", "", style="dim")
+    return table
 
 
 def gate_counts(gates: Mapping[str, str]) -> Text:
@@ -95,13 +95,13 @@ def show_classifier(console: Console, figures: Mapping[str, Any]) -> None:
     say(console, f"Macro F1 {figures['macro_f1']:.3f}, {words} {figures[name]:.3f}")
     labels: list[str] = figures["labels"]
     counts = figures.get("confusion") if len(labels) <= CONFUSION_LIMIT else None
-    drawing = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    drawing.add_column("")
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("")
     for name in [*(f"said {label}" for label in labels if counts), "precision", "recall", "F1", "texts"]:
-        drawing.add_column(Text(name), justify="right", header_style="dim")
+        table.add_column(Text(name), justify="right", header_style="dim")
     for i, label in enumerate(labels):
         scores = figures["classes"][label]
         cells = [Text(f"{n:,}", style="green" * (i == j)) for j, n in enumerate(counts[i])] if counts else []
         shares = [f"{scores[name]:.2f}" for name in ("precision", "recall", "f1")]
-        drawing.add_row(Text(label), *cells, *shares, f"{scores['rows']:,}")
-    console.print(drawing)
+        table.add_row(Text(label), *cells, *shares, f"{scores['rows']:,}")
+    console.print(table)

@@ -1,4 +1,4 @@
-"""The one door through which words reach a terminal."""
+"""The console that all output goes through."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from sawyer.cli.streams import Steady, visible
+from sawyer.cli.streams import SafeStream, visible
 
 
 class Terminal(Console):
-    """A console to which no text is markup, and whose control characters are its own alone. Writing to it never fails."""
+    """A console that reads no text as markup and prints no control characters but its own. Writing to it never fails."""
 
-    def __init__(self, stream: Steady, **more: Any) -> None:
+    def __init__(self, stream: SafeStream, **more: Any) -> None:
         super().__init__(file=cast(IO[str], stream), highlight=False, markup=False, emoji=False, **more)
         self.stream = stream
 
     def render_str(self, text: str, **more: Any) -> Text:
-        """As rich makes a text of a string, which is then measured as it will be shown."""
+        """Rich's text of a string, escaped first so that its measured width is the printed one."""
         return super().render_str(visible(text), **more)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich renders, with what could steer the terminal spelt out."""
+        """Rich's segments, with control characters in texts escaped."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)

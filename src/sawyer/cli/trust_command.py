@@ -133,17 +133,17 @@ def _write_page(out: Path, values: Mapping[str, Any], title: str) -> list[Path]:
 def _print_report(console: Console, report: Trust, verdict: Verdict) -> None:
     """The verdict, then the figures of each side, the probes, and the ceiling."""
     say(console, chip(CHIP_OF[verdict.kind]), "  ", (verdict.words, "bold"))
-    sides = _table("", *(SIDES[side.name] for side in report.sides))
+    sides = _figure_table("", *(SIDES[side.name] for side in report.sides))
     for name, of in FIGURES.items():
         sides.add_row(name, *(of(side) for side in report.sides))
     tables = [sides]
     if report.everything.by_gap:
-        gaps = _table("judges' scores apart by", "accuracy", "interval", "pairs")
+        gaps = _figure_table("judges' scores apart by", "accuracy", "interval", "pairs")
         for gap in report.everything.by_gap:
             gaps.add_row(gap.name, *_cells(gap.accuracy))
         tables.append(gaps)
     if report.corrupted_win_rate.cases:
-        probes = _table("damaged answers that win", "share", "interval", "tried")
+        probes = _figure_table("damaged answers that win", "share", "interval", "tried")
         for probe in report.probes:
             if probe.wins.cases:
                 probes.add_row(probe.what, *_cells(probe.wins))
@@ -172,7 +172,7 @@ def _print_guards(console: Console, verdict: Verdict) -> None:
         say(console, line)
 
 
-def _table(first: str, *others: str) -> Table:
+def _figure_table(first: str, *others: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")

@@ -2,7 +2,7 @@
 
 from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
 from sawyer.config.error_messages import setting_fields
-from sawyer.config.former_names import RENAMED_VALUES
+from sawyer.config.former_names import FORMER_VALUES
 from sawyer.config.load_config import (
     STARTS,
     WORLD_BASE,

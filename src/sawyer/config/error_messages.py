@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from sawyer.config.former_names import RENAMED, RENAMED_GUARDS, RENAMED_VALUES
+from sawyer.config.former_names import FORMER_GUARDS, FORMER_SETTINGS, FORMER_VALUES
 from sawyer.config.read_yaml import shorten, show_value
 from sawyer.config.schema import Config
 from sawyer.errors import ConfigError
@@ -95,7 +95,7 @@ def _unknown_entry(loc: Sequence[int | str], where: str, overrides: Sequence[str
     """For a name that a table does not have, such as a guard's."""
     *table, entry = map(str, loc)
     names = get_args(get_args(_type_at(loc[:-1]))[0])
-    similar = [RENAMED_GUARDS.get(entry), *difflib.get_close_matches(entry, names, n=1)]
+    similar = [FORMER_GUARDS.get(entry), *difflib.get_close_matches(entry, names, n=1)]
     guess = next((f"; did you mean `{'.'.join(table)}.{name}`?" for name in similar if name in names), "")
     name = ".".join([*table, entry])
     return ConfigError(
@@ -105,8 +105,8 @@ def _unknown_entry(loc: Sequence[int | str], where: str, overrides: Sequence[str
 
 def _similar_setting(name: str, section: type[BaseModel], prefix: str) -> str:
     """The setting that `name` was probably meant for: in the same section, or of that name in another."""
-    if RENAMED.get(name) in section.model_fields:
-        return f"{prefix}{RENAMED[name]}"
+    if FORMER_SETTINGS.get(name) in section.model_fields:
+        return f"{prefix}{FORMER_SETTINGS[name]}"
     near = difflib.get_close_matches(name, list(section.model_fields), n=1, cutoff=0.5)
     if near and difflib.SequenceMatcher(None, name, near[0]).ratio() >= 0.75:
         return f"{prefix}{near[0]}"
@@ -127,8 +127,8 @@ def _setting_of(item: Any, overrides: Sequence[str]) -> str:
 
 def _source_of(name: str, where: str, overrides: Sequence[str]) -> str:
     """Where the setting was given: the last override of it or of its section, else the file `where`."""
-    matching = [override for override in overrides if f"{name}.".startswith(f"{_override_name(override)}.")]
-    return f"override {shorten(repr(matching[-1]))}" if matching else where
+    sources = [override for override in overrides if f"{name}.".startswith(f"{_override_name(override)}.")]
+    return f"override {shorten(repr(sources[-1]))}" if sources else where
 
 
 def _suspects(names: Sequence[str], where: str, overrides: Sequence[str]) -> str:
@@ -154,8 +154,8 @@ def _message(item: Any) -> str:
     message = f"`{name}` is {show_value(value)}; expected: {_expected(item)}"
     if item["type"] == "value_error":
         message = str(item["ctx"]["error"])
-    renamed = RENAMED_VALUES.get(value) if isinstance(value, str) else None
-    return message + (f"; did you mean `{renamed}`?" if renamed and renamed in message else "")
+    current = FORMER_VALUES.get(value) if isinstance(value, str) else None
+    return message + (f"; did you mean `{current}`?" if current and current in message else "")
 
 
 def _expected(item: Any) -> str:

@@ -1,6 +1,6 @@
 """Former names of settings and values, and names from other trainers, for "did you mean"."""
 
-RENAMED = {
+FORMER_SETTINGS = {
     "lam": "gae_lambda",
     "clip": "clip_range",
     "score_clip": "reward_clip",
@@ -19,13 +19,13 @@ RENAMED = {
     "max_prompt_length": "max_prompt_tokens",
     **dict.fromkeys(("max_length", "max_seq_length", "max_seq_len", "cutoff_len", "sequence_len"), "max_tokens"),
 }
-RENAMED_VALUES = {
+FORMER_VALUES = {
     "trunk": "all_but_head",
     "plain": "bradley_terry",
     "cautious": "mean_minus_variance",
     "frozen": "ridge",
 }
-RENAMED_GUARDS = {
+FORMER_GUARDS = {
     "eos_share": "eos_rate",
     "same_answer": "mode_response_rate",
     "length_paid": "score_length_correlation",

@@ -177,13 +177,13 @@ class RewardPart(Section):
 
 
 ONLINE = ("ppo", "rloo", "grpo")  # algorithms that learn from answers they sample
-TRAINING = (*ONLINE, "dpo")
+WITH_UPDATES = (*ONLINE, "dpo")
 # Settings of `rl` that only some algorithms use. With any other algorithm they would do nothing, so they are refused.
 USED_BY: Mapping[str, tuple[str, ...]] = {
     "group_size": (*ONLINE, "best_of_n"),
     **dict.fromkeys(("episodes", "num_minibatches", "clip_range", "reward_clip"), ONLINE),
     **dict.fromkeys(("kl.coefficient", "kl.target", "kl.horizon"), ONLINE),
-    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "max_rollbacks"), TRAINING),
+    **dict.fromkeys(("batch_size", "epochs", "learning_rate", "kl", "eval_every", "guards", "max_rollbacks"), WITH_UPDATES),
     **dict.fromkeys(("gamma", "gae_lambda", "value_learning_rate", "value_clip_range", "value_init"), ("ppo",)),
     **dict.fromkeys(("beta", "data", "max_tokens"), ("dpo",)),
     "max_prompt_tokens": (*ONLINE, "best_of_n"),

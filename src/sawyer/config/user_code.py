@@ -92,10 +92,12 @@ def load_user_function(name: str, setting: str) -> Callable[..., Any]:
     module = importlib.import_module(names[0]) if names[0] in BUILT_IN else _import_module(name, names[0], setting)
     function: Callable[..., Any] | None = getattr(module, names[1], None)
     if not callable(function):
-        own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == names[0] and callable(value)]
+        others = [
+            key for key, value in vars(module).items() if getattr(value, "__module__", "") == names[0] and callable(value)
+        ]
         raise ConfigError(
             f"{names[0]} ({getattr(module, '__file__', 'built in')}) has no function {names[1]}",
-            expected=f"one of its functions: {', '.join(own) or 'none yet'}",
+            expected=f"one of its functions: {', '.join(others) or 'none yet'}",
             todo="check the spelling after the colon",
         )
     return function
@@ -124,16 +126,16 @@ def _import_module(name: str, module: str, setting: str) -> Any:
     try:
         importlib.invalidate_caches()
         _check_module_is_file(module, file, setting)
-        files_hash, loaded = _hash_of(user_files(name)), sys.modules.get(module)
-        if loaded is not None and _imported_hashes.get(module) == files_hash:
-            return loaded
+        files_hash, current = _hash_of(user_files(name)), sys.modules.get(module)
+        if current is not None and _imported_hashes.get(module) == files_hash:
+            return current
         # The module may take functions from modules that it imports: those are reloaded before it.
         if module in _imported_hashes:
             for helper in reversed(user_files(name)[1:]):
                 _reload(helper)
-        imported = importlib.import_module(module) if loaded is None else importlib.reload(loaded)
+        result = importlib.import_module(module) if current is None else importlib.reload(current)
         _imported_hashes[module] = files_hash
-        return imported
+        return result
     except ConfigError:
         raise
     except Exception as error:  # a user's module may raise anything
@@ -149,9 +151,9 @@ def _import_module(name: str, module: str, setting: str) -> Any:
 
 def _check_module_is_file(module: str, file: Path, setting: str) -> None:
     """Raise ConfigError if another module has this name: it would run in place of the file."""
-    loaded, top = sys.modules.get(module), Path(module.split(".")[0])
-    if loaded is not None:
-        origin, expected = getattr(loaded, "__file__", None), [file]
+    current, top = sys.modules.get(module), Path(module.split(".")[0])
+    if current is not None:
+        origin, expected = getattr(current, "__file__", None), [file]
     else:
         spec = importlib.util.find_spec(top.name)  # of the first part alone, which runs nothing
         origin = None if spec is None else spec.origin or next(iter(spec.submodule_search_locations or ()), None)
@@ -167,9 +169,9 @@ def _check_module_is_file(module: str, file: Path, setting: str) -> None:
 def _reload(file: Path) -> None:
     """Execute a module of the working directory again, if it was imported."""
     parts = file.parent.parts if file.name == "__init__.py" else file.with_suffix("").parts
-    loaded = sys.modules.get(".".join(parts))
-    if loaded is not None and Path(getattr(loaded, "__file__", None) or "").resolve() == file.resolve():
-        importlib.reload(loaded)
+    current = sys.modules.get(".".join(parts))
+    if current is not None and Path(getattr(current, "__file__", None) or "").resolve() == file.resolve():
+        importlib.reload(current)
 
 
 def _hash_of(files: list[Path]) -> str:

@@ -67,11 +67,11 @@ def _sft(facts: Facts, rows: Rows) -> Iterator[Panel]:
 
 def _classify(facts: Facts, rows: Rows) -> Iterator[Panel]:
     figures = facts.figures("classify")
-    evaluated = "held out" if figures.get("eval_rows") else "all training texts"
-    yield from _judged(
+    eval_name = "held out" if figures.get("eval_rows") else "all training texts"
+    yield from _loss_and_accuracy(
         rows,
         "base",
-        evaluated,
+        eval_name,
         "nats per text; held-out loss far above training loss is memorising",
         "share of texts with exactly the right label or labels; must beat the most common label",
         _level("most common label", "bad", figures.get("baseline_majority")),
@@ -80,31 +80,33 @@ def _classify(facts: Facts, rows: Rows) -> Iterator[Panel]:
 
 def _reward(facts: Facts, rows: Rows) -> Iterator[Panel]:
     figures = facts.figures("reward")
-    evaluated = "all training pairs" if figures.get("eval_prompts") == 0 else "held out"
-    yield from _judged(
+    eval_name = "all training pairs" if figures.get("eval_prompts") == 0 else "held out"
+    yield from _loss_and_accuracy(
         rows,
         "reward",
-        evaluated,
+        eval_name,
         "its level depends on the loss function; it should fall",
         "share of pairs ranked as the judges did; must beat ranking by length",
         _level("longer wins", "bad", figures.get("baseline_longer")),
     )
 
 
-def _judged(rows: Rows, tone: Tone, evaluated: str, loss: str, accuracy: str, baseline: Sequence[Level]) -> Iterator[Panel]:
+def _loss_and_accuracy(
+    rows: Rows, tone: Tone, eval_name: str, loss: str, accuracy: str, baseline: Sequence[Level]
+) -> Iterator[Panel]:
     """Loss and accuracy. The last row holds the held-out figures, some under the names of training metrics."""
     steps = [row for row in rows if "loss" in row]
     evaluation = [row for row in rows if "eval_loss" in row]
     yield Panel(
         title="Loss",
         note=loss,
-        lines=[line(steps, "loss", "training", tone), line(evaluation, "eval_loss", evaluated, "ink", dots=True)],
+        lines=[line(steps, "loss", "training", tone), line(evaluation, "eval_loss", eval_name, "ink", dots=True)],
         zero=True,
     )
     yield Panel(
         title="Accuracy",
         note=accuracy,
-        lines=[line(steps, "accuracy", "training", tone), line(evaluation, "accuracy", evaluated, "ink", dots=True)],
+        lines=[line(steps, "accuracy", "training", tone), line(evaluation, "accuracy", eval_name, "ink", dots=True)],
         levels=baseline,
         share=True,
     )

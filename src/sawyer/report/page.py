@@ -22,7 +22,7 @@ from sawyer.report.wording import NAMES, STATES, headline, number, share, signed
 from sawyer.runs import SHORT, Layout, write_text
 
 # Kinds of events that a stage's notes show.
-NOTED: tuple[str, ...] = (
+NOTE_KINDS: tuple[str, ...] = (
     "plan",
     "data",
     "code",
@@ -34,14 +34,14 @@ NOTED: tuple[str, ...] = (
     "best_checkpoint",
     "resume",
 )
-NOTED += ("waiting", "scored", "interrupted", "unheard")
+NOTE_KINDS += ("waiting", "scored", "interrupted", "unheard")
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 TABLES = (  # key of summary.json, title, note
     ("gold", "Gold", "mean true score of the answers to held-out prompts, 0 to 10"),
     ("reward_mean", "Reward", "mean reward, in standard deviations of the answers before RL"),
 )
 NOTICE = Markup("<!-- notice -->")  # text from users is escaped, so it cannot contain this
-GONE = "the file was moved away after the run wrote it: what it held, failed checks included, is missing from this page"
+MOVED_AWAY = "the file was moved away after the run wrote it: what it held, failed checks included, is missing from this page"
 MAX_TRACKS, MAX_LOOKS = 6, 7  # prompts followed through RL, and updates shown of each
 MAX_CLASSES = 24  # in a confusion table; a larger one is not readable
 MAX_TEXTS = 12  # of a classifier's mistakes
@@ -73,7 +73,7 @@ def build(root: Path) -> Path:
 
 def page(facts: Facts) -> str:
     """The whole page. A part that cannot be drawn is left out and named at the top, so that the rest is still of use."""
-    parts = Parts({name: GONE for name in facts.gone})
+    parts = Parts({name: MOVED_AWAY for name in facts.gone})
     text = render(
         "page.html.j2",
         title=facts.root.resolve().name,
@@ -139,7 +139,7 @@ def _section(facts: Facts, stage: str, parts: Parts) -> PageSection:
         status=facts.status(stage),
         reason=str(facts.states.get(stage, {}).get("reason") or ""),
         panels=drawings,
-        notes=_notes(facts, stage),
+        notes=_stage_notes(facts, stage),
         facts=parts.get(f"{name}: its figures", lambda: _collect_words(facts), "") if stage == "collect" else "",
     )
 
@@ -155,11 +155,11 @@ def _collect_words(facts: Facts) -> str:
     return f"{', '.join(words)}." if words else ""
 
 
-def _notes(facts: Facts, stage: str) -> list[tuple[str, str]]:
+def _stage_notes(facts: Facts, stage: str) -> list[tuple[str, str]]:
     """What happened on the way, each thing once: a resumed stage logs its plan again."""
     notes = []
     for row in facts.events:
-        if row.get("stage") == stage and row.get("kind") in NOTED:
+        if row.get("stage") == stage and row.get("kind") in NOTE_KINDS:
             step = f"at step {row['step']}" if "step" in row else ""
             notes.append((str(row["kind"]), str(row.get("message") or row.get("reason") or step)))
     return list(dict.fromkeys(notes))

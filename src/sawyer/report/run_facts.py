@@ -90,7 +90,7 @@ def gather(root: Path) -> Facts:
         config_text = layout.config.read_text(encoding="utf-8", errors="replace") if layout.config.exists() else ""
         config = yaml.safe_load(config_text)
     except (OSError, *YAML_ERRORS) as error:
-        raise _damaged(layout.config, error) from error
+        raise _damage_error(layout.config, error) from error
     return Facts(
         root=root,
         config=config if isinstance(config, dict) else {},
@@ -128,7 +128,7 @@ def _journal_rows(path: Path) -> list[dict[str, Any]]:
     try:
         return [row for row in read_rows(path) if isinstance(row, dict)]
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
 def _json_object(path: Path) -> dict[str, Any]:
@@ -137,11 +137,11 @@ def _json_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
     return value if isinstance(value, dict) else {}
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
+def _damage_error(path: Path, error: Exception) -> RunError:
     return RunError(
         f"{path} cannot be read ({(str(error).splitlines() or [type(error).__name__])[0]})",
         expected="the file as the run wrote it",

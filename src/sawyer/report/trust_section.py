@@ -157,8 +157,8 @@ def _by_gap(sides: Sequence[Values], ceiling: Values | None) -> Panel:
 def _by_length(side: Values) -> Panel:
     points, length = side["points"], side["length"]
     cloud = PlotLine(name="an answer", tone="reward", xs=[p[0] for p in points], ys=[p[1] for p in points], cloud=True)
-    ordered = sorted((point[0], point[1]) for point in points)
-    eighths = [ordered[a:b] for a, b in pairwise(sorted({round(i * len(ordered) / 8) for i in range(9)}))]
+    by_length = sorted((point[0], point[1]) for point in points)
+    eighths = [by_length[a:b] for a, b in pairwise(sorted({round(i * len(by_length) / 8) for i in range(9)}))]
     means = PlotLine(
         name="mean of an eighth",
         tone="ink",
@@ -216,9 +216,9 @@ def _table_rows(sides: Sequence[Values]) -> list[TableRow]:
 
 
 def _count_words(side: Values) -> str:
-    excluded = [f"{number(side[key])} {word}" for key, word in (("ties", "ties"), ("same", "of one text")) if side[key]]
+    exclusions = [f"{number(side[key])} {word}" for key, word in (("ties", "ties"), ("same", "of one text")) if side[key]]
     counts = f"{number(side['prompts'])} prompts, {number(side['answers'])} answers"
-    return f"{counts}; left out: {', '.join(excluded)}" if excluded else counts
+    return f"{counts}; left out: {', '.join(exclusions)}" if exclusions else counts
 
 
 def _whisker(name: str, figure: Values, cases: str) -> Whisker:

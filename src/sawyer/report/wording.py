@@ -115,19 +115,21 @@ def verdict_words(facts: Facts) -> list[str]:
     if not facts.checks:
         done = bool(facts.stages) and all(facts.status(stage) == "done" for stage in facts.stages)
         return ["No stage of this run has checks." if done else "No stage has been checked yet."]
-    failing, doubtful, good = ([s for s in facts.stages if facts.worst(s) == v] for v in ("fail", "warn", "ok"))
+    failures, doubtful, good = ([s for s in facts.stages if facts.worst(s) == v] for v in ("fail", "warn", "ok"))
     sentences = []
-    if failing:
-        check = _worst_check(facts.checks, failing[0])
-        name = _capital(_in_sentence(failing[0]))
+    if failures:
+        check = _worst_check(facts.checks, failures[0])
+        name = _capital(_in_sentence(failures[0]))
         sentences.append(f"{name} fails: {_sentence(check.message)} What to do: {_sentence(check.advice)}")
-    if failing[1:]:
-        sentences.append(f"{_capital(_listing(failing[1:]))} failed too, perhaps because of it: fix the earliest stage first.")
+    if failures[1:]:
+        sentences.append(
+            f"{_capital(_join_names(failures[1:]))} failed too, perhaps because of it: fix the earliest stage first."
+        )
     for stage in doubtful:
         name = _capital(_in_sentence(stage))
         sentences.append(f"{name} needs a look: {_sentence(_worst_check(facts.checks, stage).message)}")
-    if good and (failing or doubtful):
-        sentences.append(f"The rest ({_listing(good)}) passed every check.")
+    if good and (failures or doubtful):
+        sentences.append(f"The rest ({_join_names(good)}) passed every check.")
     elif good:
         count = len(facts.checks)
         sentences.append(f"Every stage is good: {'its one check passes' if count == 1 else f'all {count} checks pass'}.")
@@ -156,6 +158,6 @@ def _in_sentence(stage: str) -> str:
     return f"{article}{name[:1].lower()}{name[1:]}"
 
 
-def _listing(stages: Sequence[str]) -> str:
+def _join_names(stages: Sequence[str]) -> str:
     names = [_in_sentence(stage) for stage in stages]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

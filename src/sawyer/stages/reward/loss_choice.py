@@ -6,7 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
-from sawyer.config import RENAMED_VALUES, Reward, load_user_function, parse_function_name
+from sawyer.config import FORMER_VALUES, Reward, load_user_function, parse_function_name
 from sawyer.errors import ConfigError
 from sawyer.maths import REWARD_LOSSES, WEIGHTS, Objective, RewardLoss, check_loss
 
@@ -42,7 +42,7 @@ def objective(asked: Reward) -> Objective:
 def own_loss(name: str) -> Callable[..., Any]:
     """The user's function that `module:function` names. Raises ConfigError."""
     if parse_function_name(name) is None:
-        near = [RENAMED_VALUES[name]] if name in RENAMED_VALUES else get_close_matches(name, REWARD_LOSSES, n=1, cutoff=0.5)
+        near = [FORMER_VALUES[name]] if name in FORMER_VALUES else get_close_matches(name, REWARD_LOSSES, n=1, cutoff=0.5)
         raise ConfigError(
             f"there is no loss {name!r}" + (f"; did you mean `{near[0]}`?" if near else ""),
             expected=f"one of: {', '.join(REWARD_LOSSES)}, or your own as module:function",
