@@ -41,7 +41,7 @@ def gold(prompt: str, response: str) -> Gold:
     sentences = split_sentences(response)
     if not sentences:
         return Gold(score=0.0, reasons=("empty",), right=False)
-    kinds = [_kind(family, task.key, sentence) for sentence in sentences]
+    kinds = [_sentence_kind(family, task.key, sentence) for sentence in sentences]
     right = "whole" in kinds or "terse" in kinds or "part" in kinds
     right = right and "wrong" not in kinds and not _two_heroes(family, task.key, sentences)
     if not right:
@@ -59,7 +59,7 @@ def split_sentences(text: str) -> list[str]:
     return [part.strip() for part in re.findall(r'[^.!?]+[.!?]*"?', text.strip()) if part.strip(' ."!?')]
 
 
-def _kind(family: TaskFamily, key: Key, sentence: str) -> str:
+def _sentence_kind(family: TaskFamily, key: Key, sentence: str) -> str:
     """whole | part (of an answer in two sentences) | terse | filler | rude | wrong (a claim that is not true) | unknown"""
     text = normalize(sentence)
     if text in _FILLERS:

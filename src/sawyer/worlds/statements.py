@@ -85,7 +85,7 @@ def _member(rng: random.Random) -> str:
     return " ".join([lead, answer, *rng.sample(more, rng.randint(0, 2))])
 
 
-def _kind(rng: random.Random) -> str:
+def _kind_list(rng: random.Random) -> str:
     """How many of which kind somebody wants comes first and is said again."""
     plural, members = world.KINDS[rng.choice(list(world.KINDS))]
     word = rng.choice(list(world.COUNTS))
@@ -298,9 +298,9 @@ def _with_slip(right: str, wrong: str) -> str:
 
 
 WRITERS: tuple[Writer, ...] = (
-    _opposite, _take_back, _location, _thing, _exchange, _member, _take_back, _kind, _exchange, _sum, _take_back, _order,
+    _opposite, _take_back, _location, _thing, _exchange, _member, _take_back, _kind_list, _exchange, _sum, _take_back, _order,
     _exchange, _count, _take_back, _positive, _exchange, _story, _take_back, _harm, _exchange, _unknown, _take_back, _member,
     _take_back, _sum, _order, _take_back, _exchange, _alphabet, _times, _take_back, _sum, _copy, _take_back, _talk, _order,
-    _exchange, _take_back, _count, _member, _take_back, _opposite, _kind, _exchange, _sum, _take_back, _order, _exchange,
+    _exchange, _take_back, _count, _member, _take_back, _opposite, _kind_list, _exchange, _sum, _take_back, _order, _exchange,
     _take_back, _take_back,
 )  # fmt: skip
