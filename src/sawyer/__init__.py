@@ -37,30 +37,21 @@ if TYPE_CHECKING:
     from sawyer.studies import study_algorithms, study_losses, study_overoptimisation, study_seeds
     from sawyer.version import __version__
 
-# Our name -> (where it lives, what it is called there).
+# Where each name lives; `a as b` is a under another name.
+_EXPORTS = {
+    "sawyer.chat": "Chat, Reply",
+    "sawyer.config": "Config, load_config",
+    "sawyer.errors": "ConfigError, DataError, Interrupted, ModelError, RunError, SawyerError, TrainingError, WorldError",
+    "sawyer.models": "Classifier, RewardScorer, TextScorer as Scorer",
+    "sawyer.pipeline": "demo",
+    "sawyer.report": "build as report",
+    "sawyer.studies": "study_algorithms, study_losses, study_overoptimisation, study_seeds",
+    "sawyer.version": "__version__",
+}
 _ORIGINS = {
-    "Chat": ("sawyer.chat", "Chat"),
-    "Classifier": ("sawyer.models", "Classifier"),
-    "Config": ("sawyer.config", "Config"),
-    "ConfigError": ("sawyer.errors", "ConfigError"),
-    "DataError": ("sawyer.errors", "DataError"),
-    "Interrupted": ("sawyer.errors", "Interrupted"),
-    "ModelError": ("sawyer.errors", "ModelError"),
-    "Reply": ("sawyer.chat", "Reply"),
-    "RewardScorer": ("sawyer.models", "RewardScorer"),
-    "RunError": ("sawyer.errors", "RunError"),
-    "SawyerError": ("sawyer.errors", "SawyerError"),
-    "Scorer": ("sawyer.models", "TextScorer"),
-    "TrainingError": ("sawyer.errors", "TrainingError"),
-    "WorldError": ("sawyer.errors", "WorldError"),
-    "__version__": ("sawyer.version", "__version__"),
-    "demo": ("sawyer.pipeline", "demo"),
-    "load_config": ("sawyer.config", "load_config"),
-    "report": ("sawyer.report", "build"),
-    "study_algorithms": ("sawyer.studies", "study_algorithms"),
-    "study_losses": ("sawyer.studies", "study_losses"),
-    "study_overoptimisation": ("sawyer.studies", "study_overoptimisation"),
-    "study_seeds": ("sawyer.studies", "study_seeds"),
+    export.split(" as ")[-1]: (module, export.split(" as ")[0])
+    for module, exports in _EXPORTS.items()
+    for export in exports.split(", ")
 }
 
 __all__ = [
