@@ -170,7 +170,7 @@ def test_rows_are_encoded_once_where_there_are_many(
     tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_rows: Any
 ) -> None:
     """A stage that goes on reads back what it has encoded, to the token; with other settings nothing is taken over."""
-    monkeypatch.setattr("sawyer.train.encoding_cache.KEPT_FROM", 4)
+    monkeypatch.setattr("sawyer.train.stage_data.KEPT_FROM", 4)
     prompt_encoder = limit_tokens(open_language_model(tiny.sft).prompt_encoder, 30)
     prompts = ["First?", "Second?", "word " * 40, "Third?"]
     records = [Demonstration(prompt=prompt_of(text), response=LONG if text == "First?" else "yes") for text in prompts]
@@ -191,7 +191,7 @@ def test_rows_are_encoded_once_where_there_are_many(
 
 
 def test_a_finished_stage_keeps_no_rows(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sawyer.train.encoding_cache.KEPT_FROM", 4)
+    monkeypatch.setattr("sawyer.train.stage_data.KEPT_FROM", 4)
     asked = {"data": [str(tiny.instructions)], "eval_fraction": 0.2, "batch_size": 64, "max_new_tokens": 4, "eval_prompts": 2}
     out = tmp_path / "run"
     with monkeypatch.context() as stopped:

@@ -348,7 +348,7 @@ def test_a_reward_model_of_another_kind_is_a_network_of_its_own(shape: Shape, ti
         assert isinstance(networks.scorer, RewardScorer)
         assert not isinstance(networks.scorer.model, AdapterView)
         held = {share.name: share for share in plan_memory(networks.by_name(None), ())}
-    assert held["the reward model"].frozen > 0.02
+    assert held["the reward model"].frozen_weights > 0.02
 
 
 def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Path) -> None:
@@ -361,11 +361,11 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
         trained = [*work.policy.parameters, *value.parameters]
         base = sum(w.numel() for name, w in network.named_parameters() if ".lora_" not in name)
         held = {share.name: share for share in plan_memory(work.networks.by_name(value.model), trained)}
-    assert held["policy"].whole == pytest.approx(4 * 4 * 512 / mb)
-    assert held["value network"].whole == pytest.approx(4 * 4 * (512 + 17) / mb)
-    assert held["reference"].whole == pytest.approx(4 * 512 / mb)
-    assert held["the reward model"].whole == pytest.approx(4 * (512 + 16) / mb)
-    assert held["the frozen network that they share"].whole == pytest.approx(4 * base / mb)
+    assert held["policy"].total == pytest.approx(4 * 4 * 512 / mb)
+    assert held["value network"].total == pytest.approx(4 * 4 * (512 + 17) / mb)
+    assert held["reference"].total == pytest.approx(4 * 512 / mb)
+    assert held["the reward model"].total == pytest.approx(4 * (512 + 16) / mb)
+    assert held["the frozen network that they share"].total == pytest.approx(4 * base / mb)
 
 
 def test_the_plan_of_full_fine_tuning(tiny: Tiny, tmp_path: Path) -> None:

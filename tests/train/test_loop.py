@@ -84,7 +84,7 @@ def test_work_that_is_cut_otherwise_does_not_go_on(tmp_path: Path) -> None:
     """Step 5 of nine is not step 5 of eighteen."""
     with pytest.raises(Interrupted):
         walk(tmp_path / "run", stop_after=4)
-    with open_run(tmp_path / "run") as run, pytest.raises(RunError, match="9 steps, which is now cut into 18") as told:
+    with open_run(tmp_path / "run") as run, pytest.raises(RunError, match="9 steps in total, this run has 18") as told:
         run_steps(run, "sft", Walk(run, 18), save_every_seconds=1e9)
     assert "to do sft again" in told.value.todo
     assert len(walk(tmp_path / "run")) == 9

@@ -17,9 +17,11 @@ def test_weights_count_once_and_what_is_trained_four_times() -> None:
     second.shared = first  # type: ignore[assignment]
     held = plan_memory({"one": first, "other": second, "none": first}, [first.weight, second.bias])
     one, other, none = held
-    assert (one.frozen, one.trained, one.learning) == pytest.approx((0.0, 4e6 / MB, 12e6 / MB))
-    assert (other.frozen, other.trained, other.learning) == pytest.approx((2e6 / MB, 2000 / MB, 6000 / MB))
-    assert none.whole == 0.0
+    assert (one.frozen_weights, one.trained_weights, one.optimizer_state) == pytest.approx((0.0, 4e6 / MB, 12e6 / MB))
+    assert (other.frozen_weights, other.trained_weights, other.optimizer_state) == pytest.approx(
+        (2e6 / MB, 2000 / MB, 6000 / MB)
+    )
+    assert none.total == 0.0
     told = memory_plan_summary(held)
     assert told.startswith(
         "one 15 MB (3.8 trained, 11 of gradients and optimizer state); other 1.9 MB (1.9 frozen, 0.0019 trained"
@@ -40,4 +42,4 @@ def test_it_is_what_training_holds() -> None:
     kept += [weight.grad.numel() for weight in network.parameters() if weight.grad is not None]
     learner.update([torch.ones(3, 30)], loss, 3.0)
     kept += [one.numel() for state in learner.optimizer.state.values() for one in state.values() if one.numel() > 1]
-    assert plan_memory({"one": network}, learner.parameters)[0].learning == pytest.approx(sum(kept) * 4 / MB)
+    assert plan_memory({"one": network}, learner.parameters)[0].optimizer_state == pytest.approx(sum(kept) * 4 / MB)

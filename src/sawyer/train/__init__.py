@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunked
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
     from sawyer.train.device import Placement, choose_device, record_fast_paths
-    from sawyer.train.encoding_cache import encode_rows
     from sawyer.train.judged_data import (
         NO_NORMALIZER,
         EncodedPrompt,
@@ -27,16 +26,14 @@ if TYPE_CHECKING:
     from sawyer.train.optimizer_step import OptimizerStep, Update, restore_weights, trained_weights
     from sawyer.train.rng import batch_indices, generator
     from sawyer.train.shared_run import open_shared_run, stop_requested
-    from sawyer.train.stage_data import encode_all, lengths_in_words, read_data, readable, report_remarks
-    from sawyer.train.stage_loop import StageLoop, run_steps, stop_if_asked
-    from sawyer.train.training_loss_gate import learned_gate, losses_of
+    from sawyer.train.stage_data import encode_all, encode_rows, lengths_in_words, read_data, readable, report_remarks
+    from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, run_steps, stop_if_asked
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
     "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunked"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
     "device": ("Placement", "choose_device", "record_fast_paths"),
-    "encoding_cache": ("encode_rows",),
     "judged_data": (
         *("NO_NORMALIZER", "EncodedPrompt", "JudgedMinibatch"),
         *("encode_judged", "judged_batch", "judged_minibatches", "read_judged_files"),
@@ -47,9 +44,8 @@ _MODULES = {
     "optimizer_step": ("OptimizerStep", "Update", "restore_weights", "trained_weights"),
     "rng": ("batch_indices", "generator"),
     "shared_run": ("open_shared_run", "stop_requested"),
-    "stage_data": ("encode_all", "lengths_in_words", "read_data", "readable", "report_remarks"),
-    "stage_loop": ("StageLoop", "run_steps", "stop_if_asked"),
-    "training_loss_gate": ("learned_gate", "losses_of"),
+    "stage_data": ("encode_all", "encode_rows", "lengths_in_words", "read_data", "readable", "report_remarks"),
+    "stage_loop": ("StageLoop", "learned_gate", "losses_of", "run_steps", "stop_if_asked"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

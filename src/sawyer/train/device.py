@@ -39,10 +39,10 @@ class Placement:
 
 
 def choose_device(device: str, precision: str, *, width: int, vocabulary: int = 0) -> Placement:
-    """Resolve "auto" for a model of `width` hidden units that speaks `vocabulary` tokens (0: it only reads); of several
-    processes on a machine each has a card of its own.
+    """Resolve "auto" for a model of `width` hidden units that predicts `vocabulary` tokens (0: it predicts none). Each process
+    of a machine gets its own card.
 
-    Raises ConfigError for a device that is not there.
+    Raises ConfigError for a device that does not exist.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
@@ -59,33 +59,33 @@ def choose_device(device: str, precision: str, *, width: int, vocabulary: int = 
 def _device(name: str) -> torch.device:
     if name != "cuda" or distributed.count() == 1:
         return torch.device(name)
-    here, cards = distributed.local_rank(), torch.cuda.device_count()
-    if here >= cards:
+    index, cards = distributed.local_rank(), torch.cuda.device_count()
+    if index >= cards:
         raise ConfigError(
-            f"process {here + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",
-            expected="at most a process a card",
+            f"process {index + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",
+            expected="at most one process a card",
             why="two on one card take turns, and share its memory",
             todo=f"start {cards} with --nproc-per-node or --num_processes, or set `device: cpu`",
         )
-    torch.cuda.set_device(here)
-    return torch.device("cuda", here)
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
-def _precision(device: str, asked: str, width: int, vocabulary: int) -> tuple[Literal["fp32", "bf16"], str]:
-    if asked == "fp32":
-        return "fp32", "the config asks for it"
-    if asked == "bf16":
-        return "bf16", "the config asks for it"
+def _precision(device: str, setting: str, width: int, vocabulary: int) -> tuple[Literal["fp32", "bf16"], str]:
+    if setting == "fp32":
+        return "fp32", "as configured"
+    if setting == "bf16":
+        return "bf16", "as configured"
     if device == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "the card multiplies bf16 faster"
-        return "fp32", "the card has no bf16 of its own"
+        return "fp32", "the card has no bf16 units"
     if not multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
     least = BF16_WIDTH_IN_TILES if multiplies_bf16_in_tiles() else BF16_WIDTH
     if width < least and vocabulary < BF16_VOCABULARY:
-        spoken = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
-        return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{spoken} it does)"
+        or_vocabulary = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{or_vocabulary} it does)"
     return "bf16", "this processor multiplies bf16 faster"
 
 

@@ -39,7 +39,7 @@ class _State:
 
     groups = 0  # open `process_group`s, one inside the other
     local = 0  # open `local_only`s
-    connected = False  # torch's process group exists
+    has_connections = False  # torch's process group exists
     left = False  # this process has failed and meets the others no more
     objects: Any = None  # a gloo group without a timeout, for `all_gather`
 
@@ -102,7 +102,7 @@ def process_group() -> Iterator[None]:
     Raises ProcessError where the others do not come.
     """
     _check_environment()
-    if world_size() > 1 and not _state.connected:
+    if world_size() > 1 and not _state.has_connections:
         _connect()
     _state.groups += 1
     try:
@@ -120,7 +120,7 @@ def process_group() -> Iterator[None]:
 def leave_group(error: BaseException) -> None:
     """This process has failed, perhaps it alone: until the end of `process_group` it meets the others no more. They hear why
     at the call in which they wait for it."""
-    if _state.connected and world_size() > 1:
+    if _state.has_connections and world_size() > 1:
         with contextlib.suppress(Exception):
             _store().set(REASON.format(rank()), _first_line(error))
         _disconnect()
@@ -202,8 +202,8 @@ def all_agree(work: Callable[[], Any] | None) -> list[Any]:
     try:
         with local_only():
             result = work() if work is not None else None
-    except Exception as raised:
-        error = raised
+    except Exception as failure:
+        error = failure
     outcomes = all_gather((result, _picklable(error)))
     if error is not None:
         raise error
@@ -260,9 +260,9 @@ def _reduce_numbers(values: Sequence[float], operation: str) -> list[float]:
     import torch
 
     # fp64 on the CPU: sums of counts and losses stay exact enough to be compared between runs.
-    reduced = torch.tensor(values, dtype=torch.float64)
-    _all_reduce(reduced, operation)
-    return [float(value) for value in reduced]
+    tensor = torch.tensor(values, dtype=torch.float64)
+    _all_reduce(tensor, operation)
+    return [float(value) for value in tensor]
 
 
 def _all_reduce(tensor: Any, operation: str) -> None:
@@ -290,7 +290,7 @@ def _connect() -> None:
             expected="RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun or accelerate launch set them",
             todo="start it by `torchrun --nproc-per-node N -m sawyer ...`; for one process alone unset RANK and WORLD_SIZE",
         ) from error
-    _state.connected = True
+    _state.has_connections = True
     with contextlib.suppress(Exception):  # of an earlier run in this process
         _store().delete_key(REASON.format(rank()))
     atexit.register(_disconnect)
@@ -298,11 +298,11 @@ def _connect() -> None:
 
 def _disconnect() -> None:
     """Close the connections: whoever waits for this process notices at once."""
-    if not _state.connected:
+    if not _state.has_connections:
         return
     import torch.distributed as dist
 
-    _state.connected, _state.objects = False, None
+    _state.has_connections, _state.objects = False, None
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
 

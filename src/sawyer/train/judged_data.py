@@ -49,7 +49,7 @@ def read_judged_files(
             columns=source.columns,
             max_bad_rows=source.max_bad_rows,
             prompt_encoder=encoder,
-            unrendered=max_unrendered,
+            max_unrendered=max_unrendered,
         )
         prompts += [record for record in read_in.records if isinstance(record, JudgedPrompt)]
         formats.append(read_in.format)

@@ -28,7 +28,7 @@ class NextTokenLoop:
         self,
         model: nn.Module,
         rows: Sequence[Row],
-        place: Placement,
+        placement: Placement,
         *,
         stage: str,
         total: int,
@@ -39,7 +39,7 @@ class NextTokenLoop:
         token_budget: int,
         seed: int,
     ) -> None:
-        self.model, self.rows, self.place, self.stage = model, rows, place, stage
+        self.model, self.rows, self.placement, self.stage = model, rows, placement, stage
         self.total, self.batch_size, self.seed = total, batch_size, seed
         self.pad_id, self.token_budget, self.step_tokens = pad_id, token_budget, 0
         self.steps, self.cost = math.ceil(total / batch_size), row_cost(model)
@@ -61,8 +61,8 @@ class NextTokenLoop:
         }
 
     def _loss(self, batch: Batch) -> Tensor:
-        with self.place.autocast():
-            return -policy_logprobs(self.model, batch.to(self.place.device)).logprobs.sum()
+        with self.placement.autocast():
+            return -policy_logprobs(self.model, batch.to(self.placement.device)).logprobs.sum()
 
     def state(self) -> dict[str, Any]:
         return self.learner.state()

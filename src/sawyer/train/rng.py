@@ -1,6 +1,6 @@
 """Randomness as a function: what is drawn at a step depends on the seed, the purpose and the step, on nothing before.
 
-A generator that is made anew from its name needs no state in a checkpoint, and a step repeated after an interruption
+A generator that is made from its name each time needs no state in a checkpoint, and a step repeated after an interruption
 draws what it drew the first time.
 """
 
@@ -29,5 +29,5 @@ def batch_indices(count: int, batch_size: int, step: int, *, total: int, seed: i
 
     Every row comes once an epoch; only the very last batch may be smaller than `batch_size`.
     """
-    places = range(step * batch_size, min((step + 1) * batch_size, total))
-    return [_permutation(count, seed, stage, place // count)[place % count] for place in places]
+    positions = range(step * batch_size, min((step + 1) * batch_size, total))
+    return [_permutation(count, seed, stage, position // count)[position % count] for position in positions]

@@ -18,14 +18,14 @@ def open_shared_run(root: Path) -> Iterator[Run]:
     The others wait until that is done, then get the content of its manifest: all must decide alike which stages are done.
     """
     with distributed.process_group(), ExitStack() as stack:
-        opened: list[Run] = []
+        runs: list[Run] = []  # of rank 0
 
         def take() -> tuple[dict[str, Any], dict[str, Any] | None]:
-            opened.append(stack.enter_context(open_run(root)))
-            return opened[0].manifest.content, opened[0].previous_config
+            runs.append(stack.enter_context(open_run(root)))
+            return runs[0].manifest.content, runs[0].previous_config
 
         content, previous_config = distributed.on_rank_zero(take)
-        yield opened[0] if opened else follow_run(root, content, previous_config)
+        yield runs[0] if runs else follow_run(root, content, previous_config)
 
 
 def stop_requested(run: Run) -> bool:

@@ -1,4 +1,4 @@
-"""The one loop of every stage: step, record, show, save, stop when asked. It knows nothing of what a step does."""
+"""The one loop of every stage: step, record, show, save, stop on request. It knows nothing of what a step does."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from sawyer.errors import Interrupted
-from sawyer.runs import Run, damage_error
+from sawyer.runs import Gate, Run, damage_error
 from sawyer.train import distributed
 from sawyer.train.allocator import peak_memory_mb
 from sawyer.train.checkpoint import load_checkpoint, save_checkpoint
@@ -15,7 +15,7 @@ from sawyer.train.shared_run import stop_requested
 
 
 class StageLoop(Protocol):
-    """A stage's work, cut into steps whose outcome depends on the state and the step's number alone."""
+    """A stage's work in steps. A step's outcome depends on the state and the step's number alone."""
 
     steps: int
 
@@ -40,17 +40,17 @@ class StageLoop(Protocol):
 def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: float, show: str = "loss") -> int:
     """Do all steps of `work`, from the last checkpoint if there is one; returns the number of steps done.
 
-    The journal is cut back to the checkpoint first, so a run that was interrupted leaves the same journal as one that
-    was not. Raises Interrupted, with the state saved, once the run was asked to stop.
+    The journal is cut back to the checkpoint first, so that an interrupted run leaves the same journal as an uninterrupted one.
+    Raises Interrupted, with the state saved, once a stop was requested.
     """
-    first, finished = _resume(run, stage, work)
+    first, is_done = _resume(run, stage, work)
     saved_at, saved_step = time.monotonic(), first
     index = first
-    while index < work.steps and not finished:
+    while index < work.steps and not is_done:
         began = time.perf_counter()
         values = work.step(index)
         if values is None:
-            finished = True
+            is_done = True
         else:
             run.journal.metrics(stage, index, {**values, **_cost(work.step_tokens, time.perf_counter() - began)})
             note = f"{show} {values[show]:.4g}" if show in values else ""
@@ -59,14 +59,14 @@ def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: floa
         # A signal or a clock may be ahead in one process: all save, or all leave, at the same step.
         stop, due = distributed.all_reduce_max(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
         if stop and stop_requested(run):
-            _save(run, stage, work, index, finished)
+            _save(run, stage, work, index, is_done)
             _interrupt(run, stage, f" at step {index} of {work.steps}")
         if due:
-            _save(run, stage, work, index, finished)
+            _save(run, stage, work, index, is_done)
             saved_at, saved_step = time.monotonic(), index
-    if index != saved_step or finished:
+    if index != saved_step or is_done:
         # What follows the last step (evaluation, writing the model) can be interrupted too and must not cost the steps.
-        _save(run, stage, work, index, finished)
+        _save(run, stage, work, index, is_done)
     return index
 
 
@@ -81,38 +81,38 @@ def _cost(tokens: int, seconds: float) -> dict[str, float]:
 
 
 def stop_if_asked(run: Run, stage: str, where: str = "during its evaluation") -> None:
-    """Between the pieces of what is no step: raise Interrupted when the run was asked to stop (the steps are saved)."""
+    """Outside the loop: raise Interrupted when a stop was requested. The steps are saved."""
     if stop_requested(run):
         _interrupt(run, stage, f", {where}")
 
 
 def _resume(run: Run, stage: str, work: StageLoop) -> tuple[int, bool]:
-    saved = load_checkpoint(run.layout.checkpoint(stage))
-    if saved is None:
+    checkpoint = load_checkpoint(run.layout.checkpoint(stage))
+    if checkpoint is None:
         distributed.on_rank_zero(lambda: run.journal.clear(stage))
         return 0, False
     try:
-        work.load(saved["work"])
-        step, finished = int(saved["step"]), bool(saved["finished"])
-        if saved["steps"] != work.steps:
-            raise ValueError(f"it is of work in {saved['steps']:,} steps, which is now cut into {work.steps:,}")
+        work.load(checkpoint["work"])
+        step, is_done = int(checkpoint["step"]), bool(checkpoint["finished"])
+        if checkpoint["steps"] != work.steps:
+            raise ValueError(f"the checkpoint has {checkpoint['steps']:,} steps in total, this run has {work.steps:,}")
         # Every process has loaded its state before rank 0 cuts the rows back, and none goes on where that is refused.
-        distributed.on_rank_zero(lambda: run.journal.rewind(stage, saved["journal"]))
+        distributed.on_rank_zero(lambda: run.journal.rewind(stage, checkpoint["journal"]))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         if "out of memory" in str(error):
             raise
         folder = run.layout.checkpoint(stage)
         raise damage_error(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
     run.journal.event(stage, "resume", step=step, steps=work.steps)
-    return step, finished
+    return step, is_done
 
 
-def _save(run: Run, stage: str, work: StageLoop, step: int, finished: bool) -> None:
+def _save(run: Run, stage: str, work: StageLoop, step: int, is_done: bool) -> None:
     state = {
         "work": work.state(),
         "step": step,
         "steps": work.steps,
-        "finished": finished,
+        "finished": is_done,
         "journal": run.journal.position(stage),
     }
     # In this order: rows, then the checkpoint that counts them, its marker last. A kill in between leaves rows too many, which
@@ -127,4 +127,27 @@ def _interrupt(run: Run, stage: str, where: str) -> None:
     raise Interrupted(
         f"{stage} was interrupted{where} ({run.stop.reason}); everything so far is saved",
         todo="run the same command again to go on",
+    )
+
+
+def losses_of(run: Run, stage: str) -> dict[str, float]:
+    """`loss_first`, of the first step, and `loss_last`, the mean of the last tenth of the steps: one batch alone is noise."""
+    # Rank 0 writes the rows; read by it, they are complete.
+    rows = distributed.on_rank_zero(lambda: run.journal.rows(stage))
+    losses = [float(row["loss"]) for row in rows if "loss" in row]
+    tail = losses[-max(1, len(losses) // 10) :]
+    return {"loss_first": losses[0], "loss_last": sum(tail) / len(tail)}
+
+
+def learned_gate(stage: str, figures: Mapping[str, Any]) -> Gate:
+    """Whether training lowered its own loss. With a single update first and last are one number: then it warns."""
+    first, last = figures["loss_first"], figures["loss_last"]
+    return Gate(
+        stage=stage,
+        name=f"{stage}_learned",
+        verdict="ok" if last < first else "warn" if last == first else "fail",
+        value=last,
+        threshold=first,
+        message=f"training loss {first:.3f} -> {last:.3f}",
+        advice=f"raise {stage}.learning_rate or {stage}.epochs",
     )
