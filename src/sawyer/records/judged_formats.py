@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
 
 from sawyer.records.conversation import (
     CHATS,
@@ -44,7 +45,7 @@ SCORES = ("score", "overall_score", "fine-grained_score", "rating", "pm_score", 
 LABELS = ("label", "kto_tag")
 SOURCES = ("source", "model", "model_name")
 ITEM_TEXTS = ("response", "answer", "text", "completion", "output", "content")
-# A better and a worse answer: plain, OpenAI's, ms-swift's and OpenPipe's, where the better one is a conversation's last.
+# A better and a worse answer: plain, OpenAI's, ms-swift's and OpenPipe's, where the better one ends the conversation.
 SIDES = (
     ("chosen", "rejected"),
     ("preferred_output", "non_preferred_output"),
@@ -60,6 +61,7 @@ SIDE_SCORES = (
     ("rating_chosen", "rating_rejected"),
     ("chosen_avg_rating", "rejected_avg_rating"),
 )
+Turns = tuple[Message, ...]
 
 
 def is_listed(row: Mapping[str, Any]) -> bool:
@@ -71,11 +73,11 @@ def _answer_list(row: Mapping[str, Any]) -> str | None:
     if "responses_and_scores" in row:
         return "responses_and_scores"
     for name in ANSWER_LISTS:
-        given = row.get(name)
-        if isinstance(given, list) and given:
-            if all(isinstance(item, Mapping) and role_of(item.get("role", item.get("from"))) is None for item in given):
+        items = row.get(name)
+        if isinstance(items, list) and items:
+            if all(isinstance(item, Mapping) and role_of(item.get("role", item.get("from"))) is None for item in items):
                 return name
-            if all(isinstance(item, str) for item in given) and any(isinstance(row.get(n), list) for n in SCORE_LISTS):
+            if all(isinstance(item, str) for item in items) and any(isinstance(row.get(n), list) for n in SCORE_LISTS):
                 return name
     return None
 
@@ -85,10 +87,12 @@ def read_answer_list(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     field = _answer_list({name: row.peek(name) for name in row}) or "responses_and_scores"
     items = _with_scores(row, field)
     prompt = prompt_in_row(row, where)
-    ranked = _is_ranked(items)
+    objects = [item for item in items if isinstance(item, Mapping)]
+    has_scores = any(item.get(name) is not None for item in objects for name in SCORES)
+    has_ranks = not has_scores and any(item.get("rank") is not None for item in objects)
     answers = []
-    for place, item in enumerate(items):
-        name = f"{field}[{place}]"
+    for i, item in enumerate(items):
+        name = f"{field}[{i}]"
         if not isinstance(item, Mapping):
             raise Unfit(name, "type", f"an answer is {type_in_words(item)}, not an object", f"mend `{name}`")
         fields = row.inside(f"{field}[]", item)
@@ -96,37 +100,35 @@ def read_answer_list(row: Fields, where: Where) -> Iterable[Record | Unfit]:
             response = answer_of(fields, first_field(fields, ITEM_TEXTS), may_be_empty=True)
             source = _source(fields)
         try:
-            score = number_of(fields, "rank" if ranked else first_field(fields, SCORES))
+            score = number_of(fields, "rank" if has_ranks else first_field(fields, SCORES))
         except Unfit as unfit:  # as "N/A" among a hundred thousand: the answer waits for a score, the others teach
             yield Unfit(f"{name}.{unfit.field}", "score", f"{unfit.message}; the answer has no score", unfit.todo)
             score = None
         answers.append(Answer(response=response, score=score, source=source))
-    answers = _from_ranks(answers) if ranked else answers
-    yield from _empty_winners(answers, field)
+    answers = _from_ranks(answers) if has_ranks else answers
+    # An empty answer that lost is a judgement like any other; one that was judged better than another is worth a look.
+    lowest = min((answer.score for answer in answers if answer.score is not None), default=None)
+    for i, answer in enumerate(answers):
+        if not answer.response and answer.score != lowest:
+            todo = "remove it if it is a mistake"
+            yield Unfit(f"{field}[{i}].response", "empty", "the answer is empty; it is kept as one", todo)
     yield JudgedPrompt(prompt=prompt, answers=tuple(answers))
 
 
 def _with_scores(row: Fields, field: str) -> list[Any]:
-    """The list's items; texts each with the score at their place in the list beside them."""
-    given = list_of(row, field)
-    if field == "responses_and_scores" or not isinstance(given[0], str):
-        return given
+    """The list's items; texts each with the score at their index in the list beside them."""
+    items = list_of(row, field)
+    if field == "responses_and_scores" or not isinstance(items[0], str):
+        return items
     beside = next(name for name in SCORE_LISTS if isinstance(row.peek(name), list))
     scores = list_of(row, beside)
-    if len(scores) != len(given):
-        raise Unfit(beside, "score", f"{len(scores)} scores of {len(given)} answers", "give one score for each answer")
-    return [{"response": text, "score": score} for text, score in zip(given, scores, strict=True)]
-
-
-def _is_ranked(items: Iterable[Any]) -> bool:
-    """Whether the answers have ranks in place of scores."""
-    given = [item for item in items if isinstance(item, Mapping)]
-    scored = any(item.get(name) is not None for item in given for name in SCORES)
-    return not scored and any(item.get("rank") is not None for item in given)
+    if len(scores) != len(items):
+        raise Unfit(beside, "score", f"{len(scores)} scores of {len(items)} answers", "give one score for each answer")
+    return [{"response": text, "score": score} for text, score in zip(items, scores, strict=True)]
 
 
 def _source(item: Fields, names: Sequence[str] = SOURCES) -> str:
-    """Who wrote the answer, where somebody says so."""
+    """The answer's writer, where the row names one."""
     name = next((name for name in names if isinstance(item.peek(name), str)), None)
     return text_of(item, name, may_be_empty=True) if name else ""
 
@@ -134,16 +136,7 @@ def _source(item: Fields, names: Sequence[str] = SOURCES) -> str:
 def _from_ranks(answers: list[Answer]) -> list[Answer]:
     """The first rank is the best: each rank below it scores one less, and the worst scores 0."""
     worst = max((answer.score for answer in answers if answer.score is not None), default=0.0)
-    return [Answer(response=a.response, score=None if a.score is None else worst - a.score, source=a.source) for a in answers]
-
-
-def _empty_winners(answers: list[Answer], field: str) -> Iterable[Unfit]:
-    """An empty answer that lost is a judgement like any other; one that was judged better than another is worth a look."""
-    lowest = min((answer.score for answer in answers if answer.score is not None), default=None)
-    for place, answer in enumerate(answers):
-        if not answer.response and answer.score != lowest:
-            told = "the answer is empty; it is kept as one"
-            yield Unfit(f"{field}[{place}].response", "empty", told, "remove it if it is a mistake")
+    return [replace(answer, score=None if answer.score is None else worst - answer.score) for answer in answers]
 
 
 def is_pair(row: Mapping[str, Any]) -> bool:
@@ -166,32 +159,36 @@ def read_pair(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     chosen, rejected = _sides_of(row) or SIDES[0]
     for before, better in _side(row, chosen, may_be_empty=False):
         for other, worse in _side(row, rejected, may_be_empty=True):
-            if before and other and before != other:
-                told = f"{chosen} and {rejected} differ before their last answer"
-                raise Unfit(rejected, "pair", told, "remove the row; it is left out")
-            prompt = _shared(row, before or other, chosen, where)
+            if before and other:
+                _check_same_start(before, other, rejected, f"{chosen} and {rejected}")
+            prompt = _prompt_of_both(row, before or other, chosen, where)
             yield JudgedPrompt.ready_made(prompt, better, worse, margin)
 
 
-def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[tuple[Message, ...], str]]:
+def _check_same_start(before: Turns, other: Turns, field: str, what: str) -> None:
+    if before != other:
+        raise Unfit(field, "pair", f"{what} differ before their last answer", "remove the row; it is left out")
+
+
+def _side(row: Fields, name: str, *, may_be_empty: bool) -> list[tuple[Turns, str]]:
     """What one side holds: (turns before the answer, the answer), several times where it is a list of texts."""
     value = row.peek(name)
     if isinstance(value, list) and value and all(isinstance(text, str) for text in row[name]):
-        texts = Fields({f"{name}[{place}]": text for place, text in enumerate(value)})
+        texts = Fields({f"{name}[{i}]": text for i, text in enumerate(value)})
         return [((), answer_of(texts, field, may_be_empty=may_be_empty)) for field in texts]
     if isinstance(value, list):
         return [split_last_answer(turns(row, name, last_may_be_empty=may_be_empty), name)]
     return [((), response_of(row, name, may_be_empty=may_be_empty))]
 
 
-def _shared(row: Fields, before: tuple[Message, ...], field: str, where: Where) -> Prompt:
+def _prompt_of_both(row: Fields, before: Turns, field: str, where: Where) -> Prompt:
     """The turns that come before both answers; where there are none, the row's own prompt."""
     if not before and has_any(row, (*INSTRUCTIONS, *CHATS, "input")):
         return prompt_in_row(row, where)
-    talk = row.peek(field)
+    side = row.peek(field)
     for name in INSTRUCTIONS:  # a prompt that repeats the turns before the answer
-        given = row.peek(name)
-        if isinstance(given, list) and isinstance(talk, list) and is_among(given, [talk[: len(given)]]):
+        prompt = row.peek(name)
+        if isinstance(prompt, list) and isinstance(side, list) and is_among(prompt, [side[: len(prompt)]]):
             row.repeats(name)
     return prompt_from_turns(with_system(row, before), field, where)
 
@@ -200,8 +197,7 @@ def read_transcripts(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """Anthropic HH: two transcripts that differ in their last answer."""
     before, better = split_last_answer(transcript(row, "chosen"), "chosen")
     other, worse = split_last_answer(transcript(row, "rejected"), "rejected")
-    if before != other:
-        raise Unfit("rejected", "pair", "chosen and rejected differ before their last answer", "remove the row; it is left out")
+    _check_same_start(before, other, "rejected", "chosen and rejected")
     if not better:
         raise Unfit("chosen", "unanswered", "the chosen answer is empty", "remove the row; it is left out")
     prompt = prompt_from_turns(with_system(row, before), "chosen", where)
@@ -213,21 +209,13 @@ def _margin(row: Fields) -> float | None:
     margin = number_of(row, "margin")
     if margin is not None:
         return margin
-    for chosen, rejected in SIDE_SCORES:
-        if row.peek(chosen) is not None and row.peek(rejected) is not None:
-            better, worse = number_of(row, chosen), number_of(row, rejected)
-            return None if better is None or worse is None else better - worse
-    return None
+    names = next((both for both in SIDE_SCORES if all(row.peek(name) is not None for name in both)), None)
+    return None if names is None else _score_difference(row, *names)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vote:
-    """Two answers under the names `first` and `second`; `verdict` says how much better the first is (0: a tie)."""
-
-    first: str
-    second: str
-    field: str  # where the verdict stands
-    verdict: Callable[[Fields], float | None]
+def _score_difference(row: Fields, first: str, second: str) -> float | None:
+    ours, theirs = number_of(row, first), number_of(row, second)
+    return None if ours is None or theirs is None else ours - theirs
 
 
 WINNERS = {
@@ -238,56 +226,52 @@ TIES = ("tie", "both", "neither")  # how the words for a tie begin: tie (bothbad
 ONE_OF_THREE = {"winner_model_a": 1.0, "winner_model_b": -1.0, "winner_tie": 0.0}
 
 
-def _winner(row: Fields) -> float | None:
+def _winner(row: Fields, field: str) -> float | None:
     """Arena's `winner`, or the three columns of which one is 1."""
-    if "winner" not in row and has_any(row, tuple(ONE_OF_THREE)):
-        won = [apart for name, apart in ONE_OF_THREE.items() if label_of({"label": row.get(name)})]
-        return won[0] if len(won) == 1 else None
-    said = row.get("winner")
-    if said is None:
+    if field not in row and has_any(row, tuple(ONE_OF_THREE)):
+        wins = [lead for name, lead in ONE_OF_THREE.items() if label_of({"label": row.get(name)})]
+        return wins[0] if len(wins) == 1 else None
+    winner = row.get(field)
+    if winner is None:
         return None
-    word = said.strip().lower() if isinstance(said, str) else ""
+    word = winner.strip().lower() if isinstance(winner, str) else ""
     if word not in WINNERS and not word.startswith(TIES):
-        raise Unfit("winner", "score", f"the winner is {reprlib.repr(said)}", "name model_a, model_b or tie")
+        raise Unfit(field, "score", f"the winner is {reprlib.repr(winner)}", "name model_a, model_b or tie")
     return WINNERS.get(word, 0.0)
 
 
-def _strength(field: str) -> Callable[[Fields], float | None]:
+def _strength(row: Fields, field: str) -> float | None:
     """HelpSteer's -3 (the first is much better) to 3 (the second is)."""
-
-    def verdict(row: Fields) -> float | None:
-        strength = number_of(row, field)
-        return None if strength is None else 0.0 - strength
-
-    return verdict
+    strength = number_of(row, field)
+    return None if strength is None else 0.0 - strength
 
 
-def _choice(field: str, first: float) -> Callable[[Fields], float | None]:
+def _choice(row: Fields, field: str, first: float) -> float | None:
     """A field that holds `first` where the first answer is better, else 1 - `first`."""
-
-    def verdict(row: Fields) -> float | None:
-        said = number_of(row, field)
-        if said is not None and said not in (0.0, 1.0):
-            todo = f"give {first:g} where the first answer is better, {1 - first:g} where the second is"
-            raise Unfit(field, "score", f"`{field}` is {said:g}", todo)
-        return None if said is None else 1.0 if said == first else -1.0
-
-    return verdict
+    choice = number_of(row, field)
+    if choice is not None and choice not in (0.0, 1.0):
+        todo = f"give {first:g} where the first answer is better, {1 - first:g} where the second is"
+        raise Unfit(field, "score", f"`{field}` is {choice:g}", todo)
+    return None if choice is None else 1.0 if choice == first else -1.0
 
 
-def _two_scores(row: Fields) -> float | None:
-    first, second = number_of(row, "score_0"), number_of(row, "score_1")
-    return None if first is None or second is None else first - second
+class Vote(NamedTuple):
+    """Two answers under the names `first` and `second`; `lead` says how much better the first is (0: a tie)."""
+
+    first: str
+    second: str
+    field: str  # where the verdict stands
+    lead: Callable[[Fields, str], float | None]
 
 
 VOTES = (
-    Vote(first="conversation_a", second="conversation_b", field="winner", verdict=_winner),  # Arena, MT-bench
-    Vote(first="response_a", second="response_b", field="winner", verdict=_winner),
-    Vote(first="response1", second="response2", field="overall_preference", verdict=_strength("overall_preference")),
-    Vote(first="response_1", second="response_2", field="preference_strength", verdict=_strength("preference_strength")),
-    Vote(first="response_0", second="response_1", field="better_response_id", verdict=_choice("better_response_id", 0.0)),
-    Vote(first="human_ref_A", second="human_ref_B", field="labels", verdict=_choice("labels", 1.0)),  # SHP
-    Vote(first="answer_0", second="answer_1", field="score_0", verdict=_two_scores),  # WebGPT
+    Vote("conversation_a", "conversation_b", "winner", _winner),  # Arena, MT-bench
+    Vote("response_a", "response_b", "winner", _winner),
+    Vote("response1", "response2", "overall_preference", _strength),
+    Vote("response_1", "response_2", "preference_strength", _strength),
+    Vote("response_0", "response_1", "better_response_id", partial(_choice, first=0.0)),
+    Vote("human_ref_A", "human_ref_B", "labels", partial(_choice, first=1.0)),  # SHP
+    Vote("answer_0", "answer_1", "score_0", partial(_score_difference, second="score_1")),  # WebGPT
 )
 
 
@@ -302,65 +286,64 @@ def is_vote(row: Mapping[str, Any]) -> bool:
 
 def read_vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     """Two answers and which is better: the winner is `chosen`, how much better it is the margin; a tie has margin 0."""
-    kind = _vote_of(row)
-    if kind is None:
+    vote = _vote_of(row)
+    if vote is None:
         raise Unfit("row", "missing", "there are no two answers", "give both")
-    apart = kind.verdict(row)
-    talks = _parse_table_turns(row, kind) if suffix_of(where.file) in CELL_SUFFIXES else row
-    (before, one), (other, two) = (_side(talks, name, may_be_empty=True)[0] for name in (kind.first, kind.second))
-    if before and other and before != other:
-        told = "the two conversations differ before their last answer"
-        raise Unfit(kind.second, "pair", told, "remove the row; it is left out")
-    prompt = _shared(row, before or other, kind.first, where) if before or other else prompt_in_row(row, where)
-    if apart is None:
-        raise Unfit(kind.field, "unranked", "nobody said which answer is better", "add it; the row is left out")
-    better, worse = (one, two) if apart >= 0 else (two, one)
-    yield JudgedPrompt.ready_made(prompt, better, worse, abs(apart))
+    lead = vote.lead(row, vote.field)
+    fields = _parse_table_turns(row, vote) if suffix_of(where.file) in CELL_SUFFIXES else row
+    (before, one), (other, two) = (_side(fields, name, may_be_empty=True)[0] for name in (vote.first, vote.second))
+    if before and other:
+        _check_same_start(before, other, vote.second, "the two conversations")
+    prompt = _prompt_of_both(row, before or other, vote.first, where) if before or other else prompt_in_row(row, where)
+    if lead is None:
+        raise Unfit(vote.field, "unranked", "it does not say which answer is better", "add it; the row is left out")
+    better, worse = (one, two) if lead >= 0 else (two, one)
+    yield JudgedPrompt.ready_made(prompt, better, worse, abs(lead))
 
 
-def _parse_table_turns(row: Fields, kind: Vote) -> Fields:
+def _parse_table_turns(row: Fields, vote: Vote) -> Fields:
     """Arena's table: prompt and answers are lists of the turns' texts, as JSON. Any other row is as it is."""
-    texts = [json_list(row.peek(name)) for name in ("prompt", kind.first, kind.second)]
-    if any(given is None for given in texts):
+    lists = [json_list(row.peek(name)) for name in ("prompt", vote.first, vote.second)]
+    if any(one is None for one in lists):
         return row
-    questions, *answers = ([text for text in given or [] if isinstance(text, str)] for given in texts)
-    talks = {}
-    for name, said in zip((kind.first, kind.second), answers, strict=True):
-        if len(said) != len(questions):
-            told = f"`{name}` does not answer each turn of the prompt"
-            raise Unfit(name, "pair", told, "remove the row; it is left out")
-        turns_said = (
-            ({"role": "user", "content": q}, {"role": "assistant", "content": a}) for q, a in zip(questions, said, strict=True)
-        )
-        talks[name] = [turn for both in turns_said for turn in both]
+    questions, *both = ([text for text in one or [] if isinstance(text, str)] for one in lists)
+    conversations = {}
+    for name, answers in zip((vote.first, vote.second), both, strict=True):
+        if len(answers) != len(questions):
+            raise Unfit(name, "pair", f"`{name}` does not answer each turn of the prompt", "remove the row; it is left out")
+        conversations[name] = [
+            {"role": role, "content": text}
+            for turn in zip(questions, answers, strict=True)
+            for role, text in zip(("user", "assistant"), turn, strict=True)
+        ]
         row.get(name)
     row.get("prompt")
-    return Fields(talks)
+    return Fields(conversations)
 
 
 def label_of(row: Mapping[str, Any]) -> float | None:
     """KTO's label of an answer, wanted or not: 1 or 0. A label of any other kind is a class, and None."""
     for name in LABELS:
-        said = row.get(name)
-        said = said.strip().lower() if isinstance(said, str) else said
-        if said in (True, "true", "1", "1.0"):  # 1 == True and 1.0 == True: as tables write it
+        label = row.get(name)
+        label = label.strip().lower() if isinstance(label, str) else label
+        if label in (True, "true", "1", "1.0"):  # 1 == True and 1.0 == True: as tables write it
             return 1.0
-        if said is not None and said in (False, "false", "0", "0.0"):
+        if label is not None and label in (False, "false", "0", "0.0"):
             return 0.0
     return None
 
 
 def is_labelled_answer(row: Mapping[str, Any]) -> bool:
     """KTO: an answer that is wanted or not. It is never imitated."""
-    return has_any(row, LABELS) and is_answered(row) and label_of(row) is not None
+    return has_any(row, LABELS) and _has_one_answer(row) and label_of(row) is not None
 
 
 def is_scored_answer(row: Mapping[str, Any]) -> bool:
     """An answer with a score beside it."""
-    return has_any(row, SCORES) and is_answered(row) and any(isinstance(row.get(name), int | float | str) for name in SCORES)
+    return has_any(row, SCORES) and _has_one_answer(row) and any(isinstance(row.get(n), int | float | str) for n in SCORES)
 
 
-def is_answered(row: Mapping[str, Any]) -> bool:
+def _has_one_answer(row: Mapping[str, Any]) -> bool:
     """Whether the row holds a prompt and one answer to it."""
     return (has_any(row, INSTRUCTIONS) and has_any(row, RESPONSES)) or (has_any(row, CHATS) and not waits(row))
 
@@ -373,20 +356,16 @@ def read_single_answer(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         field = first_field(row, CHATS)
         before, response = split_last_answer(turns(row, field, last_may_be_empty=True), field)
         prompt = prompt_from_turns(with_system(row, before), field, where)
-    writer, score = _source(row, SOURCES[1:]), None  # a row's own `source` says which data set it comes from
+    source = _source(row, SOURCES[1:])  # a row's own `source` says which data set it comes from
+    score = label_of({name: row.peek(name) for name in LABELS})
     try:
-        score = _own_score(row)
+        if score is None:
+            score = number_of(row, first_field(row, SCORES))
+        else:
+            row.get(first_field(row, LABELS))
     except Unfit as unfit:
         yield Unfit(unfit.field, "score", f"{unfit.message}; the answer has no score", unfit.todo)
-    yield JudgedPrompt(prompt=prompt, answers=(Answer(response=response, score=score, source=writer),))
-
-
-def _own_score(row: Fields) -> float | None:
-    label = label_of({name: row.peek(name) for name in LABELS})
-    if label is not None:
-        row.get(first_field(row, LABELS))
-        return label
-    return number_of(row, first_field(row, SCORES))
+    yield JudgedPrompt(prompt=prompt, answers=(Answer(response=response, score=score, source=source),))
 
 
 def is_tree(row: Mapping[str, Any]) -> bool:
@@ -399,21 +378,21 @@ def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     root = row.get("prompt")
     if not isinstance(root, Mapping):
         raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {type_in_words(root)}, not a message")
-    found = False
-    pending: list[tuple[str, Fields, tuple[Message, ...]]] = [("prompt", row.inside("prompt", root), ())]
+    has_ranks = False
+    pending: list[tuple[str, Fields, Turns]] = [("prompt", row.inside("prompt", root), ())]
     for name, node, before in pending:  # grows as it goes
-        said = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
-        role = role_of(said)
+        speaker = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
+        role = role_of(speaker)
         if role is None or role == (before[-1].role if before else "assistant"):
             kind = "type" if role is None else "order"
-            raise Unfit(f"{name}.role", kind, f"a message is by {reprlib.repr(said)}", "prompter and assistant take turns")
+            raise Unfit(f"{name}.role", kind, f"a message is by {reprlib.repr(speaker)}", "prompter and assistant take turns")
         with inside(name):
             read = answer_of if role == "assistant" else text_of
             messages = (*before, Message(role=role, content=read(node, "text")))
             replies = list_of(node, "replies") if node.get("replies") else []
         answers = []
-        for place, reply in enumerate(replies):
-            path = f"{name}.replies[{place}]"
+        for i, reply in enumerate(replies):
+            path = f"{name}.replies[{i}]"
             if not isinstance(reply, Mapping):
                 raise Unfit(path, "type", f"a reply is {type_in_words(reply)}, not an object", f"mend `{path}`")
             fields = row.inside("replies[]", reply)
@@ -424,7 +403,7 @@ def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
                     source = _source(fields) or "person"
                     answers.append(Answer(response=answer_of(fields, "text"), score=rank, source=source))
         if role == "user" and len(answers) > 1:
-            found = True
+            has_ranks = True
             yield JudgedPrompt(prompt=Prompt(messages=messages, where=where), answers=tuple(_from_ranks(answers)))
-    if not found:
+    if not has_ranks:
         raise Unfit("prompt", "unranked", "no message of the tree has two ranked replies", "rank them; the tree is left out")
