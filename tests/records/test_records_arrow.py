@@ -72,7 +72,7 @@ def test_an_arrow_file_with_a_footer(tmp_path: Path) -> None:
 def test_a_bad_row_is_named_by_its_number(tmp_path: Path) -> None:
     pa.parquet = pytest.importorskip("pyarrow.parquet")
     pa.parquet.write_table(pa.Table.from_pylist([*ROWS, {"prompt": "x", "completion": None}]), tmp_path / "a.parquet")
-    (problem,) = read(str(tmp_path / "a.parquet"), want="demonstrations").skipped
+    (problem,) = read(str(tmp_path / "a.parquet"), want="demonstrations").problems
     assert problem.where == f"{tmp_path}/a.parquet:3001:completion"
 
 

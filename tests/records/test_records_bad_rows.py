@@ -41,7 +41,7 @@ def rows(good: int, bad: int) -> list[dict[str, Any]]:
 )
 def test_how_many_bad_rows_are_let_pass(put: Put, good: int, bad: int, share: float, taken: bool) -> None:
     name = put("a.jsonl", rows(good, bad))
-    assert check([name], max_bad_rows=share)[0].refused is not taken
+    assert check([name], max_bad_rows=share)[0].is_refused is not taken
     if not taken:
         with pytest.raises(DataError) as refused:
             read(name, want="demonstrations", max_bad_rows=share)
@@ -49,7 +49,7 @@ def test_how_many_bad_rows_are_let_pass(put: Put, good: int, bad: int, share: fl
         assert f"{bad} of {good + bad:,} rows cannot be used" in str(refused.value)
         return
     found = read(name, want="demonstrations", max_bad_rows=share)
-    assert len(found.records) == good and [problem.bad for problem in found.skipped] == [True] * bad
+    assert len(found.records) == good and [problem.bad for problem in found.problems] == [True] * bad
     assert found.warning.startswith(f"{bad} of {good + bad:,} rows cannot be used")
     assert f"a.jsonl:{good + 1}:completion" in found.warning
 
@@ -93,7 +93,7 @@ def test_a_file_of_mostly_bad_rows_is_not_taken_for_one(put: Put) -> None:
 def test_what_is_a_row(put: Put, name: str, text: str | bytes, line: int) -> None:
     found = read(put(name, text), want="prompts")
     assert [prompt.text for prompt in found.records] == ([*"ac"] if "c" in str(text).split("prompt")[-1] else [*"ab"])
-    assert [problem.where for problem in found.skipped] == [f"{name}:{line}"]
+    assert [problem.where for problem in found.problems] == [f"{name}:{line}"]
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_what_is_a_row(put: Put, name: str, text: str | bytes, line: int) -> Non
     ],
 )
 def test_what_is_the_file(put: Put, name: str, text: str) -> None:
-    assert check([put(name, text)], max_bad_rows=1.0)[0].refused
+    assert check([put(name, text)], max_bad_rows=1.0)[0].is_refused
     with pytest.raises(DataError):
         read(name, want="prompts", max_bad_rows=1.0)
 
 
 def test_rows_of_one_line_are_named_by_their_number(put: Put) -> None:
     name = put("a.json", json.dumps(rows(150, 1)))
-    assert [problem.where for problem in read(name, want="demonstrations").skipped] == ["a.json:151:completion"]
+    assert [problem.where for problem in read(name, want="demonstrations").problems] == ["a.json:151:completion"]
 
 
 def test_a_quote_in_a_tsv_is_a_character(put: Put) -> None:
@@ -122,9 +122,9 @@ def test_a_quote_in_a_tsv_is_a_character(put: Put) -> None:
     text = 'prompt\tcompletion\n"Stop, he said.\tOne.\nWhat is up?\tTwo.\nHe cried: "\tThree.\nWhat is down?\tFour.\n'
     found = read(put("a.tsv", text), want="demonstrations")
     assert [record.response for record in found.records] == ["One.", "Two.", "Three.", "Four."]
-    assert found.records[0].prompt.text == '"Stop, he said.' and not found.skipped
+    assert found.records[0].prompt.text == '"Stop, he said.' and not found.problems
     quoted = read(put("b.tsv", 'prompt\tcompletion\n"say ""hi"""\ta\n'), want="demonstrations")
-    assert [problem.kind for problem in quoted.skipped] == ["quotes"] and "save it with commas as .csv" in quoted.skipped[
+    assert [problem.kind for problem in quoted.problems] == ["quotes"] and "save it with commas as .csv" in quoted.problems[
         0
     ].todo
 
@@ -161,8 +161,8 @@ def test_rows_that_a_template_cannot_render_are_bad_rows_like_others(put: Put) -
     with pytest.raises(DataError, match="2 of 11 rows"):
         leave_out(read_in, refused, 0.1)
     (report,) = check([name], find_unrenderable=lambda records: refused, max_bad_rows=0.2)
-    assert report.records == 9 and not report.refused
-    assert check([name], find_unrenderable=lambda records: refused, max_bad_rows=0.1)[0].refused
+    assert report.records == 9 and not report.is_refused
+    assert check([name], find_unrenderable=lambda records: refused, max_bad_rows=0.1)[0].is_refused
 
 
 def test_a_conversation_without_a_name_is_told_the_name(put: Put) -> None:
@@ -214,7 +214,7 @@ def test_check_and_training_agree_over_every_shape(put: Put, shown: Any, want: W
         for more, content in enumerate(files):
             name = put(f"{number}-{more}.jsonl", content)
             taken = as_training(want, name)
-            assert check([name], want=want)[0].refused is not taken, content
+            assert check([name], want=want)[0].is_refused is not taken, content
             decided.add(taken)
     assert decided == {True, False}
 
@@ -229,21 +229,21 @@ def test_check_and_training_agree_over_every_shape(put: Put, shown: Any, want: W
 )
 def test_what_the_rows_of_a_file_must_be_together(put: Put, content: Any, want: Want, words: str) -> None:
     (report,) = check([put("a.jsonl", content)])
-    assert report.want == want and report.refused and any(words in problem.message for problem in report.problems)
+    assert report.want == want and report.is_refused and any(words in problem.message for problem in report.problems)
     assert not as_training(want, "a.jsonl")
 
 
 def test_two_files_of_one_class_each_are_enough_together(put: Put) -> None:
     names = [put(f"{label}.jsonl", [{"text": f"{label}{i}", "label": label} for i in range(3)]) for label in "ab"]
-    assert not any(report.refused for report in check(names))
+    assert not any(report.is_refused for report in check(names))
     assert as_training("labels", *names)
-    assert check(names[:1])[0].refused and not as_training("labels", names[0])
+    assert check(names[:1])[0].is_refused and not as_training("labels", names[0])
 
 
 def test_lines_of_text_are_no_demonstrations(put: Put) -> None:
     name = put("a.txt", "one\ntwo\n")
-    assert not check([name])[0].refused and check([name])[0].want == "prompts"
-    assert check([name], want="demonstrations")[0].refused and not as_training("demonstrations", name)
+    assert not check([name])[0].is_refused and check([name])[0].want == "prompts"
+    assert check([name], want="demonstrations")[0].is_refused and not as_training("demonstrations", name)
 
 
 def test_prompts_that_are_all_too_long_refuse_the_file(put: Put) -> None:
@@ -252,10 +252,10 @@ def test_prompts_that_are_all_too_long_refuse_the_file(put: Put) -> None:
 
     name = put("a.jsonl", [{"prompt": "x" * 9}, {"prompt": "y" * 9}])
     (report,) = check([name], length=length, context=9)
-    assert report.refused and "no prompt leaves room" in report.problems[0].message
-    assert not check([name], length=length, context=10)[0].refused
+    assert report.is_refused and "no prompt leaves room" in report.problems[0].message
+    assert not check([name], length=length, context=10)[0].is_refused
     both = check([name, put("b.jsonl", [{"prompt": "short"}])], length=length, context=9)
-    assert not any(report.refused for report in both)  # training has a prompt left
+    assert not any(report.is_refused for report in both)  # training has a prompt left
 
 
 # Paths

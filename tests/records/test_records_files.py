@@ -46,7 +46,7 @@ def told(path: str, want: Any = "demonstrations") -> tuple[str, str]:
 def test_every_text_extension(put: Put, suffix: str, ending: str, start: str) -> None:
     found = read(put(f"a{suffix}{ending}", start + TEXTS[suffix]), want="demonstrations")
     assert [(r.prompt.text, r.response) for r in found.records] == [("Up?", 'Down, or\n"not"'), ("Où?", "Ici")]
-    assert found.skipped == () and found.format == "question and answer"
+    assert found.problems == () and found.format == "question and answer"
 
 
 @pytest.mark.parametrize("name", ["A.JSON", "A.JsonL", "A.CSV", "A.JSON.GZ"])
@@ -292,7 +292,7 @@ def test_several_files_are_one_reading(put: Put) -> None:
     two = put("two.json", [{"prompt": "b"}, {"prompt": "c"}])
     found = read([one, two], want="prompts")
     assert [str(r.where) for r in found.records] == ["one.jsonl:1", "one.jsonl:2", "two.json:2"]
-    assert [str(p) for p in found.skipped] == ["two.json:1:row: the same as one.jsonl:2; left out; remove it"]
+    assert [str(p) for p in found.problems] == ["two.json:1:row: the same as one.jsonl:2; left out; remove it"]
     assert found.files == (one, two)
 
 

@@ -39,12 +39,12 @@ def tried(name: str) -> None:
         except DataError as error:
             assert error.where.startswith(name) and error.todo and str(error)
             continue
-        assert found.records and not any(problem.fatal for problem in found.skipped)
+        assert found.records and not any(problem.fatal for problem in found.problems)
         if want != "text":
             assert all(isinstance(record, Record) for record in found.records)
             assert all((getattr(r, "prompt", r)).messages[-1].role == "user" for r in found.records)
             assert all(turn.content.encode() for r in found.records for turn in getattr(r, "prompt", r).messages)
-            [str(problem).encode() for problem in found.skipped]
+            [str(problem).encode() for problem in found.problems]
     (report,) = check([name])
     assert report.records or report.problems
     [str(problem).encode() for problem in report.problems]

@@ -10,7 +10,7 @@ import pytest
 
 from sawyer.errors import DataError
 from sawyer.records import JudgedPrompt, Prompt, check, once_each, read, read_answers, scored_row
-from sawyer.records.formats import PLACES, Want, expected, format_of
+from sawyer.records.formats import SETTING_FOR, Want, expected, format_of
 
 Put = Callable[[str, Any], str]
 
@@ -152,11 +152,11 @@ def test_a_tie_and_a_reversed_pair_are_left_out_and_told(put: Put) -> None:
     ]
     found = read(put("a.jsonl", rows), want="comparisons")
     assert [record.margin for record in found.records] == [0.5]
-    told = [(problem.where, problem.kind, problem.fatal) for problem in found.skipped]
+    told = [(problem.where, problem.kind, problem.fatal) for problem in found.problems]
     kinds = ("tied", "reversed", "tied", "tied", "tied", "tied", "reversed")
     assert told == [(f"a.jsonl:{line}:rejected", kind, False) for line, kind in enumerate(kinds, 1)]
     assert found.told_skipped == "2 rows: reversed (a.jsonl:2:rejected, a.jsonl:7:rejected); 5 tied"
-    assert [p.message[-2:] for p in found.skipped if p.kind == "reversed"] == [" 3", ".5"]
+    assert [p.message[-2:] for p in found.problems if p.kind == "reversed"] == [" 3", ".5"]
     # They are prompts like others, and their answers can be scored.
     assert len(once_each(read("a.jsonl", want="prompts")).records) == 1
     assert [len(row.answers) for row in read_answers("a.jsonl", [])] == [2] * 8
@@ -186,7 +186,7 @@ def test_an_empty_answer_that_lost_is_a_judgement(put: Put) -> None:
         {"user_input": "Up?", "responses_and_scores": [{"response": "", "score": 0}, {"response": "c", "score": 1}]},
     ]
     found = read(put("a.jsonl", rows), want="comparisons")
-    assert found.skipped == ()
+    assert found.problems == ()
     assert [record.responses for record in found.records] == [("a", ""), ("b", ""), ("Down.", ""), ("", "c")]
 
 
@@ -197,8 +197,8 @@ def test_labels_judge_and_are_never_imitated(put: Put) -> None:
         read(name, want="demonstrations")
     assert "name the file in reward.data" in refused.value.todo and "`{label: class}`" in refused.value.todo
     assert len(read(name, want="demonstrations", columns={"label": "class"}).records) == 4
-    assert check([name])[0].want == "comparisons" and not check([name])[0].refused
-    assert [record.pairs().decided for record in read(name, want="comparisons").records] == [((0, 1, 1.0),)] * 2
+    assert check([name])[0].want == "comparisons" and not check([name])[0].is_refused
+    assert [record.pairs().preferences for record in read(name, want="comparisons").records] == [((0, 1, 1.0),)] * 2
     # A label that is a class is somebody's own, and the answer is imitated as before.
     rude = put("b.jsonl", [{"prompt": "Up?", "completion": "Down.", "label": "rude"}])
     assert read(rude, want="demonstrations").unread == {"label": 1}
@@ -209,7 +209,7 @@ def test_an_answer_judged_twice_counts_with_the_mean(put: Put) -> None:
     found = read(put("a.jsonl", rows), want="comparisons")
     (record,) = found.records
     assert [(answer.response, answer.score) for answer in record.answers] == [("a", 3.0), ("b", 1.0)]
-    assert sorted(problem.kind for problem in found.skipped) == ["duplicate", "judged twice"]
+    assert sorted(problem.kind for problem in found.problems) == ["duplicate", "judged twice"]
 
 
 def test_one_file_s_purpose_with_scores(put: Put) -> None:
@@ -249,10 +249,10 @@ def test_the_fields_that_a_refusal_advises_are_read(put: Put, shown: dict[str, l
 
 def test_rows_of_another_use_are_sent_where_they_belong(put: Put, shown: dict[str, list[Any]]) -> None:
     for row in (row for part in ("Instructions", "Judgements", "Labels") for row in shown[part]):
-        own = next(use for use in PLACES if format_of(row, use))
+        own = next(use for use in SETTING_FOR if format_of(row, use))
         assert read(put("a.jsonl", [row]), want=own).records
         for want in ("comparisons", "demonstrations", "labels"):
             if format_of(row, want) is None:
                 with pytest.raises(DataError, match=f"gives {own}, not {want}") as refused:
                     read("a.jsonl", want=want)
-                assert f"name the file in {PLACES[own]}," in refused.value.todo
+                assert f"name the file in {SETTING_FOR[own]}," in refused.value.todo

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from sawyer.errors import DataError
-from sawyer.records import Labelled, check, read, split
+from sawyer.records import LabelledText, check, read, split
 
 Put = Callable[[str, Any], str]
 
 
-def found(*texts: Labelled) -> list[tuple[str, tuple[str, ...], bool]]:
+def found(*texts: LabelledText) -> list[tuple[str, tuple[str, ...], bool]]:
     return [(text.text, text.labels, text.many) for text in texts]
 
 
@@ -34,7 +34,7 @@ def found(*texts: Labelled) -> list[tuple[str, tuple[str, ...], bool]]:
 def test_one_label(put: Put, given: Any, label: str) -> None:
     read_ = read(put("a.jsonl", [{"text": " Buy now. ", "label": given}]), want="labels")
     assert found(*read_.records) == [("Buy now.", (label,), False)]
-    assert read_.format == "labelled texts" and read_.skipped == ()
+    assert read_.format == "labelled texts" and read_.problems == ()
     assert str(read_.records[0].where) == "a.jsonl:1"
 
 
@@ -134,13 +134,13 @@ def test_duplicates_are_left_out_and_contradictions_are_said(put: Put) -> None:
     rows = [GOOD, {"text": "other", "label": "a"}, GOOD, {"text": "fine", "label": "b"}]
     taken = read(put("a.jsonl", rows), want="labels")
     assert found(*taken.records) == [("fine", ("a",), False), ("other", ("a",), False), ("fine", ("b",), False)]
-    assert [(p.where, p.kind) for p in taken.skipped] == [("a.jsonl:3:row", "duplicate"), ("a.jsonl:4:label", "contradiction")]
-    assert "another label in a.jsonl:1" in taken.skipped[1].message
+    assert [(p.where, p.kind) for p in taken.problems] == [("a.jsonl:3:row", "duplicate"), ("a.jsonl:4:label", "contradiction")]
+    assert "another label in a.jsonl:1" in taken.problems[1].message
 
 
 def test_labels_in_another_order_are_the_same_row(put: Put) -> None:
     taken = read(put("a.jsonl", [{"text": "x", "labels": ["a", "b"]}, {"text": "x", "labels": ["b", "a"]}]), want="labels")
-    assert len(taken.records) == 1 and [p.kind for p in taken.skipped] == ["duplicate"]
+    assert len(taken.records) == 1 and [p.kind for p in taken.problems] == ["duplicate"]
 
 
 def test_check_takes_them_for_what_they_are(put: Put) -> None:

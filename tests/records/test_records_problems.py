@@ -44,7 +44,7 @@ HH = {"chosen": "\n\nHuman: Up?\n\nAssistant: Down.", "rejected": "\n\nHuman: Up
 @pytest.mark.parametrize("row", [DEMO, PAIR, SCORED, CHAT, TREE, HH, {"prompt": "Up?"}, "Up?"])
 def test_a_sound_file_has_no_problem(put: Put, row: Any) -> None:
     found = report(put, [row])
-    assert (found.records, found.problems, found.refused) == (1, (), False)
+    assert (found.records, found.problems, found.is_refused) == (1, (), False)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_a_bad_row_costs_a_row(put: Put, good: Any, bad: Any, field: str, kind: 
     """It is named and left out; where none is let pass, it refuses the file."""
     found = report(put, [good, bad, good])
     assert told(found)[0] == (f"a.jsonl:2:{field}", kind, True) and found.problems[0].bad
-    assert [row[1] for row in told(found)[1:]] == ["duplicate"] and not found.refused  # the good row came twice
+    assert [row[1] for row in told(found)[1:]] == ["duplicate"] and not found.is_refused  # the good row came twice
     assert found.counts == {kind: 1, "duplicate": 1} and found.records == 1
     assert len(read("a.jsonl", want=found.want).records) == 1
-    assert report(put, [good, bad, good], max_bad_rows=0.0).refused
+    assert report(put, [good, bad, good], max_bad_rows=0.0).is_refused
     with pytest.raises(DataError) as caught:
         read("a.jsonl", want=found.want, max_bad_rows=0.0)
     assert caught.value.where == f"a.jsonl:2:{field}"
@@ -165,10 +165,10 @@ def test_a_bad_row_costs_a_row(put: Put, good: Any, bad: Any, field: str, kind: 
 def test_what_is_left_out(put: Put, good: Any, bad: Any, field: str, kind: str) -> None:
     found = report(put, [good, bad])
     assert told(found) == [(f"a.jsonl:2:{field}", kind, False)]
-    assert found.records == 1 and not found.refused
+    assert found.records == 1 and not found.is_refused
     assert len(read("a.jsonl", want=found.want).records) == 1
     only = report(put, [bad])
-    assert only.records == 0 and only.refused  # nothing is left to train on
+    assert only.records == 0 and only.is_refused  # nothing is left to train on
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_what_is_kept_and_told(put: Put, row: Any, field: str | None, kind: str)
     assert found.records == 1
     # Two scored answers at least, and not the same score: else nothing can be learnt, and the whole file says so.
     scores = {item["score"] for item in row["responses_and_scores"]} - {None, ""}
-    assert found.refused == (len(scores) < 2) == (told(found)[0] == ("a.jsonl", "no pair", True))
+    assert found.is_refused == (len(scores) < 2) == (told(found)[0] == ("a.jsonl", "no pair", True))
 
 
 def test_a_last_question_without_an_answer(put: Put) -> None:
@@ -209,7 +209,7 @@ def test_a_score_that_is_no_number_is_told_and_the_others_stay(put: Put, score: 
     found = report(put, [SCORED, scored(1, score, 3)])
     assert ("a.jsonl:2:responses_and_scores[1].score", "score", False) in told(found)
     assert any("not a finite number; the answer has no score" in problem.message for problem in found.problems)
-    assert found.counts == {"score": 1, "unscored": 1} and not found.refused
+    assert found.counts == {"score": 1, "unscored": 1} and not found.is_refused
     _, record = read("a.jsonl", want="scored").records
     assert [answer.score for answer in record.answers] == [1, None, 3]
 
@@ -223,7 +223,7 @@ def test_duplicates(put: Put) -> None:
     found = report(put, rows)
     assert told(found) == [("a.jsonl:3:row", "duplicate", False), ("a.jsonl:5:row", "duplicate", False)]
     assert found.problems[0].message == "the same as a.jsonl:1; left out"
-    assert found.records == 3 and not found.refused
+    assert found.records == 3 and not found.is_refused
     # The same question to another score is another judgement.
     assert report(put, [scored(1, 2), scored(2, 1), scored(1, 2)]).records == 2
     assert report(put, [PAIR, {**PAIR, "chosen": "x"}, {**PAIR, "rejected": "x"}, {**PAIR, "margin": 2}]).records == 3
@@ -236,7 +236,7 @@ def test_prompts_with_other_fields_are_two_and_what_never_reads_those_takes_one(
     inside = [{"prompt": "Which?", "extra": {"index": number, "truth": truth}} for number, truth in enumerate((1, 1, 2))]
     found = read(put("a.jsonl", [*gold, *inside, {"prompt": "Other?", "answer": "a"}]), want="prompts")
     assert [dict(prompt.fields).get("answer") for prompt in found.records] == ["a", "b", None, None, "a"]
-    assert [(p.where, p.kind) for p in found.skipped] == [("a.jsonl:3:row", "duplicate"), ("a.jsonl:5:row", "duplicate")]
+    assert [(p.where, p.kind) for p in found.problems] == [("a.jsonl:3:row", "duplicate"), ("a.jsonl:5:row", "duplicate")]
     train, held_out = split(found.records, 0.5)
     assert {p.messages for p in train}.isdisjoint({p.messages for p in held_out}), "a prompt is on one side"
     once = once_each(found)
@@ -250,10 +250,10 @@ def test_a_prompt_in_training_and_held_out_file(put: Put) -> None:
     train = put("train.jsonl", [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "b"}])
     kept = put("kept.json", '[{"instruction": "c", "output": "x"},\n {"instruction": "b", "output": "x"}]')
     first, second = check([train], held_out=[kept])
-    assert not first.refused and [p.kind for p in first.problems] == ["duplicate"]
-    assert told(second) == [("kept.json:2:prompt", "leak", True)] and second.refused
+    assert not first.is_refused and [p.kind for p in first.problems] == ["duplicate"]
+    assert told(second) == [("kept.json:2:prompt", "leak", True)] and second.is_refused
     assert "train.jsonl:2" in second.problems[0].message
-    assert not any(found.refused for found in check([train, kept]))
+    assert not any(found.is_refused for found in check([train, kept]))
     again = put("again.jsonl", [{"prompt": "b"}])
     assert "train.jsonl:2" in check([train, again], held_out=[kept])[2].problems[0].message  # where it was first
     # A conversation that ends with the same question is another prompt.
@@ -291,7 +291,7 @@ def test_too_long_for_the_model(put: Put) -> None:
 )
 def test_damage_to_the_file_itself(put: Put, content: bytes, where: str, kind: str) -> None:
     found = report(put, content)
-    assert told(found) == [(where, kind, True)] and found.refused
+    assert told(found) == [(where, kind, True)] and found.is_refused
     assert not found.problems[0].message.startswith("a.jsonl")  # the place is said once
 
 
@@ -304,7 +304,7 @@ def test_all_problems_of_all_files_come_in_their_order(put: Put) -> None:
         [("two.csv:2:prompt", "empty", True)],
         [],
     ]
-    assert [f.refused for f in found] == [True, False, False]
+    assert [f.is_refused for f in found] == [True, False, False]
 
 
 def test_a_file_that_is_not_there_is_an_error(put: Put) -> None:

@@ -30,9 +30,9 @@ FILES: list[tuple[str, Want, int, str]] = [
 def test_real_files() -> None:
     for name, want, rows, shape in FILES:
         found = read(str(Path(FOLDER, name)), want=want)
-        assert (len(found.records) + len(found.skipped), found.format) == (rows, shape), name
-        assert {problem.kind for problem in found.skipped} <= {"tied"}, name
-        assert not check([str(Path(FOLDER, name))])[0].refused
+        assert (len(found.records) + len(found.problems), found.format) == (rows, shape), name
+        assert {problem.kind for problem in found.problems} <= {"tied"}, name
+        assert not check([str(Path(FOLDER, name))])[0].is_refused
     answers = {"comparisons/vicuna80_scored.json": 559, "comparisons/oasst_trees.jsonl": 641}
     for name, count in answers.items():
         records: tuple[JudgedPrompt, ...] = read(str(Path(FOLDER, name)), want="comparisons").records

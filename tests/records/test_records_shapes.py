@@ -79,7 +79,7 @@ def one(put: Put, row: Any, want: Want, **columns: str) -> Any:
 )
 def test_demonstrations(put: Put, row: dict[str, Any], turns: Turns, response: str, shape: str) -> None:
     found = read(put("a.jsonl", [row]), want="demonstrations")
-    assert len(found.records) == 1 and found.skipped == () and found.format == shape
+    assert len(found.records) == 1 and found.problems == () and found.format == shape
     assert said(found.records[0].prompt) == turns
     assert found.records[0].response == response
     assert str(found.records[0].where) == "a.jsonl:1"
@@ -119,7 +119,7 @@ def test_scored_answers(put: Put) -> None:
         Answer(response="Right", score=None),
     )
     assert found.format == "scored answers (GPT-4-LLM)"
-    assert [(p.where, p.kind, p.fatal) for p in found.skipped] == [("a.jsonl:1:score", "unscored", False)]
+    assert [(p.where, p.kind, p.fatal) for p in found.problems] == [("a.jsonl:1:score", "unscored", False)]
 
 
 def test_scored_answers_to_a_conversation(put: Put) -> None:

@@ -91,7 +91,7 @@ def scored(*scores: float | None) -> JudgedPrompt:
 )
 def test_pairs(scores: tuple[float | None, ...], expected: list[tuple[int, int, float]], ties: int) -> None:
     found = scored(*scores).pairs()
-    assert (list(found.decided), found.ties, found.same_text) == (expected, ties, 0)
+    assert (list(found.preferences), found.ties, found.same_text) == (expected, ties, 0)
 
 
 TALK = (

@@ -148,10 +148,10 @@ def test_weights_of_turns(put: Put) -> None:
     untrained = Message(role="assistant", content="Down.", trained=False)
     assert found.records[0].prompt.messages == (*prompt_of("Up?").messages, untrained, *prompt_of("More?").messages)
     assert (said(found.records[1]), found.records[1].response) == ([UP], "Down.")
-    assert [(problem.where, problem.kind) for problem in found.skipped] == [("a.jsonl:3:messages", "unanswered")]
+    assert [(problem.where, problem.kind) for problem in found.problems] == [("a.jsonl:3:messages", "unanswered")]
     # As prompts nothing is imitated: the two conversations wait with the same turns.
     both = read(put("b.jsonl", [{"messages": [U, A | {"weight": w}, more]} for w in (0, 1)]), want="prompts")
-    assert len(both.records) == 1 and [problem.kind for problem in both.skipped] == ["duplicate"]
+    assert len(both.records) == 1 and [problem.kind for problem in both.problems] == ["duplicate"]
 
 
 @pytest.mark.parametrize("given", ["    return x", " 4", "\tx", "a\n  b"])

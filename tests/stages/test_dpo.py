@@ -47,10 +47,10 @@ def test_pairs_are_the_reward_model_s_training_pairs(tiny: Fixture, tmp_path: Pa
     with tiny.run(tmp_path / "run", "sft") as run:
         groups = load_pairs(config, run, prompt_encoder, asked_of_rl)
     assert kept_back
-    expected = [record for record in learnt[2:] if record.pairs().decided]
+    expected = [record for record in learnt[2:] if record.pairs().preferences]
     assert len(groups) == len(expected)
     for group, record in zip(groups, expected, strict=True):
-        required_section = [(record.answers[j].response, record.answers[k].response) for j, k, _ in record.pairs().decided]
+        required_section = [(record.answers[j].response, record.answers[k].response) for j, k, _ in record.pairs().preferences]
         required_section = [(a, b) for a, b in required_section if a != b]
         rows = {a.response: prompt_encoder.answer(record.prompt, a.response) for a in record.answers}
         assert [(group.rows[j], group.rows[k]) for j, k, _ in group.pairs] == [(rows[a], rows[b]) for a, b in required_section]

@@ -127,7 +127,7 @@ def test_sources_count_the_pairs_in_which_they_stand() -> None:
 
 def test_answers_with_their_true_scores_are_a_side_of_their_own() -> None:
     own = [record("r", ("aaa", 1.0), ("c", 7.0), source="sft")]
-    found = trust(table(REWARDS), [FIRST], own=own, truth=lambda _, text: -REWARDS[text])
+    found = trust(table(REWARDS), [FIRST], own_answers=own, truth=lambda _, text: -REWARDS[text])
     gold = found.side("gold")
     assert gold is not None and (gold.accuracy.value, gold.pairs, gold.score.all.value) == (0.0, 1, pytest.approx(-1.0))
     assert found.everything.truth is not None and found.everything.truth.all.value == pytest.approx(-1.0)

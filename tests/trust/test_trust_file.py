@@ -51,7 +51,7 @@ JUDGED: dict[str, list[Any]] = {
 def examined(judged: str, world: bool, held_out: bool = True, loss: str | None = "squared") -> tuple[Trust, Verdict]:
     own = scored(6, "sft") if world else []
     truth = (lambda prompt, text: float(len(text) % 7)) if world else None
-    found = trust(score, JUDGED[judged], own=own, truth=truth, held_out=held_out, loss=loss)
+    found = trust(score, JUDGED[judged], own_answers=own, truth=truth, held_out=held_out, loss=loss)
     return found, decide_verdict(found)
 
 

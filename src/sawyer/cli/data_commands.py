@@ -110,7 +110,7 @@ def check(
     for report in reports:
         _print_report(console, report, limit)
     console.print()
-    if names := [report.file for report in reports if report.refused]:
+    if names := [report.file for report in reports if report.is_refused]:
         say(console, ("Training would refuse ", "bold red"), ", ".join(names))
         raise typer.Exit(1)
     subject = "the file" if len(reports) == 1 else f"all {len(reports)} files"
@@ -160,7 +160,7 @@ def _print_report(console: Console, report: FileReport, limit: int) -> None:
     """One file: the format it was read as, its problems, their counts."""
     from sawyer.records import unread_in_words
 
-    verdict = ("✕", "red") if report.refused else ("!", "yellow") if report.problems else ("✓", "green")
+    verdict = ("✕", "red") if report.is_refused else ("!", "yellow") if report.problems else ("✓", "green")
     summary = f"{report.records:,} {'record' if report.records == 1 else 'records'}, read as {report.format or report.want}"
     say(console, verdict, " ", (report.file, "bold"), f"  ({summary})")
     problems = report.problems if limit == 0 else report.problems[:limit]

@@ -197,7 +197,7 @@ class _StageLook:
         for reader in readers:
             left = self._attempt(partial(reader.readable_rows, self.config, source, rows)) or rows
             if reader.is_scorer and source.want != "prompts":  # the pairs are learned from: only their prompts are answered
-                warning = replace(left, skipped=left.skipped[len(rows.skipped) :]).warning
+                warning = replace(left, problems=left.problems[len(rows.problems) :]).warning
                 self.facts += [("warning", warning)] if warning else []
             else:
                 self.reads[source.setting] = rows = left

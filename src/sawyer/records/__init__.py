@@ -5,12 +5,12 @@ from sawyer.records.check_file import FileReport, check, insufficient
 from sawyer.records.data_files import expand
 from sawyer.records.holdout_split import bucket, split
 from sawyer.records.problems import Problem
-from sawyer.records.read import MAX_BAD_ROWS, Read, leave_out, named, once_each, read, unread_in_words
+from sawyer.records.read import MAX_BAD_ROWS, Read, join_names, leave_out, once_each, read, unread_in_words
 from sawyer.records.record_types import (
     Answer,
     Demonstration,
     JudgedPrompt,
-    Labelled,
+    LabelledText,
     Message,
     Pair,
     Pairs,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.errors import DataError
-from sawyer.records.data_files import PACKED, check_size, content_of, need_pyarrow
+from sawyer.records.data_files import PACKED_SUFFIXES, check_size, content_of, need_pyarrow
 
 ROWS_AT_ONCE = 1024
 
@@ -25,7 +25,9 @@ def columnar_rows(path: str) -> Iterator[dict[str, Any]]:
     pyarrow = need_pyarrow(path, what)
     number = 0
     try:
-        source = pyarrow.BufferReader(content_of(path)) if Path(path).suffix.lower() in PACKED else pyarrow.OSFile(path)
+        source = (
+            pyarrow.BufferReader(content_of(path)) if Path(path).suffix.lower() in PACKED_SUFFIXES else pyarrow.OSFile(path)
+        )
         for batch in (_parquet if parquet else _arrow)(path, source):
             rows = batch.to_pylist()
             if any(_is_foreign(field.type) for field in batch.schema):
@@ -34,9 +36,9 @@ def columnar_rows(path: str) -> Iterator[dict[str, Any]]:
                 number += 1
                 yield row
     except (OSError, ValueError, EOFError, OverflowError, TypeError, pyarrow.ArrowException) as error:
-        told = f"row {number + 1} or a later one cannot be read" if number else f"not a{'n' * (not parquet)} {what} file"
+        message = f"row {number + 1} or a later one cannot be read" if number else f"not a{'n' * (not parquet)} {what} file"
         raise DataError(
-            f"{told} ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
+            f"{message} ({str(error).splitlines()[0] if str(error) else type(error).__name__})",
             where=path,
             expected=f"a whole {what} file",
             todo="copy or write the file again",
@@ -56,9 +58,9 @@ def _arrow(path: str, source: Any) -> Iterator[Any]:
     import pyarrow.ipc
 
     check_size(path, os.path.getsize(path))
-    footed = source.read(6) == b"ARROW1"
+    has_footer = source.read(6) == b"ARROW1"
     source.seek(0)
-    if footed:
+    if has_footer:
         reader = pyarrow.ipc.open_file(source)
         batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     else:

@@ -11,7 +11,7 @@ from sawyer.records.data_files import TEXT_SUFFIXES, expand, suffix_of
 from sawyer.records.formats import Want, purpose
 from sawyer.records.problems import Problem
 from sawyer.records.read import MAX_BAD_ROWS, TOO_MANY, Scan, finish, in_order, rows_of, scan_file, too_many_bad
-from sawyer.records.record_types import JudgedPrompt, Labelled, Message, Prompt, Record, prompt_in, responses_of
+from sawyer.records.record_types import JudgedPrompt, LabelledText, Message, Prompt, Record, prompt_in, responses_of
 
 # Tokens of a prompt alone, or (given an answer) of both as training would see them.
 Length = Callable[[Prompt, str | None], int]
@@ -32,7 +32,7 @@ class FileReport:
     unread: Mapping[str, int]  # column, or path of a field, -> the rows in which it was not read
 
     @property
-    def refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Whether training would refuse the file."""
         return any(problem.fatal for problem in self.problems) or self.records == 0
 
@@ -96,24 +96,24 @@ def check(
 
 def _scan(
     path: str,
-    wanted: Want | None,
+    want_or_none: Want | None,
     columns: Mapping[str, str],
     find_unrenderable: FindUnrenderable | None,
     length: Length | None,
     context: int | None,
     max_bad_rows: float,
 ) -> tuple[FileReport, list[Record]]:
-    scan, want = Scan(), wanted or "prompts"
+    scan, want = Scan(), want_or_none or "prompts"
     try:
-        want = wanted or _purpose(path, columns)
+        want = want_or_none or _purpose(path, columns)
         scan_file(path, want, columns, scan, max_bad_rows)
         finish(scan)
-        if want != "text" and find_unrenderable is not None and (refused := find_unrenderable(scan.records)):
+        if want != "text" and find_unrenderable is not None and (unrenderable := find_unrenderable(scan.records)):
             problems = [problem for problem in scan.problems if problem.kind != TOO_MANY]
-            problems += [replace(problem, fatal=False, bad=True) for problem in refused]
+            problems += [replace(problem, fatal=False, bad=True) for problem in unrenderable]
             scan.problems = too_many_bad(path, problems, scan.rows[path], max_bad_rows)
-            places = {problem.where for problem in refused}
-            scan.records = [record for record in scan.records if str(prompt_in(record).where) not in places]
+            bad_rows = {problem.where for problem in unrenderable}
+            scan.records = [record for record in scan.records if str(prompt_in(record).where) not in bad_rows]
         if want != "text" and length is not None and context is not None:
             for record in scan.records:
                 scan.problems += _too_long(record, length, context)
@@ -168,20 +168,20 @@ def insufficient(records: Sequence[Record], want: Want) -> Problem | None:
 
     Labels: written one way, and of two classes at least. Comparisons: two answers to a prompt of which one is better.
     """
-    labelled = [record for record in records if isinstance(record, Labelled)]
-    if labelled:
-        return _mixed_labels(labelled) or _one_class(labelled)
-    judged = [record for record in records if isinstance(record, JudgedPrompt)]
-    if not judged or want not in ("comparisons", "scored", "pairs"):
+    texts = [record for record in records if isinstance(record, LabelledText)]
+    if texts:
+        return _mixed_labels(texts) or _one_class(texts)
+    judgements = [record for record in records if isinstance(record, JudgedPrompt)]
+    if not judgements or want not in ("comparisons", "scored", "pairs"):
         return None
-    if any(pairs.decided or pairs.same_text for pairs in (record.pairs() for record in judged)):
+    if any(pairs.preferences or pairs.same_text for pairs in (record.pairs() for record in judgements)):
         return None
     message = "no prompt has two answers with different scores: a reward model learns from differences alone"
     todo = "score the answers, or name another file"
-    return Problem(where=judged[0].where.file, kind="no pair", message=message, todo=todo, fatal=True)
+    return Problem(where=judgements[0].where.file, kind="no pair", message=message, todo=todo, fatal=True)
 
 
-def _mixed_labels(records: Sequence[Labelled]) -> Problem | None:
+def _mixed_labels(records: Sequence[LabelledText]) -> Problem | None:
     first = records[0]
     other = next((record for record in records if record.many != first.many), None)
     if other is None:
@@ -195,7 +195,7 @@ def _mixed_labels(records: Sequence[Labelled]) -> Problem | None:
     )
 
 
-def _one_class(records: Sequence[Labelled]) -> Problem | None:
+def _one_class(records: Sequence[LabelledText]) -> Problem | None:
     kinds = {frozenset(record.labels) for record in records}
     labels = sorted({label for record in records for label in record.labels})
     if len(labels) > 1 and len(kinds) > 1:

@@ -36,26 +36,26 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
     A system turn that says nothing is none. `last_may_be_empty`: an answer without a word that somebody judged.
     """
     messages: list[Message] = []
-    given = list_of(row, field)
-    for place, turn in enumerate(given):
-        name = f"{field}[{place}]"
+    items = list_of(row, field)
+    for i, turn in enumerate(items):
+        name = f"{field}[{i}]"
         if not isinstance(turn, Mapping):
-            raise Unfit(name, "type", f"turn {place + 1} is {type_in_words(turn)}, not an object", f"mend `{name}`")
-        empty = last_may_be_empty and place == len(given) - 1
+            raise Unfit(name, "type", f"turn {i + 1} is {type_in_words(turn)}, not an object", f"mend `{name}`")
+        empty = last_may_be_empty and i == len(items) - 1
         fields = row.inside(f"{field}[]", turn)
         if "output" in turn and "role" not in turn and "from" not in turn:
             with inside(name):
                 messages.append(Message(role="user", content=text_of(fields, "input")))
                 messages.append(Message(role="assistant", content=answer_of(fields, "output", may_be_empty=empty)))
             continue
-        message = _turn(fields, name, place, may_be_empty=empty)
+        message = _turn(fields, name, i, may_be_empty=empty)
         if message.role == "system" and not message.content:
             continue
         if message.role == "system" and messages:
             raise Unfit(name, "order", "a system turn after the first turn", "join it with the first; the row is left out")
         if messages and messages[-1].role == message.role:
-            told = f"two turns of the {message.role} follow each other"
-            raise Unfit(name, "order", told, "join them; the row is left out")
+            message_text = f"two turns of the {message.role} follow each other"
+            raise Unfit(name, "order", message_text, "join them; the row is left out")
         messages.append(message)
     contents = [message.content.strip() for message in messages]
     for name in (*INSTRUCTIONS, *RESPONSES):  # as UltraChat's prompt and Magpie's response, which stand in the turns too
@@ -65,15 +65,15 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
     return tuple(messages)
 
 
-def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message:
-    said = turn.get(first_field(turn, ("role", "from")))
-    role = role_of(said)
+def _turn(turn: Fields, name: str, i: int, *, may_be_empty: bool) -> Message:
+    speaker = turn.get(first_field(turn, ("role", "from")))
+    role = role_of(speaker)
     calls = next((call for call in CALLS if turn.peek(call)), None)
-    if calls is not None or (isinstance(said, str) and said.lower() in TOOL_ROLES):
-        where, what = (f"{name}.{calls}", "calls a tool") if calls else (name, f"is a tool's ({said})")
-        raise Unfit(where, "tool", f"turn {place + 1} {what}, which is not trained", "remove the row; it is left out")
+    if calls is not None or (isinstance(speaker, str) and speaker.lower() in TOOL_ROLES):
+        where, what = (f"{name}.{calls}", "calls a tool") if calls else (name, f"is a tool's ({speaker})")
+        raise Unfit(where, "tool", f"turn {i + 1} {what}, which is not trained", "remove the row; it is left out")
     if role is None:
-        raise Unfit(name, "type", f"turn {place + 1} is by {reprlib.repr(said)}", f"use one of: {', '.join(ROLES)}")
+        raise Unfit(name, "type", f"turn {i + 1} is by {reprlib.repr(speaker)}", f"use one of: {', '.join(ROLES)}")
     with inside(name):
         field = first_field(turn, CONTENTS)
         if role == "system" and turn.peek(field) is None:
@@ -87,12 +87,12 @@ def _turn(turn: Fields, name: str, place: int, *, may_be_empty: bool) -> Message
 def _join_parts(turn: Fields, field: str) -> str:
     """Content in parts: [{type: text, text: ...}]. A part that is no text, an image say, cannot be read."""
     texts = []
-    for place, part in enumerate(turn[field]):
+    for i, part in enumerate(turn[field]):
         fields = turn.inside(f"{field}[]", part) if isinstance(part, Mapping) else Fields({"text": part})
         kind, text = fields.get("type"), fields.get(first_field(fields, ("text", "content")))
         if not isinstance(text, str):
-            told = f"a part of the content is no text ({reprlib.repr(kind) if kind else type_in_words(part)})"
-            raise Unfit(f"{field}[{place}]", "type", told, "keep its text alone")
+            message = f"a part of the content is no text ({reprlib.repr(kind) if kind else type_in_words(part)})"
+            raise Unfit(f"{field}[{i}]", "type", message, "keep its text alone")
         texts.append(text)
     return "".join(texts)
 
@@ -113,21 +113,21 @@ def json_list(value: Any) -> list[Any] | None:
     if not isinstance(value, str) or not value.startswith("["):
         return None
     try:
-        given = json.loads(value)
+        items = json.loads(value)
     except (ValueError, RecursionError):
         return None
-    return given if isinstance(given, list) else None
+    return items if isinstance(items, list) else None
 
 
-def role_of(said: Any) -> Role | None:
+def role_of(name: Any) -> Role | None:
     """Whose turn it is, by any of the names people use."""
-    return ROLES.get(said.lower()) if isinstance(said, str) else None
+    return ROLES.get(name.lower()) if isinstance(name, str) else None
 
 
 def parse_turn_cells(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """The row with its conversations as lists, where a table's cells hold them as JSON."""
-    found = {name: given for name, cell in row.items() if (given := json_list(cell)) and all(map(_is_turn, given))}
-    return {**row, **found} if found else row
+    conversations = {name: items for name, cell in row.items() if (items := json_list(cell)) and all(map(_is_turn, items))}
+    return {**row, **conversations} if conversations else row
 
 
 def _is_turn(value: Any) -> bool:
@@ -136,17 +136,17 @@ def _is_turn(value: Any) -> bool:
 
 def waits(row: Any) -> bool:
     """Whether the row is a conversation whose last turn is the user's: a prompt, not a demonstration."""
-    said = next((row[name] for name in CHATS if row.get(name) is not None), None) if isinstance(row, Mapping) else None
-    last = said[-1] if isinstance(said, list) and said else None
+    messages = next((row[name] for name in CHATS if row.get(name) is not None), None) if isinstance(row, Mapping) else None
+    last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, Mapping) and role_of(last.get("role", last.get("from"))) == "user"
 
 
-def waiting(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
+def waiting_prompt(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """A conversation that begins with the user (after any system turn) and waits for an answer."""
-    said = [message.role for message in messages if message.role != "system"]
-    if not said or said[0] != "user":
+    roles = [message.role for message in messages if message.role != "system"]
+    if not roles or roles[0] != "user":
         raise Unfit(field, "order", "the conversation does not begin with the user", "remove what comes first; it is left out")
-    if said[-1] != "user":
+    if roles[-1] != "user":
         raise Unfit(field, "order", "the prompt ends with the assistant's turn", "remove that turn; the row is left out")
     return Prompt(messages=messages, where=where)
 
@@ -155,7 +155,7 @@ def prompt_from_turns(messages: tuple[Message, ...], field: str, where: Where) -
     """The same as a prompt to be answered, where nothing is imitated: weights of its turns do not make it another."""
     if not all(turn.trained for turn in messages):
         messages = tuple(replace(turn, trained=True) for turn in messages)
-    return waiting(messages, field, where)
+    return waiting_prompt(messages, field, where)
 
 
 def split_last_answer(messages: tuple[Message, ...], field: str) -> tuple[tuple[Message, ...], str]:
@@ -184,9 +184,9 @@ def prompt_in_row(row: Fields, where: Where) -> Prompt:
         field, text = "history", text_of(row, "history")
     else:
         text = text_of(row, field)
-    spoken = _transcript_prompt(text, field)
-    if spoken:
-        return prompt_from_turns(with_system(row, spoken), field, where)
+    earlier = _transcript_prompt(text, field)
+    if earlier:
+        return prompt_from_turns(with_system(row, earlier), field, where)
     parts = [text, *_attached_texts(row, ("input",) if field == "instruction" else ()), *_attached_texts(row, ("context",))]
     last = Message(role="user", content="\n\n".join(parts))
     return prompt_from_turns(with_system(row, (*_history(row), last)), field, where)
@@ -199,25 +199,25 @@ def _conversation_field(row: Fields) -> str | None:
 
 def _attached_texts(row: Fields, names: Iterable[str]) -> list[str]:
     """Texts that go with the prompt; `input` must be one, a `context` of another type is somebody's own."""
-    found = [name for name in names if isinstance(row.peek(name), str) or (name == "input" and row.peek(name) is not None)]
-    return [text for name in found if (text := text_of(row, name, may_be_empty=True))]
+    present = [name for name in names if isinstance(row.peek(name), str) or (name == "input" and row.peek(name) is not None)]
+    return [text for name in present if (text := text_of(row, name, may_be_empty=True))]
 
 
 def _history(row: Fields) -> tuple[Message, ...]:
     """Earlier turns: a list of [question, answer], or of turns. Anything else under that name stays unread."""
-    given = row.peek("history")
-    if not isinstance(given, list) or not given:
+    items = row.peek("history")
+    if not isinstance(items, list) or not items:
         return ()
-    if all(isinstance(turn, Mapping) for turn in given):
+    if all(isinstance(turn, Mapping) for turn in items):
         earlier = turns(row, "history")
         if earlier and earlier[-1].role != "assistant":
             raise Unfit("history", "order", "it does not end with an answer", "add the answer; the row is left out")
         return earlier
-    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in given):
+    if not all(isinstance(turn, list) and len(turn) == 2 and all(isinstance(text, str) for text in turn) for turn in items):
         return ()
     messages: list[Message] = []
-    for place, (question, answer) in enumerate(row["history"]):
-        q, a = f"history[{place}][0]", f"history[{place}][1]"
+    for i, (question, answer) in enumerate(row["history"]):
+        q, a = f"history[{i}][0]", f"history[{i}][1]"
         pair = Fields({q: question, a: answer})
         messages += [Message(role="user", content=text_of(pair, q)), Message(role="assistant", content=answer_of(pair, a))]
     return tuple(messages)
@@ -252,8 +252,8 @@ def transcript(row: Fields, field: str) -> tuple[Message, ...]:
     text_of(row, field)
     before, *parts = TRANSCRIPTS[0].split(row[field])
     if before.strip() or not parts:
-        told = 'expected "\\n\\nHuman: ...\\n\\nAssistant: ..." turns, or a prompt in a column of its own'
-        raise Unfit(field, "type", "there is no prompt, and it is not a transcript", told)
+        expected = 'expected "\\n\\nHuman: ...\\n\\nAssistant: ..." turns, or a prompt in a column of its own'
+        raise Unfit(field, "type", "there is no prompt, and it is not a transcript", expected)
     return _transcript_turns(parts, field)
 
 
@@ -269,8 +269,8 @@ def _transcript_prompt(text: str, field: str) -> tuple[Message, ...]:
 
 def _transcript_turns(parts: Sequence[str], field: str) -> tuple[Message, ...]:
     """[who, text, who, text ...] -> turns; the one space after the colon is the transcript's, not the answer's."""
-    said = list(zip(parts[::2], parts[1::2], strict=True))
-    if any(not text.strip() for _, text in said[:-1]) or (said[-1][0] != "Assistant" and not said[-1][1].strip()):
+    spans = list(zip(parts[::2], parts[1::2], strict=True))
+    if any(not text.strip() for _, text in spans[:-1]) or (spans[-1][0] != "Assistant" and not spans[-1][1].strip()):
         raise Unfit(field, "unanswered", "a turn of the transcript is empty", "remove the row; it is left out")
-    found = [{"role": "assistant" if who == "Assistant" else "user", "content": text.removeprefix(" ")} for who, text in said]
-    return turns(Fields({field: found}), field, last_may_be_empty=True)
+    items = [{"role": "assistant" if who == "Assistant" else "user", "content": text.removeprefix(" ")} for who, text in spans]
+    return turns(Fields({field: items}), field, last_may_be_empty=True)

@@ -18,12 +18,12 @@ from sawyer.records.problems import Problem
 ROW_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 TEXT_SUFFIXES = (".txt", ".md")
 CELL_SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow")  # whose columns may hold a list as JSON: they have no other way
-PACKED = (".gz", ".zst")
+PACKED_SUFFIXES = (".gz", ".zst")
 BINARY = (b"\x1f\x8b", b"PAR1", b"ARROW1", b"PK\x03\x04", b"\x89PNG", b"%PDF", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 PIECE = 1 << 24  # bytes read at once
 # Bytes of memory that a byte of a file takes at least once it is rows. Measured on JSON lines: 3.2 for rows of 3,600 bytes,
-# 5.6 of 370, 14 of 90, hence 3 a byte and some 950 a row. What surely does not fit is refused; the rest is told if memory ends.
+# 5.6 of 370, 14 of 90, hence 3 a byte and some 950 a row. What surely does not fit is refused at once.
 MEMORY_A_BYTE = 3
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -33,7 +33,7 @@ class Text:
     """A file's text. `damaged`: its lines with bytes that are no UTF-8 or NUL; they are named, and rows on them left out."""
 
     text: str
-    damaged: frozenset[int]
+    bad_lines: frozenset[int]
 
 
 def expand(patterns: str | Sequence[str]) -> list[str]:
@@ -41,31 +41,31 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
 
     A pattern without a match is a DataError that names it.
     """
-    found: dict[str, None] = {}
+    files: dict[str, None] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found |= dict.fromkeys(_files_of(pattern))
-    if not found:
+        files |= dict.fromkeys(_files_of(pattern))
+    if not files:
         raise DataError("no file is named", expected="at least one data file", todo="name a file or a pattern")
-    return list(found)
+    return list(files)
 
 
 def suffix_of(path: str) -> str:
     """The ending that tells the format, without .gz or .zst: data/A.JSON.gz -> .json."""
     name = Path(path)
-    return Path(name.stem).suffix.lower() if name.suffix.lower() in PACKED else name.suffix.lower()
+    return Path(name.stem).suffix.lower() if name.suffix.lower() in PACKED_SUFFIXES else name.suffix.lower()
 
 
 def _files_of(pattern: str) -> list[str]:
     if os.path.isfile(pattern):
         return [pattern]
     if os.path.isdir(pattern):
-        return _saved(pattern)
+        return _dataset_files(pattern)
     files: list[str] = []
     for match in _matches(pattern) if has_magic(pattern) else []:
         if os.path.isfile(match):
             files.append(match)
         elif os.path.isdir(match) and (Path(match) / "state.json").is_file():
-            files += _saved(match)
+            files += _dataset_files(match)
     if not files:
         raise _no_file(pattern)
     return files
@@ -76,22 +76,22 @@ def _matches(pattern: str) -> list[str]:
     head, deep, tail = pattern.partition("**")
     if not deep or not tail.startswith(os.sep) or (head and not head.endswith(os.sep)):
         return sorted(glob(pattern))  # elsewhere two stars are one
-    found: dict[str, None] = {}
+    paths: dict[str, None] = {}
     tops = _matches(head) if has_magic(head) else [head]
     seen: set[tuple[int, int]] = set()
     for top in tops:
         for folder, inside, _ in os.walk(top or os.curdir, followlinks=True):
             status = os.stat(folder)
-            known = (status.st_dev, status.st_ino) in seen
+            again = (status.st_dev, status.st_ino) in seen
             seen.add((status.st_dev, status.st_ino))
-            inside[:] = [] if known else [name for name in inside if not name.startswith(".")]
-            if not known:
-                place = os.path.join(top, os.path.relpath(folder, top or os.curdir)) if folder != (top or os.curdir) else top
-                found |= dict.fromkeys(_matches(os.path.join(escape(place), tail.lstrip(os.sep))))
-    return sorted(found)
+            inside[:] = [] if again else [name for name in inside if not name.startswith(".")]
+            if not again:
+                path = os.path.join(top, os.path.relpath(folder, top or os.curdir)) if folder != (top or os.curdir) else top
+                paths |= dict.fromkeys(_matches(os.path.join(escape(path), tail.lstrip(os.sep))))
+    return sorted(paths)
 
 
-def _saved(folder: str) -> list[str]:
+def _dataset_files(folder: str) -> list[str]:
     """The Arrow files of a folder that `datasets`' save_to_disk wrote."""
     path = Path(folder)
     splits = sorted(child.name for child in path.iterdir() if (child / "state.json").is_file()) if os.access(path, 5) else []
@@ -116,7 +116,7 @@ def _saved(folder: str) -> list[str]:
 
 
 def _no_file(pattern: str) -> DataError:
-    known = suffix_of(pattern) in ROW_SUFFIXES + TEXT_SUFFIXES
+    is_data = suffix_of(pattern) in ROW_SUFFIXES + TEXT_SUFFIXES
     if os.path.exists(pattern):
         return DataError(
             "is a device or a pipe, not a file",
@@ -124,11 +124,13 @@ def _no_file(pattern: str) -> DataError:
             expected="a file whose size is known, and that can be read again",
             todo="write what comes out of it to a file first, and name that",
         )
-    if "://" in pattern or (HUB_ID.fullmatch(pattern) and not known and not os.path.exists(pattern.split("/")[0])):
+    if "://" in pattern or (HUB_ID.fullmatch(pattern) and not is_data and not os.path.exists(pattern.split("/")[0])):
         name = "/".join(pattern.rstrip("/").split("/")[-2:])
         file = f"{name.split('/')[-1]}.parquet"
         load = f"from datasets import load_dataset; load_dataset({name!r}, split='train').to_parquet({file!r})"
-        fetch = "download it, and name the file" if known else f'`pip install datasets`, `python -c "{load}"`, then name {file}'
+        fetch = (
+            "download it, and name the file" if is_data else f'`pip install datasets`, `python -c "{load}"`, then name {file}'
+        )
         return DataError(
             "there is no such file; a data set of a hub is not fetched by itself",
             where=pattern,
@@ -173,11 +175,11 @@ def memory_free() -> int:
         return free
 
 
-def check_size(path: str, size: int, *, unpacked: bool = False) -> None:
+def check_size(path: str, size: int, *, is_unpacked: bool = False) -> None:
     """Raise DataError where a file of `size` bytes would not fit into memory as rows."""
     free = memory_free()
     if size * MEMORY_A_BYTE > free:
-        holds = f"unpacks to more than {size / 1e9:.1f} GB" if unpacked else f"holds {size / 1e9:.1f} GB"
+        holds = f"unpacks to more than {size / 1e9:.1f} GB" if is_unpacked else f"holds {size / 1e9:.1f} GB"
         raise DataError(
             f"{holds}: about {size * MEMORY_A_BYTE / 1e9:.0f} GB of memory as rows, and {free / 1e9:.1f} GB are free",
             where=path,
@@ -192,15 +194,15 @@ def content_of(path: str) -> bytes:
     limit = memory_free() // MEMORY_A_BYTE
     pieces: list[bytes] = []
     try:
-        if Path(path).suffix.lower() not in PACKED:
+        if Path(path).suffix.lower() not in PACKED_SUFFIXES:
             check_size(path, os.path.getsize(path))
-        with _opened(path) as file:
+        with _open(path) as file:
             while piece := file.read(PIECE):
                 if not pieces and suffix_of(path) not in (".parquet", ".arrow"):
                     _check_text(path, piece)
                 pieces.append(piece)
                 if sum(map(len, pieces)) > limit:
-                    check_size(path, sum(map(len, pieces)), unpacked=True)
+                    check_size(path, sum(map(len, pieces)), is_unpacked=True)
         return b"".join(pieces)
     except (OSError, EOFError, ValueError, zlib.error, MemoryError) as error:
         raise DataError(
@@ -211,12 +213,12 @@ def content_of(path: str) -> bytes:
         ) from error
 
 
-def _opened(path: str) -> IO[bytes] | Any:
-    ending = Path(path).suffix.lower()
-    if ending == ".zst":
+def _open(path: str) -> IO[bytes] | Any:
+    suffix = Path(path).suffix.lower()
+    if suffix == ".zst":
         pyarrow = need_pyarrow(path, "A .zst file")
         return pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd")
-    return gzip.open(path) if ending == ".gz" else open(path, "rb")
+    return gzip.open(path) if suffix == ".gz" else open(path, "rb")
 
 
 def _check_text(path: str, start: bytes) -> None:
@@ -236,10 +238,10 @@ def text_of_file(path: str, problems: list[Problem], *, by_rows: bool) -> Text:
     """A file as text. Lines that are not UTF-8 or hold NUL bytes are problems: of the rows on them, or (`by_rows` False) of
     the file; the rest of them is kept."""
     content = content_of(path)
-    damaged: set[int] = set()
+    bad_lines: set[int] = set()
 
     def tell(number: int, kind: str, message: str, todo: str) -> None:
-        damaged.add(number)
+        bad_lines.add(number)
         where = f"{path}:{number}"
         problems.append(Problem(where=where, kind=kind, message=message, todo=todo, fatal=not by_rows, bad=by_rows))
 
@@ -257,4 +259,4 @@ def text_of_file(path: str, problems: list[Problem], *, by_rows: bool) -> Text:
             if "\0" in words:
                 tell(number, "NUL", "a NUL byte", "remove it; the file may be damaged")
         text = text.replace("\0", "")
-    return Text(text=text, damaged=frozenset(damaged) if by_rows else frozenset())
+    return Text(text=text, bad_lines=frozenset(bad_lines) if by_rows else frozenset())

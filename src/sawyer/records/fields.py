@@ -45,7 +45,7 @@ class Fields(Mapping[str, Any]):
         return self._values.get(name)
 
     def inside(self, path: str, values: Mapping[str, Any]) -> Fields:
-        """An object inside a field that was read; what nobody reads of it is told below `path`, such as `messages[].weight`."""
+        """An object inside a field that was read; its unread fields are reported below `path`, such as `messages[].weight`."""
         inner = Fields(values)
         self._inner.append((path, inner))
         return inner
@@ -63,11 +63,11 @@ class Fields(Mapping[str, Any]):
         """Where something stands that was not read, each path once. A field that repeats one that was read is none of them."""
         others = self.others
         texts = [v for name in self._read if isinstance(v := self._values[name], list | str)] if others else []
-        telling = ((name, v) for name, v in others.items() if name not in self._repeats and not _is_nothing(v))
-        found = {name: None for name, v in telling if not is_among(v, texts)}
+        with_content = ((name, v) for name, v in others.items() if name not in self._repeats and not _is_nothing(v))
+        paths = {name: None for name, v in with_content if not is_among(v, texts)}
         for path, inner in self._inner:
-            found |= dict.fromkeys(f"{path}.{name}" for name in inner.unread())
-        return list(found)
+            paths |= dict.fromkeys(f"{path}.{name}" for name in inner.unread())
+        return list(paths)
 
 
 def _is_nothing(value: Any) -> bool:
@@ -97,7 +97,7 @@ def is_bookkeeping(path: str) -> bool:
 
 @contextmanager
 def inside(name: str) -> Iterator[None]:
-    """What is found inside `name` is told by its whole path: `messages[1].content`."""
+    """Problems inside `name` are reported by their whole path: `messages[1].content`."""
     try:
         yield
     except Unfit as unfit:
@@ -133,15 +133,15 @@ def type_in_words(value: Any) -> str:
 
 def text_of(row: Mapping[str, Any], field: str, *, may_be_empty: bool = False) -> str:
     """A field that must be text, without outer white space."""
-    return _text(row, field, may_be_empty).strip()
+    return _text_value(row, field, may_be_empty).strip()
 
 
 def answer_of(row: Mapping[str, Any], field: str, *, may_be_empty: bool = False) -> str:
     """An answer's text as it is but for white space at its end: leading spaces are part of it, as indented code shows."""
-    return _text(row, field, may_be_empty).rstrip()
+    return _text_value(row, field, may_be_empty).rstrip()
 
 
-def _text(row: Mapping[str, Any], field: str, may_be_empty: bool) -> str:
+def _text_value(row: Mapping[str, Any], field: str, may_be_empty: bool) -> str:
     value = row.get(field)
     if value is None:
         raise Unfit(field, "missing", f"there is no `{field}`")

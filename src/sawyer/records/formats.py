@@ -108,7 +108,7 @@ FORMATS: tuple[Format, ...] = (
 )  # fmt: skip
 PROMPTS = FORMATS[-1]
 # What each wish accepts: a row's format must give one of these.
-ACCEPTED: Mapping[Want, tuple[Gives, ...]] = {
+FORMATS_FOR: Mapping[Want, tuple[Gives, ...]] = {
     "prompts": ("prompts", "demonstrations", "scored", "pairs", "labels"),
     "demonstrations": ("demonstrations",),
     "scored": ("scored",),
@@ -118,7 +118,7 @@ ACCEPTED: Mapping[Want, tuple[Gives, ...]] = {
     "labels": ("labels",),
 }
 # Where rows of a kind belong, when they are given to a stage that learns from another.
-PLACES: Mapping[Want, str] = {
+SETTING_FOR: Mapping[Want, str] = {
     "comparisons": "reward.data",
     "demonstrations": "sft.data",
     "labels": "classify.data",
@@ -135,12 +135,12 @@ def format_of(row: Mapping[str, Any], want: Want) -> Format | None:
     """The first format that fits the row and gives what is wanted."""
     if want == "prompts" and PROMPTS.fits(row) and "instances" not in row:
         return PROMPTS  # whatever else the row has is not needed, so it cannot be wrong
-    return next((format for format in FORMATS if format.gives in ACCEPTED[want] and fits(format, row)), None)
+    return next((format for format in FORMATS if format.gives in FORMATS_FOR[want] and fits(format, row)), None)
 
 
 def expected(want: Want) -> str:
     """The fields of every format that gives what is wanted: what an error advises."""
-    formats = [PROMPTS] if want == "prompts" else [format for format in FORMATS if format.gives in ACCEPTED[want]]
+    formats = [PROMPTS] if want == "prompts" else [format for format in FORMATS if format.gives in FORMATS_FOR[want]]
     more = "; a table without a header: `columns: {2: label, 4: text}` by number" if want == "labels" else ""
     return " | ".join(format.fields for format in formats) + more
 
@@ -195,9 +195,9 @@ def _with_fields(prompt: Prompt, row: Fields, unread: Sequence[str]) -> Prompt:
 def _no_format(row: Mapping[str, Any], want: Want) -> Unfit:
     """The error for a row of no format that gives what is wanted; it says where a row of another use belongs."""
     names = ", ".join(repr(name)[1:-1][:40] for name in list(row)[:12]) or "nothing"
-    other = next((use for use in PLACES if use not in (want, "prompts") and format_of(row, use)), None)
+    other = next((use for use in SETTING_FOR if use not in (want, "prompts") and format_of(row, use)), None)
     if other is not None and want in ("demonstrations", "comparisons", "labels"):
-        todo = f"name the file in {PLACES[other]}, or give rows with {expected(want)}; other names go into `columns:`"
+        todo = f"name the file in {SETTING_FOR[other]}, or give rows with {expected(want)}; other names go into `columns:`"
         if want == "demonstrations" and is_labelled_answer(row):
             todo += ", where `{label: class}` sets a label aside that judges nothing"
         return Unfit("row", "shape", f"a row with {names} gives {other}, not {want}", todo)
@@ -231,11 +231,11 @@ def purpose(rows: Sequence[Any]) -> Want:
             format = format_of(row, "comparisons")
             if format is not None and format.joins and not is_labelled_answer(row):
                 single_prompts.append(_prompt_key(row))
-            elif use := next((use for use in PLACES if format_of(row, use)), None):
+            elif use := next((use for use in SETTING_FOR if format_of(row, use)), None):
                 uses[use] += 1
     has_several = len(set(single_prompts)) < len(single_prompts)
     uses["comparisons" if has_several else "demonstrations"] += len(single_prompts)
-    return max(PLACES, key=lambda want: uses[want]) if any(uses.values()) else "demonstrations"
+    return max(SETTING_FOR, key=lambda want: uses[want]) if any(uses.values()) else "demonstrations"
 
 
 def _prompt_key(row: Mapping[str, Any]) -> str:

@@ -19,6 +19,6 @@ def bucket(prompt: Prompt) -> float:
 
 def split(records: Sequence[R], eval_fraction: float) -> tuple[tuple[R, ...], tuple[R, ...]]:
     """(train, held out): the share `eval_fraction` of all prompts there could be is kept back."""
-    kept = [bucket(prompt_in(record)) < eval_fraction for record in records]
-    train = tuple(record for record, out in zip(records, kept, strict=True) if not out)
-    return train, tuple(record for record, out in zip(records, kept, strict=True) if out)
+    is_held_out = [bucket(prompt_in(record)) < eval_fraction for record in records]
+    train = tuple(record for record, out in zip(records, is_held_out, strict=True) if not out)
+    return train, tuple(record for record, out in zip(records, is_held_out, strict=True) if out)

@@ -379,8 +379,8 @@ def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if not isinstance(root, Mapping):
         raise Unfit("prompt", "type" if root else "missing", f"`prompt` is {type_in_words(root)}, not a message")
     has_ranks = False
-    pending: list[tuple[str, Fields, Turns]] = [("prompt", row.inside("prompt", root), ())]
-    for name, node, before in pending:  # grows as it goes
+    queue: list[tuple[str, Fields, Turns]] = [("prompt", row.inside("prompt", root), ())]
+    for name, node, before in queue:  # grows as it goes
         speaker = node.get("role", "assistant" if before and before[-1].role == "user" else "prompter")
         role = role_of(speaker)
         if role is None or role == (before[-1].role if before else "assistant"):
@@ -396,7 +396,7 @@ def read_tree(row: Fields, where: Where) -> Iterable[Record | Unfit]:
             if not isinstance(reply, Mapping):
                 raise Unfit(path, "type", f"a reply is {type_in_words(reply)}, not an object", f"mend `{path}`")
             fields = row.inside("replies[]", reply)
-            pending.append((path, fields, messages))
+            queue.append((path, fields, messages))
             with inside(path):
                 rank = number_of(fields, "rank")
                 if rank is not None:

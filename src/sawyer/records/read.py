@@ -21,7 +21,7 @@ from sawyer.records.record_types import (
     Answer,
     Demonstration,
     JudgedPrompt,
-    Labelled,
+    LabelledText,
     Message,
     Prompt,
     Record,
@@ -47,7 +47,7 @@ class Read:
 
     records: tuple[Any, ...]
     format: str  # the formats' names, for the user
-    skipped: tuple[Problem, ...]  # none of them fatal
+    problems: tuple[Problem, ...]  # none of them fatal
     files: tuple[str, ...]
     rows: Mapping[str, int]  # file -> its number of rows, bad ones included
     unread: Mapping[str, int]  # path of a field -> rows in which it holds something and was not read
@@ -57,17 +57,17 @@ class Read:
         """What the files' owner should act on: bad rows, which are left out, and what looks odd; by kind with the first few
         places of each. Empty where there is nothing."""
         kinds: dict[str, list[Problem]] = {}
-        for problem in self.skipped:
+        for problem in self.problems:
             if problem.bad or problem.kind not in EXPECTED_KINDS:
                 kinds.setdefault(problem.kind, []).append(problem)
-        bad = len({problem.where for problem in self.skipped if problem.bad})
+        bad = len({problem.where for problem in self.problems if problem.bad})
         of = f"{bad:,} of {sum(self.rows.values()):,} rows cannot be used and {'is' if bad == 1 else 'are'} left out: "
         return of * bool(bad) + "; ".join(_kind_text(kind, problems) for kind, problems in kinds.items())
 
     def remarks(self, *, without: Collection[str] = ()) -> str:
         """What any large file has, for the plan's line: rows that teach nothing, counted by kind, and the columns that are not
         read. Begins with "; ", or is empty. `without`: kinds that the caller counts itself."""
-        expected = (problem for problem in self.skipped if not problem.bad and problem.kind in EXPECTED_KINDS)
+        expected = (problem for problem in self.problems if not problem.bad and problem.kind in EXPECTED_KINDS)
         kinds = Counter(problem.kind for problem in expected if problem.kind not in without)
         twice = kinds.pop("duplicate", 0)
         parts = [f"{twice:,} {'duplicate' if twice == 1 else 'duplicates'} left out"] if twice else []
@@ -82,31 +82,31 @@ class Read:
 
 
 def _kind_text(kind: str, problems: Sequence[Problem]) -> str:
-    places = named([Path(problem.where).name for problem in problems])
+    where = join_names([Path(problem.where).name for problem in problems])
     one = len(problems) == 1
-    return f"{kind} ({places}): {problems[0].message}" if one else f"{len(problems):,} rows: {kind} ({places})"
+    return f"{kind} ({where}): {problems[0].message}" if one else f"{len(problems):,} rows: {kind} ({where})"
 
 
 def unread_in_words(unread: Mapping[str, int], *, most: int = 8, prompts: bool = False) -> str:
     """The columns and fields that are not read, with the rows in which they stand; the most frequent first, and last those that
     only say which row it is or where it comes from. Of `prompts`, reward functions that take rows still see them."""
-    ordered = sorted(unread.items(), key=lambda item: (is_bookkeeping(item[0]), -item[1]))
-    if not ordered:
+    items = sorted(unread.items(), key=lambda item: (is_bookkeeping(item[0]), -item[1]))
+    if not items:
         return ""
-    counts = {count for _, count in ordered}
+    counts = {count for _, count in items}
     if len(counts) == 1:
         count = counts.pop()
-        names, rows = ", ".join(name for name, _ in ordered[:most]), f" (in {count:,} {'row' if count == 1 else 'rows'})"
+        names, rows = ", ".join(name for name, _ in items[:most]), f" (in {count:,} {'row' if count == 1 else 'rows'})"
     else:
-        names, rows = ", ".join(f"{name} ({count:,})" for name, count in ordered[:most]), ""
+        names, rows = ", ".join(f"{name} ({count:,})" for name, count in items[:most]), ""
     unread_by = "not in the prompt, for reward functions alone" if prompts else "not read"
-    return f"{unread_by}: {names}{f' and {len(ordered) - most:,} more' if len(ordered) > most else ''}{rows}"
+    return f"{unread_by}: {names}{f' and {len(items) - most:,} more' if len(items) > most else ''}{rows}"
 
 
-def named(places: Sequence[str], most: int = 3) -> str:
+def join_names(where: Sequence[str], most: int = 3) -> str:
     """The first few different places, and that there are more."""
-    names = list(dict.fromkeys(places))[:most]
-    return ", ".join(names) + (", ..." if len(places) > len(names) else "")
+    names = list(dict.fromkeys(where))[:most]
+    return ", ".join(names) + (", ..." if len(where) > len(names) else "")
 
 
 @dataclass(slots=True)
@@ -146,14 +146,14 @@ def read(
     key = (stamps, want, tuple((columns or {}).items()), max_bad_rows)
     result = _results.get(key)
     if result is None:
-        result = _results[key] = _read(files, want, columns or {}, max_bad_rows)
+        result = _results[key] = _read_files(files, want, columns or {}, max_bad_rows)
     return result
 
 
 _results: WeakValueDictionary[Any, Read] = WeakValueDictionary()  # those in use
 
 
-def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_rows: float | None) -> Read:
+def _read_files(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_rows: float | None) -> Read:
     scan = Scan()
     for path in files:
         before = len(scan.problems)
@@ -172,7 +172,7 @@ def _read(files: Sequence[str], want: Want, columns: Mapping[str, str], max_bad_
     return Read(
         records=tuple(scan.records),
         format=" + ".join(scan.formats),
-        skipped=tuple(scan.problems),
+        problems=tuple(scan.problems),
         files=tuple(files),
         rows=dict(scan.rows),
         unread=dict(scan.unread),
@@ -185,17 +185,17 @@ def leave_out(read_in: Read, problems: Sequence[Problem], max_bad_rows: float | 
     if not problems:
         return read_in
     bad = [replace(problem, fatal=False, bad=True) for problem in problems]
-    skipped = (*read_in.skipped, *bad)
+    everything = (*read_in.problems, *bad)
     for path in read_in.files:
-        of_file = [problem for problem in skipped if problem.where.startswith(f"{path}:")]
-        ordered = too_many_bad(path, of_file, read_in.rows[path], max_bad_rows)
-        if ordered and ordered[0].fatal:
-            raise _refusal(path, ordered[0], ordered)
-    places = {problem.where for problem in problems}
-    records = tuple(record for record in read_in.records if str(prompt_in(record).where) not in places)
+        of_file = [problem for problem in everything if problem.where.startswith(f"{path}:")]
+        in_file = too_many_bad(path, of_file, read_in.rows[path], max_bad_rows)
+        if in_file and in_file[0].fatal:
+            raise _refusal(path, in_file[0], in_file)
+    bad_rows = {problem.where for problem in problems}
+    records = tuple(record for record in read_in.records if str(prompt_in(record).where) not in bad_rows)
     if not records:
         raise DataError(bad[0].message, where=bad[0].where, expected="at least one good row", todo=bad[0].todo)
-    return replace(read_in, records=records, skipped=skipped)
+    return replace(read_in, records=records, problems=everything)
 
 
 def once_each(read_in: Read) -> Read:
@@ -206,24 +206,24 @@ def once_each(read_in: Read) -> Read:
     for prompt in read_in.records:
         first = firsts.setdefault(prompt.messages, prompt)
         if first is not prompt:
-            message = f"the same prompt as {_place(first.where, prompt.where)}; left out"
+            message = f"the same prompt as {_first_seen(first.where, prompt.where)}; left out"
             duplicates.append(Unfit("row", "duplicate", message, "remove it").at(prompt.where))
     if not duplicates:
         return read_in
-    return replace(read_in, records=tuple(firsts.values()), skipped=(*read_in.skipped, *duplicates))
+    return replace(read_in, records=tuple(firsts.values()), problems=(*read_in.problems, *duplicates))
 
 
 def _refusal(path: str, first: Problem, problems: Sequence[Problem]) -> DataError:
     """Why a file is refused; where its bad rows are too many, with the first of them."""
     if first.kind == TOO_MANY:
         row = next(problem for problem in problems if problem.bad)
-        given, where = f"{row.message}; {first.message}", row.where
+        message, where = f"{row.message}; {first.message}", row.where
     else:
         fatal = sum(problem.fatal for problem in problems)
         more = f" (and {fatal - 1:,} more {'problem' if fatal == 2 else 'problems'})" if fatal > 1 else ""
-        given, where = f"{first.message}{more}", first.where
+        message, where = f"{first.message}{more}", first.where
     return DataError(
-        given,
+        message,
         where=where,
         why="a row that was misread or dropped in silence would change what the model learns",
         todo=f"{first.todo}; `sawyer check {path}` lists all",
@@ -274,16 +274,18 @@ def _typed_ends(records: Sequence[Record]) -> list[Problem]:
 def too_many_bad(path: str, problems: Sequence[Problem], rows: int, share: float | None) -> list[Problem]:
     """A file's problems in order, behind one that refuses the file where more of its rows are bad than `share` lets pass; None
     lets none pass, and the advice is then not to raise it."""
-    ordered = in_order(problems, path)
-    bad = list({problem.where: problem for problem in ordered if problem.bad}.values())
+    in_file = in_order(problems, path)
+    bad = list({problem.where: problem for problem in in_file if problem.bad}.values())
     if len(bad) <= (max(1, math.floor(share * rows + 1e-9)) if share else 0):
-        return ordered
-    needed = math.ceil(100 * len(bad) / rows) / 100
+        return in_file
+    limit_needed = math.ceil(100 * len(bad) / rows) / 100
     mend, limit = bad[0].todo, f"max_bad_rows: {share:g} lets fewer pass" if share is not None else "none of them may be lost"
-    if needed <= MOST_BAD and share is not None:
-        mend = f"{mend}; or leave them out with max_bad_rows: {needed:g} (of a command: `--max-bad-rows {needed:g}`)"
+    if limit_needed <= MOST_BAD and share is not None:
+        mend = (
+            f"{mend}; or leave them out with max_bad_rows: {limit_needed:g} (of a command: `--max-bad-rows {limit_needed:g}`)"
+        )
     message = f"{len(bad):,} of {rows:,} rows cannot be used, and {limit}"
-    return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *ordered]
+    return [Problem(where=path, kind=TOO_MANY, message=message, todo=mend, fatal=True), *in_file]
 
 
 def in_order(problems: Sequence[Problem], path: str) -> list[Problem]:
@@ -325,9 +327,9 @@ def finish(scan: Scan) -> None:
         if not isinstance(record, JudgedPrompt) or record.is_pair:
             continue
         if id(record) in firsts:
-            scan.records[i], differing = _merge(firsts[id(record)])
-            if differing:
-                answers = "an answer was" if differing == 1 else f"{differing} answers were"
+            scan.records[i], changed_scores = _merge(firsts[id(record)])
+            if changed_scores:
+                answers = "an answer was" if changed_scores == 1 else f"{changed_scores} answers were"
                 message = f"{answers} judged more than once and differently: the mean counts"
                 scan.problems.append(Unfit("score", "judged twice", message, "keep the right score").at(record.where))
         scan.problems += [note.at(record.where) for note in _judgement_problems(scan.records[i])]
@@ -342,19 +344,19 @@ def _merge(records: Sequence[JudgedPrompt]) -> tuple[JudgedPrompt, int]:
     for record in records:
         for answer in record.answers:
             by_text.setdefault(answer.response, []).append(answer)
-    answers, differing = [], 0
+    answers, changed_scores = [], 0
     for same in by_text.values():
         scores = [answer.score for answer in same if answer.score is not None]
         answers.append(replace(same[0], score=fmean(scores) if scores else None))
-        differing += len(set(scores)) > 1
-    return replace(records[0], answers=tuple(answers)), differing
+        changed_scores += len(set(scores)) > 1
+    return replace(records[0], answers=tuple(answers)), changed_scores
 
 
 def _add(record: Record, scan: Scan, *, joins: bool) -> None:
     """Each record once; a judged one that has no pair is named in the end (it stays: somebody may score it later)."""
     key, where = _row_key(record, scan), prompt_in(record).where
     if key in scan.seen:
-        message = f"the same as {_place(scan.seen[key], where)}; left out"
+        message = f"the same as {_first_seen(scan.seen[key], where)}; left out"
         scan.problems.append(Unfit("row", "duplicate", message, "remove it").at(where))
         return
     scan.seen[key] = where
@@ -364,14 +366,14 @@ def _add(record: Record, scan: Scan, *, joins: bool) -> None:
         if len(same) > 1:
             return
     scan.records.append(record)
-    if isinstance(record, Labelled) and not record.many:
+    if isinstance(record, LabelledText) and not record.many:
         first = scan.seen.setdefault(("labelled", record.text), where)
         if first is not where:
-            message = f"the same text has another label in {_place(first, where)}; both are kept"
+            message = f"the same text has another label in {_first_seen(first, where)}; both are kept"
             scan.problems.append(Unfit("label", "contradiction", message, "keep the right one").at(where))
 
 
-def _place(first: Where, here: Where) -> str:
+def _first_seen(first: Where, here: Where) -> str:
     """Where a row stood before: in the same file its name is enough, without the folders."""
     return f"{Path(first.file).name}:{first.line}" if first.file == here.file else str(first)
 
@@ -383,7 +385,7 @@ def _judgement_problems(record: JudgedPrompt) -> Iterable[Unfit]:
         yield Unfit("score", "unscored", message, "score them, or leave them out")
     if count == 1:
         yield Unfit("score", "one answer", "a single scored answer has nothing to compare with", "add another")
-    elif count and not pairs.decided and not pairs.same_text:
+    elif count and not pairs.preferences and not pairs.same_text:
         yield Unfit("score", "tied", "all scores of the prompt are equal: no pair to learn from", "judge more finely")
 
 
@@ -398,7 +400,7 @@ def _row_key(record: Record, scan: Scan) -> Any:
             return messages, record.chosen, record.rejected
         case JudgedPrompt():
             return messages, tuple((answer.response, answer.score) for answer in record.answers)
-        case Labelled():
+        case LabelledText():
             return messages, frozenset(record.labels)
         case Prompt():
             first = scan.prompts.setdefault(messages, record)

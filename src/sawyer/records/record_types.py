@@ -86,7 +86,7 @@ class Pair(NamedTuple):
 class Pairs:
     """All pairs of a prompt's scored answers: those that teach, and how many do not."""
 
-    decided: tuple[Pair, ...]
+    preferences: tuple[Pair, ...]
     ties: int  # pairs with equal scores
     same_text: int  # pairs of one text with two scores: no model could tell them apart
 
@@ -125,8 +125,7 @@ class JudgedPrompt:
         """A ready-made pair's other response."""
         return self.answers[1].response if self.is_pair else None
 
-    @property
-    def scored(self) -> JudgedPrompt:
+    def drop_unscored(self) -> JudgedPrompt:
         """The same without the answers that wait for a score."""
         return replace(self, answers=tuple(answer for answer in self.answers if answer.score is not None))
 
@@ -136,31 +135,31 @@ class JudgedPrompt:
 
     @property
     def scores(self) -> tuple[float, ...]:
-        """The scores of `scored`, in its order."""
+        """The scores of `drop_unscored()`, in its order."""
         return tuple(answer.score for answer in self.answers if answer.score is not None)
 
     def pairs(self) -> Pairs:
-        """The one definition of a pair: two answers of `scored` with different scores and different texts.
+        """The one definition of a pair: two answers of `drop_unscored()` with different scores and different texts.
 
         K scores give up to K(K-1)/2 pairs. A text that was judged twice stands twice among the answers: two judgements.
-        Example: scores 6, 2, 2 -> decided ((0, 1, 4.0), (0, 2, 4.0)), 1 tie.
+        Example: scores 6, 2, 2 -> preferences ((0, 1, 4.0), (0, 2, 4.0)), 1 tie.
         """
-        judged = [(answer.response, answer.score) for answer in self.answers if answer.score is not None]
-        decided, ties, same_text = [], 0, 0
-        for i, (response, score) in enumerate(judged):
-            for j in range(i + 1, len(judged)):
-                difference = score - judged[j][1]
+        answers = [(answer.response, answer.score) for answer in self.answers if answer.score is not None]
+        preferences, ties, same_text = [], 0, 0
+        for i, (response, score) in enumerate(answers):
+            for j in range(i + 1, len(answers)):
+                difference = score - answers[j][1]
                 if difference == 0:
                     ties += 1
-                elif response == judged[j][0]:
+                elif response == answers[j][0]:
                     same_text += 1
                 else:
-                    decided.append(Pair(i, j, difference) if difference > 0 else Pair(j, i, -difference))
-        return Pairs(decided=tuple(decided), ties=ties, same_text=same_text)
+                    preferences.append(Pair(i, j, difference) if difference > 0 else Pair(j, i, -difference))
+        return Pairs(preferences=tuple(preferences), ties=ties, same_text=same_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Labelled:
+class LabelledText:
     """A text and the class it belongs to; with `many`, all the classes that apply to it, which may be none.
 
     Example: `Labelled(text="The mechanical doll wriggled itself loose.", labels=("1",), many=False)`
@@ -173,11 +172,11 @@ class Labelled:
 
     @property
     def prompt(self) -> Prompt:
-        """The text as a prompt of one turn: splits and leaks are told by it."""
+        """The text as a prompt of one turn: splits and leaks go by it."""
         return prompt_of(self.text, where=self.where)
 
 
-Record = Prompt | Demonstration | JudgedPrompt | Labelled
+Record = Prompt | Demonstration | JudgedPrompt | LabelledText
 
 
 def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
@@ -197,5 +196,5 @@ def responses_of(record: Record) -> tuple[str, ...]:
             return (record.response,)
         case JudgedPrompt():
             return record.responses
-        case Prompt() | Labelled():
+        case Prompt() | LabelledText():
             return ()

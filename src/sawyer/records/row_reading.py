@@ -47,7 +47,7 @@ def raw_rows(
     names by which a table's columns are asked for: numbers alone stand for columns counted from 1, of one without a header."""
     before, rows = len(problems), 0
     try:
-        for row in _rows(path, problems, is_row, columns):
+        for row in _rows_by_suffix(path, problems, is_row, columns):
             rows += 1
             yield row
     except MemoryError as error:
@@ -61,41 +61,41 @@ def raw_rows(
         problems.append(_fatal(path, "empty file", "the file has no rows", "name a file with rows"))
 
 
-def _rows(
+def _rows_by_suffix(
     path: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool], columns: Collection[str]
 ) -> Iterator[RawRow]:
     suffix = suffix_of(path)
     if suffix not in ROW_SUFFIXES + TEXT_SUFFIXES:
-        known = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
-        todo = f"use one of {known}, or these with .gz or .zst"
+        suffixes = ", ".join((*ROW_SUFFIXES, *TEXT_SUFFIXES))
+        todo = f"use one of {suffixes}, or these with .gz or .zst"
         problems.append(_fatal(path, "format", f"{suffix or 'no ending'} is not known", todo))
         return
     if suffix in (".parquet", ".arrow"):
         yield from (RawRow(line=number, value=value) for number, value in enumerate(columnar_rows(path), 1))
         return
     before = len(problems)
-    found = text_of_file(path, problems, by_rows=True)
-    text = found.text
+    text_file = text_of_file(path, problems, by_rows=True)
+    text = text_file.text
     if not text.strip():
         problems.append(_fatal(path, "empty file", "the file is empty", "name a file with rows"))
     elif suffix == ".csv":
-        yield from _sound(_csv(path, text, problems, columns), found)
+        yield from _sound(_csv(path, text, problems, columns), text_file)
     elif suffix == ".tsv":
-        yield from _sound(_tsv(path, text, problems, columns), found)
+        yield from _sound(_tsv(path, text, problems, columns), text_file)
     elif suffix in TEXT_SUFFIXES:
         lines = (RawRow(line=i, value=line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
-        yield from _sound(lines, found)
+        yield from _sound(lines, text_file)
     else:
         if _on_one_line(text):  # which of its rows is damaged cannot be told
             problems[before:] = [replace(problem, fatal=True, bad=False) for problem in problems[before:]]
-        yield from _sound(_json(path, text, problems, is_row), found)
+        yield from _sound(_json(path, text, problems, is_row), text_file)
 
 
 def _sound(rows: Iterator[RawRow], text: Text) -> Iterator[RawRow]:
     """Without the rows on damaged lines, which are named already."""
-    if not text.damaged:
+    if not text.bad_lines:
         return rows
-    return (row for row in rows if text.damaged.isdisjoint(range(row.line, max(row.line, row.last) + 1)))
+    return (row for row in rows if text.bad_lines.isdisjoint(range(row.line, max(row.line, row.last) + 1)))
 
 
 def documents(path: str, problems: list[Problem]) -> Iterator[str]:
@@ -109,7 +109,7 @@ def documents(path: str, problems: list[Problem]) -> Iterator[str]:
 
 
 def _on_one_line(text: str) -> bool:
-    """Whether an array, or an object around one, lies on one line, so that its rows are told by their number."""
+    """Whether an array, or an object around one, lies on one line, so that its rows have numbers, not lines."""
     return "\n" not in text.strip() and "\r" not in text.strip()
 
 
@@ -119,19 +119,21 @@ def _json(path: str, text: str, problems: list[Problem], is_row: Callable[[Mappi
     if text[start] == "[":
         end = yield from _array(path, text, start, problems)
         if end is not None and _skip(text, end) < len(text):
-            problems.append(_broken(path, text, json.JSONDecodeError("more text after the closing ]", text, _skip(text, end))))
+            problems.append(
+                _json_problem(path, text, json.JSONDecodeError("more text after the closing ]", text, _skip(text, end)))
+            )
         return
     try:
         value, end = DECODER.raw_decode(text, start)
     except (ValueError, RecursionError) as error:
         if suffix_of(path) == ".json" and not _is_json(text[start:].split("\n", 2)[1:2]):
-            problems.append(_broken(path, text, error))
+            problems.append(_json_problem(path, text, error))
         else:
             yield from _json_lines(path, text, problems)
         return
     more = _skip(text, end)
     if more < len(text) and "\n" in text[start:end]:
-        problems.append(_broken(path, text, json.JSONDecodeError("more text after the first object", text, more)))
+        problems.append(_json_problem(path, text, json.JSONDecodeError("more text after the first object", text, more)))
     elif more < len(text):
         yield from _json_lines(path, text, problems)
     elif isinstance(value, dict) and not is_row(value) and (inner := _only_array(text, start)) is not None:
@@ -157,57 +159,57 @@ def _json_lines(path: str, text: str, problems: list[Problem]) -> Iterator[RawRo
         try:
             yield RawRow(line=number, value=json.loads(line))
         except (ValueError, RecursionError) as error:
-            broken = _broken(path, line, error, line=number, last=number == len(lines))
-            problems.append(broken if broken.kind == "truncated" else replace(broken, fatal=False, bad=True))
+            problem = _json_problem(path, line, error, line=number, last=number == len(lines))
+            problems.append(problem if problem.kind == "truncated" else replace(problem, fatal=False, bad=True))
 
 
 def _array(path: str, text: str, start: int, problems: list[Problem]) -> Generator[RawRow, None, int | None]:
     """The values of the array that begins at `start`, one by one, so that each has its line; returns where it ends."""
-    line, counted, number = 1, 0, 0
-    numbered = _on_one_line(text)
+    line, counted_to, number = 1, 0, 0
+    by_number = _on_one_line(text)
     try:
-        place = _skip(text, start + 1)
-        while text[place] != "]":
-            line, counted, number = line + text.count("\n", counted, place), place, number + 1
-            value, end = DECODER.raw_decode(text, place)
-            yield RawRow(line=number if numbered else line, value=value, last=line + text.count("\n", place, end))
-            place = _skip(text, end)
-            if text[place] == ",":
-                place = _skip(text, place + 1)
-                if text[place] == "]":
-                    raise json.JSONDecodeError("a comma after the last row", text, place)
-            elif text[place] != "]":
-                raise json.JSONDecodeError("expected , or ] after a row", text, place)
+        at = _skip(text, start + 1)
+        while text[at] != "]":
+            line, counted_to, number = line + text.count("\n", counted_to, at), at, number + 1
+            value, end = DECODER.raw_decode(text, at)
+            yield RawRow(line=number if by_number else line, value=value, last=line + text.count("\n", at, end))
+            at = _skip(text, end)
+            if text[at] == ",":
+                at = _skip(text, at + 1)
+                if text[at] == "]":
+                    raise json.JSONDecodeError("a comma after the last row", text, at)
+            elif text[at] != "]":
+                raise json.JSONDecodeError("expected , or ] after a row", text, at)
     except (ValueError, IndexError, RecursionError) as error:
-        known = None if isinstance(error, json.JSONDecodeError) else line
-        problems.append(_broken(path, text, error, line=max(1, number) if numbered else known))
+        known_line = None if isinstance(error, json.JSONDecodeError) else line
+        problems.append(_json_problem(path, text, error, line=max(1, number) if by_number else known_line))
         return None
-    return place + 1
+    return at + 1
 
 
 def _only_array(text: str, start: int) -> int | None:
     """Where the one array of objects begins in the (sound) object at `start`; None if it holds none, or several."""
-    found = []
-    place = _skip(text, start + 1)
-    while text[place] != "}":
-        _, place = DECODER.raw_decode(text, place)
-        begins = _skip(text, _skip(text, place) + 1)
-        value, place = DECODER.raw_decode(text, begins)
+    starts = []
+    at = _skip(text, start + 1)
+    while text[at] != "}":
+        _, at = DECODER.raw_decode(text, at)
+        begins = _skip(text, _skip(text, at) + 1)
+        value, at = DECODER.raw_decode(text, begins)
         if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-            found.append(begins)
-        place = _skip(text, place)
-        place = _skip(text, place + 1) if text[place] == "," else place
-    return found[0] if len(found) == 1 else None
+            starts.append(begins)
+        at = _skip(text, at)
+        at = _skip(text, at + 1) if text[at] == "," else at
+    return starts[0] if len(starts) == 1 else None
 
 
-def _skip(text: str, place: int) -> int:
+def _skip(text: str, at: int) -> int:
     """The next place that is not white space to JSON; the text's length where there is none."""
-    match = SPACE.match(text, place)
-    return match.end() if match else place
+    match = SPACE.match(text, at)
+    return match.end() if match else at
 
 
-def _broken(path: str, text: str, error: Exception, *, line: int | None = None, last: bool = True) -> Problem:
-    """The problem of JSON that cannot be read; `line` is told by the error where it is None. Cut off or wrong?"""
+def _json_problem(path: str, text: str, error: Exception, *, line: int | None = None, last: bool = True) -> Problem:
+    """The problem of JSON that cannot be read; `line` comes from the error where it is None. Cut off or wrong?"""
     cut = isinstance(error, IndexError)
     message = "it ends in the middle"
     if isinstance(error, json.JSONDecodeError):
@@ -231,13 +233,13 @@ def _broken(path: str, text: str, error: Exception, *, line: int | None = None, 
 
 def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
     """A table whose cells may be quoted, and then hold separators and line breaks."""
-    found: list[tuple[int, int, list[str]]] = []
+    table: list[tuple[int, int, list[str]]] = []
     before = csv.field_size_limit(LONGEST_CELL)
     begins = 1
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
         for cells in reader:
-            found.append((begins, reader.line_num, cells))
+            table.append((begins, reader.line_num, cells))
             begins = reader.line_num + 1
     except csv.Error as error:
         cut = "unexpected end" in str(error)
@@ -246,7 +248,7 @@ def _csv(path: str, text: str, problems: list[Problem], columns: Collection[str]
         problems.append(_fatal(f"{path}:{begins}", "truncated" if cut else "broken table", message, todo))
     finally:
         csv.field_size_limit(before)  # it is the whole process's, and a program that calls us may have its own
-    return _table(path, found, text.count("\n") + 1, "quote cells that hold the separator", problems, columns)
+    return _table_rows(path, table, text.count("\n") + 1, "quote cells that hold the separator", problems, columns)
 
 
 def _separator(text: str) -> str:
@@ -258,19 +260,19 @@ def _separator(text: str) -> str:
 def _tsv(path: str, text: str, problems: list[Problem], columns: Collection[str]) -> Iterator[RawRow]:
     """A table without quoting: every line is a row and every tab a border, so that a quote is a character like others."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    found = [(number, number, line.split("\t") if line.strip(" ") else []) for number, line in enumerate(lines, 1)]
-    for number, _, cells in found:
+    table = [(number, number, line.split("\t") if line.strip(" ") else []) for number, line in enumerate(lines, 1)]
+    for number, _, cells in table:
         if any(len(cell) > 2 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1] for cell in cells):
             message = "a cell is quoted as in a .csv file; its quotes are taken as text, since a .tsv file has no quoting"
             todo = "if it is a table with quoted cells, save it with commas as .csv"
             problems.append(Problem(where=f"{path}:{number}", kind="quotes", message=message, todo=todo, fatal=False))
     todo = "a .tsv file has no quoting: a cell with a tab or a line break needs a .csv or .jsonl file"
-    return _table(path, found, len(lines), todo, problems, columns)
+    return _table_rows(path, table, len(lines), todo, problems, columns)
 
 
-def _table(
+def _table_rows(
     path: str,
-    found: Sequence[tuple[int, int, list[str]]],
+    table: Sequence[tuple[int, int, list[str]]],
     lines: int,
     todo: str,
     problems: list[Problem],
@@ -278,7 +280,7 @@ def _table(
 ) -> Iterator[RawRow]:
     """Rows of cells (first line, last line, cells) under the names of the first of them."""
     header: list[str] | None = None
-    for line, last, cells in found:
+    for line, last, cells in table:
         if not cells or (len(cells) == 1 and cells[0].isspace()):
             continue
         if header is None:

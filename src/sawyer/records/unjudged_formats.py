@@ -14,12 +14,12 @@ from sawyer.records.conversation import (
     response_of,
     split_last_answer,
     turns,
-    waiting,
+    waiting_prompt,
     with_system,
 )
 from sawyer.records.fields import Fields, answer_of, first_field, has_any, inside, list_of, text_of, type_in_words
 from sawyer.records.problems import Unfit
-from sawyer.records.record_types import Demonstration, Labelled, Record, Where
+from sawyer.records.record_types import Demonstration, LabelledText, Record, Where
 
 TEXTS = ("text", "sentence")  # what is classified
 
@@ -43,11 +43,11 @@ def read_chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         raise Unfit(field, "missing", "no turn is the assistant's", "add its answer")
     if messages[-1].role != "assistant":
         yield Unfit(field, "unanswered", "the last turn has no answer; that turn is left out", "add its answer, or remove it")
-    imitated = [i for i, message in enumerate(messages) if message.role == "assistant" and message.trained]
-    if not imitated:
+    indices = [i for i, message in enumerate(messages) if message.role == "assistant" and message.trained]
+    if not indices:
         raise Unfit(field, "unanswered", "no answer has a weight above 0", "give one the weight 1; the row is left out")
-    before, response = split_last_answer(messages[: imitated[-1] + 1], field)
-    yield Demonstration(prompt=waiting(with_system(row, before), field, where), response=response)
+    before, response = split_last_answer(messages[: indices[-1] + 1], field)
+    yield Demonstration(prompt=waiting_prompt(with_system(row, before), field, where), response=response)
 
 
 def read_instances(row: Fields, where: Where) -> Iterable[Record | Unfit]:
@@ -89,7 +89,7 @@ def read_labelled(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     if many and row.peek("label") is not None:
         raise Unfit("labels", "type", "the row has `label` and `labels`", "keep one of the two")
     labels = _labels(row.get("labels")) if many else (_label(row.get("label"), "label"),)
-    yield Labelled(text=text, labels=labels, many=many, where=where)
+    yield LabelledText(text=text, labels=labels, many=many, where=where)
 
 
 def _labels(value: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sawyer.errors import ModelError
-from sawyer.records import Labelled, Message, Problem, Prompt, Record
+from sawyer.records import LabelledText, Message, Problem, Prompt, Record
 from sawyer.text.chat_template import render, render_answered
 from sawyer.text.encoding import ConversationEncoder, PromptEncoder
 from sawyer.text.text_pair import RewardEncoder, TextPairEncoder
@@ -28,7 +28,7 @@ def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *,
     why: dict[tuple[tuple[str, bool], ...], str] = {}
     problems = []
     for record in records:
-        if isinstance(record, Labelled):
+        if isinstance(record, LabelledText):
             continue
         prompt = record if isinstance(record, Prompt) else record.prompt
         roles = tuple((message.role, not message.content.strip()) for message in prompt.messages)

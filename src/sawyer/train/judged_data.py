@@ -89,9 +89,9 @@ class EncodedPrompt:
 
 def encode_judged(prompt: JudgedPrompt, encoder: RewardEncoder) -> EncodedPrompt:
     """Encode each scored answer once. Answers that are cut to the same tokens are no pair: nothing could tell them apart."""
-    record = prompt.scored
+    record = prompt.drop_unscored()
     rows = tuple(encoder.answer(record.prompt, response) for response in record.responses)
-    pairs = tuple(pair for pair in record.pairs().decided if rows[pair.better].ids != rows[pair.worse].ids)
+    pairs = tuple(pair for pair in record.pairs().preferences if rows[pair.better].ids != rows[pair.worse].ids)
     return EncodedPrompt(record=record, rows=rows, pairs=pairs)
 
 

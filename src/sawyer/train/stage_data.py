@@ -55,8 +55,8 @@ def readable(run: Run, stage: str, found: Read, readers: Mapping[str, RewardEnco
     for name, reader in readers.items():
         left = leave_out(left, find_unrenderable(reader, left.records, by=name), max_bad_rows)
     if left is not found:
-        skipped = replace(left, skipped=left.skipped[len(found.skipped) :])
-        run.journal.event(stage, "warning", message=skipped.warning)
+        refusals = replace(left, problems=left.problems[len(found.problems) :])
+        run.journal.event(stage, "warning", message=refusals.warning)
     return left
 
 

@@ -26,7 +26,7 @@ class RewardedPrompt:
         record = replace(self.record, answers=tuple(self.record.answers[i] for i in indices))
         return RewardedPrompt(
             record=record,
-            pairs=record.pairs().decided,
+            pairs=record.pairs().preferences,
             rewards=tuple(self.rewards[i] for i in indices),
             truths=tuple(self.truths[i] for i in indices) if self.truths else (),
         )
@@ -47,13 +47,13 @@ def score_prompts(
 
     Answers without a score are left out, and prompts without any.
     """
-    records = [record for record in (one.scored for one in records) if record.answers]
+    records = [record for record in (one.drop_unscored() for one in records) if record.answers]
     rewards = scorer([one.prompt for one in records for _ in one.answers], [text for one in records for text in one.responses])
     in_order = iter(map(float, rewards))
     return tuple(
         RewardedPrompt(
             record=record,
-            pairs=record.pairs().decided,
+            pairs=record.pairs().preferences,
             rewards=tuple(next(in_order) for _ in record.answers),
             truths=tuple(truth(record.prompt, text) for text in record.responses) if truth is not None else (),
         )

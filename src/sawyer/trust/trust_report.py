@@ -23,7 +23,7 @@ def trust(
     loss: str | None = None,
     unit: float = 1.0,
     truth: Callable[[Prompt, str], float] | None = None,
-    own: Sequence[JudgedPrompt] = (),
+    own_answers: Sequence[JudgedPrompt] = (),
     held_out: bool = False,
     seed: int = 0,
 ) -> Trust:
@@ -36,7 +36,7 @@ def trust(
     """
     scorer = Finite(scorer)
     rows = score_prompts(records, scorer, truth)
-    true = score_prompts(own, scorer)
+    true = score_prompts(own_answers, scorer)
     parts: list[tuple[SideName, str, Sequence[RewardedPrompt]]] = [("all", "all judged answers", rows)]
     sources = {answer.source for row in rows for answer in row.record.answers}
     if SFT in sources:

@@ -40,10 +40,10 @@ def decide_verdict(report: Trust) -> Verdict:
     refusals = {reason.name for reason in reasons}
     warnings = _warnings(report)
     guards = _guards([*reasons, *warnings])
-    watched = tuple(reason for reason in warnings if reason.name not in refusals)
+    guard_reasons = tuple(reason for reason in warnings if reason.name not in refusals)
     doubts = tuple(doubt for doubt in _doubts(report) if doubt.name not in refusals)
     if reasons:
-        doubts = (*watched, *doubts)
+        doubts = (*guard_reasons, *doubts)
         also = "".join(f" Also: {reason.words}." for reason in reasons[1:])
         words = f"Don't run RL on it, because {reasons[0].words}.{also}{_doubts_text(doubts)}{_few_prompts_text(side)}"
         return Verdict(kind="refuse", above=None, words=words, reasons=reasons, doubts=doubts, guards=guards)
@@ -53,14 +53,14 @@ def decide_verdict(report: Trust) -> Verdict:
     if above:
         widest = side.by_gap[-1]
         finer = f"; of those {widest.name} apart {_of(widest.accuracy)}; finer differences it does not surely rank above chance"
-    if watched:
+    if guard_reasons:
         settings = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
-        because = "; ".join(reason.words for reason in watched)
+        because = "; ".join(reason.words for reason in guard_reasons)
         lead = f"Only with these guards: {settings} (RL sets those of a run's own model); because {because}. {lead} then"
     words = f"{lead}: it ranks {_of(side.accuracy)} as the judges did{_rule_text(side)}{finer}.{_few_prompts_text(side)}"
-    kind: Kind = "guarded" if watched else "trust_above" if above else "trust"
+    kind: Kind = "guarded" if guard_reasons else "trust_above" if above else "trust"
     words += _doubts_text(doubts)
-    return Verdict(kind=kind, above=above or None, words=words, reasons=watched, doubts=doubts, guards=guards)
+    return Verdict(kind=kind, above=above or None, words=words, reasons=guard_reasons, doubts=doubts, guards=guards)
 
 
 def level(probe: Probe) -> Literal["ok", "guard", "refuse"]:
@@ -169,7 +169,7 @@ def _length_reasons(side: Side) -> list[Reason]:
         return []
     words = (
         "it follows length: among answers to one prompt that the judges score alike its reward goes with length by "
-        f"{_signed(length)}, so RL would learn to answer {'longer' if length.value > 0 else 'shorter'}"
+        f"{_correlation_text(length)}, so RL would learn to answer {'longer' if length.value > 0 else 'shorter'}"
     )
     return [_reason("length", words, "length_controlled.low", min(abs(length.low), abs(length.high)), LENGTH_DECIDES)]
 
@@ -179,7 +179,7 @@ def _warnings(report: Trust) -> list[Reason]:
     reasons = [_damage_reason(probe) for probe in _worst_first(report.probes) if level(probe) == "guard"]
     length = report.everything.length_controlled
     if length is not None and abs(length.value) >= LENGTH_SHOWS and length.low * length.high > 0:
-        words = f"at equal scores its reward goes with length by {_signed(length)}"
+        words = f"at equal scores its reward goes with length by {_correlation_text(length)}"
         reasons.append(_reason("length", words, "length_controlled", length.value, LENGTH_SHOWS))
     return reasons
 
@@ -281,7 +281,7 @@ def _range(figure: Figure) -> str:
     return f"{_pct(figure.low)} to {_pct(figure.high)}"
 
 
-def _signed(figure: Figure) -> str:
+def _correlation_text(figure: Figure) -> str:
     return f"{figure.value:+.2f} ({figure.low:+.2f} to {figure.high:+.2f})"
 
 

@@ -68,8 +68,8 @@ class EnsembleLoop:
         self.loop.load(state["work"])
 
     def _load_member(self, number: int) -> nn.Module:
-        saved = load_checkpoint(self.folder / str(number), self.folder.parent)
-        if saved is None:
+        checkpoint = load_checkpoint(self.folder / str(number), self.folder.parent)
+        if checkpoint is None:
             raise RunError(
                 f"{self.folder / str(number)} is gone: the ensemble's member {number + 1} was saved there",
                 expected="the members that are trained, until all of them are",
@@ -77,7 +77,7 @@ class EnsembleLoop:
                 todo=f"restore the folder, or delete {self.folder.parent} to train all members again",
             )
         model, _ = self.begin(number)
-        restore_weights(model, saved["weights"])
+        restore_weights(model, checkpoint["weights"])
         return model
 
 
@@ -85,7 +85,7 @@ def calibrate(
     reader: RewardModel,
     models: Sequence[nn.Module],
     settings: EnsembleSettings | None,
-    own: tuple[Sequence[Prompt], Sequence[str]],
+    answers: tuple[Sequence[Prompt], Sequence[str]],
 ) -> RewardScorer:
     """The trained models as one scorer, each member's score with the mean 0 and the deviation 1 on the SFT model's own answers.
 
@@ -94,7 +94,7 @@ def calibrate(
     scorer = partial(RewardScorer, prompt_encoder=reader.prompt_encoder, map_rows=distributed.map_sharded)
     heads = settings.members if settings is not None and settings.by == "heads" else 1
     members = [Member(model=model, head=head) for model in models for head in range(heads)]
-    raw = scorer(members=members).raw(*own)
+    raw = scorer(members=members).raw(*answers)
     if not bool(raw.isfinite().all()):
         raise TrainingError(
             "reward: after its last update the model's scores are not finite",

@@ -32,10 +32,12 @@ def checked_loss(name: str) -> RewardLoss:
     )
 
 
-def objective(asked: Reward) -> Objective:
+def objective(settings: Reward) -> Objective:
     """What a reward section minimises."""
     return Objective(
-        loss=open_loss(asked.loss), weigh=WEIGHTS[asked.normalize_by], centering_coefficient=asked.centering_coefficient
+        loss=open_loss(settings.loss),
+        weigh=WEIGHTS[settings.normalize_by],
+        centering_coefficient=settings.centering_coefficient,
     )
 
 

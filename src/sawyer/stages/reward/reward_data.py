@@ -10,7 +10,7 @@ from sawyer.config import Config, judged_sources, required_section
 from sawyer.errors import DataError
 from sawyer.maths import RewardLoss, ScoreNormalizer
 from sawyer.models import LanguageModel, RewardModel, near_duplicates
-from sawyer.records import JudgedPrompt, Prompt, insufficient, named, split
+from sawyer.records import JudgedPrompt, Prompt, insufficient, join_names, split
 from sawyer.runs import Run
 from sawyer.stages.reward.loss_choice import open_loss
 from sawyer.text import RewardEncoder, limit_tokens, plain_row
@@ -57,18 +57,18 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     files = read_judged_files(run, STAGE, sources, reader.prompt_encoder, config.max_bad_rows)
     if (problem := insufficient(files.prompts, "comparisons")) is not None:
         raise _nothing_to_learn(problem.where)
-    train, aside = split(files.prompts, settings.eval_fraction)
-    if aside and not train:
+    train, evaluation = split(files.prompts, settings.eval_fraction)
+    if evaluation and not train:
         raise DataError(
-            f"reward.eval_fraction is {settings.eval_fraction:g}: all {len(aside):,} rows of reward.data are held out, "
+            f"reward.eval_fraction is {settings.eval_fraction:g}: all {len(evaluation):,} rows of reward.data are held out, "
             "none is left to train on",
             expected="rows on both sides",
             todo="lower reward.eval_fraction, or give more judged prompts",
         )
     encoder, left_out = limit_tokens(reader.prompt_encoder, settings.max_tokens), LeftOut()
     train_prompts = _encode_prompts(train, encoder, run, left_out, loss)
-    aside_prompts = _encode_prompts(aside, encoder, run, left_out, loss)
-    for prompt in aside_prompts:
+    eval_candidates = _encode_prompts(evaluation, encoder, run, left_out, loss)
+    for prompt in eval_candidates:
         if not prompt.pairs:  # it teaches `regression`, but examines nothing
             left_out.add(NO_PAIR, prompt.record.prompt)
     if message := left_out.warning(encoder.context, settings.max_tokens):
@@ -77,7 +77,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
         raise _nothing_to_learn()
     return RewardData(
         train_prompts=train_prompts,
-        eval_prompts=tuple(prompt for prompt in aside_prompts if prompt.pairs),
+        eval_prompts=tuple(prompt for prompt in eval_candidates if prompt.pairs),
         format=files.format,
         normalizer=normalizer_of(train_prompts),
         remarks=files.remarks + left_out.remarks(encoder.context, settings.max_tokens),
@@ -104,41 +104,41 @@ def normalizer_of(prompts: Sequence[EncodedPrompt]) -> ScoreNormalizer:
 class LeftOut:
     """What cannot teach: by reason the prompts' places in the files, and counts of what is left out inside other prompts."""
 
-    places: dict[str, list[str]] = field(default_factory=dict)
+    lines: dict[str, list[str]] = field(default_factory=dict)
     ties: int = 0
     same_tokens: int = 0  # pairs whose answers are the same tokens to the model
     cut: int = 0
 
     def add(self, reason: str, prompt: Prompt) -> None:
         # The file's name alone: the message is the same wherever a run lies.
-        self.places.setdefault(reason, []).append(Path(str(prompt.where)).name)
+        self.lines.setdefault(reason, []).append(Path(str(prompt.where)).name)
 
     def warning(self, context: int, max_tokens: int | None) -> str:
         """What the data's owner should act on; empty where there is nothing."""
         parts = [
-            f"{counted(len(places), 'prompt')} left out: {reason} ({named(places)})"
-            for reason, places in self.places.items()
+            f"{count_text(len(lines), 'prompt')} left out: {reason} ({join_names(lines)})"
+            for reason, lines in self.lines.items()
             if reason not in EXPECTED_REASONS
         ]
         if self.cut and context != max_tokens:
-            parts.append(f"{counted(self.cut, 'answer')} cut to the model's {context:,} tokens")
+            parts.append(f"{count_text(self.cut, 'answer')} cut to the model's {context:,} tokens")
         return "; ".join(parts)
 
     def remarks(self, context: int, max_tokens: int | None) -> str:
         """What any large file has, and what `max_tokens` costs, for the plan."""
         parts = [
-            f"{counted(len(places), 'prompt')} left out: {reason}"
-            for reason, places in self.places.items()
+            f"{count_text(len(lines), 'prompt')} left out: {reason}"
+            for reason, lines in self.lines.items()
             if reason in EXPECTED_REASONS
         ]
-        parts += [f"{counted(self.ties, 'tied pair')} left out"] if self.ties else []
-        parts += [f"{counted(self.same_tokens, 'pair')} left out: the same tokens twice"] if self.same_tokens else []
+        parts += [f"{count_text(self.ties, 'tied pair')} left out"] if self.ties else []
+        parts += [f"{count_text(self.same_tokens, 'pair')} left out: the same tokens twice"] if self.same_tokens else []
         if self.cut and context == max_tokens:
-            parts.append(f"reward.max_tokens: {counted(self.cut, 'answer')} cut to {context:,} tokens")
+            parts.append(f"reward.max_tokens: {count_text(self.cut, 'answer')} cut to {context:,} tokens")
         return "".join(f"; {part}" for part in parts)
 
 
-def counted(count: int, what: str) -> str:
+def count_text(count: int, what: str) -> str:
     """`1 pair is`, `3 pairs are`"""
     return f"1 {what} is" if count == 1 else f"{count:,} {what}s are"
 
@@ -153,7 +153,7 @@ def _encode_prompts(
             left_out.add(reason, prompt.record.prompt)
             continue
         pairs = prompt.record.pairs()
-        left_out.same_tokens += len(pairs.decided) + pairs.same_text - len(prompt.pairs)
+        left_out.same_tokens += len(pairs.preferences) + pairs.same_text - len(prompt.pairs)
         left_out.ties += pairs.ties if loss.counts == "pairs" else 0  # other losses learn from ties, too
         left_out.cut += prompt.cut
         prompts.append(prompt)
@@ -172,7 +172,7 @@ def _unfit(prompt: EncodedPrompt, loss: RewardLoss) -> str:
     if prompt.pairs or by_answer:
         return ""
     pairs = prompt.record.pairs()
-    if pairs.decided or pairs.same_text:
+    if pairs.preferences or pairs.same_text:
         return SAME_TOKENS
     return "a single scored answer has nothing to compare with" if answers == 1 else "all scores are equal"
 

@@ -24,7 +24,7 @@ from sawyer.models import (
     sample,
     sequence_logits,
 )
-from sawyer.records import Prompt, named
+from sawyer.records import Prompt, join_names
 from sawyer.runs import Run, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrate, member_seed, save_members
 from sawyer.stages.reward.loss_choice import checked_loss, objective
@@ -82,9 +82,13 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     stop_if_asked(run, STAGE)
 
     raw, world = as_trained(scorer), config.world is not None
-    own = score_own_answers(config, partial(sample_answers, config, placement, policy)) if world and policy is not None else ()
-    report, figures = examine(raw, data, settings.loss, by=settings.normalize_by, seed=config.seed, world=world, own=own)
-    figures |= gold_accuracy(own, raw) if own else {}
+    own_answers = (
+        score_own_answers(config, partial(sample_answers, config, placement, policy)) if world and policy is not None else ()
+    )
+    report, figures = examine(
+        raw, data, settings.loss, by=settings.normalize_by, seed=config.seed, world=world, own_answers=own_answers
+    )
+    figures |= gold_accuracy(own_answers, raw) if own_answers else {}
     figures |= {**losses_of(run, STAGE), "reward_shift": scorer.shift, "reward_scale": scorer.scale}
     if scorer.ensemble.own_disagreement is not None:
         figures["own_disagreement"] = scorer.ensemble.own_disagreement
@@ -211,7 +215,7 @@ def answerable_prompts(data: RewardData, policy: LanguageModel, run: Run) -> lis
     count, context, without = len(prompts), policy.prompt_encoder.context, "the reward's zero and unit are set without them"
     if problems := find_unrenderable(policy.prompt_encoder, prompts, by="the model that answers"):
         where = {problem.where for problem in problems}
-        message = f"{len(problems):,} of {count:,} training prompts cannot be asked ({named(sorted(where))}): "
+        message = f"{len(problems):,} of {count:,} training prompts cannot be asked ({join_names(sorted(where))}): "
         run.journal.event(STAGE, "warning", message=f"{message}{problems[0].message}: {without}")
         prompts = [prompt for prompt in prompts if str(prompt.where) not in where]
     with_room = [prompt for prompt in prompts if policy.prompt_encoder.fits(prompt)]

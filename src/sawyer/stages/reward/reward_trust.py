@@ -33,7 +33,7 @@ def examine(
     seed: int,
     by: str = "pair",
     world: bool = False,
-    own: Sequence[JudgedPrompt] = (),
+    own_answers: Sequence[JudgedPrompt] = (),
 ) -> tuple[Trust, dict[str, Any]]:
     """The trust report on the evaluation prompts (without any, on the training prompts: `eval_prompts` is 0 then), and its flat
     figures.
@@ -48,7 +48,7 @@ def examine(
         records,
         loss=loss,
         truth=_gold if world and all(in_world(record.prompt) for record in records) else None,
-        own=own,
+        own_answers=own_answers,
         held_out=bool(data.eval_prompts),
         seed=seed,
     )
@@ -98,25 +98,26 @@ def score_own_answers(
 ) -> tuple[JudgedPrompt, ...]:
     """The policy's own answers to the world's held-out prompts, with their gold as score."""
     prompts = [prompt_of(task.prompt) for task in tasks("held_out", WORLD_PROMPTS, config.seed)]
-    repeated, responses = sample_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
+    prompt_of_each, responses = sample_answers([prompt for prompt in prompts for _ in range(WORLD_ANSWERS)])
     answers = [
-        Answer(response=text, score=_gold(prompt, text), source="sft") for prompt, text in zip(repeated, responses, strict=True)
+        Answer(response=text, score=_gold(prompt, text), source="sft")
+        for prompt, text in zip(prompt_of_each, responses, strict=True)
     ]
     return tuple(
-        JudgedPrompt(prompt=repeated[i], answers=tuple(answers[i : i + WORLD_ANSWERS]))
-        for i in range(0, len(repeated), WORLD_ANSWERS)
+        JudgedPrompt(prompt=prompt_of_each[i], answers=tuple(answers[i : i + WORLD_ANSWERS]))
+        for i in range(0, len(prompt_of_each), WORLD_ANSWERS)
     )
 
 
-def gold_accuracy(own: Sequence[JudgedPrompt], scorer: Scorer) -> dict[str, Any]:
+def gold_accuracy(own_answers: Sequence[JudgedPrompt], scorer: Scorer) -> dict[str, Any]:
     """On the SFT model's own answers to the world's held-out prompts: is the truly better one preferred?
 
     Counted are pairs of one prompt whose gold differs by `GOLD_GAP` or more. The interval is Wilson's.
     """
-    rewards = _rewards(scorer, own)
+    rewards = _rewards(scorer, own_answers)
     right = total = start = 0
-    for record in own:
-        clear = [pair for pair in record.pairs().decided if pair.difference >= GOLD_GAP]
+    for record in own_answers:
+        clear = [pair for pair in record.pairs().preferences if pair.difference >= GOLD_GAP]
         total += len(clear)
         right += sum(rewards[start + pair.better] > rewards[start + pair.worse] for pair in clear)  # equal: neither preferred
         start += len(record.answers)
@@ -125,7 +126,7 @@ def gold_accuracy(own: Sequence[JudgedPrompt], scorer: Scorer) -> dict[str, Any]
         "gold_accuracy": interval.value,
         "gold_accuracy_low": interval.low,
         "gold_pairs": total,
-        "gold_correlation": correlation(rewards, [score for record in own for score in record.scores]),
+        "gold_correlation": correlation(rewards, [score for record in own_answers for score in record.scores]),
     }
 
 

@@ -32,8 +32,8 @@ def load_pairs(
     """
     name, share = pairs_of(config)
     train, evaluation = split(_read_prompts(config, run, prompt_encoder), share)
-    excluded = {prompt.messages for prompt in eval_prompts}
-    records = [record for record in train if record.prompt.messages not in excluded]
+    eval_messages = {prompt.messages for prompt in eval_prompts}
+    records = [record for record in train if record.prompt.messages not in eval_messages]
     counts = Counter(dict.fromkeys(REASONS, 0))
     counts[ON_EVAL_PROMPTS] = len(train) - len(records)
     most = required_section(config.rl, "rl").max_tokens
@@ -78,13 +78,13 @@ def _encode(
         pairs = prompt.record.pairs()
         counts[TIED] += pairs.ties
         counts[SAME_TEXT] += pairs.same_text
-        if not pairs.decided:
+        if not pairs.preferences:
             counts[NO_PAIR] += 1
         elif not prompt.has_room:
             counts[NO_ROOM] += 1
         else:
             counts[CUT] += prompt.cut
-            counts[SAME_TOKENS] += len(pairs.decided) - len(prompt.pairs)
+            counts[SAME_TOKENS] += len(pairs.preferences) - len(prompt.pairs)
             if prompt.pairs:
                 prompts.append(_only_paired(prompt))
     return tuple(prompts)
