@@ -162,7 +162,7 @@ class JudgedPrompt:
 class LabelledText:
     """A text and the class it belongs to; with `many`, all the classes that apply to it, which may be none.
 
-    Example: `Labelled(text="The mechanical doll wriggled itself loose.", labels=("1",), many=False)`
+    Example: `LabelledText(text="The mechanical doll wriggled itself loose.", labels=("1",), many=False)`
     """
 
     text: str
