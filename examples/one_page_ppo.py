@@ -81,18 +81,18 @@ class Episode:
 # 1. Two ways to read a sequence ---------------------------------------------------------------------------------------------
 
 
-def padded(rows: Rows) -> Tensor:
+def pad(rows: Rows) -> Tensor:
     """(B, T) ids, zeros at the right. The networks are causal: what stands behind a row's last token cannot change it."""
     longest = max(map(len, rows))
     return torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
 
 
-def at_answers(found: Tensor, prompts: Rows, answers: Rows) -> list[Tensor]:
-    """Of a (B, T - 1, ...) table whose entry t belongs to token t + 1: the entries of each row's answer.
+def at_answers(table: Tensor, prompts: Rows, answers: Rows) -> list[Tensor]:
+    """Of a (B, T - 1, ...) `table` whose entry t belongs to token t + 1: the entries of each row's answer.
 
     The first token of an answer is chosen in the state after the prompt's last token, so a row starts at len(prompt) - 1.
     """
-    return [row[len(x) - 1 : len(x) - 1 + len(y)] for row, x, y in zip(found, prompts, answers, strict=True)]
+    return [row[len(x) - 1 : len(x) - 1 + len(y)] for row, x, y in zip(table, prompts, answers, strict=True)]
 
 
 def logprobs(policy: nn.Module, prompts: Rows, answers: Rows, temperature: float) -> list[Tensor]:
@@ -100,10 +100,9 @@ def logprobs(policy: nn.Module, prompts: Rows, answers: Rows, temperature: float
 
     At another temperature this would be another policy than the one that acted, and pi / pi_old would not start at 1 [N+].
     """
-    ids = padded([[*x, *y] for x, y in zip(prompts, answers, strict=True)])
+    ids = pad([[*x, *y] for x, y in zip(prompts, answers, strict=True)])
     logits = policy(input_ids=ids, use_cache=False).logits[:, :-1] / temperature
-    found = torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
-    return at_answers(found, prompts, answers)
+    return at_answers(torch.log_softmax(logits, dim=-1).gather(-1, ids[:, 1:, None])[..., 0], prompts, answers)
 
 
 class Value(nn.Module):
@@ -121,7 +120,7 @@ class Value(nn.Module):
 
     def forward(self, prompts: Rows, answers: Rows) -> list[Tensor]:
         """V of the state in which each token of the answer is chosen: read at the token before it."""
-        ids = padded([[*x, *y] for x, y in zip(prompts, answers, strict=True)])
+        ids = pad([[*x, *y] for x, y in zip(prompts, answers, strict=True)])
         hidden = self.trunk(input_ids=ids, use_cache=False).last_hidden_state
         return at_answers(self.head(hidden)[:, :-1, 0], prompts, answers)
 
@@ -138,17 +137,17 @@ def sample(policy: nn.Module, prompts: Rows, s: Settings, draw: torch.Generator)
     uniforms = torch.rand(len(prompts), s.max_new_tokens, generator=draw, dtype=torch.float64)
     answers: list[list[int]] = [[] for _ in prompts]
     for step in range(s.max_new_tokens):
-        going = [i for i, answer in enumerate(answers) if s.eos not in answer]
-        if not going:
+        active = [i for i, answer in enumerate(answers) if s.eos not in answer]
+        if not active:
             break
-        rows = [[*prompts[i], *answers[i]] for i in going]
+        rows = [[*prompts[i], *answers[i]] for i in active]
         last = torch.tensor([len(row) - 1 for row in rows])
-        logits = policy(input_ids=padded(rows), use_cache=False).logits[torch.arange(len(rows)), last]
+        logits = policy(input_ids=pad(rows), use_cache=False).logits[torch.arange(len(rows)), last]
         chances = torch.softmax((logits / s.temperature).double(), dim=-1)
         chances[:, list(s.never)] = 0
         cumulative = chances.cumsum(1)
-        tokens = torch.searchsorted(cumulative, uniforms[going, step, None] * cumulative[:, -1:], right=True)
-        for i, token in zip(going, tokens[:, 0].tolist(), strict=True):
+        tokens = torch.searchsorted(cumulative, uniforms[active, step, None] * cumulative[:, -1:], right=True)
+        for i, token in zip(active, tokens[:, 0].tolist(), strict=True):
             answers[i].append(token)
     return answers
 
@@ -184,7 +183,7 @@ def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     return advantages
 
 
-def whitened(advantages: list[Tensor]) -> list[Tensor]:
+def whiten(advantages: list[Tensor]) -> list[Tensor]:
     """(A - mean) / sqrt(variance + 1e-8) over all tokens of the batch: the scores' scale is none of the step's.         [N+]"""
     tokens = torch.cat(advantages)
     mean, variance = tokens.mean(), tokens.var(correction=0)
@@ -206,11 +205,11 @@ def policy_loss(new: Tensor, old: Tensor, advantages: Tensor, clip: float) -> Te
 
 def value_loss(new: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Mean of 0.5 max((V - R)^2, (clip(V, V_old - eps, V_old + eps) - R)^2).                  [openai/baselines ppo2], [N+]"""
-    held = old + (new - old).clamp(-clip, clip)
-    return 0.5 * torch.maximum((new - returns) ** 2, (held - returns) ** 2).mean()
+    near_old = old + (new - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum((new - returns) ** 2, (near_old - returns) ** 2).mean()
 
 
-class Learner:
+class OptimizerStep:
     """A network, AdamW with eps 1e-5 and no weight decay, a learning rate that falls linearly, clipped gradients.          [N+]
 
     With Adam's usual eps of 1e-8 weights that have hardly had a gradient yet are moved as far as any other.
@@ -232,7 +231,9 @@ class Learner:
         return norm
 
 
-def learn(episodes: list[Episode], policy: Learner, value: Learner, s: Settings, orders: Sequence[Tensor]) -> dict[str, float]:
+def learn(
+    episodes: list[Episode], policy: OptimizerStep, value: OptimizerStep, s: Settings, orders: Sequence[Tensor]
+) -> dict[str, float]:
     """Several passes over the episodes, each in an order of its own; the means over all tokens of what went on."""
     tokens, sums = 0, dict.fromkeys(("policy_loss", "value_loss", "clip_fraction", "approx_kl", "ratio"), 0.0)
     norms: dict[str, list[float]] = {"grad_norm": [], "value_grad_norm": []}
@@ -257,7 +258,7 @@ def learn(episodes: list[Episode], policy: Learner, value: Learner, s: Settings,
     return figures | {name: sum(values) / len(values) for name, values in norms.items()}
 
 
-def steered(beta: float, kl: float, answers: int, s: Settings) -> float:
+def next_beta(beta: float, kl: float, answers: int, s: Settings) -> float:
     """e = clip(KL / target - 1, -0.2, 0.2);  beta <- beta (1 + e n / horizon), n answers seen.               [Ziegler, 2.2]"""
     if s.kl_target is None:
         return beta
@@ -271,7 +272,7 @@ class Ppo:
     """The networks and beta. Policy and value network are trained in place; the reference is the policy as it is given."""
 
     def __init__(self, policy: nn.Module, value: Value, judge: Judge, s: Settings) -> None:
-        self.policy, self.value = Learner(policy, s.learning_rate, s), Learner(value, s.value_learning_rate, s)
+        self.policy, self.value = OptimizerStep(policy, s.learning_rate, s), OptimizerStep(value, s.value_learning_rate, s)
         self.reference, self.judge, self.beta, self.s = copy.deepcopy(policy), judge, s.kl_coefficient, s
 
     @torch.no_grad()
@@ -286,7 +287,7 @@ class Ppo:
             rewards = token_rewards(score, y[-1] == s.eos, old, ref, self.beta, s)
             advantages = gae(rewards, values, s.gamma, s.gae_lambda)
             episodes.append(Episode(list(x), y, score, old, ref, values, rewards, advantages + values, advantages))
-        for e, white in zip(episodes, whitened([e.advantages for e in episodes]), strict=True):
+        for e, white in zip(episodes, whiten([e.advantages for e in episodes]), strict=True):
             e.advantages = white
         return episodes
 
@@ -302,7 +303,7 @@ class Ppo:
             "length": sum(len(e.answer) for e in episodes) / count,
             "eos_rate": sum(e.answer[-1] == self.s.eos for e in episodes) / count,
         }
-        self.beta = steered(self.beta, figures["kl"], count, self.s)
+        self.beta = next_beta(self.beta, figures["kl"], count, self.s)
         return episodes, figures
 
 
@@ -341,8 +342,8 @@ def main() -> None:
             print(f"{row}{f['eos_rate']:18.0%}{f['value_loss']:13.3f}")
     for who, model in (("before", run.reference), ("after", policy)):
         answers = sample(model, prompts[:4], s, torch.Generator().manual_seed(1))
-        said = ["".join((".", *LETTERS)[token] for token in (*x, *y)) for x, y in zip(prompts, answers, strict=False)]
-        print(f"{who:7}", "   ".join(f"{text[0]}: {text[1:]}" for text in said))
+        texts = ["".join((".", *LETTERS)[token] for token in (*x, *y)) for x, y in zip(prompts, answers, strict=False)]
+        print(f"{who:7}", "   ".join(f"{text[0]}: {text[1:]}" for text in texts))
 
 
 if __name__ == "__main__":

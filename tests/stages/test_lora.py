@@ -107,7 +107,7 @@ def test_ppo_on_one_network(shape: Shape, done: Path, tmp_path: Path) -> None:
     config = shape(tmp_path / "run")
     with opened(done, tmp_path / "run") as run:
         work = Trainer(config, run)
-        shared = work.networks.shared
+        shared = work.networks.multi_adapter
         assert shared is not None and set(shared.configs) == {"reference", "policy", "reward-1", "value"}
         assert {id(p) for p in work.policy.parameters}.isdisjoint(id(p) for p in work.optimizers["value"].parameters)
         names = {name for name, weight in shared.network.named_parameters() if weight.requires_grad}
@@ -172,7 +172,7 @@ def test_sharing_changes_no_number(
                 patch.setattr(working, "open_networks", separate)
                 patch.setattr(training, "open_value_network", own_value)
             work = Trainer(config, run)
-            assert (work.networks.shared is None) == (way == "separate")
+            assert (work.networks.multi_adapter is None) == (way == "separate")
             patch.setattr(
                 zero, "_scores_apart", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0))
             )  # it reads a file, in fp32
@@ -204,11 +204,11 @@ def test_the_reference_stays_where_it_was(shape: Shape, done: Path, tmp_path: Pa
         monkeypatch.setattr(working, "open_networks", opening)
         with opened(done, tmp_path / way) as run:
             work = Trainer(shape(tmp_path / way), run)
-            before = [weight.clone() for weight in work.networks.shared.weights("reference")]  # type: ignore[union-attr]
+            before = [weight.clone() for weight in work.networks.multi_adapter.weights("reference")]  # type: ignore[union-attr]
             kls[way] = [row["eval_kl"] for row in updates(work, run)]
-            after = work.networks.shared.weights("reference")  # type: ignore[union-attr]
+            after = work.networks.multi_adapter.weights("reference")  # type: ignore[union-attr]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-            own = {id(weight) for weight in work.networks.shared.weights("policy")}  # type: ignore[union-attr]
+            own = {id(weight) for weight in work.networks.multi_adapter.weights("policy")}  # type: ignore[union-attr]
             assert {id(weight) for weight in work.policy.optimizer.state} == own, "nothing else has moments"
     assert kls["right"][0] == pytest.approx(0.0, abs=1e-6) and abs(kls["right"][-1]) > 1e-2
     assert kls["wrong"] == pytest.approx([0.0] * 3, abs=1e-6)
@@ -262,7 +262,7 @@ def test_from_a_whole_sft_model_the_reference_is_the_network_itself(shape: Shape
     config = shape(tmp_path / "run")
     with tiny.run(tmp_path / "run", "sft", "reward") as run:
         work = Trainer(config, run)
-        shared = work.networks.shared
+        shared = work.networks.multi_adapter
         assert shared is not None and set(shared.configs) == {"policy", "value"}
         kls = [row["eval_kl"] for row in updates(work, run)]
         assert kls[0] == 0.0 and abs(kls[-1]) > 1e-3
@@ -326,7 +326,9 @@ def test_ensembles(shape: Shape, tiny: Tiny, done: Path, tmp_path: Path) -> None
         with opened(done, out) as run:
             train_reward(config, run)
             networks = open_networks(config, run)
-            assert networks.shared is not None and {n for n in networks.shared.configs if "reward" in n} == adapters
+            assert (
+                networks.multi_adapter is not None and {n for n in networks.multi_adapter.configs if "reward" in n} == adapters
+            )
             alone = RewardScorer.load(run.layout.model("reward"))
             prompts, texts = _asked(tiny)
             assert networks.scorer(prompts, texts) == pytest.approx(alone(prompts, texts), abs=1e-4)
@@ -356,7 +358,7 @@ def test_the_plan_counts_each_weight_once(shape: Shape, done: Path, tmp_path: Pa
     mb = 2**20
     with opened(done, tmp_path / "run") as run:
         work = Trainer(shape(tmp_path / "run"), run)
-        network: nn.Module = work.networks.shared.network  # type: ignore[union-attr]
+        network: nn.Module = work.networks.multi_adapter.network  # type: ignore[union-attr]
         value = work.optimizers["value"]
         trained = [*work.policy.parameters, *value.parameters]
         base = sum(w.numel() for name, w in network.named_parameters() if ".lora_" not in name)

@@ -112,9 +112,9 @@ def of_the_stage(work: Trainer, double: bool) -> list[Figures]:
     found: list[Figures] = []
     estimate, update = stage.estimate_advantages, stage.update_on_rollout
 
-    def noting_estimate(*given: Any, sampled: bool, **more: Any) -> Any:
+    def noting_estimate(*given: Any, use_sampled_logprobs: bool, **more: Any) -> Any:
         # The sampler's log-probs are fp32.
-        experience = estimate(*given, sampled=sampled and not double, **more)
+        experience = estimate(*given, use_sampled_logprobs=use_sampled_logprobs and not double, **more)
         found.append({name: getattr(experience, name)[experience.mask] for name in TABLES})
         found[-1] |= {"scores": experience.scores, "tokens": laid(row.ids for row in experience.rows)}
         return experience
@@ -289,7 +289,7 @@ MUTANTS = {
     "policy, mean of a fixed number": ("rho.clamp(1 - clip, 1 + clip)).mean()", "rho.clamp(1 - clip, 1 + clip)).sum() / 30"),
     "policy, old is new": ("loss = policy_loss(new, old,", "loss = policy_loss(new, new.detach(),"),
     "value, not halved": ("return 0.5 * torch.maximum", "return torch.maximum"),
-    "value, never clipped": ("held = old + (new - old).clamp(-clip, clip)", "held = new"),
+    "value, never clipped": ("near_old = old + (new - old).clamp(-clip, clip)", "near_old = new"),
     "value, min for max": ("0.5 * torch.maximum((", "0.5 * torch.minimum(("),
     "log-probs without temperature": (".logits[:, :-1] / temperature", ".logits[:, :-1]"),
     "sampled without temperature": ("(logits / s.temperature).double()", "logits.double()"),

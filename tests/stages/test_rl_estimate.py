@@ -46,7 +46,7 @@ def setting(tiny: Fixture, out: Path, *, sampled: bool = False, **rl: Any) -> tu
         on_cpu(config),
         config.rl,
         kl_coefficient=BETA,
-        sampled=sampled,
+        use_sampled_logprobs=sampled,
     )
     return config, episodes, found
 
@@ -130,7 +130,7 @@ def test_the_first_batch_is_read_and_in_bf16_all_are(
     asked: list[bool] = []
 
     def noting(*given: Any, **more: Any) -> Rollout:
-        asked.append(more["sampled"])
+        asked.append(more["use_sampled_logprobs"])
         return estimate_advantages(*given, **more)
 
     monkeypatch.setattr(stage, "estimate_advantages", noting)

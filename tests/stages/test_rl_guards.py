@@ -15,8 +15,8 @@ import torch
 from sawyer.config import GuardName, Rl, parse_config
 from sawyer.stages.rl.guards import (
     BEGINNING,
-    COMPARED,
     GUARDS,
+    RELATIVE_GUARDS,
     GuardEvent,
     Guards,
     Rule,
@@ -110,7 +110,7 @@ def test_every_guard_is_tried_here_and_has_words() -> None:
     watch = guards()
     assert {*watch.streaks} == {*LIMITS, "non_finite"}
     assert {*LIMITS, *OF_EVALUATIONS, "non_finite"} == {*GUARDS} == {*get_args(GuardName)}
-    assert all(meaning and advice for meaning, advice in ((kind.meaning, kind.advice) for kind in GUARDS.values()))
+    assert all(meaning and advice for meaning, advice in ((kind.explanation, kind.advice) for kind in GUARDS.values()))
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -121,7 +121,7 @@ def test_a_guard_trips_after_exactly_its_streak(name: str) -> None:
     (last,) = told[-1]
     assert (last.guard, last.value, last.action) == (name, LIMITS[name][1], GUARDS[name].rule.action)
     assert last.threshold == pytest.approx(0.6 if name == "score_length_correlation" else LIMITS[name][2])
-    assert GUARDS[name].meaning in last.message(7) and "after 7 updates" in last.message(7)
+    assert GUARDS[name].explanation in last.message(7) and "after 7 updates" in last.message(7)
 
 
 @pytest.mark.parametrize("name", LIMITS)
@@ -235,7 +235,7 @@ def test_what_the_verdict_asks_for_is_set_and_only_ever_stricter() -> None:
         assert one.guard in get_args(GuardName)
         found = guard_rules(asked(kl={"budget": 20.0}), [one])
         default = guard_rules(asked(kl={"budget": 20.0}))[one.guard].threshold
-        beyond = found[one.guard].threshold > default if one.guard in COMPARED else found[one.guard].threshold < default
+        beyond = found[one.guard].threshold > default if one.guard in RELATIVE_GUARDS else found[one.guard].threshold < default
         assert found[one.guard].threshold == one.threshold and beyond, one
         assert {name: rule for name, rule in found.items() if name != one.guard} == {
             name: rule for name, rule in guard_rules(asked(kl={"budget": 20.0})).items() if name != one.guard
@@ -257,7 +257,7 @@ def test_what_is_not_finite_is_refused_at_once_and_counted_in_a_row() -> None:
     watch = guards()
     (told,) = watch.count_non_finite()
     assert (told.guard, told.action) == ("non_finite", "rollback")
-    assert told.message(3) == f"non_finite after 3 updates: {GUARDS['non_finite'].meaning}"
+    assert told.message(3) == f"non_finite after 3 updates: {GUARDS['non_finite'].explanation}"
     watch = guards(guards={"non_finite": {"patience": 2, "action": "warn"}})
     assert watch.count_non_finite() == []
     watch.check_batch(GOOD)

@@ -18,7 +18,7 @@ from sawyer.stages.rl.rl_algorithms import ALGORITHMS
 from sawyer.stages.rl.rollout import Rollout, shaped_scores
 from sawyer.stats import correlation
 
-SHOWN = 8  # samples written to the journal at each evaluation
+SAMPLE_COUNT = 8  # samples written to the journal at each evaluation
 
 
 def batch_metrics(rollout: Rollout, kl_coefficient: float, rl: Rl) -> dict[str, float]:
@@ -107,7 +107,7 @@ def eval_samples(evaluation: Evaluation, *, is_scored: bool = True) -> list[dict
     """The first answers as samples of the journal; without a reward where there is no scorer."""
     rollout, kls = evaluation.rollout, evaluation.kls.tolist()
     rows = []
-    for i in range(min(SHOWN, len(rollout.prompts))):
+    for i in range(min(SAMPLE_COUNT, len(rollout.prompts))):
         parts = {name: values[i] for name, values in rollout.parts.items() if values[i] is not None}
         row = {
             "prompt": rollout.prompts[i].text,

@@ -15,7 +15,7 @@ from sawyer.maths import best_of_n_kl, distinct_n, missing_eos
 from sawyer.models import copy_model, save_model
 from sawyer.records import Prompt
 from sawyer.runs import Gate, Run
-from sawyer.stages.rl.batch_metrics import SHOWN
+from sawyer.stages.rl.batch_metrics import SAMPLE_COUNT
 from sawyer.stages.rl.guards import mode_response_rate
 from sawyer.stages.rl.networks import open_networks, policy_start
 from sawyer.stages.rl.reward_sources import warn_of_cut_answers
@@ -126,7 +126,7 @@ def best_metrics(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> dict
 def _samples(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> list[Row]:
     """The first best answers as samples.jsonl has them."""
     samples = []
-    for prompt, row in list(zip(prompts, best, strict=True))[:SHOWN]:
+    for prompt, row in list(zip(prompts, best, strict=True))[:SAMPLE_COUNT]:
         sample = {"prompt": prompt.text, "response": row["response"], "reward": row["score"], "length": len(row["ids"])}
         sample |= {"ended": row["ended"], "best_of": n}
         samples.append(sample | {name: row[name] for name in ("parts", "disagreement", "gold") if row[name] not in (None, {})})

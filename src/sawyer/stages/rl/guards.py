@@ -19,7 +19,7 @@ from sawyer.trust import NeededGuard
 
 Action = Literal["warn", "stop", "rollback", "off"]
 BEGINNING = 3  # batches whose mean is the reference of the collapses: one small batch is chance
-COMPARED = ("eos_rate", "distinct_2", "length")  # thresholds of these are shares of the first batches' figures
+RELATIVE_GUARDS = ("eos_rate", "distinct_2", "length")  # thresholds of these are shares of the first batches' figures
 SHARED_BY = 4  # fewer prompts with one answer are no collapse, however small the batch is
 RAISE_FACTOR, LEAST_RAISED = 2.0, 0.05  # of the KL coefficient after a rollback; 0 becomes the default of rl.kl.coefficient
 ERRORS = 3.0  # standard errors that separate chance from a finding: the best of many evaluations was lucky too
@@ -39,60 +39,64 @@ class GuardKind:
     """One guard: its rule unless `rl.guards` changes it, and its words. In braces what `guard_advice` fills in."""
 
     rule: Rule
-    meaning: str
+    explanation: str
     advice: str
 
 
-def _kind(threshold: float, meaning: str, advice: str, *, patience: int = 3, action: Action = "rollback") -> GuardKind:
-    return GuardKind(rule=Rule(threshold=threshold, patience=patience, action=action), meaning=meaning, advice=advice)
+def _guard_kind(
+    threshold: float, explanation: str, advice: str, *, patience: int = 3, action: Action = "rollback"
+) -> GuardKind:
+    return GuardKind(rule=Rule(threshold=threshold, patience=patience, action=action), explanation=explanation, advice=advice)
 
 
-_GAMED = "held-out answers got worse since the best evaluation while the training reward rose: "
+_WORSE = "held-out answers got worse since the best evaluation while the training reward rose: "
 GUARDS: Mapping[str, GuardKind] = {
-    "non_finite": _kind(
+    "non_finite": _guard_kind(
         0.0,
         "a figure was not finite; nothing was learnt from that batch",
         "lower rl.learning_rate, {bound}or look for prompts with extreme scores",
         patience=1,
     ),
-    "kl_budget": _kind(  # nats a response; rl.kl.budget is its threshold
+    "kl_budget": _guard_kind(  # nats a response; rl.kl.budget is its threshold
         math.inf,
         "the policy has moved further from the SFT model than is allowed",
         "raise {tie}, or rl.guards.kl_budget.threshold if the samples are still good",
     ),
-    "length": _kind(  # of the first batches' mean length
+    "length": _guard_kind(  # of the first batches' mean length
         0.2,
         "answers have shrunk to a few tokens; saying nothing may pay",
         "look at the shortest samples and {judge}, or raise {tie}",
     ),
     # of the way from the first batches' mean length to the longest answer
-    "length_limit": _kind(0.9, "answers have grown to the longest that is allowed", "raise {ends}"),
-    "eos_rate": _kind(0.5, "answers no longer end by themselves", "raise {ends}"),  # of the first batches' rate
-    "distinct_2": _kind(  # of the first batches' share
+    "length_limit": _guard_kind(0.9, "answers have grown to the longest that is allowed", "raise {ends}"),
+    "eos_rate": _guard_kind(0.5, "answers no longer end by themselves", "raise {ends}"),  # of the first batches' rate
+    "distinct_2": _guard_kind(  # of the first batches' share
         0.35, "answers have lost their variety", "raise {tie} or lower rl.learning_rate"
     ),
-    "mode_response_rate": _kind(  # of the different prompts
+    "mode_response_rate": _guard_kind(  # of the different prompts
         0.25, "one answer is given to many different prompts; it pays whatever the question", "{judge}, or raise {tie}"
     ),
-    "score_length_correlation": _kind(
+    "score_length_correlation": _guard_kind(
         0.6,
         "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the question",
         "{report}have answers judged of which the better one is the shorter (or the longer)",
         patience=2,
         action="stop",  # a higher KL coefficient does not mend a reward model
     ),
-    "disagreement": _kind(  # times that on the SFT model's answers
+    "disagreement": _guard_kind(  # times that on the SFT model's answers
         2.0,
         "the reward models no longer agree on the answers: they are unlike any that were judged, and the reward is a guess",
         "raise {tie}, or have such answers judged",
     ),
     # standard deviations
-    "eval_score": _kind(
-        0.1, f"{_GAMED}the training prompts are learnt by heart", "raise {tie}, or give more prompts", patience=2
+    "eval_score": _guard_kind(
+        0.1, f"{_WORSE}the training prompts are learnt by heart", "raise {tie}, or give more prompts", patience=2
     ),
     # points of 10
-    "eval_gold": _kind(0.5, f"{_GAMED}the reward model is being gamed", "raise {tie}, or give more judgements", patience=2),
-    "zero_variance_groups": _kind(  # of the groups
+    "eval_gold": _guard_kind(
+        0.5, f"{_WORSE}the reward model is being gamed", "raise {tie}, or give more judgements", patience=2
+    ),
+    "zero_variance_groups": _guard_kind(  # of the groups
         0.9,
         "answers that are compared with each other all get the same score: nothing can be learnt from them",
         "raise {more}, or rl.max_new_tokens where no answer ends; take prompts that are sometimes answered rightly, or pay in "
@@ -134,7 +138,7 @@ class GuardEvent:
     def message(self, updates: int) -> str:
         """What happened after so many updates."""
         figure = f" is {self.value:.3g} (threshold {self.threshold:.3g})" if math.isfinite(self.threshold) else ""
-        return f"{self.guard}{figure} after {updates} update{'s' * (updates != 1)}: {GUARDS[self.guard].meaning}"
+        return f"{self.guard}{figure} after {updates} update{'s' * (updates != 1)}: {GUARDS[self.guard].explanation}"
 
 
 def guard_rules(rl: Rl, needed_guards: Sequence[NeededGuard] = ()) -> dict[str, Rule]:
@@ -142,7 +146,9 @@ def guard_rules(rl: Rl, needed_guards: Sequence[NeededGuard] = ()) -> dict[str, 
     rules = {name: kind.rule for name, kind in GUARDS.items()}
     rules["kl_budget"] = replace(rules["kl_budget"], threshold=rl.kl.budget)
     for guard in needed_guards:
-        stricter = max if guard.guard in COMPARED else min  # these must not fall below a share, the others not rise above one
+        stricter = (
+            max if guard.guard in RELATIVE_GUARDS else min
+        )  # these must not fall below a share, the others not rise above one
         rule = rules[guard.guard]
         rules[guard.guard] = replace(rule, threshold=stricter(rule.threshold, guard.threshold))
     for name, settings in rl.guards.items():
@@ -225,14 +231,16 @@ class Guards:
         is_early = self.batches < BEGINNING
         if is_early:
             self.batches += 1
-            for name in COMPARED:
+            for name in RELATIVE_GUARDS:
                 mean = self.first.get(name, 0.0)
                 self.first[name] = mean + (metrics[name] - mean) / self.batches
         self.scores.append(metrics["score"])
         self.streaks["non_finite"] = 0
         events = []
         for name, value, threshold, is_beyond in self._compare(metrics):
-            events += self._count(name, value, threshold, is_beyond and not (is_early and name in (*COMPARED, "length_limit")))
+            events += self._count(
+                name, value, threshold, is_beyond and not (is_early and name in (*RELATIVE_GUARDS, "length_limit"))
+            )
         return events
 
     def count_non_finite(self) -> list[GuardEvent]:
@@ -282,7 +290,7 @@ class Guards:
         limit = length + thresholds["length_limit"] * (longest - length) if length <= longest / 2 else math.inf
         bounds = {  # guard: (metric, least value, most value)
             "kl_budget": ("kl", -math.inf, thresholds["kl_budget"]),
-            **{name: (name, thresholds[name] * self.first[name], math.inf) for name in COMPARED},
+            **{name: (name, thresholds[name] * self.first[name], math.inf) for name in RELATIVE_GUARDS},
             "length_limit": ("length", -math.inf, limit),
             "mode_response_rate": ("mode_response_rate", -math.inf, thresholds["mode_response_rate"]),
         }

@@ -53,13 +53,13 @@ SCORE = "score.weight"  # the head of a reward model that is a decoder
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Networks:
-    """All networks but the value network, on their device. `shared` holds all adapters, with LoRA."""
+    """All networks but the value network, on their device. `multi_adapter` holds all adapters, with LoRA."""
 
     placement: Placement
     policy: LanguageModel
     reference: nn.Module
     scorer: Scorer
-    shared: MultiAdapter | None = None
+    multi_adapter: MultiAdapter | None = None
 
     def by_name(self, value: nn.Module | None) -> dict[str, nn.Module]:
         """Every network by its name in the memory plan; weights that several have belong to the first."""
@@ -68,7 +68,9 @@ class Networks:
         for name, part in parts_of(self.scorer):
             for number, network in enumerate(dict.fromkeys(_networks(part)), 1):
                 networks[name if number == 1 else f"{name}, member {number}"] = network
-        return networks | ({} if self.shared is None else {"the frozen network that they share": self.shared.network})
+        return networks | (
+            {} if self.multi_adapter is None else {"the frozen network that they share": self.multi_adapter.network}
+        )
 
 
 def _networks(scorer: Any) -> list[nn.Module]:
@@ -112,29 +114,29 @@ def policy_start(config: Config) -> Start:
 def _open_shared(config: Config, lora: Lora, run: Run, source: str | Path, template: str | None) -> Networks:
     tokenizer, reads = open_tokenizer(source, template, fixed_size=True)
     base = base_of(source) if is_adapter(source) else str(source)
-    shared = MultiAdapter(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
+    multi_adapter = MultiAdapter(load_base(Path(source), tokenizer) if is_adapter(source) else load_policy(base, tokenizer))
     if is_adapter(source):
-        shared.add("reference", read_adapter(source), source)
-        shared.add_copy("policy", "reference")
+        multi_adapter.add("reference", read_adapter(source), source)
+        multi_adapter.add_copy("policy", "reference")
     else:
-        shared.add_new("policy", base, lora, seed=config.seed)
-    view = AdapterView(shared, "policy")
+        multi_adapter.add_new("policy", base, lora, seed=config.seed)
+    view = AdapterView(multi_adapter, "policy")
     view.learn()
     language_model = LanguageModel(
-        model=view, tokenizer=tokenizer, prompt_encoder=prompt_encoder_of(shared.network, tokenizer), reads=reads
+        model=view, tokenizer=tokenizer, prompt_encoder=prompt_encoder_of(multi_adapter.network, tokenizer), reads=reads
     )
     placement = choose_device(config.device, config.precision, width=language_model.width, vocabulary=language_model.vocabulary)
-    shared.network.to(placement.device)
+    multi_adapter.network.to(placement.device)
     return Networks(
         placement=placement,
         policy=language_model,
-        reference=AdapterView(shared, "reference") if is_adapter(source) else AdapterView(shared),
-        scorer=open_scorer(config, run, placement.device, _loader(shared, base, tokenizer)),
-        shared=shared,
+        reference=AdapterView(multi_adapter, "reference") if is_adapter(source) else AdapterView(multi_adapter),
+        scorer=open_scorer(config, run, placement.device, _loader(multi_adapter, base, tokenizer)),
+        multi_adapter=multi_adapter,
     )
 
 
-def _loader(shared: MultiAdapter, base: str, tokenizer: Any) -> LoadNetwork:
+def _loader(multi_adapter: MultiAdapter, base: str, tokenizer: Any) -> LoadNetwork:
     """A function that opens a reward model as an adapter and a head on the shared network if it is one, else as a network."""
 
     def load(source: str | Path, its_tokenizer: Any) -> nn.Module:
@@ -144,18 +146,18 @@ def _loader(shared: MultiAdapter, base: str, tokenizer: Any) -> LoadNetwork:
         adapter = read_adapter(source)
         if set(adapter.heads) != {SCORE} or adapter.beyond((SCORE,)):
             return load_reward(source, its_tokenizer)
-        name = f"reward-{sum(name.startswith('reward') for name in shared.configs) + 1}"
-        shared.add(name, adapter, source)
+        name = f"reward-{sum(name.startswith('reward') for name in multi_adapter.configs) + 1}"
+        multi_adapter.add(name, adapter, source)
         weight = adapter.heads[SCORE]
         score = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
         with torch.no_grad():
             score.weight.copy_(weight)
         score.requires_grad_(False)
-        settings = deepcopy(shared.network.config)
+        settings = deepcopy(multi_adapter.network.config)
         settings.num_labels, settings.sawyer = weight.shape[0], read_extra(source)
         if not settings.sawyer:  # another program's: its score is read before the base model's pad token
             settings.get_text_config().pad_token_id = settings_of(base).get("pad_token_id")
-        return AdapterView(shared, name, config=settings, score=score)
+        return AdapterView(multi_adapter, name, config=settings, score=score)
 
     return load
 
@@ -195,16 +197,16 @@ def open_value_network(config: Config, run: Run, networks: Networks) -> ValueNet
 
     Raises ConfigError where `value_init` names a reward model that does not read the policy's tokens one by one.
     """
-    reward_model, shared = stage_reward_model(config, networks.scorer), networks.shared
-    is_separate = shared is not None and reward_model is not None and not isinstance(reward_model.model, AdapterView)
+    reward_model, multi_adapter = stage_reward_model(config, networks.scorer), networks.multi_adapter
+    is_separate = multi_adapter is not None and reward_model is not None and not isinstance(reward_model.model, AdapterView)
     reason = "the reward model was not trained on the network that the policy has its adapters in" if is_separate else ""
     from_reward = starts_from_reward(config, run, networks.scorer, networks.policy, reason)
-    if shared is None:
+    if multi_adapter is None:
         if from_reward:
             return ValueNetwork.from_reward(run.layout.model("reward"))
         start = policy_start(config)
         return ValueNetwork.from_policy(start.path(run.layout.model), start.template)
-    shared.add_copy("value", reward_model.model.name if reward_model is not None and from_reward else "policy")
-    trunk = AdapterTrunk(shared, "value")
+    multi_adapter.add_copy("value", reward_model.model.name if reward_model is not None and from_reward else "policy")
+    trunk = AdapterTrunk(multi_adapter, "value")
     trunk.adapter.requires_grad_(True)
     return ValueNetwork(trunk, networks.policy.width)

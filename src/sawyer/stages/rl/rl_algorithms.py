@@ -53,8 +53,8 @@ def ppo_advantages(
 ) -> tuple[Tensor, Tensor | None]:
     """GAE, whitened over the batch's counted tokens; the returns are made of the advantages before."""
     assert values is not None
-    generalized = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
-    return whiten(generalized.advantages, mask), generalized.returns
+    estimate = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
+    return whiten(estimate.advantages, mask), estimate.returns
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {

@@ -234,13 +234,13 @@ def _change_message(
     name: str, first: float, best: float, figures: Mapping[str, Any], outcome: RlOutcome, sign: float = 1.0
 ) -> str:
     """From the first evaluation to the best one, or to the last where the first is the best. A loss has the `sign` -1."""
-    gained = ": " if sign > 0 else "; gained: "
+    separator = ": " if sign > 0 else "; gained: "
     if figures["best_step"]:
         message = f"{name} {first:.3f} -> {best:.3f} (update {figures['best_step']} of {figures['updates']})"
-        return f"{message}{gained}{outcome.gain.summary}"
+        return f"{message}{separator}{outcome.gain.summary}"
     last = sign * sum(outcome.last) / len(outcome.last)
     message = f"{name} {first:.3f} -> {last:.3f} after {figures['updates']} updates"
-    return f"{message}{gained}{outcome.last_change.summary}; none is kept"
+    return f"{message}{separator}{outcome.last_change.summary}; none is kept"
 
 
 def _gain_gate(outcome: RlOutcome, message: str, advice: str) -> Gate:

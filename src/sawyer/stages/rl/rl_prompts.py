@@ -32,11 +32,11 @@ def load_prompts(
             message = f"{len(prompts) - len(short):,} of {len(prompts):,} prompts are longer than {limit:,}"
             run.journal.event(STAGE, "data", message=f"rl.max_prompt_tokens: {message} tokens and are left out")
         prompts = short
-    fitting = [prompt for prompt in prompts if encoder.fits(prompt, room=rl.max_new_tokens)]
-    if len(fitting) < len(prompts):
-        message = f"{len(prompts) - len(fitting)} of {len(prompts)} prompts leave no room for {rl.max_new_tokens} new tokens"
+    with_room = [prompt for prompt in prompts if encoder.fits(prompt, room=rl.max_new_tokens)]
+    if len(with_room) < len(prompts):
+        message = f"{len(prompts) - len(with_room)} of {len(prompts)} prompts leave no room for {rl.max_new_tokens} new tokens"
         run.journal.event(STAGE, "warning", message=f"{message} in the model's {encoder.context} and are left out")
-    training, held_out = split(fitting, rl.eval_fraction)
+    training, held_out = split(with_room, rl.eval_fraction)
     if not training:
         raise DataError(
             f"rl.{'prompts' if rl.prompts else 'data'} has no prompt to train on",

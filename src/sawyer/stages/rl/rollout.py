@@ -112,14 +112,14 @@ def collect_rollout(
     text encodes to other tokens than were sampled are read once more.
     """
     encoder = policy.prompt_encoder
-    encoded = [encoder.prompt(prompt) for prompt in prompts]
+    prompt_ids = [encoder.prompt(prompt) for prompt in prompts]
     capture: AbstractContextManager[Mapping[Row, Tensor | None]] = nullcontext({})
     if ridge_values is not None and ridge_values.scorer is not None:
         capture = ridge_values.scorer.captured_states()
     with settings.placement.autocast():
         completions = sample(
             policy.model,
-            encoded,
+            prompt_ids,
             prompt_encoder=encoder,
             max_new_tokens=settings.max_new_tokens,
             temperature=settings.temperature,
@@ -127,9 +127,9 @@ def collect_rollout(
             map_rows=distributed.map_sharded,
         )
         texts = [encoder.decode(completion.ids) for completion in completions]
-        with capture as captured:
+        with capture as captured_states:
             scores = score_details(scorer, prompts, texts)
-    rows = tuple(encoder.answer_ids(ids, c.ids) for ids, c in zip(encoded, completions, strict=True))
+    rows = tuple(encoder.answer_ids(ids, c.ids) for ids, c in zip(prompt_ids, completions, strict=True))
     names = dict.fromkeys(name for score in scores for name in score.parts)
     rollout = Rollout(
         prompts=tuple(prompts),
@@ -148,23 +148,23 @@ def collect_rollout(
         return rollout
     # The reward model reads every answer with an EOS, whether it was sampled or not.
     ends = [c.ids if c.ended else (*c.ids, encoder.eos_id) for c in completions]
-    scored_rows = [encoder.answer_ids(ids, response) for ids, response in zip(encoded, ends, strict=True)]
-    captured_rows = {index: captured[row] for index, row in enumerate(scored_rows) if row in captured}
-    return read_frozen_states(rollout, ridge_values, captured_rows, settings)
+    scored_rows = [encoder.answer_ids(ids, response) for ids, response in zip(prompt_ids, ends, strict=True)]
+    captured_by_index = {index: captured_states[row] for index, row in enumerate(scored_rows) if row in captured_states}
+    return read_frozen_states(rollout, ridge_values, captured_by_index, settings)
 
 
 def read_frozen_states(
-    rollout: Rollout, ridge_values: RidgeValues, captured: Mapping[int, Tensor | None], settings: RolloutSettings
+    rollout: Rollout, ridge_values: RidgeValues, captured_states: Mapping[int, Tensor | None], settings: RolloutSettings
 ) -> Rollout:
     """The rollout with the frozen states in which its response tokens are chosen.
 
-    `captured` has some rows' states by the row's index, (n, d) or longer, None where another process has them; this process
-    reads its share of the others.
+    `captured_states` has some rows' states by the row's index, (n, d) or longer, None where another process has them; this
+    process reads its share of the others.
     """
     rows = rollout.rows
-    mine = [index for index, states in captured.items() if states is not None]
-    parts = [states[: sum(rows[index].loss_mask)] for index, states in captured.items() if states is not None]
-    unread = [index for index in range(len(rows)) if index not in captured]
+    mine = [index for index, states in captured_states.items() if states is not None]
+    parts = [states[: sum(rows[index].loss_mask)] for index, states in captured_states.items() if states is not None]
+    unread = [index for index in range(len(rows)) if index not in captured_states]
     unread = [unread[i] for i in distributed.shard_indices([len(rows[index].ids) for index in unread])]
     for indices, batch in batches([rows[index] for index in unread], pad_id=0, token_budget=settings.token_budget):
         with settings.placement.autocast():
@@ -187,7 +187,7 @@ def check_scores_finite(rollout: Rollout) -> Rollout:
             f"({len(wrong)} of {len(rollout.texts)} answers)",
             expected="finite numbers",
             why="a policy that learns from it is destroyed; its weights are as they were",
-            todo="look at what rl pays for: the reward model (stage at fault: reward), or a part of rl.rewards",
+            todo="look at the RL reward: the reward model (stage at fault: reward), or a part of rl.rewards",
         )
     return rollout
 
@@ -201,20 +201,20 @@ def estimate_advantages(
     rl: Rl,
     *,
     kl_coefficient: float,
-    sampled: bool = False,
+    use_sampled_logprobs: bool = False,
 ) -> Rollout:
     """The rollout with log-probs under policy and reference, values of the `critic`, rewards, advantages and returns.
 
-    With `sampled` the policy's log-probs are those of the sampler, in fp32 the same to rounding; a critic on the policy's trunk
-    reads them anyway.
+    With `use_sampled_logprobs` the policy's log-probs are those of the sampler, in fp32 the same to rounding; a critic on the
+    policy's trunk reads them anyway.
     """
     algorithm = ALGORITHMS[rl.algorithm]
     old_values: Tensor | None = None
     if isinstance(critic, PolicyWithValue):
-        old_logprobs, old_values = _read(
+        old_logprobs, old_values = _read_rows(
             rollout.rows, settings, lambda batch: logprobs_and_values(critic, batch, settings.temperature)
         )
-    elif sampled:
+    elif use_sampled_logprobs:
         old_logprobs = torch.zeros(rollout.mask.shape).masked_scatter(rollout.mask, rollout.sampled_logprobs)
     else:
         old_logprobs = logprobs_of(policy, rollout.rows, settings)
@@ -252,7 +252,7 @@ def shaped_scores(rollout: Rollout, *, reward_clip: float | None, missing_eos_pe
 def logprobs_of(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> Tensor:
     """(B, T) log-probs of the response tokens at RL's temperature, 0 elsewhere, on the CPU."""
     temperature = settings.temperature
-    return _read(rows, settings, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
+    return _read_rows(rows, settings, lambda batch: [policy_logprobs(model, batch, temperature=temperature).logprobs])[0]
 
 
 def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> tuple[Tensor, Tensor]:
@@ -264,7 +264,7 @@ def logprobs_and_entropies(model: nn.Module, rows: Sequence[Row], settings: Roll
         logprobs = policy_logprobs(model, batch, temperature=temperature, states=states).logprobs
         return [logprobs, policy_entropies(model, batch, temperature=temperature, states=states)]
 
-    logprobs, entropies = _read(rows, settings, figures)
+    logprobs, entropies = _read_rows(rows, settings, figures)
     return logprobs, entropies
 
 
@@ -279,11 +279,13 @@ def ridge_values_of(ridge_values: RidgeValues, rollout: Rollout, *, like: Tensor
 
 def values_of(model: nn.Module, rows: Sequence[Row], settings: RolloutSettings) -> Tensor:
     """(B, T) values of the state before each response token, of no meaning elsewhere, on the CPU."""
-    return _read(rows, settings, lambda batch: [values_before(model, batch)])[0]
+    return _read_rows(rows, settings, lambda batch: [values_before(model, batch)])[0]
 
 
 @torch.no_grad()
-def _read(rows: Sequence[Row], settings: RolloutSettings, figures: Callable[[Batch], Sequence[Tensor]]) -> tuple[Tensor, ...]:
+def _read_rows(
+    rows: Sequence[Row], settings: RolloutSettings, figures: Callable[[Batch], Sequence[Tensor]]
+) -> tuple[Tensor, ...]:
     """(B, T) each, on the CPU: what `figures` makes of batches of the rows, (b, t) each, in the rows' order."""
     longest = max(len(row.ids) for row in rows)
 
@@ -306,14 +308,14 @@ def logprobs_and_values(model: PolicyWithValue, batch: Batch, temperature: float
     """(B, T) each, from one pass of the shared trunk: the policy's log-probs, and `values_before`."""
     states = trunk_states(model.policy, batch, before_trained(batch))
     logprobs = policy_logprobs(model.policy, batch, temperature=temperature, states=states).logprobs
-    return logprobs, _shifted(model.of_states(states))
+    return logprobs, _shift_right(model.of_states(states))
 
 
 def values_before(model: nn.Module, batch: Batch) -> Tensor:
     """(B, T): the value of the state in which each trained token is chosen; of no meaning elsewhere."""
-    return _shifted(token_values(model, batch, before_trained(batch)))
+    return _shift_right(token_values(model, batch, before_trained(batch)))
 
 
-def _shifted(values: Tensor) -> Tensor:
+def _shift_right(values: Tensor) -> Tensor:
     """(B, T) values at tokens -> (B, T): the value read at token t-1 is that of the state in which token t is chosen."""
     return nn.functional.pad(values[:, :-1].float(), (1, 0))

@@ -19,7 +19,7 @@ from sawyer.stages.rl.rollout import Rollout, RolloutSettings, logprobs_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SecondReading:
+class SecondPass:
     """The first batch read a second time, by ways that training does not use."""
 
     logprobs: Tensor | None  # (B, T) in fp32 by the policy before its first update; None where training computes in fp32
@@ -27,18 +27,18 @@ class SecondReading:
     score_rounding: LogprobDrift  # between the saved models' scores in the run's precision and in fp32
 
 
-def second_reading(
+def second_pass(
     rollout: Rollout, policy: nn.Module, scorer: Scorer, settings: RolloutSettings, config: Config, run: Run
-) -> SecondReading:
+) -> SecondPass:
     """Read the batch before the first update: later, gradients and optimizer states need the saved models' memory."""
     score, rounding = _score_drift(rollout, scorer, settings, config, run)
     exact = replace(settings, placement=replace(settings.placement, precision="fp32"))
     is_exact = settings.placement.precision == "fp32"
     logprobs = None if is_exact else logprobs_of(policy, rollout.rows, exact)
-    return SecondReading(logprobs=logprobs, score=score, score_rounding=rounding)
+    return SecondPass(logprobs=logprobs, score=score, score_rounding=rounding)
 
 
-def step_zero_measures(rollout: Rollout, second: SecondReading, report: UpdateReport, clip_range: float) -> StepZero:
+def step_zero_measures(rollout: Rollout, second: SecondPass, report: UpdateReport, clip_range: float) -> StepZero:
     """What the gates of step zero judge."""
     mask, ref_logprobs = rollout.mask, rollout.ref_logprobs
     kl = masked_sum(kl_k1(rollout.old_logprobs, ref_logprobs).abs(), mask, dim=1)
@@ -63,23 +63,23 @@ def _score_drift(
     cpu = replace(settings.placement, device=torch.device("cpu"))
     inside: list[Tensor] = []
     exact: list[float] = []
-    rounded: list[float] = []
+    rounded_scores: list[float] = []
     for name, source in _reward_models(scorer, config, run):
-        saved = TextScorer(source, device="cpu") if name is None else RewardScorer.load(source, fallback=config.template)
+        saved_model = TextScorer(source, device="cpu") if name is None else RewardScorer.load(source, fallback=config.template)
         # A reward model applies to every answer: none of its scores is None.
         scores = rollout.scores if name is None else torch.tensor(rollout.parts[name])
         inside.append(scores[: len(texts)])
-        exact += _score_one_by_one(saved, prompts, texts)
+        exact += _score_one_by_one(saved_model, prompts, texts)
         with cpu.autocast():
-            rounded += _score_one_by_one(saved, prompts, texts) if cpu.precision != "fp32" else []
+            rounded_scores += _score_one_by_one(saved_model, prompts, texts) if cpu.precision != "fp32" else []
     if not inside:
         return None, NO_DRIFT
-    rounding = LogprobDrift.between(torch.tensor(rounded), torch.tensor(exact)) if rounded else NO_DRIFT
+    rounding = LogprobDrift.between(torch.tensor(rounded_scores), torch.tensor(exact)) if rounded_scores else NO_DRIFT
     return LogprobDrift.between(torch.cat(inside), torch.tensor(exact)), rounding
 
 
-def _score_one_by_one(saved: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
-    return [saved([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
+def _score_one_by_one(saved_model: Scorer, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[float]:
+    return [saved_model([prompt], [text])[0] for prompt, text in zip(prompts, texts, strict=True)]
 
 
 def _reward_models(scorer: Scorer, config: Config, run: Run) -> Iterator[tuple[str | None, str]]:

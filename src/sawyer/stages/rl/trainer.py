@@ -44,12 +44,12 @@ from sawyer.stages.rl.rollout import (
     logprobs_and_entropies,
     logprobs_of,
 )
-from sawyer.stages.rl.step_zero_checks import SecondReading, second_reading, step_zero_measures
+from sawyer.stages.rl.step_zero_checks import SecondPass, second_pass, step_zero_measures
 from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
 from sawyer.train import OptimizerStep, batch_indices, distributed, generator, memory_plan_summary, plan_memory
 from sawyer.worlds import gold
 
-DECIDING = ("eval_reward", "eval_pair_loss", "eval_kl")  # by which the best model is chosen
+BEST_METRICS = ("eval_reward", "eval_pair_loss", "eval_kl")  # by which the best model is chosen
 ADAM_EPS = 1e-5  # as in Huang et al. 2024: at 1e-8 the first updates of rarely moved weights are too large
 
 
@@ -122,8 +122,8 @@ class Trainer:
             self.steps = optimizer_steps = math.ceil(rl.epochs * len(self.pairs) / rl.batch_size)
             coefficient = rl.beta
         factor = partial(linear_schedule, steps=optimizer_steps, warmup_steps=0)
-        trained: nn.Module = self.critic if isinstance(self.critic, PolicyWithValue) else self.language_model.model
-        self.policy = OptimizerStep(trained, name="rl policy", learning_rate=rl.learning_rate, factor=factor, eps=ADAM_EPS)
+        policy_model: nn.Module = self.critic if isinstance(self.critic, PolicyWithValue) else self.language_model.model
+        self.policy = OptimizerStep(policy_model, name="rl policy", learning_rate=rl.learning_rate, factor=factor, eps=ADAM_EPS)
         self.optimizers = {"policy": self.policy}
         self.value: OptimizerStep | None = None
         if isinstance(self.critic, ValueNetwork):
@@ -214,7 +214,7 @@ class Trainer:
             self.settings,
             self.rl,
             kl_coefficient=self.kl.coefficient,
-            sampled=not is_first and self.placement.precision == "fp32",
+            use_sampled_logprobs=not is_first and self.placement.precision == "fp32",
         )
         metrics = self.measure(rollout)
         if self._apply_guards(index, self.guards.check_batch(metrics)):
@@ -237,9 +237,9 @@ class Trainer:
         # DPO samples nothing to learn from: the gates of step zero look at the first evaluation's answers.
         rollout = self.evaluation.rollout
         second = self._read_again(rollout) if index == 0 else None
-        judged = [self.pairs[i] for i in chosen]
-        self.step_tokens += sum(prompt.tokens for prompt in judged)
-        report = update_on_pairs(judged, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
+        prompts = [self.pairs[i] for i in chosen]
+        self.step_tokens += sum(prompt.tokens for prompt in prompts)
+        report = update_on_pairs(prompts, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
         if second is not None:
             self._check_step_zero(rollout, second, report)
         return report.metrics
@@ -297,11 +297,11 @@ class Trainer:
         return metrics
 
     def _warn_if_not_finite(self, step: int, metrics: Mapping[str, float]) -> None:
-        wrong = [name for name in DECIDING if not math.isfinite(metrics.get(name, 0.0))]
+        wrong = [name for name in BEST_METRICS if not math.isfinite(metrics.get(name, 0.0))]
         if wrong:
             figures = ", ".join(f"{name} {metrics[name]:g}" for name in wrong)
             message = f"the evaluation after {step} updates is not finite ({figures}): such a model is never the best one"
-            self.run.journal.event(STAGE, "warning", message=f"{message}; look at what rl pays for")
+            self.run.journal.event(STAGE, "warning", message=f"{message}; look at the RL reward")
 
     def _guard_evaluation(self, index: int, row: Mapping[str, float]) -> None:
         """Let the guards look at the evaluation; with DPO also as at a batch: between evaluations it has no answers."""
@@ -337,11 +337,11 @@ class Trainer:
             zero_variance=sum(shares) / len(shares) if shares else None,
         )
 
-    def _read_again(self, rollout: Rollout) -> SecondReading:
+    def _read_again(self, rollout: Rollout) -> SecondPass:
         """The first batch as the gates of step zero read it, before it is learnt from."""
-        return second_reading(rollout, self.language_model.model, self.scorer, self.settings, self.config, self.run)
+        return second_pass(rollout, self.language_model.model, self.scorer, self.settings, self.config, self.run)
 
-    def _check_step_zero(self, rollout: Rollout, second: SecondReading, report: UpdateReport) -> None:
+    def _check_step_zero(self, rollout: Rollout, second: SecondPass, report: UpdateReport) -> None:
         gates = step_zero_gates(step_zero_measures(rollout, second, report, self.rl.clip_range))
         if words := left_out(self.config, STAGE):
             self.run.journal.event(STAGE, "left_out", message=words)

@@ -89,23 +89,23 @@ def test_an_update_reads_no_more_than_it_must(tiny: Fixture, tmp_path: Path, rea
         work.step(0)
     assert sum(read_alone) < work.rl.batch_size
     scorer: Any = work.scorer
-    assert scorer._heard is None, "an evaluation would fill the memory with states that nobody reads"
+    assert scorer._captured_states is None, "an evaluation would fill the memory with states that nobody reads"
 
 
-def test_nobody_listens_after_an_error_and_listening_costs_no_pass(tiny: Fixture) -> None:
+def test_nothing_is_captured_after_an_error_and_capturing_costs_no_pass(tiny: Fixture) -> None:
     scorer, passes = RewardScorer.load(tiny.reward), list[int]()
     asked = [prompt_of("one"), prompt_of("another, longer one")], ["yes", "no, and more than that"]
     scorer.raw(*asked)  # the first time the network is tried
     scorer.model.base_model.register_forward_hook(lambda *_: passes.append(1))
     scorer.raw(*asked)
     count = len(passes)
-    with scorer.captured_states() as heard:
+    with scorer.captured_states() as captured:
         scorer.raw(*asked)
-    assert len(passes) == 2 * count and len(heard) == 2
+    assert len(passes) == 2 * count and len(captured) == 2
     with pytest.raises(KeyError), scorer.captured_states():
         raise KeyError
     scorer.raw(*asked)
-    assert len(heard) == 2 and scorer._heard is None
+    assert len(captured) == 2 and scorer._captured_states is None
 
 
 def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
@@ -118,7 +118,7 @@ def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
     both = RewardScorer(
         prompt_encoder=prompt_encoder, members=[Member(model=one), Member(model=other), Member(model=one, shift=1.0)]
     )
-    with both.captured_states() as heard:
+    with both.captured_states() as captured:
         scores = both.raw(prompts, texts)
     assert torch.allclose(scores, both.raw(prompts, texts), atol=1e-5)
     assert torch.equal(scores[0], scores[2]) and not torch.allclose(scores[0], scores[1], atol=1e-3)
@@ -127,7 +127,7 @@ def test_an_ensemble_is_heard_by_its_first_member(tiny: Fixture) -> None:
         row = prompt_encoder.answer(prompt, text)
         with torch.no_grad():
             expected = trunk(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
-        found = heard[row]
+        found = captured[row]
         assert found is not None and torch.allclose(found, expected[row.prompt_length - 1 : -1], atol=1e-4)
 
 
@@ -176,8 +176,8 @@ def test_answers_that_encode_alike_are_read_by_one_process(tiny: Fixture, monkey
     told = []
     for hand in range(2):
         of_two(monkeypatch, scorer, hand)
-        with scorer.captured_states() as heard:
+        with scorer.captured_states() as captured:
             scores = scorer.raw([prompt_of("one")] * 3, ["Yes", "yes", "no"])
         assert scores[0, 0] == scores[0, 1] != scores[0, 2]
-        told.append({row: states is not None for row, states in heard.items()})
+        told.append({row: states is not None for row, states in captured.items()})
     assert len(told[0]) == 2 and all(told[0][row] != told[1][row] for row in told[0])
