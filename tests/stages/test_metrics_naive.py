@@ -156,7 +156,7 @@ def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
             run.journal.metrics("rl", number, row)
             if number == 0 and algorithm != "ppo":
                 continue  # once is enough where nothing has moved yet
-            answers, golds = answers_of(seen.held_out.rollout, scorer), golds_of(seen.held_out.rollout)
+            answers, golds = answers_of(seen.eval_prompts.rollout, scorer), golds_of(seen.eval_prompts.rollout)
             evaluated = naive_rl.held_out(answers, golds, policy, double(work.reference), asked)
             same(row, by_hand(seen, number, scorer, asked) | evaluated)
             told_of_summary(

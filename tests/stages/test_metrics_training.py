@@ -176,7 +176,7 @@ def noted(patch: pytest.MonkeyPatch, stage: Any, *names: str) -> list[list[Seque
 def test_collect(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = import_module("sawyer.stages.collect.collect_stage")
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 12)
-    drawn = noted(monkeypatch, stage, "sample")
+    drawn = noted(monkeypatch, import_module("sawyer.train.answering"), "sample")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 7, "answers": 3, "max_new_tokens": 12}
     with tiny64.run(tmp_path / "run", "sft") as run:
         sft = {"data": [str(tiny64.instructions)]}
@@ -199,7 +199,7 @@ def test_compare(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     stage = import_module("sawyer.stages.compare.compare_stage")
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 4)
     monkeypatch.setattr(stage, "gold", truth)
-    drawn = noted(monkeypatch, stage, "sample", "beam_search")
+    drawn = noted(monkeypatch, import_module("sawyer.train.answering"), "sample", "beam_search")
     asked = {"prompts": [str(tiny64.prompts)], "limit": 6, "deliberate_limit": 1, "max_new_tokens": 8}
     config = tiny64.rl_config(tmp_path / "run", rl__compare=asked, rl__world={"rater": "honest"})
     with tiny64.run(tmp_path / "run", "sft", "reward") as run:
