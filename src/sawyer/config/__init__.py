@@ -1,6 +1,6 @@
 """What a run is asked to do: the typed tree of settings, and reading it."""
 
-from sawyer.config.data_sources import COLLECTED, DataSource, judged_sources, pairs_of, sources_of
+from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, pairs_of, sources_of
 from sawyer.config.error_messages import setting_fields
 from sawyer.config.former_names import FORMER_VALUES
 from sawyer.config.load_config import (
@@ -28,7 +28,7 @@ from sawyer.config.schema import (
     Sft,
     required_section,
 )
-from sawyer.config.sections import COMPARED, Base, Classify, Compare, Lora, World
+from sawyer.config.sections import RUN_MODELS, Base, Classify, Compare, Lora, World
 from sawyer.config.stage_start import Start, left_out, start_of
 from sawyer.config.user_code import (
     BUILT_IN_SOURCE,

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sawyer.config.schema import Config, required_section
 
 Want = Literal["text", "labels", "demonstrations", "prompts", "comparisons"]
-COLLECTED = "collect"
+COLLECT_SETTING = "collect"  # the setting that collected answers belong to
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def judged_sources(config: Config, stage: str, answers: Path) -> Iterator[DataSo
         yield _source(config, name, "data", "comparisons", eval_fraction=eval_fraction, max_tokens=max_tokens, room=room)
     if config.collect is not None:
         yield DataSource(
-            setting=COLLECTED,
+            setting=COLLECT_SETTING,
             paths=(str(answers),),
             want="comparisons",
             max_bad_rows=None,  # a typing mistake in hand-made judgements is reported, and no judgement is lost

@@ -122,7 +122,7 @@ class Classify(Section):
 
 
 # Names of the run's own models in a comparison; no other model may have them.
-COMPARED = ("base", "sft", "rl")
+RUN_MODELS = ("base", "sft", "rl")
 
 
 class Compare(Section):
@@ -144,9 +144,9 @@ class Compare(Section):
     @classmethod
     def _valid_names(cls, models: dict[str, str]) -> dict[str, str]:
         for name in models:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in COMPARED:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RUN_MODELS:
                 raise ValueError(
                     f"compare.models: `{name}` is no name for a model; expected: small letters, digits and _, "
-                    f"other than {', '.join(COMPARED)}, which are the run's own"
+                    f"other than {', '.join(RUN_MODELS)}, which are the run's own"
                 )
         return models

@@ -13,8 +13,8 @@ from typing import Any
 
 from sawyer.config import (
     BUILT_IN_SOURCE,
-    COLLECTED,
-    COMPARED,
+    COLLECT_SETTING,
+    RUN_MODELS,
     Config,
     DataSource,
     left_out,
@@ -188,7 +188,7 @@ class _StageLook:
         """What the stage will read; collected answers once they exist and are not to be collected again."""
         exists = "collect" not in self.coming and self.layout.answers.exists()
         sources = sources_of(self.config, self.stage, self.layout.answers)
-        return [source for source in sources if source.setting != COLLECTED or exists]
+        return [source for source in sources if source.setting != COLLECT_SETTING or exists]
 
     def _read(self, source: DataSource, readers: Sequence[ModelReader]) -> None:
         rows = read(source.paths, want=source.want, columns=source.columns, max_bad_rows=source.max_bad_rows)
@@ -212,7 +212,7 @@ class _StageLook:
             return  # its file is a problem already
         records = [record for source in sources for record in self.reads[source.setting].records]
         if self.stage in ("reward", "rl") and self.config.collect is not None:
-            collected = self.reads[COLLECTED].records if COLLECTED in self.reads else ()
+            collected = self.reads[COLLECT_SETTING].records if COLLECT_SETTING in self.reads else ()
             if not any(isinstance(row, JudgedPrompt) and not row.is_pair and row.scores for row in collected):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:
@@ -266,7 +266,7 @@ def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str
         return f"{count:,} prompts x {section.answers} answers"
     trained = {name for name in ("sft", "rl") if getattr(config, name) is not None}
     trained |= {"base"} if config.model is not None or config.base is not None else set()
-    models = [*(name for name in COMPARED if name in trained), *section.models]
+    models = [*(name for name in RUN_MODELS if name in trained), *section.models]
     return f"{count or 'six well-known'} prompts to {', '.join(models)}"
 
 

@@ -23,7 +23,7 @@ def build_overoptimisation(values: Values, path: Path) -> Path:
     """Write the page from the values of overoptimisation.json (see sawyer.studies.overoptimisation); returns its path."""
     panels = [(panel, draw(panel, f"over{index}", SIZE)) for index, panel in enumerate(_panels(values))]
     fits = [_fit_row(values[name]) for name in NAMES]
-    return write_page(path, "overoptimisation.html.j2", study=values, panels=panels, fits=fits, samples=_samples(values))
+    return write_page(path, "overoptimisation.html.j2", study=values, panels=panels, fits=fits, samples=_sample_cards(values))
 
 
 def _panels(values: Values) -> list[Panel]:
@@ -71,13 +71,11 @@ def _gold_by_distance(rl: Values, best_of_n: Values) -> Panel:
     lines = []
     curves: tuple[tuple[Values, Tone], ...] = ((rl, "rl"), (best_of_n, "sft"))
     for curve, tone in curves:
-        points, fitted, name = curve["points"], curve["fitted"], NAMES[curve["name"]]
+        points, fit, name = curve["points"], curve["fitted"], NAMES[curve["name"]]
         xs, ys = [p["distance"] for p in points], [p["gold"] for p in points]
         lines.append(PlotLine(name=name, tone=tone, xs=xs, ys=ys, cloud=True))
-        if fitted:
-            lines.append(
-                PlotLine(name=f"{name}, fitted", tone=tone, xs=[d for d, _ in fitted], ys=[gold for _, gold in fitted])
-            )
+        if fit:
+            lines.append(PlotLine(name=f"{name}, fitted", tone=tone, xs=[d for d, _ in fit], ys=[gold for _, gold in fit]))
     return Panel(
         title="Gold at a given distance from the SFT model",
         note="gold, 0 to 10; higher at the same distance is better",
@@ -117,7 +115,7 @@ def _fit_row(curve: Values) -> dict[str, str]:
     return row
 
 
-def _samples(values: Values) -> list[dict[str, Any]]:
+def _sample_cards(values: Values) -> list[dict[str, Any]]:
     """For some prompts, the policy's answers before RL, at the highest gold and at the end."""
     words = {0: "before RL", values["rl"]["top"]["at"]: "at the highest gold", values["rl"]["last"]["at"]: "at the end"}
     by_prompt: dict[str, list[dict[str, str]]] = {}

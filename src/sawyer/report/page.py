@@ -95,7 +95,7 @@ def page(facts: Facts) -> str:
         rates=parts.get("Win rate", lambda: _win_rates(facts), []),
         classified=parts.get("The classifier's figures", lambda: classifier_tables(facts), {"rows": []}),
         trust=parts.get("How far the reward model can be trusted", lambda: view(facts.trust) if facts.trust else None, None),
-        gallery=parts.get("Answers side by side", lambda: gallery(facts.compared), gallery([])),
+        gallery=parts.get("Answers side by side", lambda: gallery(facts.answers), gallery([])),
         tracks=parts.get("The same prompts through RL", lambda: _tracks(facts), []),
         seconds=parts.get("Versions and time", lambda: _stage_times(facts), []),
     )

@@ -45,7 +45,7 @@ class Facts:
     metrics: Mapping[str, Sequence[Mapping[str, Any]]]  # stage -> rows in order
     events: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
-    compared: Sequence[Mapping[str, Any]]  # rows of compare.jsonl
+    answers: Sequence[Mapping[str, Any]]  # rows of compare.jsonl
     summary: Mapping[str, Any]
     trust: Mapping[str, Any]  # the reward model's trust report; {} without one
     checks: Sequence[Check]
@@ -100,7 +100,7 @@ def gather(root: Path) -> Facts:
         metrics=metrics,
         events=events,
         samples=_journal_rows(layout.samples),
-        compared=_journal_rows(layout.compare),
+        answers=_journal_rows(layout.compare),
         summary=_json_object(layout.summary),
         trust=_json_object(layout.trust),
         checks=tuple(_last_checks(events)),

@@ -55,7 +55,7 @@ class Damage:
     whisker: Whisker
     example: Values | None
     whole: str
-    damaged: str
+    damaged_answer: str
     bars: Sequence[tuple[float, float]]
 
 
@@ -240,7 +240,7 @@ def _damages(probes: Sequence[Values]) -> list[Damage]:
                 whisker=_whisker(str(probe["what"]), probe["wins"], cases),
                 example=example,
                 whole=excerpt(example["whole"], MAX_CHARACTERS) if example else "",
-                damaged=excerpt(example["damaged_answer"], MAX_CHARACTERS) if example else "",
+                damaged_answer=excerpt(example["damaged_answer"], MAX_CHARACTERS) if example else "",
                 bars=[bar(example[key], scale) for key in keys] if example else [],
             )
         )
