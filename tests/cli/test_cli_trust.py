@@ -52,7 +52,7 @@ def test_the_verdict_comes_first_and_every_table_after_it(sawyer: Callable[..., 
     expected = trust(Gold(), RECORDS, loss="squared", unit=2.0)
     assert first.startswith("! warn") and decide_verdict(expected).words in first
     for words in (
-        "60 prompts say little", "accuracy", f"{expected.everything.accuracy.value:.0%}", "judges' scores apart by",
+        "60 prompts say little", "accuracy", f"{100 * expected.everything.accuracy.value:.0f} %", "judges' scores apart by",
         "4 or more", "sigmoid(D * d^2)", "the answer said twice", "damaged answers that win",
     ):  # fmt: skip
         assert words in done.out, words

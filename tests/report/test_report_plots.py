@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
 
-from sawyer.report.curves import line
+from report_run import make_run
+
+from sawyer.report.curves import line, panels
+from sawyer.report.run_facts import gather
 from sawyer.report.svg_plots import COLOURS, Level, Panel, PlotLine, downsample, draw, running_mean
 
 PANEL = Panel(
@@ -52,3 +57,14 @@ def test_a_line_takes_the_rows_that_have_the_figure_and_the_last_of_a_step() -> 
     rows = [{"step": 0, "loss": 3}, {"step": 1, "other": 1}, {"step": 2, "loss": 2}, {"step": 2, "loss": 1}]
     found = line(rows, "loss", "training", "sft")
     assert (found.xs, found.ys) == ([0, 2], [3.0, 1.0])
+
+
+def test_rls_captions_name_the_model_it_starts_from(tmp_path: Path) -> None:
+    """The SFT model where the run has one, and no SFT model where it has none."""
+    facts = gather(make_run(tmp_path / "run"))
+    titles = {panel.title: panel.note for panel in panels(facts, "rl")}
+    assert "KL to the SFT model" in titles and "standard deviations of the SFT model's answers" in titles["Reward"]
+    alone = replace(facts, config={"rl": {**facts.config["rl"], "rewards": [{"name": "a", "function": "m:f"}]}})
+    words = [word for panel in panels(alone, "rl") for word in (panel.title, panel.note)]
+    assert "KL to the starting model" in words and not any("SFT" in word for word in words)
+    assert any(word.startswith("in the components' own units") for word in words)

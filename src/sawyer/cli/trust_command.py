@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sawyer.trust import Figure, Trust, Verdict
 
 CHIP_OF = {"trust": "ok", "trust_above": "warn", "guarded": "warn", "refuse": "fail"}
-SIDES = {"all": "all judged", "file": "the files'", "own": "the policy's", "gold": "the policy's, by gold"}
 
 
 def trust(
@@ -131,11 +130,15 @@ def _write_page(out: Path, values: Mapping[str, Any], title: str) -> list[Path]:
 
 
 def _print_report(console: Console, report: Trust, verdict: Verdict) -> None:
-    """The verdict, then the figures of each side, the probes, and the ceiling."""
+    """The verdict, then the figures of each side as on the page, the probes, and the ceiling."""
+    from sawyer.report.trust_section import SIDES, trust_rows
+    from sawyer.trust import as_json as values_of
+
     say(console, chip(CHIP_OF[verdict.kind]), "  ", (verdict.words, "bold"))
     sides = _figure_table("", *(SIDES[side.name] for side in report.sides))
-    for name, of in FIGURES.items():
-        sides.add_row(name, *(of(side) for side in report.sides))
+    for row in trust_rows(values_of(report, verdict)["sides"]):
+        cells = (cell or ("–", "") for cell in row.cells)
+        sides.add_row(row.name, *(f"{value} ({interval})" if interval else value for value, interval in cells))
     tables = [sides]
     if report.everything.by_gap:
         gaps = _figure_table("judges' scores apart by", "accuracy", "interval", "pairs")
@@ -152,13 +155,16 @@ def _print_report(console: Console, report: Trust, verdict: Verdict) -> None:
     for table in tables:
         console.print()
         console.print(table)
+    for calibration in report.everything.calibration[:1]:
+        say(console, ("Calibrated probability: ", "dim"), f"{calibration.formula}: {calibration.why}")
     if unseen := sum(probe.unseen for probe in report.probes):
         console.print()
         say(console, f"{unseen:,} more damaged answers got the same score as the whole ones, to rounding: they show nothing.")
     if report.ceiling is not None:
         console.print()
-        accuracy = _share(report.ceiling.accuracy)
-        say(console, f"No model gets above {accuracy} against these judges, assuming that {report.ceiling.assumption}.")
+        share, interval, _ = _cells(report.ceiling.accuracy)
+        words = f"No model gets above {share} ({interval}) against these judges"
+        say(console, f"{words}, assuming that {report.ceiling.assumption}.")
 
 
 def _print_guards(console: Console, verdict: Verdict) -> None:
@@ -183,27 +189,6 @@ def _figure_table(first: str, *others: str) -> Table:
 
 
 def _cells(figure: Figure) -> tuple[str, str, str]:
-    return f"{figure.value:.0%}", f"{figure.low:.0%} to {figure.high:.0%}", f"{figure.cases:,}"
+    from sawyer.report.wording import share
 
-
-def _share(figure: Figure) -> str:
-    return f"{figure.value:.0%} ({figure.low:.0%} to {figure.high:.0%})" if figure.cases else "–"
-
-
-def _correlation(figure: Figure | None) -> str:
-    return f"{figure.value:+.2f} ({figure.low:+.2f} to {figure.high:+.2f})" if figure is not None and figure.cases else "–"
-
-
-FIGURES: Mapping[str, Any] = {
-    "prompts, pairs": lambda side: f"{side.prompts:,}, {side.pairs:,}",
-    "accuracy": lambda side: _share(side.accuracy),
-    "best simple rule": lambda side: f"{side.best_rule}, {side.best_rule_value:.0%}" if side.pairs else "–",
-    "  where better is longer": lambda side: _share(side.when_longer),
-    "  where better is shorter": lambda side: _share(side.when_shorter),
-    "calibration error": lambda side: next((f"{one.error.value:.0%}, {one.formula}" for one in side.calibration), "–"),
-    "reward with length": lambda side: _correlation(side.length.all),
-    "  within a prompt": lambda side: _correlation(side.length.within),
-    "  at equal scores": lambda side: _correlation(side.length_controlled),
-    "reward with judges' score": lambda side: _correlation(side.score.within),
-    "reward with true score": lambda side: _correlation(side.truth.within if side.truth else None),
-}
+    return share(figure.value), f"{share(figure.low)} to {share(figure.high)}", f"{figure.cases:,}"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sawyer.maths import LossCurve, LossCurves
 
 PAPER, TEXT, SOFT, GRID = "#fbfaf7", "#23272e", "#646b76", "#e4e1d9"
 RAMP = ("#a9bfdd", "#6f98cb", "#3f74b8", "#1f3f6b")  # of the curves, from the smallest to the largest score gap
@@ -12,31 +15,7 @@ MAX_LOSS = 6.0  # above the lowest; further up the curves only continue
 MAX_RATIO = 12.0  # between the largest slopes of two curves; beyond it the scale is logarithmic away from zero
 
 
-class LossPlotCurve(Protocol):
-    """One curve: the loss and its slope at each x."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def xs(self) -> Sequence[float]: ...
-    @property
-    def losses(self) -> Sequence[float]: ...
-    @property
-    def slopes(self) -> Sequence[float]: ...
-
-
-class Curves(Protocol):
-    """A family of curves, the quantity on x, and the quantity that differs between curves."""
-
-    @property
-    def x_name(self) -> str: ...
-    @property
-    def differ_by(self) -> str: ...
-    @property
-    def curves(self) -> Sequence[LossPlotCurve]: ...
-
-
-def draw_loss(path: Path, title: str, formula: str, family: Curves) -> None:
+def draw_loss(path: Path, title: str, formula: str, family: LossCurves) -> None:
     """Write the plot as PNG. Raises OSError if the file cannot be written."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,7 +47,7 @@ def draw_loss(path: Path, title: str, formula: str, family: Curves) -> None:
         figure.savefig(path, format="png", facecolor=PAPER, metadata={"Software": None})
 
 
-def _draw_curves(axes: Any, family: Curves, columns: Sequence[Sequence[float]], title: str) -> None:
+def _draw_curves(axes: Any, family: LossCurves, columns: Sequence[Sequence[float]], title: str) -> None:
     axes.set_facecolor(PAPER)
     axes.set_title(title, color=TEXT, fontsize=11, loc="left", pad=9)
     axes.axvline(0, color=GRID, linewidth=1.2, zorder=1)
@@ -86,7 +65,7 @@ def _draw_curves(axes: Any, family: Curves, columns: Sequence[Sequence[float]], 
     axes.set_xlabel(family.x_name, color=SOFT, loc="right", labelpad=5)
 
 
-def _limit_loss(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
+def _limit_loss(axes: Any, curves: Sequence[LossCurve]) -> None:
     """From the lowest loss to at most `MAX_LOSS` above it."""
     low = min(min(curve.losses) for curve in curves)
     high = max(max(curve.losses) for curve in curves)
@@ -95,7 +74,7 @@ def _limit_loss(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
     axes.set_ylim(floor - 0.03 * (top - floor), top + 0.03 * (top - floor))
 
 
-def _scale_slopes(axes: Any, curves: Sequence[LossPlotCurve]) -> None:
+def _scale_slopes(axes: Any, curves: Sequence[LossCurve]) -> None:
     """A scale on which the weakest slope is visible next to the strongest."""
     sizes = [max(abs(slope) for slope in curve.slopes) for curve in curves]
     if max(sizes) > MAX_RATIO * min(sizes) > 0:

@@ -94,7 +94,7 @@ def view(values: Values, ident: str = "trust") -> View:
         ],
         panels=[(panel, draw(panel, f"{ident}{index}")) for index, panel in enumerate(_panels(values))],
         sides=[SIDES.get(side["name"], side["name"]) for side in sides],
-        rows=_table_rows(sides),
+        rows=trust_rows(sides),
         sources=[_whisker(source["name"], source["accuracy"], "pairs") for source in sides[0]["by_source"]],
         probes=_damages(values["probes"]),
         ceiling=_ceiling_words(values.get("ceiling"), values.get("truth_agrees")),
@@ -199,8 +199,8 @@ FIGURES: Sequence[tuple[str, str, Callable[[Values], Values | None], Callable[[f
 )
 
 
-def _table_rows(sides: Sequence[Values]) -> list[TableRow]:
-    """The figures by side, one per row; a row that no side has is left out."""
+def trust_rows(sides: Sequence[Values]) -> list[TableRow]:
+    """The figures of trust.json's sides, one per row; a row that no side has is left out."""
     rows = []
     for name, note, figure_of, say in FIGURES:
         figures = [figure_of(side) for side in sides]
