@@ -61,7 +61,7 @@ def networks(tiny: Fixture, kind: str, away: float = 0.0) -> tuple[Any, nn.Modul
         critic = RidgeValues(open_language_model(tiny.base).model.double(), 16, generator(0, "features"))
         nn.init.normal_(critic.weights, std=0.5, generator=generator(0, "weights"))
         nn.init.normal_(critic.centre, generator=generator(0, "centre"))
-        for name in ("mixing", "centre", "spread", "weights"):
+        for name in ("projection", "centre", "spread", "weights"):
             setattr(critic, name, getattr(critic, name).double())
     if isinstance(critic, ValueNetwork | PolicyWithValue):
         nn.init.normal_(critic.head.weight, std=0.5, generator=generator(0, "head"))
