@@ -222,11 +222,21 @@ def test_rows_of_about_one_length_are_padded_together() -> None:
     assert whole.position[:3].tolist() == [0, 1, 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("dropout", "narrower", "fits"), [(0.0, 0, True), (0.1, 0, False), (0.0, 1, False)])
-def test_when_the_kernel_fits(dtype: torch.dtype, dropout: float, narrower: int, fits: bool) -> None:
-    query = torch.zeros(1, 4, 9, 8, dtype=dtype)
-    assert attention._kernel_fits(query, query[..., : 8 - narrower], dropout) is fits
+@pytest.mark.parametrize(
+    ("width", "length", "dtype", "dropout", "fits"),
+    [
+        (64, 128, torch.float32, 0.0, False),
+        (65, 128, torch.float32, 0.0, True),  # wide
+        (64, 129, torch.float32, 0.0, True),  # long
+        (64, 128, torch.bfloat16, 0.0, True),
+        (65, 128, torch.float32, 0.1, False),
+    ],
+)
+def test_when_the_kernel_fits(width: int, length: int, dtype: torch.dtype, dropout: float, fits: bool) -> None:
+    query = torch.zeros(1, 4, length, width, dtype=dtype)
+    layout = PackedLayout(groups=(PrefixGroup(prefix=length - 2, suffixes=(2,)),))
+    assert attention._kernel_fits(query, query, layout, dropout) is fits
+    assert not attention._kernel_fits(query, query[..., :-1], layout, dropout)
 
 
 @pytest.mark.parametrize("way_taken", WAYS)

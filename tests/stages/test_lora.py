@@ -114,7 +114,7 @@ def test_ppo_on_one_network(shape: Shape, done: Path, tmp_path: Path) -> None:
         assert names and {name.split(".")[-2] for name in names} == {"policy", "value"}
         for learner in work.optimizers.values():
             work_state = learner.state()["model"]
-            assert all("own" in name or name.startswith("head.") for name in work_state)
+            assert all("adapter" in name or name.startswith("head.") for name in work_state)
             assert sum(weight.numel() for weight in work_state.values()) < 600
         figures = train_rl(config, run)
         gates = {row["name"]: row["verdict"] for row in read_rows(run.layout.events) if row["kind"] == "gate"}

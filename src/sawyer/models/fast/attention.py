@@ -18,9 +18,9 @@ from sawyer.models.network_parts import width_of
 
 # Keywords of attention that this one does not compute: windows, caps, sinks, biases. A model that passes one stays padded.
 NOT_COMPUTED = ("sliding_window", "softcap", "s_aux", "position_bias", "attention_bias")
-# Hidden units up to which a row's last token attends faster by two matrix products than by the fused kernel
-# (lab/speed.md#narrow-steps).
-NARROW = 256
+# Hidden units (and tokens of the longest row) up to which a call of the fused kernel for each row costs more than its work: in
+# fp32 such rows attend padded together, and a row's last token by two matrix products (lab/speed.md#narrow-steps).
+NARROW, SHORT = 256, 128
 
 
 def attends_by_products(trunk: Any) -> bool:
@@ -48,16 +48,20 @@ def attend(
     _check_supported(settings)
     # Under autocast rotary embeddings leave query and key in fp32 beside a bf16 value.
     query, key = query.to(value.dtype), key.to(value.dtype)
-    if not _kernel_fits(query, value, dropout):
+    if not _kernel_fits(query, value, layout, dropout):
         return _attend_by_rows(module, query, key, value, layout, dropout, scaling), None
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
     out: Tensor = _KernelAttention.apply(query.squeeze(0), key.squeeze(0), value.squeeze(0), layout.groups, scale)
     return out.unsqueeze(0), None
 
 
-def _kernel_fits(query: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether the CPU's kernel computes it: it has no dropout, and one width for keys and values."""
-    return query.device.type == "cpu" and not dropout and query.shape[3] == value.shape[3]
+def _kernel_fits(query: Tensor, value: Tensor, layout: PackedLayout, dropout: float) -> bool:
+    """Whether the CPU's kernel computes it (it has no dropout, and one width for keys and values), and pays."""
+    _, heads, _, width = query.shape
+    if query.device.type != "cpu" or dropout or width != value.shape[3]:
+        return False
+    short = heads * width <= NARROW and layout.longest <= SHORT
+    return not short or sum_dtype(value.dtype) != value.dtype  # in bf16 the other way's backward pass is the slower
 
 
 def attend_last(

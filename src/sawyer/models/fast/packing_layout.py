@@ -45,6 +45,11 @@ class PackedLayout:
     groups: tuple[PrefixGroup, ...]
 
     @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest row, its prefix included."""
+        return max(group.prefix + max(group.suffixes) for group in self.groups)
+
+    @cached_property
     def padded_layout(self) -> PaddedLayout:
         """Each row with its prefix."""
         rows = torch.tensor([*_row_bounds(self.groups)])
