@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def test_each_prompt_gets_its_answers(
     monkeypatch.setattr(stage, "ANSWERS_A_STEP", 48)
     with tiny.run(tmp_path / "run", "sft") as run:
         figures = collect(config_of(tiny, tmp_path / "run", limit=limit), run)
+        paths = [row["path"] for row in read_rows(run.layout.events) if row["kind"] == "fast_path"]
+    assert paths == ["none" if os.environ.get("SAWYER_FAST") == "off" else "packing and static cache"]  # once a run and model
     rows = answers_in(tmp_path / "run")
     assert [row["user_input"] for row in rows] == [p.text for p in read([str(tiny.prompts)], want="prompts").records[:prompts]]
     assert all(1 <= len(row["responses_and_scores"]) <= 3 for row in rows)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
+import transformers
 
 from sawyer.errors import ConfigError
-from sawyer.train import choose_device, device
+from sawyer.train import choose_device, device, record_fast_paths
 from sawyer.train.device import BF16_VOCABULARY, BF16_WIDTH, BF16_WIDTH_IN_TILES
 
 
@@ -62,3 +66,24 @@ def test_a_card_that_only_emulates_bf16_computes_in_fp32(monkeypatch: pytest.Mon
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or own)
     assert choose_device("cuda", "auto", width=8192).precision == precision
+
+
+@pytest.mark.fast_path
+def test_which_fast_path_a_model_takes_is_an_event() -> None:
+    events: list[dict[str, Any]] = []
+    run: Any = SimpleNamespace(
+        journal=SimpleNamespace(event=lambda stage, kind, **row: events.append({"stage": stage, "kind": kind, **row}))
+    )
+    sizes = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    models = {
+        "the policy": transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).eval(),
+        "the reward model": transformers.MistralForSequenceClassification(
+            transformers.MistralConfig(**sizes, num_key_value_heads=2, num_labels=1, sliding_window=4)
+        ).eval(),
+    }
+    record_fast_paths(run, "rl", models)
+    assert [(row["stage"], row["kind"], row["model"], row["path"]) for row in events] == [
+        ("rl", "fast_path", "the policy", "packing and static cache"),
+        ("rl", "fast_path", "the reward model", "none"),
+    ]
+    assert events[1]["message"] == "the reward model: none (its config names sliding_window: 4)"
