@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks.given import config, parsed
+from benchmarks.given import config, parse_arguments
 
 if TYPE_CHECKING:
     from benchmarks.measure import Measurement
@@ -45,7 +45,7 @@ def show(measurements: Sequence[Measurement]) -> None:
         grid.add_column(name, justify="left" if not column else "right")
     for row in table(measurements):
         grid.add_row(*row)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(grid)
     first = measurements[0]
     console.print(f"The rate: {first.gflops:,.0f} GFLOP/s of {first.precision} products measured beside it")
@@ -54,7 +54,7 @@ def show(measurements: Sequence[Measurement]) -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="How fast each stage is on this machine.")
     parser.add_argument("--out", default="bench")
-    return parsed(parser)
+    return parse_arguments(parser)
 
 
 if __name__ == "__main__":

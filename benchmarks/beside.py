@@ -22,25 +22,25 @@ from benchmarks.sides import Side
 
 def main() -> None:
     """Measure in turn, then tell the medians and the ratio, last as a line of JSON."""
-    asked, ours = _arguments()
-    found: dict[str, list[Mapping[str, Any]]] = {"ours": [], "theirs": []}
-    for number in range(asked.rounds):
-        found["ours"].append(_ours(ours))
-        found["theirs"].append(_theirs(asked.peer, asked.figure))
-        told = ", ".join(f"{side} {rounds[-1]['per_second']:.4g}" for side, rounds in found.items())
-        print(f"round {number + 1} of {asked.rounds}: {told} a second", flush=True)
+    arguments, ours = _arguments()
+    figures: dict[str, list[Mapping[str, Any]]] = {"ours": [], "theirs": []}
+    for number in range(arguments.rounds):
+        figures["ours"].append(_ours(ours))
+        figures["theirs"].append(_theirs(arguments.peer, arguments.figure))
+        speeds = ", ".join(f"{side} {rounds[-1]['per_second']:.4g}" for side, rounds in figures.items())
+        print(f"round {number + 1} of {arguments.rounds}: {speeds} a second", flush=True)
     sides = [
         Side(name=name, per_second=[r["per_second"] for r in rounds], peak_mb=[r["peak_mb"] for r in rounds])
-        for name, rounds in found.items()
+        for name, rounds in figures.items()
     ]
-    print(json.dumps({"peer": asked.peer, "stage": found["ours"][0]["stage"], **compared(*sides)}))
+    print(json.dumps({"peer": arguments.peer, "stage": figures["ours"][0]["stage"], **ratios(*sides)}))
 
 
-def compared(ours: Side, theirs: Side) -> dict[str, Any]:
+def ratios(ours: Side, theirs: Side) -> dict[str, Any]:
     """Medians of both sides, and ours over theirs: of the speed, and of the peak memory."""
     return {
-        "ours": ours.told,
-        "theirs": theirs.told,
+        "ours": ours.figures,
+        "theirs": theirs.figures,
         "times_as_fast": round(ours.speed / theirs.speed, 3),
         "share_of_memory": round(ours.peak / theirs.peak, 3),
     }
@@ -50,8 +50,8 @@ def last_json(text: str) -> dict[str, Any]:
     """The last line of an output that is a JSON object."""
     for line in reversed(text.splitlines()):
         if line.startswith("{"):
-            found: dict[str, Any] = json.loads(line)
-            return found
+            figures: dict[str, Any] = json.loads(line)
+            return figures
     raise SystemExit(f"no line of JSON in what the command printed: ...{text[-500:]}")
 
 
@@ -73,19 +73,19 @@ def _ours(arguments: Sequence[str]) -> Mapping[str, Any]:
         lines = (Path(folder) / "bench.jsonl").read_text(encoding="utf-8").splitlines()
     if len(lines) != 1:
         raise SystemExit(f"{len(lines)} figures of ours; name one stage: --stages sft")
-    found: Mapping[str, Any] = json.loads(lines[0])
-    return found
+    figures: Mapping[str, Any] = json.loads(lines[0])
+    return figures
 
 
 def _theirs(command: str, figure: str) -> Mapping[str, Any]:
     try:
-        said = _output(shlex.split(command))
+        output = _output(shlex.split(command))
     except (OSError, ValueError) as error:  # no such program; quotes that do not close
         raise SystemExit(f"`{command}` cannot be run: {error}") from error
-    told = last_json(said)
-    if figure not in told:
-        raise SystemExit(f"the peer tells {', '.join(told)}, not {figure}")
-    return {"per_second": float(told[figure]), "peak_mb": float(told.get("peak_mb", "nan"))}
+    figures = last_json(output)
+    if figure not in figures:
+        raise SystemExit(f"the peer tells {', '.join(figures)}, not {figure}")
+    return {"per_second": float(figures[figure]), "peak_mb": float(figures.get("peak_mb", "nan"))}
 
 
 def _output(command: Sequence[str]) -> str:

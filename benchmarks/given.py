@@ -17,7 +17,7 @@ SIZES = {"tiny": (2, 128, 2), "mini": (4, 256, 4), "small": (12, 768, 12)}  # la
 VOCABULARY, CONTEXT = 50257, 1024
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line: the parser's own arguments, and those that say what is measured."""
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--model", help="a folder instead of a model made for the size")

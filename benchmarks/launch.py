@@ -40,8 +40,8 @@ def measure_independent(config: Config, stage: str, *, parts: int, steps: int) -
     """So many processes that know nothing of each other, each with its part of every batch: started together, and none begins
     the steps that count before all have come so far. Raises ConfigError where the batch cannot be cut."""
     variant = Variant(batch=batch_part(config, stage, parts))
-    with contextlib.ExitStack() as held:
-        folders = [held.enter_context(_folder()) for _ in range(parts)]
+    with contextlib.ExitStack() as stack:
+        folders = [stack.enter_context(_folder()) for _ in range(parts)]
         return run_at_once(
             [
                 partial(measure, config, stage, folder, variant, steps=steps, part=BatchPart(number=number, of=parts))
@@ -51,47 +51,47 @@ def measure_independent(config: Config, stage: str, *, parts: int, steps: int) -
 
 
 def run_in_step(work: Callable[[], Outcome], processes: int) -> list[Outcome]:
-    """What each of so many fresh processes finds that are told who they are as torchrun tells it; in their order."""
+    """What each of so many fresh processes finds that know who they are as under torchrun; in their order."""
     port = _free_port()
     return _run_processes([(work, _launcher_variables(number, processes, port)) for number in range(processes)])
 
 
 def run_at_once(works: Sequence[Callable[..., Outcome]]) -> list[Outcome]:
     """What each work finds, each in a fresh process; `ready`, which it is given, returns once all have called it."""
-    meeting = SPAWN.Barrier(len(works), timeout=PATIENCE)
-    return _run_processes([(partial(work, ready=meeting.wait), {}) for work in works])
+    barrier = SPAWN.Barrier(len(works), timeout=PATIENCE)
+    return _run_processes([(partial(work, ready=barrier.wait), {}) for work in works])
 
 
 def _run_processes(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) -> list[Any]:
     """What they find, in their order. The first that fails or is killed ends the others, which may wait for it; its error is
     raised, or a ProcessError."""
-    running: dict[Connection, Any] = {}  # where each process's outcome is heard
-    found: dict[Connection, Any] = {}
+    processes: dict[Connection, Any] = {}  # where each process's outcome is heard
+    outcomes: dict[Connection, Any] = {}
     try:
         for work, environment in jobs:
             here, there = SPAWN.Pipe(duplex=False)
             process = SPAWN.Process(target=_work, args=(there, work, environment, len(jobs)), daemon=True)
             process.start()
             there.close()  # so that its end is heard
-            running[here] = process
-        while waiting := [end for end in running if end not in found]:
-            ready = wait(waiting)
-            found |= {end: _outcome(end, running[end]) for end in waiting if end in ready}
+            processes[here] = process
+        while unfinished := [end for end in processes if end not in outcomes]:
+            ready = wait(unfinished)
+            outcomes |= {end: _outcome(end, processes[end]) for end in unfinished if end in ready}
     except BaseException:
-        for process in running.values():
+        for process in processes.values():
             process.kill()
         raise
     finally:
-        for end, process in running.items():
+        for end, process in processes.items():
             process.join()
             end.close()
-    return [found[end] for end in running]
+    return [outcomes[end] for end in processes]
 
 
 def _outcome(end: Connection, process: Any) -> Any:
     """What a process found. Raises its error."""
     try:
-        found, error = end.recv()
+        outcome, error = end.recv()
     except EOFError:
         process.join()
         raise ProcessError(
@@ -101,7 +101,7 @@ def _outcome(end: Connection, process: Any) -> Any:
         ) from None
     if error is not None:
         raise error
-    return found
+    return outcome
 
 
 def _work(there: Connection, work: Callable[[], Any], environment: Mapping[str, str], processes: int) -> None:
@@ -134,9 +134,9 @@ def _launcher_variables(number: int, processes: int, port: int) -> dict[str, str
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -62,30 +62,30 @@ def measure(
     """
     variant = variant or Variant()
     with remote_code(config.trust_remote_code), open_shared_run(folder) as run:
-        asked = config.model_copy(update={"out": str(folder)})
-        work = BUILD[stage](asked, variant, run, part.batches(steps + 1))
-        place = work.place
+        run_config = config.model_copy(update={"out": str(folder)})
+        work = BUILD[stage](run_config, variant, run, part.batches(steps + 1))
+        placement = work.placement
         work.step(part.index(0))
         ready()
-        dtype = torch.bfloat16 if place.precision == "bf16" else torch.float32
+        dtype = torch.bfloat16 if placement.precision == "bf16" else torch.float32
         times, done, since = [], [], 0.0
-        rates = [_rate(place.device, dtype)]
+        rates = [_rate(placement.device, dtype)]
         beside: list[float] = []  # the rate before and after each step
-        with phases(place.device) as clock:
+        with phases(placement.device) as clock:
             for number in range(1, steps + 1):
-                finish(place.device)
+                finish(placement.device)
                 start = time.perf_counter()
                 done.append(work.step(part.index(number)))
-                finish(place.device)
+                finish(placement.device)
                 times.append(time.perf_counter() - start)
                 (since,) = distributed.all_reduce_max(since + times[-1])  # all measure the rate, or none
                 if since > PACE or number == steps:
-                    rates.append(_rate(place.device, dtype))
+                    rates.append(_rate(placement.device, dtype))
                     beside += [statistics.mean(rates[-2:])] * (number - len(beside))
                     since = 0.0
-        (peak,) = distributed.all_reduce_max(peak_mb(place.device))
+        (peak,) = distributed.all_reduce_max(peak_mb(placement.device))
     tokens = [step.tokens / took for step, took in zip(done, times, strict=True)]
-    spent = {name: seconds / steps for name, seconds in clock.seconds.items()}
+    phase_seconds = {name: seconds / steps for name, seconds in clock.seconds.items()}
     operations = work.passes * work.parameters
     return Measurement(
         stage=stage,
@@ -96,12 +96,12 @@ def measure(
         seconds=statistics.median(times),
         done=sum(step.units for step in done),
         took=sum(times),
-        phases={**spent, "else": max(0.0, sum(times) / steps - sum(spent.values()))},
+        phases={**phase_seconds, "else": max(0.0, sum(times) / steps - sum(phase_seconds.values()))},
         peak_mb=peak,
         share=statistics.median(a * operations / (rate * 1e9) for a, rate in zip(tokens, beside, strict=True)),
         operations=operations,
         parameters=work.parameters,
-        precision=place.precision,
+        precision=placement.precision,
         gflops=statistics.median(beside),
     )
 

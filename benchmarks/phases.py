@@ -18,7 +18,7 @@ PHASES = ("generate", "score", "forward", "backward", "optimizer")  # what is in
 # The phase of each function of `sawyer.models`, under whatever name a stage imported it.
 CALLS = {
     "sample": "generate",
-    "scored": "score",
+    "score_details": "score",
     "policy_logprobs": "forward",
     "sequence_logits": "forward",
     "token_values": "forward",
@@ -32,16 +32,16 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self.device, self.seconds, self._busy = device, dict.fromkeys(PHASES, 0.0), False
 
-    def timed(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def time_calls(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """The function, its time counted under `phase`."""
 
         @wraps(function)
-        def call(*given: Any, **named: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self._busy:
-                return function(*given, **named)
+                return function(*args, **kwargs)
             self._busy, start = True, self._now()
             try:
-                return function(*given, **named)
+                return function(*args, **kwargs)
             finally:
                 self.seconds[phase] += self._now() - start
                 self._busy = False
@@ -62,11 +62,11 @@ def phases(device: torch.device) -> Iterator[Clock]:
     def replace(owner: Any, name: str, phase: str) -> None:
         before = getattr(owner, name)
         put_back.append((owner, name, before))
-        setattr(owner, name, clock.timed(phase, before))
+        setattr(owner, name, clock.time_calls(phase, before))
 
     rooms = [module for name, module in list(sys.modules.items()) if name.split(".")[0] in ("sawyer", "benchmarks")]
-    for called, phase in CALLS.items():
-        function = getattr(models, called)
+    for function_name, phase in CALLS.items():
+        function = getattr(models, function_name)
         for room in rooms:
             for name in [name for name, value in vars(room).items() if value is function]:
                 replace(room, name, phase)

@@ -1,4 +1,4 @@
-"""One of two that are measured in turn, and how its figures are told."""
+"""One of two that are measured in turn, and how its figures are written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Side:
         return statistics.median(self.peak_mb)
 
     @property
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """For a line of JSON, figures to four digits."""
         speed, peak, *rounds = (float(f"{value:.4g}") for value in (self.speed, self.peak, *self.per_second))
         return {"per_second": speed, "peak_mb": peak, "rounds": rounds}

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.launch import measure_in_processes
 from benchmarks.measure import Measurement
-from benchmarks.variant import MEASURED, Variant
+from benchmarks.variant import STAGES, Variant
 from sawyer.config import Config
 from sawyer.errors import ConfigError
 from sawyer.train import distributed
@@ -39,9 +39,9 @@ def measure_stages(config: Config, *, stages: Sequence[str], steps: int, out: Pa
 
 def stages_to_measure(config: Config, stages: Sequence[str]) -> tuple[str, ...]:
     """`stages`, or where none is named all that the config has. Raises ConfigError for an unknown name."""
-    if unknown := [name for name in stages if name not in MEASURED]:
-        raise ConfigError(f"no stage is called {unknown[0]}", expected=", ".join(MEASURED), todo="name one of these")
-    return tuple(stages) or tuple(s for s in MEASURED if s == "sampling" or getattr(config, s) is not None)
+    if unknown := [name for name in stages if name not in STAGES]:
+        raise ConfigError(f"no stage is called {unknown[0]}", expected=", ".join(STAGES), todo="name one of these")
+    return tuple(stages) or tuple(s for s in STAGES if s == "sampling" or getattr(config, s) is not None)
 
 
 def json_line(measurement: Measurement) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.given import config, parsed
+from benchmarks.given import config, parse_arguments
 from benchmarks.sides import Side
 
 if TYPE_CHECKING:
@@ -36,31 +36,31 @@ class Turns:
     stage: str
     batch: int  # of those in step
     in_step: Sequence[Measurement]
-    apart: Sequence[Sequence[Measurement]]
+    independent: Sequence[Sequence[Measurement]]
 
     @property
     def sides(self) -> tuple[Side, Side]:
         """Units a second until all is done, by those apart until both have ended: the one that ends first leaves the machine to
         the other. The peak: the largest of any process."""
-        return _side("in step", [[m] for m in self.in_step]), _side("apart", self.apart)
+        return _side("in step", [[m] for m in self.in_step]), _side("apart", self.independent)
 
     @property
     def ratios(self) -> list[float]:
         """Of each round, in step over apart: 1 where going in step costs nothing."""
-        in_step, apart = self.sides
-        return [one / other for one, other in zip(in_step.per_second, apart.per_second, strict=True)]
+        in_step, independent = self.sides
+        return [one / other for one, other in zip(in_step.per_second, independent.per_second, strict=True)]
 
     @property
-    def told(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, Any]:
         """For a line of JSON; the ratio that counts is the median over the rounds."""
-        in_step, apart = self.sides
+        in_step, independent = self.sides
         return {
             "stage": self.stage,
             "units": self.in_step[0].units,
             "batch": self.batch,
             "processes": PROCESSES,
-            "in_step": in_step.told,
-            "apart": apart.told,
+            "in_step": in_step.figures,
+            "apart": independent.figures,
             "ratios": [round(ratio, 3) for ratio in self.ratios],
             "times_as_fast": round(statistics.median(self.ratios), 3),
         }
@@ -68,10 +68,10 @@ class Turns:
     @property
     def row(self) -> str:
         """For the table."""
-        in_step, apart = self.sides
+        in_step, independent = self.sides
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         ratio = f"{statistics.median(self.ratios):.2f}"
-        speeds = (f"{side.speed:,.1f}" for side in (in_step, apart))
+        speeds = (f"{side.speed:,.1f}" for side in (in_step, independent))
         return ROW.format(self.stage, self.batch, *speeds, self.in_step[0].units, ratio, spread)
 
 
@@ -85,45 +85,45 @@ def _side(name: str, rounds: Sequence[Sequence[Measurement]]) -> Side:
 
 def main() -> None:
     """Measure in turn, then tell each stage's medians and ratio, last as a line of JSON each."""
-    asked = _arguments()
+    arguments = _arguments()
     from benchmarks.sitting import stages_to_measure
     from benchmarks.variant import batch_part
     from sawyer.errors import SawyerError
 
     try:
         with TemporaryDirectory() as folder:
-            run = config(asked, Path(folder))
-            stages = stages_to_measure(run, asked.stages)
+            run = config(arguments, Path(folder))
+            stages = stages_to_measure(run, arguments.stages)
             halves = [batch_part(run, stage, PROCESSES) for stage in stages]  # all are looked at before any is measured
-            found = [
-                taken(run, stage, half * PROCESSES, asked.rounds, asked.steps)
+            stage_turns = [
+                measure_turns(run, stage, half * PROCESSES, arguments.rounds, arguments.steps)
                 for stage, half in zip(stages, halves, strict=True)
             ]
     except SawyerError as error:
         raise SystemExit(str(error)) from error
     print(ROW.format("stage", "batch", "in step, a s", "apart, a s", "units", "ratio", "least to most"))
-    for turns in found:
+    for turns in stage_turns:
         print(turns.row)
-    for turns in found:
-        print(json.dumps(turns.told))
+    for turns in stage_turns:
+        print(json.dumps(turns.figures))
 
 
-def taken(run: Config, stage: str, batch: int, rounds: int, steps: int) -> Turns:
+def measure_turns(run: Config, stage: str, batch: int, rounds: int, steps: int) -> Turns:
     """Both sides of a stage, in turn."""
     from benchmarks import launch
     from benchmarks.variant import Variant
 
-    in_step, apart = [], []
+    in_step, independent = [], []
     for number in range(rounds):
         in_step.append(launch.measure_in_processes(run, stage, Variant(processes=PROCESSES), steps=steps))
-        apart.append(launch.measure_independent(run, stage, parts=PROCESSES, steps=steps))
-        told = " and ".join(f"{one.took:.4g}" for one in apart[-1])
+        independent.append(launch.measure_independent(run, stage, parts=PROCESSES, steps=steps))
+        figures = " and ".join(f"{one.took:.4g}" for one in independent[-1])
         print(
-            f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].took:.4g} s, apart {told} s "
+            f"{stage}, round {number + 1} of {rounds}: in step {in_step[-1].took:.4g} s, apart {figures} s "
             f"for {in_step[-1].done:,.0f} {in_step[-1].units}",
             flush=True,
         )
-    return Turns(stage=stage, batch=batch, in_step=in_step, apart=apart)
+    return Turns(stage=stage, batch=batch, in_step=in_step, independent=independent)
 
 
 def _arguments() -> argparse.Namespace:
@@ -132,7 +132,7 @@ def _arguments() -> argparse.Namespace:
         description="Two processes in step on each batch, against two with half of it each that know nothing of each other.",
     )
     parser.add_argument("--rounds", type=int, default=3)
-    return parsed(parser)
+    return parse_arguments(parser)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,14 @@ class Turns:
     """A command that works in turns. `worked` are the seconds in which it did; `log` gets what it says."""
 
     def __init__(self, command: str, log: Path) -> None:
-        self.command, self.worked = command, 0.0
+        self.command, self.seconds_at_work = command, 0.0
         with log.open("wb") as file:
-            begun = time.monotonic()
+            start = time.monotonic()
             try:
                 self.process = subprocess.Popen(shlex.split(command), stdout=file, stderr=file, start_new_session=True)
             except (OSError, ValueError) as error:  # no such program; quotes that do not close
                 raise SystemExit(f"`{command}` cannot be run: {error}") from error
-        self._stop(begun)
+        self._stop(start)
 
     @property
     def over(self) -> bool:
@@ -39,14 +39,14 @@ class Turns:
 
     def work(self, seconds: float) -> None:
         """Let it work for so long, or until it ends, and stop it again."""
-        begun = time.monotonic()
+        start = time.monotonic()
         os.killpg(self.process.pid, signal.SIGCONT)
         try:
             self.process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._stop(begun)
+            self._stop(start)
         else:
-            self.worked += time.monotonic() - begun
+            self.seconds_at_work += time.monotonic() - start
 
     def end(self) -> None:
         """Leave nothing behind."""
@@ -54,9 +54,9 @@ class Turns:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def _stop(self, begun: float) -> None:
+    def _stop(self, start: float) -> None:
         os.killpg(self.process.pid, signal.SIGSTOP)
-        self.worked += time.monotonic() - begun
+        self.seconds_at_work += time.monotonic() - start
 
 
 def in_turns(commands: tuple[str, str], seconds: tuple[float, float], logs: tuple[Path, Path]) -> tuple[float, float]:
@@ -72,7 +72,7 @@ def in_turns(commands: tuple[str, str], seconds: tuple[float, float], logs: tupl
         for side, log in zip(sides, logs, strict=True):
             if side.process.returncode:
                 raise SystemExit(f"`{side.command}` failed; what it said is in {log}")
-        return sides[0].worked, sides[1].worked
+        return sides[0].seconds_at_work, sides[1].seconds_at_work
     finally:
         for side in sides:
             side.end()
@@ -84,10 +84,10 @@ def main() -> None:
     parser.add_argument("commands", nargs=2, metavar="COMMAND", help="ours and theirs, quoted")
     parser.add_argument("--seconds", nargs=2, type=float, default=(6.0, 27.0), metavar="S", help="of a turn of each")
     parser.add_argument("--out", type=Path, default=Path("."), help="where ours.txt and theirs.txt go: what the commands say")
-    asked = parser.parse_args()
-    asked.out.mkdir(parents=True, exist_ok=True)
-    logs = asked.out / "ours.txt", asked.out / "theirs.txt"
-    ours, theirs = in_turns(tuple(asked.commands), tuple(asked.seconds), logs)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    logs = arguments.out / "ours.txt", arguments.out / "theirs.txt"
+    ours, theirs = in_turns(tuple(arguments.commands), tuple(arguments.seconds), logs)
     print(json.dumps({"ours": round(ours, 1), "theirs": round(theirs, 1), "times_as_fast": round(theirs / ours, 2)}))
 
 

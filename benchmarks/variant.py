@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sawyer.config import Config
 from sawyer.errors import ConfigError
 
-MEASURED = ("sft", "reward", "rl", "sampling")
+STAGES = ("sft", "reward", "rl", "sampling")
 BATCH = 32  # prompts answered at once where `sampling` is measured
 
 

@@ -46,7 +46,7 @@ class StageWork:
     units: str
     passes: float  # operations a weight and token
     parameters: int
-    place: Placement
+    placement: Placement
 
 
 def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
@@ -58,9 +58,9 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     batch = variant.batch or sft.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(rows)}
     config = config.model_copy(update={"sft": sft.model_copy(update=update)})
-    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
-    speaker.model.to(place.device)
-    work = SftLoop(config, place, speaker, rows)
+    placement = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+    speaker.model.to(placement.device)
+    work = SftLoop(config, placement, speaker, rows)
 
     def step(index: int) -> Step:
         chosen = batch_indices(len(rows), batch, index, total=work.total, seed=config.seed, stage="sft")
@@ -68,28 +68,28 @@ def _sft(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
         tokens = sum(len(rows[i].ids) for i in chosen)
         return Step(units=tokens, tokens=tokens)
 
-    return StageWork(step=step, units="tokens", passes=6, parameters=speaker.parameters, place=place)
+    return StageWork(step=step, units="tokens", passes=6, parameters=speaker.parameters, placement=placement)
 
 
 def _reward(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     reward = required_section(config.reward, "reward")
     _as_sft(config, run)
     reader = open_member(config, run, 0)
-    place = choose_device(config.device, config.precision, width=reader.width)
+    placement = choose_device(config.device, config.precision, width=reader.width)
     config = config.model_copy(update={"reward": reward.model_copy(update={"eval_fraction": 0.0})})
     groups = [prompt for prompt in load_reward_data(config, run, reader).train_prompts if prompt.pairs]
     _require(groups, "prompt", "a pair among its answers")
     batch = variant.batch or reward.batch_size
     update = {"batch_size": batch, "epochs": batches * batch / len(groups)}
     config = config.model_copy(update={"reward": reward.model_copy(update=update)})
-    work = RewardLoop(config, place, reader.model.to(place.device), reader.prompt_encoder.pad_id, groups)
+    work = RewardLoop(config, placement, reader.model.to(placement.device), reader.prompt_encoder.pad_id, groups)
 
     def step(index: int) -> Step:
         chosen = batch_indices(len(groups), batch, index, total=work.total, seed=config.seed, stage="reward")
-        told = work.step(index)
-        return Step(units=told["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
+        metrics = work.step(index)
+        return Step(units=metrics["pairs"], tokens=sum(len(row.ids) for i in chosen for row in groups[i].rows))
 
-    return StageWork(step=step, units="pairs", passes=6, parameters=reader.parameters, place=place)
+    return StageWork(step=step, units="pairs", passes=6, parameters=reader.parameters, placement=placement)
 
 
 def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
@@ -107,21 +107,21 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     work = Trainer(config, run)
 
     def step(index: int) -> Step:
-        told = work.step(index)
+        metrics = work.step(index)
         tokens = sum(len(prompt_encoder.prompt(prompt)) for prompt in work.prompts_at(index))
-        return Step(units=batch, tokens=tokens + (told or {"length": 0.0})["length"] * batch)
+        return Step(units=batch, tokens=tokens + (metrics or {"length": 0.0})["length"] * batch)
 
     # Read by the policy (sampling, log-probs), its reference, the reward model and what values; the policy and, if it has a
     # trunk of its own, what values are trained.
     values, networks = (0, 1) if work.critic is None else (1, 1) if work.value is None else (1, 2)
     passes = 2 * (4 + values) + 6 * networks * rl.epochs
-    return StageWork(step=step, units="episodes", passes=passes, parameters=parameters, place=work.placement)
+    return StageWork(step=step, units="episodes", passes=passes, parameters=parameters, placement=work.placement)
 
 
 def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     speaker = _speaker(config)
-    place = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
-    speaker.model.to(place.device)
+    placement = choose_device(config.device, config.precision, width=speaker.width, vocabulary=speaker.vocabulary)
+    speaker.model.to(placement.device)
     freeze_for_inference(speaker.model)  # as in collection, comparison and chat
     new, batch = min(NEW, speaker.prompt_encoder.context // 2), variant.batch or BATCH
     prompts = [
@@ -131,8 +131,8 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Stage
 
     def step(index: int) -> Step:
         chosen = [prompts[(index * batch + i) % len(prompts)] for i in range(batch)]
-        with place.autocast():
-            found = sample(
+        with placement.autocast():
+            completions = sample(
                 speaker.model,
                 chosen,
                 prompt_encoder=speaker.prompt_encoder,
@@ -141,10 +141,10 @@ def _sampling(config: Config, variant: Variant, run: Run, batches: int) -> Stage
                 generator=generator(config.seed, "bench", "sampling", index),
                 map_rows=distributed.map_sharded,
             )
-        drawn = sum(len(completion.ids) for completion in found)
-        return Step(units=drawn, tokens=drawn + sum(map(len, chosen)))
+        new_tokens = sum(len(completion.ids) for completion in completions)
+        return Step(units=new_tokens, tokens=new_tokens + sum(map(len, chosen)))
 
-    return StageWork(step=step, units="new tokens", passes=2, parameters=speaker.parameters, place=place)
+    return StageWork(step=step, units="new tokens", passes=2, parameters=speaker.parameters, placement=placement)
 
 
 BUILD: Mapping[str, Callable[[Config, Variant, Run, int], StageWork]] = {
@@ -174,17 +174,17 @@ def _as_sft(config: Config, run: Run) -> LanguageModel:
     return speaker
 
 
-def _read(asked: Any, config: Config, want: Any) -> Sequence[Any]:
-    paths = asked.prompts if want == "prompts" else asked.data
-    found: Sequence[Any] = read(paths, want=want, columns=asked.columns, max_bad_rows=config.max_bad_rows).records
-    return found
+def _read(section: Any, config: Config, want: Any) -> Sequence[Any]:
+    paths = section.prompts if want == "prompts" else section.data
+    records: Sequence[Any] = read(paths, want=want, columns=section.columns, max_bad_rows=config.max_bad_rows).records
+    return records
 
 
 def _prompts(config: Config) -> Sequence[Prompt]:
     if config.rl is not None:
         return list(_read(config.rl, config, "prompts"))
-    found: Sequence[Demonstration] = _read(required_section(config.sft, "sft"), config, "demonstrations")
-    return [record.prompt for record in found]
+    records: Sequence[Demonstration] = _read(required_section(config.sft, "sft"), config, "demonstrations")
+    return [record.prompt for record in records]
 
 
 def _require(records: Sequence[Any], what: str, has: str) -> None:

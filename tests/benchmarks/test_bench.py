@@ -87,7 +87,7 @@ def test_the_others_are_heard_before_what_counts_and_after_it(
         happened.append(index)
         return Step(units=1, tokens=1)
 
-    made = StageWork(step=step, units="rows", passes=6, parameters=10, place=choose_device("cpu", "fp32", width=16))
+    made = StageWork(step=step, units="rows", passes=6, parameters=10, placement=choose_device("cpu", "fp32", width=16))
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     monkeypatch.setattr(distributed, "all_reduce_max", lambda peak: [peak + 1e6])
     monkeypatch.setattr(distributed, "all_reduce_sum", lambda rate: [rate + 1e6])
@@ -108,7 +108,7 @@ def test_the_share_is_of_the_rate_before_and_after_each_step(
         units="rows",
         passes=6,
         parameters=10,
-        place=choose_device("cpu", "fp32", width=16),
+        placement=choose_device("cpu", "fp32", width=16),
     )
     monkeypatch.setitem(BUILD, "sft", lambda *_: made)
     module = import_module("benchmarks.measure")

@@ -12,7 +12,7 @@ from benchmarks.sides import Side
 def test_the_ratio_is_of_medians_not_of_means_or_of_the_best() -> None:
     ours = Side(name="ours", per_second=[10.0, 30.0, 11.0], peak_mb=[100.0, 300.0, 100.0])
     theirs = Side(name="theirs", per_second=[5.0, 1.0, 5.5], peak_mb=[200.0, 200.0, 50.0])
-    found = beside.compared(ours, theirs)
+    found = beside.ratios(ours, theirs)
     assert found["times_as_fast"] == 2.2  # 11 / 5; the means' would be 4.4, the best's 5.5
     assert found["share_of_memory"] == 0.5
     assert found["ours"]["rounds"] == [10.0, 30.0, 11.0]

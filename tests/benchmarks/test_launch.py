@@ -13,7 +13,7 @@ import windows
 from benchmarks import launch
 from benchmarks.launch import measure_in_processes, measure_independent
 from benchmarks.measure import Measurement
-from benchmarks.variant import MEASURED, BatchPart, Variant
+from benchmarks.variant import STAGES, BatchPart, Variant
 
 from sawyer.config import Config
 from sawyer.errors import ConfigError, ProcessError
@@ -57,11 +57,11 @@ def check(stage: str, alone: Measurement, two: Measurement, halves: Sequence[Mea
 
 def test_two_in_step_do_the_batch_and_two_apart_a_half_each(config: Config, tmp_path: Path) -> None:
     """Of every stage, in processes that take one after another: to start one takes longer than to measure."""
-    work = partial(windows.one_after_another, even(config), MEASURED)
+    work = partial(windows.one_after_another, even(config), STAGES)
     (alone,) = launch.run_in_step(partial(work, tmp_path / "alone"), 1)
     two, _ = launch.run_in_step(partial(work, tmp_path / "two"), 2)
     halves = launch.run_at_once([partial(work, tmp_path / "halves", part=BatchPart(number=number, of=2)) for number in (0, 1)])
-    for stage, *found in zip(MEASURED, alone, two, zip(*halves, strict=True), strict=True):
+    for stage, *found in zip(STAGES, alone, two, zip(*halves, strict=True), strict=True):
         check(stage, *found)
 
 

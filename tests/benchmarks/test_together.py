@@ -40,14 +40,14 @@ def of(done: float, took: float, peak: float = 100.0) -> Measurement:
 
 
 def test_the_ratio_is_the_median_of_the_rounds_and_those_apart_have_ended_when_both_have() -> None:
-    apart = [(of(*one, 70.0), of(*other, 50.0)) for one, other in APART]
+    independent = [(of(*one, 70.0), of(*other, 50.0)) for one, other in APART]
     in_step = [of(1200.0, seconds) for seconds in IN_STEP]
-    turns = together.Turns(stage="sft", batch=8, in_step=in_step, apart=apart)
-    told = turns.told
-    assert told["ratios"] == [0.9, 1.0, 0.5]
-    assert told["times_as_fast"] == 0.9  # by the sum of both's own rates 0.75, 0.67 and 0.44
-    assert told["apart"]["peak_mb"] == 70.0 and told["apart"]["rounds"] == pytest.approx([1200 / 81, 5, 16], abs=0.01)
-    assert told["in_step"]["per_second"] == 8.0
+    turns = together.Turns(stage="sft", batch=8, in_step=in_step, independent=independent)
+    figures = turns.figures
+    assert figures["ratios"] == [0.9, 1.0, 0.5]
+    assert figures["times_as_fast"] == 0.9  # by the sum of both's own rates 0.75, 0.67 and 0.44
+    assert figures["apart"]["peak_mb"] == 70.0 and figures["apart"]["rounds"] == pytest.approx([1200 / 81, 5, 16], abs=0.01)
+    assert figures["in_step"]["per_second"] == 8.0
     assert turns.row.split() == ["sft", "8", "8.0", "14.8", "tokens", "0.90", "0.50", "to", "1.00"]
 
 
@@ -79,7 +79,10 @@ def test_both_sides_come_in_turn_and_a_line_of_json_comes_last(
     assert asked == [(stage, *side) for stage in ("sft", "sampling") for side in turn * 2]
     lines = capsys.readouterr().out.splitlines()
     last = [json.loads(line) for line in lines[-2:]]
-    assert [(told["stage"], told["batch"], told["times_as_fast"]) for told in last] == [("sft", 8, 0.5), ("sampling", 32, 0.5)]
+    assert [(figures["stage"], figures["batch"], figures["times_as_fast"]) for figures in last] == [
+        ("sft", 8, 0.5),
+        ("sampling", 32, 0.5),
+    ]
 
 
 @pytest.mark.parametrize(

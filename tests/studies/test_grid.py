@@ -62,11 +62,11 @@ def layout(root: Path, seconds: float | None) -> Layout:
 def test_what_it_costs_is_by_the_runs_that_are_done_or_what_is_known(tmp_path: Path) -> None:
     runs = [layout(tmp_path / "a", 100.0), layout(tmp_path / "b", 200.0), layout(tmp_path / "c", None)]
     assert (
-        cost_summary("3 runs", runs, ["rl"], known=1.0)
+        cost_summary("3 runs", runs, ["rl"], estimate=1.0)
         == "3 runs, 2 done before; about 2 min each on such a machine, 2 min to go"
     )
     assert cost_summary("2 runs", runs[:2], ["rl"]) == "2 runs: all done before"
-    assert cost_summary("1 run", runs[2:], ["rl"], known=600.0).endswith("about 10 min each on such a machine, 10 min to go")
+    assert cost_summary("1 run", runs[2:], ["rl"], estimate=600.0).endswith("about 10 min each on such a machine, 10 min to go")
     assert cost_summary("1 run", runs[2:], ["rl"]).endswith("how long one takes is said after the first")
 
 

@@ -46,7 +46,7 @@ def test_a_curve_s_turn_is_that_of_the_numbers_it_was_made_from() -> None:
     assert (found.a, found.b, found.r_squared) == tuple(map(pytest.approx, (3.0, 2.0, 1.0)))
     assert found.turn == pytest.approx(math.exp(0.5))
     assert (found.top.at, found.last.at) == (4, 6)  # 1.4 is nearest to the turn
-    at_one = min(found.fitted, key=lambda pair: abs(pair[0] - 1.0))
+    at_one = min(found.line, key=lambda pair: abs(pair[0] - 1.0))
     assert at_one[1] == pytest.approx(4 + 3, abs=0.02)
     beyond = curve_of("rl", [point(d, d * (3 - math.log(d)) if d else 0.0, i) for i, d in enumerate(DISTANCES)])
     assert beyond.turn is None and beyond.top == beyond.last
@@ -56,7 +56,7 @@ def test_a_curve_s_turn_is_that_of_the_numbers_it_was_made_from() -> None:
 
 def test_too_few_distances_have_no_curve() -> None:
     found = curve_of("rl", [point(0.0, 4.0, 0), point(1.0, 5.0, 10)])
-    assert found.a is None and found.fitted == () and found.top.at == 10
+    assert found.a is None and found.line == () and found.top.at == 10
 
 
 def test_best_of_n_s_numbers() -> None:

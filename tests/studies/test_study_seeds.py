@@ -13,8 +13,8 @@ import pytest
 from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.runs import Layout, Listener
-from sawyer.studies import seeds
-from sawyer.studies.seeds import events_since_restart, study_seeds
+from sawyer.studies import seed_spread as seeds
+from sawyer.studies.seed_spread import events_since_restart, study_seeds
 
 GOLD = {  # seed -> SFT and RL at temperature 1, 0.7 and greedy, best of eight
     0: ((5.0, 7.0, 9.0), (7.5, 8.5, 9.25), 7.0),
@@ -111,7 +111,7 @@ def test_the_table_as_markdown(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_counts_and_the_others_are_done(tmp_path: Path) -> None:
     found = study_seeds(config(tmp_path), [9, 0])
-    assert [bool(cell.failed) for cell in found.cells] == [True, False] and found.rows[0]["seeds"] == 1
+    assert [bool(cell.failure) for cell in found.cells] == [True, False] and found.rows[0]["seeds"] == 1
     words = " ".join(found.notes)
     assert "Did not come to the end: seed 9 (rl: before its first update" in words and "One seed says nothing" in words
     assert "| 9    |" in found.text and "failed" in found.text

@@ -98,7 +98,7 @@ def seeds_command(
 ) -> None:
     """A whole run with several seeds: RL against SFT and best of eight, guards, gates, and the spread. Finished runs are
     skipped."""
-    from sawyer.studies.seeds import study_seeds
+    from sawyer.studies.seed_spread import study_seeds
 
     _study(partial(study_seeds, seeds=parse_seeds(seeds)), config, settings, out)
 
@@ -122,10 +122,10 @@ def _study(run: Callable[..., Any], config: str | None, settings: list[str] | No
     from sawyer.runs import Layout
 
     console = stdout()
-    loaded = _load(config, settings)
+    run_config = _load(config, settings)
     with Watch(console) as watch:
         result = run(
-            loaded,
+            run_config,
             out=Path(out).expanduser() if out is not None else None,
             listeners=[watch],
             tell=partial(_announce, console),

@@ -51,8 +51,8 @@ def _gains(curve: Values, values: Values) -> Panel:
         PlotLine(
             name=f"{curve['formula']}, fitted to gold",
             tone="rl",
-            xs=[distance for distance, _ in curve["fitted"]],
-            ys=gains([gold for _, gold in curve["fitted"]]),
+            xs=[distance for distance, _ in curve["line"]],
+            ys=gains([gold for _, gold in curve["line"]]),
         ),
     ]
     return Panel(
@@ -71,7 +71,7 @@ def _gold_by_distance(rl: Values, best_of_n: Values) -> Panel:
     lines = []
     curves: tuple[tuple[Values, Tone], ...] = ((rl, "rl"), (best_of_n, "sft"))
     for curve, tone in curves:
-        points, fit, name = curve["points"], curve["fitted"], NAMES[curve["name"]]
+        points, fit, name = curve["points"], curve["line"], NAMES[curve["name"]]
         xs, ys = [p["distance"] for p in points], [p["gold"] for p in points]
         lines.append(PlotLine(name=name, tone=tone, xs=xs, ys=ys, cloud=True))
         if fit:

@@ -3,4 +3,4 @@
 from sawyer.studies.algorithms import study_algorithms
 from sawyer.studies.losses import study_losses
 from sawyer.studies.overoptimisation import study_overoptimisation
-from sawyer.studies.seeds import study_seeds
+from sawyer.studies.seed_spread import study_seeds

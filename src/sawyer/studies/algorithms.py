@@ -22,11 +22,11 @@ from sawyer.studies.tables import NOTHING, CellResult, Difference, StudyResult, 
 from sawyer.studies.throughput import Pace, measure_pace
 
 STUDY = "algorithms"
-SHARED = ("base", "sft", "collect", "reward")
+SHARED_STAGES = ("base", "sft", "collect", "reward")
 STAGES = ("rl", "compare")
 # Best-of-n trains nothing: its answers are in every comparison, so that it stands in every table without a run.
 ALGORITHMS: tuple[str, ...] = tuple(name for name in get_args(Algorithm) if name != "best_of_n")
-COMPARED = ("t1", "t07", "greedy")
+SAMPLING_SETTINGS = ("t1", "t07", "greedy")
 JUDGED_AT = "t07"  # the setting of win rate, reward, KL and length
 CONTROL = "best_of_8"  # trains nothing: of eight SFT samples at temperature 1 the one with the highest reward
 LABELS: Mapping[str, str] = {
@@ -74,20 +74,22 @@ def study_algorithms(
         for name in names
         for seed in seeds
     )
-    study = Grid(source=source, cells=cells, stages=STAGES, what="runs", shared=SHARED, listeners=listeners, tell=tell)
+    study = Grid(
+        source=source, cells=cells, stages=STAGES, what="runs", shared_stages=SHARED_STAGES, listeners=listeners, tell=tell
+    )
     many = f"{len(names)} algorithms with {len(seeds)} seed{'s' * (len(seeds) > 1)} are {len(cells)} runs"
     if minutes is None:
         study.announce(many)
         study.make_shared()
     else:
-        comparing = DEMO_SECONDS["compare"] if source.demo else seconds_of(source.layout, ["compare"]) or 0.0
+        compare_seconds = DEMO_SECONDS["compare"] if source.demo else seconds_of(source.layout, ["compare"]) or 0.0
         budget = f", each with {minutes:g} minutes of training, and a short trial of each for its pace"
-        study.announce(many + budget, known=60 * minutes + comparing)
+        study.announce(many + budget, estimate=60 * minutes + compare_seconds)
         study.make_shared()
         first = {cell.row: cell.config for cell in reversed(cells)}
         paces = {name: measure_pace(name, first[name], root, study.lend, listeners, tell) for name in names}
-        timed = (replace(cell, config=within(cell.config, paces[cell.row], minutes)) for cell in cells)
-        study = replace(study, cells=tuple(timed))
+        cells_in_time = (replace(cell, config=within(cell.config, paces[cell.row], minutes)) for cell in cells)
+        study = replace(study, cells=tuple(cells_in_time))
 
     def train(cell: Cell, listeners: Sequence[Listener]) -> CellResult:
         for stage in STAGES:
@@ -110,11 +112,11 @@ def config_of(
     if not same:
         # How many answers a prompt gets means something else in each algorithm; batches and passes do where one learns from
         # answers that it samples and the other from judged pairs.
-        alike = _samples(algorithm) == _samples(rl.algorithm)
-        dropped = ("group_size",) if alike else ("group_size", "batch_size", "epochs")
-        values = {name: value for name, value in values.items() if name not in dropped}
+        alike = samples_answers(algorithm) == samples_answers(rl.algorithm)
+        incomparable = ("group_size",) if alike else ("group_size", "batch_size", "epochs")
+        values = {name: value for name, value in values.items() if name not in incomparable}
     values |= {} if episodes is None else {"episodes": episodes}
-    if not _samples(algorithm) and not same:
+    if not samples_answers(algorithm) and not same:
         # It reads the judged answers as the reward model did, as often, and is evaluated as often as RL is.
         reward = required_section(config.reward, "reward")
         eval_every = max(1, rl.eval_every * rl.batch_size // reward.batch_size)
@@ -124,11 +126,11 @@ def config_of(
         values["kl"] = {name: value for name, value in values["kl"].items() if _knows(algorithm, f"kl.{name}")}
     compare = required_section(config.compare, "compare").model_dump(mode="json") | {"deliberate_limit": 0}
     changes = {"out": str(root / f"{algorithm}-seed-{seed}"), "seed": seed, "compare": compare, "rl": values}
-    own = [f"rl.{s.removeprefix(f'{algorithm}.')}" for s in overrides if s.startswith(f"{algorithm}.")]
-    return with_settings(config, changes, own)
+    settings = [f"rl.{s.removeprefix(f'{algorithm}.')}" for s in overrides if s.startswith(f"{algorithm}.")]
+    return with_settings(config, changes, settings)
 
 
-def _samples(algorithm: str) -> bool:
+def samples_answers(algorithm: str) -> bool:
     """Whether it learns from answers that it samples."""
     return _knows(algorithm, "episodes")
 
@@ -173,7 +175,7 @@ def within(config: Config, pace: Pace, minutes: float) -> Config:
     """The config with as many answers, or for DPO passes, as fit into the minutes at this pace; one batch or pass at least."""
     rl = required_section(config.rl, "rl")
     updates = pace.updates(60 * minutes, rl.eval_every)
-    if _samples(rl.algorithm):
+    if samples_answers(rl.algorithm):
         budget = {"episodes": updates * rl.batch_size}
     else:
         budget = {"epochs": max(1, updates * rl.epochs // pace.of)}
@@ -186,7 +188,7 @@ def read_cell(cell: Cell) -> CellResult:
     state = Manifest(cell.layout.manifest).stage("rl")
     pairs = f"judged pairs, {rl.epochs} time{'s' * (rl.epochs > 1)}"
     figures = {
-        "budget": f"{rl.episodes:,} answers" if _samples(rl.algorithm) else pairs,  # what it learnt from
+        "budget": f"{rl.episodes:,} answers" if samples_answers(rl.algorithm) else pairs,  # what it learnt from
         "seconds": state.seconds,  # of the RL stage, evaluations included
         "peak_mb": state.peak_mb,
         "best_step": state.figures.get("best_step"),
@@ -206,7 +208,7 @@ def compare_algorithms(cells: Sequence[CellResult], out: str, seed: int, overrid
     lines += [_row(name, runs[name], "rl", measure, [c.figures for c in cells if c.row == name], seed) for name in names]
     seeds = tuple(dict.fromkeys(cell.seed for cell in cells))
     differences = _differences(runs, measure, seed)
-    notes = _notes(differences, names, cells, seeds, overrides)
+    notes = _algorithm_notes(differences, names, cells, seeds, overrides)
     prompts = len(by_prompt(every, "sft", JUDGED_AT, measure))
     few = [f"Fewer than {FEW} prompts: the intervals say little."] if prompts < FEW else []
     title = (
@@ -223,7 +225,7 @@ def compare_algorithms(cells: Sequence[CellResult], out: str, seed: int, overrid
         cells=tuple(cells),
         differences=tuple(differences),
         notes=tuple(notes),
-        text=page(title, *_table(lines, measure), few + notes),
+        text=page(title, *_algorithm_table(lines, measure), few + notes),
     )
 
 
@@ -242,7 +244,7 @@ def _interval(values: Mapping[int, float], seed: int) -> Interval | None:
 
 def _row(name: str, runs: Sequence[Rows], model: str, measure: str, figures: Rows, seed: int) -> dict[str, Any]:
     """A line of the table: what is not known is None, or of the settings left out."""
-    scores = {setting: _interval(by_prompt(runs, model, setting, measure), seed) for setting in COMPARED}
+    scores = {setting: _interval(by_prompt(runs, model, setting, measure), seed) for setting in SAMPLING_SETTINGS}
     memory = [one["peak_mb"] for one in figures if one["peak_mb"] is not None]
     return {
         "name": name,
@@ -287,21 +289,21 @@ def _differences(runs: Mapping[str, Sequence[Rows]], measure: str, seed: int) ->
     """In each setting the best against every other, SFT and the best of eight among them, paired by prompt."""
     every = [rows for of_name in runs.values() for rows in of_name]
     differences = []
-    for setting in COMPARED:
+    for setting in SAMPLING_SETTINGS:
         values = {"sft": by_prompt(every, "sft", setting, measure)}
         values |= {CONTROL: by_prompt(every, "sft", CONTROL, measure)} if setting == "t1" else {}
         values |= {name: by_prompt(of_name, "rl", setting, measure) for name, of_name in runs.items()}
         values = {name: numbers for name, numbers in values.items() if numbers}
         best = max(values, key=lambda name: fmean(values[name].values()), default="")
         for name in values:
-            shared = sorted(values[best].keys() & values[name].keys())
-            if name != best and shared:
-                by = bootstrap([values[best][number] - values[name][number] for number in shared], seed=seed)
+            shared_stages = sorted(values[best].keys() & values[name].keys())
+            if name != best and shared_stages:
+                by = bootstrap([values[best][number] - values[name][number] for number in shared_stages], seed=seed)
                 differences.append(Difference(measure=setting, better=best, worse=name, by=by))
-    return sorted(differences, key=lambda one: (COMPARED.index(one.measure), one.by.value))
+    return sorted(differences, key=lambda one: (SAMPLING_SETTINGS.index(one.measure), one.by.value))
 
 
-def _notes(
+def _algorithm_notes(
     differences: Sequence[Difference],
     names: Sequence[str],
     cells: Sequence[CellResult],
@@ -310,7 +312,7 @@ def _notes(
 ) -> list[str]:
     """What a reader of the table must know, a sentence each."""
     notes = []
-    for setting in COMPARED:
+    for setting in SAMPLING_SETTINGS:
         here = [one for one in differences if one.measure == setting]
         if not here:
             continue
@@ -333,13 +335,13 @@ def _notes(
     return notes
 
 
-def _table(rows: Rows, measure: str) -> tuple[list[str], list[list[str]]]:
-    settings = [f"{measure} {SETTINGS[setting].removeprefix('temperature ')}" for setting in COMPARED]
+def _algorithm_table(rows: Rows, measure: str) -> tuple[list[str], list[list[str]]]:
+    settings = [f"{measure} {SETTINGS[setting].removeprefix('temperature ')}" for setting in SAMPLING_SETTINGS]
     with_reward = ["reward"] if measure != "reward" else []
     header = ["", *settings, *with_reward, "wins", "KL", "tokens", "learns from", "time", "MB"]
     lines = []
     for row in rows:
-        scores = [with_interval(row["scores"].get(setting)) for setting in COMPARED]
+        scores = [with_interval(row["scores"].get(setting)) for setting in SAMPLING_SETTINGS]
         reward = [with_interval(row[name]) for name in with_reward]
         kl = with_interval(row["kl"]) if row["kl_bound"] is None else f"at most {figure(row['kl_bound'])}"
         length = figure(row["length"].value if row["length"] else None, 1)

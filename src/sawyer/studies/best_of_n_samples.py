@@ -62,36 +62,36 @@ def sample_answers(config: Config, count: int, listeners: Sequence[Listener]) ->
 
     It can be interrupted; what was sampled before under the same settings is read. Raises SawyerError.
     """
-    with open_run(Path(config.out)) as opened, handle_signals(opened.stop):
-        opened.journal.listeners.extend(listeners)
-        parents = (opened.manifest.content_hash(stage, product(opened.layout, stage)) for stage in ("sft", "reward"))
+    with open_run(Path(config.out)) as run, handle_signals(run.stop):
+        run.journal.listeners.extend(listeners)
+        parents = (run.manifest.content_hash(stage, product(run.layout, stage)) for stage in ("sft", "reward"))
         request = " ".join([fingerprint(config, "rl"), str(count), *parents])
-        state = opened.manifest.stage(STAGE)
-        if state.fingerprint == request and state.status == "done" and opened.layout.drawn.exists():
-            opened.journal.event(STAGE, "skip", message="already done")
-            return _read(opened.layout.drawn)
+        state = run.manifest.stage(STAGE)
+        if state.fingerprint == request and state.status == "done" and run.layout.drawn.exists():
+            run.journal.event(STAGE, "skip", message="already done")
+            return _read_samples(run.layout.drawn)
         if state.fingerprint != request:
-            remove_folder(opened.layout.checkpoint(STAGE))
-        opened.manifest.update(STAGE, status="running", fingerprint=request)
-        opened.journal.event(STAGE, "start")
+            remove_folder(run.layout.checkpoint(STAGE))
+        run.manifest.update(STAGE, status="running", fingerprint=request)
+        run.journal.event(STAGE, "start")
         from sawyer.models import remote_code
 
         began = time.monotonic()
         with remote_code(config.trust_remote_code):
-            rows = _score_answers(config, opened, count)
-        write_text(opened.layout.drawn, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            rows = _score_answers(config, run, count)
+        write_text(run.layout.drawn, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         seconds = time.monotonic() - began
-        opened.manifest.update(STAGE, status="done", seconds=state.seconds + seconds)
-        opened.journal.event(STAGE, "done", seconds=round(seconds, 1))
-        remove_folder(opened.layout.checkpoint(STAGE))
-        return _read(opened.layout.drawn)
+        run.manifest.update(STAGE, status="done", seconds=state.seconds + seconds)
+        run.journal.event(STAGE, "done", seconds=round(seconds, 1))
+        remove_folder(run.layout.checkpoint(STAGE))
+        return _read_samples(run.layout.drawn)
 
 
 def _score_answers(config: Config, run: Run, count: int) -> list[dict[str, Any]]:
     """A row a prompt: its answers' rewards and gold, sampled at RL's temperature."""
     from sawyer.models import open_language_model
     from sawyer.stages.rl import RolloutSettings, collect_rollout, load_prompts, open_scorer
-    from sawyer.train import StepAnswers, answer_in_steps, choose_device, chunked, generator
+    from sawyer.train import StepAnswers, answer_in_steps, choose_device, chunks_of, generator
 
     policy = open_language_model(run.layout.model("sft"))
     placement = choose_device(config.device, config.precision, width=policy.width, vocabulary=policy.vocabulary)
@@ -100,19 +100,19 @@ def _score_answers(config: Config, run: Run, count: int) -> list[dict[str, Any]]
     settings = RolloutSettings.of(config, placement)
 
     def answer(index: int, chunk: Sequence[Prompt]) -> StepAnswers:
-        repeated = [prompt for prompt in chunk for _ in range(count)]
-        rollout = collect_rollout(policy, repeated, scorer, settings, generator(config.seed, STAGE, index))
+        prompts = [prompt for prompt in chunk for _ in range(count)]
+        rollout = collect_rollout(policy, prompts, scorer, settings, generator(config.seed, STAGE, index))
         proxy = rollout.scores.tolist()
-        golds = [gold(prompt.text, text).score for prompt, text in zip(repeated, rollout.texts, strict=True)]
-        groups = zip(chunk, chunked(proxy, count), chunked(golds, count), strict=True)
+        golds = [gold(prompt.text, text).score for prompt, text in zip(prompts, rollout.texts, strict=True)]
+        groups = zip(chunk, chunks_of(proxy, count), chunks_of(golds, count), strict=True)
         rows = [{"prompt": prompt.text, "proxy": proxies, "gold": truths} for prompt, proxies, truths in groups]
         return StepAnswers(rows=rows, metrics={"proxy": fmean(proxy), "gold": fmean(golds)}, tokens=rollout.tokens)
 
-    chunks = chunked(load_prompts(config, run, policy, scorer)[1], ANSWERS_A_STEP // count)
+    chunks = chunks_of(load_prompts(config, run, policy, scorer)[1], ANSWERS_A_STEP // count)
     return answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds, show="gold")
 
 
-def _read(path: Path) -> Samples:
+def _read_samples(path: Path) -> Samples:
     rows = read_rows(path)
     try:
         return Samples(

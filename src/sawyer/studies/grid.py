@@ -79,25 +79,25 @@ class Grid:
     cells: tuple[Cell, ...]
     stages: tuple[str, ...]  # that each cell does itself
     what: str  # the cells, in the plural
-    shared: tuple[str, ...] = ()  # stages that are lent to every cell
+    shared_stages: tuple[str, ...] = ()  # stages that are lent to every cell
     alike: bool = True  # the cells take about the same time
     listeners: Sequence[Listener] = ()
     tell: Tell = silent
 
-    def announce(self, what: str, *, known: float | None = None) -> None:
-        """Tell what will be done and how long it takes: by the cells that are done, else by `known` seconds, else by the
+    def announce(self, what: str, *, estimate: float | None = None) -> None:
+        """Tell what will be done and how long it takes: by the cells that are done, else by `estimate` seconds, else by the
         source's run or, on the demo, by what it takes on two cores."""
-        if known is None:
-            known = seconds_of(self.source.layout, self.stages)
-        if known is None and self.source.demo:
-            known = sum(DEMO_SECONDS[stage] for stage in self.stages)
-        cost = cost_summary(what, [cell.layout for cell in self.cells], self.stages, known=known)
-        self.tell(cost + missing_summary(self.source, self.shared))
+        if estimate is None:
+            estimate = seconds_of(self.source.layout, self.stages)
+        if estimate is None and self.source.demo:
+            estimate = sum(DEMO_SECONDS[stage] for stage in self.stages)
+        cost = cost_summary(what, [cell.layout for cell in self.cells], self.stages, estimate=estimate)
+        self.tell(cost + missing_summary(self.source, self.shared_stages))
 
     def make_shared(self) -> None:
         """Do the shared stages in the source's run. Raises RunError where they were done under other settings."""
         source = self.source
-        for stage in named(source.config, self.shared):
+        for stage in stages_in(source.config, self.shared_stages):
             if not is_done(source.layout, stage) and source.run(stage, self.listeners).get("waiting"):
                 raise RunError(
                     f"the answers in {source.layout.answers} wait for a score",
@@ -106,7 +106,7 @@ class Grid:
                     todo="put a number in place of each `null`, then run the same command again",
                 )
         manifest = Manifest(source.layout.manifest)
-        for stage in named(source.config, self.shared):
+        for stage in stages_in(source.config, self.shared_stages):
             if manifest.stage(stage).fingerprint != fingerprint(source.config, stage):
                 raise RunError(
                     f"{source.layout.root} holds a run whose {stage} stage was done with other settings or data than the "
@@ -121,25 +121,25 @@ class Grid:
 
         Its seed may differ from theirs: its manifest says where they are from. Raises RunError where it has others already.
         """
-        stages, source = named(config, self.shared), self.source
+        stages, source = stages_in(config, self.shared_stages), self.source
         if not stages:
             return
-        lent = Manifest(source.layout.manifest)
-        with open_run(Path(config.out)) as opened:
+        source_manifest = Manifest(source.layout.manifest)
+        with open_run(Path(config.out)) as target:
             for stage in stages:
-                here, there = product(opened.layout, stage), product(source.layout, stage)
+                here, there = product(target.layout, stage), product(source.layout, stage)
                 for path in sorted(source.layout.folder(stage).iterdir()):
                     if not path.name.startswith("."):
-                        link(opened.layout.folder(stage) / path.name, path)
-                if opened.manifest.content_hash(stage, here) != lent.content_hash(stage, there):
+                        link(target.layout.folder(stage) / path.name, path)
+                if target.manifest.content_hash(stage, here) != source_manifest.content_hash(stage, there):
                     raise RunError(
                         f"{here} is not what {there} is now",
                         expected="the same for all that are compared",
                         why="models trained from different things say nothing of what differs between them",
-                        todo=f"delete {opened.layout.root}, or name another folder with --out",
+                        todo=f"delete {target.layout.root}, or name another folder with --out",
                     )
-                state = lent.stage(stage)
-                opened.manifest.update(
+                state = source_manifest.stage(stage)
+                target.manifest.update(
                     stage,
                     status="done",
                     fingerprint=fingerprint(config, stage),
@@ -151,21 +151,21 @@ class Grid:
     def run(self, work: Callable[[Cell, Sequence[Listener]], Result]) -> list[Result]:
         """What `work` returns for each cell, in their order; it gives its second argument to the pipeline as listeners.
 
-        Before each cell its label, its place and the time left by the cells that had work to do are told. Raises Interrupted
-        when a stop was asked for between two.
+        Announces each cell with its label, its number and the time left, by the cells that had work to do. Raises Interrupted
+        when a stop was requested between two.
         """
         check_one_process(self.what)
         results: list[Result] = []
         seconds: list[float] = []
         stop = Stop()
-        worked = False
+        has_worked = False
 
         def watch(kind: str, row: Mapping[str, Any]) -> None:
             # A stop that comes while a cell's report is written does not stop that cell: it must not be lost.
-            nonlocal worked
+            nonlocal has_worked
             if kind == "stopping":
                 stop.set(str(row["reason"]))
-            worked = worked or row.get("kind") == "start"
+            has_worked = has_worked or row.get("kind") == "start"
 
         count = len(self.cells)
         with handle_signals(stop):
@@ -176,10 +176,10 @@ class Grid:
                     )
                 left = f", about {clock(fmean(seconds) * (count - done))} left" if seconds and self.alike else ""
                 self.tell(f"{cell.label or f'{cell.row}, seed {cell.config.seed}'} ({done + 1} of {count}{left})")
-                began, worked = time.monotonic(), False
+                began, has_worked = time.monotonic(), False
                 self.lend(cell.config)
                 results.append(work(cell, [*self.listeners, watch]))
-                seconds += [time.monotonic() - began] if worked else []
+                seconds += [time.monotonic() - began] if has_worked else []
         return results
 
 
@@ -209,7 +209,7 @@ def check_one_process(what: str) -> None:
         )
 
 
-def named(config: Config, stages: Iterable[str]) -> list[str]:
+def stages_in(config: Config, stages: Iterable[str]) -> list[str]:
     """Those of the stages that the config names."""
     return [stage for stage in stages if getattr(config, stage) is not None]
 
@@ -227,17 +227,17 @@ def seconds_of(layout: Layout, stages: Sequence[str]) -> float | None:
     return sum(manifest.stage(stage).seconds for stage in stages)
 
 
-def cost_summary(what: str, runs: Sequence[Layout], stages: Sequence[str], *, known: float | None = None) -> str:
+def cost_summary(what: str, runs: Sequence[Layout], stages: Sequence[str], *, estimate: float | None = None) -> str:
     """A sentence on what will be done and how long it takes: `what` are the runs, of which some may be done already.
 
-    One takes as long as those that are done took, else `known` seconds; if neither is there, the first will tell.
+    One takes as long as those that are done took, else `estimate` seconds; if neither is there, the first will tell.
     """
     seconds = [took for layout in runs if (took := seconds_of(layout, stages)) is not None]
     todo = len(runs) - len(seconds)
     done = f", {len(seconds)} done before" if seconds else ""
     if not todo:
         return f"{what}: all done before"
-    each = fmean(seconds) if any(seconds) else known
+    each = fmean(seconds) if any(seconds) else estimate
     if each is None:
         return f"{what}{done}; how long one takes is said after the first"
     return f"{what}{done}; about {clock(each)} each on such a machine, {clock(each * todo)} to go"
@@ -245,5 +245,5 @@ def cost_summary(what: str, runs: Sequence[Layout], stages: Sequence[str], *, kn
 
 def missing_summary(source: SharedStart, stages: Sequence[str]) -> str:
     """The shared stages that are done first, in words; empty where all are there."""
-    missing = [stage for stage in named(source.config, stages) if not is_done(source.layout, stage)]
+    missing = [stage for stage in stages_in(source.config, stages) if not is_done(source.layout, stage)]
     return f"; before them {', '.join(missing)}" if missing else ""

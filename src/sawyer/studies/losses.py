@@ -56,7 +56,7 @@ def study_losses(
         stages=(STAGE,),
         what="reward models",
         # A base model that the SFT model no longer needs is not made again.
-        shared=(*(() if is_done(source.layout, "sft") else ("base",)), "sft", "collect"),
+        shared_stages=(*(() if is_done(source.layout, "sft") else ("base",)), "sft", "collect"),
         listeners=listeners,
         tell=tell,
     )
@@ -146,7 +146,7 @@ def compare_losses(cells: Sequence[CellResult], out: str) -> StudyResult:
         cells=tuple(cells),
         differences=tuple(differences),
         notes=tuple(notes),
-        text=page(title, *_table(rows), notes),
+        text=page(title, *_loss_table(rows), notes),
     )
 
 
@@ -178,7 +178,7 @@ def _chance_notes(spreads: Mapping[str, Mapping[str, Spread]], seeds: int, diffe
     if not comparisons:
         return []
     if seeds < 2:
-        return ["One seed says nothing of what chance does: no difference between these losses is told from it."]
+        return ["One seed says nothing of what chance does: it shows no difference between these losses."]
     notes = []
     for name in dict.fromkeys(one.measure for one in differences):
         pairs = [f"{d.better} than {d.worse} by {100 * d.by.value:.1f} points" for d in differences if d.measure == name]
@@ -219,22 +219,22 @@ def _data_notes(by_loss: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]
     return notes
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def _loss_table(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and a line a loss: mean and, of several seeds, lowest and highest; what no loss has is left out."""
     names = [name for name in TITLES if any(name in row for row in rows)]
     lines = []
     for row in rows:
-        accuracy, *others = (_percent(row.get(name), signed=name == "length_correlation") for name in names)
+        accuracy, *others = (_percent(row.get(name), with_sign=name == "length_correlation") for name in names)
         by_prompt = f"{100 * row['accuracy_low']:.1f}–{100 * row['accuracy_high']:.1f}"
         lines.append([row["name"], accuracy, by_prompt, *others, f"{row['seconds']:.0f}"])
     return ["loss", "accuracy", "by prompt", *(TITLES[name] for name in names[1:]), "s"], lines
 
 
-def _percent(spread: Spread | None, *, signed: bool) -> str:
+def _percent(spread: Spread | None, *, with_sign: bool) -> str:
     if spread is None:
         return NOTHING
-    mean = f"{spread.value:+.2f}" if signed else f"{spread.value:.1%}"
+    mean = f"{spread.value:+.2f}" if with_sign else f"{spread.value:.1%}"
     if spread.deviation is None:
         return mean
-    bounds = f"{spread.low:+.2f},{spread.high:+.2f}" if signed else f"{100 * spread.low:.1f}–{100 * spread.high:.1f}"
+    bounds = f"{spread.low:+.2f},{spread.high:+.2f}" if with_sign else f"{100 * spread.low:.1f}–{100 * spread.high:.1f}"
     return f"{mean} ({bounds})"

@@ -18,16 +18,16 @@ from sawyer.pipeline import run
 from sawyer.runs import Layout, Listener, Manifest, clock, read_rows
 from sawyer.stats import bootstrap, mean
 from sawyer.studies.best_of_n_samples import Samples, sample_answers
-from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, is_done, missing_summary, named, silent
+from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, is_done, missing_summary, silent, stages_in
 from sawyer.studies.tables import figure, table, write_result
 
 STUDY = "overoptimisation"
-SHARED = ("base", "sft", "collect", "reward")
+SHARED_STAGES = ("base", "sft", "collect", "reward")
 LONGER = 4  # times the config's episodes: what RL with KL never reaches
 EVALUATIONS = 80  # over the run: the turn comes early
 NO_BUDGET = 1e9  # nats that no answer comes to
 CURVE_POINTS = 400  # of a fitted curve
-SHOWN = 4  # prompts whose answers are shown before, at the turn and at the end
+SAMPLE_PROMPTS = 4  # prompts whose answers are shown before, at the turn and at the end
 TABLE_ROWS = 12
 
 
@@ -57,7 +57,7 @@ class GoldCurve:
     turn: float | None  # distance at which the fitted curve is highest; None: it has no top within what was measured
     top: GoldPoint  # the measured point of the highest gold
     last: GoldPoint
-    fitted: tuple[tuple[float, float], ...]  # (distance, gold) along the curve
+    line: tuple[tuple[float, float], ...]  # (distance, gold) along the curve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +118,7 @@ def study_overoptimisation(
         ),
         stages=("rl",),
         what="parts",
-        shared=SHARED,
+        shared_stages=SHARED_STAGES,
         alike=False,
         listeners=listeners,
         tell=tell,
@@ -178,7 +178,7 @@ def _check_request(config: Config, limit: int) -> None:
 def _cost(source: SharedStart, without: Config, limit: int) -> str:
     """Before anything is done: what is, and how long it takes by the demo or by the RL that the run has done."""
     rl, longer = required_section(source.config.rl, "rl"), required_section(without.rl, "rl")
-    first = missing_summary(source, SHARED)
+    first = missing_summary(source, SHARED_STAGES)
     what = f"{longer.episodes:,} episodes of RL without KL, {limit} answers to each of at most {rl.eval_prompts} prompts"
     if is_done(Layout(Path(without.out)), "rl"):
         return f"{what}: RL is done{first}"
@@ -190,7 +190,7 @@ def _cost(source: SharedStart, without: Config, limit: int) -> str:
     evaluations = 1 + rl.episodes // rl.batch_size // rl.eval_every
     each = took / (rl.episodes + evaluations * rl.eval_prompts / 2)
     answers = longer.episodes + (EVALUATIONS + limit) * rl.eval_prompts / 2
-    missing = [stage for stage in named(source.config, SHARED) if not is_done(source.layout, stage)]
+    missing = [stage for stage in stages_in(source.config, SHARED_STAGES) if not is_done(source.layout, stage)]
     seconds = each * answers + sum(DEMO_SECONDS[stage] for stage in missing if source.demo)
     return f"{what}{first}: about {clock(seconds)} on such a machine"
 
@@ -201,7 +201,7 @@ def fit_curves(layout: Layout, samples: Samples, out: str) -> Overoptimisation:
     points = {int(row["step"]): _rl_point(row) for row in rows}  # an update evaluated twice keeps its last
     rl = curve_of("rl", [points[step] for step in sorted(points)])
     best = curve_of("best_of_n", [_best_point(samples, n) for n in samples.numbers])
-    notes = _notes(rl, best)
+    notes = _curve_notes(rl, best)
     return Overoptimisation(
         study=STUDY,
         out=out,
@@ -249,28 +249,28 @@ def curve_of(name: str, points: Sequence[GoldPoint]) -> GoldCurve:
     }[name]
     start, farthest = points[0].gold, max(point.distance for point in points)
     try:
-        fitted = fit([point.distance for point in points], [point.gold - start for point in points])
+        parameters = fit([point.distance for point in points], [point.gold - start for point in points])
     except ValueError:  # too few distances
-        fitted = None
+        parameters = None
     steps = [farthest * i / CURVE_POINTS for i in range(CURVE_POINTS + 1)]
     return GoldCurve(
         name=name,
         formula=formula,
         points=tuple(points),
-        a=fitted.a if fitted else None,
-        b=fitted.b if fitted else None,
-        r_squared=fitted.r_squared if fitted else None,
-        turn=fitted.turn if fitted and fitted.turn is not None and fitted.turn <= farthest else None,
+        a=parameters.a if parameters else None,
+        b=parameters.b if parameters else None,
+        r_squared=parameters.r_squared if parameters else None,
+        turn=parameters.turn if parameters and parameters.turn is not None and parameters.turn <= farthest else None,
         top=max(points, key=lambda point: point.gold),
         last=points[-1],
-        fitted=tuple((d, start + gain(d, fitted.a, fitted.b)) for d in steps) if fitted else (),
+        line=tuple((d, start + gain(d, parameters.a, parameters.b)) for d in steps) if parameters else (),
     )
 
 
 def _policy_answers(samples: Sequence[dict[str, Any]], updates: Sequence[int]) -> list[PolicyAnswer]:
     """The first prompts' answers after these updates."""
     rows = {(str(row["prompt"]), row["step"]): row for row in reversed(samples) if row.get("stage") == "rl"}
-    prompts = list(dict.fromkeys(str(row["prompt"]) for row in samples if row.get("stage") == "rl"))[:SHOWN]
+    prompts = list(dict.fromkeys(str(row["prompt"]) for row in samples if row.get("stage") == "rl"))[:SAMPLE_PROMPTS]
     return [
         PolicyAnswer(prompt=prompt, at=at, response=row["response"], proxy=row["reward"], gold=row["gold"])
         for prompt in prompts
@@ -279,7 +279,7 @@ def _policy_answers(samples: Sequence[dict[str, Any]], updates: Sequence[int]) -
     ]
 
 
-def _notes(rl: GoldCurve, best: GoldCurve) -> list[str]:
+def _curve_notes(rl: GoldCurve, best: GoldCurve) -> list[str]:
     """What is seen in the curves, a sentence each."""
     notes = []
     start = rl.points[0]

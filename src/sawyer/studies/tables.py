@@ -22,7 +22,7 @@ class CellResult:
     seed: int
     out: str
     figures: Mapping[str, Any]
-    failed: str = ""  # why it did not come to its end
+    failure: str = ""  # why it did not come to its end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,12 +79,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [[cell.replace("|", "/").replace("\n", " ") for cell in line] for line in (header, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
 
-    def padded(line: Sequence[str]) -> str:
+    def pad_line(line: Sequence[str]) -> str:
         first, *rest = zip(line, widths, strict=True)
         return f"| {' | '.join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)])} |"
 
     rule = "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([padded(lines[0]), f"|{rule}|", *map(padded, lines[1:])])
+    return "\n".join([pad_line(lines[0]), f"|{rule}|", *map(pad_line, lines[1:])])
 
 
 def page(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], notes: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from sawyer.config import Config, start_of
 from sawyer.errors import Interrupted
 from sawyer.pipeline import STAGES, fingerprint, run
 from sawyer.runs import Layout, Listener, damage_error, open_run, read_rows, replace_folder, write_json
-from sawyer.studies.grid import Tell, is_done, named
+from sawyer.studies.grid import Tell, is_done, stages_in
 from sawyer.train import distributed
 
 PACE_UPDATES = 5  # of a trial
@@ -51,7 +51,7 @@ class Pace:
         return max(1, int((seconds - 2 * self.evaluation) / (self.update + self.evaluation / eval_every)))
 
 
-class _TrialEnded(Interrupted):
+class _TrialEnd(Interrupted):
     """The trial has done its steps."""
 
 
@@ -65,11 +65,11 @@ def first_steps(config: Config, stage: str, steps: int, listeners: Sequence[List
         if kind == "progress" and row["stage"] == stage:
             total = int(row["total"])
             if row["done"] >= min(steps, total):
-                raise _TrialEnded("the trial has done its steps")
+                raise _TrialEnd("the trial has done its steps")
 
     try:
         run(config, only=stage, listeners=[*listeners, stop])
-    except _TrialEnded:
+    except _TrialEnd:
         pass
     rows = read_rows(Layout(Path(config.out)).metrics)
     return [row for row in rows if row.get("stage") == stage][:steps], total
@@ -82,9 +82,9 @@ def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Li
     """
     speeds = []
     with _temporary_folder() as folder:
-        trial = _shortened(config.model_copy(update={"out": str(folder / "run")}), steps + 1)
+        trial = _shorten(config.model_copy(update={"out": str(folder / "run")}), steps + 1)
         layout = Layout(Path(trial.out))
-        for stage in named(trial, STAGES):
+        for stage in stages_in(trial, STAGES):
             if stage == "reward" and trial.collect is not None and not is_done(layout, "collect"):
                 # Its answers wait for people's scores: what the config names beside them is measured alone.
                 trial = trial.model_copy(update={"collect": None})
@@ -114,14 +114,14 @@ def _temporary_folder() -> Iterator[Path]:
 
 
 def _speed(stage: str, rows: Sequence[Mapping[str, Any]]) -> StageSpeed:
-    timed = [row for row in rows if row.get("stage") == stage and "step_seconds" in row]
-    counted = timed[1:] or timed  # the first step does what is done once
-    medians = {name: median(row[name] for row in counted) for name in ("tokens_per_second", "step_seconds") if counted}
-    memory = [row["memory_mb"] for row in timed if row.get("memory_mb") is not None]
-    return StageSpeed(stage=stage, steps=len(counted), memory_mb=max(memory, default=None), **medians)
+    stage_rows = [row for row in rows if row.get("stage") == stage and "step_seconds" in row]
+    later_rows = stage_rows[1:] or stage_rows  # the first step does what is done once
+    medians = {name: median(row[name] for row in later_rows) for name in ("tokens_per_second", "step_seconds") if later_rows}
+    memory = [row["memory_mb"] for row in stage_rows if row.get("memory_mb") is not None]
+    return StageSpeed(stage=stage, steps=len(later_rows), memory_mb=max(memory, default=None), **medians)
 
 
-def _shortened(config: Config, steps: int) -> Config:
+def _shorten(config: Config, steps: int) -> Config:
     """The config with a base stage and a collection of about so many steps: later stages need what these leave."""
     from sawyer.stages.collect.collect_stage import ANSWERS_A_STEP
 
@@ -139,11 +139,11 @@ def _stand_in(config: Config, stage: str) -> None:
     """What a stage that was cut off would have left: its model as it was before the first step."""
     from sawyer.models import new_reward, open_language_model, open_tokenizer, save_model
 
-    with open_run(Path(config.out)) as opened:
+    with open_run(Path(config.out)) as trial:
         start = start_of(config, "sft" if stage == "rl" and config.sft is None else stage)
         assert start is not None
-        source = start.path(opened.layout.model)
-        with replace_folder(opened.layout.model(stage)) as folder:
+        source = start.path(trial.layout.model)
+        with replace_folder(trial.layout.model(stage)) as folder:
             if stage == "reward":
                 tokenizer, _ = open_tokenizer(source, start.template)
                 model = new_reward(source, tokenizer, seed=config.seed, lora=config.lora)
@@ -151,7 +151,7 @@ def _stand_in(config: Config, stage: str) -> None:
             else:
                 policy = open_language_model(source, start.template, lora=config.lora, seed=config.seed)
                 save_model(folder, policy.model, policy.tokenizer)
-        opened.manifest.update(stage, status="done", fingerprint=fingerprint(config, stage))
+        trial.manifest.update(stage, status="done", fingerprint=fingerprint(config, stage))
 
 
 def measure_pace(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sawyer.train.allocator import peak_memory_mb, reset_peak_memory
-    from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunked
+    from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunks_of
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
     from sawyer.train.device import Placement, choose_device, record_fast_paths
     from sawyer.train.judged_data import (
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
-    "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunked"),
+    "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunks_of"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
     "device": ("Placement", "choose_device", "record_fast_paths"),
     "judged_data": (

@@ -48,7 +48,7 @@ def answer_in_steps(
     return loop.rows
 
 
-def chunked(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+def chunks_of(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
     """Pieces of `size` items, the last one perhaps shorter; of at least one item each."""
     size = max(1, size)
     return [items[start : start + size] for start in range(0, len(items), size)]
@@ -113,14 +113,14 @@ class Answerer:
     ) -> tuple[list[Completion], int]:
         """(an answer to each prompt, the tokens of prompts and answers together): sampled, greedy, or by beam search."""
         encoder = self.policy.prompt_encoder
-        encoded = [encoder.prompt(prompt) for prompt in prompts]
-        if not encoded:
+        prompt_ids = [encoder.prompt(prompt) for prompt in prompts]
+        if not prompt_ids:
             return [], 0
         settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "generator": generator}
         settings |= {"prompt_encoder": encoder, "map_rows": distributed.map_sharded}
         with self.placement.autocast():
             if beams:
-                completions = beam_search(self.policy.model, encoded, **settings)
+                completions = beam_search(self.policy.model, prompt_ids, **settings)
             else:
-                completions = sample(self.policy.model, encoded, temperature=temperature, greedy=greedy, **settings)
-        return completions, sum(map(len, encoded)) + sum(len(completion.ids) for completion in completions)
+                completions = sample(self.policy.model, prompt_ids, temperature=temperature, greedy=greedy, **settings)
+        return completions, sum(map(len, prompt_ids)) + sum(len(completion.ids) for completion in completions)

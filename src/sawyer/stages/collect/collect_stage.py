@@ -10,7 +10,7 @@ from sawyer.config import Config, required_section, start_of
 from sawyer.errors import DataError
 from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
-from sawyer.train import Answerer, StepAnswers, answer_in_steps, chunked, distributed, generator, read_data
+from sawyer.train import Answerer, StepAnswers, answer_in_steps, chunks_of, distributed, generator, read_data
 from sawyer.worlds import rate
 
 STAGE = "collect"
@@ -63,18 +63,18 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
             "eos_rate": sum(c.ended for c in completions) / len(completions),
         }
         return StepAnswers(
-            rows=chunked(list(map(answerer.decode, completions)), settings.answers), metrics=metrics, tokens=tokens
+            rows=chunks_of(list(map(answerer.decode, completions)), settings.answers), metrics=metrics, tokens=tokens
         )
 
-    chunks = chunked(prompts, ANSWERS_A_STEP // settings.answers)
+    chunks = chunks_of(prompts, ANSWERS_A_STEP // settings.answers)
     responses = answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds)
     records = _score(config, prompts, responses)
     text = json_lines(scored_row(record) for record in records)
     distributed.on_rank_zero(lambda: write_text(run.layout.answers, text))
     scores = [answer.score for record in records for answer in record.answers]
-    known = [score for score in scores if score is not None]
-    figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores), "waiting": len(scores) - len(known)}
-    return figures | ({"mean_score": sum(known) / len(known)} if known else {})
+    numbers = [score for score in scores if score is not None]
+    figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores), "waiting": len(scores) - len(numbers)}
+    return figures | ({"mean_score": sum(numbers) / len(numbers)} if numbers else {})
 
 
 def _score(config: Config, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[JudgedPrompt]:

@@ -24,7 +24,7 @@ from sawyer.train import (
     StepAnswers,
     answer_in_steps,
     choose_device,
-    chunked,
+    chunks_of,
     distributed,
     generator,
     read_data,
@@ -37,7 +37,7 @@ STAGE = "compare"
 ANSWERS_A_STEP = 512
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "deliberate": 1.0, "best_of_8": 1.0}
-SAMPLED = ("t1", "t07")  # plain samples of the model itself: only these have a KL
+SAMPLE_SETTINGS = ("t1", "t07")  # plain samples of the model itself: only these have a KL
 FOREIGN_TEMPLATE = "auto"  # a model from elsewhere is prompted as its makers mean it
 
 
@@ -78,9 +78,9 @@ class Comparison:
             Job(model=model, setting=setting, start=numbers[0], end=numbers[-1] + 1)
             for model in self.models
             for setting, count in self._settings_of(model)
-            for numbers in chunked(range(count), ANSWERS_A_STEP // self._answers_a_prompt(model, setting))
+            for numbers in chunks_of(range(count), ANSWERS_A_STEP // self._answers_a_prompt(model, setting))
         ]
-        self._opened: tuple[str, Answerer] | None = None
+        self._answerer: tuple[str, Answerer] | None = None
         self._check_room()
 
     def _check_room(self) -> None:
@@ -117,11 +117,11 @@ class Comparison:
     def answer(self, _: int, job: Job) -> StepAnswers:
         """The answers of one step, as `ModelAnswer`'s fields."""
         answerer = self.open(job.model)
-        fitting = [i for i in range(job.start, job.end) if answerer.fits(self.prompts[i])]
-        long = job.end - job.start - len(fitting)
+        short_enough = [i for i in range(job.start, job.end) if answerer.fits(self.prompts[i])]
+        long = job.end - job.start - len(short_enough)
         if long and job.model in self.settings.models and job.setting == "t1":
             self._warn_of_long(long, job.end - job.start, "its", answerer, ": left out", f"{job.model}: ")
-        numbers = [i for i in fitting for _ in range(self._answers_a_prompt(job.model, job.setting))]
+        numbers = [i for i in short_enough for _ in range(self._answers_a_prompt(job.model, job.setting))]
         completions, tokens = answerer.answer(
             [self.prompts[i] for i in numbers],
             max_new_tokens=self.settings.max_new_tokens,
@@ -148,7 +148,7 @@ class Comparison:
 
     def open(self, model: str) -> Answerer:
         """The model by its name in the comparison; one at a time is held."""
-        if self._opened is None or self._opened[0] != model:
+        if self._answerer is None or self._answerer[0] != model:
             self.close()
             start = self.models[model]
             answerer = Answerer.open(
@@ -156,12 +156,12 @@ class Comparison:
                 device=self.config.device,
                 precision=self.config.precision,
             )
-            self._opened = (model, answerer)
-        return self._opened[1]
+            self._answerer = (model, answerer)
+        return self._answerer[1]
 
     def close(self) -> None:
         """Release the model that is held."""
-        self._opened = None
+        self._answerer = None
 
 
 def _judge(comparison: Comparison, answers: Sequence[ModelAnswer], scorer: RewardScorer | None) -> list[ComparedAnswer]:
@@ -218,14 +218,14 @@ def _kls(comparison: Comparison, answers: Sequence[ModelAnswer]) -> dict[int, fl
         return {}
     comparison.close()  # both are read as they were saved: weights packed for sampling round differently
     sums: dict[str, dict[int, float]] = {"rl": {}, comparison.start: {}}
-    for model, setting in ((model, setting) for model in sums for setting in SAMPLED):
+    for model, setting in ((model, setting) for model in sums for setting in SAMPLE_SETTINGS):
         answerer = comparison.open(model)
         encoder = answerer.policy.prompt_encoder
-        drawn = [i for i, answer in enumerate(answers) if (answer.model, answer.setting) == ("rl", setting) and answer.ids]
-        prompts = [encoder.prompt(comparison.prompts[answers[i].number]) for i in drawn]
-        rows = [encoder.answer_ids(prompt, answers[i].ids) for prompt, i in zip(prompts, drawn, strict=True)]
+        indices = [i for i, answer in enumerate(answers) if (answer.model, answer.setting) == ("rl", setting) and answer.ids]
+        prompts = [encoder.prompt(comparison.prompts[answers[i].number]) for i in indices]
+        rows = [encoder.answer_ids(prompt, answers[i].ids) for prompt, i in zip(prompts, indices, strict=True)]
         read = partial(_logprob_sums, answerer, rows, TEMPERATURES[setting], comparison.config.micro_batch_tokens)
-        sums[model] |= dict(zip(drawn, distributed.map_sharded([len(row.ids) for row in rows], read), strict=True))
+        sums[model] |= dict(zip(indices, distributed.map_sharded([len(row.ids) for row in rows], read), strict=True))
     return {i: value - sums[comparison.start][i] for i, value in sums["rl"].items()}
 
 
@@ -262,18 +262,18 @@ def _models(config: Config, run: Run) -> dict[str, Start]:
         )
     elif config.rl is not None:
         models["rl"] = Start(stage="rl")
-    named = required_section(config.compare, "compare").models
-    return models | {name: Start(source=source, template=FOREIGN_TEMPLATE) for name, source in named.items()}
+    others = required_section(config.compare, "compare").models
+    return models | {name: Start(source=source, template=FOREIGN_TEMPLATE) for name, source in others.items()}
 
 
 def _open_scorer(config: Config, run: Run) -> RewardScorer | None:
-    named = required_section(config.compare, "compare").reward
-    if config.reward is None and named is None:
+    source = required_section(config.compare, "compare").reward
+    if config.reward is None and source is None:
         return None
     device = choose_device(config.device, config.precision, width=0).device
-    if named is None:
+    if source is None:
         return RewardScorer.load(run.layout.model("reward"), device=device, map_rows=distributed.map_sharded)
-    scorer = RewardScorer.load(named, device=device, fallback=config.template, map_rows=distributed.map_sharded)
+    scorer = RewardScorer.load(source, device=device, fallback=config.template, map_rows=distributed.map_sharded)
     if scorer.note:
         run.journal.event(STAGE, "warning", message=f"compare.reward: {scorer.note}")
     return scorer

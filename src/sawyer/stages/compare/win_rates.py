@@ -15,13 +15,15 @@ JUDGES: tuple[Measure, ...] = ("gold", "reward")  # the first that there is deci
 def compared_pairs(models: Sequence[str]) -> list[tuple[str, str]]:
     """Whose answers are compared with whose: RL's with those of the model it started from, SFT's with the base model's, the
     run's last model's with each other one that is named; where the run has none, each with the first named."""
-    own = [name for name in ("base", "sft", "rl") if name in models]
+    run_models = [name for name in ("base", "sft", "rl") if name in models]
     start = "sft" if "sft" in models else "base"
-    named = [name for name in models if name not in own]
-    if not own:
-        return [(name, named[0]) for name in named[1:]]
-    pairs = [(better, worse) for better, worse in (("rl", start), ("sft", "base")) if better in own and worse in own]
-    return pairs + [(own[-1], name) for name in named]
+    others = [name for name in models if name not in run_models]
+    if not run_models:
+        return [(name, others[0]) for name in others[1:]]
+    pairs = [
+        (better, worse) for better, worse in (("rl", start), ("sft", "base")) if better in run_models and worse in run_models
+    ]
+    return pairs + [(run_models[-1], name) for name in others]
 
 
 def comparison_figures(rows: Sequence[ComparedAnswer], *, seed: int) -> dict[str, Any]:
@@ -62,10 +64,10 @@ def _paired_answers(
 
 def _greedy_change(rows: Sequence[ComparedAnswer], start: str, seed: int) -> dict[str, Any] | None:
     """Mean of RL's less its start's judgement of greedy answers, prompt by prompt: sharper sampling cannot show in it."""
-    paired = _paired_answers(rows, "rl", start, "greedy")
-    if paired is None:
+    answers = _paired_answers(rows, "rl", start, "greedy")
+    if answers is None:
         return None
-    judge, ours, theirs = paired
+    judge, ours, theirs = answers
     change = bootstrap(
         [(a.value(judge) or 0.0) - (b.value(judge) or 0.0) for a, b in zip(ours, theirs, strict=True)], seed=seed
     )
@@ -73,20 +75,20 @@ def _greedy_change(rows: Sequence[ComparedAnswer], start: str, seed: int) -> dic
 
 
 def _win_rate(rows: Sequence[ComparedAnswer], better: str, worse: str, seed: int) -> dict[str, Any] | None:
-    paired = _paired_answers(rows, better, worse, "t07")
-    if paired is None:
+    answers = _paired_answers(rows, better, worse, "t07")
+    if answers is None:
         return None
-    judge, *sides = paired
+    judge, *sides = answers
     ours, theirs = ([answer.value(judge) or 0.0 for answer in side] for side in sides)
     lengths = ([float(answer.length) for answer in side] for side in sides)
     plain = win_rate(ours, theirs, seed=seed)
-    controlled = length_controlled_win_rate(ours, theirs, *lengths)
+    same_length = length_controlled_win_rate(ours, theirs, *lengths)
     return {
         "value": plain.value,
         "low": plain.low,
         "high": plain.high,
         "judge": judge,
-        "length_controlled": controlled.value,
-        "length_controlled_low": controlled.low,
-        "length_controlled_high": controlled.high,
+        "length_controlled": same_length.value,
+        "length_controlled_low": same_length.low,
+        "length_controlled_high": same_length.high,
     }

@@ -23,7 +23,7 @@ from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
 from sawyer.stages.rl.rollout import Rollout, RolloutSettings, check_scores_finite, collect_rollout
 from sawyer.stages.rl.trust_guards import reward_verdict, why_not
 from sawyer.stats import paired_interval
-from sawyer.train import StepAnswers, answer_in_steps, chunked, generator, stop_if_asked, write_folder
+from sawyer.train import StepAnswers, answer_in_steps, chunks_of, generator, stop_if_asked, write_folder
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
@@ -45,18 +45,18 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
         run.journal.event(STAGE, "warning", message=why_not(verdict))
 
     def answer(index: int, chunk: Sequence[Prompt]) -> StepAnswers:
-        repeated = [prompt for prompt in chunk for _ in range(n)]
+        n_times = [prompt for prompt in chunk for _ in range(n)]
         draws = generator(config.seed, STAGE, "best_of_n", index)
-        rollout = check_scores_finite(collect_rollout(policy, repeated, scorer, settings, draws))
+        rollout = check_scores_finite(collect_rollout(policy, n_times, scorer, settings, draws))
         rows = best_answers(rollout, n, rl.missing_eos_penalty, with_gold=config.world is not None)
         metrics = {name: _mean(rows, name) for name in ("score", "reward", "reward_sft")}
         return StepAnswers(rows=rows, metrics=metrics, tokens=rollout.tokens)
 
-    chunks = chunked(prompts, PROMPTS_A_STEP)
+    chunks = chunks_of(prompts, PROMPTS_A_STEP)
     best = answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds, show="score")
     stop_if_asked(run, STAGE)
     metrics = best_metrics(prompts, best, n)
-    run.journal.samples(STAGE, len(chunks), _samples(prompts, best, n))
+    run.journal.samples(STAGE, len(chunks), _best_samples(prompts, best, n))
     run.journal.metrics(STAGE, len(chunks), metrics)
     warn_of_cut_answers(run, scorer)
     start, extra = policy_start(config), {"best_of": n}
@@ -84,7 +84,7 @@ def best_answers(rollout: Rollout, n: int, missing_eos_penalty: float, *, with_g
     """Of each n answers in a row, which are to one prompt, the one with the highest reward, the first of equals."""
     rewards = missing_eos(rollout.scores, rollout.ended, missing_eos_penalty).tolist()
     rows = []
-    for group in chunked(range(len(rewards)), n):
+    for group in chunks_of(range(len(rewards)), n):
         best = max(group, key=lambda i: rewards[i])
         rows.append(
             {
@@ -123,7 +123,7 @@ def best_metrics(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> dict
     return metrics | {f"eval_{name}": _mean(best, name) for name in ("gold", "disagreement") if best[0][name] is not None}
 
 
-def _samples(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> list[Row]:
+def _best_samples(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> list[Row]:
     """The first best answers as samples.jsonl has them."""
     samples = []
     for prompt, row in list(zip(prompts, best, strict=True))[:SAMPLE_COUNT]:
@@ -135,15 +135,15 @@ def _samples(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> list[Row
 
 def _gate(best: Sequence[Row], n: int) -> Gate:
     before, after = ([row[name] for row in best] for name in ("reward_sft", "reward"))
-    gained = paired_interval(before, after)
+    gain = paired_interval(before, after)
     return Gate(
         stage=STAGE,
         name="rl_improves",
-        verdict="ok" if gained.low > 0 else "warn",
-        value=gained.low,
+        verdict="ok" if gain.low > 0 else "warn",
+        value=gain.low,
         threshold=0.0,
         message=f"held-out reward {_mean(best, 'reward_sft'):.3f} -> {_mean(best, 'reward'):.3f} by choosing the best of {n}: "
-        f"{gained.summary}",
+        f"{gain.summary}",
         advice="all of the SFT model's answers to a prompt have the same reward: raise rl.temperature or rl.group_size",
     )
 

@@ -16,7 +16,7 @@ from sawyer.studies.tables import NOTHING, CellResult, StudyResult, figure, page
 
 STUDY = "seeds"
 REQUIRED = ("sft", "reward", "rl", "compare")
-COMPARED = ("t1", "t07", "greedy")  # in which RL is compared with SFT
+SAMPLING_SETTINGS = ("t1", "t07", "greedy")  # in which RL is compared with SFT
 DEMO_OUT = "runs/seeds"
 UNITS: Mapping[str, str] = {"gold": "gold, 0 to 10", "reward_mean": "reward, in standard deviations of the SFT model's answers"}
 
@@ -55,8 +55,8 @@ def study_seeds(
     )
     recipe = "the demo's recipe" if source.demo else "all stages"
     first, last = (Path(cell.config.out).name for cell in (study.cells[0], study.cells[-1]))
-    known = sum(DEMO_SECONDS.values()) if source.demo else None
-    study.announce(f"{recipe} with {len(seeds)} seeds, {first} to {last} in {root}", known=known)
+    estimate = sum(DEMO_SECONDS.values()) if source.demo else None
+    study.announce(f"{recipe} with {len(seeds)} seeds, {first} to {last} in {root}", estimate=estimate)
 
     def repeat(cell: Cell, listeners: Sequence[Listener]) -> CellResult:
         try:
@@ -85,8 +85,8 @@ def _check_repeatable(config: Config) -> None:
         )
 
 
-def _result(cell: Cell, figures: Mapping[str, Any], failed: str = "") -> CellResult:
-    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures, failed=failed)
+def _result(cell: Cell, figures: Mapping[str, Any], failure: str = "") -> CellResult:
+    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures, failure=failure)
 
 
 def _gates(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -100,8 +100,8 @@ def read_figures(summary: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
     rows = events_since_restart(events, "rl")
     return {
         "measure": measure,
-        "sft": {name: scores["sft"][name] for name in COMPARED},
-        "rl": {name: scores["rl"][name] for name in COMPARED},
+        "sft": {name: scores["sft"][name] for name in SAMPLING_SETTINGS},
+        "rl": {name: scores["rl"][name] for name in SAMPLING_SETTINGS},
         "best_of_8": scores.get("best_of_8"),  # of SFT samples at temperature 1, by the reward model
         "kl": summary["rl"].get("kl"),  # nats an answer, of the best model to the SFT model
         "best_step": summary["rl"].get("best_step"),
@@ -123,10 +123,10 @@ def events_since_restart(events: Sequence[Mapping[str, Any]], stage: str) -> lis
 
 def compare_seeds(cells: Sequence[CellResult], out: str) -> StudyResult:
     """What RL changed in each setting over the seeds that came to their end, and what may be concluded."""
-    whole = [cell.figures for cell in cells if not cell.failed]
-    changes = [_change(whole, setting) for setting in COMPARED] if whole else []
+    whole = [cell.figures for cell in cells if not cell.failure]
+    changes = [_change(whole, setting) for setting in SAMPLING_SETTINGS] if whole else []
     measure = whole[0]["measure"] if whole else ""
-    notes = _notes(cells, changes)
+    notes = _seed_notes(cells, changes)
     title = f"RL against SFT over {len(cells)} seeds ({UNITS.get(measure, '')})"
     return StudyResult(
         study=STUDY,
@@ -137,7 +137,7 @@ def compare_seeds(cells: Sequence[CellResult], out: str) -> StudyResult:
         cells=tuple(cells),
         differences=(),
         notes=tuple(notes),
-        text=page(title, *_table(cells, whole, changes), notes),
+        text=page(title, *_seed_table(cells, whole, changes), notes),
     )
 
 
@@ -147,9 +147,9 @@ def _change(whole: Sequence[Mapping[str, Any]], setting: str) -> dict[str, Any]:
     return {"name": setting, "change": spread_of(gains), "improved": sum(gain > 0 for gain in gains), "seeds": len(gains)}
 
 
-def _notes(cells: Sequence[CellResult], changes: Sequence[Mapping[str, Any]]) -> list[str]:
+def _seed_notes(cells: Sequence[CellResult], changes: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader of the table must know, a sentence each."""
-    whole = {cell.seed: cell.figures for cell in cells if not cell.failed}
+    whole = {cell.seed: cell.figures for cell in cells if not cell.failure}
     notes = []
     if changes:
         each = "; ".join(
@@ -171,34 +171,34 @@ def _notes(cells: Sequence[CellResult], changes: Sequence[Mapping[str, Any]]) ->
     notes += [f"Put back to its best model on the way: seed {', '.join(rollbacks)}."] if rollbacks else []
     stops = [f"seed {seed} ({one['stopped']})" for seed, one in whole.items() if one["stopped"]]
     notes.append(f"Stopped by a guard: {'; '.join(stops)}." if stops else "No run was stopped by a guard.")
-    failures = [f"seed {cell.seed} ({cell.failed})" for cell in cells if cell.failed]
+    failures = [f"seed {cell.seed} ({cell.failure})" for cell in cells if cell.failure]
     notes += [f"Did not come to the end: {'; '.join(failures)}."] if failures else []
     return notes + ["One seed says nothing of what chance does."] * (len(whole) == 1)
 
 
-def _table(
+def _seed_table(
     cells: Sequence[CellResult], whole: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]]
 ) -> tuple[list[str], list[list[str]]]:
     """A line a seed, then mean and extremes of the seeds that came to their end."""
-    names = " / ".join(SETTINGS[setting].removeprefix("temperature ") for setting in COMPARED)
+    names = " / ".join(SETTINGS[setting].removeprefix("temperature ") for setting in SAMPLING_SETTINGS)
     header = ["seed", f"SFT {names}", f"RL {names}", "best of 8", "KL", "best step", "guards", "gates", "time"]
     lines = [_line(cell) for cell in cells]
     if len(whole) > 1:
-        spreads = {(who, s): spread_of([one[who][s] for one in whole]) for who in ("sft", "rl") for s in COMPARED}
+        spreads = {(who, s): spread_of([one[who][s] for one in whole]) for who in ("sft", "rl") for s in SAMPLING_SETTINGS}
         singles = {key: [one[key] for one in whole if one[key] is not None] for key in ("best_of_8", "kl")}
         totals = {key: spread_of(values) if values else None for key, values in singles.items()}
         for name, end in (("mean", "value"), ("lowest", "low"), ("highest", "high")):
-            sft, rl = ({s: getattr(spreads[who, s], end) for s in COMPARED} for who in ("sft", "rl"))
+            sft, rl = ({s: getattr(spreads[who, s], end) for s in SAMPLING_SETTINGS} for who in ("sft", "rl"))
             best, kl = (getattr(totals[key], end, None) for key in ("best_of_8", "kl"))
             seconds = getattr(spread_of([one["seconds"] for one in whole]), end)
             lines.append([name, _by_setting(sft), _by_setting(rl), figure(best), figure(kl), "", "", "", clock(seconds)])
-        improved = " / ".join(str(change["improved"]) for change in changes)
-        lines.append([f"better, of {len(whole)}", "", improved, *[""] * 6])
+        better = " / ".join(str(change["improved"]) for change in changes)
+        lines.append([f"better, of {len(whole)}", "", better, *[""] * 6])
     return header, lines
 
 
 def _line(cell: CellResult) -> list[str]:
-    if cell.failed:
+    if cell.failure:
         return [cell.row, "failed", *[NOTHING] * 6, ""]
     one = cell.figures
     guards = ", ".join(one["guards"])
@@ -212,4 +212,4 @@ def _line(cell: CellResult) -> list[str]:
 
 
 def _by_setting(values: Mapping[str, float]) -> str:
-    return " / ".join(figure(values[setting]) for setting in COMPARED)
+    return " / ".join(figure(values[setting]) for setting in SAMPLING_SETTINGS)
