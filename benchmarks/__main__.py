@@ -6,6 +6,7 @@ A model of your own goes in by `--model`, rows by `--sft`, `--reward` and `--pro
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,7 +46,7 @@ def show(measurements: Sequence[Measurement]) -> None:
         grid.add_column(name, justify="left" if not column else "right")
     for row in table(measurements):
         grid.add_row(*row)
-    console = Console(soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(grid)
     first = measurements[0]
     console.print(f"The rate: {first.gflops:,.0f} GFLOP/s of {first.precision} products measured beside it")

@@ -132,8 +132,8 @@ def test_phases_leave_everything_as_it_was() -> None:
 
 def test_a_phase_in_a_phase_counts_once() -> None:
     with phases(CPU) as clock:
-        inner = clock.timed("forward", lambda: sum(range(20_000)))
-        clock.timed("score", inner)()
+        inner = clock.time_calls("forward", lambda: sum(range(20_000)))
+        clock.time_calls("score", inner)()
     assert clock.seconds["score"] > 0 == clock.seconds["forward"]
 
 
