@@ -67,7 +67,7 @@ class Seen:
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.batches: list[Any] = []
         self.networks: dict[str, list[Any]] = {"rl policy": [], "rl value": []}
-        self.eval_prompts: Any = None
+        self.evaluation: Any = None
         estimate, measures, real = watched.estimate_advantages, watched.eval_metrics, OptimizerStep.update
 
         def noted(episodes: Any, policy: Any, reference: Any, value: Any, *more: Any, **named: Any) -> Any:
@@ -78,7 +78,7 @@ class Seen:
             return found
 
         def evaluated(found: Any, penalty: float) -> Any:
-            self.eval_prompts = found
+            self.evaluation = found
             return measures(found, penalty)
 
         def update(learner: OptimizerStep, *given: Any, **more: Any) -> Any:
@@ -156,7 +156,7 @@ def test_two_updates(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Monkey
             run.journal.metrics("rl", number, row)
             if number == 0 and algorithm != "ppo":
                 continue  # once is enough where nothing has moved yet
-            answers, golds = answers_of(seen.eval_prompts.rollout, scorer), golds_of(seen.eval_prompts.rollout)
+            answers, golds = answers_of(seen.evaluation.rollout, scorer), golds_of(seen.evaluation.rollout)
             evaluated = naive_rl.held_out(answers, golds, policy, double(work.reference), asked)
             same(row, by_hand(seen, number, scorer, asked) | evaluated)
             told_of_summary(

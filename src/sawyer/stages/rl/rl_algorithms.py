@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -37,6 +38,11 @@ class Algorithm:
     kl_in_loss: bool = False  # k3 times the coefficient in the policy's loss, nothing in the rewards
     has_values: bool = False
     coefficient: str = "kl_coefficient"  # the metric's name of what ties the policy to its reference
+
+    @property
+    def learns_from(self) -> Literal["answers", "pairs", "nothing"]:
+        """The data of a step: answers that the policy samples, judged pairs, or none, because nothing is trained."""
+        return "answers" if self.policy_loss is not None else "pairs" if self.pair_loss is not None else "nothing"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from sawyer.runs import Run
 from sawyer.stages.rl.best_checkpoint import BestCheckpoint
 from sawyer.stages.rl.best_of_n import best_of_n
 from sawyer.stages.rl.reward_sources import warn_of_cut_answers
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS
 from sawyer.stages.rl.rl_gates import final_gates
 from sawyer.stages.rl.trainer import STAGE, Trainer
 from sawyer.train import run_steps, stop_if_asked, write_folder
@@ -20,7 +21,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     Best-of-n trains nothing: its answers are measured instead.
     """
     rl = required_section(config.rl, "rl")
-    if rl.algorithm == "best_of_n":
+    if ALGORITHMS[rl.algorithm].learns_from == "nothing":
         return best_of_n(config, run)
     trainer = Trainer(config, run)
     message = f"{trainer.plan}{_reward_summary(config)}; written with {trainer.language_model.reads}"

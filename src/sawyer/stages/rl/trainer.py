@@ -106,7 +106,7 @@ class Trainer:
         self.critic = open_critic(config, run, self.networks) if self.algorithm.has_values else None
         self.ridge_values = self.critic if isinstance(self.critic, RidgeValues) else None
         encoder = self.language_model.prompt_encoder
-        if self.algorithm.pair_loss is None:
+        if self.algorithm.learns_from == "answers":
             self.steps = rl.episodes // rl.batch_size
             optimizer_steps, coefficient = self.steps * rl.epochs * rl.num_minibatches, rl.kl.coefficient
         else:
@@ -139,7 +139,7 @@ class Trainer:
     @property
     def progress_metric(self) -> str:
         """The metric beside the progress bar."""
-        return "score" if self.algorithm.pair_loss is None else "loss"
+        return "score" if self.algorithm.learns_from == "answers" else "loss"
 
     @property
     def plan(self) -> str:
@@ -149,7 +149,7 @@ class Trainer:
             beside = "values fitted, policy and reference"
         elif self.critic is not None:
             beside = "policy with value head, and reference" if self.value is None else "policy, reference and value network"
-        if self.algorithm.pair_loss is None:
+        if self.algorithm.learns_from == "answers":
             each = f", {rl.group_size} to each" if rl.group_size > 1 else ""
             data = f"{rl.batch_size} answers to {len(self.prompts):,} prompts{each}"
             updates = f"{self.steps:,} updates of {data}"
@@ -200,7 +200,7 @@ class Trainer:
 
     def learn(self, index: int) -> dict[str, float]:
         """Learn from batch `index`; its metrics."""
-        return self._learn_from_answers(index) if self.algorithm.pair_loss is None else self._learn_from_pairs(index)
+        return self._learn_from_answers(index) if self.algorithm.learns_from == "answers" else self._learn_from_pairs(index)
 
     def _learn_from_answers(self, index: int) -> dict[str, float]:
         rollout = self.sample(index)
@@ -286,7 +286,7 @@ class Trainer:
         metrics = eval_metrics(self.evaluation, self.rl.missing_eos_penalty)
         self.eval_rewards = eval_rewards(rollout, self.rl.missing_eos_penalty).tolist()
         if not self.config.is_scored:  # dpo from pairs alone: its held-out pairs stand for the reward
-            # At the configured beta: with one that a rollback has two evaluations could not be compared.
+            # At the configured beta: with one that a rollback has raised, two evaluations could not be compared.
             margins = eval_margins(self.eval_pairs, self.pair_networks, self.rl.beta)
             metrics = {name: value for name, value in metrics.items() if not name.endswith(("_reward", "_score"))}
             metrics, self.eval_rewards = metrics | pair_metrics(margins), [-loss for loss in pair_losses(margins)]
@@ -305,7 +305,7 @@ class Trainer:
 
     def _guard_evaluation(self, index: int, row: Mapping[str, float]) -> None:
         """Let the guards look at the evaluation; with DPO also as at a batch: between evaluations it has no answers."""
-        if self.algorithm.pair_loss is not None and self.evaluation is not None:
+        if self.algorithm.learns_from == "pairs" and self.evaluation is not None:
             batch = {name.removeprefix("eval_"): value for name, value in row.items() if name.startswith("eval_")}
             batch["length_correlation"] = length_correlation(self.evaluation.rollout)
             batch.setdefault("score", 0.0)  # without a scorer no guard that looks at scores can trip
