@@ -102,7 +102,7 @@ def test_earlier_answers_are_trained_unless_the_template_rewrites_them(instruct:
     system = Prompt(messages=(Message(role="system", content="Be terse."), *CONVERSATION.messages))
     assert trained_text(moving, moving.demonstration(record)).count("</s>") == 2
     assert trained_text(moving, moving.demonstration(Demonstration(prompt=system, response="hi"))).count("</s>") == 1
-    untrained = Prompt(messages=tuple(Message(role=m.role, content=m.content, trained=False) for m in CONVERSATION.messages))
+    untrained = Prompt(messages=tuple(Message(role=m.role, content=m.content, in_loss=False) for m in CONVERSATION.messages))
     assert (
         trained_text(plain.prompt_encoder, plain.prompt_encoder.demonstration(Demonstration(prompt=untrained, response="hi")))
         == "hi<|im_end|>"

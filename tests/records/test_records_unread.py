@@ -145,7 +145,7 @@ def test_weights_of_turns(put: Put) -> None:
         {"messages": [U, A | {"train": False}]},
     ]
     found = read(put("a.jsonl", rows), want="demonstrations")
-    untrained = Message(role="assistant", content="Down.", trained=False)
+    untrained = Message(role="assistant", content="Down.", in_loss=False)
     assert found.records[0].prompt.messages == (*prompt_of("Up?").messages, untrained, *prompt_of("More?").messages)
     assert (said(found.records[1]), found.records[1].response) == ([UP], "Down.")
     assert [(problem.where, problem.kind) for problem in found.problems] == [("a.jsonl:3:messages", "unanswered")]

@@ -112,7 +112,7 @@ def test_earlier_answers_are_trained_in_demonstrations_alone(bytes_tokenizer: An
 @pytest.mark.parametrize("template", ["question", "chatml"])
 def test_an_answer_of_weight_0_is_read_and_not_imitated(bytes_tokenizer: Any, template: str) -> None:
     made = prompt_encoder(bytes_tokenizer, template)
-    weighted = tuple(replace(turn, trained=False) if turn.role == "assistant" else turn for turn in CHAT)
+    weighted = tuple(replace(turn, in_loss=False) if turn.role == "assistant" else turn for turn in CHAT)
     all_, last = (made.demonstration(Demonstration(prompt=Prompt(messages=m), response=" e")) for m in (CHAT, weighted))
     assert all_.ids == last.ids and last == made.answer(Prompt(messages=CHAT), " e")
     assert "bc" in marked(all_, bytes_tokenizer) and "bc" not in marked(last, bytes_tokenizer)

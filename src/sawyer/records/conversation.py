@@ -1,4 +1,4 @@
-"""Turns, prompts and answers of a row: what is said by whom, in the ways people write it down."""
+"""Turns, prompts and answers of a row, in the ways people write conversations down."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRANSCRIPTS = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant):"), re.compile(r"\n?<
 def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[Message, ...]:
     """OpenAI's {role, content}, ShareGPT's {from, value} or Capybara's {input, output} turns: user and assistant alternate.
 
-    A system turn that says nothing is none. `last_may_be_empty`: an answer without a word that somebody judged.
+    An empty system turn is dropped. `last_may_be_empty`: the last turn is a judged answer, which may be empty.
     """
     messages: list[Message] = []
     items = list_of(row, field)
@@ -54,8 +54,8 @@ def turns(row: Fields, field: str, *, last_may_be_empty: bool = False) -> tuple[
         if message.role == "system" and messages:
             raise Unfit(name, "order", "a system turn after the first turn", "join it with the first; the row is left out")
         if messages and messages[-1].role == message.role:
-            message_text = f"two turns of the {message.role} follow each other"
-            raise Unfit(name, "order", message_text, "join them; the row is left out")
+            two = f"two turns of the {message.role} follow each other"
+            raise Unfit(name, "order", two, "join them; the row is left out")
         messages.append(message)
     contents = [message.content.strip() for message in messages]
     for name in (*INSTRUCTIONS, *RESPONSES):  # as UltraChat's prompt and Magpie's response, which stand in the turns too
@@ -81,7 +81,7 @@ def _turn(turn: Fields, name: str, i: int, *, may_be_empty: bool) -> Message:
         texts = Fields({field: _join_parts(turn, field)}) if isinstance(turn.peek(field), list) else turn
         read = answer_of if role == "assistant" else text_of
         content = read(texts, field, may_be_empty=may_be_empty or role == "system")
-        return Message(role=role, content=content, trained=_is_trained(turn) if role == "assistant" else True)
+        return Message(role=role, content=content, in_loss=_is_trained(turn) if role == "assistant" else True)
 
 
 def _join_parts(turn: Fields, field: str) -> str:
@@ -153,8 +153,8 @@ def waiting_prompt(messages: tuple[Message, ...], field: str, where: Where) -> P
 
 def prompt_from_turns(messages: tuple[Message, ...], field: str, where: Where) -> Prompt:
     """The same as a prompt to be answered, where nothing is imitated: weights of its turns do not make it another."""
-    if not all(turn.trained for turn in messages):
-        messages = tuple(replace(turn, trained=True) for turn in messages)
+    if not all(turn.in_loss for turn in messages):
+        messages = tuple(replace(turn, in_loss=True) for turn in messages)
     return waiting_prompt(messages, field, where)
 
 
@@ -198,7 +198,7 @@ def _conversation_field(row: Fields) -> str | None:
 
 
 def _attached_texts(row: Fields, names: Iterable[str]) -> list[str]:
-    """Texts that go with the prompt; `input` must be one, a `context` of another type is somebody's own."""
+    """Texts that go with the prompt; `input` must be one, a `context` of another type is left unread."""
     present = [name for name in names if isinstance(row.peek(name), str) or (name == "input" and row.peek(name) is not None)]
     return [text for name in present if (text := text_of(row, name, may_be_empty=True))]
 

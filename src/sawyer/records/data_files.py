@@ -50,7 +50,7 @@ def expand(patterns: str | Sequence[str]) -> list[str]:
 
 
 def suffix_of(path: str) -> str:
-    """The ending that tells the format, without .gz or .zst: data/A.JSON.gz -> .json."""
+    """The file name's ending, which decides the format, without .gz or .zst: data/A.JSON.gz -> .json."""
     name = Path(path)
     return Path(name.stem).suffix.lower() if name.suffix.lower() in PACKED_SUFFIXES else name.suffix.lower()
 
@@ -142,7 +142,7 @@ def _no_file(pattern: str) -> DataError:
         "there is no such file",
         where=pattern,
         expected="a file, or a pattern such as data/*.jsonl that matches one",
-        todo="check the path; it is taken from the folder the command runs in",
+        todo="check the path; it is relative to the folder the command runs in",
     )
 
 
@@ -190,7 +190,7 @@ def check_size(path: str, size: int, *, is_unpacked: bool = False) -> None:
 
 def content_of(path: str) -> bytes:
     """All bytes of a file, unpacked. Raises DataError where it cannot be read, is no text though its name says so, or is more
-    than memory holds: what unpacks to gigabytes is given up as soon as it is too much."""
+    than memory holds: unpacking ends as soon as it is too much."""
     limit = memory_free() // MEMORY_A_BYTE
     pieces: list[bytes] = []
     try:

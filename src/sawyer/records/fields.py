@@ -1,4 +1,4 @@
-"""One row's fields: which of them are read, what they must be, and how it is said where they are not."""
+"""One row's fields: which of them are read, what they must be, and the errors where they are not."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def is_among(value: Any, values: Sequence[Any]) -> bool:
         return False
 
 
-# What tells rows apart and says where they come from: unread in every data set, and rightly so.
+# Fields that identify a row or name its origin: no format reads them, and a warning about them would only be noise.
 BOOKKEEPING = frozenset(
     "id uid uuid idx index prompt_id question_id conversation_id message_id row_id hash sha256 source source_id dataset origin "
     "category categories subcategory topic tags split language lang model model_name url license created_at created_date "
@@ -170,7 +170,7 @@ def list_of(row: Mapping[str, Any], field: str) -> list[Any]:
 
 
 def number_of(row: Mapping[str, Any], field: str) -> float | None:
-    """A score: a finite number, or None where nobody has given one."""
+    """A score: a finite number, or None where the row has none."""
     value = row.get(field)
     if value is None or (isinstance(value, str) and not value.strip()):
         return None

@@ -117,7 +117,7 @@ FORMATS_FOR: Mapping[Want, tuple[Gives, ...]] = {
     "answers": ("scored", "pairs", "demonstrations"),
     "labels": ("labels",),
 }
-# Where rows of a kind belong, when they are given to a stage that learns from another.
+# Where rows of a kind belong: the advice for rows in the wrong setting.
 SETTING_FOR: Mapping[Want, str] = {
     "comparisons": "reward.data",
     "demonstrations": "sft.data",
@@ -239,6 +239,6 @@ def purpose(rows: Sequence[Any]) -> Want:
 
 
 def _prompt_key(row: Mapping[str, Any]) -> str:
-    """What tells whether two rows with an answer have the same prompt, without reading either."""
+    """Equal for two rows with an answer that have the same prompt, without reading either."""
     chats = [turns[:-1] for name in CHATS if isinstance(turns := row.get(name), list)]
     return repr([row.get(name) for name in INSTRUCTIONS] + chats)

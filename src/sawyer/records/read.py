@@ -353,7 +353,7 @@ def _merge(records: Sequence[JudgedPrompt]) -> tuple[JudgedPrompt, int]:
 
 
 def _add(record: Record, scan: Scan, *, joins: bool) -> None:
-    """Each record once; a judged one that has no pair is named in the end (it stays: somebody may score it later)."""
+    """Each record once; a judged one that has no pair is reported in the end (it stays, since it may be scored later)."""
     key, where = _row_key(record, scan), prompt_in(record).where
     if key in scan.seen:
         message = f"the same as {_first_seen(scan.seen[key], where)}; left out"

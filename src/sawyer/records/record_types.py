@@ -29,7 +29,7 @@ class Message:
 
     role: Role
     content: str
-    trained: bool = True  # of an assistant's turn in a demonstration: whether it is imitated (OpenAI's `weight` 1)
+    in_loss: bool = True  # of an assistant's turn in a demonstration: whether it is imitated (OpenAI's `weight` 1)
 
 
 NO_FIELDS: Mapping[str, Any] = {}
@@ -55,7 +55,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demonstration:
-    """A prompt and the response to imitate. Assistant turns inside `prompt` are imitated too, unless they are not `trained`."""
+    """A prompt and the response to imitate. Assistant turns inside `prompt` are imitated too, unless they are not `in_loss`."""
 
     prompt: Prompt
     response: str
@@ -67,7 +67,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """One response. `score` is None until somebody has judged it; `source` names its writer ("" if unknown)."""
+    """One response. `score` is None until it has been judged; `source` names its writer ("" if unknown)."""
 
     response: str
     score: float | None

@@ -44,7 +44,7 @@ def raw_rows(
 ) -> Iterator[RawRow]:
     """The rows of one file. What cannot be read is appended to `problems`; the rows before and (in line formats) after it
     still come. `is_row` tells a row from an object around all rows, in a JSON file that holds one object. `columns` are the
-    names by which a table's columns are asked for: numbers alone stand for columns counted from 1, of one without a header."""
+    names that the user's `columns:` has: numbers alone stand for columns counted from 1, of one without a header."""
     before, rows = len(problems), 0
     try:
         for row in _rows_by_suffix(path, problems, is_row, columns):
@@ -86,7 +86,7 @@ def _rows_by_suffix(
         lines = (RawRow(line=i, value=line) for i, line in enumerate(text.split("\n"), 1) if line.strip())
         yield from _sound(lines, text_file)
     else:
-        if _on_one_line(text):  # which of its rows is damaged cannot be told
+        if _on_one_line(text):  # the damage has no line of its own, so it is the file's
             problems[before:] = [replace(problem, fatal=True, bad=False) for problem in problems[before:]]
         yield from _sound(_json(path, text, problems, is_row), text_file)
 
@@ -114,7 +114,7 @@ def _on_one_line(text: str) -> bool:
 
 
 def _json(path: str, text: str, problems: list[Problem], is_row: Callable[[Mapping[str, Any]], bool]) -> Iterator[RawRow]:
-    """An array of rows, an object around one, a single row, or a row a line: told by the text, since endings lie."""
+    """An array of rows, an object around one, a single row, or a row a line: by the text, since endings lie."""
     start = _skip(text, 0)
     if text[start] == "[":
         end = yield from _array(path, text, start, problems)
@@ -263,7 +263,7 @@ def _tsv(path: str, text: str, problems: list[Problem], columns: Collection[str]
     table = [(number, number, line.split("\t") if line.strip(" ") else []) for number, line in enumerate(lines, 1)]
     for number, _, cells in table:
         if any(len(cell) > 2 and cell[0] == cell[-1] == '"' and '""' in cell[1:-1] for cell in cells):
-            message = "a cell is quoted as in a .csv file; its quotes are taken as text, since a .tsv file has no quoting"
+            message = "a cell is quoted as in a .csv file; its quotes are read as text, since a .tsv file has no quoting"
             todo = "if it is a table with quoted cells, save it with commas as .csv"
             problems.append(Problem(where=f"{path}:{number}", kind="quotes", message=message, todo=todo, fatal=False))
     todo = "a .tsv file has no quoting: a cell with a tab or a line break needs a .csv or .jsonl file"
@@ -302,7 +302,7 @@ def _table_rows(
 
 
 def _by_number(columns: Collection[str], first: Sequence[str]) -> bool:
-    """Whether the first row is data: all columns are asked for by number, and it does not hold those numbers as names."""
+    """Whether the first row is data: the user names all columns by number, and it does not hold those numbers as names."""
     return bool(columns) and all(name.isdecimal() for name in columns) and not set(columns) <= set(first)
 
 

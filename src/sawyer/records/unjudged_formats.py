@@ -43,7 +43,7 @@ def read_chat(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         raise Unfit(field, "missing", "no turn is the assistant's", "add its answer")
     if messages[-1].role != "assistant":
         yield Unfit(field, "unanswered", "the last turn has no answer; that turn is left out", "add its answer, or remove it")
-    indices = [i for i, message in enumerate(messages) if message.role == "assistant" and message.trained]
+    indices = [i for i, message in enumerate(messages) if message.role == "assistant" and message.in_loss]
     if not indices:
         raise Unfit(field, "unanswered", "no answer has a weight above 0", "give one the weight 1; the row is left out")
     before, response = split_last_answer(messages[: indices[-1] + 1], field)

@@ -109,7 +109,7 @@ class PromptEncoder:
 
     def demonstration(self, record: Demonstration) -> Row:
         """The prompt and its response and the end. Assistant turns inside the prompt are trained as well, but those that are
-        not to be (`Message.trained`) and those that the template writes otherwise than when they were given."""
+        not to be (`Message.in_loss`) and those that the template writes otherwise than when they were given."""
         messages = record.prompt.messages
         return self._row(self._with_answer(messages, record.response), self._earlier(messages))
 
@@ -172,7 +172,7 @@ class PromptEncoder:
         """(begin, stop) of each earlier answer that is to be trained and stands in its conversation as when it was given."""
         whole, spans = self._conversation(messages).ids, []
         for i, message in enumerate(messages):
-            if message.role == "assistant" and message.trained and i:
+            if message.role == "assistant" and message.in_loss and i:
                 answer = self._with_answer(messages[:i], message.content)
                 stop = answer.stop - answer.adds_eos
                 if whole[:stop] == answer.ids[:stop]:

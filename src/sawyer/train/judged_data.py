@@ -97,7 +97,7 @@ def encode_judged(prompt: JudgedPrompt, encoder: RewardEncoder) -> EncodedPrompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgedMinibatch:
-    """Some prompts of a batch: all their answers as one padded batch, and what the judges said of its rows."""
+    """Some prompts of a batch: all their answers as one padded batch, and the judgements of its rows."""
 
     batch: Batch  # (N, T), each answer once
     judgements: JudgedBatch
@@ -132,7 +132,7 @@ def _minibatch(prompts: Sequence[EncodedPrompt], pad_id: int, normalizer: ScoreN
 def judged_batch(prompts: Sequence[EncodedPrompt], normalizer: ScoreNormalizer = NO_NORMALIZER) -> JudgedBatch:
     """The judgements as losses see them: all answers of all prompts in one row."""
     better, worse, differences = list[int](), list[int](), list[float]()
-    start = 0
+    start = 0  # of the prompt's answers among all
     for prompt in prompts:
         better += [start + pair.better for pair in prompt.pairs]
         worse += [start + pair.worse for pair in prompt.pairs]

@@ -1,4 +1,4 @@
-"""How high accuracy can get at all against these judges: nobody can agree with people more than they do with themselves."""
+"""How high accuracy can get against these judges: no model agrees with people more than they agree with themselves."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SATURATION = (
 
 
 def ceiling(rows: Sequence[RewardedPrompt], seed: int) -> Ceiling | None:
-    """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither tells."""
+    """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither is known."""
     repeats = agreement([row.record for row in rows], seed)
     if repeats.prompts >= ENOUGH_REPEATS:
         value, low, high = (most_accurate(x) for x in (repeats.value, repeats.low, repeats.high))

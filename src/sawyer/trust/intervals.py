@@ -87,7 +87,7 @@ def correlation(rows: Sequence[Sequence[tuple[float, float]]], seed: int, *, wit
 def partial(rows: Sequence[Sequence[tuple[float, float, float]]], seed: int) -> Figure | None:
     """The correlation of x and y within prompts at equal z: (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2)(1 - r_yz^2)).
 
-    None where z tells all of x or of y: then nothing is left to correlate.
+    None where z determines x or y: then nothing is left to correlate.
     """
     rows = [points for points in rows if len(points) > 1]
     cells = [_sums((x * x, y * y, z * z, x * y, x * z, y * z) for x, y, z in _center(points)) for points in rows]

@@ -30,7 +30,7 @@ def trust(
     """Every figure of the report.
 
     `records` are judged answers to prompts that the model should not have been trained on; `held_out` says that this is known.
-    `loss` trained the model, whose D is the difference of two rewards times `unit`; calibration needs both. `truth` tells the
+    `loss` trained the model, whose D is the difference of two rewards times `unit`; calibration needs both. `truth` gives the
     true score where it is known, and `own` are the SFT model's own answers with true scores. Raises ModelError for a reward
     that is no finite number.
     """

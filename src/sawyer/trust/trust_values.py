@@ -48,7 +48,7 @@ class Bin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """Whether the model is right as often as it is sure. `formula` is the probability that is taken as its confidence."""
+    """Whether the model is right as often as it is sure. `formula` is the probability that counts as its confidence."""
 
     formula: str
     why: str  # what the formula has to do with the loss
@@ -118,7 +118,7 @@ class Side:
     when_longer: Figure  # accuracy where the better answer is the longer one
     when_shorter: Figure  # accuracy where the better answer is the shorter one
     length: Correlation  # with the number of words
-    length_controlled: Figure | None  # within prompts, at equal judges' scores; None: length and score cannot be told apart
+    length_controlled: Figure | None  # within prompts, at equal judges' scores; None: length and score are the same to it
     score: Correlation  # with the judges' score
     truth: Correlation | None  # with the true score, where it is known
     spread: float  # standard deviation of the rewards

@@ -1,4 +1,4 @@
-"""The loss that was asked for: one of ours by its name, or a user's own function, found, tried and only then used."""
+"""The configured loss: one of ours by its name, or a user's function, which is checked before it is used."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class RewardData:
 
 
 def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageModel) -> RewardData:
-    """Read the config's files and, where there are any, the collected answers that somebody has scored.
+    """Read the config's files and, where there are any, the collected answers that have been scored.
 
     The loss decides what can teach: answers with a score, or pairs of which one is better. Raises DataError where nothing can.
     """
@@ -115,27 +115,27 @@ class LeftOut:
 
     def warning(self, context: int, max_tokens: int | None) -> str:
         """What the data's owner should act on; empty where there is nothing."""
-        parts = [
-            f"{count_text(len(lines), 'prompt')} left out: {reason} ({join_names(lines)})"
-            for reason, lines in self.lines.items()
-            if reason not in EXPECTED_REASONS
-        ]
+        parts = [f"{words} ({join_names(self.lines[reason])})" for reason, words in self._reasons(expected=False)]
         if self.cut and context != max_tokens:
             parts.append(f"{count_text(self.cut, 'answer')} cut to the model's {context:,} tokens")
         return "; ".join(parts)
 
     def remarks(self, context: int, max_tokens: int | None) -> str:
         """What any large file has, and what `max_tokens` costs, for the plan."""
-        parts = [
-            f"{count_text(len(lines), 'prompt')} left out: {reason}"
-            for reason, lines in self.lines.items()
-            if reason in EXPECTED_REASONS
-        ]
+        parts = [words for _, words in self._reasons(expected=True)]
         parts += [f"{count_text(self.ties, 'tied pair')} left out"] if self.ties else []
         parts += [f"{count_text(self.same_tokens, 'pair')} left out: the same tokens twice"] if self.same_tokens else []
         if self.cut and context == max_tokens:
             parts.append(f"reward.max_tokens: {count_text(self.cut, 'answer')} cut to {context:,} tokens")
         return "".join(f"; {part}" for part in parts)
+
+    def _reasons(self, *, expected: bool) -> list[tuple[str, str]]:
+        """(reason, how many prompts it leaves out)"""
+        return [
+            (reason, f"{count_text(len(lines), 'prompt')} left out: {reason}")
+            for reason, lines in self.lines.items()
+            if (reason in EXPECTED_REASONS) == expected
+        ]
 
 
 def count_text(count: int, what: str) -> str:

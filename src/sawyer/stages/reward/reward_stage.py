@@ -55,10 +55,10 @@ from sawyer.trust import as_json, decide_verdict
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
     settings = required_section(config.reward, "reward")
-    run.layout.trust.unlink(missing_ok=True)  # an earlier model's
+    run.layout.trust.unlink(missing_ok=True)  # an earlier model's: RL must not set its guards by it
     policy, reader = open_policy(config, run), open_member(config, run, 0)
     placement = choose_device(config.device, config.precision, width=reader.width)
-    checked_loss(settings.loss)
+    checked_loss(settings.loss)  # a user's loss may be wrong in ways that training would only show after hours
     models = {"the reward model": reader.model} | ({} if policy is None else {"the SFT model": policy.model})
     record_fast_paths(run, STAGE, models)
     data = deduplicate(config, run, policy or reader, placement, load_reward_data(config, run, reader))
@@ -70,6 +70,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
     stop_if_asked(run, STAGE)
 
+    # RL's rewards need a zero and a unit: mean and deviation of the scores of the answers that RL begins from.
     if policy is not None:
         policy.model.to(placement.device)
         answers = sample_answers(config, placement, policy, prompts)
@@ -81,6 +82,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, settings.ensemble, extra))
     stop_if_asked(run, STAGE)
 
+    # Loss and calibration mean something only in the unit in which the scores were trained.
     raw, world = as_trained(scorer), config.world is not None
     own_answers = (
         score_own_answers(config, partial(sample_answers, config, placement, policy)) if world and policy is not None else ()
@@ -127,6 +129,7 @@ def _begin(config: Config, run: Run, reader: RewardModel, placement: Placement, 
         if settings.freeze:
             freeze(model, settings.freeze, setting="reward.freeze")
         model.to(placement.device)
+        # Another seed orders the batches otherwise: members that learn alike would agree where all of them are wrong.
         of_member = config.model_copy(update={"seed": member_seed(config.seed, number)})
         return model, RewardLoop(of_member, placement, model, reader.prompt_encoder.pad_id, data.train_prompts, data.normalizer)
 
