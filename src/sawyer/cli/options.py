@@ -13,7 +13,10 @@ from typer.core import TyperGroup
 from sawyer.errors import ConfigError
 
 ConfigFile = Annotated[str, typer.Argument(help="A run's file; `sawyer init` writes one.", metavar="CONFIG")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Settings that replace the file's, such as rl.episodes=2048.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Settings that replace the file's, such as rl.episodes=2048.", metavar="[KEY=VALUE]..."),
+]
 Columns = Annotated[list[str] | None, typer.Option(help="A column of the file and our name for it, such as query=prompt.")]
 Template = Annotated[str | None, typer.Option(help="A chat template in place of the one in a decoder's tokenizer.")]
 MaxBadRows = Annotated[float, typer.Option(help="Share of a file's rows that may be left out, as in the config.", min=0, max=1)]

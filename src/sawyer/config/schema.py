@@ -80,9 +80,7 @@ class EnsembleSettings(Section):
     """Several reward models whose scores are combined."""
 
     members: int = Field(3, ge=2, description="number of models or heads")
-    by: Literal["seeds", "heads"] = Field(
-        "seeds", description="separate models with different heads and row orders, or heads of one trunk"
-    )
+    by: Literal["seeds", "heads"] = Field("seeds", description="separate models, or heads of one trunk")
     reward: Literal["mean", "min", "mean_minus_variance"] = Field(
         "mean", description="of the standardised scores; mean_minus_variance: the mean less penalty times their variance"
     )
@@ -94,7 +92,7 @@ class Reward(Section):
 
     data: list[HomePath] = Field(default_factory=list, description="files or patterns of scored answers or pairs")
     model: HomePath | None = Field(
-        None, description="decoder or encoder to start from, a hub id or a folder; default: the SFT model"
+        None, description="decoder or encoder to start from: hub id or folder; default: the SFT model"
     )
     freeze: Freeze = Field(0, description="number of frozen first layers, from 1 on with the embeddings, or all_but_head")
     ensemble: EnsembleSettings | None = Field(None, description="several reward models whose scores are combined")
@@ -115,9 +113,7 @@ class Reward(Section):
     max_tokens: int | None = Field(
         None, ge=8, description="the most tokens of prompt and answer; answers are cut; default: the model's context"
     )
-    calibration_prompts: int = Field(
-        128, ge=2, description="training prompts whose SFT answers set the mean and scale of the reward"
-    )
+    calibration_prompts: int = Field(128, ge=2, description="prompts whose SFT answers set the reward's mean and scale")
 
     @field_validator("loss")
     @classmethod
@@ -141,9 +137,7 @@ class RewardPart(Section):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="name of the component in the journal")
     weight: float = Field(1.0, description="factor of the component")
-    model: HomePath | None = Field(
-        None, description="stage (the run's reward model), or a reward model's or classifier's folder or hub id"
-    )
+    model: HomePath | None = Field(None, description="`stage`, or a reward model's or classifier's folder or hub id")
     label: str | None = Field(None, min_length=1, description="classifier: the label that responses are rewarded for")
     measure: Literal["log_probability", "probability"] = Field("log_probability", description="classifier: of that label")
     function: str | None = Field(
@@ -197,9 +191,7 @@ class Guard(Section):
 
     threshold: float | None = Field(None, ge=0, description="value beyond which a batch counts")
     patience: int | None = Field(None, ge=1, description="batches or evaluations in a row before it acts")
-    action: Action | None = Field(
-        None, description="warn, stop, rollback (to the best model, with a higher KL coefficient), or off"
-    )
+    action: Action | None = Field(None, description="warn, stop, rollback (to the best model, with a higher KL), or off")
 
 
 class Rl(Section):
@@ -223,7 +215,7 @@ class Rl(Section):
     )
     episodes: int = Field(4096, ge=1, description="answers in all")
     batch_size: int = Field(
-        64, ge=1, description="answers per update, must divide the episodes; dpo: prompts, each with all its pairs"
+        64, ge=1, description="answers per update, must divide the episodes; dpo: prompts with all their pairs"
     )
     num_minibatches: int = Field(4, ge=1, description="optimizer steps per epoch; must divide the batch size")
     epochs: int = Field(
@@ -233,19 +225,14 @@ class Rl(Section):
     )
     beta: float = Field(0.1, gt=0, description="dpo: weight of the log-ratio to the reference")
     learning_rate: float = Field(1e-5, gt=0, description="learning rate of the policy, falling linearly")
-    value_learning_rate: float | None = Field(
-        None, gt=0, description="learning rate of the value network; default: the policy's"
-    )
+    value_learning_rate: float | None = Field(None, gt=0, description="of the value network; default: the policy's")
     temperature: float = Field(0.7, gt=0, description="temperature of sampling and of all log-probs")
     max_new_tokens: int = Field(128, ge=1, description="the most tokens of an answer")
     max_prompt_tokens: int | None = Field(None, ge=8, description="the most tokens of a prompt; longer prompts are left out")
     max_tokens: int | None = Field(
         None, ge=8, description="dpo: the most tokens of prompt and answer; answers are cut; default: the model's context"
     )
-    kl: Kl = Field(
-        default_factory=Kl,  # type: ignore[arg-type]
-        description="the KL penalty to the model that RL starts from",
-    )
+    kl: Kl = Field(default_factory=Kl, description="the KL penalty to the model that RL starts from")  # type: ignore[arg-type]
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     gae_lambda: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
     clip_range: float = Field(0.2, gt=0, description="clip range of the probability ratio")
@@ -381,9 +368,7 @@ class Config(Section):
     micro_batch_tokens: int = Field(8192, ge=16, description="padded tokens in one forward pass")
     max_bad_rows: float = Field(0.01, ge=0, le=1, description="fraction of a file's rows that may be unusable and left out")
     save_every_seconds: float = Field(60.0, ge=0, description="seconds between two checkpoints of a stage")
-    lora: Lora | None = Field(
-        None, description="low-rank adapters in classify, sft, reward and rl; default: all weights are trained"
-    )
+    lora: Lora | None = Field(None, description="low-rank adapters in classify, sft, reward, rl; default: train all weights")
     world: World | None = Field(None, description="the built-in world as judge")
     base: Base | None = Field(None, description="train a base model from text")
     classify: Classify | None = Field(None, description="a text classifier")

@@ -132,7 +132,7 @@ class Compare(Section):
         default_factory=dict, description="more models beside the run's own: a name for each, and its folder or hub id"
     )
     reward: HomePath | None = Field(
-        None, description="the judge: a reward model's folder or hub id; default: the run's own, if it has one"
+        None, description="the judge: a reward model's folder or id; default: the run's own, if any"
     )
     prompts: list[HomePath] = Field(default_factory=list, description="files or patterns; default: six well-known questions")
     columns: dict[str, str] = Field(default_factory=dict, description=DATA_COLUMNS)
