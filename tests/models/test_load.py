@@ -139,8 +139,8 @@ def test_a_masked_language_model(make: Make) -> None:
 def test_a_recurrent_model(make: Make) -> None:
     """Without keys and values to cache its rows are read again at each token, and say what they say alone."""
     opened = open_language_model(make("mamba"))
-    assert "reading whole rows again at each token" in opened.reads
-    assert "reading whole rows" not in open_language_model(make("gpt2")).reads
+    assert "whole rows are read again at each token" in opened.reads
+    assert "whole rows" not in open_language_model(make("gpt2")).reads
     check_answers(opened)
 
 

@@ -31,7 +31,7 @@ OFF = "off"  # no adapter's name: with it a layer is what it was before
 
 
 class LowRank(Protocol):
-    """What is asked of new adapters; `config.Lora` is one."""
+    """The settings of new adapters; `config.Lora` is one."""
 
     @property
     def rank(self) -> int:
@@ -68,7 +68,7 @@ def attach_new_adapter(model: Any, base: str | Path, lora: LowRank, *, seed: int
 
 
 def new_config(model: Any, lora: LowRank) -> Any:
-    """PEFT's settings of what is asked for, as they fit this network."""
+    """PEFT's settings of new adapters for this network."""
     from peft import LoraConfig
 
     layers, stacks = _layers(model, lora.targets)
@@ -115,7 +115,7 @@ def attach_adapter(model: Any, adapter: Adapter, folder: str | Path) -> Any:
 
 
 def load_adapter_weights(network: Any, adapter: Adapter, name: str, folder: str | Path, heads: Sequence[str] = ()) -> None:
-    """The weights of an adapter under this name in a network, which may have others; its `heads` are somebody else's matter.
+    """The weights of an adapter under this name in a network, which may have others; its `heads` are left to the caller.
     Raises ModelError for one that trains more than A and B: these would change the network for all."""
     from peft import set_peft_model_state_dict
 
@@ -243,7 +243,7 @@ def write_adapter(folder: Path, network: Any, adapter: AttachedAdapter) -> dict[
 
 
 def _layers(model: Any, targets: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """Names of the trunk's linear layers; or of those layers and stacked experts whose last name is asked for."""
+    """Names of the trunk's linear layers; or those layers and stacked experts whose last name is in `targets`."""
     inside = {id(module) for module in model.base_model.modules()}
     names = [
         name

@@ -1,7 +1,7 @@
 """Networks forward: log-probs of trained tokens, scores of sequences, values of states. fp32 out, whatever the precision.
 
 The vocabulary's projection runs on trained positions only and in chunks: most of a small model's arithmetic, and all of its
-memory, would otherwise go into logits that nobody reads.
+memory, would otherwise go into logits that are discarded.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def policy_logprobs(model: nn.Module, batch: Batch, *, temperature: float = 1.0,
     """log pi(ids[t] | ids[:t]) at the trained positions of a right-padded batch, logits divided by `temperature`.
 
     The first token of a row has no state before it and must not be trained. `states` are the batch's `trunk_states` where
-    somebody has them already.
+    the caller has them already.
     """
     rows, columns = torch.nonzero(batch.loss_mask, as_tuple=True)
     table = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
@@ -117,7 +117,7 @@ def row_losses(
 def sequence_logits(model: nn.Module, batch: Batch, states: Tensor | None = None) -> Tensor:
     """(B, C) fp32: what the head says of each row, read at its last real token (decoders) or as the architecture does.
 
-    `states` are a decoder's `trunk_states` at those tokens at least, where somebody has them already.
+    `states` are a decoder's `trunk_states` at those tokens at least, where the caller has them already.
     """
     head, trunk = score_head(model), trunk_of(model)
     if head is not None and states is not None:

@@ -1,4 +1,4 @@
-"""A language model ready to read and answer: network, tokenizer, codec."""
+"""A language model ready to read and answer: network, tokenizer, prompt encoder."""
 
 from __future__ import annotations
 
@@ -66,5 +66,5 @@ def open_language_model(
     tokenizer, reads = open_tokenizer(source, template, fixed_size=lora is not None)
     model = load_policy(source, tokenizer, lora=lora, seed=seed)
     if not caches_exactly(model):
-        reads += "; asked by reading whole rows again at each token, for its cache cannot be batched: slow"
+        reads += "; whole rows are read again at each token, because its cache cannot be batched: slow"
     return LanguageModel(model=model, tokenizer=tokenizer, prompt_encoder=prompt_encoder_of(model, tokenizer), reads=reads)

@@ -137,7 +137,7 @@ def _causal(source: str | Path, tokenizer: Any) -> Any:
 
 
 def adapt(model: Any, source: str | Path, lora: LowRank | None, *, seed: int) -> None:
-    """Leave adapters in the `model` of `source` where they are asked for, new ones where it has none; else make plain weights
+    """Leave adapters in the `model` of `source` where `lora` is given, new ones where it has none; else make plain weights
     of them. Raises ModelError for adapters of which more than A and B were trained: new ones would not belong to their base."""
     if lora is None:
         merge(model)
@@ -200,8 +200,9 @@ def new_reward(source: str | Path, tokenizer: Any, *, seed: int, heads: int = 1,
 
 
 def sequence_model(source: str | Path, what: str, **head_settings: Any) -> tuple[Any, list[str]]:
-    """(a trunk with a head that reads whole texts, the weights that `source` lacks and that are random). `asked` are settings
-    that its config is to have; adapters that `source` holds are in it. A head of another size than `source` has is random."""
+    """(a trunk with a head that reads whole texts, the names of weights that `source` lacks and that are random).
+
+    `head_settings` go into its config; adapters in `source` are attached. A head of another size than in `source` is random."""
     from transformers import AutoModelForSequenceClassification
 
     check_folder(source, weights=True)
@@ -261,9 +262,9 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
     heads as we write it; adapters are added to the weights."""
     model, missing = sequence_model(source, "reward model")
     if model.config.num_labels != ((facts(model).get("ensemble") or {}).get("heads") or 1):
-        if speaks := language_model(settings_of(source)):
+        if family := language_model(settings_of(source)):
             raise ModelError(
-                f"{source} is a language model ({speaks})",
+                f"{source} is a language model ({family})",
                 expected="a reward model",
                 why="it has no head that scores an answer",
                 todo="name a reward model's folder, or train one with `sawyer reward`",
@@ -282,7 +283,7 @@ def load_reward(source: str | Path, tokenizer: Any) -> nn.Module:
 
 
 def facts(model: Any) -> dict[str, Any]:
-    """What `save_model` told the model's config besides; empty for a model from elsewhere."""
+    """The facts that `save_model` wrote into the model's config; empty for a model that another program wrote."""
     return facts_of(
         {OURS: getattr(model.config, OURS, None)}, getattr(model.config, "name_or_path", "") or type(model).__name__
     )
@@ -311,7 +312,7 @@ def context_length(model: nn.Module) -> int:
 
 
 def ready(model: Any, tokenizer: Any, padding: int | None = None) -> nn.Module:
-    """Dropout off for good; pad and ends told to the model, so that every other program masks and stops as we do.
+    """Dropout off for good; pad and ends set in the model's config, so that every other program masks and stops as we do.
 
     `padding` is the pad token that a head was trained with (`padding_of`): it stays, for the score is read before it.
     """
@@ -343,7 +344,7 @@ def fuse_activations(model: nn.Module) -> None:
 
 
 def hold_in_bf16(model: nn.Module) -> None:
-    """Keep the weights of a decoder's linear layers in bf16, where they take half the memory, for good; nobody may train them.
+    """Keep the weights of a decoder's linear layers in bf16, in half the memory, for good. They can no longer be trained.
 
     Under bf16 autocast, and only there, the model gives the very same numbers: autocast casts these weights at each call.
     Embeddings, norms and a projection tied to the embeddings are read in fp32 and stay so. An architecture whose layers are not
@@ -416,7 +417,7 @@ def check_whole(source: str | Path, missing: Iterable[str]) -> None:
     if names:
         raise ModelError(
             f"{source} lacks {len(names)} of its weights, {names[0]} among them",
-            expected="every weight that its config.json speaks of",
+            expected="every weight that its config.json implies",
             why="they would be random, train without a word and answer nonsense",
             todo="copy the whole folder again, or name a model of this kind",
         )

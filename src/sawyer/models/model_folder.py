@@ -25,7 +25,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
     """
     adapter = getattr(model, "attached_adapter", None)
     if adapter is None:
-        vars(model.config).pop(OURS, None)  # what the model that this one grew from was told
+        vars(model.config).pop(OURS, None)  # the facts of the model that this one was trained from
         if extra:
             setattr(model.config, OURS, dict(extra))
     if adapter is None:
@@ -50,7 +50,7 @@ def _head(model: Any) -> dict[str, Any]:
 
 
 def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides: tuple[str, ...] = ()) -> None:
-    """A saved model into an existing folder, told `extra` in place of what it was told; files named in `besides` stay behind.
+    """Copy a saved model into an existing folder, `extra` in place of its own facts, without the files in `besides`.
 
     Nothing is loaded: a model is written as often as it is kept, and memory holds it once.
     """
@@ -70,7 +70,7 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def read_extra(folder: str | Path) -> dict[str, Any]:
-    """What `save_model` was told besides the model; empty for a folder written elsewhere."""
+    """The `extra` of `save_model`; empty for a folder that another program wrote."""
     facts = facts_of(settings_of(folder), folder)
     return {name: value for name, value in facts.items() if name != BESIDE}
 

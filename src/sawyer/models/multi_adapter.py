@@ -1,6 +1,6 @@
-"""One frozen network that speaks for several models: policy, reference, value network and reward model, an adapter each.
+"""One frozen network that serves as several models: policy, reference, value network and reward model, an adapter each.
 
-A view looks like a network to whoever runs it, and has only its own adapter's weights; before it runs, it sets
+A view looks like a network to its caller, and has only its own adapter's weights; before it runs, it sets
 its adapter in the network's layers. So PPO needs the weights once, where it would need them four times.
 """
 
@@ -27,12 +27,12 @@ from sawyer.models.peft_folder import Adapter
 
 
 class MultiAdapter:
-    """A causal language model and who speaks through it now. Its own weights never learn."""
+    """A causal language model and its active adapter. Its own weights are never trained."""
 
     def __init__(self, network: Any) -> None:
         self.network = network
         self.layers: list[Any] = layers_with(network)
-        self.speaks: str | None = None
+        self.active: str | None = None
         self.configs: dict[str, Any] = {}  # by an adapter's name PEFT's settings of it, as its folder has them
         for weight in network.parameters():
             weight.requires_grad_(False)
@@ -58,7 +58,7 @@ class MultiAdapter:
 
     def _register(self, name: str, config: Any) -> None:
         self.configs[name] = config
-        self.layers, self.speaks = layers_with(self.network), None
+        self.layers, self.active = layers_with(self.network), None
         for weight in self.weights(name):
             weight.requires_grad_(False)
 
@@ -68,9 +68,9 @@ class MultiAdapter:
 
     def set_adapter(self, name: str) -> None:
         """The next forward pass is that of this adapter."""
-        if self.speaks != name:
+        if self.active != name:
             set_active_adapter(self.layers, name)
-            self.speaks = name
+            self.active = name
 
 
 class AdapterTrunk(nn.Module):
@@ -110,7 +110,7 @@ class AdapterTrunk(nn.Module):
 class AdapterView(nn.Module):
     """A shared network with one adapter, or as it is without any; `score` is a reward model's head.
 
-    `config` is what its own folder says of it. To whoever saves it, it is an adapter.
+    `config` is what its own folder says of it. Saving it writes its adapter alone.
     """
 
     def __init__(

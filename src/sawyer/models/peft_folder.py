@@ -189,7 +189,7 @@ def _part_tables(model: Any, adapter: Adapter) -> None:
 
 
 def _untie(model: Any) -> None:
-    """Tell the config where embeddings and output projection are no longer one: whoever loads the folder would tie them."""
+    """Write into the config where embeddings and output projection are no longer one: loading the folder would tie them."""
     head: Any = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     table: nn.Module = model.get_input_embeddings()
     if head is not None and head.weight is not table.weight:

@@ -1,4 +1,4 @@
-"""How transformers is asked for what a name means: where it may look, whose code may run, and its errors in words."""
+"""How transformers may load a model: where it may look, whose code may run, and its errors in plain words."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def remote_code(trusted: bool) -> Iterator[None]:
 
 def remote_code_kwargs(source: str | Path) -> dict[str, Any]:
     """What `from_pretrained` may do: a folder touches no network, and code that lies with the weights runs only where it was
-    allowed, without anybody being asked."""
+    allowed, without a prompt on the console."""
     return {"local_files_only": is_folder(source), "trust_remote_code": _trusted.get()}
 
 
 def family_problem(source: str | Path, kind: Kind) -> str:
     """Why the model of a folder or cached hub id cannot be opened as a language model or as a classifier, from its config.json
-    alone; empty where nothing speaks against it, or where the config is not on this disk."""
+    alone; empty where it can be, or where the config is not on this disk."""
     config = settings_of(source)
     family = config.get("model_type")
     if not isinstance(family, str):
@@ -167,7 +167,7 @@ def check_folder(source: str | Path, *, weights: bool = False) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """A model that can do what is asked of it, as far as its config tells."""
+    """What a model's config.json says of it."""
 
     context: int  # the most tokens it reads
     is_encoder: bool  # reads a prompt and an answer as a pair of texts, without a template
@@ -192,7 +192,7 @@ def model_facts(source: str | Path, kind: Kind) -> ModelFacts:
         raise ModelError(
             f"{source} is an encoder (of the family {config.model_type!r}), which reads and does not write",
             expected="a decoder such as GPT-2, Llama or Qwen",
-            why="answers are asked of it",
+            why="it has to write answers",
             todo="name a decoder; an encoder can only be a reward model or a classifier",
         )
     return ModelFacts(context=context_in(config), is_encoder=is_encoder)

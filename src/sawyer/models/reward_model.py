@@ -1,4 +1,4 @@
-"""A network that judges answers, ready to read: a decoder reads the templated text, an encoder the pair of texts."""
+"""A reward model with its tokenizer: a decoder reads the templated text, an encoder the pair of texts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RewardModel(TokenizedModel):
 
     prompt_encoder: RewardEncoder
     reads: str  # in words: text pairs, its own chat template, or which other and why
-    note: str = ""  # what somebody who did not write the model's folder should know of that; empty where nothing is odd
+    note: str = ""  # a warning for users: such as a template that the folder does not name; empty where there is none
 
 
 LoadNetwork = Callable[[str | Path, Any], nn.Module]  # (folder or hub id, its tokenizer) -> its network
@@ -90,9 +90,9 @@ def _reward_model(source: str | Path, tokenizer: Any, model: Any, template: str 
 def set_reward_template(
     source: str | Path, tokenizer: Any, template: str | None, fallback: str = "question", *, rows: int | None = None
 ) -> tuple[str, str]:
-    """Put on a reward model's tokenizer the template that is asked for, else its own if it can be used, else `fallback`: here
+    """Put on a reward model's tokenizer the configured template, else its own if that can be used, else `fallback`: here
     alone it is decided. Returns which one, in words, and what there is to note of it. `rows`: how many embeddings there are,
-    where there can be no more. Raises ModelError where the template that is asked for cannot be used."""
+    where there can be no more. Raises ModelError where the configured template cannot be used."""
     if template not in (None, "auto"):
         return set_template(tokenizer, str(template), rows=rows), ""
     why = "its tokenizer brings none"

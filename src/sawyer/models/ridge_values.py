@@ -21,12 +21,12 @@ AT_ONCE = 4096  # states whose features are made at once
 
 
 class RidgeValues:
-    """V at every token, in the reward's standard unit: a linear function of the states that a network which nobody trains has
+    """V at every token, in the reward's standard unit: a linear function of the states that a frozen network has
     there, and of random features of them, relu(x R) (Rahimi and Recht 2008), fitted to the returns of the batches so far.
 
     After each batch the sums over observations are S <- KEPT S + S of the batch, and the weights their ridge regression, with
     as many observations against each weight as there are features. As with `ValueNetwork` V = 0 everywhere at first. `reader`
-    is lent, and asked for its states alone; `scorer` is the reward model whose network it is, None where it is the reference.
+    only gives its states; `scorer` is the reward model whose network it is, None where it is the reference.
     All that is fitted lies on the CPU.
     """
 

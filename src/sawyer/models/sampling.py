@@ -85,10 +85,10 @@ def beam_search(
     generator: torch.Generator,
     map_rows: MapRows = map_here,
 ) -> list[Completion]:
-    """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Log-probs are not told.
+    """The original SAWYER's setting: temperature 0.5, top-k 10, no repeated bigram, 5 beams. Without log-probs.
 
     Prompts of about the same length that have the same room are answered together and share their draws, so that an answer
-    depends on which prompts are asked with it, but not on how many processes share them.
+    depends on which prompts are in its batch, but not on how many processes share them.
     """
     device = next(model.parameters()).device
     never = _never(prompt_encoder, model.get_input_embeddings().weight.shape[0])

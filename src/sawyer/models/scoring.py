@@ -24,7 +24,7 @@ ENSEMBLE = ("by", "members", "units", "reward", "penalty")  # what is needed to 
 
 
 class Scorer(Protocol):
-    """Whatever judges answers: a reward model, a world's gold score, a Python function. RL cannot tell them apart."""
+    """Anything that scores answers: a reward model, a world's gold score, a Python function. RL cannot tell them apart."""
 
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[float]:
         """One score a (prompt, response), higher is better."""
@@ -74,7 +74,7 @@ class Member:
 class Ensemble:
     """How the members' standardised scores become one reward.
 
-    `own_disagreement` is their mean disagreement on the SFT model's own answers; None where nobody has measured it.
+    `own_disagreement` is their mean disagreement on the SFT model's own answers; None where it was not measured.
     """
 
     reward: str = "mean"  # mean | min | mean_minus_variance
@@ -86,7 +86,7 @@ class RewardScorer:
     """A reward model as a scorer: (raw score - shift) / scale, so that the SFT model's answers have mean 0 and deviation 1.
 
     With several `members` each one's score is standardised so, and then they are combined as `ensemble` says. `cut` counts the
-    answers so far that were longer than the model's context and were scored without their end; `note` is what somebody who did
+    answers so far that were longer than the model's context and were scored without their end; `note` is what a user who did
     not write the model's folder should know about how it is read.
     """
 
@@ -106,7 +106,7 @@ class RewardScorer:
             note,
         )
         self.cut, self.map_rows = 0, map_rows
-        self._captured_states: dict[Row, Tensor | None] | None = None  # None: nobody listens
+        self._captured_states: dict[Row, Tensor | None] | None = None  # None outside `captured_states`
 
     @property
     def model(self) -> Any:
@@ -198,11 +198,10 @@ class RewardScorer:
 
     @contextmanager
     def captured_states(self) -> Iterator[dict[Row, Tensor | None]]:
-        """Within it the states are kept in which the first member's network, a decoder, reads the answers that are scored.
+        """Within it the states in which the first member, a decoder, reads the scored answers are collected.
 
-        By row as the codec encodes it, without what the template writes after its end: (n, d) fp32 on the CPU, the state before
-        each of its n tokens, the end among them. None:
-        another process has read the row.
+        By row as it is encoded, without what the template writes after its end: (n, d) fp32 on the CPU, the state before each of
+        the response's n tokens, its end included. None: another process has read the row.
         """
         self._captured_states = {}
         try:

@@ -166,7 +166,7 @@ def render_answered(tokenizer: Any, before: str, messages: Sequence[Message]) ->
         raise ModelError(
             f"the chat template writes a prompt otherwise once it is answered: {before[-60:]!r} is gone",
             expected="a template whose answer goes on where its prompt ends",
-            why="the model would be trained on other prompts than it is asked",
+            why="the model would be trained on other prompts than it gets later",
             todo="use `template: question` or `chatml`",
         )
     if before.rstrip().endswith(THINK):
@@ -214,7 +214,7 @@ def rewrites(tokenizer: Any) -> bool:
 
 def turn_end(tokenizer: Any) -> int | None:
     """The special token that the template writes after an answer (`<|eot_id|>`, `<|im_end|>`, `<end_of_turn>`, an EOS); None
-    where it writes none, or cannot be asked."""
+    where it writes none, or cannot be rendered."""
     try:
         text = render(tokenizer, PROBE[:2], answer_next=False)
     except ModelError:

@@ -63,7 +63,7 @@ class PromptEncoder:
     `end_ids` are the tokens of which any ends an answer: those that the model's makers name (generation_config.json), the
     tokenizer's EOS and what the template writes after an answer; the last two are added here. A prompt's ids are those of
     `apply_chat_template(..., add_generation_prompt=True)`, and an answered conversation's those of `apply_chat_template`,
-    unless a token would reach over the prompt's end: then prompt and answer are tokenised apart, since a model that is asked
+    unless a token would reach over the prompt's end: then prompt and answer are tokenised apart, since a model that answers
     begins after the prompt's last token. Special tokens that are typed in a message are broken up, and an end that is typed
     at the end of an answer is left out: the template writes one.
     """

@@ -16,10 +16,10 @@ ANSWER = "An answer."
 
 def find_unrenderable(reader: RewardEncoder | Any, records: Iterable[Record], *, by: str = "") -> list[Problem]:
     """One problem for each row whose conversation the chat template refuses (a system turn under Gemma, two user turns in a row
-    under Mistral), as file:line. `reader` is a tokenizer with its template, or the codec that has it: a reward model's is asked
-    for the prompt with an answer, and one that reads text pairs reads any. `by` is its name, where several read the same rows.
+    under Mistral), as file:line. `reader` is a tokenizer with its template, or the encoder that has it: a reward model's is
+    tried with an answer, and one of text pairs reads any row. `by` is its name, where several read the same rows.
 
-    A template is asked once for each sequence of roles (and which of them say nothing): what they refuse, they refuse by that.
+    A template is tried once for each sequence of roles (and which of them say nothing): what they refuse, they refuse by that.
     """
     if isinstance(reader, TextPairEncoder):
         return []

@@ -13,7 +13,7 @@ SPEAKERS: Mapping[Role, str] = {"system": "System", "user": "User", "assistant":
 
 
 class RewardEncoder(Protocol):
-    """Whatever turns a prompt and a response into the row that a network judges: a template or a text pair."""
+    """What turns a prompt and a response into the row that a reward model reads: a template or a text pair."""
 
     @property
     def context(self) -> int:

@@ -81,7 +81,7 @@ def _linear_layers(model: nn.Module) -> list[tuple[Any, Any]]:
     """Each fp32 linear layer on the CPU, with the GELU that reads nothing else; None where there is none."""
     modules = list(network_of(model).modules())
     gelus = {mlp.c_fc: mlp.act for mlp in gpt2_mlps(modules) if _is_plain_gelu(mlp.act)}
-    # One with a forward pass among its attributes is replaced already, by an outer `prepacked` or somebody's hook.
+    # One with a forward pass among its attributes is replaced already, by an outer `prepack_weights` or another library.
     linear = (m for m in modules if (type(m) is nn.Linear or is_conv1d(m)) and "forward" not in vars(m))
     return [(m, gelus.get(m)) for m in linear if m.weight.device.type == "cpu" and m.weight.dtype == torch.float32]
 
