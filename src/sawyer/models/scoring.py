@@ -200,8 +200,8 @@ class RewardScorer:
     def captured_states(self) -> Iterator[dict[Row, Tensor | None]]:
         """Within it the states in which the first member, a decoder, reads the scored answers are collected.
 
-        By row as it is encoded, without what the template writes after its end: (n, d) fp32 on the CPU, the state before each of
-        the response's n tokens, its end included. None: another process has read the row.
+        By row as it is encoded, without what the template writes after its end: (n, d) fp32 on the CPU, the state before each
+        of the response's n tokens, its end included. None: another process has read the row.
         """
         self._captured_states = {}
         try:
