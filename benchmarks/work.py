@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.variant import BATCH, Variant
@@ -19,12 +20,12 @@ from sawyer.models import (
     save_model,
 )
 from sawyer.records import Demonstration, Prompt, read
-from sawyer.runs import Run, replace_folder
+from sawyer.runs import Run
 from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, open_member
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.sft.sft_stage import SftLoop
-from sawyer.train import Placement, batch_indices, choose_device, distributed, generator
+from sawyer.train import Placement, batch_indices, choose_device, distributed, generator, write_folder
 
 NEW = 48  # tokens an answer where `sampling` is measured
 NEVER = 10**9
@@ -96,8 +97,8 @@ def _rl(config: Config, variant: Variant, run: Run, batches: int) -> StageWork:
     rl = required_section(config.rl, "rl")
     speaker = _as_sft(config, run)
     judge = new_reward(run.layout.model("sft"), load_tokenizer(run.layout.model("sft")), seed=config.seed, lora=config.lora)
-    with replace_folder(run.layout.model("reward")) as folder:
-        save_model(folder, judge, speaker.tokenizer, {"reward_shift": 0.0, "reward_scale": 1.0})
+    extra = {"reward_shift": 0.0, "reward_scale": 1.0}
+    write_folder(run.layout.model("reward"), partial(save_model, model=judge, tokenizer=speaker.tokenizer, extra=extra))
     prompt_encoder, parameters = speaker.prompt_encoder, speaker.parameters
     del judge, speaker  # RL opens what was saved
     batch = variant.batch or rl.batch_size
@@ -169,8 +170,7 @@ def _speaker(config: Config) -> LanguageModel:
 def _as_sft(config: Config, run: Run) -> LanguageModel:
     """The config's model in the place where later stages look for the SFT model."""
     speaker = _speaker(config)
-    with replace_folder(run.layout.model("sft")) as folder:
-        save_model(folder, speaker.model, speaker.tokenizer)
+    write_folder(run.layout.model("sft"), partial(save_model, model=speaker.model, tokenizer=speaker.tokenizer))
     return speaker
 
 
