@@ -52,9 +52,9 @@ def test_a_finished_run_skips_all(tiny: Any, done: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("rl.kl.coefficient", 0.5, "rl stage was begun with another config; changed: these settings: rl.kl.coefficient"),
-        ("seed", 5, "base stage was begun with another config; changed: these settings: seed"),
-        ("sft.batch_size", 8, "sft stage was begun with another config; changed: these settings: sft.batch_size"),
+        ("rl.kl.coefficient", 0.5, "rl stage was started with another config; changed: these settings: rl.kl.coefficient"),
+        ("seed", 5, "base stage was started with another config; changed: these settings: seed"),
+        ("sft.batch_size", 8, "sft stage was started with another config; changed: these settings: sft.batch_size"),
         ("world", None, "changed: these settings: world"),
     ],
 )
@@ -85,7 +85,7 @@ def test_changed_data_is_told(tiny: Any, done: Path, tmp_path: Path) -> None:
     tiny.run(out, {"rl.prompts": [path]}, only="rl")
     with open(path, "a") as file:
         file.write('{"prompt": "What is Google?"}\n')
-    with pytest.raises(RunError, match="rl stage was begun with another config; changed: the content of its data files"):
+    with pytest.raises(RunError, match="rl stage was started with another config; changed: the content of its data files"):
         tiny.run(out, {"rl.prompts": [path]}, only="rl")
     Path(path).unlink()
     with pytest.raises(DataError, match=r"prompts\.jsonl"):
@@ -109,7 +109,7 @@ def test_a_changed_base_model_is_told(tiny: Any, tmp_path: Path) -> None:
     tiny.run(tmp_path / "run", {**changes, "compare": None})
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "_note": "touched"}))
-    with pytest.raises(RunError, match="classify was begun with another base model"):
+    with pytest.raises(RunError, match="classify was started with another base model"):
         tiny.run(tmp_path / "run", changes)
 
 
@@ -134,7 +134,7 @@ def test_a_reward_in_another_unit_is_refused(tiny: Any, tmp_path: Path, change: 
     out = tiny.prefix("rl", tmp_path / "run")
     with pytest.raises(RunError) as caught:
         tiny.run(out, {**change, "rl.clip_range": 0.1})
-    assert f"reward stage was begun with another config; changed: these settings: {next(iter(change))}" in caught.value.given
+    assert f"reward stage was started with another config; changed: these settings: {next(iter(change))}" in caught.value.given
     assert "rl.clip_range" not in caught.value.given
     shutil.rmtree(Layout(out).folder("reward"))
     tiny.run(out, change, only="reward")
@@ -213,12 +213,12 @@ def test_later_stages_on_another_model_are_refused_until_deleted(tiny: Any, done
     layout = Layout(done)
     shutil.rmtree(layout.folder("sft"))
     changes = {"sft.learning_rate": 1e-3}
-    with pytest.raises(RunError, match="collect was begun with another sft model") as caught:
+    with pytest.raises(RunError, match="collect was started with another sft model") as caught:
         tiny.run(done, changes)
     for stage in ("collect", "reward", "rl"):
         assert str(layout.folder(stage)) in caught.value.todo
     assert hash_folder(layout.model("sft")) != tiny.result(tiny.straight()).products["sft"]
-    with pytest.raises(RunError, match="rl was begun with another sft model"):
+    with pytest.raises(RunError, match="rl was started with another sft model"):
         tiny.run(done, changes, only="rl")
     for stage in ("collect", "reward", "rl"):
         shutil.rmtree(layout.folder(stage))
@@ -245,7 +245,7 @@ def test_a_broken_stage_does_not_go_on_with_another_model(tiny: Any, tmp_path: P
         tiny.run(out, {"save_every_seconds": 0}, only="rl", listeners=[stop])
     shutil.rmtree(Layout(out).model("reward"))
     shutil.copytree(Layout(out).model("sft"), Layout(out).model("reward"))
-    with pytest.raises(RunError, match="rl was begun with another reward model"):
+    with pytest.raises(RunError, match="rl was started with another reward model"):
         tiny.run(out, only="rl")
 
 
@@ -330,7 +330,7 @@ def test_answers_wait_for_people(tiny: Any, tmp_path: Path, monkeypatch: pytest.
     assert "waiting" not in summary and summary["reward"]["accuracy"] >= 0
     # Somebody thinks again: the reward model that learnt from the old scores is not taken for one of the new.
     layout.answers.write_text(layout.answers.read_text().replace('"score": 6', '"score": 1'))
-    with pytest.raises(RunError, match="reward was begun with another collected answers"):
+    with pytest.raises(RunError, match="reward was started with another collected answers"):
         tiny.run(out, changes)
 
 

@@ -125,7 +125,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
 def test_other_adapters_are_another_run(tiny: Tiny, done: Path, tmp_path: Path) -> None:
     shutil.copytree(done, tmp_path / "run")
     with pytest.raises(
-        RunError, match=r"classify stage was begun with another config; changed: these settings: lora\.alpha, lora\.rank"
+        RunError, match=r"classify stage was started with another config; changed: these settings: lora\.alpha, lora\.rank"
     ):
         tiny.run(tmp_path / "run", {**LORA, "lora": {"rank": 4}})
     (tmp_path / "run" / "base" / "model" / "config.json").write_text("{}")

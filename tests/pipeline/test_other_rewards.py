@@ -179,7 +179,7 @@ def test_a_hub_id_is_pinned_to_its_commit(tiny: Any, tmp_path: Path, monkeypatch
         run.manifest.update("sft", parents=pinned)
         check_parents(run, "sft", pinned)
         reference.write_text("c" * 40)
-        with pytest.raises(RunError, match="sft was begun with another base model"):
+        with pytest.raises(RunError, match="sft was started with another base model"):
             check_parents(run, "sft", parents_of(config, run, "sft"))
 
 

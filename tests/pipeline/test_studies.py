@@ -79,7 +79,7 @@ def test_overoptimisation_leaves_curves_and_a_page_and_goes_on_where_it_was(
     # 48 answers are 6 updates of 8, each with an evaluation, and one at the end; the SFT model has no distance.
     assert [p.at for p in found.rl.points] == list(range(7)) and found.rl.points[0].kl == pytest.approx(0.0, abs=1e-5)
     assert found.rl.last.kl > 0.1
-    rows = read_rows(Layout(root / "best-of-n").drawn)
+    rows = read_rows(Layout(root / "best-of-n").best_of_n_samples)
     assert found.answers == 8 and found.prompts == len(rows) == 4
     assert found.best_of_n.points[0].gold == pytest.approx(sum(map(sum, (row["gold"] for row in rows))) / 32)
     best = [row["gold"][max(range(8), key=lambda i, row=row: row["proxy"][i])] for row in rows]

@@ -63,4 +63,4 @@ def _adapters(source: str, stage: str | None) -> tuple[Path, Path]:
         )
     if not is_adapter(layout.model(name)):
         raise ModelError(f"{layout.model(name)} is a whole model already", todo="use it as it is: transformers loads it")
-    return layout.model(name), layout.merged(name)
+    return layout.model(name), layout.merged_model(name)

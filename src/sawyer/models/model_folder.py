@@ -14,7 +14,7 @@ from sawyer.models.load import OURS, load_policy, load_reader, load_reward
 from sawyer.models.network_parts import network_of
 from sawyer.models.pretrained import quiet
 from sawyer.models.scoring import member_folder
-from sawyer.runs import BESIDE, TOLD, facts_of, is_adapter, json_safe, settings_of
+from sawyer.runs import BESIDE, FACTS_FILE, facts_of, is_adapter, json_safe, settings_of
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any] | None = None) -> None:
@@ -33,7 +33,7 @@ def save_model(folder: Path, model: Any, tokenizer: Any, extra: Mapping[str, Any
             model.save_pretrained(folder)
     else:
         beside = write_adapter(folder, network_of(model), adapter)
-        _write(folder / TOLD, {**_head(model), OURS: {**(extra or {}), **beside}})
+        _write(folder / FACTS_FILE, {**_head(model), OURS: {**(extra or {}), **beside}})
         if (generation := getattr(network_of(model), "generation_config", None)) is not None:
             generation.save_pretrained(folder)  # the ends, of which the model below may know fewer
     tokenizer.save_pretrained(folder)
@@ -57,7 +57,7 @@ def copy_model(source: Path, folder: Path, extra: Mapping[str, Any], *, besides:
     for path in sorted(source.iterdir()):
         if path.is_file() and not path.name.startswith(".") and path.name not in besides:
             shutil.copyfile(path, folder / path.name)
-    path_of_facts = folder / (TOLD if is_adapter(folder) else "config.json")
+    path_of_facts = folder / (FACTS_FILE if is_adapter(folder) else "config.json")
     settings = json.loads(path_of_facts.read_text(encoding="utf-8"))
     beside = {BESIDE: settings[OURS][BESIDE]} if BESIDE in (settings.get(OURS) or {}) else {}
     settings[OURS] = {**extra, **beside}

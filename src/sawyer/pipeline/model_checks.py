@@ -237,15 +237,17 @@ def readers_of(
     for setting, source in named_models(config, stage).items():
         if source == getattr(start, "source", None) or is_coming(layout, coming, source):
             continue
-        named = Start(source=source)
+        model_start = Start(source=source)
         if setting.startswith("compare.models."):
             readers.append(
-                attempt(partial(look.language_model, setting, named, f"`{setting.removeprefix('compare.models.')}`"))
+                attempt(partial(look.language_model, setting, model_start, f"`{setting.removeprefix('compare.models.')}`"))
             )
         else:
             part = setting.removeprefix("rl.rewards.")
             name = REWARD_MODEL if part == setting else f"{REWARD_MODEL} `{part}`"
-            readers.append(attempt(partial(look.scorer, setting, named, name, scores=True, texts=_is_label(config, part))))
+            readers.append(
+                attempt(partial(look.scorer, setting, model_start, name, scores=True, texts=_is_label(config, part)))
+            )
     if (run_scorer := _run_scorer_name(config, stage)) is not None:
         work = partial(look.scorer, "", Start(stage="reward"), run_scorer, scores=True)
         # Before the reward stage is done, what is wrong with the model it starts from is a problem of that stage.

@@ -212,8 +212,8 @@ class _StageLook:
             return  # its file is a problem already
         records = [record for source in sources for record in self.reads[source.setting].records]
         if self.stage in ("reward", "rl") and self.config.collect is not None:
-            collected = self.reads[COLLECT_SETTING].records if COLLECT_SETTING in self.reads else ()
-            if not any(isinstance(row, JudgedPrompt) and not row.is_pair and row.scores for row in collected):
+            answers = self.reads[COLLECT_SETTING].records if COLLECT_SETTING in self.reads else ()
+            if not any(isinstance(row, JudgedPrompt) and not row.is_pair and row.scores for row in answers):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:
             raise DataError(problem.message, where=problem.where, todo=problem.todo)
@@ -224,10 +224,10 @@ class _StageLook:
         for setting, rows in self.reads.items():
             source = sources[setting]
             records = rows.records[: source.limit]
-            aside = len(split(records, source.eval_fraction)[1]) if source.eval_fraction and source.want != "labels" else 0
+            num_eval = len(split(records, source.eval_fraction)[1]) if source.eval_fraction and source.want != "labels" else 0
             kind = f" ({rows.format})" if source.want not in ("text", "prompts") else ""
-            fact = f"{len(records):,} {NOUNS[source.want]}{kind}{f', {aside:,} of them held out' * bool(aside)}{rows.remarks()}"
-            self.facts.append((setting, fact))
+            held_out = f", {num_eval:,} of them held out" if num_eval else ""
+            self.facts.append((setting, f"{len(records):,} {NOUNS[source.want]}{kind}{held_out}{rows.remarks()}"))
             if rows.warning:
                 self.facts.append(("warning", rows.warning))
         if words := steps_in_words(self.config, self.stage, self.reads):
@@ -264,9 +264,9 @@ def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str
     count = sum(len(rows.records[: section.limit]) for rows in reads.values())
     if stage == "collect":
         return f"{count:,} prompts x {section.answers} answers"
-    trained = {name for name in ("sft", "rl") if getattr(config, name) is not None}
-    trained |= {"base"} if config.model is not None or config.base is not None else set()
-    models = [*(name for name in RUN_MODELS if name in trained), *section.models]
+    own_models = {name for name in ("sft", "rl") if getattr(config, name) is not None}
+    own_models |= {"base"} if config.model is not None or config.base is not None else set()
+    models = [*(name for name in RUN_MODELS if name in own_models), *section.models]
     return f"{count or 'six well-known'} prompts to {', '.join(models)}"
 
 

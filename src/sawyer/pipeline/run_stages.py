@@ -54,8 +54,8 @@ def demo(
     data = Path(out) / "data"
 
     def prepare(run: Run) -> None:
-        begun = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
-        if not is_complete(data) or not begun:  # files of another seed or rater may lie there
+        has_started = any(run.manifest.stage(stage).status != "pending" for stage in STAGES)
+        if not is_complete(data) or not has_started:  # files of another seed or rater may lie there
             with replace_folder(data) as folder:
                 write_world(folder, seed=seed, rater=rater)
 
@@ -68,45 +68,45 @@ def _run(
     stages = [stage for stage in STAGES if getattr(config, stage) is not None]
     if only is not None:
         check_only(config, only, stages)
-    with open_shared_run(Path(config.out)) as opened, handle_signals(opened.stop):
-        opened.journal.listeners.extend(listeners)
+    with open_shared_run(Path(config.out)) as run, handle_signals(run.stop):
+        run.journal.listeners.extend(listeners)
         for stage in STAGES:
-            _restart_if_gone(opened, stage)
+            _restart_if_gone(run, stage)
         if prepare is not None:
-            distributed.on_rank_zero(partial(prepare, opened))
-        started = [stage for stage in stages if opened.manifest.stage(stage).status != "pending"]
+            distributed.on_rank_zero(partial(prepare, run))
+        resumable = [stage for stage in stages if run.manifest.stage(stage).status != "pending"]
         todo = stages if only is None else [only]
-        before = {stage: fingerprint(config, stage) for stage in started}
-        check_unchanged(config, opened, before)
-        check_unit(opened, before)
-        opened.adopt(config.model_dump(mode="json"))
-        log_foreign_code(config, opened, todo)
+        before = {stage: fingerprint(config, stage) for stage in resumable}
+        check_unchanged(config, run, before)
+        check_unit(run, before)
+        run.adopt(config.model_dump(mode="json"))
+        log_foreign_code(config, run, todo)
         files = look_ahead(config, only)
         prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
         for stage in todo:
-            if stop_requested(opened):
+            if stop_requested(run):
                 raise Interrupted(
-                    f"the run was interrupted before {stage} ({opened.stop.reason}); everything so far is saved",
+                    f"the run was interrupted before {stage} ({run.stop.reason}); everything so far is saved",
                     todo="run the same command again to go on",
                 )
             # Rank 0 hashes the folders and notes the hashes; all must come to the same parents.
-            parents = distributed.on_rank_zero(partial(parents_of, config, opened, stage))
-            check_parents(opened, stage, parents)
-            if _is_finished(opened, stage):
-                opened.journal.event(stage, "skip", message="already done")
-                _drop_state(opened, stage)  # a kill right after the stage's end leaves it
+            parents = distributed.on_rank_zero(partial(parents_of, config, run, stage))
+            check_parents(run, stage, parents)
+            if _is_finished(run, stage):
+                run.journal.event(stage, "skip", message="already done")
+                _drop_state(run, stage)  # a kill right after the stage's end leaves it
                 continue
-            if opened.manifest.stage(stage).status != "waiting":
-                _do(config, opened, stage, prints[stage], parents)
+            if run.manifest.stage(stage).status != "waiting":
+                _do(config, run, stage, prints[stage], parents)
                 files.clear()
                 if stage == "classify" and "rl" in todo:  # its labels are known only now, and rl.rewards may name one
                     look_ahead(config, "rl")
-            if opened.manifest.stage(stage).status == "waiting":
-                _log_waiting(opened, stage)
+            if run.manifest.stage(stage).status == "waiting":
+                _log_waiting(run, stage)
                 break
-        if opened.manifest.stage("report").status != "done" or not opened.layout.report.exists():
-            report(opened)
-        return summarise(opened)
+        if run.manifest.stage("report").status != "done" or not run.layout.report.exists():
+            report(run)
+        return summarise(run)
 
 
 def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
@@ -116,15 +116,15 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         _clear(run, stage)
     began = time.monotonic()
     _outdate_report(run)
-    started = before.started or time.time()
-    run.manifest.update(stage, status="running", started=started, fingerprint=fingerprint, parents=parents, reason="")
+    run.manifest.update(
+        stage, status="running", started=before.started or time.time(), fingerprint=fingerprint, parents=parents, reason=""
+    )
     run.journal.event(stage, "start")
-    changed = run.note_versions(distributed.on_rank_zero(library_versions))
-    if changed:
+    if changes := run.note_versions(distributed.on_rank_zero(library_versions)):
         run.journal.event(
             stage,
             "warning",
-            message=f"since the last work on this run these have changed: {changed}; results from here on may differ from "
+            message=f"since the last work on this run these have changed: {changes}; results from here on may differ from "
             "those of the old versions",
         )
     module, name = DOORS[stage]
@@ -159,9 +159,9 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         if failure is error:
             raise
         raise failure from error
-    waiting = bool(figures.get("waiting"))
-    close("waiting" if waiting else "done", "", figures=figures)
-    if not waiting:
+    is_waiting = bool(figures.get("waiting"))
+    close("waiting" if is_waiting else "done", "", figures=figures)
+    if not is_waiting:
         run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
     _drop_state(run, stage)
 
@@ -213,7 +213,7 @@ def _drop_state(run: Run, stage: str) -> None:
     layout = run.layout
 
     def remove() -> None:
-        for folder in (layout.checkpoint(stage), *layout.bests(stage), layout.members(stage), layout.encoded(stage)):
+        for folder in (layout.checkpoint(stage), *layout.bests(stage), layout.members(stage), layout.encoded_rows(stage)):
             remove_folder(folder)
 
     distributed.on_rank_zero(remove)
@@ -254,11 +254,11 @@ def _is_finished(run: Run, stage: str) -> bool:
 
 
 def _log_waiting(run: Run, stage: str) -> None:
-    unscored = sum(answer.score is None for answer in _read_answers(run))
+    num_unscored = sum(answer.score is None for answer in _read_answers(run))
     run.journal.event(
         stage,
         "waiting",
-        message=f"{unscored:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
+        message=f"{num_unscored:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
         "`null`, then run the same command again",
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from sawyer.config import Config, start_of
 from sawyer.runs import Layout, Run, commit_of
 
-# A stage's door, opened only when the stage runs: a finished run is told so without importing torch.
+# A stage's door, imported only when the stage runs: a finished run says so without importing torch.
 DOORS: Mapping[str, tuple[str, str]] = {
     "base": ("sawyer.stages.base", "train"),
     "classify": ("sawyer.stages.classify", "train"),
@@ -48,10 +48,10 @@ def product(layout: Layout, stage: str) -> Path:
 def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
     """What the stage builds on, by a hash of its content: models, collected answers, the base model's folder.
 
-    A hub id is told by its commit, as `pins_of` has it. Where the stage is still to be done, all of it is read. Raises
-    RunError for a model of the run's own that is damaged.
+    A hub id counts by its commit (`pins_of`). Where the stage is still to be done, all of it is read. Raises RunError for a
+    damaged model of this run.
     """
-    found, given = {}, named_models(config, stage)
+    hashes = dict[str, str]()
     reread = run.manifest.stage(stage).status != "done"
     for parent in builds_on(config, stage):
         path = product(run.layout, parent)
@@ -60,19 +60,19 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
             if not os.path.isdir(path):
                 continue
         if path.exists():
-            found[parent] = run.manifest.content_hash(parent, path, reread=reread)
-    for name, source in given.items():
+            hashes[parent] = run.manifest.content_hash(parent, path, reread=reread)
+    for name, source in named_models(config, stage).items():
         if os.path.isdir(source):
-            found[name] = run.manifest.content_hash(name, Path(source), reread=reread)
-    return found | pins_of(config, stage)
+            hashes[name] = run.manifest.content_hash(name, Path(source), reread=reread)
+    return hashes | pins_of(config, stage)
 
 
 def pins_of(config: Config, stage: str) -> dict[str, str]:
     """The hub ids that the stage loads, each by the commit that the cache has; none for what was never loaded."""
-    named = named_models(config, stage)
+    sources = named_models(config, stage)
     if "base" in builds_on(config, stage) and config.model is not None:
-        named = {"base": config.model, **named}
-    commits = {name: commit_of(source) for name, source in named.items() if not os.path.isdir(source)}
+        sources = {"base": config.model, **sources}
+    commits = {name: commit_of(source) for name, source in sources.items() if not os.path.isdir(source)}
     return {name: f"{PIN}{commit}" for name, commit in commits.items() if commit is not None}
 
 

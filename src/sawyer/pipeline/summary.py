@@ -35,21 +35,19 @@ def _write_summary(run: Run) -> dict[str, Any]:
     for stage in ("base", "classify", "sft", "collect", "reward", "rl"):
         if stage in figures:
             summary[stage] = figures[stage]
-    compared = figures.get("compare", {})
+    comparison = figures.get("compare", {})
     for measure in ("gold", "reward_mean"):
-        table = compared.get("gold" if measure == "gold" else "reward")
+        table = comparison.get("gold" if measure == "gold" else "reward")
         if table:
             summary[measure] = {model: dict(settings) for model, settings in table.items()}
             best = [values.pop("best_of_8") for values in list(summary[measure].values()) if "best_of_8" in values]
             if best:  # of the model that RL starts from
                 summary[measure]["best_of_8"] = best[0]
-    rates = {name: value for name, value in compared.items() if name.startswith(("win_rate", "greedy_change"))}
+    rates = {name: value for name, value in comparison.items() if name.startswith(("win_rate", "greedy_change"))}
     if rates:
         summary["compare"] = rates
-    events = read_rows(run.layout.events)
-    summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(events)}
-    waiting = [stage for stage, state in states.items() if state.status == "waiting"]
-    if waiting:
+    summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(read_rows(run.layout.events))}
+    if any(state.status == "waiting" for state in states.values()):
         summary["waiting"] = str(run.layout.answers)
     write_json(run.layout.summary, summary)
     return summary

@@ -25,7 +25,7 @@ from sawyer.runs.manifest import Manifest, StageState, read_manifest
 from sawyer.runs.model_source import (
     ADAPTER,
     BESIDE,
-    TOLD,
+    FACTS_FILE,
     base_of,
     commit_of,
     facts_of,

@@ -352,17 +352,17 @@ def check_sealed(folder: Path, todo: str = "") -> str:
 
     A folder (or a file) that somebody else wrote has no checksums and is taken as it is.
     """
-    found = _checksums(folder)
+    checksums = _checksums(folder)
     try:
-        told = read_plain_file(folder / MARKER).decode("utf-8", "replace") if is_complete(folder) else SEAL_LINE
+        seal = read_plain_file(folder / MARKER).decode("utf-8", "replace") if is_complete(folder) else SEAL_LINE
     except OSError as error:
         raise damage_error(folder / MARKER, error, todo) from error
-    sealed = told.removeprefix(SEAL_LINE)
-    if told == sealed or (sealed and sealed != found):
-        wrong = sorted({*sealed.splitlines()} ^ {*found.splitlines()})
-        name = wrong[0].rpartition(" ")[0] if told != sealed else MARKER
+    expected = seal.removeprefix(SEAL_LINE)
+    if seal == expected or (expected and expected != checksums):
+        differences = sorted({*expected.splitlines()} ^ {*checksums.splitlines()})
+        name = differences[0].rpartition(" ")[0] if seal != expected else MARKER
         raise damage_error(folder / name, ValueError("its content is not what was written there, by its checksum"), todo)
-    return _hash_of(found)
+    return _hash_of(checksums)
 
 
 def _checksums(folder: Path) -> str:

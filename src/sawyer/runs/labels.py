@@ -1,4 +1,4 @@
-"""What stages and decoding settings are called before people, and how a time is told: once for terminal and page."""
+"""Names of stages and decoding settings for people, and times in words: once for terminal and page."""
 
 from __future__ import annotations
 

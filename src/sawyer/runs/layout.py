@@ -72,7 +72,7 @@ class Layout:
         return self.root / "report.html"
 
     @property
-    def drawn(self) -> Path:
+    def best_of_n_samples(self) -> Path:
         """Best-of-n's answers: what each prompt's are paid, and the truth."""
         return self.root / "drawn.jsonl"
 
@@ -110,7 +110,7 @@ class Layout:
         """A stage's model in Hugging Face's format."""
         return self.root / stage / "model"
 
-    def merged(self, stage: str) -> Path:
+    def merged_model(self, stage: str) -> Path:
         """Where a stage left adapters: the whole model that they make, once somebody has asked for it."""
         return self.root / stage / "merged"
 
@@ -118,7 +118,7 @@ class Layout:
         """A stage's full state while it is at work."""
         return self.root / stage / "checkpoint"
 
-    def encoded(self, stage: str) -> Path:
+    def encoded_rows(self, stage: str) -> Path:
         """The rows of a stage at work, as tokens, where there are many."""
         return self.root / stage / "encoded"
 

@@ -1,4 +1,4 @@
-"""What is on this disk of a model that somebody named: its folder, or what the hub's cache has of it. Nothing is loaded."""
+"""A model by its folder or hub id: what lies on this disk, and what its files tell. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sawyer.runs.labels import STAGES
 from sawyer.runs.layout import Layout
 
 ADAPTER = "adapter_config.json"
-# What we tell of adapters besides. It is no config.json: with one, transformers takes the folder for a whole model.
-TOLD = "sawyer.json"
-BESIDE = "base_beside"  # among our facts: the way from a folder of adapters to their model, where both lie in one run
+# Our facts about adapters. Not in a config.json: with one, transformers takes the folder for a whole model.
+FACTS_FILE = "sawyer.json"
+BESIDE = "base_beside"  # among our facts: the relative path from a folder of adapters to their model, where both lie in one run
 # What ends so is a file's name; `owner/name` of the hub may have dots in it, but never these.
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-# What a language model's class ends with: it loads as a reward model as well, with a head that nobody trained.
-SPEAKS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
-JUDGES = "ForSequenceClassification"
+# Endings of a language model's class: it loads as a reward model as well, with an untrained head.
+LANGUAGE_MODELS = ("LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForPreTraining", "ForConditionalGeneration")
+CLASSIFIER = "ForSequenceClassification"
 FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yaml", ".yml")
 
 
@@ -59,7 +59,7 @@ def commit_of(source: str) -> str | None:
     The hub's own layout (`models--owner--name/refs/main`) is read, so that nothing heavy is imported for it.
     """
     try:
-        return (_cached(source) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+        return (_cache_folder(source) / "refs" / "main").read_text(encoding="utf-8").strip() or None
     except (OSError, ValueError):
         return None
 
@@ -67,7 +67,7 @@ def commit_of(source: str) -> str | None:
 def on_disk(source: str | Path) -> str | Path:
     """The folder in which the cache keeps a hub id's files; whatever is a folder itself, or is not in the cache, as it is."""
     commit = None if os.path.isdir(source) else commit_of(str(source))
-    return source if commit is None else _cached(str(source)) / "snapshots" / commit
+    return source if commit is None else _cache_folder(str(source)) / "snapshots" / commit
 
 
 def settings_of(source: str | Path) -> dict[str, Any]:
@@ -76,35 +76,38 @@ def settings_of(source: str | Path) -> dict[str, Any]:
     Of a folder of adapters that of the model they belong to, with what we told of them in its place.
     """
     if is_adapter(source):
-        told = _read(Path(source) / TOLD)
-        if not told and _read(Path(source) / ADAPTER).get("task_type") == "SEQ_CLS":
+        facts = _read_json(Path(source) / FACTS_FILE)
+        if not facts and _read_json(Path(source) / ADAPTER).get("task_type") == "SEQ_CLS":
             return {}  # another program's: how many labels its head has is known to its weights alone
         try:
-            return {**settings_of(base_of(source)), **told}
+            return {**settings_of(base_of(source)), **facts}
         except ModelError:
-            return told
-    return _read(Path(on_disk(source)) / "config.json")
+            return facts
+    return _read_json(Path(on_disk(source)) / "config.json")
 
 
 def language_model(settings: Mapping[str, Any]) -> str | None:
     """The class of a language model, as its config.json names it; None for a model that judges, and where none is named."""
     kinds = [str(kind) for kind in settings.get("architectures") or ()]
-    judges = any(kind.endswith(JUDGES) for kind in kinds)
-    return kinds[0] if not judges and any(kind.endswith(SPEAKS) for kind in kinds) else None
+    is_classifier = any(kind.endswith(CLASSIFIER) for kind in kinds)
+    return kinds[0] if not is_classifier and any(kind.endswith(LANGUAGE_MODELS) for kind in kinds) else None
 
 
 def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     """What we told of a model besides, from its config.json: `{"reward_shift": 0.5, "reward_scale": 2.0}`; empty for a model
     from elsewhere. Raises ModelError for entries that mean nothing: a score would be made of them."""
-    told = settings.get("sawyer")
-    if told is None:
+    facts = settings.get("sawyer")
+    if facts is None:
         return {}
-    odd = "" if isinstance(told, dict) else "is no table"
+    odd = "" if isinstance(facts, dict) else "is no table"
     if not odd:
-        checked = {**told, **{f"ensemble.{name}": value for name, value in _table(told.get("ensemble")).items()}}
-        odd = next(
-            (f".{name} is {str(checked[name])[:60]!r}" for name, fits in FACTS.items() if not _fits(checked, name, fits)), ""
-        )
+        ensemble = facts.get("ensemble")
+        entries = {
+            **facts,
+            **{f"ensemble.{name}": value for name, value in (ensemble if isinstance(ensemble, dict) else {}).items()},
+        }
+        wrong = (name for name, fits in FACTS.items() if entries.get(name) is not None and not fits(entries[name]))
+        odd = next((f".{name} is {str(entries[name])[:60]!r}" for name in wrong), "")
     if odd:
         raise ModelError(
             f"{source}: in its config.json `sawyer`{odd if odd.startswith('.') else f' {odd}'}",
@@ -112,41 +115,32 @@ def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
             why="rewards are computed with it",
             todo="copy the folder again, or delete the entry `sawyer` to take the model's scores as they are",
         )
-    return dict(told)
+    return dict(facts)
 
 
-def _table(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _fits(told: Mapping[str, Any], name: str, fits: Callable[[Any], bool]) -> bool:
-    """Whether an entry is absent or what it has to be."""
-    return name not in told or told[name] is None or fits(told[name])
-
-
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _count(value: Any) -> bool:
-    return type(value) is int and 0 < value <= MOST_VOICES
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= MOST_MEMBERS
 
 
-MOST_VOICES = 1000  # of an ensemble
+MOST_MEMBERS = 1000  # of an ensemble
 FACTS: Mapping[str, Callable[[Any], bool]] = {
-    "reward_shift": _number,
-    "reward_scale": lambda value: _number(value) and value > 0,
+    "reward_shift": _is_number,
+    "reward_scale": lambda value: _is_number(value) and value > 0,
     "loss": lambda value: isinstance(value, str),
     "ensemble": lambda value: isinstance(value, dict),
-    "ensemble.heads": _count,
-    "ensemble.members": _count,
+    "ensemble.heads": _is_count,
+    "ensemble.members": _is_count,
     "ensemble.by": lambda value: value in ("seeds", "heads"),
     "ensemble.reward": lambda value: value in ("mean", "min", "mean_minus_variance"),
-    "ensemble.penalty": _number,
-    "ensemble.own_disagreement": _number,
+    "ensemble.penalty": _is_number,
+    "ensemble.own_disagreement": _is_number,
     "ensemble.units": lambda value: (
         isinstance(value, list | tuple)
-        and all(isinstance(one, list | tuple) and len(one) == 2 and all(map(_number, one)) for one in value)
+        and all(isinstance(one, list | tuple) and len(one) == 2 and all(map(_is_number, one)) for one in value)
     ),
 }
 
@@ -161,14 +155,14 @@ def base_of(folder: str | Path) -> str:
 
     A hub id must be in the cache already: whoever wrote the folder must not choose what is fetched from the network.
     """
-    base = str(_read(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
+    base = str(_read_json(Path(folder) / ADAPTER).get("base_model_name_or_path") or "")
     remote = bool(base) and not is_local(base) and HUB_ID.fullmatch(base) is not None
     if base and not is_adapter(base) and (commit_of(base) is not None if remote else os.path.isdir(base)):
         return base
-    ours = _read(Path(folder) / TOLD).get("sawyer")
-    moved = ours.get(BESIDE) if isinstance(ours, dict) else None
-    if isinstance(moved, str) and os.path.isdir(Path(folder) / moved):
-        return os.path.normpath(Path(folder).resolve() / moved)
+    ours = _read_json(Path(folder) / FACTS_FILE).get("sawyer")
+    relative = ours.get(BESIDE) if isinstance(ours, dict) else None
+    if isinstance(relative, str) and os.path.isdir(Path(folder) / relative):
+        return os.path.normpath(Path(folder).resolve() / relative)
     if remote:
         raise ModelError(
             f"{folder} holds adapters for the hub's {base}, which is not on this disk",
@@ -183,17 +177,17 @@ def base_of(folder: str | Path) -> str:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
-def _cached(source: str) -> Path:
+def _cache_folder(source: str) -> Path:
     """Where the hub's cache keeps a model (the variables are those that huggingface_hub reads)."""
-    said = os.environ
-    home = Path(said.get("HF_HOME") or Path(said.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
-    hub = said.get("HF_HUB_CACHE") or said.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
+    variables = os.environ
+    home = Path(variables.get("HF_HOME") or Path(variables.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    hub = variables.get("HF_HUB_CACHE") or variables.get("HUGGINGFACE_HUB_CACHE") or home / "hub"
     return Path(hub).expanduser() / "--".join(["models", *source.split("/")])

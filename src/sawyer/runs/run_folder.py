@@ -91,7 +91,7 @@ def open_run(root: Path) -> Iterator[Run]:
             for stage in STAGES:
                 refuse_link(layout.folder(stage))
                 refuse_link(layout.members(stage))
-                refuse_link(layout.encoded(stage))
+                refuse_link(layout.encoded_rows(stage))
             recover_all(root)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)

@@ -67,9 +67,9 @@ def sample_answers(config: Config, count: int, listeners: Sequence[Listener]) ->
         parents = (run.manifest.content_hash(stage, product(run.layout, stage)) for stage in ("sft", "reward"))
         request = " ".join([fingerprint(config, "rl"), str(count), *parents])
         state = run.manifest.stage(STAGE)
-        if state.fingerprint == request and state.status == "done" and run.layout.drawn.exists():
+        if state.fingerprint == request and state.status == "done" and run.layout.best_of_n_samples.exists():
             run.journal.event(STAGE, "skip", message="already done")
-            return _read_samples(run.layout.drawn)
+            return _read_samples(run.layout.best_of_n_samples)
         if state.fingerprint != request:
             remove_folder(run.layout.checkpoint(STAGE))
         run.manifest.update(STAGE, status="running", fingerprint=request)
@@ -79,12 +79,12 @@ def sample_answers(config: Config, count: int, listeners: Sequence[Listener]) ->
         began = time.monotonic()
         with remote_code(config.trust_remote_code):
             rows = _score_answers(config, run, count)
-        write_text(run.layout.drawn, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(run.layout.best_of_n_samples, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         seconds = time.monotonic() - began
         run.manifest.update(STAGE, status="done", seconds=state.seconds + seconds)
         run.journal.event(STAGE, "done", seconds=round(seconds, 1))
         remove_folder(run.layout.checkpoint(STAGE))
-        return _read_samples(run.layout.drawn)
+        return _read_samples(run.layout.best_of_n_samples)
 
 
 def _score_answers(config: Config, run: Run, count: int) -> list[dict[str, Any]]:

@@ -100,7 +100,7 @@ def encode_rows(
     made_of = repr((state.fingerprint, sorted(state.parents.items()), run.manifest.content.get("versions"), len(records)))
     if len(records) < KEPT_FROM or not state.fingerprint:
         return encode_all(run, stage, records, encode)
-    folder = run.layout.encoded(stage)
+    folder = run.layout.encoded_rows(stage)
     checkpoint = load_checkpoint(folder)
     if checkpoint is not None and checkpoint["made_of"] == made_of:
         return _unpack_rows(checkpoint)

@@ -232,15 +232,16 @@ class Trainer:
 
     def _learn_from_pairs(self, index: int) -> dict[str, float]:
         pair_loss, total = self.algorithm.pair_loss, self.rl.epochs * len(self.pairs)
-        assert pair_loss is not None and self.evaluation is not None
+        assert pair_loss is not None
         chosen = self._batch_indices(len(self.pairs), self.rl.batch_size, index, total)
-        # DPO samples nothing to learn from: the gates of step zero look at the first evaluation's answers.
-        rollout = self.evaluation.rollout
-        second = self._read_again(rollout) if index == 0 else None
+        # DPO samples nothing to learn from: the gates of step zero look at the first evaluation's answers. A run that resumed
+        # has no evaluation until the next one.
+        rollout = self.evaluation.rollout if self.evaluation is not None and index == 0 else None
+        second = None if rollout is None else self._read_again(rollout)
         prompts = [self.pairs[i] for i in chosen]
         self.step_tokens += sum(prompt.tokens for prompt in prompts)
         report = update_on_pairs(prompts, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
-        if second is not None:
+        if rollout is not None and second is not None:
             self._check_step_zero(rollout, second, report)
         return report.metrics
 
