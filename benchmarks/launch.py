@@ -74,9 +74,9 @@ def _run_processes(jobs: Sequence[tuple[Callable[[], Any], Mapping[str, str]]]) 
             process.start()
             there.close()  # so that its end is heard
             processes[here] = process
-        while unfinished := [end for end in processes if end not in outcomes]:
-            ready = wait(unfinished)
-            outcomes |= {end: _outcome(end, processes[end]) for end in unfinished if end in ready}
+        while ends := [end for end in processes if end not in outcomes]:
+            ready = wait(ends)
+            outcomes |= {end: _outcome(end, processes[end]) for end in ends if end in ready}
     except BaseException:
         for process in processes.values():
             process.kill()

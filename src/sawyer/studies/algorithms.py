@@ -194,7 +194,7 @@ def read_cell(cell: Cell) -> CellResult:
         "best_step": state.figures.get("best_step"),
         "stopped": str(state.figures.get("stopped") or ""),  # why a guard stopped it
     }
-    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures)
+    return cell.result(figures)
 
 
 def compare_algorithms(cells: Sequence[CellResult], out: str, seed: int, overrides: Sequence[str] = ()) -> StudyResult:

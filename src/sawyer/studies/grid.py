@@ -16,6 +16,7 @@ from sawyer.config import Config, demo_config, load_config
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.pipeline import demo, fingerprint, product, run
 from sawyer.runs import Layout, Listener, Manifest, Stop, clock, handle_signals, link, open_run
+from sawyer.studies.tables import CellResult
 from sawyer.train import distributed
 
 Tell = Callable[[str], None]
@@ -40,6 +41,10 @@ class Cell:
     def layout(self) -> Layout:
         """Where it lies."""
         return Layout(Path(self.config.out))
+
+    def result(self, figures: Mapping[str, Any], failure: str = "") -> CellResult:
+        """What it came to."""
+        return CellResult(row=self.row, seed=self.config.seed, out=self.config.out, figures=figures, failure=failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

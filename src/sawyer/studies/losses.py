@@ -114,7 +114,7 @@ def read_cell(cell: Cell) -> CellResult:
         }
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise damage_error(layout.trust, error, f"delete {layout.folder(STAGE)}, then run the same command again") from error
-    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures)
+    return cell.result(figures)
 
 
 def compare_losses(cells: Sequence[CellResult], out: str) -> StudyResult:

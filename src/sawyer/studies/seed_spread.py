@@ -65,8 +65,8 @@ def study_seeds(
             else:
                 summary = run(cell.config, listeners=listeners)
         except TrainingError as error:
-            return _result(cell, _gates(read_rows(cell.layout.events)), error.given)
-        return _result(cell, read_figures(summary, read_rows(cell.layout.events)))
+            return cell.result(_gates(read_rows(cell.layout.events)), error.given)
+        return cell.result(read_figures(summary, read_rows(cell.layout.events)))
 
     result = compare_seeds(study.run(repeat), str(root))
     write_result(result)
@@ -83,10 +83,6 @@ def _check_repeatable(config: Config) -> None:
             why="each seed's SFT model gives other answers, and each would wait for scores",
             todo="name the scored answers of one run under reward.data, and leave `collect:` out",
         )
-
-
-def _result(cell: Cell, figures: Mapping[str, Any], failure: str = "") -> CellResult:
-    return CellResult(row=cell.row, seed=cell.config.seed, out=cell.config.out, figures=figures, failure=failure)
 
 
 def _gates(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
