@@ -34,19 +34,13 @@ class LowRank(Protocol):
     """The settings of new adapters; `config.Lora` is one."""
 
     @property
-    def rank(self) -> int:
-        """Columns of B."""
-        ...
+    def rank(self) -> int: ...  # columns of B
 
     @property
-    def alpha(self) -> float:
-        """Their product is multiplied by alpha / rank."""
-        ...
+    def alpha(self) -> float: ...  # their product is multiplied by alpha / rank
 
     @property
-    def targets(self) -> Sequence[str] | None:
-        """Last names of the layers that get them; None: every linear layer of the trunk."""
-        ...
+    def targets(self) -> Sequence[str] | None: ...  # last names of the layers that get them; None: all linear ones of the trunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

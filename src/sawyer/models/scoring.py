@@ -99,13 +99,8 @@ class RewardScorer:
         note: str = "",
         map_rows: MapRows = map_here,
     ) -> None:
-        self.members, self.prompt_encoder, self.ensemble, self.note = (
-            tuple(members),
-            prompt_encoder,
-            ensemble or Ensemble(),
-            note,
-        )
-        self.cut, self.map_rows = 0, map_rows
+        self.members, self.prompt_encoder, self.note = tuple(members), prompt_encoder, note
+        self.ensemble, self.map_rows, self.cut = ensemble or Ensemble(), map_rows, 0
         self._captured_states: dict[Row, Tensor | None] | None = None  # None outside `captured_states`
 
     @property
@@ -145,36 +140,25 @@ class RewardScorer:
                 expected="what the reward stage wrote",
                 todo="copy the folder again",
             )
-        models: list[nn.Module] = [reward_model.model]
+        networks: list[nn.Module] = [reward_model.model]  # one with several heads, or one a member
         if ensemble and ensemble["by"] == "seeds":
             others = range(1, int(ensemble["members"]))
-            models += [load_reward_model(member_folder(folder, number), load=load).model for number in others]
+            networks += [load_reward_model(member_folder(folder, number), load=load).model for number in others]
         if device is not None:
-            models = [model.to(device) for model in models]
-        if not ensemble:
-            shift, scale = float(settings.get("reward_shift", 0.0)), float(settings.get("reward_scale", 1.0))
-            return cls(
-                prompt_encoder=reward_model.prompt_encoder,
-                members=[Member(model=reward_model.model, shift=shift, scale=scale)],
-                note=reward_model.note,
-                map_rows=map_rows,
-            )
-        members = [
-            Member(
-                model=models[number if ensemble["by"] == "seeds" else 0],
-                head=0 if ensemble["by"] == "seeds" else number,
-                shift=float(shift),
-                scale=float(scale),
-            )
-            for number, (shift, scale) in enumerate(ensemble["units"])
-        ]
-        how = Ensemble(
-            reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble.get("own_disagreement")
-        )
+            networks = [network.to(device) for network in networks]
+        units = ensemble["units"] if ensemble else [(settings.get("reward_shift", 0.0), settings.get("reward_scale", 1.0))]
+        heads = [0] * len(units) if len(networks) > 1 else range(len(units))
         return cls(
             prompt_encoder=reward_model.prompt_encoder,
-            members=members,
-            ensemble=how,
+            members=[
+                Member(model=networks[number if len(networks) > 1 else 0], head=head, shift=float(shift), scale=float(scale))
+                for number, (head, (shift, scale)) in enumerate(zip(heads, units, strict=True))
+            ],
+            ensemble=Ensemble(
+                reward=ensemble["reward"], penalty=float(ensemble["penalty"]), own_disagreement=ensemble.get("own_disagreement")
+            )
+            if ensemble
+            else None,
             note=reward_model.note,
             map_rows=map_rows,
         )
