@@ -85,7 +85,10 @@ def test_the_table_is_that_of_the_comparisons(tmp_path: Path) -> None:
     assert by.value == pytest.approx((1 + 0.5 + 1) / 3) and by.low == pytest.approx(0.5)  # on the same prompts: each is better
     assert apart["ppo", "sft", "t07"].low < 0 < apart["ppo", "sft", "t07"].value  # 3, -0.5 and 2
     words = " ".join(found.notes)
-    near, behind = "not told apart from it SFT, no RL (by 1.50 (−0.50 to 3.00))", "behind it RLOO (by 0.83 (0.50 to 1.00))"
+    near, behind = (
+        "no significant difference to SFT, no RL (by 1.50 (−0.50 to 3.00))",
+        "better than RLOO (by 0.83 (0.50 to 1.00))",
+    )
     assert f"At temperature 0.7, PPO is highest; {near}; {behind}." in words and f"Greedy, PPO is highest; {near}" in words
     assert "At temperature 1" not in words
     assert "Each is the mean of 2 seeds" in words
@@ -103,7 +106,7 @@ def test_the_best_of_eight_is_held_against_what_is_sampled_at_temperature_1(tmp_
     found = compare_algorithms([one], str(tmp_path), 0)
     assert [row["name"] for row in found.rows] == ["sft", "best_of_8", "ppo"]
     assert found.rows[1]["scores"]["t1"].value == 8.0 and list(found.rows[1]["scores"]) == ["t1"]
-    assert "At temperature 1, SFT, best of 8 is highest; behind it PPO (by 1.67 (1.00 to 3.00)), SFT" in found.notes[0]
+    assert "At temperature 1, SFT, best of 8 is highest; better than PPO (by 1.67 (1.00 to 3.00)), SFT" in found.notes[0]
     assert found.rows[1]["kl_bound"] == pytest.approx(math.log(8) - 7 / 8)
     assert "| SFT, best of 8 |" in found.text and "at most 1.20" in found.text
 

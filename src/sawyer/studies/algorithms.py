@@ -319,7 +319,7 @@ def _algorithm_notes(
         behind, near = ([one for one in here if (one.by.low > 0) == clear] for clear in (True, False))
         groups = [
             f"{words} {', '.join(f'{LABELS[one.worse]} (by {with_interval(one.by)})' for one in group)}"
-            for words, group in (("not told apart from it", near), ("behind it", behind))
+            for words, group in (("no significant difference to", near), ("better than", behind))
             if group
         ]
         where = "Greedy" if setting == "greedy" else f"At {SETTINGS[setting]}"

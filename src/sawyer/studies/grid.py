@@ -26,7 +26,7 @@ DEMO_SECONDS: Mapping[str, float] = {"sft": 35, "collect": 10, "reward": 65, "rl
 
 
 def silent(words: str) -> None:
-    """Where nobody listens."""
+    """A `tell` that drops the words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,7 +168,7 @@ def _check_request(config: Config, limit: int) -> None:
         raise ConfigError(
             "the config names no `world`",
             expected="the built-in world, where the truth is known",
-            why="without a true score nobody can see where a higher reward stops being a better answer",
+            why="only a true score shows where a higher reward stops being a better answer",
             todo="leave the config out to study the demo's, or add `world:` and its data (`sawyer world`)",
         )
     if limit < 4:

@@ -79,7 +79,7 @@ def _check_repeatable(config: Config) -> None:
     if config.collect is not None and config.world is None:
         raise ConfigError(
             "the config has a section `collect` whose answers people score",
-            expected="a run that needs nobody",
+            expected="a run that no person has to score",
             why="each seed's SFT model gives other answers, and each would wait for scores",
             todo="name the scored answers of one run under reward.data, and leave `collect:` out",
         )

@@ -89,7 +89,7 @@ def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Li
                 # Its answers wait for people's scores: what the config names beside them is measured alone.
                 trial = trial.model_copy(update={"collect": None})
             if stage == "reward" and trial.collect is None and trial.reward is not None and not trial.reward.data:
-                speeds.append(StageSpeed(stage=stage, note="it learns from collected answers, which nobody has scored"))
+                speeds.append(StageSpeed(stage=stage, note="it learns from collected answers, which have no scores yet"))
             elif stage in WHOLE:
                 run(trial, only=stage, listeners=listeners)
                 speeds.append(_speed(stage, read_rows(layout.metrics)))

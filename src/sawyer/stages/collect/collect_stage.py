@@ -18,7 +18,7 @@ ANSWERS_A_STEP = 512
 
 
 def collect(config: Config, run: Run) -> dict[str, Any]:
-    """Write `collect/answers.jsonl`; returns its key figures, `waiting` being the answers nobody has scored yet."""
+    """Write `collect/answers.jsonl`; returns its key figures, `waiting` counts the answers without a score."""
     settings = required_section(config.collect, "collect")
     start = start_of(config, STAGE)
     assert start is not None

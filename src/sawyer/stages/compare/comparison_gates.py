@@ -15,9 +15,9 @@ EVEN = 0.5
 
 
 def compare_gates(figures: Mapping[str, Any], start: str, config: Config, *, kept_start: bool = False) -> list[Gate]:
-    """Whether RL surely wins against `start` (sft or base), and whether its greedy answers surely got worse; those of which
-    there are figures. What lies within noise is said to, with what so many prompts would have shown. `kept_start`: none of RL's
-    updates was kept, so that it and its start are one model."""
+    """Whether RL wins against `start` (sft or base), and whether its greedy answers got worse, beyond noise; a gate for each
+    figure that there is. A message within noise names the difference that so many prompts would have shown. `kept_start`: none
+    of RL's updates was kept, so that it and its start are one model."""
     gates = []
     rate, change = figures.get(f"win_rate_rl_vs_{start}"), figures.get(f"greedy_change_rl_vs_{start}")
     if rate is not None:
