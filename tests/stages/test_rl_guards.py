@@ -27,7 +27,7 @@ from sawyer.stages.rl.guards import (
     noise_margin,
     raised_coefficient,
     significant_correlation,
-    stop_message,
+    stop_summary,
 )
 from sawyer.stages.rl.rl_gates import (
     MEAN_TIMES,
@@ -219,9 +219,9 @@ def test_a_stop_says_what_happened_and_what_to_try() -> None:
     one = GuardEvent(guard="length", action="stop", value=3.21, threshold=4.0, advice="raise this")
     words = "length is 3.21 (threshold 4) after 1 update: answers have shrunk to a few tokens; saying nothing may pay"
     assert one.message(1).startswith(words)
-    told = stop_message(one.message(1), one, 0, "KL coefficient of 0.1")
+    told = stop_summary(one.message(1), one, 0, "KL coefficient of 0.1")
     assert told.startswith(words) and told.endswith("what to try: raise this") and "rollback" not in told
-    assert "2 rollbacks, the last with a KL coefficient of 0.2, did not help" in stop_message(
+    assert "2 rollbacks, the last with a KL coefficient of 0.2, did not help" in stop_summary(
         one.message(1), one, 2, "KL coefficient of 0.2"
     )
 

@@ -167,7 +167,7 @@ def raised_coefficient(coefficient: float) -> float:
     return max(RAISE_FACTOR * coefficient, LEAST_RAISED)
 
 
-def stop_message(message: str, event: GuardEvent, rollbacks: int, coefficient: str) -> str:
+def stop_summary(message: str, event: GuardEvent, rollbacks: int, coefficient: str) -> str:
     """Why the run stops itself and what to try: `coefficient` is the last rollback's, in words."""
     failures = f"; {rollbacks} rollback{'s' * (rollbacks > 1)}, the last with a {coefficient}, did not help" * bool(rollbacks)
     return f"{message}{failures}; the best model so far is kept; what to try: {event.advice}"

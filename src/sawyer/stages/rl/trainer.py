@@ -28,7 +28,7 @@ from sawyer.stages.rl.batch_metrics import (
 from sawyer.stages.rl.best_checkpoint import BestCheckpoint
 from sawyer.stages.rl.dpo_pairs import load_eval_pairs, load_pairs
 from sawyer.stages.rl.dpo_updates import PairNetworks, eval_margins, update_on_pairs
-from sawyer.stages.rl.guards import GuardEvent, Guards, guard_advice, guard_rules, kl_budget, raised_coefficient, stop_message
+from sawyer.stages.rl.guards import GuardEvent, Guards, guard_advice, guard_rules, kl_budget, raised_coefficient, stop_summary
 from sawyer.stages.rl.networks import alone_mb, open_critic, open_networks
 from sawyer.stages.rl.ppo_updates import fit_ridge_values, update_on_rollout
 from sawyer.stages.rl.reward_sources import has_only_models, reward_networks, sft_disagreement
@@ -191,7 +191,7 @@ class Trainer:
             if self.stop_message is None:
                 row |= self.learn(index)
         except NotFiniteError as error:
-            # The first batch is the models' own: going back to the best model would not mend it.
+            # Before anything is learnt the models or the data are at fault: there is no better model to go back to.
             if index == 0 or self.rules["non_finite"].action == "off":
                 raise
             self._apply_guards(index, self.guards.count_non_finite(), error.given)
@@ -358,7 +358,7 @@ class Trainer:
             if action == "rollback" and self.rollbacks >= self.rl.max_rollbacks:
                 action = "stop"
             if action == "stop":
-                message = stop_message(message, event, self.rollbacks, self._kl_coefficient_summary())
+                message = stop_summary(message, event, self.rollbacks, self._kl_coefficient_summary())
                 self.stop_message = message
             if action == "warn":
                 message = f"{message}; what to try: {event.advice}"
