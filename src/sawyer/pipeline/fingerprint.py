@@ -19,8 +19,8 @@ MODEL_FIELDS = ("model", "models", "reward", "template")
 
 def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
-    section = _normalised(getattr(config, stage).model_dump(mode="json"))
-    common = _normalised({name: config.model_dump(mode="json")[name] for name in COMMON})
+    section = _one_spelling(getattr(config, stage).model_dump(mode="json"))
+    common = _one_spelling({name: config.model_dump(mode="json")[name] for name in COMMON})
     if stage in BY_LORA and config.lora is not None:
         common["lora"] = config.lora.model_dump(mode="json")
     files = [path for field in DATA_FIELDS if section.get(field) for path in expand(section[field])]
@@ -33,15 +33,15 @@ def fingerprint(config: Config, stage: str) -> str:
     return result
 
 
-def _normalised(value: Any, setting: str = "") -> Any:
+def _one_spelling(value: Any, setting: str = "") -> Any:
     """A setting's value, however deep, with paths in one spelling: `data.json` and `./data.json` are one file.
 
     A model's name is a path where there is such a folder, else a hub id, which has one spelling alone.
     """
     if isinstance(value, Mapping):
-        return {name: _normalised(item, setting if setting == "models" else name) for name, item in value.items()}
+        return {name: _one_spelling(item, setting if setting == "models" else name) for name, item in value.items()}
     if isinstance(value, list):
-        return [_normalised(item, setting) for item in value]
+        return [_one_spelling(item, setting) for item in value]
     is_model = setting in MODEL_FIELDS and isinstance(value, str) and os.path.exists(value)
     return str(Path(value)) if is_model or (setting in DATA_FIELDS and isinstance(value, str)) else value
 
@@ -123,9 +123,9 @@ def _differ(before: str | None, now: str | None) -> bool:
 
 def _paths_of(layout: Layout, stages: Sequence[str]) -> str:
     """The paths to delete so that these stages, and those that build on them, are done again."""
-    affected: list[str] = []
+    names: list[str] = []
     for stage in STAGES:
-        if stage in stages or {*PARENTS[stage]} & {*affected}:
-            affected.append(stage)
-    paths = [layout.compare if s == "compare" and layout.compare.exists() else layout.folder(s) for s in affected]
+        if stage in stages or {*PARENTS[stage]} & {*names}:
+            names.append(stage)
+    paths = [layout.compare if s == "compare" and layout.compare.exists() else layout.folder(s) for s in names]
     return ", ".join(str(path) for path in paths if path.exists())

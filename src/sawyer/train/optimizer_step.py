@@ -1,7 +1,7 @@
-"""One optimizer step: losses of the parts are summed, divided once, checked, and only then applied.
+"""One optimizer step: the losses of the micro-batches are summed, divided once, checked, and only then applied.
 
-Of several processes each has parts of its own; their gradients are added up before anything is done with them, so that the
-weights and the optimizer's state stay the same everywhere.
+Several processes have different micro-batches. Their gradients are summed before clipping and before the step, so that the
+weights and the optimizer's state stay the same in all of them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ class Update:
 
 
 def sum_gradients(weights: Sequence[nn.Parameter], total: float) -> float:
-    """Put the sum of all processes' gradients on each one's weights; returns the sum of their `total`s.
-
-    Every weight is summed, also where none of this process's parts came by it.
-    """
+    """Replace each weight's gradient by its sum over the processes; returns the sum of their `total`s."""
     if distributed.count() == 1:
         return total
+    # A weight that this process's rows did not use has no gradient here, but has one elsewhere: all must sum the same tensors.
     for weight in weights:
         weight.grad = torch.zeros_like(weight) if weight.grad is None else weight.grad.contiguous()
     distributed.all_reduce_(*(cast(Tensor, weight.grad) for weight in weights))
@@ -119,25 +117,25 @@ class OptimizerStep:
         return total, float(nn.utils.clip_grad_norm_(self.parameters, self.max_norm))
 
     def state(self) -> dict[str, Any]:
-        """Everything a later sitting needs: the weights that are trained, optimizer, steps done."""
+        """Everything that a resumed run needs: trained weights, optimizer, steps done."""
         return {"model": trained_weights(self.model), "optimizer": self.optimizer.state_dict(), "steps": self.steps_done}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on exactly where `state` was taken."""
+        """Resume exactly where `state` was taken."""
         restore_weights(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.steps_done = state["steps"]
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """By name the weights that are trained. The others are as they were where they came from: nobody need keep them."""
+    """The trained weights by name. The frozen ones are those of the folder they came from, and need no checkpoint."""
     return {name: weight.detach() for name, weight in model.named_parameters() if weight.requires_grad}
 
 
 @torch.no_grad()
-def restore_weights(model: nn.Module, saved: Mapping[str, Tensor]) -> None:
-    """Put back what `trained_weights` gave. Raises KeyError or RuntimeError where it was of another network."""
+def restore_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights from `trained_weights`. Raises KeyError or RuntimeError where they are of another network."""
     for name, weight in trained_weights(model).items():
-        if saved[name].shape != weight.shape:
-            raise RuntimeError(f"{name} has the shape {tuple(saved[name].shape)}, not {tuple(weight.shape)}")
-        weight.copy_(saved[name])
+        if weights[name].shape != weight.shape:
+            raise RuntimeError(f"{name} has the shape {tuple(weights[name].shape)}, not {tuple(weight.shape)}")
+        weight.copy_(weights[name])

@@ -38,32 +38,32 @@ def read_data(
     (`Read.remarks`) the stage adds to its plan. With a `prompt_encoder` a row that its template cannot render is bad as well;
     with these the bad rows of a file may be up to `max_unrendered`, by default `max_bad_rows`. Raises DataError for files that
     cannot be used."""
-    found = read(paths, want=want, columns=columns, max_bad_rows=max_bad_rows)
+    rows = read(paths, want=want, columns=columns, max_bad_rows=max_bad_rows)
     if prompt_encoder is not None:
-        found = leave_out(
-            found, find_unrenderable(prompt_encoder, found.records), max_bad_rows if max_unrendered is None else max_unrendered
+        rows = leave_out(
+            rows, find_unrenderable(prompt_encoder, rows.records), max_bad_rows if max_unrendered is None else max_unrendered
         )
-    if found.warning:
-        run.journal.event(stage, "warning", message=found.warning)
-    return found
+    if rows.warning:
+        run.journal.event(stage, "warning", message=rows.warning)
+    return rows
 
 
-def readable(run: Run, stage: str, found: Read, readers: Mapping[str, RewardEncoder | Any], max_bad_rows: float) -> Read:
+def readable(run: Run, stage: str, rows: Read, readers: Mapping[str, RewardEncoder | Any], max_bad_rows: float) -> Read:
     """The rows without those that the template of any of `readers` (encoders or tokenizers, by their names in messages) cannot
     render; these are a warning. Raises DataError where they are too many."""
-    left = found
+    left = rows
     for name, reader in readers.items():
         left = leave_out(left, find_unrenderable(reader, left.records, by=name), max_bad_rows)
-    if left is not found:
-        refusals = replace(left, problems=left.problems[len(found.problems) :])
+    if left is not rows:
+        refusals = replace(left, problems=left.problems[len(rows.problems) :])
         run.journal.event(stage, "warning", message=refusals.warning)
     return left
 
 
-def report_remarks(run: Run, stage: str, setting: str, found: Read) -> None:
+def report_remarks(run: Run, stage: str, setting: str, rows: Read) -> None:
     """Log what is common in large files as an event, for a stage whose plan does not contain it."""
-    if words := found.remarks():
-        run.journal.event(stage, "data", message=f"{setting}: {words.removeprefix('; ')}", unread=dict(found.unread))
+    if words := rows.remarks():
+        run.journal.event(stage, "data", message=f"{setting}: {words.removeprefix('; ')}", unread=dict(rows.unread))
 
 
 def encode_all(
@@ -125,9 +125,9 @@ def _pack_rows(rows: Sequence[Row | None]) -> dict[str, torch.Tensor]:
     }
 
 
-def _unpack_rows(packed: Mapping[str, Any]) -> list[Row | None]:
-    ids, loss_mask = packed["ids"], packed["trained"]
-    lengths = packed["lengths"].tolist()
+def _unpack_rows(tensors: Mapping[str, Any]) -> list[Row | None]:
+    ids, loss_mask = tensors["ids"], tensors["trained"]
+    lengths = tensors["lengths"].tolist()
     ends = list(accumulate(max(0, length) for length in lengths))
     return [
         None
@@ -138,5 +138,5 @@ def _unpack_rows(packed: Mapping[str, Any]) -> list[Row | None]:
             prompt_length=prompt,
             cut=cut,
         )
-        for length, end, prompt, cut in zip(lengths, ends, packed["prompts"].tolist(), packed["cut"].tolist(), strict=True)
+        for length, end, prompt, cut in zip(lengths, ends, tensors["prompts"].tolist(), tensors["cut"].tolist(), strict=True)
     ]
