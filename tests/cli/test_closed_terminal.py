@@ -81,7 +81,7 @@ def test_a_terminal_that_is_gone_does_not_end_a_run(asked: Callable[[int], Path]
     assert running.wait(PATIENCE) == 0
     assert read_manifest(Layout(tmp_path / "run").manifest)["stages"]["base"]["status"] == "done"
     (unheard,) = events(tmp_path / "run", "unheard")
-    assert "Watch is told no more" in unheard["message"] and "Input/output error" in unheard["message"]
+    assert "Watch is called no more" in unheard["message"] and "Input/output error" in unheard["message"]
     assert Layout(tmp_path / "run").report.exists()
 
 

@@ -20,7 +20,7 @@ from sawyer import pipeline
 from sawyer.config import Config, setting_fields
 from sawyer.errors import SawyerError
 from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
-from sawyer.train import OptimizerStep
+from sawyer.train import MicroBatches, OptimizerStep
 
 STAGES = pipeline.STAGES
 SECTIONS = {name for name, default, _ in setting_fields() if default == "a section"}
@@ -260,12 +260,12 @@ def check_parts(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
     counts: list[int] = []
     accumulate = OptimizerStep.accumulate
 
-    def noted(self: OptimizerStep, parts: Any, *more: Any) -> Any:
-        listed = list(parts)
-        counts.append(len(listed))
-        return accumulate(self, listed, *more)
+    def counted(self: OptimizerStep, batch: Any, *arguments: Any, **options: Any) -> Any:
+        parts = batch.parts if isinstance(batch, MicroBatches) else list(batch)
+        counts.append(len(parts))
+        return accumulate(self, batch if isinstance(batch, MicroBatches) else parts, *arguments, **options)
 
-    monkeypatch.setattr(OptimizerStep, "accumulate", noted)
+    monkeypatch.setattr(OptimizerStep, "accumulate", counted)
     found, parts = [], []
     for folder, changes in (("without", {}), ("with", {name: change.value})):
         found.append(seen(tiny, tmp_path / folder, change.stage, changes))
