@@ -50,7 +50,7 @@ def small(name):
         ("sawyer.stages.compare.compare_stage", "ANSWERS_A_STEP", 4),
         ("sawyer.stages.reward.reward_trust", "WORLD_PROMPTS", 6),
         ("sawyer.stages.rl.best_of_n", "PROMPTS_A_STEP", 2),
-        ("sawyer.models.sampling", "BEAMED", 1),
+        ("sawyer.models.sampling", "BEAM_PROMPTS", 1),
     ):
         if owner in sys.modules:
             setattr(sys.modules[owner], size, value)
@@ -185,7 +185,7 @@ def runs(tiny: Any, tmp_path_factory: pytest.TempPathFactory, shrinking: Callabl
     with pytest.MonkeyPatch.context() as patch:
         shrinking(patch)
         patch.setattr("sawyer.stages.rl.best_of_n.PROMPTS_A_STEP", 2)
-        patch.setattr(importlib.import_module("sawyer.models.sampling"), "BEAMED", 1)
+        patch.setattr(importlib.import_module("sawyer.models.sampling"), "BEAM_PROMPTS", 1)
         for name, (stage, changes) in ways.items():
             for kind in ("two", "alone"):
                 out = tiny.prefix(stage, root / kind / name) if stage != "base" else root / kind / name

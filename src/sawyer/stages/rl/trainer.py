@@ -233,13 +233,12 @@ class Trainer:
     def _learn_from_pairs(self, index: int) -> dict[str, float]:
         pair_loss, total = self.algorithm.pair_loss, self.rl.epochs * len(self.pairs)
         assert pair_loss is not None
-        chosen = self._batch_indices(len(self.pairs), self.rl.batch_size, index, total)
-        # DPO samples nothing to learn from: the gates of step zero look at the first evaluation's answers. A run that resumed
-        # has no evaluation until the next one.
-        rollout = self.evaluation.rollout if self.evaluation is not None and index == 0 else None
-        second = None if rollout is None else self._read_again(rollout)
-        prompts = [self.pairs[i] for i in chosen]
+        prompts = [self.pairs[i] for i in self._batch_indices(len(self.pairs), self.rl.batch_size, index, total)]
         self.step_tokens += sum(prompt.tokens for prompt in prompts)
+        # DPO samples nothing to learn from: the gates of step zero look at the answers of the evaluation just before. A resumed
+        # run has no evaluation until the next one is due.
+        rollout = self.evaluation.rollout if index == 0 and self.evaluation is not None else None
+        second = None if rollout is None else self._read_again(rollout)
         report = update_on_pairs(prompts, self.policy, self.pair_networks, pair_loss, self.kl.coefficient)
         if rollout is not None and second is not None:
             self._check_step_zero(rollout, second, report)
