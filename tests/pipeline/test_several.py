@@ -57,7 +57,7 @@ def small(name):
     return module
 
 real, run_stages.import_module = import_module, small
-Journal._tell = lambda journal, kind, row: listen(kind, row)  # a listener of its own could not make a stage fail
+Journal._notify = lambda journal, kind, row: listen(kind, row)  # a listener of its own could not make a stage fail
 run_stages.report = lambda run: run.layout.report.write_text("page")
 
 for job in sys.argv[1:]:
