@@ -93,7 +93,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
     runs: list[Run] = []
     from sawyer.pipeline import run_stages
 
-    opened = run_stages.open_run
+    opened = run_stages.open_shared_run
     with pytest.MonkeyPatch.context() as patch:
 
         def noted(root: Path) -> Any:
@@ -107,7 +107,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
 
             return inside()
 
-        patch.setattr(run_stages, "open_run", noted)
+        patch.setattr(run_stages, "open_shared_run", noted)
         with pytest.raises(Interrupted):
             tiny.run(out, LORA, listeners=[stop])
         state = torch.load(Layout(out).checkpoint(stage) / "state.pt", weights_only=True)["work"]

@@ -45,7 +45,9 @@ pytest.importorskip("peft", reason="an environment from before PEFT was a depend
 
 Tiny = Any
 Shape = Callable[..., Config]
-working, training, zero = (import_module(f"sawyer.stages.rl.{name}") for name in ("trainer", "rl_stage", "step_zero_checks"))
+working, networks_module, zero = (
+    import_module(f"sawyer.stages.rl.{name}") for name in ("trainer", "networks", "step_zero_checks")
+)
 LORA = {"rank": 2}
 
 
@@ -142,8 +144,8 @@ def separate(config: Config, run: Run) -> Networks:
         return new_reward_model(source, seed=0, lora=config.lora).model
 
     return Networks(
-        place=choose_device("cpu", "fp32", width=16),
-        speaker=open_language_model(sft, lora=config.lora),
+        placement=choose_device("cpu", "fp32", width=16),
+        policy=open_language_model(sft, lora=config.lora),
         reference=open_language_model(sft, lora=config.lora).model,
         scorer=RewardScorer.load(run.layout.model("reward"), load=unmerged),
     )
@@ -170,12 +172,10 @@ def test_sharing_changes_no_number(
         with monkeypatch.context() as patch, opened(done, tmp_path / way) as run:
             if way == "separate":
                 patch.setattr(working, "open_networks", separate)
-                patch.setattr(training, "open_value_network", own_value)
+                patch.setattr(networks_module, "open_value_network", own_value)
             work = Trainer(config, run)
             assert (work.networks.multi_adapter is None) == (way == "separate")
-            patch.setattr(
-                zero, "_scores_apart", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0))
-            )  # it reads a file, in fp32
+            patch.setattr(zero, "_score_drift", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0)))  # it reads a file, in fp32
             with double_precision():
                 value = work.optimizers["value"].model if "value" in work.optimizers else None
                 for network in work.networks.by_name(value).values():
@@ -192,8 +192,8 @@ def test_sharing_changes_no_number(
 def reads_the_policy(config: Config, run: Run) -> Networks:
     """The known mistake: the reference is asked without switching adapters."""
     found = open_networks(config, run)
-    assert found.shared is not None
-    return replace(found, reference=AdapterView(found.shared, "policy"))
+    assert found.multi_adapter is not None
+    return replace(found, reference=AdapterView(found.multi_adapter, "policy"))
 
 
 @pytest.mark.slow
