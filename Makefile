@@ -15,7 +15,7 @@ help:
 	@echo "make quick       records, config, runs, worlds, maths, text: under 30 s"
 	@echo "make test        all tests but the slow ones"
 	@echo "make slow        the tests of whole stages"
-	@echo "make check       ruff, the formatter, mypy"
+	@echo "make check       names, ruff, the formatter, mypy"
 	@echo "make format      let ruff mend what it can"
 	@echo "make world-base  train the packaged base model again"
 	@echo "make clean       remove .venv and caches; runs stay"
@@ -33,6 +33,7 @@ slow: $(READY)
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
+	$(BIN)/python tools/check_names.py
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy

@@ -216,17 +216,17 @@ class ModelReader:
         )
 
 
-def is_coming(layout: Layout, coming: Sequence[str], source: str) -> bool:
+def is_coming(layout: Layout, coming_stages: Sequence[str], source: str) -> bool:
     """Whether this run is still to train the model."""
-    folders = map(layout.model, coming)
+    folders = map(layout.model, coming_stages)
     return any(Path(source).resolve() == folder.resolve() and not is_complete(folder) for folder in folders)
 
 
 def readers_of(
-    config: Config, layout: Layout, stage: str, coming: Sequence[str], attempt: Attempt, facts: list[tuple[str, str]]
+    config: Config, layout: Layout, stage: str, coming_stages: Sequence[str], attempt: Attempt, facts: list[tuple[str, str]]
 ) -> list[ModelReader]:
-    """The models with which the stage reads its files; how each reads is added to `facts`. `coming`: the stages still to be
-    done."""
+    """The models with which the stage reads its files; how each reads is added to `facts`. `coming_stages` are not
+    done yet."""
     look, readers = _ReaderLook(config=config, layout=layout, stage=stage, facts=facts), list[ModelReader | None]()
     start = start_of(config, stage)
     if stage == "compare" and config.model is not None:
@@ -235,7 +235,7 @@ def readers_of(
         open_model = look.scorer if stage in ("reward", "classify") else look.language_model
         readers.append(attempt(partial(open_model, "model", start, "`base`" if stage == "compare" else "")))
     for setting, source in named_models(config, stage).items():
-        if source == getattr(start, "source", None) or is_coming(layout, coming, source):
+        if source == getattr(start, "source", None) or is_coming(layout, coming_stages, source):
             continue
         model_start = Start(source=source)
         if setting.startswith("compare.models."):
@@ -251,7 +251,7 @@ def readers_of(
     if (run_scorer := _run_scorer_name(config, stage)) is not None:
         work = partial(look.scorer, "", Start(stage="reward"), run_scorer, scores=True)
         # Before the reward stage is done, what is wrong with the model it starts from is a problem of that stage.
-        readers.append(attempt(work) if "reward" not in coming else _or_none(work))
+        readers.append(attempt(work) if "reward" not in coming_stages else _or_none(work))
     return [reader for reader in readers if reader is not None]
 
 

@@ -57,11 +57,13 @@ def preflight(config: Config, *, only: str | None = None) -> list[StagePlan]:
     states = read_manifest(layout.manifest).get("stages", {})
     status = {stage: str(states.get(stage, {}).get("status", "pending")) for stage in STAGES}
     stages = [stage for stage in STAGES if getattr(config, stage) is not None and only in (None, stage)]
-    coming = [stage for stage in stages if status[stage] not in ("done", "waiting") or not product(layout, stage).exists()]
+    coming_stages = [
+        stage for stage in stages if status[stage] not in ("done", "waiting") or not product(layout, stage).exists()
+    ]
     with allow_remote_code(config):
         return [
-            _StageLook(config, layout, stage, coming).plan(status[stage])
-            if stage in coming
+            _StageLook(config, layout, stage, coming_stages).plan(status[stage])
+            if stage in coming_stages
             else StagePlan(stage=stage, status=status[stage])
             for stage in stages
         ]
@@ -122,11 +124,11 @@ def foreign_code(config: Config, stage: str) -> str:
 
 def log_foreign_code(config: Config, run: Run, stages: Sequence[str]) -> None:
     """Log which code the config names for these stages before any of it is imported."""
-    coming = [stage for stage in stages if run.manifest.stage(stage).status != "done"]
-    if config.trust_remote_code and coming:
-        run.journal.event(coming[0], "code", message="trust_remote_code: Python that lies with the models may run")
+    coming_stages = [stage for stage in stages if run.manifest.stage(stage).status != "done"]
+    if config.trust_remote_code and coming_stages:
+        run.journal.event(coming_stages[0], "code", message="trust_remote_code: Python that lies with the models may run")
     for stage in ("reward", "rl"):
-        if stage in coming and (code := foreign_code(config, stage)):
+        if stage in coming_stages and (code := foreign_code(config, stage)):
             run.journal.event(stage, "code", message=f"{stage} runs Python that the config names: {code}")
 
 
@@ -137,7 +139,7 @@ class _StageLook:
     config: Config
     layout: Layout
     stage: str
-    coming: Sequence[str]
+    coming_stages: Sequence[str]
     facts: list[tuple[str, str]] = field(default_factory=list)
     problems: list[SawyerError] = field(default_factory=list)
     files: list[Read] = field(default_factory=list)  # the files as they were read
@@ -146,7 +148,7 @@ class _StageLook:
     def plan(self, status: str) -> StagePlan:
         """All that can be known of the stage."""
         self._attempt(self._check_settings)
-        readers = readers_of(self.config, self.layout, self.stage, self.coming, self._attempt, self.facts)
+        readers = readers_of(self.config, self.layout, self.stage, self.coming_stages, self._attempt, self.facts)
         for source in self._sources():
             self._attempt(partial(self._read, source, readers))
         self._attempt(self._check_enough)
@@ -182,11 +184,11 @@ class _StageLook:
             from sawyer.stages.reward.loss_choice import checked_loss
 
             checked_loss(loss)
-        check_named_models(self.config, self.stage, partial(is_coming, self.layout, self.coming))
+        check_named_models(self.config, self.stage, partial(is_coming, self.layout, self.coming_stages))
 
     def _sources(self) -> list[DataSource]:
         """What the stage will read; collected answers once they exist and are not to be collected again."""
-        exists = "collect" not in self.coming and self.layout.answers.exists()
+        exists = "collect" not in self.coming_stages and self.layout.answers.exists()
         sources = sources_of(self.config, self.stage, self.layout.answers)
         return [source for source in sources if source.setting != COLLECT_SETTING or exists]
 
