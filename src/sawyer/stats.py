@@ -58,12 +58,12 @@ class PairedInterval:
     def summary(self) -> str:
         """The change in words, with the detectable one."""
         if math.isnan(self.value):
-            return "a change that cannot be told, since not all figures are finite"
+            return "an undefined change, since not all figures are finite"
         change = (
             f"{self.value:+.3f} ({self.low:+.3f} to {self.high:+.3f}) on {self.prompts:,} prompt{'s' * (self.prompts != 1)}"
         )
         if self.prompts < 2:
-            return f"{self.value:+.3f} on one prompt, which tells nothing"
+            return f"{self.value:+.3f} on one prompt, too few for an interval"
         if self.low == self.high == 0:
             return f"not one of {self.prompts:,} prompts has changed"
         seen = f"; a change of {self.detectable:.2g} would probably be seen" if self.is_noise else ""

@@ -59,7 +59,7 @@ def test_parts_add_up_and_are_told_by_name(tiny: Fixture, tmp_path: Path, own: A
         train(config, run)
         plan = events(run, "plan")[0]["message"]
         rows = run.journal.rows("rl")
-    assert "paid for: 1 x judges + 0.5 x second + 0.25 x merry + 2 x short" in plan
+    assert "reward: 1 x judges + 0.5 x second + 0.25 x merry + 2 x short" in plan
     weights = {"judges": 1.0, "second": 0.5, "merry": 0.25, "short": 2.0}
     for prefix in ("", "eval_"):
         told = [row for row in rows if f"{prefix}score" in row]

@@ -53,7 +53,9 @@ def test_guards_are_set_and_said(tiny: Fixture, tmp_path: Path, events: Any, kin
         assert said == []
         return
     (words,) = said
-    assert "length 0.5, mode_response_rate 0.3 by rl.guards, though 0.1 is asked for" in words and "it says all twice" in words
+    assert (
+        "length 0.5, mode_response_rate 0.3 by rl.guards (the report recommends 0.1)" in words and "it says all twice" in words
+    )
     assert ("not to run RL on it" in words) == (kind == "refuse")
 
 
@@ -63,7 +65,7 @@ WATCHED = {"eos_rate": 0.8, "distinct_2": 0.6, "length": 6.0, "mode_response_rat
 @pytest.mark.parametrize("with_function", [False, True])
 def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_function: bool) -> None:
     """A best model kept by rl.kl.budget, which is looser, would be one that the guard puts back. Of 8 answers a correlation of
-    0.956 is surely above tanh(atanh(0.956) - 3 / sqrt(5)) = 0.50: beyond what is asked for, within the default of 0.6."""
+    0.956 is surely above tanh(atanh(0.956) - 3 / sqrt(5)) = 0.50: beyond the report's threshold, within the default of 0.6."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_own_part.py").write_text("def one(prompts, responses):\n    return [float(len(r)) for r in responses]\n")
     parts = [{"name": "judge", "model": "stage"}, {"name": "one", "function": "my_own_part:one"}]
@@ -88,7 +90,7 @@ def test_what_is_said_is_what_acts(tiny: Fixture, tmp_path: Path, monkeypatch: p
         assert tripped == ({name} if name == "kl_budget" or not with_function else set())
     assert work.verdict is not None
     words = verdict_summary(work.verdict, work.rl, work.guards)
-    said = "score_length_correlation not looked at, though 0.4 is asked for: a function of yours is paid for"
+    said = "score_length_correlation not checked (the report recommends 0.4): the reward includes your own function"
     assert f"kl_budget 0.5, {said if with_function else 'score_length_correlation 0.4'}; because" in words
 
 

@@ -1,4 +1,4 @@
-"""glibc's malloc, told to keep what tensors free."""
+"""Have glibc's malloc keep the memory that tensors free."""
 
 from __future__ import annotations
 

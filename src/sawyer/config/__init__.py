@@ -1,4 +1,4 @@
-"""What a run is asked to do: the typed tree of settings, and reading it."""
+"""The settings of a run: their typed tree, and reading it from YAML."""
 
 from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, pairs_of, sources_of
 from sawyer.config.error_messages import setting_fields

@@ -49,7 +49,7 @@ class RidgeValues:
 
     def fit(self, states: Tensor, returns: Tensor, all_reduce_: Reduce = lambda _: None) -> None:
         """After a batch: its states (n, d) and their returns (n,), or this process's share of them, where `all_reduce_` adds
-        those of the others. What earlier batches said fades: the policy that they were sampled from has moved since.
+        those of the others. Earlier batches count less and less (`DECAY`): the policy that they were sampled from has changed.
         """
         if self.sums is None:
             self._measure(states, all_reduce_)

@@ -245,7 +245,7 @@ def _check_world(config: Config) -> None:
         raise ModelError(
             f"the base model in {config.model} was trained on world version {note.read_text().strip()}",
             expected=f"version {VERSION}",
-            why="it would be asked about facts it was never told",
+            why="the questions of this world need facts that it was not trained on",
             todo="train it again: `make world-base`",
         )
 

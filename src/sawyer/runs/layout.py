@@ -1,4 +1,4 @@
-"""Where everything of a run lies. Nobody else spells these paths."""
+"""The paths of a run's files. No other module spells them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Layout:
 
     @property
     def config(self) -> Path:
-        """What was asked, every default filled in."""
+        """The settings, every default filled in."""
         return self.root / "config.yaml"
 
     @property
@@ -34,7 +34,7 @@ class Layout:
 
     @property
     def samples(self) -> Path:
-        """What the models said on the way."""
+        """Answers sampled during the run."""
         return self.root / "samples.jsonl"
 
     @property
@@ -73,7 +73,7 @@ class Layout:
 
     @property
     def best_of_n_samples(self) -> Path:
-        """Best-of-n's answers: what each prompt's are paid, and the truth."""
+        """Best-of-n's answers with their rewards and gold scores."""
         return self.root / "drawn.jsonl"
 
     @property

@@ -1,4 +1,4 @@
-"""A model by its folder or hub id: what lies on this disk, and what its files tell. Nothing is loaded."""
+"""A model by its folder or hub id: its files on this disk, and the facts in them. Nothing is loaded."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ FILES = (".bin", ".ckpt", ".gguf", ".json", ".pt", ".pth", ".safetensors", ".yam
 
 
 def is_local(source: str | Path) -> bool:
-    """Whether a model's name means a folder here and never a hub id: then it need not be asked for where there is none.
+    """Whether a model's name means a folder here and never a hub id; the hub is then not queried where the folder is missing.
 
-    A hub id is `name` or `owner/name`. One whose owner is a folder here is taken for a path: `runs/mien`, misspelt, is not
-    asked of the hub, which would take a minute to say that it does not know it. A name that is too long for a file is not
-    there: so `os.path` says, where `Path.exists` raises OSError.
+    A hub id is `name` or `owner/name`. One whose owner is a folder here counts as a path: the hub would take a minute to
+    answer that it has no `runs/mien`. `os.path` returns False for a name too long for a file; `Path.exists` raises OSError.
     """
     path = Path(source)
     if isinstance(source, Path) or path.is_absolute() or source.startswith((".", "~")) or os.path.exists(path):
@@ -73,7 +72,7 @@ def on_disk(source: str | Path) -> str | Path:
 def settings_of(source: str | Path) -> dict[str, Any]:
     """The config.json of a model's folder, or of a hub id that is in the cache; empty where there is none that can be read.
 
-    Of a folder of adapters that of the model they belong to, with what we told of them in its place.
+    For a folder of adapters: their base model's, overridden by the facts that were saved beside the adapters.
     """
     if is_adapter(source):
         facts = _read_json(Path(source) / FACTS_FILE)
@@ -94,8 +93,8 @@ def language_model(settings: Mapping[str, Any]) -> str | None:
 
 
 def facts_of(settings: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
-    """What we told of a model besides, from its config.json: `{"reward_shift": 0.5, "reward_scale": 2.0}`; empty for a model
-    from elsewhere. Raises ModelError for entries that mean nothing: a score would be made of them."""
+    """The entries that SAWYER adds to a model's config.json: `{"reward_shift": 0.5, "reward_scale": 2.0}`; empty for a model
+    from elsewhere. Raises ModelError for invalid ones: scores would be computed from them."""
     facts = settings.get("sawyer")
     if facts is None:
         return {}

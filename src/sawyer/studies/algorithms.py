@@ -296,9 +296,9 @@ def _differences(runs: Mapping[str, Sequence[Rows]], measure: str, seed: int) ->
         values = {name: numbers for name, numbers in values.items() if numbers}
         best = max(values, key=lambda name: fmean(values[name].values()), default="")
         for name in values:
-            shared_stages = sorted(values[best].keys() & values[name].keys())
-            if name != best and shared_stages:
-                by = bootstrap([values[best][number] - values[name][number] for number in shared_stages], seed=seed)
+            shared_prompts = sorted(values[best].keys() & values[name].keys())
+            if name != best and shared_prompts:
+                by = bootstrap([values[best][number] - values[name][number] for number in shared_prompts], seed=seed)
                 differences.append(Difference(measure=setting, better=best, worse=name, by=by))
     return sorted(differences, key=lambda one: (SAMPLING_SETTINGS.index(one.measure), one.by.value))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from sawyer.config import LOSSES as CONFIG_LOSSES
 from sawyer.config import Config, required_section
 from sawyer.pipeline import run
 from sawyer.runs import Listener, Manifest, clock, damage_error, read_rows
@@ -19,7 +20,7 @@ from sawyer.studies.tables import NOTHING, CellResult, Difference, Spread, Study
 
 STUDY = "losses"
 STAGE = "reward"
-LOSSES = ("bradley_terry", "squared", "margin", "scaled", "listwise", "regression")
+LOSSES = ("bradley_terry", *(loss for loss in CONFIG_LOSSES if loss != "bradley_terry"))  # the control first
 # Figures in the table, with their titles; those that say which loss is better, and whether more is better.
 TITLES = {
     "accuracy": "accuracy",

@@ -1,7 +1,7 @@
 """How far a reward model can be pushed: RL without KL and best-of-n on the built-in world, reward and truth against distance.
 
-Gao et al. 2022, arXiv 2210.10760. The proxy is what RL is paid for, gold the world's true score, distance sqrt(KL) to the SFT
-model. All points are of the same held-out prompts, the ones that RL evaluates itself on.
+Gao et al. 2022, arXiv 2210.10760. The proxy is the reward that RL maximises, gold the world's true score, distance sqrt(KL) to
+the SFT model. All points are of the same held-out prompts, the ones that RL evaluates itself on.
 """
 
 from __future__ import annotations

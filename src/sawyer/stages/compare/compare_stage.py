@@ -258,7 +258,7 @@ def _models(config: Config, run: Run) -> dict[str, Start]:
         run.journal.event(
             STAGE,
             "warning",
-            message="RL is left out: its best of several answers are chosen by rl.rewards, which are asked in RL alone",
+            message="RL is left out: best_of_n chooses its answers by rl.rewards, which only the RL stage loads",
         )
     elif config.rl is not None:
         models["rl"] = Start(stage="rl")

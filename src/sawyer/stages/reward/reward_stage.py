@@ -218,7 +218,7 @@ def answerable_prompts(data: RewardData, policy: LanguageModel, run: Run) -> lis
     count, context, without = len(prompts), policy.prompt_encoder.context, "the reward's zero and unit are set without them"
     if problems := find_unrenderable(policy.prompt_encoder, prompts, by="the model that answers"):
         where = {problem.where for problem in problems}
-        message = f"{len(problems):,} of {count:,} training prompts cannot be asked ({join_names(sorted(where))}): "
+        message = f"{len(problems):,} of {count:,} training prompts cannot be rendered ({join_names(sorted(where))}): "
         run.journal.event(STAGE, "warning", message=f"{message}{problems[0].message}: {without}")
         prompts = [prompt for prompt in prompts if str(prompt.where) not in where]
     with_room = [prompt for prompt in prompts if policy.prompt_encoder.fits(prompt)]

@@ -74,11 +74,11 @@ GUARDS: Mapping[str, GuardKind] = {
         0.35, "answers have lost their variety", "raise {tie} or lower rl.learning_rate"
     ),
     "mode_response_rate": _guard_kind(  # of the different prompts
-        0.25, "one answer is given to many different prompts; it pays whatever the question", "{judge}, or raise {tie}"
+        0.25, "one answer is given to many different prompts; it scores well whatever the prompt", "{judge}, or raise {tie}"
     ),
     "score_length_correlation": _guard_kind(
         0.6,
-        "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the question",
+        "the scores follow the answers' length: a policy learns to write long (below zero: short), whatever the prompt",
         "{report}have answers judged of which the better one is the shorter (or the longer)",
         patience=2,
         action="stop",  # a higher KL coefficient does not mend a reward model
@@ -204,7 +204,7 @@ class Guards:
 
     Guards against a collapse compare with the mean over the first `BEGINNING` batches, and do not act before. `batch_size` is
     the number of answers that they look at, `disagreement` an ensemble's mean on the SFT model's answers (None: no ensemble).
-    `learned_reward`: no user's function is paid for; whose function pays for length means it.
+    `learned_reward`: the reward includes no user's function; one that rewards length does so on purpose.
     """
 
     def __init__(

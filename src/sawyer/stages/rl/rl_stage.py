@@ -73,4 +73,4 @@ def _save_best(run: Run, best: BestCheckpoint, done: int) -> None:
 def _reward_summary(config: Config) -> str:
     """The reward's parts and weights, where it is not the run's reward model alone."""
     parts = required_section(config.rl, "rl").rewards
-    return f"; paid for: {' + '.join(f'{part.weight:g} x {part.name}' for part in parts)}" if parts else ""
+    return f"; reward: {' + '.join(f'{part.weight:g} x {part.name}' for part in parts)}" if parts else ""

@@ -23,7 +23,7 @@ class SecondPass:
     """The first batch read a second time, by ways that training does not use."""
 
     logprobs: Tensor | None  # (B, T) in fp32 by the policy before its first update; None where training computes in fp32
-    score: LogprobDrift | None  # between rewards inside RL and from the saved models; None: no reward model is paid for
+    score: LogprobDrift | None  # between rewards inside RL and from the saved models; None: no reward model in the reward
     score_rounding: LogprobDrift  # between the saved models' scores in the run's precision and in fp32
 
 

@@ -169,11 +169,11 @@ class Trainer:
             networks = {"policy with value head": self.policy.model} | {k: v for k, v in networks.items() if k != "policy"}
         weights = [weight for optimizer in self.optimizers.values() for weight in optimizer.parameters]
         more = alone_mb(self.scorer)
-        once = f"; before the first update {more:,.0f} MB more for a moment, where the saved reward model is asked alone"
+        once = f"; before the first update {more:,.0f} MB more, while the saved reward model is loaded a second time"
         return f"memory: {memory_plan_summary(plan_memory(networks, weights))}{once if more else ''}"
 
     def log_verdict(self) -> None:
-        """Log the guards that the trust report asks for, if it asks for any."""
+        """Log the guards that the trust report recommends, if any."""
         if self.verdict is not None and self.verdict.kind in ("guarded", "refuse"):
             kind = "warning" if self.verdict.kind == "refuse" else "plan"
             self.run.journal.event(STAGE, kind, message=verdict_summary(self.verdict, self.rl, self.guards))

@@ -1,4 +1,4 @@
-"""The reward model's trust report in RL: its verdict is logged, and the guards that it asks for are set."""
+"""The reward model's trust report in RL: its verdict is logged, and the guards that it recommends are set."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def reward_verdict(rl: Rl, run: Run) -> Verdict | None:
 
 
 def verdict_summary(verdict: Verdict, rl: Rl, guards: Guards) -> str:
-    """The guards that the verdict asks for as they are set now, and why; it names those that `rl.guards` sets otherwise or that
-    do not apply."""
+    """The guards that the verdict recommends as they are set now, and why; with those that `rl.guards` sets otherwise or
+    that do not apply."""
     parts, by_name = [], {str(name): settings for name, settings in rl.guards.items()}
     for needed_guard in verdict.guards:
         name, rule = needed_guard.guard, guards.rules[needed_guard.guard]
         settings = by_name.get(name)
         is_overridden = settings is not None and (settings.threshold is not None or settings.action == "off")
-        source = f" by rl.guards, though {needed_guard.threshold:g} is asked for" if is_overridden else ""
+        source = f" by rl.guards (the report recommends {needed_guard.threshold:g})" if is_overridden else ""
         if rule.action == "off":
             parts.append(f"{name} off{source}")
         elif name == "score_length_correlation" and not guards.learned_reward:
             parts.append(
-                f"{name} not looked at, though {needed_guard.threshold:g} is asked for: a function of yours is paid for"
+                f"{name} not checked (the report recommends {needed_guard.threshold:g}): the reward includes your own function"
             )
         else:
             parts.append(f"{name} {rule.threshold:g}{source}")
