@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks.given import config, parse_arguments
+from benchmarks.inputs import config, parse_arguments
 
 if TYPE_CHECKING:
     from benchmarks.measure import Measurement
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Make the model, write the world's files, measure, show."""
     arguments = _arguments()
-    from benchmarks.sitting import LINES, measure_stages
+    from benchmarks.stage_table import LINES, measure_stages
     from sawyer.errors import SawyerError
 
     try:
@@ -39,7 +39,7 @@ def show(measurements: Sequence[Measurement]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from benchmarks.sitting import HEADER, table
+    from benchmarks.stage_table import HEADER, table
 
     grid = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for column, name in enumerate(HEADER):

@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.given import config, parse_arguments
-from benchmarks.sides import Side
+from benchmarks.inputs import config, parse_arguments
+from benchmarks.programs import ProgramFigures
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ class Turns:
     independent: Sequence[Sequence[Measurement]]
 
     @property
-    def sides(self) -> tuple[Side, Side]:
+    def sides(self) -> tuple[ProgramFigures, ProgramFigures]:
         """Units a second until all is done, by those apart until both have ended: the one that ends first leaves the machine to
         the other. The peak: the largest of any process."""
         return _side("in step", [[m] for m in self.in_step]), _side("apart", self.independent)
@@ -75,8 +75,8 @@ class Turns:
         return ROW.format(self.stage, self.batch, *speeds, self.in_step[0].units, ratio, spread)
 
 
-def _side(name: str, rounds: Sequence[Sequence[Measurement]]) -> Side:
-    return Side(
+def _side(name: str, rounds: Sequence[Sequence[Measurement]]) -> ProgramFigures:
+    return ProgramFigures(
         name=name,
         per_second=[sum(m.done for m in at_once) / max(m.took for m in at_once) for at_once in rounds],
         peak_mb=[max(m.peak_mb for m in at_once) for at_once in rounds],
@@ -86,7 +86,7 @@ def _side(name: str, rounds: Sequence[Sequence[Measurement]]) -> Side:
 def main() -> None:
     """Measure in turn, then tell each stage's medians and ratio, last as a line of JSON each."""
     arguments = _arguments()
-    from benchmarks.sitting import stages_to_measure
+    from benchmarks.stage_table import stages_to_measure
     from benchmarks.variant import batch_part
     from sawyer.errors import SawyerError
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks import sitting
+from benchmarks import stage_table
 from benchmarks.ceiling import product_rate
 from benchmarks.measure import Measurement, measure
 from benchmarks.phases import CALLS, PHASES, phases
-from benchmarks.sitting import HEADER, json_line, measure_stages, table
+from benchmarks.stage_table import HEADER, json_line, measure_stages, table
 from benchmarks.variant import BatchPart, Variant, batch_part
 from benchmarks.work import BUILD, StageWork, Step
 
@@ -157,7 +157,7 @@ def test_a_sitting_writes_lines(config: Config, tmp_path: Path, monkeypatch: pyt
     )
 
     monkeypatch.setattr(
-        sitting, "measure_in_processes", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant)
+        stage_table, "measure_in_processes", lambda _, stage, variant, **__: replace(example, stage=stage, variant=variant)
     )
     rows = measure_stages(config, stages=["sft", "rl"], steps=2, out=tmp_path / "new")
     lines = [json.loads(text) for text in (tmp_path / "new" / "bench.jsonl").read_text().splitlines()]

@@ -266,8 +266,8 @@ def _inverse(terms: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
     tokens = block * BLOCK + torch.arange(BLOCK, device=terms.device)
     inside = torch.where(tokens < size, terms.gather(1, tokens.clamp(max=size - 1)).double(), 0.0).cumsum_(1)
     target = _below((uniforms.unsqueeze(1) * sums[:, -1:] - before).clamp(min=0), inside[:, -1:])
-    tokens_found = block * BLOCK + torch.searchsorted(inside, target, right=True)
-    return tokens_found.squeeze(1).clamp(max=size - 1)  # beyond it only where terms are no numbers, which the caller finds out
+    token_ids = block * BLOCK + torch.searchsorted(inside, target, right=True)
+    return token_ids.squeeze(1).clamp(max=size - 1)  # beyond it only where terms are no numbers, which the caller finds out
 
 
 def _below(target: Tensor, whole: Tensor) -> Tensor:

@@ -62,14 +62,14 @@ def preflight(config: Config, *, only: str | None = None) -> list[StagePlan]:
     ]
     with allow_remote_code(config):
         return [
-            _StageLook(config, layout, stage, coming_stages).plan(status[stage])
+            _StagePreflight(config, layout, stage, coming_stages).plan(status[stage])
             if stage in coming_stages
             else StagePlan(stage=stage, status=status[stage])
             for stage in stages
         ]
 
 
-def look_ahead(config: Config, only: str | None) -> list[Read]:
+def raise_first_problem(config: Config, only: str | None) -> list[Read]:
     """Raise the first problem of `preflight`, with the number of the others.
 
     Returns what the first stage to come will read: as long as the caller keeps it, its files are not read a second time. Those
@@ -133,7 +133,7 @@ def log_foreign_code(config: Config, run: Run, stages: Sequence[str]) -> None:
 
 
 @dataclass(slots=True)
-class _StageLook:
+class _StagePreflight:
     """A look at one stage that is to come."""
 
     config: Config

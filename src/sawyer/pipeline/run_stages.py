@@ -13,7 +13,7 @@ from typing import Any
 from sawyer.config import Config, demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
-from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, look_ahead
+from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, raise_first_problem
 from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.summary import report, summarise
 from sawyer.records import Answer, JudgedPrompt, read
@@ -81,7 +81,7 @@ def _run(
         check_unit(run, before)
         run.adopt(config.model_dump(mode="json"))
         log_foreign_code(config, run, todo)
-        files = look_ahead(config, only)
+        files = raise_first_problem(config, only)
         prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
         for stage in todo:
             if stop_requested(run):
@@ -100,7 +100,7 @@ def _run(
                 _do(config, run, stage, prints[stage], parents)
                 files.clear()
                 if stage == "classify" and "rl" in todo:  # its labels are known only now, and rl.rewards may name one
-                    look_ahead(config, "rl")
+                    raise_first_problem(config, "rl")
             if run.manifest.stage(stage).status == "waiting":
                 _log_waiting(run, stage)
                 break

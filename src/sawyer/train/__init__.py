@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sawyer.train.rng import batch_indices, generator
     from sawyer.train.shared_run import open_shared_run, stop_requested
     from sawyer.train.stage_data import encode_all, encode_rows, lengths_in_words, read_data, readable, report_remarks
-    from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, run_steps, stop_if_asked
+    from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, run_steps, stop_if_requested
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
@@ -45,7 +45,7 @@ _MODULES = {
     "rng": ("batch_indices", "generator"),
     "shared_run": ("open_shared_run", "stop_requested"),
     "stage_data": ("encode_all", "encode_rows", "lengths_in_words", "read_data", "readable", "report_remarks"),
-    "stage_loop": ("StageLoop", "learned_gate", "losses_of", "run_steps", "stop_if_asked"),
+    "stage_loop": ("StageLoop", "learned_gate", "losses_of", "run_steps", "stop_if_requested"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

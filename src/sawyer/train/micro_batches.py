@@ -9,20 +9,20 @@ from typing import Generic, TypeVar
 from sawyer.train import distributed
 
 Item = TypeVar("Item")
-Part = TypeVar("Part")
+MicroBatch = TypeVar("MicroBatch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MicroBatches(Generic[Part]):
+class MicroBatches(Generic[MicroBatch]):
     """`parts` are learned from. `idle` go through the network and count nothing, while other processes still have parts."""
 
-    parts: tuple[Part, ...]
-    idle: tuple[Part, ...] = ()
+    parts: tuple[MicroBatch, ...]
+    idle: tuple[MicroBatch, ...] = ()
 
 
 def shard_micro_batches(
-    items: Sequence[Item], size: Callable[[Item], float], split: Callable[[Sequence[Item]], Iterable[Part]]
-) -> MicroBatches[Part]:
+    items: Sequence[Item], size: Callable[[Item], float], split: Callable[[Sequence[Item]], Iterable[MicroBatch]]
+) -> MicroBatches[MicroBatch]:
     """This process's share of the batch `items`, cut by `split` into micro-batches within its token budget.
 
     Every process makes the same number of forward and backward passes: with sharded weights each of them is collective, and one

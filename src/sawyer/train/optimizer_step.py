@@ -18,7 +18,7 @@ from sawyer.errors import NotFiniteError
 from sawyer.train import distributed
 from sawyer.train.micro_batches import MicroBatches
 
-Part = TypeVar("Part")
+MicroBatch = TypeVar("MicroBatch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +66,11 @@ class OptimizerStep:
 
     def update(
         self,
-        batch: MicroBatches[Part] | Iterable[Part],
-        loss: Callable[[Part], Tensor],
+        batch: MicroBatches[MicroBatch] | Iterable[MicroBatch],
+        loss: Callable[[MicroBatch], Tensor],
         count: float,
         *,
-        idle_loss: Callable[[Part], Tensor] | None = None,
+        idle_loss: Callable[[MicroBatch], Tensor] | None = None,
     ) -> Update:
         """Apply the gradient of `sum(loss(part)) / count`.
 
@@ -97,11 +97,11 @@ class OptimizerStep:
 
     def accumulate(
         self,
-        batch: MicroBatches[Part] | Iterable[Part],
-        loss: Callable[[Part], Tensor],
+        batch: MicroBatches[MicroBatch] | Iterable[MicroBatch],
+        loss: Callable[[MicroBatch], Tensor],
         count: float,
         *,
-        idle_loss: Callable[[Part], Tensor] | None = None,
+        idle_loss: Callable[[MicroBatch], Tensor] | None = None,
     ) -> tuple[float, float]:
         """Leave the batch's clipped gradient on the weights; returns (mean loss, norm before clipping)."""
         parts, idle = (batch.parts, batch.idle) if isinstance(batch, MicroBatches) else (batch, ())

@@ -15,7 +15,7 @@ from sawyer.records.formats import Want
 from sawyer.runs import Run
 from sawyer.text import RewardEncoder, Row, find_unrenderable
 from sawyer.train.checkpoint import load_checkpoint, save_checkpoint
-from sawyer.train.stage_loop import stop_if_asked
+from sawyer.train.stage_loop import stop_if_requested
 
 Record = TypeVar("Record")
 EncodedRow = TypeVar("EncodedRow")
@@ -78,7 +78,7 @@ def encode_all(
         rows += map(encode, records[start : start + RECORDS_A_CHECK])
         if len(rows) < len(records):  # a single round takes no time worth showing
             run.journal.progress(f"{stage}, {name}", len(rows), len(records), name)
-        stop_if_asked(run, stage, "while its data was encoded")
+        stop_if_requested(run, stage, "while its data was encoded")
     return rows
 
 

@@ -80,7 +80,7 @@ def _cost(tokens: int, seconds: float) -> dict[str, float]:
     return cost if memory is None else {**cost, "memory_mb": memory}
 
 
-def stop_if_asked(run: Run, stage: str, where: str = "during its evaluation") -> None:
+def stop_if_requested(run: Run, stage: str, where: str = "during its evaluation") -> None:
     """Outside the loop: raise Interrupted when a stop was requested. The steps are saved."""
     if stop_requested(run):
         _interrupt(run, stage, f", {where}")

@@ -45,7 +45,7 @@ from sawyer.train import (
     losses_of,
     run_steps,
     shard_micro_batches,
-    stop_if_asked,
+    stop_if_requested,
     write_folder,
 )
 
@@ -74,7 +74,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
     # Saved first: an evaluation that fails must not cost the user the trained model.
     write_folder(run.layout.model(STAGE), lambda new: save_model(new, model, tokenizer))
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
 
     eval_rows = held_out or examples
     with placement.autocast():

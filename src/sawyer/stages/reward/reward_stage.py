@@ -46,7 +46,7 @@ from sawyer.train import (
     record_fast_paths,
     run_steps,
     shard_micro_batches,
-    stop_if_asked,
+    stop_if_requested,
     write_folder,
 )
 from sawyer.trust import as_json, decide_verdict
@@ -68,7 +68,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     plan = _plan(config, data, loop.steps, placement, reader, frozen)
     run.journal.event(STAGE, "plan", message=plan, unread=dict(data.unread))
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
 
     # RL's rewards need a zero and a unit: mean and deviation of the scores of the answers that RL begins from.
     if policy is not None:
@@ -80,7 +80,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     scorer = calibrate(reader, loop.models, settings.ensemble, answers)
     extra = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale, "loss": settings.loss}
     write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, settings.ensemble, extra))
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
 
     # Loss and calibration mean something only in the unit in which the scores were trained.
     raw, world = as_trained(scorer), config.world is not None

@@ -23,7 +23,7 @@ from sawyer.stages.rl.rl_prompts import STAGE, load_prompts
 from sawyer.stages.rl.rollout import Rollout, RolloutSettings, check_scores_finite, collect_rollout
 from sawyer.stages.rl.trust_guards import reward_verdict, why_not
 from sawyer.stats import paired_interval
-from sawyer.train import StepAnswers, answer_in_steps, chunks_of, generator, stop_if_asked, write_folder
+from sawyer.train import StepAnswers, answer_in_steps, chunks_of, generator, stop_if_requested, write_folder
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
@@ -54,7 +54,7 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
 
     chunks = chunks_of(prompts, PROMPTS_A_STEP)
     best = answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds, show="score")
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
     metrics = best_metrics(prompts, best, n)
     run.journal.samples(STAGE, len(chunks), _best_samples(prompts, best, n))
     run.journal.metrics(STAGE, len(chunks), metrics)

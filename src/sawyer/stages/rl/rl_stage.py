@@ -12,7 +12,7 @@ from sawyer.stages.rl.reward_sources import warn_of_cut_answers
 from sawyer.stages.rl.rl_algorithms import ALGORITHMS
 from sawyer.stages.rl.rl_gates import final_gates
 from sawyer.stages.rl.trainer import STAGE, Trainer
-from sawyer.train import run_steps, stop_if_asked, write_folder
+from sawyer.train import run_steps, stop_if_requested, write_folder
 
 
 def train(config: Config, run: Run) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     run.journal.event(STAGE, "plan", message=trainer.memory)
     trainer.log_verdict()
     done = run_steps(run, STAGE, trainer, save_every_seconds=config.save_every_seconds, show=trainer.progress_metric)
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
     # Saved before the last evaluation, which may fail (it calls the user's functions); again where that finds a better one.
     best = trainer.best
     before = best.best

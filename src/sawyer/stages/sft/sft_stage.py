@@ -38,7 +38,7 @@ from sawyer.train import (
     read_data,
     record_fast_paths,
     run_steps,
-    stop_if_asked,
+    stop_if_requested,
     write_folder,
 )
 
@@ -212,7 +212,7 @@ def _evaluate(
     tokens = sum(sum(row.loss_mask) for row in rows) / len(rows)
     change = paired_interval([loss / tokens for loss in before], [loss / tokens for loss in after])
     loss, base_loss = (math.fsum(losses) / tokens / len(rows) for losses in (after, before))
-    stop_if_asked(run, STAGE)
+    stop_if_requested(run, STAGE)
     prompts = list({record.prompt.messages: record.prompt for record in data.records}.values())[: sft.eval_prompts]
     with placement.autocast():
         completions = sample(

@@ -1,4 +1,4 @@
-"""Two whole commands in the same minutes: `python -m benchmarks.turns --seconds 6 27 "sawyer demo" "python other.py"`.
+"""Two whole commands in the same minutes: `python -m benchmarks.interleaved --seconds 6 27 "sawyer demo" "python other.py"`.
 
 What takes a quarter of an hour cannot be measured several times in turn as a step can, and a machine's speed changes in the
 meantime. Here both commands are under way at once, but each is stopped (SIGSTOP) while the other one works, for some seconds in
@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 
-class Turns:
+class PausedCommand:
     """A command that works in turns. `worked` are the seconds in which it did; `log` gets what it says."""
 
     def __init__(self, command: str, log: Path) -> None:
@@ -59,12 +59,12 @@ class Turns:
         self.seconds_at_work += time.monotonic() - start
 
 
-def in_turns(commands: tuple[str, str], seconds: tuple[float, float], logs: tuple[Path, Path]) -> tuple[float, float]:
+def run_interleaved(commands: tuple[str, str], seconds: tuple[float, float], logs: tuple[Path, Path]) -> tuple[float, float]:
     """Seconds in which each command worked until its end. Raises SystemExit where one fails."""
     sides = []
     try:
         for command, log in zip(commands, logs, strict=True):
-            sides.append(Turns(command, log))
+            sides.append(PausedCommand(command, log))
         while not all(side.over for side in sides):
             for side, turn in zip(sides, seconds, strict=True):
                 if not side.over:
@@ -80,14 +80,14 @@ def in_turns(commands: tuple[str, str], seconds: tuple[float, float], logs: tupl
 
 def main() -> None:
     """Run both, then tell their seconds and the ratio, as a line of JSON."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.turns", description="Two commands in the same minutes.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.interleaved", description="Two commands in the same minutes.")
     parser.add_argument("commands", nargs=2, metavar="COMMAND", help="ours and theirs, quoted")
     parser.add_argument("--seconds", nargs=2, type=float, default=(6.0, 27.0), metavar="S", help="of a turn of each")
     parser.add_argument("--out", type=Path, default=Path("."), help="where ours.txt and theirs.txt go: what the commands say")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     logs = arguments.out / "ours.txt", arguments.out / "theirs.txt"
-    ours, theirs = in_turns(tuple(arguments.commands), tuple(arguments.seconds), logs)
+    ours, theirs = run_interleaved(tuple(arguments.commands), tuple(arguments.seconds), logs)
     print(json.dumps({"ours": round(ours, 1), "theirs": round(theirs, 1), "times_as_fast": round(theirs / ours, 2)}))
 
 

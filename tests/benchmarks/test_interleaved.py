@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 import pytest
-from benchmarks.turns import Turns, in_turns
+from benchmarks.interleaved import PausedCommand, run_interleaved
 
 # Works until it has seen so many milliseconds go by at work, and writes them down, one a line.
 WORKER = """
@@ -32,7 +32,7 @@ def worker(tmp_path: Path, name: str, milliseconds: int) -> str:
 
 def test_each_works_while_the_other_is_stopped(tmp_path: Path) -> None:
     commands = worker(tmp_path, "a", 400), worker(tmp_path, "b", 800)
-    a, b = in_turns(commands, (0.1, 0.2), (tmp_path / "a.txt", tmp_path / "b.txt"))
+    a, b = run_interleaved(commands, (0.1, 0.2), (tmp_path / "a.txt", tmp_path / "b.txt"))
     moments = [(float(line), name) for name in ("a", "b") for line in (tmp_path / name).read_text().splitlines()]
     turns = [name for name, _ in groupby(name for _, name in sorted(moments))]
     assert 4 <= len(turns) <= 40, "in turn: a few hundred moments each, had both worked at once"
@@ -43,19 +43,19 @@ def test_each_works_while_the_other_is_stopped(tmp_path: Path) -> None:
 def test_one_that_fails_is_told_of_and_the_other_ended(tmp_path: Path) -> None:
     wrong = f"{sys.executable} -S -E {tmp_path / 'missing.py'}"
     with pytest.raises(SystemExit, match=r"missing\.py` failed; what it said is in .*b\.txt"):
-        in_turns((worker(tmp_path, "a", 5), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
+        run_interleaved((worker(tmp_path, "a", 5), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
     assert "missing.py" in (tmp_path / "b.txt").read_text()
 
 
 @pytest.mark.parametrize("wrong", ["no-such-program --seed 0", "python 'it"])
 def test_one_that_cannot_be_run_is_named_and_the_other_ended(tmp_path: Path, wrong: str) -> None:
     with pytest.raises(SystemExit, match=f"`{wrong}` cannot be run"):
-        in_turns((worker(tmp_path, "a", 10**9), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
+        run_interleaved((worker(tmp_path, "a", 10**9), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
     assert not (tmp_path / "a").exists()
 
 
 def test_what_is_under_way_is_ended_where_the_measurement_is(tmp_path: Path) -> None:
-    side = Turns(worker(tmp_path, "a", 10**9), tmp_path / "a.txt")
+    side = PausedCommand(worker(tmp_path, "a", 10**9), tmp_path / "a.txt")
     side.work(0.05)
     assert not side.over
     side.end()

@@ -1,4 +1,4 @@
-"""Ours beside a peer in one sitting: `python -m benchmarks.beside --help`.
+"""Ours beside a peer in one sitting: `python -m benchmarks.peer --help`.
 
 A machine's speed changes within the hour, so neither side's figure says anything alone: both are measured in turn (ours,
 theirs, ours, theirs), and what counts is the ratio of their medians. The peer is any command that ends with a line of JSON on
@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.sides import Side
+from benchmarks.programs import ProgramFigures
 
 
 def main() -> None:
@@ -30,13 +30,13 @@ def main() -> None:
         speeds = ", ".join(f"{side} {rounds[-1]['per_second']:.4g}" for side, rounds in figures.items())
         print(f"round {number + 1} of {arguments.rounds}: {speeds} a second", flush=True)
     sides = [
-        Side(name=name, per_second=[r["per_second"] for r in rounds], peak_mb=[r["peak_mb"] for r in rounds])
+        ProgramFigures(name=name, per_second=[r["per_second"] for r in rounds], peak_mb=[r["peak_mb"] for r in rounds])
         for name, rounds in figures.items()
     ]
     print(json.dumps({"peer": arguments.peer, "stage": figures["ours"][0]["stage"], **ratios(*sides)}))
 
 
-def ratios(ours: Side, theirs: Side) -> dict[str, Any]:
+def ratios(ours: ProgramFigures, theirs: ProgramFigures) -> dict[str, Any]:
     """Medians of both sides, and ours over theirs: of the speed, and of the peak memory."""
     return {
         "ours": ours.figures,
@@ -57,9 +57,9 @@ def last_json(text: str) -> dict[str, Any]:
 
 def _arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.beside",
+        prog="python -m benchmarks.peer",
         description="Ours and a peer's command in turn; every other argument goes to `python -m benchmarks`.",
-        epilog="example: python -m benchmarks.beside --peer 'python their_sft.py gpt2' --figure tokens_per_s --stages sft",
+        epilog="example: python -m benchmarks.peer --peer 'python their_sft.py gpt2' --figure tokens_per_s --stages sft",
     )
     parser.add_argument("--peer", required=True, help="a command whose last line is JSON")
     parser.add_argument("--figure", required=True, help="the key of its units a second; its `peak_mb` is read too")

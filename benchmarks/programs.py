@@ -9,7 +9,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class ProgramFigures:
     """One side's figures, a number a round."""
 
     name: str
