@@ -152,18 +152,6 @@ def violations(root: Path = ROOT) -> Iterator[str]:
                 yield f"{where}: {here} may not import {name[0]}"
 
 
-def test_fast_paths_have_one_door() -> None:
-    inside = ROOT / "models" / "fast"
-    found = [
-        f"{path.relative_to(ROOT)}:{line}: {'.'.join(name)}"
-        for path in files()
-        if inside not in path.parents
-        for name, line in imports(path)
-        if name[1:3] == ["models", "fast"] and len(name) > 3 and (inside / f"{name[3]}.py").exists()
-    ]
-    assert found == []
-
-
 def test_every_import_points_down() -> None:
     assert list(violations()) == []
 

@@ -52,7 +52,7 @@ def findings(root: Path, files: dict[str, str]) -> list[str]:
         ("tests/test_a.py", "x = train.Learner\n", "1: Learner -> OptimizerStep"),
         ("docs/a.md", "See `Codec`.\n", "1: `Codec -> PromptEncoder"),
         ("docs/a.md", "Run `sawyer ablate`.\n", "1: sawyer ablate -> sawyer study losses"),
-        ("docs/a.md", "Say `--grow 2`.\n", "1: --grow -> --scale"),
+        ("docs/a.md", "Say `--grow 2`.\n", "1: --grow -> bench --steps"),
         ("docs/a.md", "Set `sft.held_out`.\n", "1: sft.held_out -> eval_fraction"),
         ("docs/a.md", "```yaml\nrl:\n  guards:\n    kl:\n      streak: 2\n```\n", "5: rl.guards.kl.streak -> patience"),
         ("src/sawyer/config/a.yaml", "reward:\n  # by: prompt\n", "2: reward.by -> reward.normalize_by"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from sawyer.cli.options import FORMER_COMMANDS, FORMER_OPTIONS, CommandGroup
+from sawyer.cli.options import FORMER_BENCH_OPTIONS, FORMER_COMMANDS, FORMER_OPTIONS, CommandGroup
 from sawyer.config import Config
 from sawyer.errors import Interrupted, RunError
 from sawyer.models.pretrained import brings_code, remote_code_kwargs
@@ -75,12 +75,19 @@ def test_an_option_s_former_name_is_answered_by_the_new_one(option: str) -> None
         one = typer.Typer(add_completion=False)
         one.command(name)(function)
         group.add_command(typer.main.get_command(one), name)
-    for name, told in (("with", f"did you mean `{new}`?"), ("without", "No such option")):
-        with pytest.raises(Exception, match="No such option") as caught:
-            group.main([name, option, "3"], standalone_mode=False)
-        assert told in str(caught.value.format_message()) and (name == "with") == (
-            "did you mean" in caught.value.format_message()
-        )
+    outer = CommandGroup(name="outer", commands={"inner": group})
+    for top, path in ((group, ()), (outer, ("inner",))):
+        for name, count in (("with", 1), ("without", 0)):
+            with pytest.raises(Exception, match="No such option") as caught:
+                top.main([*path, name, option, "3"], standalone_mode=False)
+            assert caught.value.format_message().count(f"did you mean `{new}`?") == count
+
+
+@pytest.mark.parametrize("option", FORMER_BENCH_OPTIONS)
+def test_a_former_option_of_bench_is_answered_by_what_there_is(sawyer: Callable[..., Any], option: str) -> None:
+    done = sawyer("bench", "sawyer.yaml", option, "2")
+    words = " ".join(done.err.replace("│", " ").split())
+    assert done.code == 2 and "python -m benchmarks" in words and "--steps" in words
 
 
 @pytest.mark.parametrize(

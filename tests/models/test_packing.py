@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sawyer.models.fast import attention, packing
-from sawyer.models.fast.packing import packs_exactly, real_states
+from sawyer.models.fast.packing import packing_problem, packs_exactly, real_states
 from sawyer.models.fast.packing_layout import PackedLayout, PrefixGroup
 from sawyer.models.forward import before_trained
 from sawyer.models.network_parts import trunk_of
@@ -39,6 +41,16 @@ def alone(trunk: Any) -> Tensor:
     """Each row by itself, in float64, by the model's own attention."""
     exact = deepcopy(trunk).double()
     return torch.cat([exact(input_ids=torch.tensor([r.ids]), use_cache=False).last_hidden_state[0] for r in ROWS])
+
+
+def test_the_trial_keeps_no_network(speaker: Speakers) -> None:
+    """transformers keeps the function by which the trial listens, and a trunk's problem is remembered."""
+    model = speaker("gpt2").model
+    assert packing_problem(trunk_of(model)) == ""
+    last_layer = weakref.ref(trunk_of(model).h[-1].mlp)
+    del model
+    gc.collect()
+    assert last_layer() is None
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "neox", "phi", "opt", "gemma2", "neo"])

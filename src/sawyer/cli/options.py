@@ -25,7 +25,9 @@ RemoteCode = Annotated[
 ]
 
 FORMER_COMMANDS = {"loss": "check-loss", "ablate": "study losses", "bakeoff": "study algorithms"}
-FORMER_OPTIONS = {"--own": "--set", "--most": "--limit", "--grow": "--scale", "--held-out": "--eval-fraction"}
+FORMER_OPTIONS = {"--own": "--set", "--most": "--limit", "--held-out": "--eval-fraction"}
+# What `sawyer bench` had before its parts that only developers need moved out of the package.
+FORMER_BENCH_OPTIONS = ("--grow", "--stages", "--out")
 # Click's errors. Newer releases of typer bring their own copy of click.
 _click_errors: Any = sys.modules[typer.BadParameter.__module__]
 
@@ -54,10 +56,20 @@ class CommandGroup(TyperGroup):
         try:
             return super().invoke(ctx)
         except _click_errors.NoSuchOption as error:
-            options = {name for parameter in error.ctx.command.params for name in parameter.opts} if error.ctx else set()
-            if (option := FORMER_OPTIONS.get(error.option_name)) in options:
-                error.message, error.possibilities = f"{error.message}; did you mean `{option}`?", None
+            # Groups nest, and the error passes through all of them: only the command's own group answers it.
+            if error.ctx is not None and error.ctx.parent is ctx and (answer := _former_option(error)):
+                error.message, error.possibilities = f"{error.message}; {answer}", None
             raise
+
+
+def _former_option(error: Any) -> str:
+    """What there is now in place of an option that the command had, empty where it never had it."""
+    options = {name for parameter in error.ctx.command.params for name in parameter.opts}
+    if (option := FORMER_OPTIONS.get(error.option_name)) in options:
+        return f"did you mean `{option}`?"
+    if error.ctx.info_name == "bench" and error.option_name in FORMER_BENCH_OPTIONS:
+        return "`sawyer bench` measures every stage of the file, `--steps` of each; `python -m benchmarks` has `--stages` and `--out`"
+    return ""
 
 
 def parse_columns(pairs: Sequence[str]) -> dict[str, str]:
