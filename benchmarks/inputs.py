@@ -1,5 +1,6 @@
-"""What is measured: a model of random weights made for a size, or yours, on the built-in world's data, or yours.
+"""Command-line arguments and the config of a measurement.
 
+The model has random weights, made for a size, or is yours; the data are the built-in world's or yours.
 A model's speed does not depend on what its weights say. The vocabulary is GPT-2's in size, so that the output projection costs
 what it costs there; the tokenizer is trained on the built-in world.
 """

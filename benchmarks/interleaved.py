@@ -20,7 +20,7 @@ from pathlib import Path
 
 
 class PausedCommand:
-    """A command that works in turns. `worked` are the seconds in which it did; `log` gets what it says."""
+    """A command that runs in turns and is stopped between them. `seconds_at_work` counts its turns; `log` gets its output."""
 
     def __init__(self, command: str, log: Path) -> None:
         self.command, self.seconds_at_work = command, 0.0
@@ -71,7 +71,7 @@ def run_interleaved(commands: tuple[str, str], seconds: tuple[float, float], log
                     side.work(turn)
         for side, log in zip(sides, logs, strict=True):
             if side.process.returncode:
-                raise SystemExit(f"`{side.command}` failed; what it said is in {log}")
+                raise SystemExit(f"`{side.command}` failed; its output is in {log}")
         return sides[0].seconds_at_work, sides[1].seconds_at_work
     finally:
         for side in sides:
@@ -79,7 +79,7 @@ def run_interleaved(commands: tuple[str, str], seconds: tuple[float, float], log
 
 
 def main() -> None:
-    """Run both, then tell their seconds and the ratio, as a line of JSON."""
+    """Run both, then print their seconds and the ratio as a line of JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.interleaved", description="Two commands in the same minutes.")
     parser.add_argument("commands", nargs=2, metavar="COMMAND", help="ours and theirs, quoted")
     parser.add_argument("--seconds", nargs=2, type=float, default=(6.0, 27.0), metavar="S", help="of a turn of each")

@@ -1,4 +1,4 @@
-"""One of two that are measured in turn, and how its figures are written."""
+"""The figures of one of two programs that are measured in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramFigures:
-    """One side's figures, a number a round."""
+    """One program's figures, a number a round."""
 
     name: str
     per_second: Sequence[float]

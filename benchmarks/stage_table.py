@@ -1,4 +1,4 @@
-"""A sitting: each stage measured in fresh processes, then a line of JSON each, and one table."""
+"""Each stage measured in fresh processes, then a line of JSON each, and one table."""
 
 from __future__ import annotations
 

@@ -262,9 +262,11 @@ def _reward(
     )
     trainer.train()
     trainer.evaluate()
-    asked_first = [prompt for prompt, _ in train[: settings.calibration_prompts]]
-    answers_of_prompt = _answers(recipe, AutoModelForCausalLM.from_pretrained(sft), tokenizer, asked_first, **SETTINGS["t1"])
-    _scores(model, tokenizer, asked_first, answers_of_prompt)
+    calibration_prompts = [prompt for prompt, _ in train[: settings.calibration_prompts]]
+    answers_of_prompt = _answers(
+        recipe, AutoModelForCausalLM.from_pretrained(sft), tokenizer, calibration_prompts, **SETTINGS["t1"]
+    )
+    _scores(model, tokenizer, calibration_prompts, answers_of_prompt)
     return model
 
 

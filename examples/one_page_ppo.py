@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 Rows = Sequence[Sequence[int]]  # token ids
-Judge = Callable[[Sequence[int], Sequence[int]], float]  # a prompt's ids, its answer's -> score, higher is better
+ScoreAnswer = Callable[[Sequence[int], Sequence[int]], float]  # a prompt's ids, its answer's -> score, higher is better
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +271,7 @@ def next_beta(beta: float, kl: float, answers: int, s: Settings) -> float:
 class Ppo:
     """The networks and beta. Policy and value network are trained in place; the reference is the policy as it is given."""
 
-    def __init__(self, policy: nn.Module, value: Value, judge: Judge, s: Settings) -> None:
+    def __init__(self, policy: nn.Module, value: Value, judge: ScoreAnswer, s: Settings) -> None:
         self.policy, self.value = OptimizerStep(policy, s.learning_rate, s), OptimizerStep(value, s.value_learning_rate, s)
         self.reference, self.judge, self.beta, self.s = copy.deepcopy(policy), judge, s.kl_coefficient, s
 

@@ -32,7 +32,12 @@ def findings(root: Path, files: dict[str, str]) -> list[str]:
         (CODE, "if own := x():\n    ...\n", "1: own -> user_function"),
         (CODE, "import torch as given\n", "1: given -> source"),
         (CODE, "def _opened(): ...\n", "1: _opened -> model"),
-        (CODE, "class Judged: ...\n", "1: Judged -> judged_answers"),
+        (CODE, "class Judged: ...\n", "1: Judged -> JudgedBatch"),
+        (CODE, "class _Room: ...\n", "1: _Room -> StaticCache"),
+        (CODE, "Part = TypeVar('Part')\n", "1: Part -> Minibatch"),
+        (CODE, "def stop_if_asked(): ...\n", "1: stop_if_asked -> requested"),
+        (CODE, "rows_found = 1\n", "1: rows_found -> name the content"),
+        ("src/sawyer/report/page.html.j2", "<p>as ever</p>\n", "1: as ever -> as usual"),
         (CODE, "SHOWN = 1\n", "1: SHOWN -> a participle alone"),
         (CODE, "scored = 1\n", "1: scored -> a participle alone"),
         (CODE, "fitting = 1\n", "1: fitting -> a participle alone"),
@@ -76,7 +81,7 @@ def test_planted_names(tmp_path: Path, file: str, text: str, expected: str) -> N
     [
         (CODE, "seed = padding = chosen = rejected = expected = missing = 1\n"),
         (CODE, "first = 1\ndef load(number): ...\n"),  # functions only
-        (CODE, "found_rows = opened_files = 1\n"),  # a participle with its noun
+        (CODE, "opened_files = part = room = 1\n"),  # a participle with its noun; ordinary words in lower case
         (CODE, "x = library.found + library.place\n"),  # read, not bound
         (CODE, "x = config.rl.clip_range; rl.clip(1)\n"),
         (CODE, "held_out_rows = 1\n"),

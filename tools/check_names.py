@@ -27,6 +27,7 @@ CODE = (
     "benchmarks",
     "examples",
     "docs",
+    "lab",
     "tests",
     ".ci",
     "Makefile",
@@ -34,7 +35,7 @@ CODE = (
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )
-SUFFIXES = {".py", ".md", ".yaml", ".yml", ".html", ".css", ".js", ".toml", ""}
+SUFFIXES = {".py", ".md", ".yaml", ".yml", ".html", ".css", ".js", ".j2", ".jinja", ".toml", ""}
 SECTIONS = "sft|reward|rl|classify"
 # One private helper may share its name with another; from three on a reader cannot tell them apart.
 HELPERS_ALIKE = 3
@@ -89,8 +90,13 @@ class Rules:
         for variant in (name, name.strip("_")):
             if variant in self.table["gone"]:
                 return str(self.table["gone"][variant])
+        if name.strip("_") in self.table["classes"]:
+            return str(self.table["classes"][name.strip("_")])
         if bare in self.table["names"]:
             return str(self.table["names"][bare])
+        for part in bare.split("_") if "_" in bare else ():
+            if part in self.table["parts"]:
+                return str(self.table["parts"][part])
         hint = self.table["participles"]["hints"].get(
             bare, "a participle alone: name the content (rows, scores, settings, summary)"
         )

@@ -40,9 +40,9 @@ def test_each_works_while_the_other_is_stopped(tmp_path: Path) -> None:
     assert a + b <= max(moments)[0] - min(moments)[0] + 2.0, "pauses do not count"
 
 
-def test_one_that_fails_is_told_of_and_the_other_ended(tmp_path: Path) -> None:
+def test_one_that_fails_is_named_and_the_other_ended(tmp_path: Path) -> None:
     wrong = f"{sys.executable} -S -E {tmp_path / 'missing.py'}"
-    with pytest.raises(SystemExit, match=r"missing\.py` failed; what it said is in .*b\.txt"):
+    with pytest.raises(SystemExit, match=r"missing\.py` failed; its output is in .*b\.txt"):
         run_interleaved((worker(tmp_path, "a", 5), wrong), (0.1, 0.1), (tmp_path / "a.txt", tmp_path / "b.txt"))
     assert "missing.py" in (tmp_path / "b.txt").read_text()
 

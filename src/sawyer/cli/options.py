@@ -68,7 +68,7 @@ def _former_option(error: Any) -> str:
     if (option := FORMER_OPTIONS.get(error.option_name)) in options:
         return f"did you mean `{option}`?"
     if error.ctx.info_name == "bench" and error.option_name in FORMER_BENCH_OPTIONS:
-        return "`sawyer bench` measures every stage of the file, `--steps` of each; `python -m benchmarks` has `--stages` and `--out`"
+        return "`sawyer bench` measures all stages and has `--steps`; `python -m benchmarks` has `--stages` and `--out`"
     return ""
 
 
