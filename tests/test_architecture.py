@@ -45,7 +45,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "stages/reward": (STREET, LEARNS),
     "stages/rl": (STREET, LEARNS),
     "stages/compare": (STREET, LEARNS),
-    "report": ({"errors", "maths", "runs", "trust"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
+    "report": ({"errors", "stats", "maths", "runs", "trust"}, {"matplotlib", "jinja2", "markupsafe", "yaml"}),
     "pipeline": (STREET | {"version", "stages", "report"}, set()),
     "studies": (STREET | {"stages", "report", "pipeline"}, {"torch"}),
     # floor 5: people

@@ -20,7 +20,7 @@ from sawyer.models import (
     remote_code,
     sample,
 )
-from sawyer.records import Message, Prompt, prompt_of
+from sawyer.records import Message, Prompt, prompt_from_messages, prompt_of
 from sawyer.runs import Layout, is_complete, read_manifest
 from sawyer.text import find_unrenderable, fix_date
 from sawyer.train import choose_device, generator
@@ -255,9 +255,7 @@ def _to_prompt(question: str | Sequence[Message | Mapping[str, str]], system: st
         if not question.strip():
             raise DataError("the question is empty", todo="ask something")
         return Prompt(messages=(*before, *prompt_of(question).messages))
-    messages = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in question)  # type: ignore[arg-type]
-    if not messages or messages[-1].role != "user":
-        raise DataError("the conversation does not wait for an answer", expected="messages of which the last one is the user's")
+    messages = prompt_from_messages(question).messages
     if before and messages[0].role == "system":
         raise DataError("the conversation has a system prompt already", expected="one", todo="leave `system` out")
     return Prompt(messages=(*before, *messages))

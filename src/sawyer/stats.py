@@ -163,7 +163,7 @@ def length_controlled_win_rate(
     intercept, slope, ridge = 0.0, 0.0, 0.5
     a = b = c = 1.0
     for _ in range(50):
-        chances = [_sigmoid(intercept + slope * x) for x in xs]
+        chances = [sigmoid(intercept + slope * x) for x in xs]
         weights = [p * (1 - p) for p in chances]
         residuals = [w - p for w, p in zip(wins, chances, strict=True)]
         # Newton's step on the two coefficients; [a b; b c] is the (negative) Hessian.
@@ -178,7 +178,7 @@ def length_controlled_win_rate(
         if abs(step) + abs(turn) < 1e-10:
             break
     error = math.sqrt(c / (a * c - b * b))
-    return Interval(value=_sigmoid(intercept), low=_sigmoid(intercept - Z * error), high=_sigmoid(intercept + Z * error))
+    return Interval(value=sigmoid(intercept), low=sigmoid(intercept - Z * error), high=sigmoid(intercept + Z * error))
 
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -247,5 +247,11 @@ def _win(a: float, b: float) -> float:
     return 0.5 if a == b else float(a > b)
 
 
-def _sigmoid(x: float) -> float:
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)), without overflow at either end."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def percent(value: float) -> str:
+    """0.934 -> 93 %."""
+    return f"{100 * value:.0f} %"

@@ -134,7 +134,7 @@ def test_fixed_coefficient_stays() -> None:
 
 @pytest.mark.parametrize("controller", [FixedKL(coefficient=0.05), adaptive(0.05, 6.0, 1e4)])
 def test_controllers_are_frozen_and_go_on_where_a_checkpoint_left_them(controller: FixedKL | AdaptiveKL) -> None:
-    resumed = controller.at(0.07)
+    resumed = dataclasses.replace(controller, coefficient=0.07)
     assert resumed.coefficient == 0.07 and dataclasses.replace(resumed, coefficient=0.05) == controller
     with pytest.raises(dataclasses.FrozenInstanceError):
         controller.coefficient = 1.0  # type: ignore[misc]

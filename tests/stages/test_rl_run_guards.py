@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def test_after_a_rollback_the_run_is_that_of_the_best_model(
         assert (again.ridge_values is not None) == (start == "ridge")
         if again.ridge_values is not None:
             again.ridge_values.load(state["ridge_values"])
-        again.kl = again.kl.at(work.kl.coefficient)
+        again.kl = replace(again.kl, coefficient=work.kl.coefficient)
         assert work.kl.coefficient == 0.1
         assert work.learn(4) == again.learn(4)
 

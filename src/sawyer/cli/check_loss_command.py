@@ -37,7 +37,7 @@ def check_loss(
     if not os.path.isdir(path.parent):
         raise ConfigError(f"there is no folder {path.parent}", todo="make it first")
     loss = open_loss(name)
-    formula = loss.formula or _first_line(getattr(loss, "function", None))
+    formula = loss.formula or _docstring_summary(getattr(loss, "function", None))
     result = run_checks(loss)
     console = stdout()
     say(console, (name, "bold"), f"   {formula}")
@@ -53,7 +53,7 @@ def check_loss(
     say(console, ("Picture  ", "bold"), str(path))
 
 
-def _first_line(function: object) -> str:
+def _docstring_summary(function: object) -> str:
     """The first line of a user function's docstring."""
     words = (getattr(function, "__doc__", None) or "").strip()
     return words.splitlines()[0] if words else "your own function of r_j, r_k and d = s_j - s_k"

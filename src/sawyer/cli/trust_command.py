@@ -189,6 +189,6 @@ def _figure_table(first: str, *others: str) -> Table:
 
 
 def _cells(figure: Figure) -> tuple[str, str, str]:
-    from sawyer.report.wording import share
+    from sawyer.stats import percent
 
-    return share(figure.value), f"{share(figure.low)} to {share(figure.high)}", f"{figure.cases:,}"
+    return percent(figure.value), f"{percent(figure.low)} to {percent(figure.high)}", f"{figure.cases:,}"

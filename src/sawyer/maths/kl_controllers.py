@@ -16,10 +16,6 @@ class FixedKL:
         """No observation changes it."""
         return self
 
-    def at(self, coefficient: float) -> FixedKL:
-        """The controller as a checkpoint left it."""
-        return replace(self, coefficient=coefficient)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveKL:
@@ -37,10 +33,6 @@ class AdaptiveKL:
         """After `responses` more responses whose mean KL was `kl` nats."""
         error = min(max(kl / self.target - 1, -0.2), 0.2)
         return replace(self, coefficient=self.coefficient * (1 + error * responses / self.horizon))
-
-    def at(self, coefficient: float) -> AdaptiveKL:
-        """The controller as a checkpoint left it."""
-        return replace(self, coefficient=coefficient)
 
 
 def linear_schedule(step: int, *, steps: int, warmup_steps: int) -> float:

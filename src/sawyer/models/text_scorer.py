@@ -11,7 +11,7 @@ import torch
 from sawyer.errors import DataError, RunError
 from sawyer.models.pretrained import remote_code
 from sawyer.models.scoring import RewardScorer, ScoreDetails
-from sawyer.records import Message, Prompt, prompt_of
+from sawyer.records import Message, Prompt, prompt_from_messages, prompt_of
 from sawyer.runs import Layout, is_complete
 
 PromptLike = str | Prompt | Sequence[Message | Mapping[str, str]]
@@ -82,9 +82,4 @@ def reward_folder(source: str | Path) -> str | Path:
 def _prompt(prompt: PromptLike) -> Prompt:
     if isinstance(prompt, Prompt):
         return prompt
-    if isinstance(prompt, str):
-        return prompt_of(prompt)
-    turns = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in prompt)  # type: ignore[arg-type]
-    if not turns or turns[-1].role != "user":
-        raise DataError("a prompt does not wait for an answer", expected="messages of which the last one is the user's")
-    return Prompt(messages=turns)
+    return prompt_of(prompt) if isinstance(prompt, str) else prompt_from_messages(prompt)

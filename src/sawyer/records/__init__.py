@@ -18,6 +18,7 @@ from sawyer.records.record_types import (
     Record,
     Role,
     Where,
+    prompt_from_messages,
     prompt_in,
     prompt_of,
 )

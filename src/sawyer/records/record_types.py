@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
+
+from sawyer.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 
@@ -182,6 +184,14 @@ Record = Prompt | Demonstration | JudgedPrompt | LabelledText
 def prompt_of(text: str, *, where: Where = NOWHERE) -> Prompt:
     """A single-turn prompt."""
     return Prompt(messages=(Message(role="user", content=text),), where=where)
+
+
+def prompt_from_messages(messages: Sequence[Message | Mapping[str, str]]) -> Prompt:
+    """A conversation that waits for an answer. Raises DataError where its last message is not the user's."""
+    turns = tuple(m if isinstance(m, Message) else Message(role=m["role"], content=m["content"]) for m in messages)  # type: ignore[arg-type]
+    if not turns or turns[-1].role != "user":
+        raise DataError("the conversation does not wait for an answer", expected="messages of which the last one is the user's")
+    return Prompt(messages=turns)
 
 
 def prompt_in(record: Record) -> Prompt:

@@ -18,8 +18,9 @@ from sawyer.report.run_facts import Facts, gather
 from sawyer.report.stage_flow import flow
 from sawyer.report.svg_plots import Panel, draw
 from sawyer.report.trust_section import view
-from sawyer.report.wording import NAMES, STATES, headline, number, share, signed, state_words, verdict_words
+from sawyer.report.wording import NAMES, STATES, headline, number, signed, state_words, verdict_words
 from sawyer.runs import SHORT, Layout, write_text
+from sawyer.stats import percent
 
 # Kinds of events that a stage's notes show.
 NOTE_KINDS: tuple[str, ...] = (
@@ -211,11 +212,11 @@ def classifier_tables(facts: Facts) -> dict[str, Any]:
         return {"rows": []}
     count = figures.get("eval_rows")
     where = f"{number(count)} held-out texts" if count else "training texts (none was held out)"
-    interval = f"{share(figures['accuracy_low'])} to {share(figures['accuracy_high'])}"
+    interval = f"{percent(figures['accuracy_low'])} to {percent(figures['accuracy_high'])}"
     last = ("F1 over all labels (micro)", number(figures["micro_f1"]), "") if figures.get("many") else ()
     rows = [
-        (f"Accuracy on {where}", share(figures["accuracy"]), interval),
-        (f"Accuracy of always answering '{figures['baseline_label']}'", share(figures["baseline_majority"]), ""),
+        (f"Accuracy on {where}", percent(figures["accuracy"]), interval),
+        (f"Accuracy of always answering '{figures['baseline_label']}'", percent(figures["baseline_majority"]), ""),
         ("Mean F1 of the classes (macro)", number(figures["macro_f1"]), ""),
         last or ("Matthews correlation", signed(figures["mcc"]), ""),
     ]

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.report.answer_gallery import printable
-from sawyer.report.wording import number, setting_name, share, signed
+from sawyer.report.wording import number, setting_name, signed
 from sawyer.runs import clock, write_text
+from sawyer.stats import percent
 
 FOLDER = Path(__file__).parent
 VERDICTS = {"ok": "ok", "warn": "warn", "fail": "fail"}
@@ -24,7 +25,7 @@ def render(template: str, **values: Any) -> str:
     environment.filters |= {
         "number": number,
         "signed": signed,
-        "share": share,
+        "percent": percent,
         "clock": clock,
         "setting": setting_name,
         "printable": lambda text: printable(str(text))[0],

@@ -12,7 +12,8 @@ from typing import Any
 from sawyer.report.answer_gallery import bar, excerpt
 from sawyer.report.page_templates import write_page
 from sawyer.report.svg_plots import Level, Panel, PlotLine, Tone, draw
-from sawyer.report.wording import number, share, signed
+from sawyer.report.wording import number, signed
+from sawyer.stats import percent
 from sawyer.trust import as_json, from_json
 
 MAX_CHARACTERS = 420  # of an example's answer
@@ -117,7 +118,7 @@ def _calibration(side: Values) -> Panel:
     lines = []
     tones: tuple[Tone, Tone] = ("reward", "faint")
     for tone, curve in zip(tones, side["calibration"], strict=False):
-        name = f"{curve['formula']}, error {share(curve['error']['value'])}"
+        name = f"{curve['formula']}, error {percent(curve['error']['value'])}"
         lines.append(_dots(name, tone, [b["confidence"] for b in curve["bins"]], [b["right"] for b in curve["bins"]]))
     return Panel(
         title="Calibration",
@@ -180,15 +181,15 @@ def _points(value: float) -> str:
 
 
 FIGURES: Sequence[tuple[str, str, Callable[[Values], Values | None], Callable[[float], str]]] = (
-    ("Accuracy", "pairs ranked as the judges did", lambda s: s["accuracy"], share),
+    ("Accuracy", "pairs ranked as the judges did", lambda s: s["accuracy"], percent),
     ("Ahead of the best simple rule", "accuracy less the rule's, on the same pairs", lambda s: s["ahead"], _points),
-    ("Where the better answer is longer", "", lambda s: s["when_longer"], share),
-    ("Where the better answer is shorter", "", lambda s: s["when_shorter"], share),
+    ("Where the better answer is longer", "", lambda s: s["when_longer"], percent),
+    ("Where the better answer is shorter", "", lambda s: s["when_shorter"], percent),
     (
         "Calibration error",
         "by the probability that belongs to the loss",
         lambda s: s["calibration"][0]["error"] if s["calibration"] else None,
-        share,
+        percent,
     ),
     ("Reward with length", "correlation", lambda s: s["length"]["all"], signed),
     ("… within a prompt", "", lambda s: s["length"]["within"], signed),
@@ -209,7 +210,7 @@ def trust_rows(sides: Sequence[Values]) -> list[TableRow]:
         ]
         if any(cells):
             rows.append(TableRow(name=name, note=note, cells=cells))
-    rules = [(f"{side['best_rule']}: {share(side['best_rule_value'])}", "") if side["pairs"] else None for side in sides]
+    rules = [(f"{side['best_rule']}: {percent(side['best_rule_value'])}", "") if side["pairs"] else None for side in sides]
     rows.insert(1, TableRow(name="The best simple rule", note="of longer, shorter and random", cells=rules))
     counts = [(f"{number(side['pairs'])} pairs", _count_words(side)) for side in sides]
     return [*rows, TableRow(name="Counted", note="", cells=counts)]
@@ -222,7 +223,7 @@ def _count_words(side: Values) -> str:
 
 
 def _whisker(name: str, figure: Values, cases: str) -> Whisker:
-    note = f"{share(figure['low'])} to {share(figure['high'])}, {number(figure['cases'])} {cases}"
+    note = f"{percent(figure['low'])} to {percent(figure['high'])}, {number(figure['cases'])} {cases}"
     return Whisker(name=name, note=note, value=figure["value"], low=figure["low"], high=figure["high"])
 
 
@@ -249,12 +250,14 @@ def _damages(probes: Sequence[Values]) -> list[Damage]:
 
 def _ceiling_words(ceiling: Values | None, truth: Values | None) -> tuple[str, str]:
     words = (
-        f"The true score orders {share(truth['value'])} of these pairs as the judges did. " if truth and truth["cases"] else ""
+        f"The true score orders {percent(truth['value'])} of these pairs as the judges did. "
+        if truth and truth["cases"]
+        else ""
     )
     if not ceiling:
         unknown = "The highest possible accuracy against these judges is unknown: too few answers were judged twice."
         return words + unknown, ""
     figure, method = ceiling["accuracy"], ceiling["method"]
-    interval = f"{share(figure['value'])} ({share(figure['low'])} to {share(figure['high'])})"
+    interval = f"{percent(figure['value'])} ({percent(figure['low'])} to {percent(figure['high'])})"
     source = f"{CEILING_METHODS.get(method, method)}: {number(figure['cases'])} pairs"
     return f"{words}Against these judges no model gets above {interval}, {source}.", str(ceiling["assumption"])

@@ -8,6 +8,7 @@ from typing import Any
 
 from sawyer.report.run_facts import Check, Facts
 from sawyer.runs import SETTINGS, STAGES
+from sawyer.stats import percent
 
 NAMES: Mapping[str, str] = {**STAGES, "report": "Report"}
 STATES: Mapping[str, str] = {
@@ -44,24 +45,19 @@ def signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def share(value: float) -> str:
-    """0.934 -> 93 %."""
-    return f"{100 * value:.0f} %"
-
-
 def key_figure(facts: Facts, stage: str) -> str:
     """A stage's most important figure in a few words; empty until it is known."""
     if stage == "compare":
         rate, _ = _win_rate(facts)
-        return f"RL wins {share(rate['value'])}" if rate else ""
+        return f"RL wins {percent(rate['value'])}" if rate else ""
     figures = facts.figures(stage)
     of_pairs = stage == "rl" and "pair_loss_best" in figures
     name, words, say = {
         "base": ("eval_loss", "loss {}", number),
-        "classify": ("accuracy", "accuracy {}", share),
+        "classify": ("accuracy", "accuracy {}", percent),
         "sft": ("eval_loss", "loss {}", number),
         "collect": ("answers", "{} answers", number),
-        "reward": ("accuracy", "accuracy {}", share),
+        "reward": ("accuracy", "accuracy {}", percent),
         "rl": ("pair_loss_best", "pairs' loss {}", number) if of_pairs else ("reward_best", "reward {}", signed),
     }[stage]
     value = figures.get(name)
@@ -98,8 +94,8 @@ def headline(facts: Facts) -> str:
             parts.append(f"At {setting_name(setting)} RL {verb} the mean {measure} of answers {change}{scale}")
     if rate:
         opponent = {"sft": "SFT", "base": "the starting model"}[start]
-        interval = f"{share(rate['low'])} to {share(rate['high'])}"
-        parts.append(f"{'' if parts else 'RL '}wins {share(rate['value'])} of the prompts against {opponent} ({interval})")
+        interval = f"{percent(rate['low'])} to {percent(rate['high'])}"
+        parts.append(f"{'' if parts else 'RL '}wins {percent(rate['value'])} of the prompts against {opponent} ({interval})")
     return f"{' and '.join(parts)}." if parts else ""
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from sawyer.maths import expected_calibration_error
+from sawyer.stats import sigmoid
 from sawyer.trust.intervals import correlation, difference, interval, partial, share
 from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Bin, Calibration, Correlation, Figure, Gap, Side, SideName, SourceAccuracy
@@ -155,7 +156,7 @@ def calibration(formula: str, why: str, outcomes: Outcomes, seed: int) -> Calibr
     """
     power = 0 if formula == PLAIN else 2
     beliefs = [
-        [(_sigmoid(abs(o.gap) * o.difference**power), 0.5 * (1 + (o.gap > 0) - (o.gap < 0))) for o in each] for each in outcomes
+        [(sigmoid(abs(o.gap) * o.difference**power), 0.5 * (1 + (o.gap > 0) - (o.gap < 0))) for o in each] for each in outcomes
     ]
     cells = []  # of each prompt, for each bin: pairs, the sum of their confidences, how many are right
     for each in beliefs:
@@ -194,7 +195,3 @@ def _deviation(values: Sequence[float]) -> float:
         return 0.0
     middle = math.fsum(values) / len(values)
     return math.sqrt(math.fsum((value - middle) ** 2 for value in values) / len(values))
-
-
-def _sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x > -700 else 0.0

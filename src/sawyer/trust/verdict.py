@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from sawyer.stats import percent
 from sawyer.trust.trust_values import Ceiling, Figure, Kind, NeededGuard, Probe, Reason, Side, Trust, Verdict
 
 CHANCE = 0.5
@@ -139,7 +140,7 @@ def _accuracy_reasons(side: Side, ceiling: Ceiling | None) -> list[Reason]:
     if accuracy.low <= CHANCE:
         if ceiling is not None and at_ceiling(accuracy, ceiling):
             words = (
-                f"these judges contradict themselves: against them no model gets above {_pct(ceiling.accuracy.value)} "
+                f"these judges contradict themselves: against them no model gets above {percent(ceiling.accuracy.value)} "
                 f"({_range(ceiling.accuracy)}), which this one may have reached; have answers judged more carefully"
             )
             return [_reason("judges", words, "ceiling.accuracy", ceiling.accuracy.value, USEFUL)]
@@ -151,13 +152,13 @@ def _accuracy_reasons(side: Side, ceiling: Ceiling | None) -> list[Reason]:
         return [_reason("too_few", words, "accuracy.low", accuracy.low, CHANCE)]
     if only_length:
         words = (
-            f"it knows no more than length: the rule '{side.best_rule}' ranks {_pct(side.best_rule_value)} as the judges did, "
-            f"the model {_of(accuracy)}"
+            f"it knows no more than length: the rule '{side.best_rule}' ranks {percent(side.best_rule_value)} as the judges "
+            f"did, the model {_of(accuracy)}"
         )
         return [_reason("length", words, "ahead.high", ahead.high, CLOSE)]
     words = (
         f"{few} whether it is better than the rule '{side.best_rule}': "
-        f"{_pct(accuracy.value)} against {_pct(side.best_rule_value)}"
+        f"{percent(accuracy.value)} against {percent(side.best_rule_value)}"
     )
     return [_reason("too_few", words, "ahead.low", ahead.low, 0.0)]
 
@@ -190,7 +191,7 @@ def _worst_first(probes: Sequence[Probe]) -> list[Probe]:
 
 def _damage_reason(probe: Probe) -> Reason:
     wins, refuses = probe.wins, level(probe) == "refuse"
-    rate = f"{_pct(wins.value)} of the time ({_range(wins)})"
+    rate = f"{percent(wins.value)} of the time ({_range(wins)})"
     if probe.name == "other_prompt":
         words = f"it prefers the answer to another prompt {rate}"
         words += ": it hardly reads the prompt, and a model that does not see it at all has 50 %" if refuses else ""
@@ -222,7 +223,7 @@ def _doubts(report: Trust) -> list[Reason]:
         return doubts
     if side.calibration and side.calibration[0].error.low > CALIBRATION_LIMIT:
         first = side.calibration[0]
-        words = f"its confidence {first.formula} is off by {_pct(first.error.value)} on average"
+        words = f"its confidence {first.formula} is off by {percent(first.error.value)} on average"
         doubts.append(_reason("calibration", words, "calibration.error", first.error.value, CALIBRATION_LIMIT))
     if report.ceiling is not None and report.ceiling.accuracy.high < LOW_CEILING:
         words = _ceiling_text(side, report.ceiling)
@@ -237,7 +238,7 @@ def _doubts(report: Trust) -> list[Reason]:
 
 
 def _ceiling_text(side: Side, ceiling: Ceiling) -> str:
-    most = f"{_pct(ceiling.accuracy.value)} ({_range(ceiling.accuracy)})"
+    most = f"{percent(ceiling.accuracy.value)} ({_range(ceiling.accuracy)})"
     if ceiling.method == "repeats":
         words = f"these judges agree with themselves so seldom that no model can rank more than {most} of the pairs as they do"
         return words + ("; this one may have got there" if at_ceiling(side.accuracy, ceiling) else "; this one is below that")
@@ -253,7 +254,7 @@ def _reason(name: str, words: str, figure: str, value: float, threshold: float) 
 
 def _rule_text(side: Side) -> str:
     """What the simplest rule would get."""
-    return "" if side.best_rule == "random" else f", the rule '{side.best_rule}' would get {_pct(side.best_rule_value)}"
+    return "" if side.best_rule == "random" else f", the rule '{side.best_rule}' would get {percent(side.best_rule_value)}"
 
 
 def _few_prompts_text(side: Side) -> str:
@@ -274,16 +275,12 @@ def _doubts_text(doubts: tuple[Reason, ...]) -> str:
 
 
 def _of(figure: Figure) -> str:
-    return f"{_pct(figure.value)} of {figure.cases:,} pairs ({_range(figure)})"
+    return f"{percent(figure.value)} of {figure.cases:,} pairs ({_range(figure)})"
 
 
 def _range(figure: Figure) -> str:
-    return f"{_pct(figure.low)} to {_pct(figure.high)}"
+    return f"{percent(figure.low)} to {percent(figure.high)}"
 
 
 def _correlation_text(figure: Figure) -> str:
     return f"{figure.value:+.2f} ({figure.low:+.2f} to {figure.high:+.2f})"
-
-
-def _pct(value: float) -> str:
-    return f"{100 * value:.0f} %"

@@ -15,7 +15,7 @@ from sawyer.errors import DataError
 from sawyer.models import RewardScorer, open_tokenizer, policy_logprobs, read_extra
 from sawyer.records import Prompt, once_each, prompt_of
 from sawyer.runs import Run, write_text
-from sawyer.stages.compare.comparison_gates import compare_gates
+from sawyer.stages.compare.comparison_gates import STAGE, compare_gates
 from sawyer.stages.compare.comparison_rows import ComparedAnswer, Job, ModelAnswer, Setting
 from sawyer.stages.compare.win_rates import comparison_figures
 from sawyer.text import Row, batches
@@ -33,7 +33,6 @@ from sawyer.train import (
 )
 from sawyer.worlds import find_task, gold, questions
 
-STAGE = "compare"
 ANSWERS_A_STEP = 512
 BEST_OF = 8  # the control that trains nothing: the best of so many SFT samples by reward
 TEMPERATURES: Mapping[str, float] = {"t1": 1.0, "t07": 0.7, "greedy": 1.0, "deliberate": 1.0, "best_of_8": 1.0}

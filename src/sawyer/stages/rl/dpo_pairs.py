@@ -10,10 +10,10 @@ from sawyer.config import Config, judged_sources, pairs_of, required_section
 from sawyer.errors import DataError
 from sawyer.records import JudgedPrompt, Pair, Prompt, split
 from sawyer.runs import Run
+from sawyer.stages.rl.rl_prompts import STAGE
 from sawyer.text import PromptEncoder, limit_tokens
 from sawyer.train import EncodedPrompt, encode_all, encode_judged, read_judged_files
 
-STAGE = "rl"
 CUT = "answers cut"
 # What is left out, in the order in which it is reported.
 ON_EVAL_PROMPTS = "prompts that the policy is evaluated on"

@@ -9,11 +9,9 @@ from sawyer.errors import DataError
 from sawyer.models import LanguageModel, RewardScorer, Scorer
 from sawyer.records import Prompt, leave_out, once_each, prompt_in, read, split
 from sawyer.runs import Run
-from sawyer.stages.rl.reward_sources import parts_of
+from sawyer.stages.rl.reward_sources import STAGE, parts_of
 from sawyer.text import find_unrenderable
 from sawyer.train import read_data, readable, report_remarks
-
-STAGE = "rl"
 
 
 def load_prompts(

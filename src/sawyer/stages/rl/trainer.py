@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -371,7 +372,7 @@ class Trainer:
     def _roll_back(self, updates: int) -> None:
         """Restore the best model and its optimizers, and double the larger of the KL coefficients of now and then."""
         state = self._restore_best()
-        self.kl = self.kl.at(raised_coefficient(max(self.kl.coefficient, state["kl_coefficient"])))
+        self.kl = replace(self.kl, coefficient=raised_coefficient(max(self.kl.coefficient, state["kl_coefficient"])))
         self.rollbacks += 1
         self.guards.reset_streaks()
         best, name = self.best.step, "beta" if self.algorithm.coefficient == "beta" else "the KL coefficient"
@@ -416,7 +417,7 @@ class Trainer:
             optimizer.load(state[name])
         if self.ridge_values is not None:
             self.ridge_values.load(state["ridge_values"])
-        self.kl = self.kl.at(state["kl_coefficient"])
+        self.kl = replace(self.kl, coefficient=state["kl_coefficient"])
         self.guards.load(state["guards"])
         self.best.load(state["best"])
         self.rollbacks, self.stop_message = state["rollbacks"], state["stop_message"]
