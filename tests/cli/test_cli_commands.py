@@ -15,7 +15,8 @@ from sawyer.cli.options import FORMER_BENCH_OPTIONS, FORMER_COMMANDS, FORMER_OPT
 from sawyer.config import Config
 from sawyer.errors import Interrupted, RunError
 from sawyer.models.pretrained import brings_code, remote_code_kwargs
-from sawyer.runs import Journal, Layout, Manifest
+from sawyer.runs import Layout, Manifest
+from sawyer.runs.journal import Journal
 
 MINIMAL = "model: gpt2\nout: {out}\nsft: {{data: [a.json]}}\n"
 

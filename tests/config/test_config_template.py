@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sawyer.config import Config, load_config, setting_fields, template_file
+from sawyer.config import Config, load_config, template_file
+from sawyer.config.error_messages import setting_fields
 
 OFF = re.compile(r"^( *)# ( *[a-z_]+:(?: |$))", re.M)  # `# limit: 200` and `#   limit: 200`; prose does not look so
 

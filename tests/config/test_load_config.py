@@ -11,20 +11,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sawyer.config import (
-    Classify,
-    Config,
-    Reward,
-    Rl,
-    Sft,
-    Start,
-    demo_config,
-    load_config,
-    parse_config,
-    setting_fields,
-    start_of,
-)
+from sawyer.config import Config, Reward, Rl, Sft, Start, demo_config, load_config, parse_config, start_of
+from sawyer.config.error_messages import setting_fields
 from sawyer.config.former_names import FORMER_GUARDS, FORMER_SETTINGS, FORMER_VALUES
+from sawyer.config.sections import Classify
 from sawyer.errors import ConfigError
 
 BASE = "model: gpt2\nsft: {data: [a.json]}\n"

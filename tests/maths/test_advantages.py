@@ -12,7 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sawyer.maths import Advantages, explained_variance, gae, keep, whiten
+from sawyer.maths import explained_variance, gae, whiten
+from sawyer.maths.advantages import Advantages
+from sawyer.maths.masked import keep
 
 EXACT = 0.0
 ROUNDING = 1e-12  # float64, a few dozen operations on numbers of size 1

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from sawyer.maths import LABEL_LOSSES, multi_label_loss, single_label_loss
+from sawyer.maths import LABEL_LOSSES
+from sawyer.maths.classification_losses import multi_label_loss, single_label_loss
 
 
 def test_one_label_by_hand() -> None:

@@ -13,7 +13,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sawyer.maths import DpoLoss, dpo_loss, keep, masked_mean, masked_sum, response_log_ratio
+from sawyer.maths import DpoLoss, dpo_loss, masked_mean, masked_sum, response_log_ratio
+from sawyer.maths.masked import keep
 
 SINGLE = 2e-6  # fp32, relative
 BETA = 0.1

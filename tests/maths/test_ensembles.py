@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sawyer.maths import COMBINATIONS, disagreement, ensemble_mean, ensemble_mean_minus_variance, ensemble_min
+from sawyer.maths import COMBINATIONS, disagreement
+from sawyer.maths.ensembles import ensemble_mean, ensemble_mean_minus_variance, ensemble_min
 
 # Three members, two answers. Means 2 and 0; deviations from them (-1, 0, 1) and (-3, 1, 2).
 SCORES = torch.tensor([[1.0, -3.0], [2.0, 1.0], [3.0, 2.0]], dtype=torch.float64)

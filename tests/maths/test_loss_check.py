@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from sawyer.maths import REWARD_LOSSES, LossCheck, RewardLoss, check_loss, check_pair, loss_curves, worked_example
+from sawyer.maths import REWARD_LOSSES, LossCheck, RewardLoss, check_loss, loss_curves, worked_example
+from sawyer.maths.loss_check import check_pair
 
 Pair = Callable[[Tensor, Tensor, Tensor], Any]
 

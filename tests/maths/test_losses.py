@@ -12,21 +12,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sawyer.maths import (
-    REWARD_LOSSES,
-    PolicyLoss,
-    bradley_terry_loss,
-    centering,
-    gae,
-    keep,
-    margin_loss,
-    masked_sum,
-    ppo_policy,
-    ppo_value,
-    scaled_loss,
-    squared_loss,
-    token_rewards,
-)
+from sawyer.maths import REWARD_LOSSES, PolicyLoss, gae, masked_sum, ppo_policy, ppo_value, token_rewards
+from sawyer.maths.masked import keep
+from sawyer.maths.reward_losses import bradley_terry_loss, centering, margin_loss, scaled_loss, squared_loss
 
 PAIR_LOSSES = {name: loss.function for name, loss in REWARD_LOSSES.items() if loss.counts == "pairs"}
 EXACT = 0.0

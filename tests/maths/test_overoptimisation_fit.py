@@ -9,7 +9,8 @@ from itertools import combinations
 import pytest
 import torch
 
-from sawyer.maths import best_of_n_gain, best_of_n_mean, best_of_n_turn, fit_best_of_n, fit_rl, rl_gain, rl_turn
+from sawyer.maths import best_of_n_gain, best_of_n_mean, fit_best_of_n, fit_rl, rl_gain
+from sawyer.maths.overoptimisation_fit import best_of_n_turn, rl_turn
 
 CURVES = [(fit_best_of_n, best_of_n_gain), (fit_rl, rl_gain)]
 

@@ -13,18 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sawyer.maths import (
-    REWARD_LOSSES,
-    WEIGHTS,
-    JudgedBatch,
-    Objective,
-    ScoreNormalizer,
-    by_item,
-    by_prompt,
-    listwise_loss,
-    regression_loss,
-    squared_loss,
-)
+from sawyer.maths import REWARD_LOSSES, WEIGHTS, JudgedBatch, Objective, ScoreNormalizer
+from sawyer.maths.reward_losses import by_item, by_prompt, listwise_loss, regression_loss, squared_loss
 
 ROUNDING = 1e-12
 Listwise = Callable[[Tensor, Tensor, Tensor], Tensor]

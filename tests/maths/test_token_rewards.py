@@ -12,7 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sawyer.maths import clip_scores, keep, missing_eos, token_rewards
+from sawyer.maths import clip_scores, missing_eos, token_rewards
+from sawyer.maths.masked import keep
 
 EXACT = 0.0
 ROUNDING = 1e-12  # float64, a few operations on numbers of size 1

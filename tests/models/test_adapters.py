@@ -25,7 +25,6 @@ from sawyer.models import (
     ValueNetwork,
     copy_model,
     load_policy,
-    merge,
     new_classifier,
     new_reward_model,
     open_language_model,
@@ -38,6 +37,7 @@ from sawyer.models import (
     token_values,
     without_adapters,
 )
+from sawyer.models.adapters import merge
 from sawyer.models.fast import packing as packing
 from sawyer.models.fast.packing import packs_exactly
 from sawyer.models.load import load_reward, load_tokenizer

@@ -19,13 +19,13 @@ from sawyer.models import (
     class_logits,
     context_length,
     load_reader,
-    mean_pooled,
     near_duplicates,
     new_classifier,
     new_reward,
     save_model,
 )
 from sawyer.models.load import load_tokenizer
+from sawyer.models.prompt_embeddings import mean_pooled
 from sawyer.text import Row, plain_row
 
 Make = Callable[[str], Path]
@@ -215,7 +215,7 @@ def test_near_duplicates_name_the_pair_they_were_least_sure_of(make: Make) -> No
 
 
 def test_the_longest_text_is_shortened_in_the_sentence() -> None:
-    from sawyer.models import NearDuplicates
+    from sawyer.models.prompt_embeddings import NearDuplicates
 
     found = NearDuplicates(indices=(0,), of=2, usual=0.2, pair=(0, 1), similarity=0.97)
     told = found.summary(["short", "x" * 500], 0.95)

@@ -15,7 +15,8 @@ import transformers as hf
 from encoders import tokenizer_of, write
 
 from sawyer.errors import ModelError, TrainingError
-from sawyer.models import Classifier, FunctionScorer, LabelScorer, RewardComponent, ScoreDetails, WeightedScorer, score_details
+from sawyer.models import Classifier, FunctionScorer, LabelScorer, RewardComponent, WeightedScorer, score_details
+from sawyer.models.scoring import ScoreDetails
 from sawyer.records import Message, Prompt, prompt_of
 
 PROMPTS = [prompt_of("where ?"), prompt_of("what is up ?")]

@@ -18,7 +18,8 @@ from tokenizers import Tokenizer
 from sawyer import pipeline
 from sawyer.config import parse_config
 from sawyer.errors import ModelError
-from sawyer.models import RewardScorer, load_reward_model, new_reward_model, open_language_model, sample, save_model
+from sawyer.models import RewardScorer, new_reward_model, open_language_model, sample, save_model
+from sawyer.models.reward_model import load_reward_model
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
 from sawyer.runs import Layout, read_rows
 from sawyer.text import PromptEncoder, fix_date, set_template

@@ -11,8 +11,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from sawyer.models import FastPath, fast_path, policy_logprobs, sample
-from sawyer.models.fast import prepacked_linear
+from sawyer.models import fast_path, policy_logprobs, sample
+from sawyer.models.fast import FastPath, prepacked_linear
 from sawyer.text import Row, pad_right
 
 pytestmark = pytest.mark.fast_path

@@ -24,13 +24,13 @@ from sawyer.models import (
     load_policy,
     load_tokenizer,
     lora_summary,
-    merge,
     new_reward_model,
     open_language_model,
     read_adapter,
     save_merged,
     save_model,
 )
+from sawyer.models.adapters import merge
 from sawyer.runs import ADAPTER
 
 Make = Callable[[str], Path]

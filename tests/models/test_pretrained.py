@@ -20,7 +20,6 @@ from sawyer import Chat, Classifier, Scorer
 from sawyer.errors import ModelError, RunError
 from sawyer.models import (
     RewardScorer,
-    family_problem,
     load_base,
     load_reader,
     load_tokenizer,
@@ -32,7 +31,7 @@ from sawyer.models import (
     save_merged,
     save_model,
 )
-from sawyer.models.pretrained import BRINGS_CODE
+from sawyer.models.pretrained import BRINGS_CODE, family_problem
 from sawyer.runs import ADAPTER, base_of
 
 Make = Callable[[str], Path]

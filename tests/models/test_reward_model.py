@@ -12,8 +12,10 @@ import transformers as hf
 from encoders import BUILD, CONTEXT, noisy, tokenizer_of, write
 
 from sawyer.errors import ModelError
-from sawyer.models import Member, RewardScorer, is_causal, load_reward_model, new_reward_model, save_model, sequence_logits
+from sawyer.models import Member, RewardScorer, new_reward_model, save_model, sequence_logits
+from sawyer.models.forward import is_causal
 from sawyer.models.load import load_tokenizer
+from sawyer.models.reward_model import load_reward_model
 from sawyer.records import Message, Prompt, prompt_of
 from sawyer.text import TextPairEncoder, conversation, pad_right
 

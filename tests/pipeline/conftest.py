@@ -18,7 +18,8 @@ from sawyer import pipeline
 from sawyer.config import parse_config
 from sawyer.errors import SawyerError
 from sawyer.pipeline import run_stages
-from sawyer.runs import Layout, Listener, Manifest, Run, hash_folder, read_manifest, read_rows
+from sawyer.runs import Layout, Listener, Manifest, Run, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.worlds import write_world
 
 STAGES = pipeline.STAGES

@@ -17,10 +17,13 @@ import pytest
 from recorded import metric_rows
 
 from sawyer import pipeline
-from sawyer.config import Config, setting_fields
+from sawyer.config import Config
+from sawyer.config.error_messages import setting_fields
 from sawyer.errors import SawyerError
-from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
-from sawyer.train import MicroBatches, OptimizerStep
+from sawyer.runs import Layout, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
+from sawyer.train import OptimizerStep
+from sawyer.train.micro_batches import MicroBatches
 
 STAGES = pipeline.STAGES
 SECTIONS = {name for name, default, _ in setting_fields() if default == "a section"}

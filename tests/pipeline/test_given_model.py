@@ -15,7 +15,7 @@ from sawyer import pipeline
 from sawyer.config import parse_config
 from sawyer.models import open_language_model
 from sawyer.records import prompt_of
-from sawyer.runs import hash_folder
+from sawyer.runs.atomic_files import hash_folder
 
 pytestmark = pytest.mark.slow
 

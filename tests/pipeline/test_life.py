@@ -14,7 +14,8 @@ from sawyer import pipeline
 from sawyer.config import parse_config
 from sawyer.errors import DataError, Interrupted, RunError
 from sawyer.pipeline import run_stages
-from sawyer.runs import Layout, hash_folder, open_run, read_manifest, read_rows
+from sawyer.runs import Layout, open_run, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
 
 STAGES = pipeline.STAGES
 Make = Callable[[], tuple[list[tuple[str, dict[str, Any]]], Any]]

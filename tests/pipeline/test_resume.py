@@ -10,7 +10,8 @@ import pytest
 from cuts import Cut, Row, go_on, same
 
 from sawyer import pipeline
-from sawyer.runs import Journal, Layout, read_manifest
+from sawyer.runs import Layout, read_manifest
+from sawyer.runs.journal import Journal
 from sawyer.train import OptimizerStep, restore_weights, stage_loop
 
 pytestmark = pytest.mark.slow

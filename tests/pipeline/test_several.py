@@ -41,7 +41,7 @@ from sawyer.train import distributed
 from sawyer.config import load_config
 from sawyer.errors import Interrupted, SawyerError
 from sawyer.pipeline import run, run_stages
-from sawyer.runs import Journal
+from sawyer.runs.journal import Journal
 
 def small(name):
     module = real(name)

@@ -15,7 +15,8 @@ import yaml
 from sawyer.config import parse_config
 from sawyer.errors import Interrupted
 from sawyer.pipeline import STAGES
-from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.runs import Layout, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.studies import study_overoptimisation
 from sawyer.train import OptimizerStep
 

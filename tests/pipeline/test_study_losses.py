@@ -17,7 +17,8 @@ import yaml
 from sawyer.config import parse_config
 from sawyer.errors import Interrupted, RunError
 from sawyer.pipeline import run_stages
-from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.runs import Layout, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.studies.losses import compare_losses, config_of, study_losses
 from sawyer.studies.tables import CellResult, StudyResult
 from sawyer.train import OptimizerStep

@@ -15,7 +15,6 @@ from sawyer.records import (
     JudgedPrompt,
     Message,
     Prompt,
-    Where,
     bucket,
     json_lines,
     prompt_of,
@@ -23,6 +22,7 @@ from sawyer.records import (
     scored_row,
     split,
 )
+from sawyer.records.record_types import Where
 
 Put = Callable[[str, Any], str]
 

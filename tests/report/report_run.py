@@ -12,7 +12,8 @@ from pathlib import Path
 import yaml
 
 from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
-from sawyer.runs import Gate, Journal, Layout, Manifest, write_json
+from sawyer.runs import Gate, Layout, Manifest, write_json
+from sawyer.runs.journal import Journal
 from sawyer.trust import Trust, as_json, decide_verdict, trust
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)> & \x00\x1b[31m \ud800 {{ 7 * 7 }} </style>'

@@ -10,7 +10,8 @@ from report_run import HOSTILE
 from sawyer.cli.inspect import _key_figures
 from sawyer.cli.summary_tables import show_classifier, show_summary
 from sawyer.report import build
-from sawyer.runs import Journal, Layout, Manifest
+from sawyer.runs import Layout, Manifest
+from sawyer.runs.journal import Journal
 
 SCORES = {"precision": 0.8, "recall": 0.9, "f1": 0.85, "rows": 40, "predicted_rows": 44}
 

@@ -15,7 +15,8 @@ from report_run import make_run
 
 from sawyer.errors import RunError
 from sawyer.report import build, overoptimisation_page, page, trust_section
-from sawyer.runs import Journal, Layout, open_run
+from sawyer.runs import Layout, open_run
+from sawyer.runs.journal import Journal
 
 ODD: list[Any] = [None, "x", -1e308, 10**400, float("nan"), float("inf"), [], {}, [1, "x"], {"a": [1]}, True, "\x1b[31m<b>", -5]
 

@@ -13,7 +13,8 @@ from report_run import HOSTILE, make_run
 from sawyer.errors import RunError
 from sawyer.report import build
 from sawyer.report.run_facts import gather
-from sawyer.runs import Journal, Layout
+from sawyer.runs import Layout
+from sawyer.runs.journal import Journal
 
 VOID = {"meta", "br", "input", "img", "link", "hr"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sawyer.runs import MARKER, Manifest, hash_files, hash_folder
-from sawyer.runs.atomic_files import stamp_folder
+from sawyer.runs import MARKER, Manifest, hash_files
+from sawyer.runs.atomic_files import hash_folder, stamp_folder
 
 
 def model(folder: Path) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sawyer.errors import Interrupted, RunError
-from sawyer.runs import Gate, Journal, Layout, last_gates, open_run, read_rows
+from sawyer.runs import Gate, Layout, last_gates, open_run, read_rows
+from sawyer.runs.journal import Journal
 
 
 def journal(root: Path) -> Journal:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import Layout, hash_folder, is_complete, new_file, open_run, remove_folder, replace_folder, write_text
-from sawyer.runs.atomic_files import NEW, OLD, recover_all, remove_leftovers
+from sawyer.runs import Layout, is_complete, new_file, open_run, remove_folder, replace_folder, write_text
+from sawyer.runs.atomic_files import NEW, OLD, hash_folder, recover_all, remove_leftovers
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="links need a right there")
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import Manifest, StageState, read_manifest
+from sawyer.runs import Manifest, read_manifest
+from sawyer.runs.manifest import StageState
 
 
 def test_every_change_is_on_the_disk(tmp_path: Path) -> None:

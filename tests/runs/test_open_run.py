@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import Journal, Layout, Stop, changed_keys, handle_signals, open_run, write_text
+from sawyer.runs import Layout, Stop, changed_keys, handle_signals, open_run, write_text
+from sawyer.runs.journal import Journal
 
 HOLDER = """
 import sys

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from sawyer.errors import RunError
-from sawyer.runs import MARKER, Manifest, check_sealed, hash_folder, replace_folder
+from sawyer.runs import MARKER, Manifest, check_sealed, replace_folder
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.train import load_checkpoint, save_checkpoint
 
 

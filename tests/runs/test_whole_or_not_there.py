@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from sawyer.errors import RunError
-from sawyer.runs import disk_errors, hash_folder, is_complete, link, remove_folder, replace_folder, write_json, write_text
-from sawyer.runs.atomic_files import NEW, OLD, recover_all
+from sawyer.runs import disk_errors, is_complete, link, remove_folder, replace_folder, write_json, write_text
+from sawyer.runs.atomic_files import NEW, OLD, hash_folder, recover_all
 
 
 def fill(folder: Path, text: str) -> None:

@@ -20,8 +20,9 @@ from sawyer.models import new_policy, new_reward, save_model, train_tokenizer
 from sawyer.models.load import load_tokenizer
 from sawyer.runs import Layout, Run, open_run, replace_folder
 from sawyer.text import set_template
-from sawyer.train import OptimizerStep, Update
+from sawyer.train import OptimizerStep
 from sawyer.train.micro_batches import MicroBatches
+from sawyer.train.optimizer_step import Update
 from sawyer.worlds import comparisons, demonstrations, tasks
 
 CONTEXT, VOCABULARY, WIDTH = 160, 400, 16

@@ -12,7 +12,8 @@ import torch
 
 from sawyer.chat import Chat
 from sawyer.config import Config, parse_config
-from sawyer.models import RewardScorer, ScoreDetails, open_language_model, read_extra, sample
+from sawyer.models import RewardScorer, open_language_model, read_extra, sample
+from sawyer.models.scoring import ScoreDetails
 from sawyer.records import prompt_of
 from sawyer.runs import read_rows
 from sawyer.stages.rl.rl_stage import train

@@ -20,7 +20,8 @@ from sawyer.config import parse_config
 from sawyer.errors import ConfigError, DataError, Interrupted, SawyerError, TrainingError
 from sawyer.models import Classifier, load_reader, new_classifier
 from sawyer.records import read, split
-from sawyer.runs import Layout, hash_folder, read_manifest, read_rows
+from sawyer.runs import Layout, read_manifest, read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.stages.classify.class_data import load_texts, row_encoder
 from sawyer.stages.classify.classifier_report import classifier_figures, classifier_gates, majority_labels, sample_rows
 from sawyer.stages.classify.classify_stage import ClassifierLoop

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from sawyer import pipeline
 from sawyer.cli.main import app
-from sawyer.config import STARTS, Config, load_config, template_file
+from sawyer.config import Config, load_config, template_file
+from sawyer.config.load_config import STARTS
 from sawyer.errors import ConfigError
 
 Fixture = Any

@@ -35,7 +35,8 @@ from naive_reward import (
     units,
 )
 
-from sawyer.models import load_reward_model, open_language_model
+from sawyer.models import open_language_model
+from sawyer.models.reward_model import load_reward_model
 from sawyer.records import Answer, JudgedPrompt, Pair, read, split
 from sawyer.stages.reward.reward_data import RewardData
 from sawyer.train import EncodedPrompt, batch_indices

@@ -33,7 +33,8 @@ from naive_training import (
     sft_summary,
 )
 
-from sawyer.models import RewardScorer, load_classifier, load_reader, open_language_model
+from sawyer.models import RewardScorer, load_reader, open_language_model
+from sawyer.models.classifier import load_classifier
 from sawyer.pipeline.summary import summarise
 from sawyer.records import prompt_of, read, split
 from sawyer.runs import read_rows

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sawyer import pipeline
 from sawyer.cli.main import app
-from sawyer.config import Compare
+from sawyer.config.sections import Compare
 from sawyer.errors import DataError, ModelError, SawyerError
 from sawyer.models import model_facts
 from sawyer.pipeline import fingerprint, preflight

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sawyer.config import World
+from sawyer.config.sections import World
 from sawyer.errors import DataError
 from sawyer.models import (
     Member,

@@ -27,7 +27,8 @@ from sawyer.models import (
     sequence_logits,
 )
 from sawyer.records import prompt_of, read_answers
-from sawyer.runs import hash_folder, read_rows
+from sawyer.runs import read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.stages.reward.loss_choice import objective
 from sawyer.stages.reward.reward_data import load_reward_data
 from sawyer.stages.reward.reward_stage import RewardLoop, sample_answers, train

@@ -13,7 +13,8 @@ import torch
 from scripted import same, scripted, weights
 
 from sawyer.errors import NotFiniteError
-from sawyer.models import RewardScorer, ScoreDetails
+from sawyer.models import RewardScorer
+from sawyer.models.scoring import ScoreDetails
 from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.train import OptimizerStep

@@ -14,7 +14,8 @@ from sawyer.runs import Run, write_json
 from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.rl.trust_guards import verdict_summary
-from sawyer.trust import NeededGuard, Reason, Verdict, as_json, trust
+from sawyer.trust import NeededGuard, Verdict, as_json, trust
+from sawyer.trust.trust_values import Reason
 
 Fixture = Any
 LATE = {"episodes": 8, "batch_size": 8, "eval_every": 100}

@@ -15,7 +15,8 @@ import torch
 from sawyer.errors import DataError
 from sawyer.models import Completion, open_language_model
 from sawyer.records import read, split
-from sawyer.runs import hash_folder, read_rows
+from sawyer.runs import read_rows
+from sawyer.runs.atomic_files import hash_folder
 from sawyer.stages.sft import train
 from sawyer.stages.sft.sft_stage import sft_gates
 from sawyer.stats import paired_interval

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sawyer.models import ValueNetwork, open_language_model
 from sawyer.records import read
-from sawyer.text import Row, micro_batches
+from sawyer.text import Row
+from sawyer.text.batch import micro_batches
 from sawyer.train import OptimizerStep, batch_indices, choose_device, generator, judged_minibatches
 
 ONE = 1_000_000  # tokens: a budget that no batch here exceeds

@@ -17,7 +17,8 @@ from sawyer import pipeline
 from sawyer.models import open_language_model
 from sawyer.records import read, split
 from sawyer.report import build
-from sawyer.runs import Layout, hash_folder, read_rows
+from sawyer.runs import Layout, read_rows
+from sawyer.runs.atomic_files import hash_folder
 
 Fixture = Any
 SHORT = "def short(prompts, responses):\n    return [-len(r) / 10 for r in responses]\n"

@@ -12,7 +12,8 @@ import pytest
 
 from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, Interrupted
-from sawyer.runs import Journal, Layout, Listener
+from sawyer.runs import Layout, Listener
+from sawyer.runs.journal import Journal
 from sawyer.studies import algorithms, throughput
 from sawyer.studies.algorithms import ALGORITHMS, compare_algorithms, config_of, study_algorithms
 from sawyer.studies.tables import CellResult

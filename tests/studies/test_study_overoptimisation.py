@@ -15,7 +15,8 @@ from sawyer.config import Config, parse_config
 from sawyer.errors import ConfigError, RunError
 from sawyer.models.pretrained import remote_code_kwargs
 from sawyer.report import build_overoptimisation
-from sawyer.runs import Journal, Layout
+from sawyer.runs import Layout
+from sawyer.runs.journal import Journal
 from sawyer.studies.best_of_n_samples import Samples, sample_answers
 from sawyer.studies.overoptimisation import (
     GoldPoint,

@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sawyer.text import Row, batches, micro_batches, pad_left, pad_right, whole_numbers
+from sawyer.text import Row, batches, pad_left, pad_right, whole_numbers
+from sawyer.text.batch import micro_batches
 
 PAD = 9
 

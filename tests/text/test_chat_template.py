@@ -10,7 +10,8 @@ from transformers import AutoTokenizer
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
-from sawyer.text import TEMPLATES, PromptEncoder, render, set_template, template_text
+from sawyer.text import PromptEncoder, set_template, template_text
+from sawyer.text.chat_template import TEMPLATES, render
 
 EOS = "<|endoftext|>"
 OWN = (

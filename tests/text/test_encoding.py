@@ -11,7 +11,8 @@ from transformers import AutoTokenizer
 
 from sawyer.errors import ModelError
 from sawyer.records import Demonstration, Message, Prompt, prompt_of
-from sawyer.text import PromptEncoder, Row, encoding, pad_right, render, set_template
+from sawyer.text import PromptEncoder, Row, encoding, pad_right, set_template
+from sawyer.text.chat_template import render
 
 EOS = "<|endoftext|>"
 TEXTS = ["Where?", "", "ends in a colon: ", "ends in a line\n", "\nbegins with one", "naïve 日本 🙂", "Down", " D: D: \n\n D"]

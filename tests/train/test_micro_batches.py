@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from sawyer.train import MicroBatches, OptimizerStep, distributed, shard_micro_batches
+from sawyer.train import OptimizerStep, distributed, shard_micro_batches
+from sawyer.train.micro_batches import MicroBatches
 
 BUDGET = 10
 

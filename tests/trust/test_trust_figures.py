@@ -10,7 +10,8 @@ from judges import record, table
 
 from sawyer.errors import ModelError
 from sawyer.records import Answer, JudgedPrompt, prompt_of
-from sawyer.trust import Side, Trust, decide_verdict, trust
+from sawyer.trust import Trust, decide_verdict, trust
+from sawyer.trust.trust_values import Side
 
 # One prompt with three pairs, one with one. Rewards: b > a > c and e > d; judged: a > b > c and d > e.
 FIRST = record("p", ("aaa", 9.0), ("bb", 5.0), ("c", 2.0))

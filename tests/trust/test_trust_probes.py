@@ -8,9 +8,9 @@ import pytest
 from judges import Scorer, record, table
 
 from sawyer.records import Prompt
-from sawyer.trust import DAMAGES, Figure, Probe, trust
+from sawyer.trust import Figure, Probe, trust
 from sawyer.trust.judged_answers import score_prompts
-from sawyer.trust.probes import probe
+from sawyer.trust.probes import DAMAGES, probe
 
 BEST = "It is the capital of France"
 RECORDS = [record("p", (BEST, 9.0), ("no", 1.0)), record("q", ("Yes", 9.0), ("maybe", 1.0))]

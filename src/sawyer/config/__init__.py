@@ -1,22 +1,12 @@
 """The settings of a run: their typed tree, and reading it from YAML."""
 
 from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, pairs_of, sources_of
-from sawyer.config.error_messages import setting_fields
 from sawyer.config.former_names import FORMER_VALUES
-from sawyer.config.load_config import (
-    STARTS,
-    WORLD_BASE,
-    demo_config,
-    load_config,
-    parse_config,
-    template_file,
-    with_settings,
-)
+from sawyer.config.load_config import WORLD_BASE, demo_config, load_config, parse_config, template_file, with_settings
 from sawyer.config.schema import (
     LOSSES,
     USED_BY,
     Algorithm,
-    Collect,
     Config,
     EnsembleSettings,
     Guard,
@@ -28,13 +18,6 @@ from sawyer.config.schema import (
     Sft,
     required_section,
 )
-from sawyer.config.sections import RUN_MODELS, Base, Classify, Compare, Lora, World
+from sawyer.config.sections import RUN_MODELS, Lora
 from sawyer.config.stage_start import Start, left_out, start_of
-from sawyer.config.user_code import (
-    BUILT_IN_SOURCE,
-    load_user_function,
-    parse_function_name,
-    user_file,
-    user_files,
-    user_function_source,
-)
+from sawyer.config.user_code import BUILT_IN_SOURCE, load_user_function, parse_function_name, user_files, user_function_source

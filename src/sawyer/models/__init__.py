@@ -1,13 +1,11 @@
 """Networks: load and save, forward, sample, score."""
 
-from sawyer.models.adapters import LowRank, lora_summary, merge, without_adapters
-from sawyer.models.classifier import Classifier, class_logits, load_classifier, new_classifier
+from sawyer.models.adapters import lora_summary, without_adapters
+from sawyer.models.classifier import Classifier, class_logits, new_classifier
 from sawyer.models.composite_reward import FunctionScorer, LabelScorer, RewardComponent, WeightedScorer
-from sawyer.models.fast import FastPath, fast_path, freeze_for_inference, multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models.fast import fast_path, freeze_for_inference, multiplies_bf16, multiplies_bf16_in_tiles
 from sawyer.models.forward import (
-    TokenLogprobs,
     before_trained,
-    is_causal,
     mean_loss,
     policy_entropies,
     policy_logprobs,
@@ -32,25 +30,15 @@ from sawyer.models.load import (
     prompt_encoder_of,
     train_tokenizer,
 )
-from sawyer.models.map_rows import MapRows, map_here
 from sawyer.models.model_folder import copy_model, read_extra, save_merged, save_model
 from sawyer.models.multi_adapter import AdapterTrunk, AdapterView, MultiAdapter
 from sawyer.models.network_parts import head_of, network_of, score_head, splits_exactly
 from sawyer.models.peft_folder import read_adapter
-from sawyer.models.pretrained import ModelFacts, family_problem, model_facts, remote_code, table_rows
-from sawyer.models.prompt_embeddings import NearDuplicates, mean_pooled, near_duplicates
-from sawyer.models.reward_model import LoadNetwork, RewardModel, load_reward_model, new_reward_model, set_reward_template
+from sawyer.models.pretrained import model_facts, remote_code
+from sawyer.models.prompt_embeddings import near_duplicates
+from sawyer.models.reward_model import LoadNetwork, RewardModel, new_reward_model, set_reward_template
 from sawyer.models.ridge_values import RidgeValues
 from sawyer.models.sampling import Completion, beam_search, sample
-from sawyer.models.scoring import (
-    DetailedScorer,
-    Ensemble,
-    Member,
-    RewardScorer,
-    ScoreDetails,
-    Scorer,
-    member_folder,
-    score_details,
-)
+from sawyer.models.scoring import Ensemble, Member, RewardScorer, Scorer, member_folder, score_details
 from sawyer.models.text_scorer import TextScorer, reward_folder
 from sawyer.models.value_head import PolicyWithValue, ValueNetwork

@@ -6,7 +6,6 @@ from sawyer.runs.atomic_files import (
     damage_error,
     disk_errors,
     hash_files,
-    hash_folder,
     is_complete,
     json_safe,
     link,
@@ -18,10 +17,10 @@ from sawyer.runs.atomic_files import (
     write_json,
     write_text,
 )
-from sawyer.runs.journal import Gate, Journal, Listener, check_journal, last_gates
+from sawyer.runs.journal import Gate, Listener, check_journal, last_gates
 from sawyer.runs.labels import SETTINGS, SHORT, STAGES, clock
 from sawyer.runs.layout import Layout
-from sawyer.runs.manifest import Manifest, StageState, read_manifest
+from sawyer.runs.manifest import Manifest, read_manifest
 from sawyer.runs.model_source import (
     ADAPTER,
     BESIDE,

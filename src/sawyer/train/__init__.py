@@ -20,12 +20,12 @@ if TYPE_CHECKING:
         judged_minibatches,
         read_judged_files,
     )
-    from sawyer.train.memory_plan import NetworkMemory, memory_plan_summary, plan_memory
-    from sawyer.train.micro_batches import MicroBatches, shard_micro_batches
+    from sawyer.train.memory_plan import memory_plan_summary, plan_memory
+    from sawyer.train.micro_batches import shard_micro_batches
     from sawyer.train.next_token import NextTokenLoop
-    from sawyer.train.optimizer_step import OptimizerStep, Update, restore_weights, trained_weights
+    from sawyer.train.optimizer_step import OptimizerStep, restore_weights, trained_weights
     from sawyer.train.rng import batch_indices, generator
-    from sawyer.train.shared_run import open_shared_run, stop_requested
+    from sawyer.train.shared_run import open_shared_run
     from sawyer.train.stage_data import encode_all, encode_rows, lengths_in_words, read_data, readable, report_remarks
     from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, run_steps, stop_if_requested
 
@@ -38,12 +38,12 @@ _MODULES = {
         *("NO_NORMALIZER", "EncodedPrompt", "JudgedMinibatch"),
         *("encode_judged", "judged_batch", "judged_minibatches", "read_judged_files"),
     ),
-    "memory_plan": ("NetworkMemory", "plan_memory", "memory_plan_summary"),
-    "micro_batches": ("MicroBatches", "shard_micro_batches"),
+    "memory_plan": ("plan_memory", "memory_plan_summary"),
+    "micro_batches": ("shard_micro_batches",),
     "next_token": ("NextTokenLoop",),
-    "optimizer_step": ("OptimizerStep", "Update", "restore_weights", "trained_weights"),
+    "optimizer_step": ("OptimizerStep", "restore_weights", "trained_weights"),
     "rng": ("batch_indices", "generator"),
-    "shared_run": ("open_shared_run", "stop_requested"),
+    "shared_run": ("open_shared_run",),
     "stage_data": ("encode_all", "encode_rows", "lengths_in_words", "read_data", "readable", "report_remarks"),
     "stage_loop": ("StageLoop", "learned_gate", "losses_of", "run_steps", "stop_if_requested"),
 }

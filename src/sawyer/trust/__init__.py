@@ -9,26 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sawyer.trust.trust_file import as_json, from_json
-from sawyer.trust.trust_values import (
-    Bin,
-    Calibration,
-    Ceiling,
-    Correlation,
-    Figure,
-    Gap,
-    NeededGuard,
-    Probe,
-    ProbeExample,
-    Reason,
-    Side,
-    SourceAccuracy,
-    Trust,
-    Verdict,
-)
+from sawyer.trust.trust_values import Figure, Gap, NeededGuard, Probe, SourceAccuracy, Trust, Verdict
 from sawyer.trust.verdict import GUARD_WIN_RATE, decide_verdict, level
 
 if TYPE_CHECKING:
-    from sawyer.trust.probes import DAMAGES
     from sawyer.trust.trust_report import trust
 
 
@@ -37,8 +21,4 @@ def __getattr__(name: str) -> Any:
         from sawyer.trust.trust_report import trust
 
         return trust
-    if name == "DAMAGES":
-        from sawyer.trust.probes import DAMAGES
-
-        return DAMAGES
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
