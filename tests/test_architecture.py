@@ -35,7 +35,7 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     ),
     "trust": ({"errors", "stats", "records", "maths", "models"}, {"torch"}),
     # floor 3: training
-    "train": (FLOOR_2 | {"config"}, {"torch"}),
+    "train": (FLOOR_2, {"torch"}),
     # floor 4: the street; the stages meet on disk, and only the pipeline knows their order
     "stages": (set(), set()),
     "stages/base": (STREET, LEARNS),

@@ -53,6 +53,7 @@ def test_gates_plans_and_warnings_are_told_saves_are_not() -> None:
         watch("event", {"stage": "sft", "kind": "start"})
         watch("event", {"stage": "sft", "kind": "plan", "message": "100 rows, 20 steps [bold]"})
         watch("event", {"stage": "sft", "kind": "save", "step": 3})
+        watch("event", {"stage": "sft", "kind": "fast_path", "message": "the model: packing"})
         watch("event", {"stage": "sft", "kind": "warning", "message": "3 rows are cut"})
         for verdict in ("ok", "fail"):
             watch("event", {"stage": "sft", "kind": "gate", "verdict": verdict, "message": "97% end", "advice": "train longer"})

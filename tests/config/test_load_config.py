@@ -422,6 +422,19 @@ def test_a_default_that_hangs_on_a_wrong_setting_is_not_told(asked: Any) -> None
     assert "Undefined" not in said and "rl.group_size" not in said and "lora.alpha" not in said
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rl.guards.kll.action=off", "unknown name `rl.guards.kll`"),
+        ("rl.kll.target=3", "unknown setting `rl.kll`"),
+        ("rll.kl.target=3", "unknown setting `rll`"),
+    ],
+)
+def test_an_override_inside_an_unknown_name_is_at_fault(asked: Any, override: str, words: str) -> None:
+    """The file does not have the name: the override made it."""
+    assert f"override '{override}': {words}" in refusal(asked, WITH_RL, "seed=1", override)
+
+
 def test_all_that_is_wrong_is_told_at_once(asked: Any) -> None:
     said = refusal(asked, BASE, "seed=-1", "precision=fp16", "sft.epochs=x")
     assert all(f"`{name}`" in said for name in ("seed", "precision", "sft.epochs"))

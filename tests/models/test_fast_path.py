@@ -11,6 +11,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
+from sawyer.errors import ConfigError
 from sawyer.models import fast_path, policy_logprobs, sample
 from sawyer.models.fast import FastPath, prepacked_linear
 from sawyer.text import Row, pad_right
@@ -136,3 +137,11 @@ def test_off_prepacks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SAWYER_FAST", setting)
         with prepacked_linear.prepack_weights(model, prepacked_linear.MIN_PASSES):
             assert ("forward" in vars(model.lm_head)) is replaced
+
+
+@pytest.mark.parametrize("setting", ["0", "false", "no", "of"])
+def test_a_setting_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    monkeypatch.setenv("SAWYER_FAST", setting)
+    with pytest.raises(ConfigError, match="SAWYER_FAST") as caught:
+        fast_path(made("Llama"))
+    assert caught.value.expected == "on or off"

@@ -306,7 +306,7 @@ def test_a_checkpoint_of_something_else_is_told(ask: Ask, tiny: Any, tmp_path: P
     out = tiny.prefix("sft", tmp_path / "run")
     checkpoint = cut_off(tiny, out, "sft", 3)
     good = torch.load(checkpoint / "state.pt", weights_only=True)
-    for wrong in ({}, {**good, "work": {"model": {}}}, {**good, "journal": {}}, {**good, "step": None}, [1]):
+    for wrong in ({}, {**good, "loop": {"model": {}}}, {**good, "journal": {}}, {**good, "step": None}, [1]):
         with replace_folder(checkpoint) as new:  # with a checksum of its own: it is whole, and no checkpoint of this stage
             torch.save(wrong, new / "state.pt")
         ask("sft", out=out).explain_load_errors("checkpoint cannot be read", "to do sft again")

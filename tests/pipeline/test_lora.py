@@ -110,7 +110,7 @@ def test_an_interrupted_stage_goes_on_exactly(tiny: Tiny, done: Path, tmp_path: 
         patch.setattr(run_stages, "open_shared_run", noted)
         with pytest.raises(Interrupted):
             tiny.run(out, LORA, listeners=[stop])
-        state = torch.load(Layout(out).checkpoint(stage) / "state.pt", weights_only=True)["work"]
+        state = torch.load(Layout(out).checkpoint(stage) / "state.pt", weights_only=True)["loop"]
         learner = state["policy"] if stage == "rl" else state
         assert all(".adapter." in name or "lora" in name or "score" in name for name in learner["model"])
         tiny.run(out, LORA)

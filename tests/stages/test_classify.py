@@ -222,7 +222,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
         place = choose_device("cpu", "fp32", width=32)
         asked = config.model_copy(update={"micro_batch_tokens": budget})
         work = ClassifierLoop(asked, place, model, tokenizer.pad_token_id, examples, texts)
-        seen = capture(work.learner)
+        seen = capture(work.optimizer_step)
         found = work.step(0)
         assert found["loss"] == pytest.approx(total / 11, rel=1e-5) and seen.counts == [11] and found["rows"] == 11
         gradients.append(seen.gradients[0])
@@ -232,7 +232,7 @@ def test_a_batch_s_loss_is_the_mean_over_its_rows_whatever_the_parts(
     wrong = ClassifierLoop(
         config.model_copy(update={"micro_batch_tokens": 30}), place, model, tokenizer.pad_token_id, examples, texts
     )
-    means = capture(wrong.learner, lambda part: len(part[0]))
+    means = capture(wrong.optimizer_step, lambda part: len(part[0]))
     wrong.step(0)
     assert not torch.allclose(means.gradients[0], gradients[0], atol=1e-5), "the mean of the parts' means is another"
 

@@ -91,6 +91,12 @@ def test_every_model_answers_every_prompt_under_every_setting(tiny: Fixture, don
         assert row["gold"] == gold(row["prompt"], row["response"]).score
 
 
+def test_the_fast_path_of_each_model_is_logged_once(done: Any) -> None:
+    """Although SFT and RL are opened again for the KL."""
+    paths = [row["model"] for row in read_rows(done[2] / "events.jsonl") if row["kind"] == "fast_path"]
+    assert sorted(paths) == ["base", "rl", "sft"]
+
+
 def test_rewards_are_the_reward_model_s(tiny: Fixture, done: Any) -> None:
     rows = done[1]
     rewards = RewardScorer.load(tiny.reward)([prompt_of(row["prompt"]) for row in rows], [row["response"] for row in rows])

@@ -35,7 +35,7 @@ from sawyer.runs import Run, base_of, is_adapter, open_run, read_rows, replace_f
 from sawyer.stages.reward import train as train_reward
 from sawyer.stages.rl import train as train_rl
 from sawyer.stages.rl.networks import Networks, open_networks, open_value_network
-from sawyer.stages.rl.rl_gates import LogprobDrift
+from sawyer.stages.rl.rl_gates import Drift
 from sawyer.stages.rl.trainer import Trainer
 from sawyer.stages.sft import train as train_sft
 from sawyer.text import pad_right
@@ -175,7 +175,7 @@ def test_sharing_changes_no_number(
                 patch.setattr(networks_module, "open_value_network", own_value)
             work = Trainer(config, run)
             assert (work.networks.multi_adapter is None) == (way == "separate")
-            patch.setattr(zero, "_score_drift", lambda *_: (None, LogprobDrift(mean=0.0, most=0.0)))  # it reads a file, in fp32
+            patch.setattr(zero, "_score_drift", lambda *_: (None, Drift(mean=0.0, most=0.0)))  # it reads a file, in fp32
             with double_precision():
                 value = work.optimizers["value"].model if "value" in work.optimizers else None
                 for network in work.networks.by_name(value).values():

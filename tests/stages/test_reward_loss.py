@@ -175,12 +175,12 @@ def test_one_three_or_seven_parts(tiny: Fixture, capture: Fixture, tmp_path: Pat
 
     def captured(count: int, size: Any = None) -> Any:
         work = work_of(tiny, tmp_path, found, **asked)
-        kept = capture(work.learner, size)
+        kept = capture(work.optimizer_step, size)
         at = [round(i * len(groups) / count) for i in range(count + 1)]
         cuts = [groups[a:b] for a, b in pairwise(at)]
         parts = [part for cut in cuts for part in judged_minibatches(cut, work.pad_id, 10**6, found.normalizer)]
         assert len(parts) == count
-        work.learner.update(
+        work.optimizer_step.update(
             parts, lambda part: work.loss(part, []), sum(work.objective.count(part.judgements) for part in parts)
         )
         return kept

@@ -170,7 +170,7 @@ def test_an_interruption_in_the_second_member_changes_nothing(tiny: Fixture, see
         saved = load_checkpoint(run.layout.checkpoint("reward"))
     assert first is not None and saved is not None and not (tmp_path / "run" / "reward" / "members" / "1").exists()
     assert torch.equal(first["weights"]["score.weight"], plain(seeds[0] / "reward" / "model").score.weight)
-    assert set(saved["work"]) == {"number", "work"} and saved["work"]["number"] == 1
+    assert set(saved["loop"]) == {"number", "loop"} and saved["loop"]["number"] == 1
     assert not (tmp_path / "run" / "reward" / "model").exists()
     figures = trained(tiny, tmp_path / "run", **asked)
     assert figures == seeds[1]

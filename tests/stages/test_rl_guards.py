@@ -33,7 +33,7 @@ from sawyer.stages.rl.rl_gates import (
     MEAN_TIMES,
     MOST_TIMES,
     SMALL,
-    LogprobDrift,
+    Drift,
     RlOutcome,
     StepZero,
     final_gates,
@@ -483,9 +483,9 @@ def test_the_same_answer_is_counted_over_different_prompts(prompts: str, respons
 
 # Gates
 
-EXACT = LogprobDrift(mean=0.0, most=0.0)
+EXACT = Drift(mean=0.0, most=0.0)
 AT_ZERO = StepZero(kl=0.0, ratio_error=0.0, clip_fraction=0.0, clip_range=0.2, sampler=EXACT, rounding=EXACT, score=EXACT)
-ROUNDED = LogprobDrift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: lab/learning.md#bf16-readings
+ROUNDED = Drift(mean=0.003, most=0.08)  # as measured of the packaged model in bf16: lab/learning.md#bf16-readings
 MEAN, MOST = SMALL + MEAN_TIMES * ROUNDED.mean, SMALL + MOST_TIMES * ROUNDED.most
 
 
@@ -505,7 +505,7 @@ def test_gates_of_step_zero_are_these() -> None:
 @pytest.mark.parametrize(
     ("name", "field"), [("kl", "kl"), ("ratio", "ratio_error"), ("sampler", "sampler"), ("score", "score")]
 )
-def test_each_gate_of_step_zero_at_its_limit(rounding: LogprobDrift, name: str, field: str) -> None:
+def test_each_gate_of_step_zero_at_its_limit(rounding: Drift, name: str, field: str) -> None:
     mean, most = (MEAN, MOST) if rounding is ROUNDED and name != "kl" else (SMALL, SMALL)
     also = {"rounding": rounding, "score_rounding": rounding}
     if name in ("kl", "ratio"):
@@ -513,11 +513,11 @@ def test_each_gate_of_step_zero_at_its_limit(rounding: LogprobDrift, name: str, 
         for beyond in (most * 1.01, math.nan):
             assert failed(**also, **{field: beyond}) == [f"step0_{name}"]
         return
-    assert failed(**also, **{field: LogprobDrift(mean=mean, most=most)}) == []
+    assert failed(**also, **{field: Drift(mean=mean, most=most)}) == []
     for beyond in (
-        LogprobDrift(mean=mean * 1.01, most=mean * 1.01),
-        LogprobDrift(mean=0.0, most=most * 1.01),
-        LogprobDrift(mean=0.0, most=math.nan),
+        Drift(mean=mean * 1.01, most=mean * 1.01),
+        Drift(mean=0.0, most=most * 1.01),
+        Drift(mean=0.0, most=math.nan),
     ):
         assert failed(**also, **{field: beyond}) == [f"step0_{name}"]
 
@@ -529,9 +529,9 @@ def test_a_clipped_token_before_any_step_fails() -> None:
 
 
 def test_how_far_apart_by_hand() -> None:
-    found = LogprobDrift.between(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
+    found = Drift.between(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([1.25, -2.0, -0.5]))
     assert (found.mean, found.most) == (1.25 / 3, 1.0)
-    assert LogprobDrift.between(torch.zeros(0), torch.zeros(0)) == EXACT
+    assert Drift.between(torch.zeros(0), torch.zeros(0)) == EXACT
 
 
 FIGURES = {

@@ -68,7 +68,7 @@ def test_base(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, model=None, base=base, micro_batch_tokens=tokens)
         work = BaseLoop(config, choose_device("cpu", "fp32", width=16), open_language_model(tiny.base).model, rows)
-        found = capture(work.learner, size)
+        found = capture(work.optimizer_step, size)
         work.step(0)
         return found
 
@@ -91,7 +91,7 @@ def test_sft(tiny: Fixture, capture: Fixture, tmp_path: Path) -> None:
     def step(tokens: int, size: Any) -> Any:
         config = tiny.config(tmp_path, sft={"data": ["d"], "batch_size": 25}, micro_batch_tokens=tokens)
         work = SftLoop(config, choose_device("cpu", "fp32", width=16), open_language_model(tiny.base), rows)
-        found = capture(work.learner, size)
+        found = capture(work.optimizer_step, size)
         work.step(0)
         return found
 
@@ -122,7 +122,7 @@ def test_reward(tiny: Fixture, capture: Fixture, tmp_path: Path, loss: str) -> N
             speaker.prompt_encoder.pad_id,
             groups,
         )
-        found = capture(work.learner, size)
+        found = capture(work.optimizer_step, size)
         work.step(0)
         return found
 

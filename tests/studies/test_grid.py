@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +13,7 @@ from sawyer.cli.study_command import parse_seeds
 from sawyer.config import parse_config
 from sawyer.errors import ConfigError, Interrupted, RunError
 from sawyer.runs import Layout, Listener, Manifest
-from sawyer.studies import grid
+from sawyer.studies import grid, study_algorithms, study_losses, study_overoptimisation, study_seeds
 from sawyer.studies.grid import Cell, Grid, SharedStart, check_seeds, cost_summary
 
 
@@ -81,8 +81,11 @@ def test_seeds_are_numbers_and_ranges() -> None:
             check_seeds(seeds)
 
 
-def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("study", [study_algorithms, study_losses, study_overoptimisation, study_seeds])
+def test_several_processes_are_refused_before_anything_is_read(
+    monkeypatch: pytest.MonkeyPatch, study: Callable[..., Any]
+) -> None:
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunError, match="runs were started on 2 processes"):
-        grid_of(1).run(lambda cell, listeners: None)
+    with pytest.raises(RunError, match="were started on 2 processes"):
+        study("no-such-file.yaml")

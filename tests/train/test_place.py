@@ -11,7 +11,7 @@ import transformers
 
 from sawyer.errors import ConfigError
 from sawyer.train import choose_device, device, record_fast_paths
-from sawyer.train.device import BF16_VOCABULARY, BF16_WIDTH, BF16_WIDTH_IN_TILES
+from sawyer.train.device import BF16_VOCABULARY, BF16_WIDTH
 
 
 def test_what_the_config_asks_for_is_taken() -> None:
@@ -20,27 +20,24 @@ def test_what_the_config_asks_for_is_taken() -> None:
 
 
 def test_a_narrow_model_on_a_processor_stays_in_fp32_and_the_reason_says_so() -> None:
-    place = choose_device("cpu", "auto", width=BF16_WIDTH_IN_TILES - 1)
+    place = choose_device("cpu", "auto", width=BF16_WIDTH - 1)
     assert place.precision == "fp32"
     assert place.reason.startswith("cpu, fp32: ")
 
 
 @pytest.mark.parametrize(
-    ("tiles", "width", "vocabulary", "precision"),
+    ("width", "vocabulary", "precision"),
     [
-        (False, BF16_WIDTH, 0, "bf16"),
-        (False, BF16_WIDTH - 1, BF16_VOCABULARY - 1, "fp32"),
-        (False, 256, BF16_VOCABULARY, "bf16"),  # most of its products are the projection to the vocabulary
-        (False, 256, 0, "fp32"),  # the same network as a reward model has none
-        (True, BF16_WIDTH_IN_TILES, 0, "bf16"),
-        (True, BF16_WIDTH_IN_TILES - 1, BF16_VOCABULARY - 1, "fp32"),
+        (BF16_WIDTH, 0, "bf16"),
+        (BF16_WIDTH - 1, BF16_VOCABULARY - 1, "fp32"),
+        (256, BF16_VOCABULARY, "bf16"),  # most of its products are the projection to the vocabulary
+        (256, 0, "fp32"),  # the same network as a reward model has none
     ],
 )
 def test_where_products_are_large_bf16_is_chosen(
-    monkeypatch: pytest.MonkeyPatch, tiles: bool, width: int, vocabulary: int, precision: str
+    monkeypatch: pytest.MonkeyPatch, width: int, vocabulary: int, precision: str
 ) -> None:
     monkeypatch.setattr(device, "multiplies_bf16", lambda: True)
-    monkeypatch.setattr(device, "multiplies_bf16_in_tiles", lambda: tiles)
     assert choose_device("cpu", "auto", width=width, vocabulary=vocabulary).precision == precision
     monkeypatch.setattr(device, "multiplies_bf16", lambda: False)
     assert choose_device("cpu", "auto", width=width, vocabulary=vocabulary).precision == "fp32"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LINE_SECONDS = 15.0  # between two lines of progress without a terminal
 NARROW = 72  # columns; below them the bar leaves no room for the rest
 STYLES = dict.fromkeys(("warning", "guard", "rollback", "waiting"), "yellow")
-NOT_SHOWN = ("save", "interrupted")  # too frequent, and reported at the end
+NOT_SHOWN = ("save", "interrupted", "fast_path")  # too frequent, reported at the end, for the journal alone
 
 
 class Watch:

@@ -85,7 +85,7 @@ def _unknown_setting(loc: Sequence[int | str], where: str, overrides: Sequence[s
     similar = _similar_setting(str(loc[-1]), section, name.removesuffix(str(loc[-1])))
     guess = f"; did you mean `{similar}`?" if similar else ""
     return ConfigError(
-        f"{_source_of(name, where, overrides)}: unknown setting `{shorten(name)}`{guess}",
+        f"{_source_of_unknown(name, where, overrides)}: unknown setting `{shorten(name)}`{guess}",
         expected=f"one of: {', '.join(section.model_fields)}",
         why="an unknown setting would be ignored in silence",
     )
@@ -99,7 +99,8 @@ def _unknown_entry(loc: Sequence[int | str], where: str, overrides: Sequence[str
     guess = next((f"; did you mean `{'.'.join(table)}.{name}`?" for name in similar if name in names), "")
     name = ".".join([*table, entry])
     return ConfigError(
-        f"{_source_of(name, where, overrides)}: unknown name `{shorten(name)}`{guess}", expected=f"one of: {', '.join(names)}"
+        f"{_source_of_unknown(name, where, overrides)}: unknown name `{shorten(name)}`{guess}",
+        expected=f"one of: {', '.join(names)}",
     )
 
 
@@ -129,6 +130,12 @@ def _source_of(name: str, where: str, overrides: Sequence[str]) -> str:
     """Where the setting was given: the last override of it or of its section, else the file `where`."""
     sources = [override for override in overrides if f"{name}.".startswith(f"{_override_name(override)}.")]
     return f"override {shorten(repr(sources[-1]))}" if sources else where
+
+
+def _source_of_unknown(name: str, where: str, overrides: Sequence[str]) -> str:
+    """As `_source_of`, or the last override of something inside `name`: such an override makes the entry that it names."""
+    inside = [override for override in overrides if _override_name(override).startswith(f"{name}.")]
+    return f"override {shorten(repr(inside[-1]))}" if inside else _source_of(name, where, overrides)
 
 
 def _suspects(names: Sequence[str], where: str, overrides: Sequence[str]) -> str:

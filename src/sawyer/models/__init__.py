@@ -3,7 +3,7 @@
 from sawyer.models.adapters import lora_summary, without_adapters
 from sawyer.models.classifier import Classifier, class_logits, new_classifier
 from sawyer.models.composite_reward import FunctionScorer, LabelScorer, RewardComponent, WeightedScorer
-from sawyer.models.fast import fast_path, freeze_for_inference, multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models.fast import fast_path, freeze_for_inference, multiplies_bf16
 from sawyer.models.forward import (
     before_trained,
     mean_loss,

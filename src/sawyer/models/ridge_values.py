@@ -24,7 +24,7 @@ class RidgeValues:
     """V at every token, in the reward's standard unit: a linear function of the states that a frozen network has
     there, and of random features of them, relu(x R) (Rahimi and Recht 2008), fitted to the returns of the batches so far.
 
-    After each batch the sums over observations are S <- KEPT S + S of the batch, and the weights their ridge regression, with
+    After each batch the sums over observations are S <- DECAY S + S of the batch, and the weights their ridge regression, with
     as many observations against each weight as there are features. As with `ValueNetwork` V = 0 everywhere at first. `reader`
     only gives its states; `scorer` is the reward model whose network it is, None where it is the reference.
     All that is fitted lies on the CPU.

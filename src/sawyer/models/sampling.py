@@ -136,8 +136,8 @@ def beam_search(
 
 
 def _beam_batches(prompts: Sequence[Sequence[int]], room: Sequence[int], *, may_pad: bool) -> list[list[int]]:
-    """Which prompts are answered together by beam search: at most `BEAMED` that have the same room, by their length; where
-    nothing may be padded, of one length."""
+    """Which prompts are answered together by beam search: at most `BEAM_PROMPTS` that have the same room, by their length;
+    where nothing may be padded, of one length."""
     groups: list[list[int]] = []
     for i in sorted(range(len(prompts)), key=lambda i: (-room[i], len(prompts[i]), i)):
         first = groups[-1][0] if groups else i
@@ -258,7 +258,7 @@ def _running_sums(terms: Tensor) -> Tensor:
 
 def _inverse(terms: Tensor, sums: Tensor, uniforms: Tensor) -> Tensor:
     """For each row the first token at which the running sum of `terms` (B, V) exceeds `uniforms` (B,) of their whole; `sums`
-    is `_running(terms)`."""
+    is `_running_sums(terms)`."""
     size, last = terms.shape[1], sums.shape[1] - 1
     block = torch.searchsorted(sums, _below(uniforms.unsqueeze(1) * sums[:, -1:], sums[:, -1:]), right=True)
     block = block.clamp(max=last)

@@ -20,7 +20,7 @@ def report(run: Run) -> None:
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """The figures a script wants (docs: README, "What a run leaves"), also written to summary.json: by rank 0, for all."""
+    """The figures a script wants (docs: README, "The folder of a run"), also written to summary.json: by rank 0, for all."""
     return distributed.on_rank_zero(lambda: _write_summary(run))
 
 

@@ -17,7 +17,18 @@ from sawyer.errors import ConfigError
 from sawyer.pipeline import run
 from sawyer.runs import SETTINGS, Layout, Listener, Manifest, clock, read_rows
 from sawyer.stats import FEW, Interval, bootstrap, no_narrower_than_wilson
-from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, check_names, check_seeds, seconds_of, silent
+from sawyer.studies.grid import (
+    DEMO_SECONDS,
+    Cell,
+    Grid,
+    SharedStart,
+    Tell,
+    check_names,
+    check_one_process,
+    check_seeds,
+    seconds_of,
+    silent,
+)
 from sawyer.studies.tables import NOTHING, CellResult, Difference, StudyResult, figure, page, with_interval, write_result
 from sawyer.studies.throughput import Pace, measure_pace
 
@@ -60,6 +71,7 @@ def study_algorithms(
     are settings for one of them, as `rloo.group_size=8`. What is finished is skipped, what was interrupted goes on; `out` is
     the run's folder `algorithms` if not given. Raises SawyerError.
     """
+    check_one_process("runs")
     source = SharedStart.of(config)
     names = list(ALGORITHMS if algorithms is None else algorithms)
     seeds = [source.config.seed] if seeds is None else list(seeds)

@@ -159,7 +159,6 @@ class Grid:
         Announces each cell with its label, its number and the time left, by the cells that had work to do. Raises Interrupted
         when a stop was requested between two.
         """
-        check_one_process(self.what)
         results: list[Result] = []
         seconds: list[float] = []
         stop = Stop()

@@ -15,7 +15,7 @@ from sawyer.config import Config, required_section
 from sawyer.pipeline import run
 from sawyer.runs import Listener, Manifest, clock, damage_error, read_rows
 from sawyer.stats import Interval
-from sawyer.studies.grid import Cell, Grid, SharedStart, Tell, check_names, check_seeds, is_done, silent
+from sawyer.studies.grid import Cell, Grid, SharedStart, Tell, check_names, check_one_process, check_seeds, is_done, silent
 from sawyer.studies.tables import NOTHING, CellResult, Difference, Spread, StudyResult, page, spread_of, write_result
 
 STUDY = "losses"
@@ -48,6 +48,7 @@ def study_losses(
     `losses` if not given. What is finished is skipped, what was interrupted goes on. Raises SawyerError; ConfigError where
     there is no such loss.
     """
+    check_one_process("reward models")
     source = SharedStart.of(config)
     check_losses(source.config, losses, seeds)
     root = out if out is not None else source.layout.study(STUDY)

@@ -18,7 +18,18 @@ from sawyer.pipeline import run
 from sawyer.runs import Layout, Listener, Manifest, clock, read_rows
 from sawyer.stats import bootstrap, mean
 from sawyer.studies.best_of_n_samples import Samples, sample_answers
-from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, is_done, missing_summary, silent, stages_in
+from sawyer.studies.grid import (
+    DEMO_SECONDS,
+    Cell,
+    Grid,
+    SharedStart,
+    Tell,
+    check_one_process,
+    is_done,
+    missing_summary,
+    silent,
+    stages_in,
+)
 from sawyer.studies.tables import figure, table, write_result
 
 STUDY = "overoptimisation"
@@ -105,6 +116,7 @@ def study_overoptimisation(
     `out` is its folder `overoptimisation` if not given. What is finished is skipped, what was interrupted goes on. Writes the
     figures and a page. Raises SawyerError.
     """
+    check_one_process("parts")
     source = SharedStart.of(config)
     _check_request(source.config, limit)
     root = out if out is not None else source.layout.study(STUDY)

@@ -11,7 +11,7 @@ from sawyer.config import Config, demo_config, required_section
 from sawyer.errors import ConfigError, TrainingError
 from sawyer.pipeline import demo, run
 from sawyer.runs import SETTINGS, Listener, clock, last_gates, read_rows
-from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, check_seeds, silent
+from sawyer.studies.grid import DEMO_SECONDS, Cell, Grid, SharedStart, Tell, check_one_process, check_seeds, silent
 from sawyer.studies.tables import NOTHING, CellResult, StudyResult, figure, page, spread_of, write_result
 
 STUDY = "seeds"
@@ -35,6 +35,7 @@ def study_seeds(
     skipped, what was interrupted goes on. A run that ends in a TrainingError counts as failed, and the others are done. Raises
     SawyerError.
     """
+    check_one_process("seeds")
     source = SharedStart.of(config)
     check_seeds(seeds)
     if not source.demo:

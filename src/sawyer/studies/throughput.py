@@ -71,8 +71,13 @@ def first_steps(config: Config, stage: str, steps: int, listeners: Sequence[List
         run(config, only=stage, listeners=[*listeners, stop])
     except _TrialEnd:
         pass
-    rows = read_rows(Layout(Path(config.out)).metrics)
+    rows = _metrics(config)
     return [row for row in rows if row.get("stage") == stage][:steps], total
+
+
+def _metrics(config: Config) -> list[dict[str, Any]]:
+    """The run's rows of metrics. Rank 0 writes them; read by it, they are complete."""
+    return distributed.on_rank_zero(lambda: read_rows(Layout(Path(config.out)).metrics))
 
 
 def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Listener] = ()) -> list[StageSpeed]:
@@ -92,7 +97,7 @@ def measure_stages(config: Config, *, steps: int = STEPS, listeners: Sequence[Li
                 speeds.append(StageSpeed(stage=stage, note="it learns from collected answers, which have no scores yet"))
             elif stage in WHOLE:
                 run(trial, only=stage, listeners=listeners)
-                speeds.append(_speed(stage, read_rows(layout.metrics)))
+                speeds.append(_speed(stage, _metrics(trial)))
             else:
                 rows, _ = first_steps(trial, stage, steps + 1, listeners)
                 speeds.append(_speed(stage, rows))

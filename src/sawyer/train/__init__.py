@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sawyer.train.allocator import peak_memory_mb, reset_peak_memory
     from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunks_of
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
-    from sawyer.train.device import Placement, choose_device, record_fast_paths
+    from sawyer.train.device import Placement, choose_device
     from sawyer.train.judged_data import (
         NO_NORMALIZER,
         EncodedPrompt,
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from sawyer.train.rng import batch_indices, generator
     from sawyer.train.shared_run import open_shared_run
     from sawyer.train.stage_data import encode_all, encode_rows, lengths_in_words, read_data, readable, report_remarks
-    from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, run_steps, stop_if_requested
+    from sawyer.train.stage_loop import StageLoop, learned_gate, losses_of, record_fast_paths, run_steps, stop_if_requested
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
     "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunks_of"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
-    "device": ("Placement", "choose_device", "record_fast_paths"),
+    "device": ("Placement", "choose_device"),
     "judged_data": (
         *("NO_NORMALIZER", "EncodedPrompt", "JudgedMinibatch"),
         *("encode_judged", "judged_batch", "judged_minibatches", "read_judged_files"),
@@ -45,7 +45,7 @@ _MODULES = {
     "rng": ("batch_indices", "generator"),
     "shared_run": ("open_shared_run",),
     "stage_data": ("encode_all", "encode_rows", "lengths_in_words", "read_data", "readable", "report_remarks"),
-    "stage_loop": ("StageLoop", "learned_gate", "losses_of", "run_steps", "stop_if_requested"),
+    "stage_loop": ("StageLoop", "learned_gate", "losses_of", "record_fast_paths", "run_steps", "stop_if_requested"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

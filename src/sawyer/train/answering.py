@@ -13,8 +13,8 @@ from sawyer.models import Completion, LanguageModel, beam_search, freeze_for_inf
 from sawyer.records import Prompt
 from sawyer.runs import Run
 from sawyer.train import distributed
-from sawyer.train.device import Placement, choose_device, record_fast_paths
-from sawyer.train.stage_loop import run_steps
+from sawyer.train.device import Placement, choose_device
+from sawyer.train.stage_loop import record_fast_paths, run_steps
 
 Chunk = TypeVar("Chunk")
 Item = TypeVar("Item")
@@ -83,13 +83,23 @@ class Answerer:
 
     @classmethod
     def open(
-        cls, run: Run, stage: str, name: str, source: str | Path, template: str | None, *, device: str, precision: str
+        cls,
+        run: Run,
+        stage: str,
+        name: str,
+        source: str | Path,
+        template: str | None,
+        *,
+        device: str,
+        precision: str,
+        is_first: bool = True,
     ) -> Answerer:
-        """Load and freeze the model in `source`; which fast paths `name` takes goes to the stage's journal."""
+        """Load and freeze the model in `source`. With `is_first` the stage's journal gets the fast path that `name` takes."""
         policy = open_language_model(source, template)
         placement = choose_device(device, precision, width=policy.width, vocabulary=policy.vocabulary)
         policy.model.to(placement.device)
-        record_fast_paths(run, stage, {name: policy.model})
+        if is_first:
+            record_fast_paths(run, stage, {name: policy.model})
         freeze_for_inference(policy.model)
         return cls(policy=policy, placement=placement)
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import nn
 
 from sawyer.errors import ConfigError
-from sawyer.models import fast_path, multiplies_bf16, multiplies_bf16_in_tiles
-from sawyer.runs import Run
+from sawyer.models import multiplies_bf16
 from sawyer.train import distributed
 
 # Below this width a product is too small for bf16's faster multiplication to pay for the conversions around it, unless most of
-# the products are the projection to a vocabulary of at least so many tokens (lab/speed.md#bf16-of-narrow-models), or
-# the processor multiplies whole tiles, where it pays from the second width on (lab/speed.md#bins).
+# the products are the projection to a vocabulary of at least so many tokens (lab/speed.md#bf16-of-narrow-models).
 BF16_WIDTH = 512
-BF16_WIDTH_IN_TILES = 128
 BF16_VOCABULARY = 16_384
 
 
@@ -82,16 +77,7 @@ def _precision(device: str, setting: str, width: int, vocabulary: int) -> tuple[
         return "fp32", "the card has no bf16 units"
     if not multiplies_bf16():
         return "fp32", "this processor has no bf16 products"
-    least = BF16_WIDTH_IN_TILES if multiplies_bf16_in_tiles() else BF16_WIDTH
-    if width < least and vocabulary < BF16_VOCABULARY:
+    if width < BF16_WIDTH and vocabulary < BF16_VOCABULARY:
         or_vocabulary = f", or with a vocabulary from {BF16_VOCABULARY:,} on," if vocabulary else ""
-        return "fp32", f"a model {width} wide gains nothing from bf16 (from {least} on{or_vocabulary} it does)"
+        return "fp32", f"a model {width} wide gains nothing from bf16 (from {BF16_WIDTH} on{or_vocabulary} it does)"
     return "bf16", "this processor multiplies bf16 faster"
-
-
-def record_fast_paths(run: Run, stage: str, models: Mapping[str, nn.Module]) -> None:
-    """Write into the journal which fast path each model takes, or why none; `models` by their names in messages."""
-    for name, model in models.items():
-        path = fast_path(model)
-        reason = f" ({path.reason})" if path.reason else ""
-        run.journal.event(stage, "fast_path", model=name, path=path.name, message=f"{name}: {path.name}{reason}")

@@ -8,17 +8,36 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
-from sawyer.config import DataSource
 from sawyer.maths import JudgedBatch, ScoreNormalizer
 from sawyer.records import JudgedPrompt, Pair
+from sawyer.records.formats import Want
 from sawyer.runs import Run
 from sawyer.text import Batch, RewardEncoder, Row, pad_right
 from sawyer.train.stage_data import read_data
 
 NO_NORMALIZER = ScoreNormalizer(mean=0.0, scale=1.0)
+
+
+class JudgedSource(Protocol):
+    """The files of one setting, and how they are read."""
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+
+    @property
+    def want(self) -> Want: ...
+
+    @property
+    def columns(self) -> Mapping[str, str]: ...
+
+    @property
+    def max_bad_rows(self) -> float | None:
+        """Fraction of a file's rows that may be left out; None: none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +51,7 @@ class JudgedFiles:
 
 
 def read_judged_files(
-    run: Run, stage: str, sources: Iterable[DataSource], encoder: RewardEncoder, max_unrendered: float
+    run: Run, stage: str, sources: Iterable[JudgedSource], encoder: RewardEncoder, max_unrendered: float
 ) -> JudgedFiles:
     """Read all sources. `max_unrendered` is the share of a file's rows that may be bad once the template refuses some.
 

@@ -44,7 +44,7 @@ class NextTokenLoop:
         self.pad_id, self.token_budget, self.step_tokens = pad_id, token_budget, 0
         self.steps, self.cost = math.ceil(total / batch_size), row_cost(model)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(warmup_fraction * self.steps))
-        self.learner = OptimizerStep(model, name=stage, learning_rate=learning_rate, factor=factor)
+        self.optimizer_step = OptimizerStep(model, name=stage, learning_rate=learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(len(self.rows), self.batch_size, index, total=self.total, seed=self.seed, stage=self.stage)
@@ -52,7 +52,9 @@ class NextTokenLoop:
         count = sum(sum(row.loss_mask) for row in rows)
         self.step_tokens = sum(len(row.ids) for row in rows)
         split = partial(batches, pad_id=self.pad_id, token_budget=self.token_budget)
-        update = self.learner.update(shard_micro_batches(rows, self.cost, split), lambda part: self._loss(part[1]), count)
+        update = self.optimizer_step.update(
+            shard_micro_batches(rows, self.cost, split), lambda part: self._loss(part[1]), count
+        )
         return {
             "loss": update.loss,
             "learning_rate": update.learning_rate,
@@ -65,7 +67,7 @@ class NextTokenLoop:
             return -policy_logprobs(self.model, batch.to(self.placement.device)).logprobs.sum()
 
     def state(self) -> dict[str, Any]:
-        return self.learner.state()
+        return self.optimizer_step.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.learner.load(state)
+        self.optimizer_step.load(state)

@@ -118,7 +118,7 @@ def _pack_rows(rows: Sequence[Row | None]) -> dict[str, torch.Tensor]:
             loss_mask.extend(row.loss_mask)
     return {
         "ids": torch.frombuffer(ids, dtype=torch.int32) if ids else torch.zeros(0, dtype=torch.int32),
-        "trained": torch.frombuffer(loss_mask, dtype=torch.bool) if loss_mask else torch.zeros(0, dtype=torch.bool),
+        "loss_mask": torch.frombuffer(loss_mask, dtype=torch.bool) if loss_mask else torch.zeros(0, dtype=torch.bool),
         "lengths": torch.tensor([-1 if row is None else len(row.ids) for row in rows]),
         "prompts": torch.tensor([0 if row is None else row.prompt_length for row in rows]),
         "cut": torch.tensor([row is not None and row.cut for row in rows]),
@@ -126,7 +126,7 @@ def _pack_rows(rows: Sequence[Row | None]) -> dict[str, torch.Tensor]:
 
 
 def _unpack_rows(tensors: Mapping[str, Any]) -> list[Row | None]:
-    ids, loss_mask = tensors["ids"], tensors["trained"]
+    ids, loss_mask = tensors["ids"], tensors["loss_mask"]
     lengths = tensors["lengths"].tolist()
     ends = list(accumulate(max(0, length) for length in lengths))
     return [

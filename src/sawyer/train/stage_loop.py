@@ -6,7 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from torch import nn
+
 from sawyer.errors import Interrupted
+from sawyer.models import fast_path
 from sawyer.runs import Gate, Run, damage_error
 from sawyer.train import distributed
 from sawyer.train.allocator import peak_memory_mb
@@ -37,36 +40,36 @@ class StageLoop(Protocol):
         ...
 
 
-def run_steps(run: Run, stage: str, work: StageLoop, *, save_every_seconds: float, show: str = "loss") -> int:
-    """Do all steps of `work`, from the last checkpoint if there is one; returns the number of steps done.
+def run_steps(run: Run, stage: str, loop: StageLoop, *, save_every_seconds: float, show: str = "loss") -> int:
+    """Do all steps of `loop`, from the last checkpoint if there is one; returns the number of steps done.
 
     The journal is cut back to the checkpoint first, so that an interrupted run leaves the same journal as an uninterrupted one.
     Raises Interrupted, with the state saved, once a stop was requested.
     """
-    first, is_done = _resume(run, stage, work)
+    first, is_done = _resume(run, stage, loop)
     saved_at, saved_step = time.monotonic(), first
     index = first
-    while index < work.steps and not is_done:
+    while index < loop.steps and not is_done:
         began = time.perf_counter()
-        values = work.step(index)
+        values = loop.step(index)
         if values is None:
             is_done = True
         else:
-            run.journal.metrics(stage, index, {**values, **_cost(work.step_tokens, time.perf_counter() - began)})
+            run.journal.metrics(stage, index, {**values, **_cost(loop.step_tokens, time.perf_counter() - began)})
             note = f"{show} {values[show]:.4g}" if show in values else ""
             index += 1
-            run.journal.progress(stage, index, work.steps, note)
+            run.journal.progress(stage, index, loop.steps, note)
         # A signal or a clock may be ahead in one process: all save, or all leave, at the same step.
         stop, due = distributed.all_reduce_max(run.stop.is_set(), time.monotonic() - saved_at >= save_every_seconds)
         if stop and stop_requested(run):
-            _save(run, stage, work, index, is_done)
-            _interrupt(run, stage, f" at step {index} of {work.steps}")
+            _save(run, stage, loop, index, is_done)
+            _interrupt(run, stage, f" at step {index} of {loop.steps}")
         if due:
-            _save(run, stage, work, index, is_done)
+            _save(run, stage, loop, index, is_done)
             saved_at, saved_step = time.monotonic(), index
     if index != saved_step or is_done:
         # What follows the last step (evaluation, writing the model) can be interrupted too and must not cost the steps.
-        _save(run, stage, work, index, is_done)
+        _save(run, stage, loop, index, is_done)
     return index
 
 
@@ -86,16 +89,16 @@ def stop_if_requested(run: Run, stage: str, where: str = "during its evaluation"
         _interrupt(run, stage, f", {where}")
 
 
-def _resume(run: Run, stage: str, work: StageLoop) -> tuple[int, bool]:
+def _resume(run: Run, stage: str, loop: StageLoop) -> tuple[int, bool]:
     checkpoint = load_checkpoint(run.layout.checkpoint(stage))
     if checkpoint is None:
         distributed.on_rank_zero(lambda: run.journal.clear(stage))
         return 0, False
     try:
-        work.load(checkpoint["work"])
+        loop.load(checkpoint["loop"])
         step, is_done = int(checkpoint["step"]), bool(checkpoint["finished"])
-        if checkpoint["steps"] != work.steps:
-            raise ValueError(f"the checkpoint has {checkpoint['steps']:,} steps in total, this run has {work.steps:,}")
+        if checkpoint["steps"] != loop.steps:
+            raise ValueError(f"the checkpoint has {checkpoint['steps']:,} steps in total, this run has {loop.steps:,}")
         # Every process has loaded its state before rank 0 cuts the rows back, and none goes on where that is refused.
         distributed.on_rank_zero(lambda: run.journal.rewind(stage, checkpoint["journal"]))
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -103,15 +106,15 @@ def _resume(run: Run, stage: str, work: StageLoop) -> tuple[int, bool]:
             raise
         folder = run.layout.checkpoint(stage)
         raise damage_error(folder, error, f"restore the folder, or delete {folder} to do {stage} again") from error
-    run.journal.event(stage, "resume", step=step, steps=work.steps)
+    run.journal.event(stage, "resume", step=step, steps=loop.steps)
     return step, is_done
 
 
-def _save(run: Run, stage: str, work: StageLoop, step: int, is_done: bool) -> None:
+def _save(run: Run, stage: str, loop: StageLoop, step: int, is_done: bool) -> None:
     state = {
-        "work": work.state(),
+        "loop": loop.state(),
         "step": step,
-        "steps": work.steps,
+        "steps": loop.steps,
         "finished": is_done,
         "journal": run.journal.position(stage),
     }
@@ -128,6 +131,14 @@ def _interrupt(run: Run, stage: str, where: str) -> None:
         f"{stage} was interrupted{where} ({run.stop.reason}); everything so far is saved",
         todo="run the same command again to go on",
     )
+
+
+def record_fast_paths(run: Run, stage: str, models: Mapping[str, nn.Module]) -> None:
+    """Write into the journal which fast path each model takes, or why none; `models` by their names in messages."""
+    for name, model in models.items():
+        path = fast_path(model)
+        reason = f" ({path.reason})" if path.reason else ""
+        run.journal.event(stage, "fast_path", model=name, path=path.name, message=f"{name}: {path.name}{reason}")
 
 
 def losses_of(run: Run, stage: str) -> dict[str, float]:

@@ -11,7 +11,7 @@ from sawyer.models.fast.compat import (
     set_active_adapter,
     tanh_gelus,
 )
-from sawyer.models.fast.cpu_features import multiplies_bf16, multiplies_bf16_in_tiles
+from sawyer.models.fast.cpu_features import multiplies_bf16
 from sawyer.models.fast.kv_cache import StaticCacheDecoder, rows_that_fit, static_cache_problem
 from sawyer.models.fast.packing import missing_to_multiple, packs_exactly, real_states
 from sawyer.models.fast.path import FastPath, fast_path

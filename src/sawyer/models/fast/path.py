@@ -22,10 +22,13 @@ class FastPath:
 
 
 def fast_path(model: Any) -> FastPath:
-    """How a language model or a reward model is run. Prepacked weights are not part of it: they depend on the CPU and the
-    precision of each call."""
-    trunk = trunk_of(model)
-    if score_head(model) is not None and trunk is not model:
+    """How a language model, a reward model or a value network is run.
+
+    Prepacked weights are not part of it: they depend on the CPU and the precision of each call.
+    """
+    values = hasattr(model, "trunk")  # a value network: a head at every token of a trunk
+    trunk = model.trunk if values else trunk_of(model)
+    if values or (score_head(model) is not None and trunk is not model):
         problem = packing_problem(trunk)
         return FastPath(name="none" if problem else "packing", reason=problem)
     if head_of(model) is not None:

@@ -13,7 +13,16 @@ from sawyer.errors import DataError, TrainingError
 from sawyer.models import mean_loss, new_policy, save_model, train_tokenizer
 from sawyer.runs import Gate, Run, remove_folder
 from sawyer.text import Row, set_template, template_text, windows
-from sawyer.train import NextTokenLoop, Placement, choose_device, distributed, read_data, run_steps, write_folder
+from sawyer.train import (
+    NextTokenLoop,
+    Placement,
+    choose_device,
+    distributed,
+    read_data,
+    record_fast_paths,
+    run_steps,
+    write_folder,
+)
 
 STAGE = "base"
 WARMUP = 0.05  # share of the steps: the first gradients of random weights are large and noisy
@@ -49,6 +58,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
     placement = choose_device(config.device, config.precision, width=settings.width, vocabulary=len(tokenizer))
     model.to(placement.device)
+    record_fast_paths(run, STAGE, {"the model": model})
     loop = BaseLoop(config, placement, model, rows)
     run.journal.event(
         STAGE,
@@ -58,9 +68,9 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     )
 
     def held_out_loss() -> float:
-        budget, shard = config.micro_batch_tokens, distributed.map_sharded
+        budget, map_rows = config.micro_batch_tokens, distributed.map_sharded
         with placement.autocast():
-            return mean_loss(model, held_out, pad_id=0, token_budget=budget, device=placement.device, map_rows=shard)
+            return mean_loss(model, held_out, pad_id=0, token_budget=budget, device=placement.device, map_rows=map_rows)
 
     before = held_out_loss()
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)

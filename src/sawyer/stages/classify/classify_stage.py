@@ -43,6 +43,7 @@ from sawyer.train import (
     distributed,
     encode_all,
     losses_of,
+    record_fast_paths,
     run_steps,
     shard_micro_batches,
     stop_if_requested,
@@ -59,6 +60,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     model: Any = new_classifier(source, tokenizer, texts.labels, many=texts.many, seed=config.seed, lora=config.lora)
     placement = choose_device(config.device, config.precision, width=model.config.get_text_config().hidden_size)
     model.to(placement.device)
+    record_fast_paths(run, STAGE, {"the classifier": model})
     context = context_length(model)
     encode = row_encoder(texts, tokenizer, context)
     examples, held_out = (encode_all(run, STAGE, records, encode) for records in (texts.train, texts.held_out))
@@ -116,7 +118,7 @@ class ClassifierLoop:
         self.total = max(1, round(classify.epochs * len(examples)))
         self.steps = math.ceil(self.total / classify.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(classify.warmup_fraction * self.steps))
-        self.learner = OptimizerStep(model, name=STAGE, learning_rate=classify.learning_rate, factor=factor)
+        self.optimizer_step = OptimizerStep(model, name=STAGE, learning_rate=classify.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(
@@ -125,7 +127,7 @@ class ClassifierLoop:
         self.step_tokens = sum(len(self.examples[i].row.ids) for i in chosen)
         right: list[float] = []
         batch = shard_micro_batches(chosen, lambda i: len(self.examples[i].row.ids), self._split)
-        update = self.learner.update(
+        update = self.optimizer_step.update(
             batch, lambda part: self._loss(*part, right), len(chosen), idle_loss=lambda part: self._loss(*part, [])
         )
         return {
@@ -152,10 +154,10 @@ class ClassifierLoop:
         return LABEL_LOSSES[self.many](logits, truth).sum()
 
     def state(self) -> dict[str, Any]:
-        return self.learner.state()
+        return self.optimizer_step.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.learner.load(state)
+        self.optimizer_step.load(state)
 
 
 def _deduplicate(

@@ -80,6 +80,7 @@ class Comparison:
             for numbers in chunks_of(range(count), ANSWERS_A_STEP // self._answers_a_prompt(model, setting))
         ]
         self._answerer: tuple[str, Answerer] | None = None
+        self._opened_before: set[str] = set()
         self._check_room()
 
     def _check_room(self) -> None:
@@ -154,7 +155,9 @@ class Comparison:
                 *(self.run, STAGE, model, start.path(self.run.layout.model), start.template),
                 device=self.config.device,
                 precision=self.config.precision,
+                is_first=model not in self._opened_before,
             )
+            self._opened_before.add(model)
             self._answerer = (model, answerer)
         return self._answerer[1]
 

@@ -60,12 +60,12 @@ class EnsembleLoop:
         return None if metrics is None else {**metrics, "member": number}
 
     def state(self) -> dict[str, Any]:
-        return {"number": self.number, "work": self.loop.state()}
+        return {"number": self.number, "loop": self.loop.state()}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self.number = int(state["number"])
         self.model, self.loop = self.begin(self.number)
-        self.loop.load(state["work"])
+        self.loop.load(state["loop"])
 
     def _load_member(self, number: int) -> nn.Module:
         checkpoint = load_checkpoint(self.folder / str(number), self.folder.parent)

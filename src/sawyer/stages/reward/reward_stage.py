@@ -55,7 +55,9 @@ from sawyer.trust import as_json, decide_verdict
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
     settings = required_section(config.reward, "reward")
-    run.layout.trust.unlink(missing_ok=True)  # an earlier model's: RL must not set its guards by it
+    distributed.on_rank_zero(
+        lambda: run.layout.trust.unlink(missing_ok=True)
+    )  # an earlier model's: RL must not set its guards by it
     policy, reader = open_policy(config, run), open_member(config, run, 0)
     placement = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(settings.loss)  # a user's loss may be wrong in ways that training would only show after hours
@@ -158,7 +160,7 @@ class RewardLoop:
         self.total = max(1, round(reward.epochs * len(prompts)))
         self.steps = math.ceil(self.total / reward.batch_size)
         factor = partial(linear_schedule, steps=self.steps, warmup_steps=math.ceil(reward.warmup_fraction * self.steps))
-        self.learner = OptimizerStep(model, name=STAGE, learning_rate=reward.learning_rate, factor=factor)
+        self.optimizer_step = OptimizerStep(model, name=STAGE, learning_rate=reward.learning_rate, factor=factor)
 
     def step(self, index: int) -> Mapping[str, float]:
         chosen = batch_indices(
@@ -176,7 +178,7 @@ class RewardLoop:
         )
         batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, split)
         (count,) = distributed.all_reduce_sum(sum(self.objective.count(part.judgements) for part in batch.parts))
-        update = self.learner.update(
+        update = self.optimizer_step.update(
             batch, lambda part: self.loss(part, right), count, idle_loss=lambda part: self.loss(part, [])
         )
         return {
@@ -203,10 +205,10 @@ class RewardLoop:
         return [self.model]
 
     def state(self) -> dict[str, Any]:
-        return self.learner.state()
+        return self.optimizer_step.state()
 
     def load(self, state: Mapping[str, Any]) -> None:
-        self.learner.load(state)
+        self.optimizer_step.load(state)
 
 
 def answerable_prompts(data: RewardData, policy: LanguageModel, run: Run) -> list[Prompt]:

@@ -6,7 +6,8 @@ reward and n. It moves from the SFT model by at most log n - (n-1)/n nats (Stien
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,21 @@ from sawyer.train import StepAnswers, answer_in_steps, chunks_of, generator, sto
 from sawyer.worlds import gold
 
 PROMPTS_A_STEP = 32
-Row = dict[str, Any]  # the best answer to a prompt, and what the mean of all n is worth
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BestAnswer:
+    """The answer to a prompt with the highest reward of n."""
+
+    response: str
+    ids: tuple[int, ...]
+    score: float
+    reward: float  # the score, less the penalty of an answer that did not end
+    reward_sft: float  # the mean of all n
+    ended: bool
+    parts: Mapping[str, float]  # scores of the reward's parts that apply to the answer
+    disagreement: float | None
+    gold: float | None
 
 
 def best_of_n(config: Config, run: Run) -> dict[str, Any]:
@@ -48,12 +63,13 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
         n_times = [prompt for prompt in chunk for _ in range(n)]
         draws = generator(config.seed, STAGE, "best_of_n", index)
         rollout = check_scores_finite(collect_rollout(policy, n_times, scorer, settings, draws))
-        rows = best_answers(rollout, n, rl.missing_eos_penalty, with_gold=config.world is not None)
-        metrics = {name: _mean(rows, name) for name in ("score", "reward", "reward_sft")}
-        return StepAnswers(rows=rows, metrics=metrics, tokens=rollout.tokens)
+        answers = best_answers(rollout, n, rl.missing_eos_penalty, with_gold=config.world is not None)
+        metrics = {name: _mean(answers, name) for name in ("score", "reward", "reward_sft")}
+        return StepAnswers(rows=[asdict(one) for one in answers], metrics=metrics, tokens=rollout.tokens)
 
     chunks = chunks_of(prompts, PROMPTS_A_STEP)
-    best = answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds, show="score")
+    rows = answer_in_steps(run, STAGE, chunks, answer, save_every_seconds=config.save_every_seconds, show="score")
+    best = [BestAnswer(**row) for row in rows]
     stop_if_requested(run, STAGE)
     metrics = best_metrics(prompts, best, n)
     run.journal.samples(STAGE, len(chunks), _best_samples(prompts, best, n))
@@ -80,31 +96,31 @@ def best_of_n(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def best_answers(rollout: Rollout, n: int, missing_eos_penalty: float, *, with_gold: bool) -> list[Row]:
+def best_answers(rollout: Rollout, n: int, missing_eos_penalty: float, *, with_gold: bool) -> list[BestAnswer]:
     """Of each n answers in a row, which are to one prompt, the one with the highest reward, the first of equals."""
     rewards = missing_eos(rollout.scores, rollout.ended, missing_eos_penalty).tolist()
-    rows = []
+    answers = []
     for group in chunks_of(range(len(rewards)), n):
         best = max(group, key=lambda i: rewards[i])
-        rows.append(
-            {
-                "response": rollout.texts[best],
-                "ids": list(rollout.completions[best].ids),
-                "score": float(rollout.scores[best]),
-                "reward": rewards[best],
-                "reward_sft": sum(rewards[i] for i in group) / n,
-                "ended": bool(rollout.ended[best]),
-                "parts": {name: values[best] for name, values in rollout.parts.items() if values[best] is not None},
-                "disagreement": None if rollout.disagreement is None else float(rollout.disagreement[best]),
-                "gold": gold(rollout.prompts[best].text, rollout.texts[best]).score if with_gold else None,
-            }
+        answers.append(
+            BestAnswer(
+                response=rollout.texts[best],
+                ids=tuple(rollout.completions[best].ids),
+                score=float(rollout.scores[best]),
+                reward=rewards[best],
+                reward_sft=sum(rewards[i] for i in group) / n,
+                ended=bool(rollout.ended[best]),
+                parts={name: value for name, values in rollout.parts.items() if (value := values[best]) is not None},
+                disagreement=None if rollout.disagreement is None else float(rollout.disagreement[best]),
+                gold=gold(rollout.prompts[best].text, rollout.texts[best]).score if with_gold else None,
+            )
         )
-    return rows
+    return answers
 
 
-def best_metrics(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> dict[str, float]:
+def best_metrics(prompts: Sequence[Prompt], best: Sequence[BestAnswer], n: int) -> dict[str, float]:
     """Of the best answers; `eval_reward_sft` is the mean over all n of a prompt, what the SFT model gets."""
-    ids = [row["ids"] for row in best]
+    ids = [one.ids for one in best]
     metrics = {
         "eval_reward": _mean(best, "reward"),
         "eval_reward_sft": _mean(best, "reward_sft"),
@@ -112,30 +128,32 @@ def best_metrics(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> dict
         "eval_length": sum(map(len, ids)) / len(ids),
         "eval_eos_rate": _mean(best, "ended"),
         "eval_distinct_2": distinct_n(ids, 2),
-        "eval_mode_response_rate": mode_response_rate([p.messages for p in prompts], [row["response"] for row in best]),
+        "eval_mode_response_rate": mode_response_rate([p.messages for p in prompts], [one.response for one in best]),
         "kl_bound": best_of_n_kl(n),
     }
-    for name in dict.fromkeys(name for row in best for name in row["parts"]):
-        values = [row["parts"][name] for row in best if name in row["parts"]]
+    for name in dict.fromkeys(name for one in best for name in one.parts):
+        values = [one.parts[name] for one in best if name in one.parts]
         metrics[f"eval_score_{name}"] = sum(values) / len(values)
         if len(values) < len(best):
             metrics[f"eval_applies_{name}"] = len(values) / len(best)
-    return metrics | {f"eval_{name}": _mean(best, name) for name in ("gold", "disagreement") if best[0][name] is not None}
+    return metrics | {
+        f"eval_{name}": _mean(best, name) for name in ("gold", "disagreement") if getattr(best[0], name) is not None
+    }
 
 
-def _best_samples(prompts: Sequence[Prompt], best: Sequence[Row], n: int) -> list[Row]:
+def _best_samples(prompts: Sequence[Prompt], best: Sequence[BestAnswer], n: int) -> list[dict[str, Any]]:
     """The first best answers as samples.jsonl has them."""
     samples = []
-    for prompt, row in list(zip(prompts, best, strict=True))[:SAMPLE_COUNT]:
-        sample = {"prompt": prompt.text, "response": row["response"], "reward": row["score"], "length": len(row["ids"])}
-        sample |= {"ended": row["ended"], "best_of": n}
-        samples.append(sample | {name: row[name] for name in ("parts", "disagreement", "gold") if row[name] not in (None, {})})
+    for prompt, one in list(zip(prompts, best, strict=True))[:SAMPLE_COUNT]:
+        sample: dict[str, Any] = {"prompt": prompt.text, "response": one.response, "reward": one.score}
+        sample |= {"length": len(one.ids), "ended": one.ended, "best_of": n}
+        optional = {"parts": one.parts, "disagreement": one.disagreement, "gold": one.gold}
+        samples.append(sample | {name: value for name, value in optional.items() if value not in (None, {})})
     return samples
 
 
-def _gate(best: Sequence[Row], n: int) -> Gate:
-    before, after = ([row[name] for row in best] for name in ("reward_sft", "reward"))
-    gain = paired_interval(before, after)
+def _gate(best: Sequence[BestAnswer], n: int) -> Gate:
+    gain = paired_interval([one.reward_sft for one in best], [one.reward for one in best])
     return Gate(
         stage=STAGE,
         name="rl_improves",
@@ -148,5 +166,5 @@ def _gate(best: Sequence[Row], n: int) -> Gate:
     )
 
 
-def _mean(rows: Sequence[Row], name: str) -> float:
-    return float(sum(row[name] for row in rows)) / len(rows)
+def _mean(answers: Sequence[BestAnswer], name: str) -> float:
+    return float(sum(getattr(one, name) for one in answers)) / len(answers)

@@ -176,7 +176,9 @@ def open_critic(config: Config, run: Run, networks: Networks) -> PolicyWithValue
         return PolicyWithValue(networks.policy.model).to(networks.placement.device)
     if value_init == "ridge":
         return open_ridge_values(config, run, networks)
-    return open_value_network(config, run, networks).to(networks.placement.device)
+    value = open_value_network(config, run, networks).to(networks.placement.device)
+    record_fast_paths(run, "rl", {"value network": value})
+    return value
 
 
 def open_ridge_values(config: Config, run: Run, networks: Networks) -> RidgeValues:

@@ -15,15 +15,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from torch import Tensor
 
-from sawyer.config import Rl
 from sawyer.maths import DpoLoss, PolicyLoss, dpo_loss, gae, grpo_advantages, ppo_policy, rloo_advantages, whiten
 
-# (scores (B,), rewards (B, T), values (B, T) or None, mask (B, T), settings) -> (advantages (B, T), returns (B, T) or None)
-Advantage = Callable[[Tensor, Tensor, Tensor | None, Tensor, Rl], tuple[Tensor, Tensor | None]]
+
+class Advantage(Protocol):
+    """(scores (B,), rewards (B, T), values (B, T) or None, mask (B, T)) -> (advantages (B, T), returns (B, T) or None)."""
+
+    def __call__(
+        self,
+        scores: Tensor,
+        rewards: Tensor,
+        values: Tensor | None,
+        mask: Tensor,
+        *,
+        gamma: float,
+        gae_lambda: float,
+        group_size: int,
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,22 +67,35 @@ class UpdateReport:
 
 
 def ppo_advantages(
-    scores: Tensor, rewards: Tensor, values: Tensor | None, mask: Tensor, rl: Rl
+    scores: Tensor,
+    rewards: Tensor,
+    values: Tensor | None,
+    mask: Tensor,
+    *,
+    gamma: float,
+    gae_lambda: float,
+    group_size: int,
 ) -> tuple[Tensor, Tensor | None]:
     """GAE, whitened over the batch's counted tokens; the returns are made of the advantages before."""
     assert values is not None
-    estimate = gae(rewards, values, mask, rl.gamma, rl.gae_lambda)
+    estimate = gae(rewards, values, mask, gamma, gae_lambda)
     return whiten(estimate.advantages, mask), estimate.returns
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "ppo": Algorithm(advantages=ppo_advantages, policy_loss=ppo_policy, has_values=True),
     "rloo": Algorithm(
-        advantages=lambda scores, rewards, values, mask, rl: (rloo_advantages(rewards, mask, rl.group_size), None),
+        advantages=lambda scores, rewards, values, mask, *, gamma, gae_lambda, group_size: (
+            rloo_advantages(rewards, mask, group_size),
+            None,
+        ),
         policy_loss=ppo_policy,
     ),
     "grpo": Algorithm(
-        advantages=lambda scores, rewards, values, mask, rl: (grpo_advantages(scores, mask, rl.group_size), None),
+        advantages=lambda scores, rewards, values, mask, *, gamma, gae_lambda, group_size: (
+            grpo_advantages(scores, mask, group_size),
+            None,
+        ),
         policy_loss=ppo_policy,
         kl_in_loss=True,
     ),

@@ -25,32 +25,32 @@ SCORED_ALONE = 8  # answers whose score inside RL is compared with the saved rew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogprobDrift:
+class Drift:
     """The differences between two readings of the same numbers."""
 
     mean: float
     most: float
 
     @classmethod
-    def between(cls, one: Tensor, other: Tensor) -> LogprobDrift:
+    def between(cls, one: Tensor, other: Tensor) -> Drift:
         """Of two tensors of equal shape; 0 where they are empty."""
         if one.numel() == 0:
             return NO_DRIFT
         differences = (one.double() - other.double()).abs()
         return cls(mean=float(differences.mean()), most=float(differences.max()))
 
-    def tolerance(self) -> LogprobDrift:
+    def tolerance(self) -> Drift:
         """The drift that is allowed where rounding alone drifts by this much."""
-        return LogprobDrift(mean=SMALL + MEAN_TIMES * self.mean, most=SMALL + MOST_TIMES * self.most)
+        return Drift(mean=SMALL + MEAN_TIMES * self.mean, most=SMALL + MOST_TIMES * self.most)
 
-    def worst(self, limits: LogprobDrift) -> tuple[float, float]:
+    def worst(self, limits: Drift) -> tuple[float, float]:
         """(value, limit) of the mean or of the largest difference, whichever is nearer to its limit."""
         if self.most / limits.most > self.mean / limits.mean or math.isnan(self.most):
             return self.most, limits.most
         return self.mean, limits.mean
 
 
-NO_DRIFT = LogprobDrift(mean=0.0, most=0.0)
+NO_DRIFT = Drift(mean=0.0, most=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,10 @@ class StepZero:
     ratio_error: float  # the largest |pi / pi_old - 1| of the first minibatch
     clip_fraction: float  # share of its counted tokens whose ratio was clipped
     clip_range: float  # how far the ratio may move before it is
-    sampler: LogprobDrift  # log-probs of the tokens drawn, by the sampler and by training's forward pass, in nats
-    rounding: LogprobDrift  # training's log-probs in the run's precision against fp32
-    score: LogprobDrift | None = None  # rewards inside RL against the saved reward models; None: there are none
-    score_rounding: LogprobDrift = NO_DRIFT  # rewards in the run's precision against fp32
+    sampler: Drift  # log-probs of the tokens drawn, by the sampler and by training's forward pass, in nats
+    rounding: Drift  # training's log-probs in the run's precision against fp32
+    score: Drift | None = None  # rewards inside RL against the saved reward models; None: there are none
+    score_rounding: Drift = NO_DRIFT  # rewards in the run's precision against fp32
 
 
 def step_zero_gates(measures: StepZero) -> list[Gate]:

@@ -227,7 +227,15 @@ def estimate_advantages(
     kl_in_loss = kl_coefficient if algorithm.kl_in_loss else 0.0
     rewards = token_rewards(scores, old_logprobs, ref_logprobs, rollout.mask, kl_coefficient - kl_in_loss)
     assert algorithm.advantages is not None
-    advantages, returns = algorithm.advantages(scores, rewards, old_values, rollout.mask, rl)
+    advantages, returns = algorithm.advantages(
+        scores,
+        rewards,
+        old_values,
+        rollout.mask,
+        gamma=rl.gamma,
+        gae_lambda=rl.gae_lambda,
+        group_size=rl.group_size,
+    )
     return replace(
         rollout,
         old_logprobs=old_logprobs,

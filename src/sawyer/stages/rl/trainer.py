@@ -45,7 +45,7 @@ from sawyer.stages.rl.rollout import (
     logprobs_and_entropies,
     logprobs_of,
 )
-from sawyer.stages.rl.step_zero_checks import SecondPass, second_pass, step_zero_measures
+from sawyer.stages.rl.step_zero_checks import SecondPass, saved_reward_models, second_pass, step_zero_measures
 from sawyer.stages.rl.trust_guards import reward_verdict, verdict_summary
 from sawyer.train import OptimizerStep, batch_indices, distributed, generator, memory_plan_summary, plan_memory
 from sawyer.worlds import gold
@@ -340,7 +340,8 @@ class Trainer:
 
     def _read_again(self, rollout: Rollout) -> SecondPass:
         """The first batch as the gates of step zero read it, before it is learnt from."""
-        return second_pass(rollout, self.language_model.model, self.scorer, self.settings, self.config, self.run)
+        saved_models = saved_reward_models(self.scorer, self.rl.rewards, str(self.run.layout.model("reward")))
+        return second_pass(rollout, self.language_model.model, self.settings, saved_models, self.config.template)
 
     def _check_step_zero(self, rollout: Rollout, second: SecondPass, report: UpdateReport) -> None:
         gates = step_zero_gates(step_zero_measures(rollout, second, report, self.rl.clip_range))
