@@ -43,8 +43,9 @@ def alone(trunk: Any) -> Tensor:
     return torch.cat([exact(input_ids=torch.tensor([r.ids]), use_cache=False).last_hidden_state[0] for r in ROWS])
 
 
-def test_the_trial_keeps_no_network(speaker: Speakers) -> None:
+def test_the_trial_keeps_no_network(speaker: Speakers, monkeypatch: pytest.MonkeyPatch) -> None:
     """transformers keeps the function by which the trial listens, and a trunk's problem is remembered."""
+    monkeypatch.delenv("SAWYER_FAST", raising=False)
     model = speaker("gpt2").model
     assert packing_problem(trunk_of(model)) == ""
     last_layer = weakref.ref(trunk_of(model).h[-1].mlp)
