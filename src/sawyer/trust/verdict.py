@@ -53,7 +53,7 @@ def decide_verdict(report: Trust) -> Verdict:
     finer = ""
     if above:
         widest = side.by_gap[-1]
-        finer = f"; of those {widest.name} apart {_of(widest.accuracy)}; finer differences it does not surely rank above chance"
+        finer = f"; of those {widest.name} apart {_of(widest.accuracy)}; smaller gaps are not ranked significantly above chance"
     if guard_reasons:
         settings = ", ".join(f"{guard.guard} {guard.threshold:g}" for guard in guards)
         because = "; ".join(reason.words for reason in guard_reasons)
