@@ -31,7 +31,7 @@ def check_loss(
     from sawyer.report.loss_plot import draw_loss
     from sawyer.stages.reward.loss_choice import open_loss
 
-    path = Path(out or f"loss-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.png")
+    path = Path(out or f"loss-{re.sub(r'[^A-Za-z0-9_]+', '-', name)}.png")
     if out is not None and path.suffix.lower() != ".png":
         raise ConfigError(f"--out {out}", expected="a file that ends in .png", todo="name one, e.g. --out loss.png")
     if not os.path.isdir(path.parent):
