@@ -249,7 +249,7 @@ class Done(NamedTuple):
     out: str
     err: str
 
-    def explain_load_errors(self, *words: str) -> None:
+    def explains(self, *words: str) -> None:
         """It ended with exit code 1 and a message that says these words and what to do, and with no traceback."""
         told = " ".join(self.err.split())
         assert self.code == 1, told or self.out

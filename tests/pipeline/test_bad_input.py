@@ -64,7 +64,7 @@ def test_files_that_are_no_data(ask: Ask, tmp_path: Path, name: str, content: by
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    ask("sft", {"sft.data": [str(path)]}).explain_load_errors(name, told)
+    ask("sft", {"sft.data": [str(path)]}).explains(name, told)
 
 
 def test_broken_json_on_line_7_is_named(ask: Ask, tmp_path: Path) -> None:
@@ -72,27 +72,27 @@ def test_broken_json_on_line_7_is_named(ask: Ask, tmp_path: Path) -> None:
     lines[6] = lines[6][:-2]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
     asked = {"sft.data": [str(tmp_path / "data.jsonl")]}
-    ask("sft", {**asked, "max_bad_rows": 0}).explain_load_errors("data.jsonl:7:", "not JSON")
+    ask("sft", {**asked, "max_bad_rows": 0}).explains("data.jsonl:7:", "not JSON")
     shutil.rmtree(tmp_path / "run")
     assert "1 of 12 rows cannot be used and is left out: broken JSON (data.jsonl:7)" in ask("sft", asked).out
 
 
 def test_data_of_another_kind(ask: Ask, tiny: Any) -> None:
     found = ask("sft", {"sft.data": [str(tiny.data / "comparisons.json")]})
-    found.explain_load_errors("comparisons.json:", "gives comparisons, not demonstrations", "40 of 40 rows")
+    found.explains("comparisons.json:", "gives comparisons, not demonstrations", "40 of 40 rows")
 
 
 def test_text_where_rows_are_wanted_and_the_other_way_round(ask: Ask, tiny: Any, tmp_path: Path) -> None:
-    ask("sft", {"sft.data": [str(tiny.data / "statements.txt")]}).explain_load_errors("statements.txt")
+    ask("sft", {"sft.data": [str(tiny.data / "statements.txt")]}).explains("statements.txt")
     shutil.rmtree(tmp_path / "run")
     (tmp_path / "binary.txt").write_bytes(b"\0" * 100)
-    ask("base", {"base.text": [str(tmp_path / "binary.txt")]}).explain_load_errors("binary.txt", "binary file")
+    ask("base", {"base.text": [str(tmp_path / "binary.txt")]}).explains("binary.txt", "binary file")
 
 
 def test_prompts_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
     path = rows(tmp_path / "long.jsonl", *({"prompt": "word " * 400 + str(i)} for i in range(3)))
     for stage in ("collect", "rl"):
-        ask(stage, {f"{stage}.prompts": path}).explain_load_errors(
+        ask(stage, {f"{stage}.prompts": path}).explains(
             f"{stage}.prompts: none of its 3 prompts leaves room for", "shorter prompts"
         )
         shutil.rmtree(tmp_path / "run")
@@ -100,7 +100,7 @@ def test_prompts_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
 
 def test_demonstrations_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
     path = rows(tmp_path / "long.jsonl", *({"instruction": "word " * 400 + str(i), "output": "a"} for i in range(3)))
-    ask("sft", {"sft.data": path}).explain_load_errors(
+    ask("sft", {"sft.data": path}).explains(
         "sft.data: none of its 3 prompts leaves room for 1 new token in the 96", "shorter prompts"
     )
 
@@ -108,7 +108,7 @@ def test_demonstrations_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
 def test_judgements_that_are_all_ties(ask: Ask, tmp_path: Path) -> None:
     tied = [{"response": "a", "score": 3}, {"response": "b", "score": 3}]
     path = rows(tmp_path / "ties.jsonl", *({"user_input": f"q {i}", "responses_and_scores": tied} for i in range(4)))
-    ask("reward", {"reward.data": path, "collect": None}).explain_load_errors("two answers with different scores")
+    ask("reward", {"reward.data": path, "collect": None}).explains("two answers with different scores")
 
 
 # Settings.
@@ -124,7 +124,7 @@ def test_an_unknown_setting_names_the_nearest(command: Callable[..., Any], tmp_p
 
 def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
     found = ask("sft", {"sft.learning_rate": 1e30})
-    found.explain_load_errors("sft: update 1 has loss", "lower the learning rate")
+    found.explains("sft: update 1 has loss", "lower the learning rate")
     state = read_manifest(Layout(tmp_path / "run").manifest)["stages"]["sft"]
     assert state["status"] == "failed" and "loss" in state["reason"]
     # Nothing was saved, so the advice can be followed in the same folder.
@@ -141,7 +141,7 @@ def test_a_learning_rate_that_explodes(ask: Ask, tmp_path: Path) -> None:
     ],
 )
 def test_a_learning_rate_that_explodes_in_the_last_step(ask: Ask, stage: str, once: dict[str, Any]) -> None:
-    ask(stage, {f"{stage}.learning_rate": 1e30, **once}).explain_load_errors(f"{stage}: ", "lower", "learning")
+    ask(stage, {f"{stage}.learning_rate": 1e30, **once}).explains(f"{stage}: ", "lower", "learning")
 
 
 def test_rl_keeps_the_best_model_where_its_last_step_ruins_the_policy(ask: Ask, tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_rl_keeps_the_best_model_where_its_last_step_ruins_the_policy(ask: Ask, 
 def test_memory_that_runs_out(ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: RuntimeError) -> None:
     from sawyer.train import OptimizerStep
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise raised
 
     with monkeypatch.context() as patch:
         patch.setattr(OptimizerStep, "accumulate", full)
-        ask("sft").explain_load_errors("sft: memory ran out", "lower micro_batch_tokens", "allocate")
+        ask("sft").explains("sft: memory ran out", "lower micro_batch_tokens", "allocate")
     assert ask("sft", {"micro_batch_tokens": 512}, out=tmp_path / "run").code == 0
 
 
@@ -217,14 +217,14 @@ def test_one_prompt(ask: Ask, tmp_path: Path) -> None:
 
 
 def test_an_answer_longer_than_the_model(ask: Ask, tmp_path: Path) -> None:
-    ask("rl", {"rl.max_new_tokens": 1000}).explain_load_errors("rl.max_new_tokens")
+    ask("rl", {"rl.max_new_tokens": 1000}).explains("rl.max_new_tokens")
     shutil.rmtree(tmp_path / "run")
     assert ask("collect", {"collect.max_new_tokens": 1000, "collect.limit": 4}).code == 0
 
 
 def test_a_world_that_does_not_know_the_prompt(ask: Ask, tmp_path: Path) -> None:
     path = rows(tmp_path / "own.jsonl", {"prompt": "How do magnets smell?"}, {"prompt": "Why?"})
-    ask("rl", {"rl.prompts": path}).explain_load_errors("How do magnets smell?", "remove `world:`")
+    ask("rl", {"rl.prompts": path}).explains("How do magnets smell?", "remove `world:`")
 
 
 # Models.
@@ -233,21 +233,21 @@ def test_a_world_that_does_not_know_the_prompt(ask: Ask, tmp_path: Path) -> None
 def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) -> None:
     whole = tiny.straight("base") / "base" / "model"
     found = ask("sft", {"model": str(tmp_path / "none")}, out=tmp_path / "a", drop="base")
-    found.explain_load_errors("there is no model folder")
+    found.explains("there is no model folder")
     shutil.copytree(whole, tmp_path / "light", ignore=shutil.ignore_patterns("*.safetensors"))
     found = ask("sft", {"model": str(tmp_path / "light")}, out=tmp_path / "b", drop="base")
-    found.explain_load_errors("has no weights", "copy the whole folder")
+    found.explains("has no weights", "copy the whole folder")
     shutil.copytree(whole, tmp_path / "torn")
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     found = ask("sft", {"model": str(tmp_path / "torn")}, out=tmp_path / "c", drop="base")
-    found.explain_load_errors("torn does not load")
+    found.explains("torn does not load")
     (tmp_path / "bare").mkdir()
     found = ask("sft", {"model": str(tmp_path / "bare")}, out=tmp_path / "d", drop="base")
-    found.explain_load_errors("has no config.json")
+    found.explains("has no config.json")
     run = whole.parents[1]
     found = ask("sft", {"model": str(run)}, out=tmp_path / "e", drop="base")
-    found.explain_load_errors(f"{run} is a run's folder", f"name a model in it: {whole}")
+    found.explains(f"{run} is a run's folder", f"name a model in it: {whole}")
 
 
 # The run's folder.
@@ -256,7 +256,7 @@ def test_model_folders_that_cannot_serve(ask: Ask, tiny: Any, tmp_path: Path) ->
 @pytest.mark.parametrize("where", ["/dev/null/run", "/proc/nothing/run", "file/run", "file"])
 def test_an_out_that_cannot_be(ask: Ask, tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("mine")
-    ask("base", out=tmp_path / where).explain_load_errors("cannot be", "name another path for it (`out:`, --out)")
+    ask("base", out=tmp_path / where).explains("cannot be", "name another path for it (`out:`, --out)")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -271,7 +271,7 @@ def test_a_damaged_run_is_told(ask: Ask, tiny: Any, tmp_path: Path) -> None:
     ):
         before = path.read_bytes()
         path.write_bytes(damage)
-        ask("sft", out=out).explain_load_errors(path.name, "cannot be read", "restore the file")
+        ask("sft", out=out).explains(path.name, "cannot be read", "restore the file")
         path.write_bytes(before)
     layout.config.write_bytes(b"\xff: [")
     assert ask("sft", out=out).code == 0
@@ -294,7 +294,7 @@ def test_a_damaged_checkpoint_is_told_and_the_advice_works(
     out = tiny.prefix("sft", tmp_path / "run")
     checkpoint = cut_off(tiny, out, "sft", 3)
     damage(checkpoint / "state.pt")
-    ask("sft", out=out).explain_load_errors("state.pt cannot be read", f"delete {checkpoint.parent} to do this stage again")
+    ask("sft", out=out).explains("state.pt cannot be read", f"delete {checkpoint.parent} to do this stage again")
     shutil.rmtree(checkpoint.parent)
     assert ask("sft", out=out).code == 0
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
@@ -309,7 +309,7 @@ def test_a_checkpoint_of_something_else_is_told(ask: Ask, tiny: Any, tmp_path: P
     for wrong in ({}, {**good, "loop": {"model": {}}}, {**good, "journal": {}}, {**good, "step": None}, [1]):
         with replace_folder(checkpoint) as new:  # with a checksum of its own: it is whole, and no checkpoint of this stage
             torch.save(wrong, new / "state.pt")
-        ask("sft", out=out).explain_load_errors("checkpoint cannot be read", "to do sft again")
+        ask("sft", out=out).explains("checkpoint cannot be read", "to do sft again")
 
 
 def cut_off(tiny: Any, out: Path, stage: str, step: int) -> Path:
@@ -346,7 +346,7 @@ def test_a_disk_that_is_full_while_saving(
             patched.setattr("transformers.modeling_utils.safe_save_file", full)
         else:
             patched.setattr(what, full)
-        ask("sft", out=out).explain_load_errors("the disk is full", "free some space")
+        ask("sft", out=out).explains("the disk is full", "free some space")
     if "safetensors" not in what:
         assert (checkpoint / "state.pt").read_bytes() == before, "the last good checkpoint survives"
     assert is_complete(checkpoint) and not Layout(out).model("sft").exists()
@@ -391,7 +391,7 @@ def test_a_disk_that_is_full_of_journal(ask: Ask, tiny: Any, tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(journal, "open_run_file", opened)
         patched.setattr(os, "fdopen", filed)
-        ask("sft", out=out).explain_load_errors("the disk is full", "metrics.jsonl")
+        ask("sft", out=out).explains("the disk is full", "metrics.jsonl")
     assert ask("sft", out=out).code == 0
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))
 
@@ -410,7 +410,7 @@ def test_files_that_may_not_grow(ask: Ask, tiny: Any, tmp_path: Path, most: int)
         found = ask("sft", out=out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    found.explain_load_errors("the disk is full", "free some space")
+    found.explains("the disk is full", "free some space")
     assert not Layout(out).model("sft").exists()
     assert ask("sft", out=out).code == 0
     assert tiny.result(out) == tiny.result(tiny.straight("sft"))

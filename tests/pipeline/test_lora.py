@@ -73,9 +73,9 @@ def test_merged_models_load_in_plain_transformers(done: Path, command: Callable[
     assert hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge").config.num_labels == 1
     assert command("merge", run / "classify" / "model", "--out", tmp_path / "classes").code == 0
     assert hf.AutoModelForSequenceClassification.from_pretrained(tmp_path / "classes").config.num_labels == 2
-    command("merge", run).explain_load_errors("exists already")
-    command("merge", tmp_path / "judge").explain_load_errors("neither a run nor a folder of adapters")
-    command("merge", run, "--stage", "base").explain_load_errors("is a whole model already")
+    command("merge", run).explains("exists already")
+    command("merge", tmp_path / "judge").explains("neither a run nor a folder of adapters")
+    command("merge", run, "--stage", "base").explains("is a whole model already")
 
 
 @pytest.mark.parametrize("stage", WITH)

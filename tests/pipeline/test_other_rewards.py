@@ -36,7 +36,7 @@ def test_a_given_model_that_changes_is_seen(tiny: Any, tmp_path: Path) -> None:
     tiny.run(out, changes, only="reward")
     assert "reward.model" in read_manifest(Layout(out).manifest)["stages"]["reward"]["parents"]
     (given / "note.txt").write_text("another")
-    with pytest.raises(RunError, match=r"begun with another reward\.model"):
+    with pytest.raises(RunError, match=r"started with another reward\.model"):
         tiny.run(out, changes, only="reward")
 
 

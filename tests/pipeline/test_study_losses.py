@@ -166,7 +166,7 @@ def test_another_sft_model_is_refused(done: tuple[Path, StudyResult], tiny: Any,
         study_losses(parse_config(tiny.tree(run, {"sft.learning_rate": 1e-3})), LOSSES, SEEDS)
     answers = Layout(run).answers
     answers.write_text("\n".join(answers.read_text().splitlines()[1:]) + "\n")
-    with pytest.raises(RunError, match="begun with another collected answers"):
+    with pytest.raises(RunError, match="started with another collected answers"):
         study_losses(parse_config(tiny.tree(run)), LOSSES, SEEDS)
 
 
@@ -183,16 +183,12 @@ def test_what_cannot_be_is_said_before_anything_is_trained(
     Path("without.yaml").write_text(yaml.safe_dump(without))
     unknown = command("study", "losses", "a.yaml", "--loss", "bradley_terry,sqared")
     assert unknown.code == 1 and "did you mean `squared`?" in unknown.err
-    command("study", "losses", "a.yaml", "--loss", "bradley_terry,own_ablated:bad").explain_load_errors(
-        "own_ablated:bad is refused"
-    )
-    command("study", "losses", "a.yaml", "--loss", "bradley_terry,bradley_terry").explain_load_errors(
-        "loss bradley_terry is named twice"
-    )
-    command("study", "losses", "a.yaml", "--loss", ",").explain_load_errors("no loss is named")
-    command("study", "losses", "a.yaml", "--seeds", "0,x").explain_load_errors("whole numbers")
-    command("study", "losses", "a.yaml", "--seeds", "0,-1").explain_load_errors("seed -1")
-    command("study", "losses", "without.yaml").explain_load_errors("no section `reward`")
+    command("study", "losses", "a.yaml", "--loss", "bradley_terry,own_ablated:bad").explains("own_ablated:bad is refused")
+    command("study", "losses", "a.yaml", "--loss", "bradley_terry,bradley_terry").explains("loss bradley_terry is named twice")
+    command("study", "losses", "a.yaml", "--loss", ",").explains("no loss is named")
+    command("study", "losses", "a.yaml", "--seeds", "0,x").explains("whole numbers")
+    command("study", "losses", "a.yaml", "--seeds", "0,-1").explains("seed -1")
+    command("study", "losses", "without.yaml").explains("no section `reward`")
     sys.modules.pop("own_ablated", None)
 
 

@@ -116,7 +116,7 @@ class Grid:
                 raise RunError(
                     f"{source.layout.root} holds a run whose {stage} stage was done with other settings or data than the "
                     "config has now",
-                    expected="the settings and data it was begun with",
+                    expected="the settings and data it was started with",
                     why="what is compared would rest on another model than the one that is named",
                     todo="restore them, or use another `out:`, where it is done anew",
                 )
