@@ -59,7 +59,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(
             f"process {index + 1} of this machine has no card: there {'is' if cards == 1 else 'are'} {cards}",
             expected="at most one process a card",
-            why="two on one card take turns, and share its memory",
+            why="two processes on one GPU take turns and share its memory",
             todo=f"start {cards} with --nproc-per-node or --num_processes, or set `device: cpu`",
         )
     torch.cuda.set_device(index)

@@ -55,9 +55,8 @@ from sawyer.trust import as_json, decide_verdict
 def train(config: Config, run: Run) -> dict[str, Any]:
     """Train, calibrate, save and examine the reward model; returns its key figures."""
     settings = required_section(config.reward, "reward")
-    distributed.on_rank_zero(
-        lambda: run.layout.trust.unlink(missing_ok=True)
-    )  # an earlier model's: RL must not set its guards by it
+    # An earlier model's report goes first: RL must not set its guards by it.
+    distributed.on_rank_zero(lambda: run.layout.trust.unlink(missing_ok=True))
     policy, reader = open_policy(config, run), open_member(config, run, 0)
     placement = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(settings.loss)  # a user's loss may be wrong in ways that training would only show after hours

@@ -15,34 +15,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from torch import Tensor
 
 from sawyer.maths import DpoLoss, PolicyLoss, dpo_loss, gae, grpo_advantages, ppo_policy, rloo_advantages, whiten
 
 
-class Advantage(Protocol):
-    """(scores (B,), rewards (B, T), values (B, T) or None, mask (B, T)) -> (advantages (B, T), returns (B, T) or None)."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdvantageInputs:
+    """What the advantages of B answers with T response tokens are made of."""
 
-    def __call__(
-        self,
-        scores: Tensor,
-        rewards: Tensor,
-        values: Tensor | None,
-        mask: Tensor,
-        *,
-        gamma: float,
-        gae_lambda: float,
-        group_size: int,
-    ) -> tuple[Tensor, Tensor | None]: ...
+    scores: Tensor  # (B,) one an answer, clipped and less the penalty of an answer that did not end
+    rewards: Tensor  # (B, T) one a token
+    values: Tensor | None  # (B, T)
+    mask: Tensor  # (B, T) bool
+    gamma: float
+    gae_lambda: float
+    group_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
     """One algorithm. Answers to one prompt stand next to each other, `rl.group_size` of them."""
 
-    advantages: Advantage | None = None
+    advantages: Callable[[AdvantageInputs], tuple[Tensor, Tensor | None]] | None = None  # and the returns, both (B, T)
     # (log pi, log pi_old, advantages, mask, clip range) -> a sum over the counted tokens; None: it does not learn from answers
     policy_loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], PolicyLoss] | None = None
     # (log-ratios of the chosen, of the rejected, beta) -> a sum over the pairs; None: it does not learn from pairs
@@ -66,36 +63,21 @@ class UpdateReport:
     first_clip_fraction: float = 0.0  # share of its counted tokens whose ratio was clipped
 
 
-def ppo_advantages(
-    scores: Tensor,
-    rewards: Tensor,
-    values: Tensor | None,
-    mask: Tensor,
-    *,
-    gamma: float,
-    gae_lambda: float,
-    group_size: int,
-) -> tuple[Tensor, Tensor | None]:
+def ppo_advantages(inputs: AdvantageInputs) -> tuple[Tensor, Tensor | None]:
     """GAE, whitened over the batch's counted tokens; the returns are made of the advantages before."""
-    assert values is not None
-    estimate = gae(rewards, values, mask, gamma, gae_lambda)
-    return whiten(estimate.advantages, mask), estimate.returns
+    assert inputs.values is not None
+    estimate = gae(inputs.rewards, inputs.values, inputs.mask, inputs.gamma, inputs.gae_lambda)
+    return whiten(estimate.advantages, inputs.mask), estimate.returns
 
 
 ALGORITHMS: Mapping[str, Algorithm] = {
     "ppo": Algorithm(advantages=ppo_advantages, policy_loss=ppo_policy, has_values=True),
     "rloo": Algorithm(
-        advantages=lambda scores, rewards, values, mask, *, gamma, gae_lambda, group_size: (
-            rloo_advantages(rewards, mask, group_size),
-            None,
-        ),
+        advantages=lambda inputs: (rloo_advantages(inputs.rewards, inputs.mask, inputs.group_size), None),
         policy_loss=ppo_policy,
     ),
     "grpo": Algorithm(
-        advantages=lambda scores, rewards, values, mask, *, gamma, gae_lambda, group_size: (
-            grpo_advantages(scores, mask, group_size),
-            None,
-        ),
+        advantages=lambda inputs: (grpo_advantages(inputs.scores, inputs.mask, inputs.group_size), None),
         policy_loss=ppo_policy,
         kl_in_loss=True,
     ),

@@ -28,7 +28,7 @@ from sawyer.models import (
     trunk_states,
 )
 from sawyer.records import Prompt
-from sawyer.stages.rl.rl_algorithms import ALGORITHMS
+from sawyer.stages.rl.rl_algorithms import ALGORITHMS, AdvantageInputs
 from sawyer.text import Batch, Row, batches, pad_right
 from sawyer.train import Placement, distributed
 
@@ -227,15 +227,16 @@ def estimate_advantages(
     kl_in_loss = kl_coefficient if algorithm.kl_in_loss else 0.0
     rewards = token_rewards(scores, old_logprobs, ref_logprobs, rollout.mask, kl_coefficient - kl_in_loss)
     assert algorithm.advantages is not None
-    advantages, returns = algorithm.advantages(
-        scores,
-        rewards,
-        old_values,
-        rollout.mask,
+    inputs = AdvantageInputs(
+        scores=scores,
+        rewards=rewards,
+        values=old_values,
+        mask=rollout.mask,
         gamma=rl.gamma,
         gae_lambda=rl.gae_lambda,
         group_size=rl.group_size,
     )
+    advantages, returns = algorithm.advantages(inputs)
     return replace(
         rollout,
         old_logprobs=old_logprobs,
