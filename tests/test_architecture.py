@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "src" / "sawyer"
 
 FLOOR_2 = {"errors", "records", "runs", "maths", "text", "models"}
-STREET = FLOOR_2 | {"trust", "stats", "config", "worlds", "train"}
+STREET = FLOOR_2 | {"trust", "stats", "config", "worlds", "train", "ratings", "judges"}
 LEARNS = {"torch", "transformers", "numpy"}
 
 # room -> (our rooms it may import, third-party packages it may import)
@@ -34,6 +34,9 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
         {"torch", "transformers", "tokenizers", "safetensors", "peft"},
     ),
     "trust": ({"errors", "stats", "records", "maths", "models"}, {"torch"}),
+    # people's judgements: the store of votes, who agrees with whom, rows for training; and models that judge
+    "ratings": ({"errors", "stats", "records", "runs"}, {"numpy"}),
+    "judges": ({"errors", "stats", "records", "runs"}, set()),
     # floor 3: training
     "train": (FLOOR_2, {"torch"}),
     # floor 4: the street; the stages meet on disk, and only the pipeline knows their order
@@ -49,8 +52,11 @@ ALLOW: dict[str, tuple[set[str], set[str]]] = {
     "pipeline": (STREET | {"version", "stages", "report"}, set()),
     "studies": (STREET | {"stages", "report", "pipeline"}, {"torch"}),
     # floor 5: people
+    "web": (set(), set()),
+    "web/core": ({"errors", "version", "runs", "report"}, {"starlette", "uvicorn"}),
+    "web/rate": ({"errors", "stats", "records", "runs", "ratings", "worlds", "web/core"}, {"starlette"}),
     "chat": (STREET | {"stages", "pipeline"}, {"torch"}),
-    "cli": (STREET | {"version", "stages", "report", "pipeline", "studies", "chat"}, {"typer", "rich", "click"}),
+    "cli": (STREET | {"version", "stages", "report", "pipeline", "studies", "chat", "web"}, {"typer", "rich", "click"}),
     # the door, for users only: nobody inside goes through it
     "__init__": (STREET | {"version", "stages", "report", "pipeline", "studies", "chat", "cli"}, set()),
     "__main__": ({"cli"}, set()),
@@ -68,17 +74,40 @@ QUICK = {
     "pipeline",
     "studies",
     "chat",
+    "ratings",
+    "judges",
+    "web",
     "cli",
     "__init__",
 }
 # A finished run asks who it is and opens its folder, without waiting for torch.
 QUICK_FILES = {ROOT / "train" / name for name in ("__init__.py", "distributed.py", "shared_run.py")}
-HEAVY = {"torch", "transformers", "matplotlib", "pyarrow", "numpy", "jinja2", "tokenizers", "safetensors", "peft"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "matplotlib",
+    "pyarrow",
+    "numpy",
+    "jinja2",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "starlette",
+    "uvicorn",
+}
 
 LONGEST_FILE, LONGEST_FUNCTION = 500, 80
 NAMES_OF_THE_LAYOUT = (
     *("config.yaml", "run.json", "metrics.jsonl", "events.jsonl", "samples.jsonl", "compare.jsonl"),
-    *("summary.json", "report.html", "answers.jsonl", "trust.json"),
+    *(
+        "summary.json",
+        "report.html",
+        "answers.jsonl",
+        "trust.json",
+        "ratings.sqlite",
+        "judgements.jsonl",
+        "answer_rewards.jsonl",
+    ),
     *(f"{study}.{kind}" for study in ("losses", "algorithms", "seeds", "overoptimisation") for kind in ("json", "md", "html")),
 )
 
@@ -90,7 +119,7 @@ def files(root: Path = ROOT) -> list[Path]:
 def room(path: Path, root: Path = ROOT) -> str:
     """`records/read.py` -> records; `stages/rl/guards.py` -> stages/rl; `stages/__init__.py` -> stages; `stats.py` -> stats."""
     parts = path.relative_to(root).with_suffix("").parts
-    if parts[0] == "stages" and len(parts) > 2:
+    if parts[0] in ("stages", "web") and len(parts) > 2:
         return "/".join(parts[:2])
     return parts[0]
 
@@ -128,8 +157,8 @@ def imports(path: Path, root: Path = ROOT) -> Iterator[tuple[list[str], int]]:
 
 def our_room(name: list[str]) -> str:
     """The room that a dotted name of ours leads to, in the table's spelling."""
-    if name[1] == "stages" and len(name) > 2 and f"stages/{name[2]}" in ALLOW:
-        return f"stages/{name[2]}"
+    if name[1] in ("stages", "web") and len(name) > 2 and f"{name[1]}/{name[2]}" in ALLOW:
+        return f"{name[1]}/{name[2]}"
     return name[1]
 
 

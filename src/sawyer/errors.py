@@ -8,6 +8,8 @@ SawyerError                 base of all; the command line prints it without a tr
 ├── TrainingError           training that must not go on: memory that ran out, a gate before it that failed
 │   └── NotFiniteError      a loss, gradient, score or logit that is not finite: refused before it touches a weight
 ├── ProcessError            several processes at work on one run: one does not come, or is gone
+├── RatingError             a vote or an item that cannot be: never shown to its rater, of another method, out of range
+├── JudgeError              a model that judges: unreachable, refused, or it answered something that is no judgement
 ├── WorldError              a prompt the built-in world does not know, or a base model of another world version
 └── Interrupted             Ctrl-C or SIGTERM: state is saved, the command exits cleanly
 """
@@ -65,6 +67,14 @@ class ProcessError(SawyerError):
     def __init__(self, given: str, *, silent: bool = True, expected: str = "", why: str = "", todo: str = "") -> None:
         self.silent = silent
         super().__init__(given, expected=expected, why=why, todo=todo)
+
+
+class RatingError(SawyerError):
+    """A vote, rater or item of `sawyer rate` that cannot be taken."""
+
+
+class JudgeError(SawyerError):
+    """A judge model's endpoint cannot be used."""
 
 
 class WorldError(SawyerError):

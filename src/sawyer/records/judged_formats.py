@@ -255,7 +255,7 @@ def _choice(row: Fields, field: str, first: float) -> float | None:
     return None if choice is None else 1.0 if choice == first else -1.0
 
 
-class Vote(NamedTuple):
+class VoteColumns(NamedTuple):
     """Two answers under the names `first` and `second`; `lead` says how much better the first is (0: a tie)."""
 
     first: str
@@ -265,17 +265,17 @@ class Vote(NamedTuple):
 
 
 VOTES = (
-    Vote("conversation_a", "conversation_b", "winner", _winner),  # Arena, MT-bench
-    Vote("response_a", "response_b", "winner", _winner),
-    Vote("response1", "response2", "overall_preference", _strength),
-    Vote("response_1", "response_2", "preference_strength", _strength),
-    Vote("response_0", "response_1", "better_response_id", partial(_choice, first=0.0)),
-    Vote("human_ref_A", "human_ref_B", "labels", partial(_choice, first=1.0)),  # SHP
-    Vote("answer_0", "answer_1", "score_0", partial(_score_difference, second="score_1")),  # WebGPT
+    VoteColumns("conversation_a", "conversation_b", "winner", _winner),  # Arena, MT-bench
+    VoteColumns("response_a", "response_b", "winner", _winner),
+    VoteColumns("response1", "response2", "overall_preference", _strength),
+    VoteColumns("response_1", "response_2", "preference_strength", _strength),
+    VoteColumns("response_0", "response_1", "better_response_id", partial(_choice, first=0.0)),
+    VoteColumns("human_ref_A", "human_ref_B", "labels", partial(_choice, first=1.0)),  # SHP
+    VoteColumns("answer_0", "answer_1", "score_0", partial(_score_difference, second="score_1")),  # WebGPT
 )
 
 
-def _vote_of(row: Mapping[str, Any]) -> Vote | None:
+def _vote_of(row: Mapping[str, Any]) -> VoteColumns | None:
     return next((vote for vote in VOTES if vote.first in row and vote.second in row), None)
 
 
@@ -301,7 +301,7 @@ def read_vote(row: Fields, where: Where) -> Iterable[Record | Unfit]:
     yield JudgedPrompt.ready_made(prompt, better, worse, abs(lead))
 
 
-def _parse_table_turns(row: Fields, vote: Vote) -> Fields:
+def _parse_table_turns(row: Fields, vote: VoteColumns) -> Fields:
     """Arena's table: prompt and answers are lists of the turns' texts, as JSON. Any other row is as it is."""
     lists = [json_list(row.peek(name)) for name in ("prompt", vote.first, vote.second)]
     if any(one is None for one in lists):

@@ -51,6 +51,29 @@ class Layout:
         """The answers that lay there when they were collected anew for the `number`th time, counted from 1."""
         return self.root / "collect" / f"answers-before-{number}.jsonl"
 
+    def answers_of(self, number: int) -> Path:
+        """The answers of a round of collection, counted from 1."""
+        return self.answers if number == 1 else self.root / "collect" / f"answers-{number}.jsonl"
+
+    @property
+    def ratings(self) -> Path:
+        """What people judged, every revision (SQLite)."""
+        return self.root / "ratings.sqlite"
+
+    @property
+    def judgements(self) -> Path:
+        """The votes as the reward stage reads them: a row for each judgement, without names."""
+        return self.root / "collect" / "judgements.jsonl"
+
+    def round(self, number: int) -> Path:
+        """What an earlier round left, counted from 1: a run's folder of its own, with its reward model, RL model and page."""
+        return self.root / "rounds" / str(number)
+
+    @property
+    def answer_rewards(self) -> Path:
+        """The reward model's score of each collected answer and its uncertainty: what people are asked next goes by it."""
+        return self.root / "reward" / "answer_rewards.jsonl"
+
     @property
     def trust(self) -> Path:
         """How far the reward model can be trusted: every figure of its report, and the verdict."""

@@ -1,0 +1,1 @@
+"""Models that judge answers, behind an OpenAI-compatible endpoint."""

@@ -1,0 +1,1 @@
+"""Pages in the browser: one core, and a room for each page."""

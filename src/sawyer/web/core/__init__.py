@@ -1,0 +1,1 @@
+"""What every page needs: who may ask, static files, events, starting and stopping."""

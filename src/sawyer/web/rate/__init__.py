@@ -1,0 +1,1 @@
+"""`sawyer rate`: people judge answers in the browser."""
