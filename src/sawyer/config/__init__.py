@@ -7,6 +7,7 @@ from sawyer.config.schema import (
     LOSSES,
     USED_BY,
     Algorithm,
+    Collect,
     Config,
     EnsembleSettings,
     Guard,

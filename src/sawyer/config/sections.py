@@ -62,9 +62,16 @@ WARMUP = "fraction of the steps over which the learning rate rises"
 class World(Section):
     """The built-in world as judge: gold scores in rl and compare; its rater scores collected answers."""
 
-    rater: Literal["honest", "length_lover", "lazy", "flipper"] = Field(
-        "honest", description="who scores collected answers; all but honest are there to break a reward model with"
+    rater: Literal["honest", "length_lover", "lazy", "flipper", "people"] = Field(
+        "honest",
+        description="who scores collected answers: length_lover, lazy and flipper are there to break a reward model with; "
+        "people: the answers wait, for `sawyer rate`",
     )
+
+    @property
+    def scoring_rater(self) -> str | None:
+        """The world's rater that scores collected answers; None: they wait for people."""
+        return None if self.rater == "people" else self.rater
 
 
 class Lora(Section):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sawyer.train.allocator import peak_memory_mb, reset_peak_memory
+    from sawyer.train.answer_rewards import add_answer_rewards, answer_reward_row, write_answer_rewards
     from sawyer.train.answering import Answerer, StepAnswers, answer_in_steps, chunks_of
     from sawyer.train.checkpoint import STATE, load_checkpoint, save_checkpoint, write_folder, write_state
     from sawyer.train.device import Placement, choose_device
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "allocator": ("peak_memory_mb", "reset_peak_memory"),
+    "answer_rewards": ("add_answer_rewards", "answer_reward_row", "write_answer_rewards"),
     "answering": ("Answerer", "StepAnswers", "answer_in_steps", "chunks_of"),
     "checkpoint": ("STATE", "load_checkpoint", "save_checkpoint", "write_folder", "write_state"),
     "device": ("Placement", "choose_device"),

@@ -1,7 +1,8 @@
 """Collect: the SFT model's own answers, to be judged - the answers a reward model will meet in RL.
 
-In the built-in world its rater scores them here. Elsewhere `collect/answers.jsonl` waits with `score: null` for people;
-filled in, it joins the reward model's data.
+In the built-in world its rater scores them here. Elsewhere, and with `world.rater: people`, `collect/answers.jsonl` waits with
+`score: null` for people, whose judgements join the reward model's data. A later round asks the RL model as well.
 """
 
 from sawyer.stages.collect.collect_stage import collect
+from sawyer.stages.collect.later_round import collect_round

@@ -80,11 +80,12 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
 def _score(config: Config, prompts: Sequence[Prompt], responses: Sequence[Sequence[str]]) -> list[JudgedPrompt]:
     """The answers as records: scored by the world's rater, or waiting for people."""
     rng = random.Random(f"{config.seed}/{STAGE}/rater")
+    rater = config.world.scoring_rater if config.world else None
     records = []
     for prompt, texts in zip(prompts, responses, strict=True):
         # The same text twice teaches nothing about which is better: one of each is scored.
         distinct = list(dict.fromkeys(texts))
-        scores = [rate(config.world.rater, prompt.text, text, rng) if config.world else None for text in distinct]
+        scores = [rate(rater, prompt.text, text, rng) if rater else None for text in distinct]
         answers = [Answer(response=t, score=s, source="sft") for t, s in zip(distinct, scores, strict=True)]
         records.append(JudgedPrompt(prompt=prompt, answers=tuple(answers)))
     return records

@@ -47,6 +47,7 @@ from sawyer.train import (
     run_steps,
     shard_micro_batches,
     stop_if_requested,
+    write_answer_rewards,
     write_folder,
 )
 from sawyer.trust import as_json, decide_verdict
@@ -81,6 +82,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     scorer = calibrate(reader, loop.models, settings.ensemble, answers)
     extra = {"score_mean": data.normalizer.mean, "score_scale": data.normalizer.scale, "loss": settings.loss}
     write_folder(run.layout.model(STAGE), lambda new: save_members(new, reader, scorer, settings.ensemble, extra))
+    write_answer_rewards(run, scorer)  # what people are asked next goes by where this model is least sure
     stop_if_requested(run, STAGE)
 
     # Loss and calibration mean something only in the unit in which the scores were trained.
