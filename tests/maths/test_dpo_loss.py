@@ -161,6 +161,18 @@ def test_splitting_a_batch_changes_only_rounding() -> None:
     close(torch.stack(parts).sum(0), three(dpo_loss(chosen, rejected, BETA)), ROUNDING)
 
 
+def test_a_weight_of_two_is_the_pair_given_twice() -> None:
+    chosen, rejected, weights = double([1.5, -0.3, 0.2]), double([0.5, 0.9, 0.1]), double([2, 1, 0.5])
+    # By hand: margins 1, -1.2, 0.1 times BETA, each as often as its weight.
+    margins = [BETA * (a - b) for a, b in zip(chosen.tolist(), rejected.tolist(), strict=True)]
+    losses = [math.log1p(math.exp(-margin)) for margin in margins]
+    expected = [2 * losses[0] + losses[1] + losses[2] / 2, 2 * margins[0] + margins[1] + margins[2] / 2, 2.5]
+    close(three(dpo_loss(chosen, rejected, BETA, weights)), expected, ROUNDING)
+    twice = [torch.cat([ratio[:2], ratio[:1]]) for ratio in (chosen, rejected)]
+    close(three(dpo_loss(chosen[:2], rejected[:2], BETA, weights[:2])), three(dpo_loss(*twice, BETA)).tolist(), ROUNDING)
+    assert torch.equal(three(dpo_loss(chosen, rejected, BETA, torch.ones(3))), three(dpo_loss(chosen, rejected, BETA)))
+
+
 def test_gradients_are_the_numerical_ones() -> None:
     mask = mask_of([(0, WIDTH), (1, 3), (0, 2)])
 

@@ -334,12 +334,55 @@ def only(prompts: Sequence[int]) -> tuple[list[int], JudgedBatch]:
 
 
 def test_weights() -> None:
-    prompt_index = whole([0, 0, 0, 3, 5, 5])
-    assert by_item(prompt_index).each.tolist() == [1.0] * 6 and by_item(prompt_index).total == 6
-    found = by_prompt(prompt_index)
+    prompt_index, ones = whole([0, 0, 0, 3, 5, 5]), double([1] * 6)
+    assert by_item(prompt_index, ones).each.tolist() == [1.0] * 6 and by_item(prompt_index, ones).total == 6
+    found = by_prompt(prompt_index, ones)
     torch.testing.assert_close(found.each, double([1 / 3, 1 / 3, 1 / 3, 1, 0.5, 0.5]), rtol=0, atol=1e-15)
     assert found.total == 3
-    assert by_prompt(prompt_index[:0]).total == 0
+    assert by_prompt(prompt_index[:0], ones[:0]).total == 0
+    of_judgements = double([2, 2, 2, 0.5, 1, 1])
+    assert by_item(prompt_index, of_judgements).total == 8.5
+    found = by_prompt(prompt_index, of_judgements)
+    torch.testing.assert_close(found.each, double([2 / 3, 2 / 3, 2 / 3, 0.5, 0.5, 0.5]), rtol=0, atol=1e-15)
+    assert found.total == 3.5
+
+
+def weighted_mean(aim: Objective, rewards: Tensor, judged: JudgedBatch) -> float:
+    return float(aim.total(rewards, judged)) / aim.count(judged)
+
+
+@pytest.mark.parametrize(("name", "by"), [(name, by) for name in REWARD_LOSSES for by in WEIGHTS])
+def test_a_weight_of_two_is_the_judgement_given_twice(name: str, by: str) -> None:
+    """And a loss with the weights in its sum alone, or in none, is not."""
+    aim = Objective(loss=REWARD_LOSSES[name], weigh=WEIGHTS[by], centering_coefficient=0.1)
+    rewards = double(REWARDS)
+    rows, twice = only([0, 1, 2])
+    repeat, count = only([0])[1], len(rows)
+    first = [i for i in rows if int(JUDGED.prompts[i]) == 0]
+    both = JudgedBatch(
+        prompts=torch.cat([twice.prompts, repeat.prompts + 3]),
+        scores=torch.cat([twice.scores, repeat.scores]),
+        better=torch.cat([twice.better, repeat.better + count]),
+        worse=torch.cat([twice.worse, repeat.worse + count]),
+        difference=torch.cat([twice.difference, repeat.difference]),
+    )
+    expected = weighted_mean(aim, rewards[[*rows, *first]], both)
+    weighted = replace(twice, weights=double([2, 1, 1]))
+    assert weighted_mean(aim, rewards[rows], weighted) == pytest.approx(expected, rel=ROUNDING)
+    wrong = float(aim.total(rewards[rows], weighted)) / aim.count(twice)
+    assert wrong != pytest.approx(expected, rel=1e-3)
+    assert weighted_mean(aim, rewards[rows], twice) != pytest.approx(expected, rel=1e-3)
+    same = replace(twice, weights=double([1, 1, 1]))
+    assert float(aim.total(rewards[rows], same)) == float(aim.total(rewards[rows], twice))  # to the last bit
+    assert aim.count(same) == aim.count(twice)
+
+
+def test_the_weights_of_scores_are_repeats() -> None:
+    assert ScoreNormalizer.of([1, 5, 6], [2, 1, 1]) == ScoreNormalizer(mean=3.25, scale=math.sqrt(5.1875))
+    repeated = ScoreNormalizer.of([1, 1, 5, 6])
+    assert (repeated.mean, repeated.scale) == (3.25, pytest.approx(math.sqrt(5.1875), rel=ROUNDING))
+    assert ScoreNormalizer.of([0.1, 0.7, 0.3], [1, 1, 1]) == ScoreNormalizer.of([0.1, 0.7, 0.3])
+    assert ScoreNormalizer.of([4, 4], [2, 3]) == ScoreNormalizer(mean=4, scale=1)
 
 
 def test_tied_answers_and_lonely_ones_without_a_pair() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -218,6 +219,57 @@ def test_one_file_s_purpose_with_scores(put: Put) -> None:
     quality = put("b.jsonl", [{"prompt": p, "response": "x", "score": 5} for p in ("a", "b")])
     assert [report.want for report in check([several, quality])] == ["comparisons", "demonstrations"]
     assert read(quality, want="demonstrations").unread == {"score": 2}
+
+
+def rated(*scores: float, **more: Any) -> dict[str, Any]:
+    answers = [{"response": text, "score": score} for text, score in zip("ab", scores, strict=True)]
+    return {"user_input": "Up?", "responses_and_scores": answers, **more}
+
+
+def test_judgements_of_raters_are_each_their_own(put: Put) -> None:
+    """Raters agree most of the time, and one of them may judge twice: nothing of that is a duplicate row."""
+    rows = [rated(1, 0, rater="r1"), rated(1, 0, rater="r2"), rated(1, 0, rater="r1"), rated(0, 0, rater=7, both_bad=True)]
+    found = read(put("a.jsonl", rows), want="comparisons")
+    assert [(r.rater, r.scores, r.both_bad) for r in found.records] == [
+        ("r1", (1, 0), False),
+        ("r2", (1, 0), False),
+        ("r1", (1, 0), False),
+        ("7", (0, 0), True),
+    ]
+    assert found.unread == {} and [p.kind for p in found.problems] == ["tied"]
+    # A copy of the file holds no new judgement. Without a rater the same row is a duplicate, as in any file.
+    twice = read([put("a.jsonl", rows), put("copy.jsonl", rows)], want="comparisons")
+    assert len(twice.records) == 4 and sum(p.kind == "duplicate" for p in twice.problems) == 4
+    assert len(read(put("b.jsonl", [rated(1, 0), rated(1, 0)]), want="comparisons").records) == 1
+
+
+@pytest.mark.parametrize("weight", [0, -1, "much", float("nan"), float("inf"), True])
+def test_a_judgement_s_weight_is_a_number_above_0(put: Put, weight: Any) -> None:
+    name = put("a.jsonl", [rated(1, 0), rated(2, 0, judgement_weight=weight)])
+    with pytest.raises(DataError) as refused:
+        read(name, want="comparisons", max_bad_rows=None)
+    assert refused.value.where == "a.jsonl:2:judgement_weight"
+    assert [row.weight for row in read(name, want="comparisons").records] == [1.0]  # one bad row may pass
+
+
+def test_a_judgement_with_all_its_fields_is_written_and_read(put: Put) -> None:
+    rows = [rated(3, 0, rater="r1", judgement_weight=0.5), rated(2, 2, rater="r2", both_bad=True), rated(1, 0)]
+    records = read(put("a.jsonl", rows), want="comparisons").records
+    assert [record.weight for record in records] == [0.5, 1.0, 1.0]
+    written = [scored_row(record) for record in records]
+    extra = [{name: value for name, value in row.items() if name != "responses_and_scores"} for row in written]
+    assert extra == [
+        {"user_input": "Up?", "rater": "r1", "judgement_weight": 0.5},
+        {"user_input": "Up?", "rater": "r2", "both_bad": True},
+        {"user_input": "Up?"},
+    ]
+    again = read(put("b.jsonl", written), want="comparisons").records
+    assert [replace(record, prompt=records[0].prompt) for record in again] == [
+        replace(record, prompt=records[0].prompt) for record in records
+    ]
+    with pytest.raises(DataError) as refused:
+        read(put("c.jsonl", [rated(0, 0, both_bad="yes")]), want="comparisons", max_bad_rows=None)
+    assert refused.value.where == "c.jsonl:1:both_bad"
 
 
 def test_what_is_written_is_read_again(put: Put) -> None:

@@ -20,7 +20,7 @@ from sawyer.models import open_language_model
 from sawyer.records import Prompt, read, split
 from sawyer.stages.rl import dpo_updates
 from sawyer.stages.rl.dpo_pairs import load_pairs
-from sawyer.stages.rl.dpo_updates import DpoSums, minibatch_loss
+from sawyer.stages.rl.dpo_updates import DpoSums, minibatch_loss, update_on_pairs
 from sawyer.stages.rl.rl_stage import train
 from sawyer.stages.rl.trainer import Trainer
 
@@ -176,6 +176,27 @@ def test_the_loss_and_its_gradient_are_the_formula_s(tiny: Fixture, tmp_path: Pa
 def test_a_known_mistake_is_seen(tiny: Fixture, tmp_path: Path, capture: Fixture, wrong: str) -> None:
     ours, expected, _, _ = moved(tiny, tmp_path / "run", capture, 200, wrong)
     assert float((ours - expected).abs().max()) > 1e-3
+
+
+def test_a_judgement_of_weight_two_is_the_row_given_twice(tiny: Fixture, tmp_path: Path) -> None:
+    """And the loss with the weights in its sum alone is another."""
+    rows = json.loads(tiny.comparisons.read_text())[:8]
+    first = rows[0] | {"rater": "r1"}
+    figures = []
+    for name, judged in (("twice", [first, first, *rows[1:]]), ("weighted", [first | {"judgement_weight": 2}, *rows[1:]])):
+        data = tmp_path / f"{name}.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in judged))
+        config = config_of(tiny, tmp_path / name, reward={"data": [str(data)], "eval_fraction": 0}, batch_size=len(judged))
+        with tiny.run(tmp_path / name, "sft", "reward") as run:
+            work = Trainer(config, run)
+            with torch.no_grad():
+                for weight in work.language_model.model.parameters():
+                    weight += 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
+            figures.append(update_on_pairs(work.pairs, work.policy, work.pair_networks, dpo_loss, BETA).metrics)
+    for figure in ("loss", "margin", "accuracy", "grad_norm"):
+        assert figures[0][figure] == pytest.approx(figures[1][figure], rel=1e-3), figure
+    count, weight = figures[1]["pairs"], figures[0]["pairs"]
+    assert count < weight and figures[1]["loss"] * weight / count != pytest.approx(figures[0]["loss"], rel=1e-2)
 
 
 def test_each_answer_goes_through_each_network_once(tiny: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,30 @@ def test_a_batch_s_loss_by_hand(tiny: Fixture, tmp_path: Path, loss: str, by: st
     assert told["pairs"] == 21 + 2 + 1 + 6
 
 
+# What a judgement weighs
+
+
+@pytest.mark.parametrize("by", ["pair", "prompt"])
+@pytest.mark.parametrize("loss", ["squared", "listwise", "regression"])
+def test_a_judgement_of_weight_two_is_the_row_given_twice(tiny: Fixture, tmp_path: Path, loss: str, by: str) -> None:
+    """In loss, accuracy and gradient, whatever the micro-batches; the raters' rows are no duplicates."""
+    asked = {"loss": loss, "normalize_by": by, "centering_coefficient": 0.02, "batch_size": 5}
+    first, rest = SEVEN[0] | {"rater": "r1"}, SEVEN[1:]
+    steps = []
+    for name, rows in (("twice", [first, first, *rest]), ("weighted", [first | {"judgement_weight": 2}, *rest])):
+        found = data_of(tiny, tmp_path, lines(tmp_path / f"{name}.jsonl", *rows), **asked)
+        for tokens in (100, 8192):
+            work = work_of(tiny, tmp_path, found, **asked)
+            work.config = work.config.model_copy(update={"micro_batch_tokens": tokens})
+            steps.append(work.step(0))
+    assert steps[0]["pairs"] == 51 and steps[2]["pairs"] == 30  # a count, whatever their weights
+    for step in steps[1:]:
+        for figure in ("loss", "accuracy", "grad_norm"):
+            assert step[figure] == pytest.approx(steps[0][figure], rel=1e-4), figure
+    plain = work_of(tiny, tmp_path, data_of(tiny, tmp_path, lines(tmp_path / "plain.jsonl", *SEVEN), **asked), **asked)
+    assert plain.step(0)["loss"] != pytest.approx(steps[0]["loss"], rel=1e-3), "or a weight could be ignored"
+
+
 # What a prompt costs
 
 

@@ -14,7 +14,7 @@ from sawyer.maths.masked import keep, masked_sum
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DpoLoss:
-    """Sums over pairs; divide each by the batch's number of pairs. Only `total` carries a gradient."""
+    """Weighted sums over pairs; divide each by the batch's sum of weights. Only `total` carries a gradient."""
 
     total: Tensor  # (), the loss
     margins: Tensor  # (), beta (chosen - rejected): how much more the policy's implicit reward gives the chosen response
@@ -29,9 +29,13 @@ def response_log_ratio(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> 
     return masked_sum(kl_k1(keep(logprobs, mask), keep(ref_logprobs, mask)), mask, dim=1)
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> DpoLoss:
-    """sum -log sigmoid(beta (chosen - rejected)), each (P,) from `response_log_ratio` (DPO, arXiv 2305.18290, eq. 7)."""
+def dpo_loss(chosen: Tensor, rejected: Tensor, beta: float, weights: Tensor | None = None) -> DpoLoss:
+    """sum -w log sigmoid(beta (chosen - rejected)), each (P,) from `response_log_ratio` (DPO, arXiv 2305.18290, eq. 7).
+
+    `weights` (P,) are those of the pairs' judgements; None: 1 each.
+    """
     margins = beta * (chosen - rejected)
+    weights = torch.ones_like(margins) if weights is None else weights.to(margins.dtype)
     with torch.no_grad():
-        right = (margins > 0).float().sum()
-    return DpoLoss(total=-logsigmoid(margins).sum(), margins=margins.detach().sum(), accuracies=right)
+        right = (weights * (margins > 0)).sum()
+    return DpoLoss(total=-(weights * logsigmoid(margins)).sum(), margins=(weights * margins.detach()).sum(), accuracies=right)

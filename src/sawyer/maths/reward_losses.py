@@ -6,10 +6,11 @@ without torch.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -83,9 +84,14 @@ class ScoreNormalizer:
     scale: float
 
     @classmethod
-    def of(cls, scores: Sequence[float]) -> ScoreNormalizer:
-        """From all training scores, at least one; scores that are all equal keep their unit (scale 1)."""
-        return cls(mean=statistics.fmean(scores), scale=statistics.pstdev(scores) or 1.0)
+    def of(cls, scores: Sequence[float], weights: Sequence[float] | None = None) -> ScoreNormalizer:
+        """From all training scores, at least one, each counted `weights` times, by default once; scores that are all equal keep
+        their unit (scale 1)."""
+        if weights is None or all(weight == 1 for weight in weights):
+            return cls(mean=statistics.fmean(scores), scale=statistics.pstdev(scores) or 1.0)
+        mean = statistics.fmean(scores, weights)
+        variance = statistics.fmean([(score - mean) ** 2 for score in scores], weights)
+        return cls(mean=mean, scale=math.sqrt(variance) or 1.0)
 
     def __call__(self, score: float) -> float:
         return (score - self.mean) / self.scale
@@ -100,10 +106,23 @@ class JudgedBatch:
     better: Tensor  # (P,) int64, index of the preferred answer of each pair
     worse: Tensor  # (P,) int64
     difference: Tensor  # (P,) float32, d = s_better - s_worse > 0 on the judges' scale
+    weights: Tensor | None = None  # (G,) float64 > 0, of each prompt's judgement; None: 1 each
 
     def to(self, device: torch.device) -> JudgedBatch:
         """The same on another device."""
-        return replace(self, **{name: getattr(self, name).to(device) for name in self.__slots__})
+        tensors: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__ if getattr(self, name) is not None}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    @property
+    def pair_weights(self) -> Tensor:
+        """(P,) float64: the weight of each pair, that of its prompt's judgement."""
+        return self.weights_of(self.prompts[self.better])
+
+    def weights_of(self, prompt_index: Tensor) -> Tensor:
+        """(I,) float64: the weights of items, from the prompt of each."""
+        if self.weights is None:
+            return torch.ones_like(prompt_index, dtype=torch.float64)
+        return self.weights[prompt_index]
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,24 +177,28 @@ REWARD_LOSSES: Mapping[str, RewardLoss] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """How much each item counts, (I,) float64, and the sum of the weights: a whole number."""
+    """How much each item counts, (I,) float64, and the sum of the weights."""
 
     each: Tensor
-    total: int
+    total: float
 
 
-Weigh = Callable[[Tensor], Weights]
+Weigh = Callable[[Tensor, Tensor], Weights]
 
 
-def by_item(prompt_index: Tensor) -> Weights:
-    """Every item counts once: K answers give K(K-1)/2 pairs, so a prompt with many answers counts more. `prompt_index` (I,)."""
-    return Weights(each=torch.ones_like(prompt_index, dtype=torch.float64), total=len(prompt_index))
+def by_item(prompt_index: Tensor, judgement_weights: Tensor) -> Weights:
+    """Every item counts once: K answers give K(K-1)/2 pairs, so a prompt with many answers counts more.
+
+    `prompt_index` (I,) int64 is the prompt of each item, `judgement_weights` (I,) float64 how often its judgement counts.
+    """
+    return Weights(each=judgement_weights, total=float(judgement_weights.sum()))
 
 
-def by_prompt(prompt_index: Tensor) -> Weights:
-    """Every prompt counts once: each of its n items 1/n. `prompt_index` (I,) int64 is the prompt of each item."""
+def by_prompt(prompt_index: Tensor, judgement_weights: Tensor) -> Weights:
+    """Every prompt counts once, or as often as its judgement's weight says: each of its n items 1/n of that. As `by_item`."""
     sizes = prompt_index.bincount()
-    return Weights(each=1 / sizes[prompt_index].double(), total=int((sizes > 0).sum()))
+    of_prompt = torch.zeros_like(sizes, dtype=torch.float64).index_copy(0, prompt_index, judgement_weights)
+    return Weights(each=judgement_weights / sizes[prompt_index].double(), total=float(of_prompt.sum()))
 
 
 WEIGHTS: Mapping[str, Weigh] = {"pair": by_item, "prompt": by_prompt}
@@ -192,12 +215,16 @@ class Objective:
     weigh: Weigh
     centering_coefficient: float = 0.0
 
-    def count(self, batch: JudgedBatch) -> int:
-        """The part's share of the denominator: its items, or its prompts that have one."""
-        return self.weigh(self.loss.prompt_index(batch)).total
+    def count(self, batch: JudgedBatch) -> float:
+        """The part's share of the denominator: the weights of its items, or of its prompts that have one."""
+        return self._weights(batch).total
 
     def total(self, rewards: Tensor, batch: JudgedBatch) -> Tensor:
         """(N,) rewards -> (): the weighted sum of the part's losses."""
-        weights = self.weigh(self.loss.prompt_index(batch)).each.to(rewards.dtype)
+        weights = self._weights(batch).each.to(rewards.dtype)
         losses = self.loss.losses(rewards, batch) + self.centering_coefficient * self.loss.centering_terms(rewards, batch)
         return (weights * losses).sum()
+
+    def _weights(self, batch: JudgedBatch) -> Weights:
+        index = self.loss.prompt_index(batch)
+        return self.weigh(index, batch.weights_of(index))

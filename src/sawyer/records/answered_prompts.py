@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sawyer.records.data_files import expand
 from sawyer.records.formats import read_row
+from sawyer.records.judged_formats import BOTH_BAD, RATER, WEIGHT
 from sawyer.records.problems import Problem, Unfit
 from sawyer.records.read import mapped_rows
 from sawyer.records.record_types import JudgedPrompt, Prompt, Record, Where, prompt_in, responses_of
@@ -58,7 +59,8 @@ def read_answers(
 
 
 def scored_row(record: JudgedPrompt) -> dict[str, Any]:
-    """GPT-4-LLM's format; a conversation of several turns goes under `prompt` as a list of messages."""
+    """GPT-4-LLM's format; a conversation of several turns goes under `prompt` as a list of messages. Beside it stand the rater,
+    `both_bad` and the judgement's weight, where they are not the defaults."""
     turns = record.prompt.messages
     prompt: dict[str, Any] = (
         {"user_input": record.prompt.text}
@@ -66,7 +68,10 @@ def scored_row(record: JudgedPrompt) -> dict[str, Any]:
         else {"prompt": [{"role": turn.role, "content": turn.content} for turn in turns]}
     )
     answers = [{"response": a.response, "score": a.score, "source": a.source} for a in record.answers]
-    return prompt | {"responses_and_scores": answers}
+    row = prompt | {"responses_and_scores": answers}
+    row |= {RATER: record.rater} if record.rater else {}
+    row |= {BOTH_BAD: True} if record.both_bad else {}
+    return row | ({WEIGHT: record.weight} if record.weight != 1 else {})
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -44,6 +44,8 @@ SCORE_LISTS = ("scores", "ratings", "rating")
 SCORES = ("score", "overall_score", "fine-grained_score", "rating", "pm_score", "helpfulness")  # the last is HelpSteer's
 LABELS = ("label", "kto_tag")
 SOURCES = ("source", "model", "model_name")
+# What `scored_row` writes beside a judgement that people made.
+WEIGHT, RATER, BOTH_BAD = "judgement_weight", "rater", "both_bad"
 ITEM_TEXTS = ("response", "answer", "text", "completion", "output", "content")
 # A better and a worse answer: plain, OpenAI's, ms-swift's and OpenPipe's, where the better one ends the conversation.
 SIDES = (
@@ -112,7 +114,31 @@ def read_answer_list(row: Fields, where: Where) -> Iterable[Record | Unfit]:
         if not answer.response and answer.score != lowest:
             todo = "remove it if it is a mistake"
             yield Unfit(f"{field}[{i}].response", "empty", "the answer is empty; it is kept as one", todo)
-    yield JudgedPrompt(prompt=prompt, answers=tuple(answers))
+    yield JudgedPrompt(prompt=prompt, answers=tuple(answers), weight=_weight(row), rater=_rater(row), both_bad=_both_bad(row))
+
+
+def _weight(row: Fields) -> float:
+    """`judgement_weight`, 1 where there is none. Raises Unfit where it is no finite number above 0."""
+    weight = number_of(row, WEIGHT)
+    if weight is not None and weight <= 0:
+        raise Unfit(WEIGHT, "score", f"`{WEIGHT}` is {weight:g}, not above 0", "give a weight above 0, or remove the row")
+    return 1.0 if weight is None else weight
+
+
+def _rater(row: Fields) -> str:
+    """Who judged: a name or a number. Any other value is no rater."""
+    rater = row.peek(RATER)
+    is_named = isinstance(rater, str | int) and not isinstance(rater, bool)
+    return str(row[RATER]).strip() if is_named else ""
+
+
+def _both_bad(row: Fields) -> bool:
+    """Whether the tie is one of bad answers. Raises Unfit where the field is neither true nor false."""
+    both_bad = row.get(BOTH_BAD)
+    if both_bad is not None and not isinstance(both_bad, bool):
+        message = f"`{BOTH_BAD}` is {reprlib.repr(both_bad)}, not true or false"
+        raise Unfit(BOTH_BAD, "type", message, "write true or false, or remove the field")
+    return bool(both_bad)
 
 
 def _with_scores(row: Fields, field: str) -> list[Any]:

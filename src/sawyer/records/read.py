@@ -121,6 +121,7 @@ class Scan:
     single: dict[tuple[Message, ...], list[JudgedPrompt]] = field(default_factory=dict)  # answers judged a row each, by prompt
     rows: dict[str, int] = field(default_factory=dict)  # file -> all its rows
     unread: Counter[str] = field(default_factory=Counter)
+    judgements: Counter[Any] = field(default_factory=Counter)  # how often a file has the same judgement by the same rater
 
 
 def read(
@@ -399,7 +400,13 @@ def _row_key(record: Record, scan: Scan) -> Any:
         case JudgedPrompt(is_pair=True):
             return messages, record.chosen, record.rejected
         case JudgedPrompt():
-            return messages, tuple((answer.response, answer.score) for answer in record.answers)
+            answers = tuple((answer.response, answer.score) for answer in record.answers)
+            if not record.rater:
+                return messages, answers, record.weight
+            # Raters agree, and one may judge twice: such rows are judgements of their own. A file that is named twice has none.
+            judgement = (messages, answers, record.weight, record.rater)
+            scan.judgements[record.where.file, judgement] += 1
+            return *judgement, scan.judgements[record.where.file, judgement]
         case LabelledText():
             return messages, frozenset(record.labels)
         case Prompt():

@@ -104,6 +104,9 @@ class JudgedPrompt:
     answers: tuple[Answer, ...]
     is_pair: bool = False  # of its two scores only the order means something, and the difference where `margin` is known
     margin: float | None = None  # of a ready-made pair, in the judges' unit; None: unknown, its difference counts as 1
+    weight: float = 1.0  # > 0; a judgement of weight 2 teaches as much as the same row given twice
+    rater: str = ""  # whose judgement it is, where rows name it: each of them is an independent judgement
+    both_bad: bool = False  # a tie of answers of which none is good
 
     @classmethod
     def ready_made(cls, prompt: Prompt, chosen: str, rejected: str, margin: float | None = None) -> JudgedPrompt:

@@ -157,10 +157,12 @@ def judged_batch(prompts: Sequence[EncodedPrompt], normalizer: ScoreNormalizer =
         worse += [start + pair.worse for pair in prompt.pairs]
         differences += [pair.difference for pair in prompt.pairs]
         start += len(prompt.record.answers)
+    weights = [prompt.record.weight for prompt in prompts]
     return JudgedBatch(
         prompts=torch.tensor([i for i, one in enumerate(prompts) for _ in one.record.answers], dtype=torch.int64),
         scores=torch.tensor([normalizer(score) for one in prompts for score in one.record.scores], dtype=torch.float64),
         better=torch.tensor(better, dtype=torch.int64),
         worse=torch.tensor(worse, dtype=torch.int64),
         difference=torch.tensor(differences, dtype=torch.float32),
+        weights=torch.tensor(weights, dtype=torch.float64),
     )

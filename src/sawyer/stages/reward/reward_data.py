@@ -96,8 +96,12 @@ def _nothing_to_learn(where: str = "") -> DataError:
 
 
 def normalizer_of(prompts: Sequence[EncodedPrompt]) -> ScoreNormalizer:
-    """Mean and deviation of the prompts' scores, which `regression` learns to give."""
-    return ScoreNormalizer.of([score for prompt in prompts for score in prompt.record.scores]) if prompts else NO_NORMALIZER
+    """Weighted mean and deviation of the prompts' scores, which `regression` learns to give."""
+    if not prompts:
+        return NO_NORMALIZER
+    records = [prompt.record for prompt in prompts]
+    weights = [record.weight for record in records for _ in record.scores]
+    return ScoreNormalizer.of([score for record in records for score in record.scores], weights)
 
 
 @dataclass(slots=True)

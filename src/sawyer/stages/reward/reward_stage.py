@@ -169,6 +169,7 @@ class RewardLoop:
         )
         prompts = [self.prompts[i] for i in chosen]
         pairs = sum(len(prompt.pairs) for prompt in prompts)
+        pair_weight = math.fsum(prompt.record.weight * len(prompt.pairs) for prompt in prompts)
         self.step_tokens = sum(prompt.tokens for prompt in prompts)
         right: list[float] = []
         split = partial(
@@ -184,20 +185,20 @@ class RewardLoop:
         )
         return {
             "loss": update.loss,
-            **({"accuracy": distributed.all_reduce_sum(sum(right))[0] / pairs} if pairs else {}),
+            **({"accuracy": distributed.all_reduce_sum(sum(right))[0] / pair_weight} if pairs else {}),
             "learning_rate": update.learning_rate,
             "grad_norm": update.grad_norm,
             "pairs": pairs,
         }
 
     def loss(self, part: JudgedMinibatch, right: list[float]) -> Tensor:
-        """The weighted sum of the part's losses, averaged over the model's heads; the number of pairs that the heads' mean
-        ranks rightly is appended to `right`."""
+        """The weighted sum of the part's losses, averaged over the model's heads; the weight of the pairs that the heads'
+        mean ranks rightly is appended to `right`."""
         part = part.to(self.placement.device)
         with self.placement.autocast():
             heads = sequence_logits(self.model, part.batch).float()  # (N, H)
         judgements, scores = part.judgements, heads.detach().mean(1)
-        right.append(float((scores[judgements.better] > scores[judgements.worse]).sum()))
+        right.append(float((judgements.pair_weights * (scores[judgements.better] > scores[judgements.worse])).sum()))
         return torch.stack([self.objective.total(head, judgements) for head in heads.unbind(1)]).mean()
 
     @property

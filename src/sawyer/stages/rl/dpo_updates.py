@@ -1,12 +1,13 @@
 """DPO: the policy learns from judged pairs, without sampling and without the reward model (arXiv 2305.18290).
 
--log sigmoid(beta [(log pi/pi_ref)(y_w) - (log pi/pi_ref)(y_l)]), the mean over the pairs of the batch; log-probs at
-temperature 1, sums over the response's tokens and EOS. The evaluations are those of the other algorithms: same prompts, same
-draws, same guards, same choice of the best model.
+-log sigmoid(beta [(log pi/pi_ref)(y_w) - (log pi/pi_ref)(y_l)]), the mean over the pairs of the batch, each as often as its
+judgement's weight says; log-probs at temperature 1, sums over the response's tokens and EOS. The evaluations are those of the
+other algorithms: same prompts, same draws, same guards, same choice of the best model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,10 +29,12 @@ from sawyer.train import (
     shard_micro_batches,
 )
 
+PairLoss = Callable[[Tensor, Tensor, float, Tensor], DpoLoss]  # chosen, rejected, beta, weights
+
 
 @dataclass(slots=True)
 class DpoSums:
-    """Running sums over the pairs of one batch."""
+    """Running sums over the pairs of one batch, each times its judgement's weight."""
 
     margins: float = 0.0
     right: float = 0.0  # pairs whose margin is positive
@@ -71,11 +74,11 @@ def update_on_pairs(
     prompts: Sequence[EncodedPrompt],
     policy: OptimizerStep,
     networks: PairNetworks,
-    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss],
+    pair_loss: PairLoss,
     beta: float,
 ) -> UpdateReport:
     """One optimizer step on a batch of prompts with all their pairs."""
-    count, sums = sum(len(prompt.pairs) for prompt in prompts), DpoSums()
+    count, sums = math.fsum(prompt.record.weight * len(prompt.pairs) for prompt in prompts), DpoSums()
     batch = shard_micro_batches(prompts, lambda prompt: prompt.tokens, networks.minibatches)
     loss = partial(minibatch_loss, networks=networks, pair_loss=pair_loss, beta=beta)
     step = policy.update(batch, partial(loss, sums=sums), count, idle_loss=partial(loss, sums=DpoSums()))
@@ -84,7 +87,7 @@ def update_on_pairs(
         "loss": step.loss,
         "margin": sums.margins / count,
         "accuracy": sums.right / count,
-        "pairs": float(count),
+        "pairs": float(sum(len(prompt.pairs) for prompt in prompts)),
         "grad_norm": step.grad_norm,
         "learning_rate": step.learning_rate,
     }
@@ -94,15 +97,15 @@ def update_on_pairs(
 def minibatch_loss(
     part: JudgedMinibatch,
     networks: PairNetworks,
-    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss],
+    pair_loss: PairLoss,
     beta: float,
     sums: DpoSums,
 ) -> Tensor:
-    """The sum over the minibatch's pairs; each answer goes through each network once."""
+    """The weighted sum over the minibatch's pairs; each answer goes through each network once."""
     batch, judgements = part.batch, part.judgements
     logprobs, ref_logprobs = networks.logprobs(batch)
     ratios = response_log_ratio(logprobs, ref_logprobs, batch.loss_mask)
-    loss = pair_loss(ratios[judgements.better], ratios[judgements.worse], beta)
+    loss = pair_loss(ratios[judgements.better], ratios[judgements.worse], beta, judgements.pair_weights)
     sums.margins += float(loss.margins)
     sums.right += float(loss.accuracies)
     error = (logprobs.detach() - ref_logprobs)[batch.loss_mask].exp().sub(1).abs().max()

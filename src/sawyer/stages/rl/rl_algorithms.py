@@ -43,7 +43,7 @@ class Algorithm:
     # (log pi, log pi_old, advantages, mask, clip range) -> a sum over the counted tokens; None: it does not learn from answers
     policy_loss: Callable[[Tensor, Tensor, Tensor, Tensor, float], PolicyLoss] | None = None
     # (log-ratios of the chosen, of the rejected, beta) -> a sum over the pairs; None: it does not learn from pairs
-    pair_loss: Callable[[Tensor, Tensor, float], DpoLoss] | None = None
+    pair_loss: Callable[[Tensor, Tensor, float, Tensor], DpoLoss] | None = None
     kl_in_loss: bool = False  # k3 times the coefficient in the policy's loss, nothing in the rewards
     has_values: bool = False
     coefficient: str = "kl_coefficient"  # the metric's name of what ties the policy to its reference
