@@ -12,7 +12,10 @@ from typer.core import TyperGroup
 
 from sawyer.errors import ConfigError
 
-ConfigFile = Annotated[str, typer.Argument(help="A run's file; `sawyer init` writes one.", metavar="CONFIG")]
+ConfigFile = Annotated[
+    str,
+    typer.Argument(help="A run's file, which `sawyer init` writes, or the folder of a run that was begun.", metavar="CONFIG"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Settings that replace the file's, such as rl.episodes=2048.", metavar="[KEY=VALUE]..."),

@@ -41,8 +41,22 @@ def run(config: ConfigFile, overrides: Overrides = None) -> None:
     _run_config(config, overrides)
 
 
+def collect(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    round: Annotated[
+        int,
+        typer.Option("--round", help="2 and more: the RL model's next answers, where the reward model is least sure.", min=1),
+    ] = 1,
+) -> None:
+    """Sample answers to be scored."""
+    _run_config(config, overrides, only="collect", collection=round)
+
+
 def stage_command(stage: str) -> Callable[..., None]:
     """The command that runs one stage."""
+    if stage == "collect":
+        return collect
 
     def command(config: ConfigFile, overrides: Overrides = None) -> None:
         _run_config(config, overrides, only=stage)
@@ -51,12 +65,12 @@ def stage_command(stage: str) -> Callable[..., None]:
     return command
 
 
-def _run_config(config: str, overrides: list[str] | None, only: str | None = None) -> None:
-    from sawyer.config import load_config
+def _run_config(config: str, overrides: list[str] | None, only: str | None = None, collection: int = 1) -> None:
     from sawyer.pipeline import run as run_stages
+    from sawyer.pipeline import run_config
 
-    run_config = load_config(config, overrides or [])
-    _run_with_progress(lambda watch: run_stages(run_config, only=only, listeners=[watch]))
+    settings = run_config(config, overrides or [])
+    _run_with_progress(lambda watch: run_stages(settings, only=only, collection=collection, listeners=[watch]))
 
 
 def _run_with_progress(stages: Callable[[Watch], dict[str, Any]]) -> None:

@@ -1,6 +1,6 @@
 """The settings of a run: their typed tree, and reading it from YAML."""
 
-from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, pairs_of, sources_of
+from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, learns_from_collected, pairs_of, sources_of
 from sawyer.config.former_names import FORMER_VALUES
 from sawyer.config.load_config import WORLD_BASE, demo_config, load_config, parse_config, template_file, with_settings
 from sawyer.config.schema import (

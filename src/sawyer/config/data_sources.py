@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ class DataSource:
     by_fields: bool = False  # prompts that differ only in their rows' other fields are two
 
 
-def sources_of(config: Config, stage: str, answers: Path) -> Iterator[DataSource]:
-    """The stage's sources, as it reads them. `answers`: the file of collected answers, which may not exist yet."""
+def sources_of(config: Config, stage: str, judged_files: Sequence[Path]) -> Iterator[DataSource]:
+    """The stage's sources, as it reads them. `judged_files`: those of the collected answers, which may not exist yet."""
     section: Any = getattr(config, stage, None)
     if section is None:
         return
@@ -45,11 +45,11 @@ def sources_of(config: Config, stage: str, answers: Path) -> Iterator[DataSource
         yield _source(config, stage, "prompts", "prompts", max_tokens=section.max_prompt_tokens, room=room)
     elif stage in ("collect", "compare") and section.prompts:
         yield _source(config, stage, "prompts", "prompts")
-    yield from judged_sources(config, stage, answers)
+    yield from judged_sources(config, stage, judged_files)
 
 
-def judged_sources(config: Config, stage: str, answers: Path) -> Iterator[DataSource]:
-    """The judgements that `reward`, or `rl` with DPO, learns from: files, then the collected answers."""
+def judged_sources(config: Config, stage: str, judged_files: Sequence[Path]) -> Iterator[DataSource]:
+    """The judgements that `reward`, or `rl` with DPO, learns from: files, then the collected answers and people's votes."""
     if stage == "reward" and config.reward is not None:
         name, eval_fraction, max_tokens, room = "reward", config.reward.eval_fraction, config.reward.max_tokens, 1
     elif stage == "rl" and config.rl is not None and config.rl.algorithm == "dpo":
@@ -64,12 +64,17 @@ def judged_sources(config: Config, stage: str, answers: Path) -> Iterator[DataSo
     if config.collect is not None:
         yield DataSource(
             setting=COLLECT_SETTING,
-            paths=(str(answers),),
+            paths=tuple(map(str, judged_files)),
             want="comparisons",
             max_bad_rows=None,  # a typing mistake in hand-made judgements is reported, and no judgement is lost
             eval_fraction=eval_fraction,
             max_tokens=max_tokens,
         )
+
+
+def learns_from_collected(config: Config, stage: str) -> bool:
+    """Whether the stage learns from judgements of collected answers."""
+    return any(source.setting == COLLECT_SETTING for source in judged_sources(config, stage, ()))
 
 
 def pairs_of(config: Config) -> tuple[str, float]:

@@ -101,7 +101,7 @@ def check_parents(run: Run, stage: str, parents: Mapping[str, str]) -> None:
     names = [n for n in sorted({*parents, *before.parents}) if _differ(before.parents.get(n), parents.get(n))]
     if before.status == "pending" or not names:
         return
-    words = {"collect": "collected answers"} | {name: name for name in names if "." in name}
+    words = {"collect": "collected answers", "judgements": "set of judgements"} | {name: name for name in names if "." in name}
     changes = " and ".join(words.get(name, f"{name} model") for name in names)
     if stage == "compare":
         run.manifest.forget(stage)

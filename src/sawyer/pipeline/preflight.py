@@ -189,7 +189,7 @@ class _StagePreflight:
     def _sources(self) -> list[DataSource]:
         """What the stage will read; collected answers once they exist and are not to be collected again."""
         exists = "collect" not in self.coming_stages and self.layout.answers.exists()
-        sources = sources_of(self.config, self.stage, self.layout.answers)
+        sources = sources_of(self.config, self.stage, self.layout.judged_files())
         return [source for source in sources if source.setting != COLLECT_SETTING or exists]
 
     def _read(self, source: DataSource, readers: Sequence[ModelReader]) -> None:

@@ -13,9 +13,12 @@ from typing import Any
 from sawyer.config import Config, demo_config
 from sawyer.errors import Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
+from sawyer.pipeline.later_collections import begin_collection, collection_print, parents_of_collection
 from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, raise_first_problem
 from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
 from sawyer.pipeline.summary import report, summarise
+from sawyer.pipeline.training_rounds import apply_votes, clear_earlier_round, plan_votes
+from sawyer.pipeline.votes import count_judgements, log_unjudged
 from sawyer.records import Answer, JudgedPrompt, read
 from sawyer.runs import (
     Layout,
@@ -34,14 +37,16 @@ from sawyer.worlds import write_world
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")  # as CUDA, Windows and Linux say it through torch
 
 
-def run(config: Config, *, only: str | None = None, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
+def run(config: Config, *, only: str | None = None, collection: int = 1, listeners: Sequence[Listener] = ()) -> dict[str, Any]:
     """Do the stages of `config`, skipping finished ones and resuming an interrupted one; returns the summary.
 
-    `only` names one stage to do; the stages it builds on must be done. Raises SawyerError, with the run's folder in a state
-    from which the same call goes on.
+    Where the judgements have changed since a reward model was trained, that round is kept in `rounds/` and the next one is
+    done. `only` names one stage to do; the stages it builds on must be done. With `only="collect"`, `collection` 2 or more asks
+    the RL model for the next answers to judge. Raises SawyerError, with the run's folder in a state from which the same call
+    goes on.
     """
     with allow_remote_code(config):
-        return _run(config, only, listeners)
+        return _run(config, only, listeners, collection=collection)
 
 
 def demo(
@@ -63,7 +68,12 @@ def demo(
 
 
 def _run(
-    config: Config, only: str | None, listeners: Sequence[Listener], prepare: Callable[[Run], None] | None = None
+    config: Config,
+    only: str | None,
+    listeners: Sequence[Listener],
+    prepare: Callable[[Run], None] | None = None,
+    *,
+    collection: int = 1,
 ) -> dict[str, Any]:
     stages = [stage for stage in STAGES if getattr(config, stage) is not None]
     if only is not None:
@@ -72,14 +82,19 @@ def _run(
         run.journal.listeners.extend(listeners)
         for stage in STAGES:
             _restart_if_gone(run, stage)
+        clear_earlier_round(run)
         if prepare is not None:
             distributed.on_rank_zero(partial(prepare, run))
+        votes = plan_votes(config, run, only)
         resumable = [stage for stage in stages if run.manifest.stage(stage).status != "pending"]
         todo = stages if only is None else [only]
-        before = {stage: fingerprint(config, stage) for stage in resumable}
+        before = {stage: fingerprint(config, stage) for stage in resumable if stage not in votes.restarted}
         check_unchanged(config, run, before)
         check_unit(run, before)
+        apply_votes(config, run, votes)
         run.adopt(config.model_dump(mode="json"))
+        if collection > 1:
+            return _collect_again(config, run, collection)
         log_foreign_code(config, run, todo)
         files = raise_first_problem(config, only)
         prints = {stage: before.get(stage) or fingerprint(config, stage) for stage in todo}
@@ -104,13 +119,37 @@ def _run(
             if run.manifest.stage(stage).status == "waiting":
                 _log_waiting(run, stage)
                 break
+        log_unjudged(run)
         if run.manifest.stage("report").status != "done" or not run.layout.report.exists():
             report(run)
         return summarise(run)
 
 
-def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping[str, str]) -> None:
-    """One stage. Its state in the manifest is written before each change, so that a kill at any moment leaves it right."""
+def _collect_again(config: Config, run: Run, number: int) -> dict[str, Any]:
+    """A later collection of answers, by the models of the finished run."""
+    name = run.layout.collection(number)
+    if begin_collection(config, run, number):
+        parents = distributed.on_rank_zero(partial(parents_of_collection, config, run))
+        module, _ = DOORS["collect"]
+        _do(config, run, name, collection_print(config), parents, work=(module, "collect_round", (number,)))
+        distributed.on_rank_zero(lambda: remove_folder(run.layout.folder(name)))
+        report(run)
+    log_unjudged(run)
+    return summarise(run)
+
+
+def _do(
+    config: Config,
+    run: Run,
+    stage: str,
+    fingerprint: str,
+    parents: Mapping[str, str],
+    work: tuple[str, str, tuple[Any, ...]] | None = None,
+) -> None:
+    """One stage. Its state in the manifest is written before each change, so that a kill at any moment leaves it right.
+
+    `work`: module, function and further arguments, if they are not those of the stage's door.
+    """
     before = run.manifest.stage(stage)
     if before.status == "pending":
         _clear(run, stage)
@@ -127,7 +166,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
             message=f"since the last work on this run these have changed: {changes}; results from here on may differ from "
             "those of the old versions",
         )
-    module, name = DOORS[stage]
+    module, name, arguments = work or (*DOORS[stage], ())
     from sawyer.text import fix_date
     from sawyer.train import peak_memory_mb, reset_peak_memory
 
@@ -137,13 +176,14 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         peak = peak_memory_mb()
         most = peak if before.peak_mb is None or peak is None else max(before.peak_mb, peak)
         took = {"seconds": before.seconds + time.monotonic() - began, "peak_mb": most}
-        begun_with = {**parents, **pins_of(config, stage)}  # what the hub gave is known only now
+        pins = pins_of(config, stage) if stage in STAGES else {}
+        begun_with = {**parents, **pins}  # what the hub gave is known only now
         run.journal.sync()
         run.manifest.update(stage, status=status, reason=reason, ended=time.time(), parents=begun_with, **took, **more)
 
     try:
         with fix_date(distributed.on_rank_zero(run.manifest.first_day)):
-            figures = getattr(import_module(module), name)(config, run)
+            figures = getattr(import_module(module), name)(config, run, *arguments)
     except Interrupted as stop:
         close("interrupted", stop.given)
         raise
@@ -159,7 +199,7 @@ def _do(config: Config, run: Run, stage: str, fingerprint: str, parents: Mapping
         if failure is error:
             raise
         raise failure from error
-    is_waiting = bool(figures.get("waiting"))
+    is_waiting = stage in STAGES and bool(figures.get("waiting"))  # nothing builds on a later collection as such
     close("waiting" if is_waiting else "done", "", figures=figures)
     if not is_waiting:
         run.journal.event(stage, "done", seconds=round(run.manifest.stage(stage).seconds, 1))
@@ -239,16 +279,17 @@ def _restart_if_gone(run: Run, stage: str) -> None:
 
 
 def _is_finished(run: Run, stage: str) -> bool:
-    """Done, or no longer waiting: collected answers have been scored since."""
+    """Done, or no longer waiting: collected answers have been scored or voted on since."""
     state = run.manifest.stage(stage)
     if state.status == "waiting":
         answers = _read_answers(run)
         num_scored = sum(answer.score is not None for answer in answers)
-        if not num_scored:
+        if not num_scored and not distributed.on_rank_zero(lambda: count_judgements(run.layout)):
             return False
         _outdate_report(run)
         run.manifest.update(stage, status="done", reason="")
-        run.journal.event(stage, "scored", message=f"{num_scored:,} of {len(answers):,} collected answers are scored")
+        if num_scored:
+            run.journal.event(stage, "scored", message=f"{num_scored:,} of {len(answers):,} collected answers are scored")
         return True
     return state.status == "done"
 
@@ -258,8 +299,8 @@ def _log_waiting(run: Run, stage: str) -> None:
     run.journal.event(
         stage,
         "waiting",
-        message=f"{num_unscored:,} answers in {run.layout.answers} wait for a score: put a number in place of each "
-        "`null`, then run the same command again",
+        message=f"{num_unscored:,} answers wait for people: `sawyer rate {run.layout.root}` asks them in a browser; or put a "
+        f"number in place of each `null` in {run.layout.answers}. Then run the same command again",
     )
 
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from sawyer.config import Config, start_of
-from sawyer.runs import Layout, Run, commit_of
+from sawyer.config import Config, learns_from_collected, start_of
+from sawyer.runs import Layout, Run, commit_of, round_before
 
 # A stage's door, imported only when the stage runs: a finished run says so without importing torch.
 DOORS: Mapping[str, tuple[str, str]] = {
@@ -61,6 +61,11 @@ def parents_of(config: Config, run: Run, stage: str) -> dict[str, str]:
                 continue
         if path.exists():
             hashes[parent] = run.manifest.content_hash(parent, path, reread=reread)
+    if learns_from_collected(config, stage) and run.layout.judgements.exists():
+        hashes["judgements"] = run.manifest.content_hash("judgements", run.layout.judgements, reread=reread)
+    if stage == "compare" and config.rl is not None and (before := round_before(run.layout)):
+        name, path = before
+        hashes[name] = run.manifest.content_hash(name, path, reread=reread)
     for name, source in named_models(config, stage).items():
         if os.path.isdir(source):
             hashes[name] = run.manifest.content_hash(name, Path(source), reread=reread)

@@ -35,4 +35,5 @@ from sawyer.runs.model_source import (
     on_disk,
     settings_of,
 )
+from sawyer.runs.round_archive import collected_files, count_kept, keep_round, round_before
 from sawyer.runs.run_folder import Run, Stop, changed_keys, follow_run, handle_signals, library_versions, open_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 
@@ -55,6 +56,10 @@ class Layout:
         """The answers of a round of collection, counted from 1."""
         return self.answers if number == 1 else self.root / "collect" / f"answers-{number}.jsonl"
 
+    def rounds_of_collection(self) -> list[Path]:
+        """The folders in which later collections keep their state while they are at work."""
+        return sorted(self.root.glob("collect-*"))
+
     @property
     def ratings(self) -> Path:
         """What people judged, every revision (SQLite)."""
@@ -65,9 +70,30 @@ class Layout:
         """The votes as the reward stage reads them: a row for each judgement, without names."""
         return self.root / "collect" / "judgements.jsonl"
 
+    def judged_files(self) -> tuple[Path, ...]:
+        """The judgements that were collected: the answers with their scores and, once there are votes, those."""
+        return (self.answers, self.judgements) if self.judgements.exists() else (self.answers,)
+
+    @property
+    def agreement(self) -> Path:
+        """How far the raters of the judgements beside it agree, and which votes those were."""
+        return self.root / "collect" / "agreement.json"
+
     def round(self, number: int) -> Path:
         """What an earlier round left, counted from 1: a run's folder of its own, with its reward model, RL model and page."""
         return self.root / "rounds" / str(number)
+
+    def earlier_rounds(self) -> list[Layout]:
+        """The rounds of training before the run's own, each a run's folder, the first one first."""
+        return [Layout(self.round(number)) for number in range(1, self.count_rounds() + 1)]
+
+    def count_rounds(self) -> int:
+        """How many earlier rounds there are."""
+        return next(number for number in count() if not self.round(number + 1).is_dir())
+
+    def collection(self, number: int) -> str:
+        """How a collection of answers is called in the journal and in run.json: `collect`, then `collect-2`."""
+        return "collect" if number == 1 else f"collect-{number}"
 
     @property
     def answer_rewards(self) -> Path:

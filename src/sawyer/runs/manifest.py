@@ -68,9 +68,10 @@ class Manifest:
         if self.writes:
             write_json(self.path, self.content)
 
-    def forget(self, name: str) -> None:
-        """Drop the state of a stage that starts over."""
-        if self.content.get("stages", {}).pop(name, None) is not None:
+    def forget(self, *names: str) -> None:
+        """Drop the states of stages that start over: all of them at once, whenever the process is killed."""
+        stages = self.content.get("stages", {})
+        if [name for name in names if stages.pop(name, None) is not None]:
             self._write()
 
     def content_hash(self, name: str, path: Path, *, reread: bool = False) -> str:

@@ -92,6 +92,8 @@ def open_run(root: Path) -> Iterator[Run]:
                 refuse_link(layout.folder(stage))
                 refuse_link(layout.members(stage))
                 refuse_link(layout.encoded_rows(stage))
+            for folder in (layout.round(1).parent, *layout.rounds_of_collection()):
+                refuse_link(folder)
             recover_all(root)
         manifest = Manifest(layout.manifest)
         journal = Journal(layout)

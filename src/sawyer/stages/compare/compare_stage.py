@@ -14,7 +14,7 @@ from sawyer.config import Config, Start, left_out, required_section
 from sawyer.errors import DataError
 from sawyer.models import RewardScorer, open_tokenizer, policy_logprobs, read_extra
 from sawyer.records import Prompt, once_each, prompt_of
-from sawyer.runs import Run, write_text
+from sawyer.runs import Run, round_before, write_text
 from sawyer.stages.compare.comparison_gates import STAGE, compare_gates
 from sawyer.stages.compare.comparison_rows import ComparedAnswer, Job, ModelAnswer, Setting
 from sawyer.stages.compare.win_rates import comparison_figures
@@ -264,6 +264,9 @@ def _models(config: Config, run: Run) -> dict[str, Start]:
         )
     elif config.rl is not None:
         models["rl"] = Start(stage="rl")
+        # What the last round's people gained: the model from before their judgements answers, too. A best-of-n is no model.
+        before = round_before(run.layout) if config.rl.algorithm != "best_of_n" else None
+        models |= {} if before is None else {before[0]: Start(source=str(before[1]))}
     others = required_section(config.compare, "compare").models
     return models | {name: Start(source=source, template=FOREIGN_TEMPLATE) for name, source in others.items()}
 

@@ -53,7 +53,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     """
     settings = required_section(config.reward, "reward")
     loss = open_loss(settings.loss)
-    sources = judged_sources(config, STAGE, run.layout.answers)
+    sources = judged_sources(config, STAGE, run.layout.judged_files())
     files = read_judged_files(run, STAGE, sources, reader.prompt_encoder, config.max_bad_rows)
     if (problem := insufficient(files.prompts, "comparisons")) is not None:
         raise _nothing_to_learn(problem.where)

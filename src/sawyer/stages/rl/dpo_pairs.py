@@ -65,7 +65,7 @@ def load_eval_pairs(config: Config, run: Run, prompt_encoder: PromptEncoder) -> 
 
 
 def _read_prompts(config: Config, run: Run, prompt_encoder: PromptEncoder) -> tuple[JudgedPrompt, ...]:
-    sources = judged_sources(config, STAGE, run.layout.answers)
+    sources = judged_sources(config, STAGE, run.layout.judged_files())
     return read_judged_files(run, STAGE, sources, prompt_encoder, config.max_bad_rows).prompts
 
 

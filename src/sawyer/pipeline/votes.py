@@ -1,0 +1,171 @@
+"""People's votes as judgements that a stage learns from, `collect/judgements.jsonl`, and beside it how far the raters agree."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sawyer.config import Config
+from sawyer.ratings import RatedItem
+from sawyer.records import JudgedPrompt, json_lines, read, scored_row
+from sawyer.runs import Layout, Run, collected_files, hash_files, read_rows, write_json, write_text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All judgements besides `answers.jsonl` at one moment: votes, and scores of the answers of later collections."""
+
+    key: str  # a hash of what it was made from
+    text: str  # of judgements.jsonl; empty where nothing is judged
+    judgements: int = 0
+    raters: int = 0
+    agreement: Mapping[str, Any] = field(default_factory=dict)  # the content of agreement.json
+
+    @property
+    def words(self) -> str:
+        """Example: `132 judgements by 3 raters; 95 of 1,200 items are judged; 4 skips`"""
+        return _in_words(self.agreement) if self.text else "no judgements"
+
+
+def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapshot | None:
+    """The judgements as they are now; None where they are those of the key `unless`, or where nothing is there to judge by.
+
+    Raises RatingError for votes that cannot be read, DataError for a mistyped score in a later collection's answers.
+    """
+    later = collected_files(layout)[1:]
+    if not layout.ratings.exists() and not later:
+        return None
+    weights = rater_weights(config)
+    rated: Sequence[RatedItem] = ()
+    digest, total = "", 0
+    if layout.ratings.exists():
+        from sawyer.ratings import RatingStore
+
+        with RatingStore.open(layout.ratings) as store:
+            digest = store.digest()
+            key = _key(digest, weights, layout)
+            if key == unless:
+                return None
+            rated, total = store.rated_items(), store.progress().items
+    key = _key(digest, weights, layout)
+    if key == unless:
+        return None
+    rows, agreement = _vote_rows(rated, weights)
+    scored = [scored_row(record) for record in _scored_records(layout)]
+    text = json_lines([*rows, *scored])
+    judged = Counter(item.item.round for item in rated)
+    agreement |= {
+        "key": key,
+        "rows": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+        "judgements": len(rows) + len(scored),
+        "items": total,
+        "judged": {str(number): judged[number] for number in sorted(judged)},
+        "scored": len(scored),
+    }
+    raters = int(agreement.get("summary", {}).get("raters", 0))
+    return Snapshot(key=key, text=text, judgements=len(rows) + len(scored), raters=raters, agreement=agreement)
+
+
+def _vote_rows(rated: Sequence[RatedItem], weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The votes' rows, and what agreement.json has of them."""
+    if not rated:
+        return [], {}
+    from sawyer.ratings import agreement_report, report_json, training_rows
+
+    rows, summary = training_rows(rated, weights)
+    return rows, {"summary": _without_names(asdict(summary)), "report": report_json(agreement_report(rated))}
+
+
+def _without_names(summary: dict[str, Any]) -> dict[str, Any]:
+    """How many raters and votes are left out, without their names: the page may be shown to anybody."""
+    left_out = summary.pop("left_out", {})
+    return summary | {"left_out_raters": len(left_out), "left_out": sum(left_out.values())}
+
+
+def rater_weights(config: Config) -> Mapping[str, float]:
+    """`reward.raters`: what a rater's judgements count, by name; 1 where none is given."""
+    weights: Mapping[str, float] = getattr(config.reward, "raters", None) or {}
+    return weights
+
+
+def write_snapshot(layout: Layout, snapshot: Snapshot) -> None:
+    """Write judgements.jsonl, and then agreement.json with its key: after a kill between the two it is made again."""
+    if snapshot.text:
+        write_text(layout.judgements, snapshot.text)
+    else:
+        layout.judgements.unlink(missing_ok=True)
+    write_json(layout.agreement, snapshot.agreement)
+
+
+def stored_agreement(layout: Layout) -> dict[str, Any]:
+    """The content of agreement.json; empty where there is none that can be read: it is then made again."""
+    try:
+        content = json.loads(layout.agreement.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def stored_rows(layout: Layout) -> str:
+    """A hash of judgements.jsonl as it is, to compare with a snapshot's."""
+    text = layout.judgements.read_bytes() if layout.judgements.exists() else b""
+    return hashlib.sha256(text).hexdigest()
+
+
+def count_judgements(layout: Layout) -> int:
+    """How many rows judgements.jsonl has."""
+    return len(read_rows(layout.judgements))
+
+
+def log_unjudged(run: Run) -> None:
+    """Say which later collections wait for people: none of their answers has been judged."""
+    judged = stored_agreement(run.layout).get("judged", {})
+    for number, path in list(enumerate(collected_files(run.layout), 1))[1:]:
+        records = _records(str(path))
+        if judged.get(str(number)) or any(record.scores for record in records):
+            continue
+        answers = sum(len(record.answers) for record in records)
+        run.journal.event(
+            run.layout.collection(number),
+            "waiting",
+            message=f"{answers:,} answers to {len(records):,} prompts of round {number} wait for `sawyer rate "
+            f"{run.layout.root}`; once some are judged, run the same command again",
+        )
+
+
+def _in_words(agreement: Mapping[str, Any]) -> str:
+    summary: Mapping[str, Any] = agreement.get("summary", {})
+    parts = []
+    if summary:
+        raters = summary["raters"]
+        parts.append(f"{summary['judgements']:,} judgements by {raters:,} rater{'s' * (raters != 1)}")
+        parts.append(f"{sum(agreement['judged'].values()):,} of {agreement['items']:,} items are judged")
+        if left_out := summary["left_out"]:
+            parts.append(f"{left_out:,} judgements of {summary['left_out_raters']:,} raters left out by reward.raters")
+        if skips := summary["skips"]:
+            parts.append(f"{skips:,} skipped")
+    if scored := agreement.get("scored"):
+        parts.append(f"{scored:,} prompts of later collections with scores in their files")
+    return "; ".join(parts)
+
+
+def _key(digest: str, weights: Mapping[str, float], layout: Layout) -> str:
+    later = [path for path in collected_files(layout)[1:]]
+    names = [str(path.relative_to(layout.root)) for path in later]
+    # The names of the files count without the folder of the run, which may be moved.
+    contents = [hash_files([], salt=path.read_text(encoding="utf-8", errors="surrogateescape")) for path in later]
+    return hash_files([], salt=repr((digest, sorted(weights.items()), list(zip(names, contents, strict=True)))))
+
+
+def _scored_records(layout: Layout) -> list[JudgedPrompt]:
+    records = [record for path in collected_files(layout)[1:] for record in _records(str(path))]
+    return [record for record in records if record.scores]
+
+
+def _records(path: str) -> list[JudgedPrompt]:
+    # A row that a person mistyped holds a judgement: it is an error, not a row to leave out.
+    return [record for record in read([path], want="scored", max_bad_rows=None).records if isinstance(record, JudgedPrompt)]
