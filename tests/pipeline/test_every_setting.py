@@ -120,6 +120,7 @@ TABLE: dict[str, Change | list[Change]] = {
     "collect.max_new_tokens": Change(3, "product"),
     "reward.data": Change([Data("other_judged.json")], "metrics"),
     "reward.columns": Change({"order": "user_input"}, "accepted"),
+    "reward.raters": Change({"anna": 0.5}, "plan"),
     "reward.loss": [Change(loss, "metrics") for loss in ("bradley_terry", "margin", "scaled", "listwise", "regression")],
     "reward.normalize_by": Change("prompt", "metrics"),
     "reward.centering_coefficient": Change(0.1, "metrics"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from sawyer.config.rater_weights import parse_rater_weights
 from sawyer.config.sections import (
     DATA_COLUMNS,
     PEAK_RATE,
@@ -97,6 +98,9 @@ class Reward(Section):
     freeze: Freeze = Field(0, description="number of frozen first layers, from 1 on with the embeddings, or all_but_head")
     ensemble: EnsembleSettings | None = Field(None, description="several reward models whose scores are combined")
     columns: dict[str, str] = Field(default_factory=dict, description=DATA_COLUMNS)
+    raters: Annotated[dict[str, float], BeforeValidator(parse_rater_weights)] = Field(
+        default_factory=dict, description="weight of each rater's judgements: {anna: 0.5, bob: 0}; 0: left out; default: 1"
+    )
     loss: str = Field("squared", description=f"{' | '.join(LOSSES)}, or your own function as module:function")
     normalize_by: Literal["pair", "prompt"] = Field(
         "pair", description="equal weight for each pair (regression: each answer), or for each prompt (listwise: always)"
