@@ -11,8 +11,8 @@ from sawyer.errors import ConfigError
 
 
 def parse_rater_weights(value: Any) -> dict[str, float]:
-    """`{anna: 0.5, bob: 0}` with the names trimmed. Raises ValueError for a weight that is no finite number from 0 on, and for a
-    name that stands there twice, upper and lower case being the same."""
+    """`{anna: 0.5, bob: 0}` with the names trimmed. Raises ValueError for a weight that is no finite number from 0 on, and for
+    a name that stands there twice, upper and lower case being the same."""
     if not isinstance(value, Mapping):
         raise ValueError(f"`reward.raters` is {value!r:.40}; expected: names with weights, as {{anna: 0.5, bob: 0}}")
     weights: dict[str, float] = {}
@@ -30,18 +30,18 @@ def parse_rater_weights(value: Any) -> dict[str, float]:
     return weights
 
 
-def rater_weights(settings: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:
-    """The weights by the names under which people judged, `known`; who is not in `settings` is not in it either.
+def rater_weights(settings: Mapping[str, float], rater_names: Sequence[str]) -> dict[str, float]:
+    """The weights by the names under which people judged, `rater_names`; who is not in `settings` is not in it either.
 
     Raises ConfigError for a rater who has judged nothing: a misspelt name would count in full, in silence.
     """
-    names = {name.casefold(): name for name in known}
+    names = {name.casefold(): name for name in rater_names}
     if unknown := [name for name in settings if name.casefold() not in names]:
         near = difflib.get_close_matches(unknown[0].casefold(), names, n=1, cutoff=0.6)
         raise ConfigError(
             f"reward.raters names {', '.join(unknown)}, who {'has' if len(unknown) == 1 else 'have'} judged nothing here"
             + (f"; did you mean `{names[near[0]]}`?" if near else ""),
-            expected=f"raters of this run: {', '.join(known) or 'none so far'}",
+            expected=f"raters of this run: {', '.join(rater_names) or 'none so far'}",
             why="a misspelt rater would not be left out",
             todo="mend the name, or take it out of reward.raters",
         )

@@ -39,6 +39,7 @@ class RewardData:
     normalizer: ScoreNormalizer = NO_NORMALIZER  # of the training scores
     remarks: str = ""  # for the plan, "; " before each
     unread: Mapping[str, int] = field(default_factory=dict)  # column or field -> rows in which it was not read
+    records: tuple[JudgedPrompt, ...] = ()  # every row that was read, those that cannot teach among them
 
     @property
     def examined_prompts(self) -> tuple[EncodedPrompt, ...]:
@@ -82,6 +83,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
         normalizer=normalizer_of(train_prompts),
         remarks=files.remarks + left_out.remarks(encoder.context, settings.max_tokens),
         unread=files.unread,
+        records=files.prompts,
     )
 
 
@@ -167,13 +169,15 @@ def _encode_prompts(
 def _unfit(prompt: EncodedPrompt, loss: RewardLoss) -> str:
     """Why the loss can learn nothing from this prompt; empty where it can."""
     by_answer, answers = loss.counts == "answers", len(prompt.record.answers)
+    # A list of equals is drawn together: the listwise loss learns that none of them is better.
+    is_tied_list = loss.counts == "prompts" and len({row.ids for row in prompt.rows}) > 1
     if by_answer and prompt.record.is_pair:
         return "a pair has no score to learn"
     if not answers:
         return "no answer has a score"
     if not prompt.has_room:
         return "the prompt leaves no room for an answer"
-    if prompt.pairs or by_answer:
+    if prompt.pairs or by_answer or is_tied_list:
         return ""
     pairs = prompt.record.pairs()
     if pairs.preferences or pairs.same_text:

@@ -27,7 +27,8 @@ from sawyer.models import (
 from sawyer.records import Prompt, join_names
 from sawyer.runs import Run, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrate, member_seed, save_members
-from sawyer.stages.reward.loss_choice import checked_loss, objective
+from sawyer.stages.reward.judgement_counts import JudgementCounts
+from sawyer.stages.reward.loss_choice import checked_loss, objective, open_loss
 from sawyer.stages.reward.reward_data import STAGE, RewardData, deduplicate, load_reward_data
 from sawyer.stages.reward.reward_trust import examine, gold_accuracy, reward_gates, score_own_answers
 from sawyer.text import find_unrenderable
@@ -69,6 +70,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     loop = _begin(config, run, reader, placement, data)
     plan = _plan(config, data, loop.steps, placement, reader, frozen)
     run.journal.event(STAGE, "plan", message=plan, unread=dict(data.unread))
+    if warning := JudgementCounts.of(data.records).warning(settings.raters):
+        run.journal.event(STAGE, "warning", message=warning)
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
     stop_if_requested(run, STAGE)
 
@@ -281,4 +284,7 @@ def _plan(
         parts.append(f"an ensemble of {reward.ensemble.members} {members}")
     if frozen is not None:
         parts.append(frozen.summary)
+    pairwise = open_loss(reward.loss).counts == "pairs"
+    if judgements := JudgementCounts.of(data.records).summary(reward.raters, pairwise=pairwise):
+        parts.append(judgements)
     return "; ".join(parts) + lora_summary(reader.model) + data.remarks

@@ -1,0 +1,73 @@
+"""Judgements of several raters in the reward stage: ties and both bad as what they are, whose rows count, and in what words."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sawyer.models import open_language_model
+from sawyer.stages.reward.judgement_counts import JudgementCounts
+from sawyer.stages.reward.reward_data import RewardData, load_reward_data
+
+Fixture = Any
+
+
+def judgement(prompt: str, *scores: float, rater: str = "r1", **more: Any) -> dict[str, Any]:
+    answers = [{"response": f"{prompt} " * (i + 1), "score": score} for i, score in enumerate(scores)]
+    return {"user_input": prompt, "responses_and_scores": answers, "rater": rater, **more}
+
+
+# Two raters, who agree on the first prompt; the second rater's weight is a half.
+ROWS = [
+    judgement("one", 2, 0),
+    judgement("one", 2, 0, rater="r2", judgement_weight=0.5),
+    judgement("two", 0, 0, both_bad=True),
+    judgement("two", 0, 1, rater="r2", judgement_weight=0.5),
+    judgement("three", 1, 1),
+]
+
+
+def data_of(tiny: Fixture, tmp_path: Path, rows: list[dict[str, Any]], loss: str) -> RewardData:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward={"data": [str(path)], "eval_fraction": 0, "loss": loss})
+    with tiny.run(tmp_path / "run") as run:
+        return load_reward_data(config, run, open_language_model(tiny.sft))
+
+
+@pytest.mark.parametrize(
+    ("loss", "teaching", "remarks"),
+    [
+        ("squared", ["one", "one", "two"], "; 2 prompts are left out: all scores are equal"),
+        ("listwise", ["one", "one", "two", "two", "three"], ""),
+        ("regression", ["one", "one", "two", "two", "three"], ""),
+    ],
+)
+def test_a_tie_teaches_the_losses_that_can_learn_from_it(
+    tiny: Fixture, tmp_path: Path, loss: str, teaching: list[str], remarks: str
+) -> None:
+    data = data_of(tiny, tmp_path, ROWS, loss)
+    assert [prompt.record.prompt.text for prompt in data.train_prompts] == teaching
+    assert data.remarks == remarks
+    assert len(data.records) == 5  # the ceiling goes by all of them
+
+
+def test_the_plan_counts_judgements_raters_ties_and_both_bad(tiny: Fixture, tmp_path: Path) -> None:
+    counts = JudgementCounts.of(data_of(tiny, tmp_path, ROWS, "squared").records)
+    assert counts == JudgementCounts(judgements=5, raters=2, ties=2, both_bad=1, with_weight=2)
+    assert counts.summary({}, pairwise=True) == (
+        "5 judgements by 2 raters, 2 ties are without a pair to learn from, 1 of them both bad, 2 judgements are weighted"
+    )
+    assert "2 ties are learned from as ties, 1 of them both bad" in counts.summary({}, pairwise=False)
+    assert counts.summary({"bob": 0.5, "eve": 0}, pairwise=True).endswith("reward.raters: bob counts 0.5, eve is left out")
+    assert counts.warning({"bob": 0.5}) == "" == counts.warning({})
+
+
+def test_files_without_raters_say_nothing_of_them_and_a_setting_for_nobody_is_warned_of(tiny: Fixture, tmp_path: Path) -> None:
+    rows = [{name: value for name, value in row.items() if name != "rater"} for row in ROWS[:1]]
+    counts = JudgementCounts.of(data_of(tiny, tmp_path, rows, "squared").records)
+    assert counts.summary({}, pairwise=True) == "" == counts.warning({})
+    assert counts.warning({"bob": 0}).startswith("reward.raters (bob is left out) changes nothing: no judgement")
