@@ -1,4 +1,4 @@
-"""What every page is made with: the templates, their filters, the style."""
+"""What every page is made with: the templates, their filters, the style and its colours."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from sawyer.runs import clock, write_text
 from sawyer.stats import percent
 
 FOLDER = Path(__file__).parent
+THEME = FOLDER / "theme.css"  # shared with the pages of `sawyer.web`
 VERDICTS = {"ok": "ok", "warn": "warn", "fail": "fail"}
 
 
@@ -32,7 +33,7 @@ def render(template: str, **values: Any) -> str:
         "note": lambda text: printable(str(text))[0].replace(" -> ", " → "),
         "all_printable": lambda text: printable(str(text), len(str(text)))[0],
     }
-    style = Markup((FOLDER / "style.css").read_text(encoding="utf-8"))
+    style = Markup(THEME.read_text(encoding="utf-8") + (FOLDER / "style.css").read_text(encoding="utf-8"))
     return environment.get_template(template).render(style=style, svg=Markup, verdicts=VERDICTS, **values)
 
 
