@@ -12,6 +12,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 # How an item came to its rater: for its uncertainty, or by chance, so that estimates from the chance part are unbiased; a
 # repeat comes a second time in the opposite order; an adjudication is the owner's own judgement of a conflict.
 Pick = Literal["uncertain", "random", "repeat", "adjudication"]
+RaterKind = Literal["person", "model", "simulated"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +55,7 @@ class Rater:
 
     id: int
     name: str
-    kind: Literal["person", "model", "simulated"] = "person"
+    kind: RaterKind = "person"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

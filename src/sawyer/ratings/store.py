@@ -1,0 +1,479 @@
+"""The store of votes: who judges what, and every judgement, on the disk before it is acknowledged."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import secrets
+import sqlite3
+import time
+import unicodedata
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import get_args
+
+from sawyer.errors import RatingError
+from sawyer.ratings.assignment import NewAssignment, OpenAssignment, Pool, RatingSettings
+from sawyer.ratings.choices import check_choice
+from sawyer.ratings.rating_database import RatingDatabase
+from sawyer.ratings.rating_types import Assignment, Choice, Item, Method, RatedItem, Rater, RaterKind, StoredVote, Vote
+from sawyer.ratings.vote_rows import (
+    ASSIGNMENT_COLUMNS,
+    VOTES_JOINED,
+    RowReader,
+    assignment_row,
+    insert_items,
+    insert_vote,
+    read_pool,
+)
+
+MAX_NAME = 60  # characters of a rater's name
+MAX_ID = 100  # characters of a vote's id
+MAX_PREFETCH = 200  # items that one rater holds at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the judging is."""
+
+    items: int
+    judged_items: int  # with a vote that is no skip
+    votes: Mapping[str, int]  # rater's name -> items voted on, skips and repeats included
+    open_leases: int
+
+
+class RatingStore:
+    """The votes on a file's or a run's items. Safe for many threads, and for other programs on the same file.
+
+    Example: `with RatingStore.open(path, settings=RatingSettings(method="pair")) as store: store.add_items(items)`
+    """
+
+    def __init__(self, database: RatingDatabase, settings: RatingSettings) -> None:
+        self._database, self._settings, self._rows = database, settings, RowReader()
+        self._pool_or_none: Pool | None = None  # None: to be read from the file
+        self._data_version = -1  # SQLite's, when it was read: another program's commit changes it
+
+    @classmethod
+    def open(cls, path: Path, *, settings: RatingSettings | None = None, vfs: str | None = None) -> RatingStore:
+        """The store in the file `path`, which is made with these settings if need be; an existing one takes them from now on.
+
+        Without settings: an existing store, as it is. Raises RatingError where there is none, for another program's file and
+        for a newer version of ours; RunError for a link, and where the disk refuses.
+        """
+        database = RatingDatabase.open(Path(path), create=settings is not None, vfs=vfs)
+        try:
+            file_settings = _read_settings(database)
+            if settings is not None and settings != file_settings:
+                with database.transaction() as connection:
+                    values = [(name, json.dumps(value)) for name, value in asdict(settings).items()]
+                    connection.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", values)
+            active = settings or file_settings
+            if active is None:
+                raise RatingError(f"{path} has no settings", todo="open it with `sawyer rate` once")
+        except BaseException:
+            database.close()
+            raise
+        return cls(database, active)
+
+    def __enter__(self) -> RatingStore:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file. Everything acknowledged is in it."""
+        self._database.close()
+
+    @property
+    def path(self) -> Path:
+        """The file, absolute."""
+        return self._database.path
+
+    @property
+    def settings(self) -> RatingSettings:
+        """How items are handed out now."""
+        return self._settings
+
+    # Items and raters
+
+    def add_items(self, items: Iterable[Item]) -> int:
+        """Add items; one whose id is there keeps its place and votes, and takes a new uncertainty. Returns how many are new."""
+        with self._update() as connection:
+            uncertainties = {row[0]: row[1] for row in connection.execute("SELECT id, uncertainty FROM items")}
+            new: dict[str, Item] = {}
+            updates: dict[str, float] = {}
+            for item in items:
+                if item.id not in uncertainties:
+                    new.setdefault(item.id, item)
+                elif item.uncertainty is not None and item.uncertainty != uncertainties[item.id]:
+                    updates[item.id] = item.uncertainty
+            insert_items(connection, list(new.values()))
+            connection.executemany(
+                "UPDATE items SET uncertainty = ? WHERE id = ?", [(value, id) for id, value in updates.items()]
+            )
+            if new or updates:
+                self._pool_or_none = None
+                self._rows.forget_items()
+        return len(new)
+
+    def rater(self, name: str, kind: RaterKind = "person") -> Rater:
+        """The rater of this name, made if need be. Names that differ in case, outer or double spaces alone are one name.
+
+        Raises RatingError for a name of no or more than 60 characters, and where the name is that of another kind of rater.
+        """
+        clean, key = _clean_name(name)
+        if kind not in get_args(RaterKind):
+            raise RatingError(f"a rater of kind {kind!r}", expected=" or ".join(get_args(RaterKind)))
+        rater = next((rater for rater in self.raters() if _clean_name(rater.name)[1] == key), None)
+        if rater is None:
+            with self._update() as connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO raters (name, name_key, kind, link_key) VALUES (?, ?, ?, ?)",
+                    (clean, key, kind, secrets.token_hex(16)),
+                )
+                row = connection.execute("SELECT number, name, kind FROM raters WHERE name_key = ?", (key,)).fetchone()
+                rater = self._rows.rater(row)
+                self._pool().add_rater(rater.id, key)
+        if rater.kind != kind:
+            raise RatingError(
+                f"{rater.name} is a {rater.kind} here, not a {kind}",
+                why="people's and models' judgements are distinguished by their raters",
+                todo="take another name",
+            )
+        return rater
+
+    def raters(self) -> list[Rater]:
+        """All raters, oldest first."""
+        with self._database.snapshot() as connection:
+            return self._rows.raters(connection)
+
+    def rater_key(self, rater: Rater) -> str:
+        """A secret for the rater's link: 32 hexadecimal digits."""
+        key = self._database.value("SELECT link_key FROM raters WHERE number = ?", (rater.id,))
+        if key is None:
+            raise _unknown_rater(rater)
+        return str(key)
+
+    def rater_by_key(self, key: str) -> Rater | None:
+        """Whose secret it is; None: no rater's."""
+        if not isinstance(key, str) or len(key) != 32 or not key.isascii():
+            return None
+        with self._database.snapshot() as connection:
+            row = connection.execute("SELECT number, name, kind FROM raters WHERE link_key = ?", (key,)).fetchone()
+        return None if row is None else self._rows.rater(row)
+
+    # Who judges what
+
+    def assign(self, rater: Rater, count: int, now: float) -> list[Assignment]:
+        """Up to `count` (at most 200) items to judge: those in the rater's hands, oldest first, then new ones.
+
+        Fewer, or none, where nothing is left for this rater. Their leases last `lease_seconds` from `now`, in seconds since the
+        epoch; each vote of the rater renews them.
+        """
+        _check_time(now)
+        count = min(max(count, 0), MAX_PREFETCH)
+        with self._database.snapshot() as connection:
+            pool = self._pool()
+            _check_rater(pool, rater)
+            old = pool.open_assignments(rater.id, now)[:count]
+            if len(old) == count and not _stale(old, now, pool.settings.lease_seconds):
+                return self._assignments(connection, [assignment.number for assignment in old])
+        with self._update() as connection:
+            pool = self._pool()
+            self._renew(pool, connection, rater.id, now)
+            numbers = [assignment.number for assignment in pool.open_assignments(rater.id, now)[:count]]
+            while len(numbers) < count and (new := pool.next_assignment(rater.id, now)) is not None:
+                numbers.append(self._insert_assignment(pool, connection, rater.id, new, now))
+            return self._assignments(connection, numbers)
+
+    def _assignments(self, connection: sqlite3.Connection, numbers: Sequence[int]) -> list[Assignment]:
+        """Assignments without a vote."""
+        sql = f"SELECT {ASSIGNMENT_COLUMNS} FROM assignments a WHERE a.number = ?"
+        return self._rows.assignments(connection, [connection.execute(sql, (number,)).fetchone() for number in numbers])
+
+    def _insert_assignment(self, pool: Pool, connection: sqlite3.Connection, rater: int, new: NewAssignment, now: float) -> int:
+        method = pool.settings.method
+        number = connection.execute(
+            "INSERT INTO assignments (item, rater, method, answer_order, pick, leased_at) VALUES (?, ?, ?, ?, ?, ?)",
+            (new.item.number, rater, method, json.dumps(new.order), new.pick, now),
+        ).lastrowid
+        assert number is not None
+        pool.add_assignment(number, rater, new.item.number, method, new.pick, now)
+        return number
+
+    def _renew(self, pool: Pool, connection: sqlite3.Connection, rater: int, now: float) -> None:
+        """Let a rater's leases begin anew where less than half of their time is left: who is here keeps what is in hand."""
+        stale = _stale(pool.open_assignments(rater, now), now, pool.settings.lease_seconds)
+        if stale:
+            connection.executemany("UPDATE assignments SET leased_at = ? WHERE number = ?", [(now, number) for number in stale])
+            pool.renew(rater, stale, now)
+
+    def assignment(self, rater: Rater, number: int) -> Assignment:
+        """One of the rater's assignments with its last vote. Raises RatingError for anybody else's, and for none."""
+        with self._database.snapshot() as connection:
+            row = assignment_row(connection, rater, number)
+            if row[6] is None:
+                return self._rows.assignments(connection, [row])[0]
+            return self._rows.last_votes(connection, "a.number = ?", (number,))[0].assignment
+
+    def count_left(self, rater: Rater, now: float) -> int:
+        """How many items this rater can still be handed, those in hand included."""
+        with self._database.snapshot():
+            pool = self._pool()
+            _check_rater(pool, rater)
+            return pool.count_left(rater.id, now)
+
+    def count_done(self, rater: Rater) -> int:
+        """How many assignments this rater has voted on, skips and repeats included."""
+        sql = "SELECT count(*) FROM assignments WHERE rater = ? AND first_vote IS NOT NULL AND pick != 'adjudication'"
+        return int(self._database.value(sql, (rater.id,)))
+
+    # Votes
+
+    def vote(self, rater: Rater, vote: Vote, now: float) -> StoredVote:
+        """Store a vote: when this returns, it is on the disk.
+
+        The same id again returns what was stored under it; another id for the same assignment is a new revision. Raises
+        RatingError for an assignment that is not this rater's and a choice that does not fit; RunError where the disk refuses:
+        then nothing is stored.
+        """
+        result = self.votes(rater, [vote], now)[0]
+        if isinstance(result, RatingError):
+            raise result
+        return result
+
+    def votes(self, rater: Rater, votes: Sequence[Vote], now: float) -> list[StoredVote | RatingError]:
+        """Store several votes in one transaction. One that is refused does not keep the others out."""
+        _check_time(now)
+        results: list[StoredVote | RatingError] = []
+        with self._update() as connection:
+            pool = self._pool()
+            _check_rater(pool, rater)
+            for vote in votes:
+                try:
+                    results.append(self._insert_vote(pool, connection, rater, vote, now))
+                except RatingError as error:
+                    results.append(error)
+            self._renew(pool, connection, rater.id, now)
+        return results
+
+    def _insert_vote(self, pool: Pool, connection: sqlite3.Connection, rater: Rater, vote: Vote, now: float) -> StoredVote:
+        _check_id(vote.id)
+        twin = connection.execute(f"{VOTES_JOINED} WHERE v.id = ?", (vote.id,)).fetchall()
+        if twin:
+            twin_vote = self._rows.votes(connection, twin)[0]
+            if twin_vote.assignment.rater != rater or twin_vote.assignment.id != vote.assignment:
+                raise RatingError(f"the vote's id {vote.id} is that of another vote", todo="send it under a new id")
+            return twin_vote
+        row = assignment_row(connection, rater, vote.assignment)
+        assignment = self._rows.assignments(connection, [row])[0]
+        vote = replace(
+            vote,
+            choice=check_choice(vote.choice, assignment.method, len(assignment.order)),
+            seconds=_clean_seconds(vote.seconds),
+            rewrite=_whole_characters(vote.rewrite, "rewrite"),
+            note=_whole_characters(vote.note, "note"),
+        )
+        revision = insert_vote(connection, vote, now)
+        pool.add_vote(row[0], rater.id, row[1], assignment.method, assignment.pick, assignment.order, vote.choice.skip)
+        return StoredVote(assignment=replace(assignment, vote=vote), timestamp=now, revision=revision)
+
+    def adjudicate(
+        self, item_id: str, choice: Choice, owner: Rater, *, method: Method | None = None, now: float | None = None
+    ) -> StoredVote:
+        """Store the owner's own judgement of an item, which stands in place of its raters'.
+
+        The choice is in terms of the answers in the item's own order.
+        `method` is by default the one of the item's last vote. A second adjudication is a revision, and stands in place of the
+        first. Raises RatingError for an unknown item and a choice that does not fit.
+        """
+        now = time.time() if now is None else now
+        _check_time(now)
+        with self._update() as connection:
+            pool = self._pool()
+            _check_rater(pool, owner)
+            row = connection.execute("SELECT number, answers FROM items WHERE id = ?", (item_id,)).fetchone()
+            if row is None:
+                raise RatingError(f"there is no item {item_id!r}", expected="the id of an item of this store")
+            last = connection.execute(
+                "SELECT method FROM assignments WHERE item = ? AND last_vote IS NOT NULL ORDER BY last_vote DESC LIMIT 1",
+                (row[0],),
+            ).fetchone()
+            method = method or (last[0] if last else pool.settings.method)
+            order = tuple(range(len(json.loads(row[1]))))
+            check_choice(choice, method, len(order))
+            earlier = connection.execute(
+                "SELECT number FROM assignments WHERE item = ? AND rater = ? AND method = ? AND pick = 'adjudication'",
+                (row[0], owner.id, method),
+            ).fetchone()
+            number = earlier[0] if earlier else 0
+            if earlier is None:
+                number = connection.execute(
+                    "INSERT INTO assignments (item, rater, method, answer_order, pick, leased_at)"
+                    " VALUES (?, ?, ?, ?, 'adjudication', ?)",
+                    (row[0], owner.id, method, json.dumps(order), now),
+                ).lastrowid
+            vote = Vote(id=str(uuid.uuid4()), assignment=number, choice=choice, seconds=0.0)
+            return self._insert_vote(pool, connection, owner, vote, now)
+
+    # What was judged
+
+    def history(self, rater: Rater) -> list[StoredVote]:
+        """The last revision of each of the rater's votes, in the order of their first: what undo walks back through."""
+        with self._database.snapshot() as connection:
+            return self._rows.last_votes(connection, "a.rater = ? AND a.pick != 'adjudication'", (rater.id,))
+
+    def previous(self, rater: Rater, before: int | None) -> StoredVote | None:
+        """The rater's vote before that of the assignment `before`, by their first votes; the last one where that has no vote
+        yet or is None. None: there is no earlier one. Raises RatingError for an assignment that is not this rater's."""
+        with self._database.snapshot() as connection:
+            row = None if before is None else assignment_row(connection, rater, before)
+            limit = row[6] if row is not None and row[6] is not None else math.inf
+            last = connection.execute(
+                "SELECT number FROM assignments"
+                " WHERE rater = ? AND first_vote < ? AND pick != 'adjudication' ORDER BY first_vote DESC LIMIT 1",
+                (rater.id, limit),
+            ).fetchone()
+            return self._rows.last_votes(connection, "a.number = ?", last)[0] if last else None
+
+    def rated_items(self) -> list[RatedItem]:
+        """Every item with a vote, in the order of their first.
+
+        Of each assignment the last revision; repeats and skips are among them; of several adjudications the last."""
+        with self._database.snapshot() as connection:
+            votes = self._rows.last_votes(connection, "1", ())
+            last = connection.execute(
+                "SELECT item, number FROM assignments WHERE pick = 'adjudication' AND last_vote IS NOT NULL ORDER BY last_vote"
+            ).fetchall()
+        adjudications = set(dict(last).values())  # of each item the last one
+        by_item: dict[str, list[StoredVote]] = {}
+        for vote in votes:
+            assignment = vote.assignment
+            if assignment.pick != "adjudication" or assignment.id in adjudications:
+                by_item.setdefault(assignment.item.id, []).append(vote)
+        return [RatedItem(item=group[0].assignment.item, votes=tuple(group)) for group in by_item.values()]
+
+    def stored_votes(self) -> list[StoredVote]:
+        """Every revision of every vote, in the order in which they came."""
+        with self._database.snapshot() as connection:
+            return self._rows.votes(connection, connection.execute(f"{VOTES_JOINED} ORDER BY v.number").fetchall())
+
+    def progress(self, now: float | None = None) -> Progress:
+        """How far the judging is, at `now` (None: by the clock)."""
+        with self._database.snapshot() as connection:
+            pool = self._pool()
+            counts = dict(
+                connection.execute(
+                    "SELECT rater, count(*) FROM assignments"
+                    " WHERE first_vote IS NOT NULL AND pick != 'adjudication' GROUP BY rater"
+                ).fetchall()
+            )
+            return Progress(
+                items=len(pool.items),
+                judged_items=sum(1 for item in pool.items.values() if item.judges or item.is_adjudicated),
+                votes={rater.name: counts.get(rater.id, 0) for rater in self.raters()},
+                open_leases=pool.count_leases(time.time() if now is None else now),
+            )
+
+    def digest(self) -> str:
+        """A hash of what was judged: of each assignment the last choice with its item, rater, method and order.
+
+        Notes, times and the file's bytes do not count. 32 hexadecimal digits."""
+        with self._database.snapshot() as connection:
+            rows = connection.execute(
+                "SELECT i.id, r.name_key, a.pick, a.method, a.answer_order, v.choice FROM assignments a"
+                " JOIN votes v ON v.number = a.last_vote JOIN items i ON i.number = a.item JOIN raters r ON r.number = a.rater"
+            ).fetchall()
+        return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:32]
+
+    # The picture in memory
+
+    @contextlib.contextmanager
+    def _update(self) -> Iterator[sqlite3.Connection]:
+        """A transaction. Where it fails, the picture in memory is read anew: it may be ahead of the file."""
+        with self._database.lock:  # until the picture is right again
+            try:
+                with self._database.transaction() as connection:
+                    yield connection
+            except BaseException:
+                self._pool_or_none = None
+                raise
+
+    def _pool(self) -> Pool:
+        """Items, leases and votes as the file has them, also after another program has written to it."""
+        with self._database.snapshot() as connection:
+            (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if self._pool_or_none is None or version != self._data_version:
+                self._pool_or_none, self._data_version = read_pool(connection, self._settings), version
+            return self._pool_or_none
+
+
+def _read_settings(database: RatingDatabase) -> RatingSettings | None:
+    with database.snapshot() as connection:
+        values = {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM settings")}
+    return RatingSettings(**values) if values else None
+
+
+def _stale(assignments: Iterable[OpenAssignment], now: float, lease_seconds: float) -> list[int]:
+    """Those of which less than half of the lease is left."""
+    return [a.number for a in assignments if abs(now - a.leased_at) >= lease_seconds / 2]
+
+
+def _check_rater(pool: Pool, rater: Rater) -> None:
+    if rater.id not in pool.raters:
+        raise _unknown_rater(rater)
+
+
+def _unknown_rater(rater: Rater) -> RatingError:
+    return RatingError(f"there is no rater {rater.name!r} with the number {rater.id} here", expected="a rater of this store")
+
+
+def _check_time(now: float) -> None:
+    if not math.isfinite(now):
+        raise RatingError(f"the time is {now}", expected="seconds since the epoch")
+
+
+def _check_id(id: str) -> None:
+    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or not id.isascii() or not id.isprintable():
+        raise RatingError(
+            f"a vote's id is {str(id)[:40]!a}", expected=f"1 to {MAX_ID} printable ASCII characters, such as a UUID"
+        )
+
+
+def _clean_seconds(seconds: float) -> float:
+    """How long the rater looked; a clock that went backwards counts as 0."""
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
+        raise RatingError(f"the vote took {str(seconds)[:40]} seconds", expected="a finite number")
+    return max(0.0, float(seconds))
+
+
+def _whole_characters(text: str, what: str) -> str:
+    """The text with a replacement character for each half of a character (a lone surrogate): a page can cut one in two, and
+    the vote must not be lost for it."""
+    if not isinstance(text, str):
+        raise RatingError(f"the {what} is {type(text).__name__}", expected="text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def _clean_name(name: str) -> tuple[str, str]:
+    """A rater's name as it is shown, and what it is compared by."""
+    clean = unicodedata.normalize("NFC", " ".join(_whole_characters(name, "name").split()))
+    visible = "".join(character for character in clean if unicodedata.category(character) not in ("Cf", "Cc"))
+    key = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
+    if not key or len(clean) > MAX_NAME or any(unicodedata.category(character) == "Cc" for character in clean):
+        raise RatingError(
+            f"a rater's name is {clean[:MAX_NAME]!a}" + (f", {len(clean)} characters" if len(clean) > MAX_NAME else ""),
+            expected=f"1 to {MAX_NAME} characters",
+            todo="type another name",
+        )
+    return clean, key
