@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from statistics import NormalDist, stdev
 
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
@@ -111,14 +112,37 @@ def student_t(share: float, freedom: int) -> float:
     return z + math.fsum(term / freedom**power for power, term in enumerate(terms, 1))
 
 
-def wilson(successes: float, trials: int) -> Interval:
-    """A share with Wilson's score interval (Wilson 1927); 0 to 1 without a trial."""
+def wilson(successes: float, trials: float, *, looks: int = 1) -> Interval:
+    """A share with Wilson's score interval (Wilson 1927); 0 to 1 without a trial.
+
+    `looks`: how many such shares are looked at for one that stands out; the level is divided by it (Bonferroni)."""
     if trials == 0:
         return Interval(value=0.5, low=0.0, high=1.0)
-    share, square = successes / trials, Z * Z / trials
+    z = Z if looks == 1 else NormalDist().inv_cdf(1 - 0.025 / looks)
+    share, square = successes / trials, z * z / trials
     centre = (share + square / 2) / (1 + square)
-    half = Z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
+    half = z * math.sqrt(share * (1 - share) / trials + square / (4 * trials)) / (1 + square)
     return Interval(value=share, low=max(0.0, centre - half), high=min(1.0, centre + half))
+
+
+def most_accurate(agreement: float) -> float:
+    """p with p^2 + (1 - p)^2 = agreement, p >= 1/2: (1 + sqrt(2 agreement - 1)) / 2; 1/2 where they agree no more than chance.
+
+    Two independent judgements that are each right with the chance p agree so often, and p is the most that any model can agree
+    with one of them. If some pairs are harder than others the mean of p is below this (Jensen): it is an upper bound then.
+    """
+    return 0.5 * (1 + math.sqrt(max(0.0, 2 * agreement - 1)))
+
+
+def order_agreement(judgements: Sequence[Mapping[str, float]]) -> tuple[int, int]:
+    """(alike, trials) over all pairs of judgements of one prompt, each text -> score: of the pairs of texts that both judge
+    and both decide, how many they order alike."""
+    alike = trials = 0
+    for one, other in combinations(judgements, 2):
+        for a, b in combinations([text for text in one if text in other], 2):
+            signs = (one[a] - one[b]) * (other[a] - other[b])
+            alike, trials = alike + (signs > 0), trials + (signs != 0)
+    return alike, trials
 
 
 def no_narrower_than_wilson(share: Interval, trials: int) -> Interval:

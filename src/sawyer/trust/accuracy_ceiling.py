@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import combinations
 
 from sawyer.records import JudgedPrompt
+from sawyer.stats import most_accurate, order_agreement
 from sawyer.trust.intervals import share
 from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Ceiling, Figure
@@ -36,14 +36,6 @@ def ceiling(rows: Sequence[RewardedPrompt], seed: int) -> Ceiling | None:
     return None if flat is None else Ceiling(accuracy=flat, method="saturation", assumption=SATURATION)
 
 
-def most_accurate(agreement: float) -> float:
-    """p with p^2 + (1 - p)^2 = agreement, p >= 1/2: (1 + sqrt(2 agreement - 1)) / 2; 1/2 where they agree no more than chance.
-
-    If some pairs are harder than others the mean of p is below this (Jensen): it is an upper bound then.
-    """
-    return 0.5 * (1 + math.sqrt(max(0.0, 2 * agreement - 1)))
-
-
 def agreement(records: Sequence[JudgedPrompt], seed: int) -> Figure:
     """How often two judgements of the same prompt order the same two answers alike, among pairs that both decide."""
     by_prompt: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
@@ -52,11 +44,7 @@ def agreement(records: Sequence[JudgedPrompt], seed: int) -> Figure:
         by_prompt.setdefault(key, []).extend(_judgements(record))
     cells = []
     for judgements in by_prompt.values():
-        alike = trials = 0
-        for one, other in combinations(judgements, 2):
-            for a, b in combinations([text for text in one if text in other], 2):
-                signs = (one[a] - one[b]) * (other[a] - other[b])
-                alike, trials = alike + (signs > 0), trials + (signs != 0)
+        alike, trials = order_agreement(judgements)
         cells.append((float(alike), float(trials)))
     return share(cells, seed)
 
