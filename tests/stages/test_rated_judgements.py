@@ -11,6 +11,7 @@ import pytest
 from sawyer.models import open_language_model
 from sawyer.stages.reward.judgement_counts import JudgementCounts
 from sawyer.stages.reward.reward_data import RewardData, load_reward_data
+from sawyer.stages.reward.reward_trust import examine
 
 Fixture = Any
 
@@ -71,3 +72,18 @@ def test_files_without_raters_say_nothing_of_them_and_a_setting_for_nobody_is_wa
     counts = JudgementCounts.of(data_of(tiny, tmp_path, rows, "squared").records)
     assert counts.summary({}, pairwise=True) == "" == counts.warning({})
     assert counts.warning({"bob": 0}).startswith("reward.raters (bob is left out) changes nothing: no judgement")
+
+
+def test_the_accuracy_ceiling_is_from_repeats_of_training_prompts_too(tiny: Fixture, tmp_path: Path) -> None:
+    """Two raters of each prompt; they disagree on every fifth: 0.8 = p^2 + (1 - p)^2."""
+    rows = [judgement(f"p{i}", 1.0, 2.0, rater="r1") for i in range(40)]
+    rows += [judgement(f"p{i}", *((1.0, 2.0) if i % 5 else (2.0, 1.0)), rater="r2") for i in range(40)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward={"data": [str(path)], "eval_fraction": 0.2})
+    with tiny.run(tmp_path / "run") as run:
+        data = load_reward_data(config, run, open_language_model(tiny.sft))
+    examined = {prompt.record.prompt.text for prompt in data.examined_prompts}
+    assert 0 < len(examined) < 20, "too few for repeats alone"
+    _, figures = examine(lambda _, texts: [float(len(text)) for text in texts], data, "squared", seed=0)
+    assert figures["accuracy_ceiling"] == pytest.approx((1 + 0.6**0.5) / 2)

@@ -44,6 +44,57 @@ def test_a_text_that_stands_twice_in_a_row_was_judged_twice() -> None:
     assert agreed(record("p", ("a", 9.0), ("b", 5.0), ("a", 2.0)))[1] == 0
 
 
+def by_pairs_of_judgements(records: list[JudgedPrompt], *, ties: bool = False) -> tuple[float, float]:
+    """(alike, cases): every pair of rows of one prompt, every two texts of both. The wrong variant counts ties as alike."""
+    alike = cases = 0
+    for i, one in enumerate(records):
+        for other in records[i + 1 :]:
+            if one.prompt.text != other.prompt.text:
+                continue
+            first, second = (dict(zip(r.responses, r.scores, strict=True)) for r in (one, other))
+            shared = sorted(first.keys() & second.keys())
+            for a, b in ((a, b) for k, a in enumerate(shared) for b in shared[k + 1 :]):
+                sign = (first[a] - first[b]) * (second[a] - second[b])
+                alike, cases = alike + (sign > 0 or (ties and sign == 0)), cases + (sign != 0 or ties)
+    return alike, cases
+
+
+def test_many_raters_of_a_prompt_are_all_their_pairs() -> None:
+    rng = random.Random(3)
+    records = [
+        record(f"p{prompt}", *((text, float(rng.randint(0, 3))) for text in rng.sample("abcde", rng.randint(1, 4))))
+        for prompt in range(4)
+        for _ in range(25)
+    ]
+    alike, cases = by_pairs_of_judgements(records)
+    found = ceiling.agreement(records, 0)
+    assert cases > 300 and found.cases == cases and found.value == pytest.approx(alike / cases, rel=1e-12)
+    wrong = by_pairs_of_judgements(records, ties=True)
+    assert wrong[0] / wrong[1] != pytest.approx(found.value, rel=1e-2)
+
+
+def test_a_hundred_raters_of_a_thousand_items() -> None:
+    """Each order counted once: 100,000 judgements and not their 4,950,000 pairs. Raters right with 0.8 agree in 0.68."""
+    rng = random.Random(4)
+    records = [record(f"p{i}", ("good", float(rng.random() < 0.8)), ("bad", 0.5)) for i in range(1000) for _ in range(100)]
+    found = ceiling.agreement(records, 0)
+    assert (found.prompts, found.cases) == (1000, 4_950_000)
+    assert found.value == pytest.approx(0.68, abs=0.005)
+    assert ceiling.most_accurate(found.value) == pytest.approx(0.8, abs=0.005)
+
+
+def test_the_ceiling_is_from_all_judgements_the_training_prompts_among_them() -> None:
+    examined = [record(f"q{i}", ("good", 1.0), ("bad", 0.0)) for i in range(5)]
+    repeats = [record(f"p{i}", ("good", float(k != i % 5)), ("bad", 0.5)) for i in range(20) for k in (0, 5)]
+    model = lambda _, texts: [float(text == "good") for text in texts]  # noqa: E731
+    assert trust(model, examined).ceiling is None
+    found = trust(model, examined, judgements=[*examined, *repeats]).ceiling
+    # By hand: of twenty prompts judged twice four disagree: 0.8 = p^2 + (1 - p)^2, so p = (1 + sqrt(0.6)) / 2.
+    assert found is not None and (found.method, found.accuracy.prompts) == ("repeats", 20)
+    assert found.accuracy.value == pytest.approx((1 + 0.6**0.5) / 2)
+    assert trust(model, examined, judgements=[*examined, *repeats[2:]]).ceiling is None, "nineteen are too few"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("right", [0.9, 0.7])
 def test_repeats_tell_how_often_judges_are_right(right: float) -> None:

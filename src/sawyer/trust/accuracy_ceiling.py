@@ -25,9 +25,13 @@ SATURATION = (
 )
 
 
-def ceiling(rows: Sequence[RewardedPrompt], seed: int) -> Ceiling | None:
-    """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither is known."""
-    repeats = agreement([row.record for row in rows], seed)
+def ceiling(rows: Sequence[RewardedPrompt], seed: int, judgements: Sequence[JudgedPrompt] = ()) -> Ceiling | None:
+    """From answers judged more than once, else from an accuracy that stops rising with the gap; None where neither is known.
+
+    The first depends on the judges alone, so it is taken from all of their `judgements`, those that the model learnt from among
+    them; by default from those of `rows`.
+    """
+    repeats = agreement(judgements or [row.record for row in rows], seed)
     if repeats.prompts >= ENOUGH_REPEATS:
         value, low, high = (most_accurate(x) for x in (repeats.value, repeats.low, repeats.high))
         accuracy = Figure(value=value, low=low, high=high, prompts=repeats.prompts, cases=repeats.cases)
@@ -41,7 +45,7 @@ def agreement(records: Sequence[JudgedPrompt], seed: int) -> Figure:
     by_prompt: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
     for record in records:
         key = tuple((message.role, message.content) for message in record.prompt.messages)
-        by_prompt.setdefault(key, []).extend(_judgements(record))
+        by_prompt.setdefault(key, []).extend(_judgements(record.drop_unscored()))
     cells = []
     for judgements in by_prompt.values():
         alike, trials = order_agreement(judgements)

@@ -24,6 +24,7 @@ def trust(
     unit: float = 1.0,
     truth: Callable[[Prompt, str], float] | None = None,
     own_answers: Sequence[JudgedPrompt] = (),
+    judgements: Sequence[JudgedPrompt] = (),
     held_out: bool = False,
     seed: int = 0,
 ) -> Trust:
@@ -31,8 +32,9 @@ def trust(
 
     `records` are judged answers to prompts that the model should not have been trained on; `held_out` says that this is known.
     `loss` trained the model, whose D is the difference of two rewards times `unit`; calibration needs both. `truth` gives the
-    true score where it is known, and `own` are the SFT model's own answers with true scores. Raises ModelError for a reward
-    that is no finite number.
+    true score where it is known, and `own` are the SFT model's own answers with true scores. `judgements` are all that these
+    judges gave, from which the accuracy that they allow is known where answers were judged twice; by default `records`. Raises
+    ModelError for a reward that is no finite number.
     """
     scorer = Finite(scorer)
     rows = score_prompts(records, scorer, truth)
@@ -50,7 +52,7 @@ def trust(
         sides=tuple(side(name, what, part, loss=loss, unit=unit, seed=seed) for name, what, part in parts),
         corrupted_win_rate=corrupted_win_rate,
         probes=probes,
-        ceiling=ceiling(rows, seed),
+        ceiling=ceiling(rows, seed, judgements),
         truth_agrees=_truth_agreement(rows, seed) if truth is not None else None,
         held_out=held_out,
         loss=loss,

@@ -240,7 +240,8 @@ def _doubts(report: Trust) -> list[Reason]:
 def _ceiling_text(side: Side, ceiling: Ceiling) -> str:
     most = f"{percent(ceiling.accuracy.value)} ({_range(ceiling.accuracy)})"
     if ceiling.method == "repeats":
-        words = f"these judges agree with themselves so seldom that no model can rank more than {most} of the pairs as they do"
+        words = "two judgements of the same answers agree so seldom that no model can rank more than "
+        words += f"{most} of the pairs as they do"
         return words + ("; this one may have got there" if at_ceiling(side.accuracy, ceiling) else "; this one is below that")
     return (
         f"its accuracy stops rising with the gap, at {most}: probably the judges turn that many judgements round, and no "

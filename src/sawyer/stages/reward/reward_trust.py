@@ -49,6 +49,7 @@ def examine(
         loss=loss,
         truth=_gold if world and all(in_world(record.prompt) for record in records) else None,
         own_answers=own_answers,
+        judgements=data.records,
         held_out=bool(data.eval_prompts),
         seed=seed,
     )
