@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -45,17 +47,21 @@ class ItemState:
     number: int
     id: str
     prompt: int
-    answers: tuple[int, ...]
+    answers: str  # its answers' numbers, as JSON
     round: int
     uncertainty: float | None
     tier: int = 0  # how many items of its prompt come before it
-    draw: float = 0.0  # random, from seed and id: the order of chance
+    draw: int = 0  # random, from seed and id: the order of chance
     by_chance: bool = False  # one of those set aside for chance
     raters_wanted: int = 1
-    judges: set[int] = field(default_factory=set)  # raters who judged it
-    skippers: set[int] = field(default_factory=set)
+    judges: set[int] = field(default_factory=set)  # people who judged it
+    non_judges: set[int] = field(default_factory=set)  # who skipped it, and models: people are wanted all the same
     leases: dict[int, float] = field(default_factory=dict)  # rater -> when it was handed out; not judged yet
     is_adjudicated: bool = False
+
+    @property
+    def answer_count(self) -> int:
+        return self.answers.count(",") + 1
 
     def is_full(self) -> bool:
         """Whether no further judgement is wanted."""
@@ -69,7 +75,7 @@ class ItemState:
         return len(self.judges - {rater}) + others < self.raters_wanted
 
     def was_shown_to(self, rater: int) -> bool:
-        return rater in self.judges or rater in self.skippers or rater in self.leases
+        return rater in self.judges or rater in self.non_judges or rater in self.leases
 
 
 @dataclass(slots=True, eq=False)
@@ -98,6 +104,7 @@ class RaterState:
     """What assignment must know of a rater."""
 
     name: str
+    is_model: bool = False
     open: dict[int, OpenAssignment] = field(default_factory=dict)
     repeats: dict[int, OpenAssignment] = field(default_factory=dict)  # open ones
     votes: dict[int, VotedAssignment] = field(default_factory=dict)  # none of them a repeat
@@ -138,18 +145,17 @@ class Pool:
         rounds = {item.round for item in fit if item.uncertainty is not None}
         self._rounds_with_uncertainty = rounds
         self._queues: dict[bool, list[ItemState]] = {}
-        self._fit = fit
-        self.sort()
+        self._fit = {item.number: item for item in fit}
+        # Of the items that fit: those that are not full, and of these the ones that are not free for everybody.
+        self._open, self._partial = set(self._fit), set[int]()
 
     def _draw_items(self) -> None:
         """Each item's random numbers, and which of them two raters judge: exactly the share `overlap` of those there are."""
-        seed, numbers = self.settings.seed, dict[int, float]()
+        key, numbers = str(self.settings.seed).encode()[:64], dict[int, int]()
         for item in self.items.values():
-            digest = hashlib.blake2b(item.id.encode(), digest_size=24, key=str(seed).encode()[:64]).digest()
-            item.draw, numbers[item.number], by_chance = (
-                int.from_bytes(digest[start : start + 8], "big") / 2**64 for start in (0, 8, 16)
-            )
-            item.by_chance = by_chance < self.settings.random_rate
+            digest = hashlib.blake2b(item.id.encode(), digest_size=24, key=key).digest()
+            draw, numbers[item.number], chance = struct.unpack(">QQQ", digest)
+            item.draw, item.by_chance = draw, chance < self.settings.random_rate * 2**64
         two = math.floor(self.settings.overlap * len(self.items) + 0.5)
         for position, number in enumerate(sorted(numbers, key=lambda number: (numbers[number], number))):
             self.items[number].raters_wanted = 2 if position < two else 1
@@ -162,18 +168,18 @@ class Pool:
         """The items that the method can judge. By rank and score an item of which another has all answers and more is left out:
         pairs that were made for another method."""
         method = self.settings.method
-        fit = [item for item in self.items.values() if fits_method(method, len(item.answers))]
+        fit = [item for item in self.items.values() if fits_method(method, item.answer_count)]
         if method in GRADES:
             return fit
         larger: dict[int, list[frozenset[int]]] = {}
         for item in fit:
-            if len(item.answers) > 2:
-                larger.setdefault(item.prompt, []).append(frozenset(item.answers))
-        return [item for item in fit if not any(set(item.answers) < other for other in larger.get(item.prompt, ()))]
+            if item.answer_count > 2:
+                larger.setdefault(item.prompt, []).append(frozenset(json.loads(item.answers)))
+        return [item for item in fit if not any(set(json.loads(item.answers)) < s for s in larger.get(item.prompt, ()))]
 
     def sort(self) -> None:
         """Build the queues: what is full is in none of them."""
-        items = [item for item in self._fit if not item.is_full()]
+        items = [self._fit[number] for number in sorted(self._open)]
         chance = sorted((item for item in items if item.by_chance), key=lambda item: (-item.round, item.tier, item.draw))
         unsure = sorted(
             (item for item in items if not item.by_chance),
@@ -213,7 +219,7 @@ class Pool:
         item = self._first_free(by_chance, rater, now) or self._first_free(not by_chance, rater, now)
         if item is None:
             return None
-        order = list(range(len(item.answers)))
+        order = list(range(item.answer_count))
         random.Random(f"{self.settings.seed}:{item.id}:{state.name}").shuffle(order)
         return NewAssignment(item=item, order=tuple(order), pick=self.pick_of(item))
 
@@ -257,13 +263,9 @@ class Pool:
     def count_left(self, rater: int, now: float) -> int:
         """How many items a rater would still be handed, those in hand included; repeats that may come are not counted."""
         seconds = self.settings.lease_seconds
-        free = sum(
-            1
-            for queue in self._queues.values()
-            for item in queue
-            if not item.is_full() and not item.was_shown_to(rater) and item.has_room(rater, now, seconds)
-        )
-        return free + len(self.open_assignments(rater, now))
+        partial = [self._fit[number] for number in self._partial]
+        free = sum(1 for item in partial if not item.was_shown_to(rater) and item.has_room(rater, now, seconds))
+        return len(self._open) - len(partial) + free + len(self.open_assignments(rater, now))
 
     def count_leases(self, now: float) -> int:
         """Items that are in somebody's hands."""
@@ -277,27 +279,38 @@ class Pool:
 
     # What happened, told in the order of the file.
 
-    def add_rater(self, rater: int, name: str) -> None:
+    def add_rater(self, rater: int, name: str, *, is_model: bool = False) -> None:
         """Know a rater."""
-        self.raters.setdefault(rater, RaterState(name=name))
+        self.raters.setdefault(rater, RaterState(name=name, is_model=is_model))
 
     def add_assignment(self, number: int, rater: int, item_number: int, method: Method, pick: Pick, leased_at: float) -> None:
         """Note that an item was handed out. One for another method than today's is not asked for again, but may be judged."""
         state, item = self.raters[rater], self.items[item_number]
         if pick == "adjudication":
             return
-        state.handed_out += 1
-        assignment = OpenAssignment(number=number, item=item, leased_at=leased_at)
+        if leased_at:  # not one that was made for a vote from elsewhere
+            state.handed_out += 1
+            state.repeats_handed_out += pick == "repeat"
         if pick == "repeat":
-            state.repeats_handed_out += 1
             state.repeated_items.add(item_number)
-        if method != self.settings.method:
-            return
-        if pick == "repeat":
+        if state.is_model:
+            item.non_judges.add(rater)
+        assignment = OpenAssignment(number=number, item=item, leased_at=leased_at)
+        if method == self.settings.method and pick == "repeat":
             state.repeats[number] = assignment
-        else:
+        elif method == self.settings.method:
             state.open[number] = assignment
-            item.leases[rater] = leased_at
+            if not state.is_model:
+                item.leases[rater] = leased_at
+        self._note_change(item)
+
+    def _note_change(self, item: ItemState) -> None:
+        """Keep the counts of items that are open."""
+        if item.number not in self._fit:
+            return
+        (self._open.discard if item.is_full() else self._open.add)(item.number)
+        is_partial = bool(item.judges or item.non_judges or item.leases) and not item.is_full()
+        (self._partial.add if is_partial else self._partial.discard)(item.number)
 
     def renew(self, rater: int, numbers: Iterable[int], now: float) -> None:
         """Note that leases begin anew."""
@@ -305,7 +318,7 @@ class Pool:
         for number in numbers:
             assignment = state.open.get(number) or state.repeats[number]
             assignment.leased_at = now
-            if number in state.open:
+            if number in state.open and not state.is_model:
                 assignment.item.leases[rater] = now
 
     def add_vote(
@@ -315,6 +328,7 @@ class Pool:
         state, item = self.raters[rater], self.items[item_number]
         if pick == "adjudication":
             item.is_adjudicated = True
+            self._note_change(item)
             return
         state.events += 1
         state.repeats.pop(number, None)
@@ -324,8 +338,9 @@ class Pool:
             item.leases.pop(rater, None)
         was_full = item.is_full()
         item.judges.discard(rater)
-        item.skippers.discard(rater)
-        (item.skippers if is_skip else item.judges).add(rater)
+        item.non_judges.discard(rater)
+        (item.non_judges if is_skip or state.is_model else item.judges).add(rater)
+        self._note_change(item)
         if was_full and not item.is_full():  # taken back by undo: the item goes to another
             self.sort()
         state.votes[number] = VotedAssignment(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations, pairwise
@@ -114,7 +115,7 @@ def _items_of_round(
         hashes = {_text_hash(response): answer for response, answer in list(by_text.items())[:most]}
         order = _draw(seed, prompt_hash)
         sets = list(combinations(sorted(hashes), 2)) if method in GRADES else [tuple(sorted(hashes))]
-        sets.sort(key=lambda keys: _draw(seed, prompt_hash, *keys))
+        random.Random(order).shuffle(sets)
         for tier, keys in enumerate(sets):
             uncertainty = _uncertainty(conversation, [hashes[key].response for key in keys], rewards) if rewards else None
             tiers.append((tier, order, _item(conversation, prompt_hash, hashes, keys, number, uncertainty)))

@@ -9,7 +9,6 @@ import math
 import secrets
 import sqlite3
 import time
-import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,21 +18,21 @@ from typing import get_args
 
 from sawyer.errors import RatingError
 from sawyer.ratings.assignment import NewAssignment, OpenAssignment, Pool, RatingSettings
-from sawyer.ratings.choices import check_choice
+from sawyer.ratings.choices import check_choice, fits_method
 from sawyer.ratings.rating_database import RatingDatabase
-from sawyer.ratings.rating_types import Assignment, Choice, Item, Method, RatedItem, Rater, RaterKind, StoredVote, Vote
+from sawyer.ratings.rating_types import Assignment, Choice, Item, Method, Pick, RatedItem, Rater, RaterKind, StoredVote, Vote
+from sawyer.ratings.vote_fields import check_vote_id, clean_name, clean_vote
 from sawyer.ratings.vote_rows import (
     ASSIGNMENT_COLUMNS,
     VOTES_JOINED,
     RowReader,
     assignment_row,
+    insert_assignment,
     insert_items,
     insert_vote,
     read_pool,
 )
 
-MAX_NAME = 60  # characters of a rater's name
-MAX_ID = 100  # characters of a vote's id
 MAX_PREFETCH = 200  # items that one rater holds at once
 
 
@@ -127,10 +126,10 @@ class RatingStore:
 
         Raises RatingError for a name of no or more than 60 characters, and where the name is that of another kind of rater.
         """
-        clean, key = _clean_name(name)
+        clean, key = clean_name(name)
         if kind not in get_args(RaterKind):
             raise RatingError(f"a rater of kind {kind!r}", expected=" or ".join(get_args(RaterKind)))
-        rater = next((rater for rater in self.raters() if _clean_name(rater.name)[1] == key), None)
+        rater = next((rater for rater in self.raters() if clean_name(rater.name)[1] == key), None)
         if rater is None:
             with self._update() as connection:
                 connection.execute(
@@ -139,7 +138,7 @@ class RatingStore:
                 )
                 row = connection.execute("SELECT number, name, kind FROM raters WHERE name_key = ?", (key,)).fetchone()
                 rater = self._rows.rater(row)
-                self._pool().add_rater(rater.id, key)
+                self._pool().add_rater(rater.id, key, is_model=rater.kind == "model")
         if rater.kind != kind:
             raise RatingError(
                 f"{rater.name} is a {rater.kind} here, not a {kind}",
@@ -199,11 +198,8 @@ class RatingStore:
 
     def _insert_assignment(self, pool: Pool, connection: sqlite3.Connection, rater: int, new: NewAssignment, now: float) -> int:
         method = pool.settings.method
-        number = connection.execute(
-            "INSERT INTO assignments (item, rater, method, answer_order, pick, leased_at) VALUES (?, ?, ?, ?, ?, ?)",
-            (new.item.number, rater, method, json.dumps(new.order), new.pick, now),
-        ).lastrowid
-        assert number is not None
+        row = (new.item.number, rater, method, json.dumps(new.order), new.pick)
+        number = insert_assignment(connection, row, now)
         pool.add_assignment(number, rater, new.item.number, method, new.pick, now)
         return number
 
@@ -221,6 +217,46 @@ class RatingStore:
             if row[6] is None:
                 return self._rows.assignments(connection, [row])[0]
             return self._rows.last_votes(connection, "a.number = ?", (number,))[0].assignment
+
+    def assign_item(
+        self, rater: Rater, item: Item | str, order: tuple[int, ...], pick: Pick, *, method: Method | None = None
+    ) -> Assignment:
+        """An assignment of this item (or its id) outside the queue and without a lease: for models that judge, and for votes
+        from other programs. Where the rater has one by the same method (today's by default), that one with its order and vote.
+
+        Raises RatingError for an item that is not in the store and an order that is none of its answers.
+        """
+        item_id, method = item if isinstance(item, str) else item.id, method or self._settings.method
+        with self._update() as connection:
+            pool = self._pool()
+            _check_rater(pool, rater)
+            number, count = _item_row(connection, item_id)
+            if sorted(order) != list(range(count)) or pick not in ("uncertain", "random") or not fits_method(method, count):
+                raise RatingError(
+                    f"item {item_id} of {count} answers cannot be assigned by {method} in the order {list(order)} as {pick!r}",
+                    expected="each answer once, a method for so many answers, and `uncertain` or `random`",
+                )
+            row = connection.execute(
+                "SELECT number FROM assignments"
+                " WHERE item = ? AND rater = ? AND method = ? AND pick IN ('uncertain', 'random')",
+                (number, rater.id, method),
+            ).fetchone()
+            if row is None:
+                new = (number, rater.id, method, json.dumps(order), pick)
+                row = (insert_assignment(connection, new, 0.0),)
+                pool.add_assignment(row[0], rater.id, number, method, pick, 0.0)
+            return self.assignment(rater, row[0])
+
+    def item(self, item_id: str) -> Item:
+        """An item by its id. Raises RatingError where there is none."""
+        with self._database.snapshot() as connection:
+            number, _ = _item_row(connection, item_id)
+            return self._rows.items(connection, [number])[number]
+
+    def done_and_left(self, rater: Rater, now: float | None = None) -> tuple[int, int]:
+        """`count_done` and `count_left`, by the clock where `now` is None; as quick with many items as with few."""
+        with self._database.snapshot():
+            return self.count_done(rater), self.count_left(rater, time.time() if now is None else now)
 
     def count_left(self, rater: Rater, now: float) -> int:
         """How many items this rater can still be handed, those in hand included."""
@@ -264,7 +300,7 @@ class RatingStore:
         return results
 
     def _insert_vote(self, pool: Pool, connection: sqlite3.Connection, rater: Rater, vote: Vote, now: float) -> StoredVote:
-        _check_id(vote.id)
+        check_vote_id(vote.id)
         twin = connection.execute(f"{VOTES_JOINED} WHERE v.id = ?", (vote.id,)).fetchall()
         if twin:
             twin_vote = self._rows.votes(connection, twin)[0]
@@ -273,13 +309,7 @@ class RatingStore:
             return twin_vote
         row = assignment_row(connection, rater, vote.assignment)
         assignment = self._rows.assignments(connection, [row])[0]
-        vote = replace(
-            vote,
-            choice=check_choice(vote.choice, assignment.method, len(assignment.order)),
-            seconds=_clean_seconds(vote.seconds),
-            rewrite=_whole_characters(vote.rewrite, "rewrite"),
-            note=_whole_characters(vote.note, "note"),
-        )
+        vote = clean_vote(vote, assignment.method, len(assignment.order))
         revision = insert_vote(connection, vote, now)
         pool.add_vote(row[0], rater.id, row[1], assignment.method, assignment.pick, assignment.order, vote.choice.skip)
         return StoredVote(assignment=replace(assignment, vote=vote), timestamp=now, revision=revision)
@@ -298,27 +328,19 @@ class RatingStore:
         with self._update() as connection:
             pool = self._pool()
             _check_rater(pool, owner)
-            row = connection.execute("SELECT number, answers FROM items WHERE id = ?", (item_id,)).fetchone()
-            if row is None:
-                raise RatingError(f"there is no item {item_id!r}", expected="the id of an item of this store")
+            item, count = _item_row(connection, item_id)
             last = connection.execute(
                 "SELECT method FROM assignments WHERE item = ? AND last_vote IS NOT NULL ORDER BY last_vote DESC LIMIT 1",
-                (row[0],),
+                (item,),
             ).fetchone()
             method = method or (last[0] if last else pool.settings.method)
-            order = tuple(range(len(json.loads(row[1]))))
-            check_choice(choice, method, len(order))
-            earlier = connection.execute(
+            check_choice(choice, method, count)
+            row = connection.execute(
                 "SELECT number FROM assignments WHERE item = ? AND rater = ? AND method = ? AND pick = 'adjudication'",
-                (row[0], owner.id, method),
+                (item, owner.id, method),
             ).fetchone()
-            number = earlier[0] if earlier else 0
-            if earlier is None:
-                number = connection.execute(
-                    "INSERT INTO assignments (item, rater, method, answer_order, pick, leased_at)"
-                    " VALUES (?, ?, ?, ?, 'adjudication', ?)",
-                    (row[0], owner.id, method, json.dumps(order), now),
-                ).lastrowid
+            new = (item, owner.id, method, json.dumps(list(range(count))), "adjudication")
+            number = row[0] if row else insert_assignment(connection, new, now)
             vote = Vote(id=str(uuid.uuid4()), assignment=number, choice=choice, seconds=0.0)
             return self._insert_vote(pool, connection, owner, vote, now)
 
@@ -425,6 +447,14 @@ def _stale(assignments: Iterable[OpenAssignment], now: float, lease_seconds: flo
     return [a.number for a in assignments if abs(now - a.leased_at) >= lease_seconds / 2]
 
 
+def _item_row(connection: sqlite3.Connection, item_id: str) -> tuple[int, int]:
+    """An item's number and how many answers it has."""
+    row = connection.execute("SELECT number, answers FROM items WHERE id = ?", (item_id,)).fetchone()
+    if row is None:
+        raise RatingError(f"there is no item {item_id!r}", expected="the id of an item of this store")
+    return row[0], len(json.loads(row[1]))
+
+
 def _check_rater(pool: Pool, rater: Rater) -> None:
     if rater.id not in pool.raters:
         raise _unknown_rater(rater)
@@ -437,43 +467,3 @@ def _unknown_rater(rater: Rater) -> RatingError:
 def _check_time(now: float) -> None:
     if not math.isfinite(now):
         raise RatingError(f"the time is {now}", expected="seconds since the epoch")
-
-
-def _check_id(id: str) -> None:
-    if not isinstance(id, str) or not 0 < len(id) <= MAX_ID or not id.isascii() or not id.isprintable():
-        raise RatingError(
-            f"a vote's id is {str(id)[:40]!a}", expected=f"1 to {MAX_ID} printable ASCII characters, such as a UUID"
-        )
-
-
-def _clean_seconds(seconds: float) -> float:
-    """How long the rater looked; a clock that went backwards counts as 0."""
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds):
-        raise RatingError(f"the vote took {str(seconds)[:40]} seconds", expected="a finite number")
-    return max(0.0, float(seconds))
-
-
-def _whole_characters(text: str, what: str) -> str:
-    """The text with a replacement character for each half of a character (a lone surrogate): a page can cut one in two, and
-    the vote must not be lost for it."""
-    if not isinstance(text, str):
-        raise RatingError(f"the {what} is {type(text).__name__}", expected="text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return text
-
-
-def _clean_name(name: str) -> tuple[str, str]:
-    """A rater's name as it is shown, and what it is compared by."""
-    clean = unicodedata.normalize("NFC", " ".join(_whole_characters(name, "name").split()))
-    visible = "".join(character for character in clean if unicodedata.category(character) not in ("Cf", "Cc"))
-    key = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
-    if not key or len(clean) > MAX_NAME or any(unicodedata.category(character) == "Cc" for character in clean):
-        raise RatingError(
-            f"a rater's name is {clean[:MAX_NAME]!a}" + (f", {len(clean)} characters" if len(clean) > MAX_NAME else ""),
-            expected=f"1 to {MAX_NAME} characters",
-            todo="type another name",
-        )
-    return clean, key

@@ -124,6 +124,15 @@ def assignment_row(connection: sqlite3.Connection, rater: Rater, number: Any) ->
     return row
 
 
+def insert_assignment(connection: sqlite3.Connection, row: tuple[int, int, str, str, str], leased_at: float) -> int:
+    """Add an assignment (item, rater, method, order as JSON, pick), whose number it returns."""
+    cursor = connection.execute(
+        "INSERT INTO assignments (item, rater, method, answer_order, pick, leased_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (*row, leased_at),
+    )
+    return int(cursor.lastrowid or 0)
+
+
 def insert_vote(connection: sqlite3.Connection, vote: Vote, now: float) -> int:
     """Add a vote as its assignment's last revision, whose number (from 1) it returns."""
     sql = "SELECT count(*) + 1 FROM votes WHERE assignment = ?"
@@ -143,38 +152,29 @@ def insert_vote(connection: sqlite3.Connection, vote: Vote, now: float) -> int:
 
 def insert_items(connection: sqlite3.Connection, items: Sequence[Item]) -> None:
     """Add new items. A prompt and an answer that several of them share are stored once."""
-    prompts = _TextNumbers(connection, "prompts", "messages")
-    answers = _TextNumbers(connection, "answers", "content")
+    prompts, answers = dict[int, int](), dict[int, int]()  # by the object: it lives as long as the items that are added
     rows = []
     for item in items:
-        numbers = [
-            answers.number_of(id(answer), answer, lambda answer: json.dumps([answer.response, answer.score, answer.source]))
-            for answer in item.answers
-        ]
-        prompt = prompts.number_of(id(item.prompt), item.prompt, lambda prompt: messages_json(prompt.messages))
+        numbers = []
+        for answer in item.answers:
+            if (number := answers.get(id(answer))) is None:
+                text = json.dumps([answer.response, answer.score, answer.source])
+                number = answers[id(answer)] = _text_number(connection, "answers (key, content)", text)
+            numbers.append(number)
+        if (prompt := prompts.get(id(item.prompt))) is None:
+            text = messages_json(item.prompt.messages)
+            prompt = prompts[id(item.prompt)] = _text_number(connection, "prompts (key, messages)", text)
         rows.append((item.id, prompt, json.dumps(numbers), item.round, item.uncertainty))
     connection.executemany("INSERT INTO items (id, prompt, answers, round, uncertainty) VALUES (?, ?, ?, ?, ?)", rows)
 
 
-class _TextNumbers:
-    """Rows of a table of texts, each text once."""
-
-    def __init__(self, connection: sqlite3.Connection, table: str, column: str) -> None:
-        self._connection, self._table, self._column = connection, table, column
-        self._by_object: dict[int, int] = {}  # the objects live as long as the items that are added
-
-    def number_of(self, object_id: int, value: Any, as_text: Any) -> int:
-        """The row's number of a value, which is written if need be."""
-        if (number := self._by_object.get(object_id)) is None:
-            text = as_text(value)
-            key = hashlib.sha256(text.encode()).digest()
-            select = f"SELECT number FROM {self._table} WHERE key = ?"
-            row = self._connection.execute(select, (key,)).fetchone()
-            if row is None:
-                insert = f"INSERT INTO {self._table} (key, {self._column}) VALUES (?, ?)"
-                row = (self._connection.execute(insert, (key, text)).lastrowid,)
-            number = self._by_object[object_id] = row[0]
-        return number
+def _text_number(connection: sqlite3.Connection, columns: str, text: str) -> int:
+    """The row's number of a text, which is written if need be."""
+    key = hashlib.sha256(text.encode()).digest()
+    row = connection.execute(f"SELECT number FROM {columns.split()[0]} WHERE key = ?", (key,)).fetchone()
+    if row is None:
+        row = (connection.execute(f"INSERT INTO {columns} VALUES (?, ?)", (key, text)).lastrowid,)
+    return int(row[0])
 
 
 def read_pool(connection: sqlite3.Connection, settings: RatingSettings) -> Pool:
@@ -187,15 +187,15 @@ def read_pool(connection: sqlite3.Connection, settings: RatingSettings) -> Pool:
                 number=number,
                 id=id,
                 prompt=prompt,
-                answers=tuple(json.loads(answers)),
+                answers=answers,
                 round=round,
                 uncertainty=uncertainty,
             )
             for number, id, prompt, answers, round, uncertainty in items
         ),
     )
-    for number, name_key in connection.execute("SELECT number, name_key FROM raters"):
-        pool.add_rater(number, name_key)
+    for number, name_key, kind in connection.execute("SELECT number, name_key, kind FROM raters"):
+        pool.add_rater(number, name_key, is_model=kind == "model")
     for number, rater, item, method, pick, leased_at in connection.execute(
         "SELECT number, rater, item, method, pick, leased_at FROM assignments ORDER BY number"
     ):
