@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -165,32 +164,3 @@ def test_a_new_round_may_have_other_settings(tiny: Any, done: Path) -> None:
     kept = Layout(done).round(1)
     assert "episodes: 40" in Layout(kept).config.read_text() and f"out: {kept}" in Layout(kept).config.read_text()
     assert "episodes: 8" in Layout(done).config.read_text()
-
-
-class Killed(BaseException):
-    """The process is gone: nothing of the run's own may catch it."""
-
-
-def steps_of(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
-    """Count what changes the disk while a round is begun, and kill the run before the change number `at`."""
-    seen = [0]
-
-    def counted(work: Any) -> Any:
-        def act(*arguments: Any, **keywords: Any) -> Any:
-            seen[0] += 1
-            if seen[0] == at:
-                raise Killed
-            return work(*arguments, **keywords)
-
-        return act
-
-    import os
-
-    from sawyer.runs import atomic_files
-
-    monkeypatch.setattr(os, "link", counted(os.link))
-    monkeypatch.setattr(Path, "replace", counted(Path.replace))
-    monkeypatch.setattr(Path, "unlink", counted(Path.unlink))
-    monkeypatch.setattr(shutil, "rmtree", counted(shutil.rmtree))
-    monkeypatch.setattr(atomic_files, "_seal", counted(atomic_files._seal))
-    return seen

@@ -20,6 +20,8 @@ MODEL_FIELDS = ("model", "models", "reward", "template")
 def fingerprint(config: Config, stage: str) -> str:
     """A hash of all that decides the stage's outcome besides its parents' models: settings and data files' content."""
     section = _one_spelling(getattr(config, stage).model_dump(mode="json"))
+    if stage == "reward":
+        section.pop("raters", None)  # what it does is in the rows of the judgements, which begin a new round when they change
     common = _one_spelling({name: config.model_dump(mode="json")[name] for name in COMMON})
     if stage in BY_LORA and config.lora is not None:
         common["lora"] = config.lora.model_dump(mode="json")

@@ -81,7 +81,7 @@ def _check_order(run: Run, number: int) -> None:
     there = len(collected_files(run.layout))
     if number > there + 1:
         raise RunError(
-            f"round {number} is asked for, and {there or 'none'} {'is' if there < 2 else 'are'} collected",
+            f"the round to collect is {number}, and {there or 'none'} {'is' if there < 2 else 'are'} collected",
             expected=f"--round {there + 1}",
             why="rounds are counted without gaps",
             todo=f"collect round {there + 1} first",

@@ -88,7 +88,7 @@ def _run(
         votes = plan_votes(config, run, only)
         resumable = [stage for stage in stages if run.manifest.stage(stage).status != "pending"]
         todo = stages if only is None else [only]
-        before = {stage: fingerprint(config, stage) for stage in resumable if stage not in votes.restarted}
+        before = {stage: fingerprint(config, stage) for stage in resumable if stage not in votes.stages}
         check_unchanged(config, run, before)
         check_unit(run, before)
         apply_votes(config, run, votes)

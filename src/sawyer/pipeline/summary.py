@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from sawyer.pipeline.round_table import rounds_of
 from sawyer.pipeline.stage_graph import STAGES
-from sawyer.runs import Run, last_gates, read_rows, write_json
+from sawyer.runs import Run, collected_files, last_gates, read_rows, write_json
 from sawyer.train import distributed
 
 
@@ -47,6 +48,10 @@ def _write_summary(run: Run) -> dict[str, Any]:
     if rates:
         summary["compare"] = rates
     summary["gates"] = {row["name"]: row["verdict"] for row in last_gates(read_rows(run.layout.events))}
+    later = [run.layout.collection(number) for number in range(2, len(collected_files(run.layout)) + 1)]
+    summary |= {name: dict(run.manifest.stage(name).figures) for name in later}
+    if rounds := rounds_of(run.layout):
+        summary["rounds"] = rounds
     if any(state.status == "waiting" for state in states.values()):
         summary["waiting"] = str(run.layout.answers)
     write_json(run.layout.summary, summary)

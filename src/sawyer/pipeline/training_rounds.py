@@ -22,7 +22,7 @@ class VotesPlan:
 
     snapshot: Snapshot | None = None
     waits_for: str = ""  # the stage at work, which goes on with the judgements that it began with
-    restarted: tuple[str, ...] = ()  # the stages of the round that is to be kept, which are then done again
+    stages: tuple[str, ...] = ()  # the stages of the round that is to be kept, which are then done again
     round: int = 1  # the number of the round that learns from the snapshot
 
 
@@ -45,14 +45,14 @@ def _plan(config: Config, run: Run, learner: str) -> VotesPlan:
         return VotesPlan()
     stages = _built_on(learner)
     states = {stage: run.manifest.stage(stage).status for stage in stages}
-    kept = count_kept(layout, learner)
+    number = count_kept(layout, learner) + 1
     if snapshot.agreement["rows"] == stored_rows(layout):  # a note or a skip teaches nothing
-        return VotesPlan(snapshot=snapshot, round=kept + 1)
+        return VotesPlan(snapshot=snapshot, round=number)
     if at_work := next((stage for stage in stages if states[stage] in AT_WORK), ""):
-        return VotesPlan(snapshot=snapshot, waits_for=at_work, round=kept + 1)
+        return VotesPlan(snapshot=snapshot, waits_for=at_work, round=number)
     if states[learner] == "pending":
-        return VotesPlan(snapshot=snapshot, round=kept + 1)
-    return VotesPlan(snapshot=snapshot, restarted=tuple(s for s in stages if states[s] != "pending"), round=kept + 2)
+        return VotesPlan(snapshot=snapshot, round=number)
+    return VotesPlan(snapshot=snapshot, stages=tuple(s for s in stages if states[s] != "pending"), round=number + 1)
 
 
 def _built_on(learner: str) -> list[str]:
@@ -79,10 +79,10 @@ def apply_votes(config: Config, run: Run, plan: VotesPlan) -> None:
             f"that it began with; run the same command again when all is done, or delete {folder} to begin with them now",
         )
         return
-    if plan.restarted:
+    if plan.stages:
         run.journal.sync()
         distributed.on_rank_zero(lambda: _keep(config, run, plan.round - 1))
-        run.manifest.forget(*plan.restarted, "report")
+        run.manifest.forget(*plan.stages, "report")
         clear_earlier_round(run)
     has_changed = snapshot.agreement["rows"] != distributed.on_rank_zero(lambda: stored_rows(run.layout))
     if has_changed:
@@ -97,11 +97,11 @@ def clear_earlier_round(run: Run) -> None:
     if not distributed.on_rank_zero(layout.count_rounds):
         return
     rest = distributed.on_rank_zero(lambda: _left_by_earlier(run))
-    kept = layout.round(distributed.on_rank_zero(layout.count_rounds))
+    folder = layout.round(distributed.on_rank_zero(layout.count_rounds))
     for stage in rest:
         # With this event its gates no longer count.
         run.journal.event(
-            stage, "restarted", message=f"{stage} is done again with the new judgements; {kept} keeps the old one"
+            stage, "restarted", message=f"{stage} is done again with the new judgements; {folder} keeps the old one"
         )
     if rest:
         distributed.on_rank_zero(lambda: _remove(layout, rest))

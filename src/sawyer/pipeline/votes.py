@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sawyer.config import Config
-from sawyer.ratings import RatedItem
+from sawyer.ratings import RatedItem, StoredVote
 from sawyer.records import JudgedPrompt, json_lines, read, scored_row
 from sawyer.runs import Layout, Run, collected_files, hash_files, read_rows, write_json, write_text
 
@@ -40,7 +40,7 @@ def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapsh
     if not layout.ratings.exists() and not later:
         return None
     weights = rater_weights(config)
-    rated: Sequence[RatedItem] = ()
+    rated_items: Sequence[RatedItem] = ()
     digest, total = "", 0
     if layout.ratings.exists():
         from sawyer.ratings import RatingStore
@@ -50,46 +50,69 @@ def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapsh
             key = _key(digest, weights, layout)
             if key == unless:
                 return None
-            rated, total = store.rated_items(), store.progress().items
+            rated_items, total = store.rated_items(), store.progress().items
     key = _key(digest, weights, layout)
     if key == unless:
         return None
-    rows, agreement = _vote_rows(rated, weights)
-    scored = [scored_row(record) for record in _scored_records(layout)]
-    text = json_lines([*rows, *scored])
-    judged = Counter(item.item.round for item in rated)
+    rows, agreement = _vote_rows(rated_items, weights)
+    scored_rows = [scored_row(record) for record in _scored_records(layout)]
+    text = json_lines([*rows, *scored_rows])
+    judged_items = Counter(item.item.round for item in rated_items if _is_judged(item))
     agreement |= {
         "key": key,
         "rows": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
-        "judgements": len(rows) + len(scored),
+        "judgements": len(rows) + len(scored_rows),
         "items": total,
-        "judged": {str(number): judged[number] for number in sorted(judged)},
-        "scored": len(scored),
+        "judged": {str(number): judged_items[number] for number in sorted(judged_items)},
+        "scored": len(scored_rows),
     }
     raters = int(agreement.get("summary", {}).get("raters", 0))
-    return Snapshot(key=key, text=text, judgements=len(rows) + len(scored), raters=raters, agreement=agreement)
+    return Snapshot(key=key, text=text, judgements=len(rows) + len(scored_rows), raters=raters, agreement=agreement)
 
 
-def _vote_rows(rated: Sequence[RatedItem], weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The votes' rows, and what agreement.json has of them."""
-    if not rated:
+def _vote_rows(rated_items: Sequence[RatedItem], weights: Mapping[str, float]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The votes' rows, and what agreement.json has of them: no rater's name, since the page may be shown to anybody."""
+    if not rated_items:
         return [], {}
-    from sawyer.ratings import agreement_report, report_json, training_rows
+    from sawyer.ratings import agreement_report, pseudonyms, report_json, training_rows
 
-    rows, summary = training_rows(rated, weights)
-    return rows, {"summary": _without_names(asdict(summary)), "report": report_json(agreement_report(rated))}
+    rows, summary = training_rows(rated_items, weights)
+    names = pseudonyms(rated_items)
+    items = [replace(item, votes=tuple(_without_name(vote, names) for vote in item.votes)) for item in rated_items]
+    counts: dict[str, Any] = {
+        name: value for name, value in asdict(summary).items() if isinstance(value, int) and not isinstance(value, bool)
+    }
+    counts |= {"left_out_raters": len(summary.left_out), "left_out": sum(summary.left_out.values())}
+    counts |= {"weighted_raters": len(summary.weights), "without_votes": list(summary.without_votes)}
+    # Whom reward.raters leaves out sets no ceiling, but stays on the page: it shows why.
+    silent = {names[vote.assignment.rater.id] for item in rated_items for vote in item.votes if _is_left_out(vote, weights)}
+    report = report_json(agreement_report(items, without=silent))
+    if silent:
+        profiles = report_json(agreement_report(items))["profiles"]
+        report["profiles"] += [profile | {"left_out": True} for profile in profiles if profile["name"] in silent]
+    return rows, {"summary": counts, "report": report}
 
 
-def _without_names(summary: dict[str, Any]) -> dict[str, Any]:
-    """How many raters and votes are left out, without their names: the page may be shown to anybody."""
-    left_out = summary.pop("left_out", {})
-    return summary | {"left_out_raters": len(left_out), "left_out": sum(left_out.values())}
+def _is_judged(item: RatedItem) -> bool:
+    from sawyer.ratings import judgement_of
+
+    return any(judgement_of(vote) is not None for vote in item.votes)
+
+
+def _is_left_out(vote: StoredVote, weights: Mapping[str, float]) -> bool:
+    name = vote.assignment.rater.name.strip().casefold()
+    return any(weight == 0 and name == other.strip().casefold() for other, weight in weights.items())
+
+
+def _without_name(vote: StoredVote, names: Mapping[int, str]) -> StoredVote:
+    """The vote of a rater who is called r1, r2, ..., as in judgements.jsonl."""
+    rater = vote.assignment.rater
+    return replace(vote, assignment=replace(vote.assignment, rater=replace(rater, name=names[rater.id])))
 
 
 def rater_weights(config: Config) -> Mapping[str, float]:
     """`reward.raters`: what a rater's judgements count, by name; 1 where none is given."""
-    weights: Mapping[str, float] = getattr(config.reward, "raters", None) or {}
-    return weights
+    return {} if config.reward is None else config.reward.raters
 
 
 def write_snapshot(layout: Layout, snapshot: Snapshot) -> None:
@@ -123,10 +146,10 @@ def count_judgements(layout: Layout) -> int:
 
 def log_unjudged(run: Run) -> None:
     """Say which later collections wait for people: none of their answers has been judged."""
-    judged = stored_agreement(run.layout).get("judged", {})
+    judged_items = stored_agreement(run.layout).get("judged", {})
     for number, path in list(enumerate(collected_files(run.layout), 1))[1:]:
         records = _records(str(path))
-        if judged.get(str(number)) or any(record.scores for record in records):
+        if judged_items.get(str(number)) or any(record.scores for record in records):
             continue
         answers = sum(len(record.answers) for record in records)
         run.journal.event(
@@ -141,16 +164,21 @@ def _in_words(agreement: Mapping[str, Any]) -> str:
     summary: Mapping[str, Any] = agreement.get("summary", {})
     parts = []
     if summary:
-        raters = summary["raters"]
-        parts.append(f"{summary['judgements']:,} judgements by {raters:,} rater{'s' * (raters != 1)}")
+        parts.append(f"{summary['judgements']:,} judgements by {_raters_text(summary['raters'])}")
         parts.append(f"{sum(agreement['judged'].values()):,} of {agreement['items']:,} items are judged")
         if left_out := summary["left_out"]:
-            parts.append(f"{left_out:,} judgements of {summary['left_out_raters']:,} raters left out by reward.raters")
+            parts.append(f"{left_out:,} judgements of {_raters_text(summary['left_out_raters'])} left out by reward.raters")
         if skips := summary["skips"]:
             parts.append(f"{skips:,} skipped")
-    if scored := agreement.get("scored"):
-        parts.append(f"{scored:,} prompts of later collections with scores in their files")
+        if names := summary["without_votes"]:
+            parts.append(f"no votes of {', '.join(names)}, whom reward.raters names")
+    if count := agreement.get("scored"):
+        parts.append(f"{count:,} prompts of later collections with scores in their files")
     return "; ".join(parts)
+
+
+def _raters_text(count: int) -> str:
+    return f"{count:,} rater{'s' * (count != 1)}"
 
 
 def _key(digest: str, weights: Mapping[str, float], layout: Layout) -> str:

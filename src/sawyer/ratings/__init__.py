@@ -22,4 +22,4 @@ from sawyer.ratings.rating_types import (
     Vote,
 )
 from sawyer.ratings.store import Progress, RatingStore
-from sawyer.ratings.translation import RatingsSummary, choice_in_item_order, judgement_of, training_rows
+from sawyer.ratings.translation import RatingsSummary, choice_in_item_order, judgement_of, pseudonyms, training_rows

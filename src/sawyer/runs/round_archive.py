@@ -23,32 +23,31 @@ def keep_round(layout: Layout, number: int, models: Iterable[str], config: Mappi
     copied. Journal, figures and pages are copies, since the run goes on writing its own. `config`: the run's settings. Raises
     RunError when the disk refuses; a kill leaves the whole round or none of it.
     """
-    kept = layout.round(number)
+    target = layout.round(number)
     copies = [layout.metrics, layout.events, layout.samples, layout.journal, layout.manifest]
     copies += [layout.compare, layout.summary, layout.report, layout.judgements, layout.agreement, *collected_files(layout)]
-    with replace_folder(kept) as folder:
+    with replace_folder(target) as folder:
         for path in copies:
             if path.exists():
-                target = folder / path.relative_to(layout.root)
-                target.parent.mkdir(exist_ok=True)
-                target.write_bytes(read_plain_file(path))
+                copy = folder / path.relative_to(layout.root)
+                copy.parent.mkdir(exist_ok=True)
+                copy.write_bytes(read_plain_file(path))
         for stage in models:
             if layout.folder(stage).is_dir():
                 shutil.copytree(layout.folder(stage), folder / stage, copy_function=_hard_link, dirs_exist_ok=True)
         new = Layout(folder)
         # Its page and its commands name the folder in which it lies.
-        new.config.write_text(yaml.safe_dump({**config, "out": str(kept)}, sort_keys=False, allow_unicode=True), "utf-8")
+        new.config.write_text(yaml.safe_dump({**config, "out": str(target)}, sort_keys=False, allow_unicode=True), "utf-8")
         if new.summary.exists():
-            _rename_out(new.summary, kept)
+            _rename_out(new.summary, target)
 
 
 def count_kept(layout: Layout, stage: str) -> int:
     """How many rounds are kept, without the one that holds the run's own `stage` as it is now: that one was kept by a process
     that was killed before it went on, and is kept again."""
-    number = layout.count_rounds()
-    if number and _begun(Layout(layout.round(number)), stage) == (begun := _begun(layout, stage)) and begun is not None:
-        return number - 1
-    return number
+    number, start = layout.count_rounds(), _start_of(layout, stage)
+    is_same = number > 0 and start is not None and _start_of(Layout(layout.round(number)), stage) == start
+    return number - 1 if is_same else number
 
 
 def round_before(layout: Layout) -> tuple[str, Path] | None:
@@ -66,7 +65,7 @@ def collected_files(layout: Layout) -> list[Path]:
     return files
 
 
-def _begun(layout: Layout, stage: str) -> Any:
+def _start_of(layout: Layout, stage: str) -> Any:
     return read_manifest(layout.manifest).get("stages", {}).get(stage, {}).get("started")
 
 
