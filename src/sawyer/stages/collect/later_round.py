@@ -61,7 +61,7 @@ def collect_round(config: Config, run: Run, number: int) -> dict[str, Any]:
     least sure, and `RANDOM_SHARE` at random; without a limit, all. Its rewards go to `reward/answer_rewards.jsonl`, not to
     those who judge. Raises RunError where a model is missing, or the round's file is there already.
     """
-    settings, stage = required_section(config.collect, "collect"), f"collect-{number}"
+    settings, stage = required_section(config.collect, "collect"), run.layout.collection(number)
     _check_round(run, number)
     answerers = _open_models(config, run, stage)
     device = answerers["rl"].placement.device
