@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sawyer.config import WORLD_BASE, demo_config
+from sawyer.config import demo_config
 from sawyer.runs import Layout
 
 PROMPTS_A_ROUND = 300
@@ -42,8 +42,8 @@ def sawyer(*words: str) -> None:
 def gold_figures(layout: Layout) -> dict[str, Any]:
     """Mean gold of SFT and RL at temperature 1 / 0.7 / greedy, and what the reward stage says of itself."""
     summary = json.loads(layout.summary.read_text(encoding="utf-8"))
-    compare, reward = summary["compare"], summary["reward"]
-    means = {model: [compare["gold"][model][setting] for setting in ("t1", "t07", "greedy")] for model in ("sft", "rl")}
+    gold, reward = summary["gold"], summary["reward"]
+    means = {model: [gold[model][setting] for setting in ("t1", "t07", "greedy")] for model in ("sft", "rl")}
     return means | {name: reward.get(name) for name in ("accuracy", "gold_accuracy", "verdict", "accuracy_ceiling")}
 
 
