@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from sawyer.errors import DataError
 from sawyer.models import open_language_model
+from sawyer.runs import read_rows
 from sawyer.stages.reward.judgement_counts import JudgementCounts
 from sawyer.stages.reward.reward_data import RewardData, load_reward_data
+from sawyer.stages.reward.reward_stage import train
 from sawyer.stages.reward.reward_trust import examine
+from sawyer.trust import from_json
 
 Fixture = Any
 
@@ -87,3 +91,22 @@ def test_the_accuracy_ceiling_is_from_repeats_of_training_prompts_too(tiny: Fixt
     assert 0 < len(examined) < 20, "too few for repeats alone"
     _, figures = examine(lambda _, texts: [float(len(text)) for text in texts], data, "squared", seed=0)
     assert figures["accuracy_ceiling"] == pytest.approx((1 + 0.6**0.5) / 2)
+
+
+def test_judgements_that_prefer_nothing_are_refused_with_a_verdict(tiny: Fixture, tmp_path: Path) -> None:
+    rows = [judgement(f"p{i}", 0, 0, rater=f"r{i % 2 + 1}", both_bad=True) for i in range(30)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny.config(tmp_path / "run", sft={"data": ["d"]}, reward={"data": [str(path)]})
+    with (
+        tiny.run(tmp_path / "run", "sft") as run,
+        pytest.raises(DataError, match="nothing to learn.*30 judgements by 2 raters"),
+    ):
+        train(config, run)
+    report, verdict = from_json(json.loads(run.layout.trust.read_text()))
+    assert verdict.kind == "refuse" and [reason.name for reason in verdict.reasons] == ["nothing_to_learn"]
+    assert report.everything.prompts == 30 and report.everything.pairs == 0
+    told = [row["message"] for row in read_rows(run.layout.events) if row["kind"] == "verdict"]
+    assert told == [verdict.words] and told[0].startswith(
+        "Don't run RL on it, because there is nothing to learn: all scores are"
+    )

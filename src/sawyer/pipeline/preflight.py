@@ -218,6 +218,10 @@ class _StagePreflight:
             if not any(isinstance(row, JudgedPrompt) and not row.is_pair and row.scores for row in answers):
                 return  # they are yet to be collected, or to be scored
         if records and (problem := insufficient(records, sources[0].want)) is not None:
+            if "reward" in self.coming_stages and any(isinstance(row, JudgedPrompt) and row.rater for row in records):
+                # People's votes that prefer nothing are refused by the stage, with a verdict on the run's page.
+                self.facts.append(("warning", problem.message))
+                return
             raise DataError(problem.message, where=problem.where, todo=problem.todo)
 
     def _add_steps(self) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.config import Config, demo_config
-from sawyer.errors import Interrupted, SawyerError, TrainingError
+from sawyer.errors import DataError, Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
 from sawyer.pipeline.later_collections import begin_collection, collection_print, parents_of_collection
 from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, raise_first_problem
@@ -196,6 +196,8 @@ def _do(
         failure = _with_stage_name(stage, error)
         distributed.leave_group(failure)
         close("failed", failure.given if isinstance(failure, SawyerError) else f"{type(failure).__name__}: {failure}")
+        if stage == "reward" and isinstance(failure, DataError) and run.layout.trust.exists():
+            report(run)  # why these judgements are refused is on the page
         if failure is error:
             raise
         raise failure from error

@@ -29,6 +29,12 @@ EXPECTED_REASONS = (
 )
 
 
+class NothingToLearnError(DataError):
+    """No prompt has two answers of which one is better. `records` are all that was read."""
+
+    records: tuple[JudgedPrompt, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardData:
     """Judged prompts for training and for evaluation; no prompt is in both."""
@@ -57,7 +63,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     sources = judged_sources(config, STAGE, run.layout.judged_files())
     files = read_judged_files(run, STAGE, sources, reader.prompt_encoder, config.max_bad_rows)
     if (problem := insufficient(files.prompts, "comparisons")) is not None:
-        raise _nothing_to_learn(problem.where)
+        raise _nothing_to_learn(files.prompts, problem.where)
     train, evaluation = split(files.prompts, settings.eval_fraction)
     if evaluation and not train:
         raise DataError(
@@ -75,7 +81,7 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     if message := left_out.warning(encoder.context, settings.max_tokens):
         run.journal.event(STAGE, "warning", message=message)
     if not any(prompt.pairs for prompt in train_prompts):
-        raise _nothing_to_learn()
+        raise _nothing_to_learn(files.prompts)
     return RewardData(
         train_prompts=train_prompts,
         eval_prompts=tuple(prompt for prompt in eval_candidates if prompt.pairs),
@@ -87,14 +93,21 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
     )
 
 
-def _nothing_to_learn(where: str = "") -> DataError:
-    return DataError(
-        "there is nothing to learn: no prompt of reward.data has two answers with different scores",
+def _nothing_to_learn(records: tuple[JudgedPrompt, ...], where: str = "") -> NothingToLearnError:
+    raters = len({record.rater for record in records if record.rater})
+    by = f": {len(records):,} judgements by {raters:,} rater{'s' * (raters != 1)}" if raters else ""
+    error = NothingToLearnError(
+        f"there is nothing to learn: no prompt of reward.data has two answers with different scores{by}",
         where=where,
         expected="at least one pair of answers of which one is better",
         why="a reward model learns from differences alone",
-        todo="score the answers (collect/answers.jsonl, if they were collected), or name another file",
+        todo="score the answers (collect/answers.jsonl, if they were collected), or name another file"
+        if not raters
+        else "have answers judged by somebody who prefers one to another: `sawyer rate` on the run's folder, then run the same "
+        "command again",
     )
+    error.records = records
+    return error
 
 
 def normalizer_of(prompts: Sequence[EncodedPrompt]) -> ScoreNormalizer:

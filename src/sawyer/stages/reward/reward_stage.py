@@ -29,8 +29,9 @@ from sawyer.runs import Run, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrate, member_seed, save_members
 from sawyer.stages.reward.judgement_counts import JudgementCounts
 from sawyer.stages.reward.loss_choice import checked_loss, objective, open_loss
-from sawyer.stages.reward.reward_data import STAGE, RewardData, deduplicate, load_reward_data
-from sawyer.stages.reward.reward_trust import examine, gold_accuracy, reward_gates, score_own_answers
+from sawyer.stages.reward.rater_gate import raters_gate, read_agreement
+from sawyer.stages.reward.reward_data import STAGE, NothingToLearnError, RewardData, deduplicate, load_reward_data
+from sawyer.stages.reward.reward_trust import examine, gold_accuracy, log_refusal, reward_gates, score_own_answers
 from sawyer.text import find_unrenderable
 from sawyer.train import (
     NO_NORMALIZER,
@@ -59,12 +60,18 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     settings = required_section(config.reward, "reward")
     # An earlier model's report goes first: RL must not set its guards by it.
     distributed.on_rank_zero(lambda: run.layout.trust.unlink(missing_ok=True))
+    if (gate := raters_gate(read_agreement(run.layout))) is not None:
+        run.journal.gate(gate)
     policy, reader = open_policy(config, run), open_member(config, run, 0)
     placement = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(settings.loss)  # a user's loss may be wrong in ways that training would only show after hours
     models = {"the reward model": reader.model} | ({} if policy is None else {"the SFT model": policy.model})
     record_fast_paths(run, STAGE, models)
-    data = deduplicate(config, run, policy or reader, placement, load_reward_data(config, run, reader))
+    try:
+        data = deduplicate(config, run, policy or reader, placement, load_reward_data(config, run, reader))
+    except NothingToLearnError as error:
+        log_refusal(run, error.records, config.seed)
+        raise
     prompts = answerable_prompts(data, policy, run)[: settings.calibration_prompts] if policy is not None else []
     frozen = freeze(reader.model, settings.freeze, setting="reward.freeze") if settings.freeze else None
     loop = _begin(config, run, reader, placement, data)

@@ -12,12 +12,12 @@ from sawyer.errors import WorldError
 from sawyer.maths import WEIGHTS, Objective
 from sawyer.models import Scorer
 from sawyer.records import Answer, JudgedPrompt, Prompt, prompt_of
-from sawyer.runs import Gate
+from sawyer.runs import Gate, Run, write_json
 from sawyer.stages.reward.loss_choice import open_loss
 from sawyer.stages.reward.reward_data import STAGE, RewardData
 from sawyer.stats import correlation, wilson
-from sawyer.train import judged_batch, learned_gate
-from sawyer.trust import GUARD_WIN_RATE, Gap, Probe, SourceAccuracy, Trust, decide_verdict, level, trust
+from sawyer.train import distributed, judged_batch, learned_gate
+from sawyer.trust import GUARD_WIN_RATE, Gap, Probe, SourceAccuracy, Trust, as_json, decide_verdict, level, trust
 from sawyer.worlds import find_task, gold, tasks
 
 KNOWS_GOLD = 0.85  # below this RL learns the reward model's mistakes: lab/learning.md#reward-model
@@ -54,6 +54,14 @@ def examine(
         seed=seed,
     )
     return report, summary_figures(report, data) | {"eval_loss": eval_loss(scorer, data, loss, by)}
+
+
+def log_refusal(run: Run, records: Sequence[JudgedPrompt], seed: int) -> None:
+    """The verdict on judgements that prefer nothing, as event and trust.json: no model is needed to refuse RL."""
+    report = trust(lambda prompts, responses: [0.0] * len(responses), records, seed=seed)
+    verdict = decide_verdict(report)
+    distributed.on_rank_zero(lambda: write_json(run.layout.trust, as_json(report, verdict)))
+    run.journal.event(STAGE, "verdict", message=verdict.words)
 
 
 def summary_figures(report: Trust, data: RewardData) -> dict[str, Any]:
