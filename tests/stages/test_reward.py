@@ -326,7 +326,7 @@ def test_an_earlier_model_s_report_does_not_outlive_it(tiny: Fixture, tmp_path: 
         run.layout.trust.write_text("{}")
         with pytest.raises(DataError, match="there is nothing to learn"):
             train(config_of(tiny, tmp_path, path), run)
-        assert not run.layout.trust.exists()
+        assert json.loads(run.layout.trust.read_text())["verdict"]["kind"] == "refuse"
 
 
 @pytest.mark.slow
