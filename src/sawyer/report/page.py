@@ -14,11 +14,12 @@ from markupsafe import Markup
 from sawyer.report.answer_gallery import bar, gallery
 from sawyer.report.curves import panels
 from sawyer.report.page_templates import render
+from sawyer.report.people_section import view_people, view_rounds
 from sawyer.report.run_facts import Facts, gather
 from sawyer.report.stage_flow import flow
 from sawyer.report.svg_plots import Panel, draw
 from sawyer.report.trust_section import view
-from sawyer.report.wording import NAMES, STATES, headline, number, signed, state_words, verdict_words
+from sawyer.report.wording import NAMES, STATES, headline, model_name, number, signed, state_words, verdict_words
 from sawyer.runs import SHORT, Layout, write_text
 from sawyer.stats import percent
 
@@ -96,6 +97,8 @@ def page(facts: Facts) -> str:
         rates=parts.get("Win rate", lambda: _win_rates(facts), []),
         classified=parts.get("The classifier's figures", lambda: classifier_tables(facts), {"rows": []}),
         trust=parts.get("How far the reward model can be trusted", lambda: view(facts.trust) if facts.trust else None, None),
+        people=parts.get("People", lambda: view_people(facts.agreement), None),
+        rounds=parts.get("Rounds", lambda: view_rounds(facts.summary.get("rounds", ())), None),
         gallery=parts.get("Answers side by side", lambda: gallery(facts.answers), gallery([])),
         tracks=parts.get("The same prompts through RL", lambda: _tracks(facts), []),
         seconds=parts.get("Versions and time", lambda: _stage_times(facts), []),
@@ -194,7 +197,7 @@ def _win_rates(facts: Facts) -> list[dict[str, Any]]:
         if not key.startswith("win_rate_") or not isinstance(rate, Mapping):
             continue
         better, _, worse = key.removeprefix("win_rate_").partition("_vs_")
-        name = f"{SHORT.get(better, better)} against {SHORT.get(worse, worse)}"
+        name = f"{model_name(better)} against {model_name(worse)}"
         judge = f"by {rate['judge']}" if rate.get("judge") else ""
         rates.append({"name": name, "note": judge, "value": rate["value"], "low": rate["low"], "high": rate["high"]})
         if "length_controlled" in rate:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sawyer.report.answer_gallery import printable
-from sawyer.report.wording import number, setting_name, signed
+from sawyer.report.wording import model_name, number, setting_name, signed
 from sawyer.runs import clock, write_text
 from sawyer.stats import percent
 
@@ -29,6 +29,7 @@ def render(template: str, **values: Any) -> str:
         "percent": percent,
         "clock": clock,
         "setting": setting_name,
+        "model": model_name,
         "printable": lambda text: printable(str(text))[0],
         "note": lambda text: printable(str(text))[0].replace(" -> ", " → "),
         "all_printable": lambda text: printable(str(text), len(str(text)))[0],

@@ -48,6 +48,7 @@ class Facts:
     answers: Sequence[Mapping[str, Any]]  # rows of compare.jsonl
     summary: Mapping[str, Any]
     trust: Mapping[str, Any]  # the reward model's trust report; {} without one
+    agreement: Mapping[str, Any]  # of the people who judged; {} where nobody did
     checks: Sequence[Check]
     gone: Sequence[str]  # journal files that have been moved away since the run wrote to them
 
@@ -103,6 +104,7 @@ def gather(root: Path) -> Facts:
         answers=_journal_rows(layout.compare),
         summary=_json_object(layout.summary),
         trust=_json_object(layout.trust),
+        agreement=_json_object(layout.agreement),
         checks=tuple(_last_checks(events)),
         gone=tuple(dict.fromkeys([*gone, *(name for row in events if isinstance(name := row.get("gone"), str))])),
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sawyer.report.run_facts import Check, Facts
-from sawyer.runs import SETTINGS, STAGES
+from sawyer.runs import SETTINGS, SHORT, STAGES
 from sawyer.stats import percent
 
 NAMES: Mapping[str, str] = {**STAGES, "report": "Report"}
@@ -24,6 +24,12 @@ STATES: Mapping[str, str] = {
 def setting_name(setting: str) -> str:
     """A decoding setting in words; an unknown one unchanged."""
     return SETTINGS.get(setting, setting)
+
+
+def model_name(model: str) -> str:
+    """A model of a comparison in words: `SFT`, `RL, round 1`; one that the config names unchanged."""
+    earlier = model.removeprefix("rl_round_")
+    return f"RL, round {earlier}" if earlier != model and earlier.isdecimal() else SHORT.get(model, model)
 
 
 def number(value: Any, digits: int = 3) -> str:
