@@ -14,6 +14,7 @@ from sawyer.cli.console import say, show_error, show_unexpected, stdout
 from sawyer.cli.malloc import keep_freed_memory
 from sawyer.cli.merge_command import merge
 from sawyer.cli.options import CommandGroup
+from sawyer.cli.rate_command import rate
 from sawyer.cli.streams import safe_streams
 from sawyer.cli.trust_command import trust
 from sawyer.errors import Interrupted, ProcessError, SawyerError
@@ -34,6 +35,7 @@ COMMANDS: dict[str, dict[str, Callable[..., Any]]] = {
     "Whole runs": {"demo": stage_commands.demo, "init": data_commands.init, "run": stage_commands.run},
     "One stage": {stage: stage_commands.stage_command(stage) for stage in stage_commands.STAGES},
     "Data": {"check": data_commands.check, "world": data_commands.world},
+    "People": {"rate": rate},
     "Models and results": {
         "score": score_command.score,
         "report": inspect.report,

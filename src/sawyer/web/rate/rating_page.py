@@ -1,0 +1,24 @@
+"""The pages of `sawyer rate`: the rater's at `/`, the owner's at `/owner`, their files and their API."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sawyer.web.core import Page, ServerSettings, static_table
+from sawyer.web.rate.api import RatingApi
+
+if TYPE_CHECKING:
+    from sawyer.ratings.store import RatingStore
+
+STATIC = Path(__file__).parent / "static"
+
+
+def rating_page(store: RatingStore, settings: ServerSettings) -> Page:
+    """The page over an open store, for `create_app`."""
+    from sawyer.report.page_templates import THEME
+
+    api = RatingApi(store, settings)
+    files = static_table(STATIC)
+    files |= {"/": files["/static/rate.html"], "/owner": files["/static/owner.html"], "/static/theme.css": THEME}
+    return Page(endpoints=api.endpoints(), files=files, run=api.feed.run, stop=api.feed.events.close)
