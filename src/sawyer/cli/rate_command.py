@@ -54,7 +54,7 @@ def rate(
 ) -> None:
     """Let people judge answers in the browser; the next `sawyer run` learns from what they say.
 
-    Every vote is on the disk before the page hears that it was taken. Ctrl-C ends the server; the next start goes on from there.
+    Every vote is on the disk before the page hears that it was taken. Ctrl-C ends the server; the next one goes on from there.
     """
     path, source = rated_paths(target)
     if export or agreement:

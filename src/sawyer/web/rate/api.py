@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sawyer.errors import RatingError
-from sawyer.ratings import Choice, Rater, StoredVote, Vote
-from sawyer.ratings.choices import parse_choice
+from sawyer.ratings import Rater, StoredVote, Vote, parse_choice
 from sawyer.web.core import Endpoint, RequestError, ServerSettings, bearer_token, json_response, read_json
 from sawyer.web.core.json_bodies import refusal_of
 from sawyer.web.rate.item_json import assignment_id, assignment_json, vote_id, vote_of
-from sawyer.web.rate.owner_figures import conflicts_json, export_file, progress_json
+from sawyer.web.rate.owner_figures import OwnerFigures, adjudicate, conflicts_json, export_file, import_json
 from sawyer.web.rate.progress_feed import ProgressFeed
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class RatingApi:
 
     def __init__(self, store: RatingStore, settings: ServerSettings, *, clock: Callable[[], float] = time.time) -> None:
         self.store, self.settings, self.clock = store, settings, clock
-        self.feed = ProgressFeed(lambda: progress_json(store))
+        self.feed = ProgressFeed(OwnerFigures(store).values)
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The table of paths."""
@@ -128,7 +127,7 @@ class RatingApi:
         name = body.get("item")
         if not isinstance(name, str) or not name.isascii() or len(name) > 100:
             raise RequestError(400, "`item` is no item's id", 'send {"item": "...", "choice": {...}}')
-        await asyncio.to_thread(self._adjudicate, name, body.get("choice"))
+        await asyncio.to_thread(adjudicate, self.store, name, body.get("choice"))
         self.feed.mark_changed()
         return json_response({"stored": True})
 
@@ -181,14 +180,7 @@ class RatingApi:
         choice = parse_choice(raw.get("choice"), assignment.method, len(assignment.order))
         return vote_of(raw, assignment.id, choice)
 
-    def _adjudicate(self, name: str, raw: Any) -> None:
-        item = self.store.item(name)
-        choice: Choice = parse_choice(raw, self.store.settings.method, len(item.answers))
-        self.store.adjudicate(name, choice, self.store.rater("owner"))
-
     def _import(self, name: str, text: str) -> dict[str, Any]:
-        from sawyer.web.rate.owner_figures import import_json
-
         suffix = next((suffix for suffix in IMPORT_SUFFIXES if name.lower().endswith(suffix)), None)
         if suffix is None:
             raise RequestError(400, "the file is of another kind", f"send a file that ends in {', '.join(IMPORT_SUFFIXES)}")

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sawyer.errors import RatingError
-from sawyer.ratings import Assignment, Choice, Vote
-from sawyer.ratings.choices import choice_json
+from sawyer.ratings import Assignment, Choice, Vote, choice_json
 
 MAX_TEXT = 200_000  # characters of a rewrite or a note
 MAX_SECONDS = 7 * 86400.0

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sawyer.errors import RatingError
-from sawyer.ratings import RatedItem
-from sawyer.ratings.choices import choice_json
+from sawyer.ratings import choice_json, conflicts, parse_choice
 
 if TYPE_CHECKING:
     from sawyer.ratings.store import RatingStore
@@ -24,38 +23,49 @@ class ExportFile:
     text: str
 
 
-def progress_json(store: RatingStore) -> dict[str, Any]:
-    """{"progress": items, judged_items, votes by rater, open_leases, method; "agreement": the report on the raters}."""
-    from sawyer.ratings.agreement_report import agreement_report, report_json
+class OwnerFigures:
+    """Progress and agreement. The report on the raters takes up to a second, so it is kept until a vote changes it."""
 
-    progress = asdict(store.progress()) | {"method": store.settings.method}
-    return {"progress": progress, "agreement": report_json(agreement_report(store.rated_items()), names=True)}
+    def __init__(self, store: RatingStore) -> None:
+        self._store = store
+        self._digest, self._agreement = "", dict[str, Any]()
+
+    def values(self) -> dict[str, Any]:
+        """{"progress": items, judged_items, votes by rater, open_leases, method; "agreement": the report on the raters}."""
+        from sawyer.ratings import agreement_report, report_json
+
+        digest = self._store.digest()
+        if digest != self._digest:
+            self._agreement = report_json(agreement_report(self._store.rated_items()))
+            self._digest = digest
+        progress = asdict(self._store.progress()) | {"method": self._store.settings.method}
+        return {"progress": progress, "agreement": self._agreement}
 
 
 def conflicts_json(store: RatingStore) -> list[dict[str, Any]]:
     """The items on which raters contradict one another and that the owner has not settled, with who said what."""
-    from sawyer.ratings.conflicts import conflicts
+    open_conflicts = [conflict for conflict in conflicts(store.rated_items()) if not conflict.is_adjudicated]
+    return [
+        {
+            "item": conflict.item.id,
+            "method": conflict.method,
+            "prompt": [{"role": message.role, "content": message.content} for message in conflict.item.prompt.messages],
+            "answers": [answer.response for answer in conflict.item.answers],
+            "votes": [{"rater": vote.rater, "choice": choice_json(vote.choice), "note": vote.note} for vote in conflict.votes],
+        }
+        for conflict in open_conflicts
+    ]
 
-    return [_conflict_json(item) for item in conflicts(store.rated_items())]
 
-
-def _conflict_json(rated: RatedItem) -> dict[str, Any]:
-    from sawyer.ratings.translation import choice_in_item_order
-
-    return {
-        "item": rated.item.id,
-        "method": rated.votes[-1].assignment.method,
-        "prompt": [{"role": message.role, "content": message.content} for message in rated.item.prompt.messages],
-        "answers": [answer.response for answer in rated.item.answers],
-        "votes": [
-            {
-                "rater": vote.assignment.rater.name,
-                "choice": choice_json(choice_in_item_order(vote)),
-                "note": vote.assignment.vote.note if vote.assignment.vote else "",
-            }
-            for vote in rated.votes
-        ],
-    }
+def adjudicate(store: RatingStore, item: str, raw: Any) -> None:
+    """Store the owner's judgement, raw as the page sends it, of an item that was judged. Raises RatingError."""
+    rated = next((rated for rated in store.rated_items() if rated.item.id == item), None)
+    votes = [vote for vote in rated.votes if vote.assignment.pick != "adjudication"] if rated else []
+    if rated is None or not votes:
+        raise RatingError("nobody has judged this item", expected="the id of an item of GET /api/conflicts")
+    method = votes[0].assignment.method
+    choice = parse_choice(raw, method, len(rated.item.answers))
+    store.adjudicate(item, choice, store.rater("owner"), method=method)
 
 
 EXPORTS = ("answers", "pairs", "csv", "demonstrations")

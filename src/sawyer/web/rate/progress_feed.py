@@ -10,8 +10,9 @@ from typing import Any
 
 from sawyer.web.core import EventStream
 
-PAUSE = 1.0  # seconds between two events at least
-LOAD = 4  # and so many times as long as the last computation took: the figures of many votes leave time for the votes
+PAUSE = 1.0  # seconds between two computations at least
+LOAD = 4  # and so many times as long as the last one took: the figures of many votes leave time for the votes
+POLL = 10.0  # seconds after which is looked for votes that another program stored
 
 
 class ProgressFeed:
@@ -20,35 +21,38 @@ class ProgressFeed:
     One event is the whole state, so a client that comes back needs the newest only.
     """
 
-    def __init__(self, compute: Callable[[], dict[str, Any]], *, pause: float = PAUSE) -> None:
+    def __init__(self, compute: Callable[[], dict[str, Any]]) -> None:
         self.events = EventStream(keep=1)
-        self._compute, self._pause = compute, pause
+        self._compute = compute
         self._changes = asyncio.Event()
-        self._version, self._computed = 0, -1
-        self._state: dict[str, Any] = {}
+        self._sent = ""
         self._busy = asyncio.Lock()
         self._took = 0.0
 
     def mark_changed(self) -> None:
         """Votes have come."""
-        self._version += 1
         self._changes.set()
 
     async def state(self) -> dict[str, Any]:
-        """The state now."""
+        """The state now; an event where it is not the one that was sent last."""
         async with self._busy:
-            if self._computed != self._version:
-                version, start = self._version, time.perf_counter()
-                self._state = await asyncio.to_thread(self._compute)
-                self._computed, self._took = version, time.perf_counter() - start
-                await self.events.publish(json.dumps(self._state, ensure_ascii=False))
-            return self._state
+            start = time.perf_counter()
+            state = await asyncio.to_thread(self._compute)
+            self._took = time.perf_counter() - start
+            text = json.dumps(state, ensure_ascii=False, allow_nan=False)
+            if text != self._sent:
+                self._sent = text
+                await self.events.publish(text)
+            return state
 
     async def run(self) -> None:
         """Send changes while somebody listens; without an end."""
         while True:
-            await self._changes.wait()
+            try:
+                await asyncio.wait_for(self._changes.wait(), POLL)
+            except TimeoutError:
+                pass
             self._changes.clear()
             if self.events.listeners:
                 await self.state()
-            await asyncio.sleep(max(self._pause, LOAD * self._took))
+                await asyncio.sleep(max(PAUSE, LOAD * self._took))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from sawyer.ratings.store import RatingStore
 
 STATIC = Path(__file__).parent / "static"
+PAGES = {"/": "/static/rate.html", "/owner": "/static/owner.html"}
 
 
 def rating_page(store: RatingStore, settings: ServerSettings) -> Page:
@@ -19,6 +20,7 @@ def rating_page(store: RatingStore, settings: ServerSettings) -> Page:
     from sawyer.report.page_templates import THEME
 
     api = RatingApi(store, settings)
-    files = static_table(STATIC)
-    files |= {"/": files["/static/rate.html"], "/owner": files["/static/owner.html"], "/static/theme.css": THEME}
+    files = static_table(STATIC) if STATIC.is_dir() else {}
+    files |= {"/static/theme.css": THEME}
+    files |= {url: files[name] for url, name in PAGES.items() if name in files}
     return Page(endpoints=api.endpoints(), files=files, run=api.feed.run, stop=api.feed.events.close)
