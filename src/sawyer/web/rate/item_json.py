@@ -57,7 +57,7 @@ def vote_of(raw: Mapping[str, Any], assignment: int, choice: Choice) -> Vote:
         id=vote_id(raw),
         assignment=assignment,
         choice=choice,
-        seconds=min(float(seconds), MAX_SECONDS),
+        seconds=float(min(seconds, MAX_SECONDS)),
         rewrite=_text(raw, "rewrite"),
         note=_text(raw, "note"),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +87,7 @@ def export_file(store: RatingStore, what: str, *, raters: bool = False) -> Expor
     return ExportFile(name=f"rated-{what}.jsonl", media_type="application/jsonl", text=text)
 
 
-def import_json(store: RatingStore, path: Path) -> Mapping[str, Any]:
+def import_json(store: RatingStore, path: Path) -> dict[str, Any]:
     """Take another tool's export into the store; what came and what could not be taken."""
     from sawyer.ratings.imports import import_ratings
 
