@@ -44,6 +44,13 @@ class Page:
     stop: Callable[[], Awaitable[None]] | None = None  # ends what would wait for ever, such as event streams
 
 
+def theme_file() -> Path:
+    """The colours that all pages share with the report."""
+    from sawyer.report.page_templates import THEME
+
+    return THEME
+
+
 def static_table(folder: Path, prefix: str = "/static/") -> dict[str, Path]:
     """The files of a packaged folder by their paths on the server, read once: a client's path is only looked up here.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sawyer.web.core import Page, ServerSettings, static_table
+from sawyer.web.core import Page, ServerSettings, static_table, theme_file
 from sawyer.web.rate.api import RatingApi
 
 if TYPE_CHECKING:
@@ -17,10 +17,8 @@ PAGES = {"/": "/static/rate.html", "/owner": "/static/owner.html"}
 
 def rating_page(store: RatingStore, settings: ServerSettings) -> Page:
     """The page over an open store, for `create_app`."""
-    from sawyer.report.page_templates import THEME
-
     api = RatingApi(store, settings)
     files = static_table(STATIC) if STATIC.is_dir() else {}
-    files |= {"/static/theme.css": THEME}
+    files |= {"/static/theme.css": theme_file()}
     files |= {url: files[name] for url, name in PAGES.items() if name in files}
     return Page(endpoints=api.endpoints(), files=files, run=api.feed.run, stop=api.feed.events.close)
