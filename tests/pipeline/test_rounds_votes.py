@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_rounds import AGAIN, events, messages
 
-from sawyer.errors import RunError
+from sawyer.errors import ConfigError, RunError
 from sawyer.pipeline import votes
 from sawyer.ratings import Assignment, Choice, RatingSettings, RatingStore, Vote, items_from
 from sawyer.runs import Layout, read_rows
@@ -111,6 +111,15 @@ def test_a_rater_who_is_left_out_makes_another_round(tiny: Any, waiting: tuple[P
     # The same weights again change nothing.
     tiny.run(out, {**changes, "reward.raters": {"bob": 0}})
     assert layout.count_rounds() == 1
+
+
+def test_a_misspelt_rater_is_an_error_before_anything_is_kept(tiny: Any, waiting: tuple[Path, dict[str, Any]]) -> None:
+    out, changes = waiting
+    rate(out, "Anna", 10)
+    tiny.run(out, changes)
+    with pytest.raises(ConfigError, match="did you mean `Anna`"):
+        tiny.run(out, {**changes, "reward.raters": {"ana": 0}})
+    assert Layout(out).count_rounds() == 0
 
 
 @pytest.mark.slow

@@ -173,3 +173,10 @@ def test_a_rater_s_flags_and_a_rater_who_is_left_out_are_marked() -> None:
     people = view_people(values)
     assert people is not None and people.raters[1].flags == ["always left"] and people.raters[1].left_out
     assert replace(people.raters[1], flags=[], left_out=False) == view_people(agreement()).raters[1]  # type: ignore[union-attr]
+
+
+def test_raters_in_the_config_have_no_names_on_the_page(whole_run: Path) -> None:
+    layout = Layout(whole_run)
+    layout.config.write_text(layout.config.read_text().replace("  loss: squared\n", "  loss: squared\n  raters: {anna: 0.5}\n"))
+    text = build(whole_run).read_text(encoding="utf-8")
+    assert "anna" not in text and "rater 1: 0.5" in text

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sawyer.config import Config
+from sawyer.config import Config, rater_weights
 from sawyer.ratings import RatedItem, StoredVote
 from sawyer.records import JudgedPrompt, json_lines, read, scored_row
 from sawyer.runs import Layout, Run, collected_files, hash_files, read_rows, write_json, write_text
@@ -34,12 +34,13 @@ class Snapshot:
 def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapshot | None:
     """The judgements as they are now; None where they are those of the key `unless`, or where nothing is there to judge by.
 
-    Raises RatingError for votes that cannot be read, DataError for a mistyped score in a later collection's answers.
+    Raises RatingError or RunError for votes that cannot be read, ConfigError where reward.raters names somebody who has not
+    judged, DataError for a mistyped score in a later collection's answers.
     """
     later = collected_files(layout)[1:]
     if not layout.ratings.exists() and not later:
         return None
-    weights = rater_weights(config)
+    settings = {} if config.reward is None else config.reward.raters
     rated_items: Sequence[RatedItem] = ()
     digest, total = "", 0
     if layout.ratings.exists():
@@ -47,14 +48,15 @@ def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapsh
 
         with RatingStore.open(layout.ratings) as store:
             digest = store.digest()
-            key = _key(digest, weights, layout)
+            key = _key(digest, settings, layout)
             if key == unless:
                 return None
             rated_items, total = store.rated_items(), store.progress().items
-    key = _key(digest, weights, layout)
+    key = _key(digest, settings, layout)
     if key == unless:
         return None
-    rows, agreement = _vote_rows(rated_items, weights)
+    names = dict.fromkeys(vote.assignment.rater.name for item in rated_items for vote in item.votes)
+    rows, agreement = _vote_rows(rated_items, rater_weights(settings, list(names)) if names else {})
     scored_rows = [scored_row(record) for record in _scored_records(layout)]
     text = json_lines([*rows, *scored_rows])
     judged_items = Counter(item.item.round for item in rated_items if _is_judged(item))
@@ -83,7 +85,7 @@ def _vote_rows(rated_items: Sequence[RatedItem], weights: Mapping[str, float]) -
         name: value for name, value in asdict(summary).items() if isinstance(value, int) and not isinstance(value, bool)
     }
     counts |= {"left_out_raters": len(summary.left_out), "left_out": sum(summary.left_out.values())}
-    counts |= {"weighted_raters": len(summary.weights), "without_votes": list(summary.without_votes)}
+    counts |= {"weighted_raters": len(summary.weights)}
     # Whom reward.raters leaves out sets no ceiling, but stays on the page: it shows why.
     silent = {names[vote.assignment.rater.id] for item in rated_items for vote in item.votes if _is_left_out(vote, weights)}
     report = report_json(agreement_report(items, without=silent))
@@ -100,19 +102,13 @@ def _is_judged(item: RatedItem) -> bool:
 
 
 def _is_left_out(vote: StoredVote, weights: Mapping[str, float]) -> bool:
-    name = vote.assignment.rater.name.strip().casefold()
-    return any(weight == 0 and name == other.strip().casefold() for other, weight in weights.items())
+    return weights.get(vote.assignment.rater.name) == 0
 
 
 def _without_name(vote: StoredVote, names: Mapping[int, str]) -> StoredVote:
     """The vote of a rater who is called r1, r2, ..., as in judgements.jsonl."""
     rater = vote.assignment.rater
     return replace(vote, assignment=replace(vote.assignment, rater=replace(rater, name=names[rater.id])))
-
-
-def rater_weights(config: Config) -> Mapping[str, float]:
-    """`reward.raters`: what a rater's judgements count, by name; 1 where none is given."""
-    return {} if config.reward is None else config.reward.raters
 
 
 def write_snapshot(layout: Layout, snapshot: Snapshot) -> None:
@@ -170,8 +166,6 @@ def _in_words(agreement: Mapping[str, Any]) -> str:
             parts.append(f"{left_out:,} judgements of {_raters_text(summary['left_out_raters'])} left out by reward.raters")
         if skips := summary["skips"]:
             parts.append(f"{skips:,} skipped")
-        if names := summary["without_votes"]:
-            parts.append(f"no votes of {', '.join(names)}, whom reward.raters names")
     if count := agreement.get("scored"):
         parts.append(f"{count:,} prompts of later collections with scores in their files")
     return "; ".join(parts)

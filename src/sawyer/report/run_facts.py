@@ -95,7 +95,7 @@ def gather(root: Path) -> Facts:
     return Facts(
         root=root,
         config=config if isinstance(config, dict) else {},
-        config_text=config_text,
+        config_text=_without_names(config, config_text),
         versions=manifest.get("versions") or {},
         states={name: state for name, state in (manifest.get("stages") or {}).items() if isinstance(state, dict)},
         metrics=metrics,
@@ -108,6 +108,17 @@ def gather(root: Path) -> Facts:
         checks=tuple(_last_checks(events)),
         gone=tuple(dict.fromkeys([*gone, *(name for row in events if isinstance(name := row.get("gone"), str))])),
     )
+
+
+def _without_names(config: Any, text: str) -> str:
+    """The config's text; where it names raters, with numbers in place of their names: the page may be shown to anybody."""
+    reward = config.get("reward") if isinstance(config, dict) else None
+    raters = reward.get("raters") if isinstance(reward, dict) else None
+    if not isinstance(raters, dict) or not raters:
+        return text
+    numbered = {f"rater {number}": weight for number, weight in enumerate(raters.values(), 1)}
+    changed = {**config, "reward": {**(reward or {}), "raters": numbered}}
+    return str(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
 
 
 def _last_checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
