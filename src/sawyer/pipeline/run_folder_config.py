@@ -33,7 +33,9 @@ def run_config(path: str, overrides: Sequence[str] = ()) -> Config:
     config = load_config(layout.config, overrides)
     _check_working_folder(config, layout.root)
     has_out = any(override.partition("=")[0].strip() == "out" for override in overrides)
-    return config if has_out else config.model_copy(update={"out": str(layout.root)})
+    # A spelling that leads here stays: by it a command elsewhere says where the relative paths lead.
+    is_here = Path(config.out).resolve() == layout.root.resolve()
+    return config if has_out or is_here else config.model_copy(update={"out": str(layout.root)})
 
 
 def _check_working_folder(config: Config, folder: Path) -> None:
