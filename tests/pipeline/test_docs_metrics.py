@@ -23,7 +23,14 @@ ELSEWHERE = {
     "classify": {"micro_f1"},  # tests/stages/test_classify.py
     "reward": {"accuracy_ceiling"},  # tests/stages/test_trust.py
     "rl": {"refused", "applies_NAME", "eval_applies_NAME"},  # tests/stages/test_rl_run.py, test_rl_scorers.py
-    "summary.json": {"classify.micro_f1", "reward.accuracy_ceiling", "waiting"},
+    "summary.json": {
+        *("classify.micro_f1", "reward.accuracy_ceiling", "waiting"),
+        # tests/stages/test_round_change.py
+        *(
+            f"reward.round_change.{name}"
+            for name in ("before", "after", "value", "low", "high", "detectable", "prompts", "pairs")
+        ),
+    },
 }
 
 

@@ -264,6 +264,37 @@ def counted(told: Sequence[Told], own: Sequence[Told]) -> dict[str, float]:
     }
 
 
+CHANGE = ("before", "after", "value", "low", "high", "detectable", "prompts", "pairs")
+
+
+@tells("summary.json", *(f"reward.round_change.{name}" for name in CHANGE))
+def round_change(
+    told: Sequence[Told], before: Callable[[Any, str], float], after: Callable[[Any, str], float], t: float, t_power: float
+) -> dict[str, float]:
+    """Prompt by prompt, all that is said of one together; `t` and `t_power` are Student's points at 97.5 and 80 %."""
+    shares: dict[Any, list[list[bool]]] = {}
+    for one in told:
+        for j, k, _ in one.pairs:
+            both = [reward(one.prompt, one.texts[j]) > reward(one.prompt, one.texts[k]) for reward in (before, after)]
+            shares.setdefault(one.prompt, []).append(both)
+    first = [sum(a for a, _ in pairs) / len(pairs) for pairs in shares.values()]
+    second = [sum(b for _, b in pairs) / len(pairs) for pairs in shares.values()]
+    changes = [b - a for a, b in zip(first, second, strict=True)]
+    spread = math.sqrt(sum((change - mean(changes)) ** 2 for change in changes) / (len(changes) - 1))
+    error = spread / math.sqrt(len(changes))
+    figures = {
+        "before": mean(first),
+        "after": mean(second),
+        "value": mean(second) - mean(first),
+        "low": mean(changes) - t * error,
+        "high": mean(changes) + t * error,
+        "detectable": (t + t_power) * error,
+        "prompts": len(changes),
+        "pairs": sum(map(len, shares.values())),
+    }
+    return {f"reward.round_change.{name}": value for name, value in figures.items()}
+
+
 @tells("summary.json", *(f"reward.accuracy_by_gap.GAP.{name}" for name in OF_PAIRS))
 def by_gap(told: Sequence[Told], reward: Callable[[Any, str], float], seed: int) -> dict[str, float]:
     """Of scores from 0 to 10 the pairs that differ by less than 1, by 1 to 2, by 2 to 4, by 4 or more."""

@@ -31,6 +31,7 @@ from naive_reward import (
     plain,
     probes,
     reward_step,
+    round_change,
     squared,
     units,
 )
@@ -39,6 +40,8 @@ from sawyer.models import open_language_model
 from sawyer.models.reward_model import load_reward_model
 from sawyer.records import Answer, JudgedPrompt, Pair, read, split
 from sawyer.stages.reward.reward_data import RewardData
+from sawyer.stages.reward.round_change import ranks_by_prompt
+from sawyer.stages.reward.round_change import round_change as change_of
 from sawyer.train import EncodedPrompt, batch_indices
 
 Fixture = Any
@@ -223,3 +226,32 @@ def test_the_ceiling_of_judges_who_contradict_themselves() -> None:
     assert found["accuracy_ceiling"] == pytest.approx(ceiling(judgings)["accuracy_ceiling"], abs=1e-9)
     assert found["accuracy_ceiling"] == pytest.approx(ceiling_summary(judgings)["reward.accuracy_ceiling"], abs=1e-9)
     assert ceiling([(first, first) for first, _ in judgings])["accuracy_ceiling"] == pytest.approx(1.0)
+
+
+def test_the_change_from_one_round_to_the_next() -> None:
+    """Ten prompts, some judged by two raters, some tied; two models that know different things."""
+    told, records = [], []
+    for number in range(10):
+        texts = (f"a{number}", f"bb{number % 3}", f"c{'c' * (number % 4)}{number}")
+        for rater in range(1 + number % 2):
+            scores = tuple(float((number * (k + 2) + rater * k) % 4) for k in range(3))
+            told.append(Told(prompt=report.prompt_of(f"What is {number}?"), texts=texts, scores=scores))
+            answers = tuple(Answer(response=text, score=score) for text, score in zip(texts, scores, strict=True))
+            records.append(JudgedPrompt(prompt=told[-1].prompt, answers=answers))
+
+    def before(prompt: Any, text: str) -> float:
+        return float(len(text))
+
+    def after(prompt: Any, text: str) -> float:
+        return float(sum(map(ord, text)) % 7)
+
+    def scorer(model: Callable[[Any, str], float]) -> Callable[..., list[float]]:
+        return lambda prompts, texts: [model(prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
+
+    found = change_of(ranks_by_prompt(scorer(before), records), ranks_by_prompt(scorer(after), records))
+    assert found["prompts"] == 7, "three of them are all ties"
+    expected = round_change(told, before, after, 2.4469118511, 0.9057032855)  # scipy.stats.t.ppf([0.975, 0.8], 6)
+    assert {f"reward.round_change.{name}": value for name, value in found.items()} == pytest.approx(expected, rel=1e-3)
+    assert found["before"] == pytest.approx(expected["reward.round_change.before"], rel=1e-12)
+    assert found["before"] != found["after"] and found["pairs"] > found["prompts"]
+    assert set(change_of([(1, 2)], [(2, 2)])) == {"before", "after", "value", "prompts", "pairs"}

@@ -32,6 +32,7 @@ from sawyer.stages.reward.loss_choice import checked_loss, objective, open_loss
 from sawyer.stages.reward.rater_gate import raters_gate, read_agreement
 from sawyer.stages.reward.reward_data import STAGE, NothingToLearnError, RewardData, deduplicate, load_reward_data
 from sawyer.stages.reward.reward_trust import examine, gold_accuracy, log_refusal, reward_gates, score_own_answers
+from sawyer.stages.reward.round_change import compare_with_last_round
 from sawyer.text import find_unrenderable
 from sawyer.train import (
     NO_NORMALIZER,
@@ -104,6 +105,7 @@ def train(config: Config, run: Run) -> dict[str, Any]:
         raw, data, settings.loss, by=settings.normalize_by, seed=config.seed, world=world, own_answers=own_answers
     )
     figures |= gold_accuracy(own_answers, raw) if own_answers else {}
+    figures |= compare_with_last_round(run, data, raw, placement.device)
     figures |= {**losses_of(run, STAGE), "reward_shift": scorer.shift, "reward_scale": scorer.scale}
     if scorer.ensemble.own_disagreement is not None:
         figures["own_disagreement"] = scorer.ensemble.own_disagreement
