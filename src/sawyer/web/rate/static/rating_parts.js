@@ -58,7 +58,7 @@ export function Answer({ number, text, mono, other, method, rank, score, setRank
   </article>`
 }
 
-const GRADED = [
+export const GRADED = [
   [-3, 'a', '1 is much better', '1 ⋙', 'much'], [-2, 's', '1 is better', '1 ≫', 'better'], [-1, 'd', '1 is slightly better', '1 >', 'slightly'], [0, 'f', 'The same', '=', 'same'],
   [1, 'j', '2 is slightly better', '< 2', 'slightly'], [2, 'k', '2 is better', '≪ 2', 'better'], [3, 'l', '2 is much better', '⋘ 2', 'much'],
 ]
