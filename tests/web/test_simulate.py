@@ -13,7 +13,15 @@ import pytest
 from sawyer.errors import RatingError
 from sawyer.ratings import Item, Method
 from sawyer.records import Answer, prompt_of
-from sawyer.web.rate.simulate import SimulatedPerson, check_world, choice_of, raters_in_turn, simulate
+from sawyer.web.rate.simulate import (
+    SimulatedPeople,
+    SimulatedPerson,
+    Simulation,
+    SimulationSettings,
+    check_world,
+    choice_of,
+    raters_in_turn,
+)
 
 PROMPT = 'What is the opposite of "up"?'
 RIGHT, WRONG, LONG = 'The opposite of "up" is "down".', 'The opposite of "up" is "sad".', "I am sure of it. " * 9
@@ -86,6 +94,10 @@ def test_a_second_look_at_the_same_answers_is_a_new_judgement_and_a_second_run_g
 
     assert looks() == looks()
     assert 5 <= sum(score < 5 for score in looks()) <= 27  # 16 of 40 expected: turned round from 10 to 1
+
+
+def simulate(address: str, people: int, *, token: str = "", **settings: Any) -> Simulation:
+    return SimulatedPeople(SimulationSettings(people=people, **settings), token=token).vote(address)
 
 
 class Stub(ThreadingHTTPServer):
@@ -164,7 +176,7 @@ def serve() -> Iterator[Any]:
 
 def test_everything_is_judged_once_by_people_with_keys_of_their_own(serve: Any) -> None:
     stub = serve()
-    simulation = simulate(stub.address, 3, styles=["honest", "lazy"], token="owner")
+    simulation = simulate(stub.address, 3, styles=("honest", "lazy"), token="owner")
     assert stub.kinds == ["simulated"] * 3 and stub.owners == ["Bearer owner"] * 3
     assert sorted(vote["assignment"] for vote in stub.votes) == list(range(10))
     assert len({vote["id"] for vote in stub.votes}) == 10
@@ -197,3 +209,18 @@ def test_a_server_that_is_not_there_is_said() -> None:
     stub.server_close()
     with pytest.raises(RatingError, match="does not answer"):
         simulate(stub.address, 1)
+
+
+def test_in_the_background_the_end_is_told_whatever_happened(serve: Any) -> None:
+    for settings in ({}, {"error": 507}):
+        ended = threading.Event()
+        people = SimulatedPeople(SimulationSettings(people=2))
+        people.start(serve(**settings).address, ended.set)
+        assert ended.wait(30)
+        assert people.thread is not None
+        people.thread.join()
+        if settings:
+            with pytest.raises(RatingError, match="the disk is full"):
+                people.finish()
+        else:
+            assert sum(people.finish().votes.values()) == 10

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sawyer.records import Problem
     from sawyer.runs import Layout
     from sawyer.web.core import RunningServer, ServerSettings
+    from sawyer.web.rate import SimulatedPeople
 
 EVERYWHERE = "0.0.0.0"
 
@@ -51,6 +52,16 @@ def rate(
         typer.Option("--import", help="Take in an export of Argilla, Label Studio or feedloop, and end.", metavar="FILE"),
     ] = None,
     agreement: Annotated[bool, typer.Option("--agreement", help="Print how well the raters agree, and end.")] = False,
+    simulate: Annotated[
+        int | None,
+        typer.Option(
+            help="So many simulated people of the built-in world vote over the same server; ends when they are done.", min=1
+        ),
+    ] = None,
+    simulate_raters: Annotated[
+        str, typer.Option(help="Who they are, in turn: honest, length_lover, lazy, flipper.", metavar="NAMES")
+    ] = "honest",
+    votes: Annotated[int | None, typer.Option(help="The most votes of all simulated people together.", min=1)] = None,
 ) -> None:
     """Let people judge answers in the browser; the next `sawyer run` learns from what they say.
 
@@ -61,12 +72,13 @@ def rate(
         _answer_at_once(path, target, export, what, with_raters, agreement)
         return
     settings = _server_settings(host, lan, port, token)
+    people = _simulated_people(simulate, simulate_raters, votes, seed, settings)
     changes = {"method": method, "overlap": overlap, "seed": seed}
-    with _open_store(path, source, changes, needs_items=import_from is None) as store:
+    with _open_store(path, source, changes, needs_items=import_from is None, of_world=people is not None) as store:
         if import_from:
             _import(store, import_from)
             return
-        _serve(store, settings, target, rater or [])
+        _serve(store, settings, target, rater or [], people)
 
 
 def rated_paths(target: str) -> tuple[Path, Layout | list[str]]:
@@ -94,11 +106,30 @@ def rated_paths(target: str) -> tuple[Path, Layout | list[str]]:
     return path.with_name(f"{path.name}.ratings.sqlite"), files
 
 
-def _open_store(path: Path, source: Layout | list[str], changes: Mapping[str, Any], *, needs_items: bool) -> RatingStore:
-    """The store with the source's items in it. `changes` are settings; what they do not name stays as it was."""
+def _simulated_people(
+    number: int | None, names: str, votes: int | None, seed: int | None, server: ServerSettings
+) -> SimulatedPeople | None:
+    """Those of --simulate; None without it."""
+    from sawyer.web.rate import SimulatedPeople, SimulationSettings
+
+    if number is None:
+        return None
+    styles = tuple(name.strip() for name in names.split(",") if name.strip())
+    settings = SimulationSettings(people=number, styles=styles, votes=votes, seed=seed or 0)
+    return SimulatedPeople(settings, token=server.token or "")
+
+
+def _open_store(
+    path: Path, source: Layout | list[str], changes: Mapping[str, Any], *, needs_items: bool, of_world: bool = False
+) -> RatingStore:
+    """The store with the source's items in it. `changes` are settings; what they do not name stays as it was.
+
+    Raises RatingError where `of_world` and a prompt is not the built-in world's.
+    """
     from sawyer.ratings.assignment import RatingSettings
     from sawyer.ratings.items import items_from
     from sawyer.ratings.store import RatingStore
+    from sawyer.web.rate import check_world
 
     settings = RatingSettings(method="graded")
     if path.exists():
@@ -108,6 +139,8 @@ def _open_store(path: Path, source: Layout | list[str], changes: Mapping[str, An
     problems: list[Problem] = []
     items = items_from(source, settings.method, problems, settings.seed) if needs_items else []
     _show_problems(problems)
+    if of_world:
+        check_world(items)
     store = RatingStore.open(path, settings=settings)
     store.add_items(items)
     return store
@@ -137,8 +170,10 @@ def _server_settings(host: str, lan: bool, port: int, token: str | None) -> Serv
     return ServerSettings(host=host, port=port, token=token or (None if is_loopback(host) else new_token()))
 
 
-def _serve(store: RatingStore, settings: ServerSettings, target: str, names: Sequence[str]) -> None:
-    """Serve the page until Ctrl-C, then say how far the judging is."""
+def _serve(
+    store: RatingStore, settings: ServerSettings, target: str, names: Sequence[str], people: SimulatedPeople | None
+) -> None:
+    """Serve the page until Ctrl-C, or until simulated people are done, then say how far the judging is."""
     from sawyer.web.core import create_app, serve
     from sawyer.web.rate import rating_page
 
@@ -150,8 +185,13 @@ def _serve(store: RatingStore, settings: ServerSettings, target: str, names: Seq
     def show_addresses(server: RunningServer) -> None:
         for line in address_lines(settings, server.port, keys):
             say(console, line)
+        if people is not None:
+            people.start(settings.url(server.port), server.stop)
 
     serve(app, settings, show_addresses)
+    if people is not None:
+        say(console, people.finish().words)
+        _show_agreement(store)
     progress = store.progress()
     votes = sum(progress.votes.values()) - before
     console.print()
@@ -187,7 +227,6 @@ def address_lines(settings: ServerSettings, port: int, keys: Sequence[tuple[str,
 
 def _answer_at_once(path: Path, target: str, export: str | None, what: str, with_raters: bool, agreement: bool) -> None:
     """--export and --agreement: of the votes there are."""
-    from sawyer.ratings.agreement_report import agreement_report
     from sawyer.ratings.store import RatingStore
     from sawyer.runs import write_text
     from sawyer.web.rate import export_file
@@ -200,8 +239,14 @@ def _answer_at_once(path: Path, target: str, export: str | None, what: str, with
             write_text(Path(export), file.text)
             say(stdout(), f"{file.text.count(chr(10)):,} lines written to {export}")
         if agreement:
-            for line in agreement_report(store.rated_items()).words:
-                say(stdout(), line)
+            _show_agreement(store)
+
+
+def _show_agreement(store: RatingStore) -> None:
+    from sawyer.ratings import agreement_report
+
+    for line in agreement_report(store.rated_items()).words:
+        say(stdout(), line)
 
 
 def _import(store: RatingStore, path: str) -> None:

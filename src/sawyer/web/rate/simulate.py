@@ -8,7 +8,7 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,6 +24,16 @@ SLIGHTLY, BETTER, MUCH = 1.0, 2.5, 5.0
 BOTH_BAD = 2.5  # points; equal answers up to here are both bad
 WORDS_A_SECOND = 4.0  # of reading, about 240 a minute
 LAZY_SECONDS = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """Who votes, and how often."""
+
+    people: int
+    styles: tuple[str, ...] = ("honest",)  # in turn: of the world's raters
+    votes: int | None = None  # of all people together; None: until nothing is left
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,44 +191,76 @@ class _Budget:
             self.left -= 1
             return self.left >= 0
 
+    def close(self) -> None:
+        """No more votes."""
+        with self.lock:
+            self.left = 0
 
-def simulate(
-    address: str,
-    people: int,
-    *,
-    styles: Sequence[str] = ("honest",),
-    votes: int | None = None,
-    token: str = "",
-    seed: int = 0,
-) -> Simulation:
-    """`people` simulated people, a thread each, vote until nothing is left for them or `votes` are given in all.
 
-    `address` is the server's, such as http://127.0.0.1:8321; `token` the owner's, where it asks for one. Raises RatingError as
-    soon as all have stopped after the first failure.
+class SimulatedPeople:
+    """`people` simulated people, a thread each, who vote until nothing is left for them or all votes are given.
+
+    `token` is the owner's, where the server asks for one. Raises RatingError for a style that there is not.
     """
-    everyone = [SimulatedPerson(address, name, style, token=token, seed=seed) for name, style in raters_in_turn(people, styles)]
-    budget, failures, counts = _Budget(votes), list[RatingError](), Counter[str]({person.name: 0 for person in everyone})
 
-    def rate_items(person: SimulatedPerson) -> None:
+    def __init__(self, settings: SimulationSettings, *, token: str = "") -> None:
+        self.settings, self.token = settings, token
+        self.names_and_styles = raters_in_turn(settings.people, settings.styles)
+        self.budget, self.failures = _Budget(settings.votes), list[RatingError]()
+        self.counts = Counter[str]({name: 0 for name, _ in self.names_and_styles})
+        self.thread: threading.Thread | None = None
+
+    def vote(self, address: str) -> Simulation:
+        """Vote at the server, such as http://127.0.0.1:8321. Raises RatingError once all have stopped after a first failure."""
+        everyone = [
+            SimulatedPerson(address, name, style, token=self.token, seed=self.settings.seed)
+            for name, style in self.names_and_styles
+        ]
+        for person in everyone:  # one after another: the order of names, and so of pseudonyms, is the same each time
+            person.join()
+        threads = [threading.Thread(target=self._rate_items, args=(person,), daemon=True) for person in everyone]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if self.failures:
+            raise self.failures[0]
+        return Simulation(votes=dict(self.counts))
+
+    def start(self, address: str, done: Callable[[], None]) -> None:
+        """Vote in the background and call `done` at the end, whatever happened."""
+
+        def work() -> None:
+            try:
+                self.vote(address)
+            except RatingError as error:
+                self.failures.append(error)
+            finally:
+                done()
+
+        self.thread = threading.Thread(target=work, daemon=True)
+        self.thread.start()
+
+    def finish(self) -> Simulation:
+        """What was done since `start`, once the server has ended. Raises the RatingError that ended it; where the server went
+        first, at its user's wish, there is none."""
+        is_at_work = self.thread is not None and self.thread.is_alive()
+        self.budget.close()
+        if self.thread is not None:
+            self.thread.join()
+        if self.failures and not is_at_work:
+            raise self.failures[0]
+        return Simulation(votes=dict(self.counts))
+
+    def _rate_items(self, person: SimulatedPerson) -> None:
         try:
-            while not failures and (items := person.items()):
+            while not self.failures and (items := person.items()):
                 for item in items:
-                    if failures or not budget.take():
+                    if self.failures or not self.budget.take():
                         return
                     person.send(person.judge(item))
-                    counts[person.name] += 1  # each thread counts under its own name
+                    self.counts[person.name] += 1  # each thread counts under its own name
         except RatingError as error:
-            failures.append(error)
+            self.failures.append(error)
         finally:
             person.close()
-
-    for person in everyone:  # one after another, so that the order of names, and so of pseudonyms, is the same each time
-        person.join()
-    threads = [threading.Thread(target=rate_items, args=(person,), name=person.name, daemon=True) for person in everyone]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return Simulation(votes=dict(counts))
