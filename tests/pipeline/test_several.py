@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import math
 import os
 import signal
@@ -217,6 +218,29 @@ def test_two_processes_say_what_one_says(tiny: Any, runs: Any, name: str) -> Non
     stage = name if name in STAGES else "rl"
     for kind in ("start", "done"):
         assert sum(row["kind"] == kind and row["stage"] == stage for row in events) == 1, "each event is written once"
+
+
+def test_two_processes_weigh_judgements_as_one_does(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shrinking: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    """Each judgement has another weight, so that the sums of weights of the two processes' shares differ."""
+    shrinking(monkeypatch)
+    rows = json.loads((tiny.data / "comparisons.json").read_text())
+    path = tmp_path / "weighted.json"
+    path.write_text(json.dumps([row | {"rater": "r1", "judgement_weight": 0.25 + i % 5} for i, row in enumerate(rows)]))
+    dpo = rl_of(tiny, "dpo")
+    ways: dict[str, tuple[str, dict[str, Any]]] = {
+        "reward": ("reward", {"reward.data": [str(path)], "reward.normalize_by": "prompt"}),
+        "dpo": ("rl", dpo | {"rl": dpo["rl"] | {"data": [str(path)]}}),
+    }
+    jobs = []
+    for name, (stage, changes) in ways.items():
+        tiny.prefix(stage, tmp_path / "two" / name)
+        jobs.append(f"{stage}:{config_of(tiny, tmp_path / 'two' / name, changes)}")
+        tiny.run(tiny.prefix(stage, tmp_path / "alone" / name), changes, only=stage)
+    together(*jobs)
+    for name in ways:
+        same(tiny, tmp_path / "two" / name, tmp_path / "alone" / name)
 
 
 @pytest.mark.parametrize("stage", STOPPED)

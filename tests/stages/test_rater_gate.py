@@ -101,6 +101,14 @@ def test_verdicts_by_votes(raters: Mapping[str, Grader], verdict: str, words: st
     assert "reward.raters: {NAME: 0}" in gate.advice
 
 
+def test_a_rater_who_is_left_out_does_not_count() -> None:
+    report = report_json(agreement_report(rated_items({"anna": honest}))) | {"alphas": []}
+    lazy_profile = report_json(agreement_report(rated_items({"eve": lazy})))["profiles"][0] | {"left_out": True}
+    gate = raters_gate(report | {"profiles": [*report["profiles"], lazy_profile]})
+    assert gate is not None and gate.verdict == "ok" and gate.message.startswith("1 rater, none flagged")
+    assert raters_gate({"profiles": [lazy_profile]}) is None, "nobody's votes count"
+
+
 def test_guessers_are_no_more_than_chance_or_not_known_to_be() -> None:
     """Their alpha's interval may end above 0 by chance: then the gate does not fail on it. It never says that they agree."""
     gate = raters_gate(report_json(agreement_report(rated_items({"anna": guesser, "bob": guesser}))))

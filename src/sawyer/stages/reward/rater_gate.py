@@ -38,9 +38,10 @@ def raters_gate(report: Mapping[str, Any]) -> Gate | None:
     or no judgement prefers an answer, or every rater is flagged for votes that go by something else than quality. warn:
     somebody is flagged. None without votes.
 
-    Nobody is named: the gate stands on the run's page.
+    Raters that reward.raters leaves out do not count. Nobody is named: the gate stands on the run's page.
     """
-    profiles = [profile for profile in report.get("profiles", []) if profile["votes"] > profile["skips"]]
+    voters = [profile for profile in report.get("profiles", []) if not profile.get("left_out", False)]
+    profiles = [profile for profile in voters if profile["votes"] > profile["skips"]]
     if not profiles:
         return None
     flags = [profile["flags"] for profile in profiles if profile["flags"]]
