@@ -105,6 +105,7 @@ NAMES_OF_THE_LAYOUT = (
         "answers.jsonl",
         "trust.json",
         "ratings.sqlite",
+        "judge_cache.sqlite",
         "judgements.jsonl",
         "answer_rewards.jsonl",
     ),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
+from sawyer.config.judge_section import CollectJudge
 from sawyer.config.rater_weights import parse_rater_weights
 from sawyer.config.sections import (
     DATA_COLUMNS,
@@ -75,6 +76,7 @@ class Collect(Section):
     answers: int = Field(4, ge=2, description="answers per prompt")
     temperature: float = Field(1.0, gt=0, description="sampling temperature")
     max_new_tokens: int = Field(128, ge=1, description="the most tokens of an answer")
+    judge: CollectJudge | None = Field(None, description="a model that judges the answers, beside people or in their place")
 
 
 class EnsembleSettings(Section):
@@ -403,6 +405,11 @@ class Config(Section):
             )
         if self.rl is not None:
             self._check_rl_sources(self.rl)
+        if self.collect is not None and self.collect.judge is not None and self.world is not None and self.world.scoring_rater:
+            raise ValueError(
+                f"collect.judge: the world's rater ({self.world.scoring_rater}) scores the collected answers already, and only "
+                "one may; set world.rater: people, or leave the judge out"
+            )
         if self.lora is not None:
             for stage in ("classify", "sft", "reward"):
                 if getattr(getattr(self, stage), "freeze", 0):

@@ -5,5 +5,14 @@ Every reply is kept in a file by what was asked, so that an interruption loses n
 
 from sawyer.judges.judge_plan import JudgePlan, JudgeTally
 from sawyer.judges.judge_prompts import DEFAULT_RUBRIC
-from sawyer.judges.judge_settings import KEY_ENV, JudgeMethod, JudgeSettings, read_rubric, rubric_file
+from sawyer.judges.judge_settings import (
+    KEY_ENV,
+    JudgeMethod,
+    JudgeSettings,
+    count_calls,
+    rater_name,
+    read_key,
+    read_rubric,
+    settings_from,
+)
 from sawyer.judges.model_judge import Judge, OrderedGrades, Question, QuestionResult, ordered_grades

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
 import os
@@ -9,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from sawyer.errors import JudgeError
@@ -17,6 +18,7 @@ from sawyer.judges.judge_prompts import DEFAULT_RUBRIC
 
 JudgeMethod = Literal["score", "pair", "both"]
 KEY_ENV = "SAWYER_JUDGE_KEY"
+RATER_PREFIX, MAX_RATER_NAME = "judge:", 60  # characters that the store of votes takes
 CHAT_PATH = "/chat/completions"
 SECRET_PARAMETER = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
 SHORTEST_KEY = 4  # characters; a shorter one would stand in any text by chance, and is none
@@ -94,6 +96,29 @@ class JudgeSettings:
     def is_local(self) -> bool:
         """Whether the endpoint is this machine."""
         return is_loopback(urlsplit(self.url).hostname or "")
+
+
+def settings_from(values: Mapping[str, Any]) -> JudgeSettings:
+    """The settings by name, `rubric` as `read_rubric` takes it. Raises JudgeError for what cannot be."""
+    prices = values.get("price_per_million")
+    plain = {name: value for name, value in values.items() if name not in ("rubric", "price_per_million")}
+    return JudgeSettings(
+        **plain, rubric=read_rubric(values.get("rubric")), price_per_million=tuple(prices) if prices is not None else None
+    )
+
+
+def rater_name(model: str) -> str:
+    """The judge's name among the raters: judge:MODEL. Of a name that is too long the end is replaced by a hash."""
+    name = RATER_PREFIX + " ".join(model.split())
+    if len(name) <= MAX_RATER_NAME:
+        return name
+    return f"{name[: MAX_RATER_NAME - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def count_calls(method: JudgeMethod, prompts: int, answers: int) -> int:
+    """The calls for so many prompts with so many different answers each, without second requests."""
+    pairs = answers * (answers - 1) // 2
+    return prompts * (answers * (method != "pair") + 2 * pairs * (method != "score"))
 
 
 class ApiKey:

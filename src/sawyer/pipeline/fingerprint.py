@@ -22,6 +22,8 @@ def fingerprint(config: Config, stage: str) -> str:
     section = _one_spelling(getattr(config, stage).model_dump(mode="json"))
     if stage == "reward":
         section.pop("raters", None)  # what it does is in the rows of the judgements, which begin a new round when they change
+    if stage == "collect":
+        section.pop("judge", None)  # the answers do not depend on it; its votes count as people's do
     common = _one_spelling({name: config.model_dump(mode="json")[name] for name in COMMON})
     if stage in BY_LORA and config.lora is not None:
         common["lora"] = config.lora.model_dump(mode="json")

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from sawyer.config import (
     BUILT_IN_SOURCE,
     COLLECT_SETTING,
     RUN_MODELS,
+    Collect,
     Config,
     DataSource,
     left_out,
@@ -179,6 +181,10 @@ class _StagePreflight:
         if self.config.model is not None:
             check_model_folder("model", self.config.model)
         _check_world(self.config)
+        if self.stage == "collect" and self.config.collect is not None and self.config.collect.judge is not None:
+            from sawyer.judges import read_key, settings_from
+
+            read_key(settings_from(self.config.collect.judge.model_dump()))
         loss = self.config.reward.loss if self.stage == "reward" and self.config.reward is not None else ""
         if parse_function_name(loss) is not None:
             from sawyer.stages.reward.loss_choice import checked_loss
@@ -269,11 +275,21 @@ def steps_in_words(config: Config, stage: str, reads: Mapping[str, Read]) -> str
         return f"{section.tokens:,} tokens in all"
     count = sum(len(rows.records[: section.limit]) for rows in reads.values())
     if stage == "collect":
-        return f"{count:,} prompts x {section.answers} answers"
+        return f"{count:,} prompts x {section.answers} answers{_judge_calls(section, count)}"
     own_models = {name for name in ("sft", "rl") if getattr(config, name) is not None}
     own_models |= {"base"} if config.model is not None or config.base is not None else set()
     models = [*(name for name in RUN_MODELS if name in own_models), *section.models]
     return f"{count or 'six well-known'} prompts to {', '.join(models)}"
+
+
+def _judge_calls(collect: Collect, prompts: int) -> str:
+    """The most calls that a judge takes, in words; empty without one."""
+    if collect.judge is None:
+        return ""
+    from sawyer.judges import count_calls
+
+    calls = count_calls(collect.judge.method, prompts, collect.answers)
+    return f"; at most {calls:,} calls of the judge {collect.judge.model} ({urlsplit(collect.judge.url).netloc})"
 
 
 def _rl_steps(config: Config, reads: Mapping[str, Read]) -> str:

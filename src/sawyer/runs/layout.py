@@ -66,6 +66,11 @@ class Layout:
         return self.root / "ratings.sqlite"
 
     @property
+    def judge_cache(self) -> Path:
+        """Every reply of a judge that is a model (SQLite): not in `collect`, since collecting anew must not cost them again."""
+        return self.root / "judge_cache.sqlite"
+
+    @property
     def judgements(self) -> Path:
         """The votes as the reward stage reads them: a row for each judgement, without names."""
         return self.root / "collect" / "judgements.jsonl"

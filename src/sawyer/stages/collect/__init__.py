@@ -5,4 +5,5 @@ In the built-in world its rater scores them here. Elsewhere, and with `world.rat
 """
 
 from sawyer.stages.collect.collect_stage import collect
+from sawyer.stages.collect.judge_votes import judge_collected
 from sawyer.stages.collect.later_round import collect_round

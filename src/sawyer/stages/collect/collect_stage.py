@@ -10,6 +10,7 @@ from sawyer.config import Config, required_section, start_of
 from sawyer.errors import DataError
 from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
+from sawyer.stages.collect.judge_votes import judge_collected
 from sawyer.train import Answerer, StepAnswers, answer_in_steps, chunks_of, distributed, generator, read_data
 from sawyer.worlds import rate
 
@@ -74,6 +75,8 @@ def collect(config: Config, run: Run) -> dict[str, Any]:
     scores = [answer.score for record in records for answer in record.answers]
     numbers = [score for score in scores if score is not None]
     figures: dict[str, Any] = {"prompts": len(records), "answers": len(scores), "waiting": len(scores) - len(numbers)}
+    if settings.judge is not None:
+        return figures | judge_collected(config, run) | {"waiting": 0}  # its votes are judgements: nobody need wait for others
     return figures | ({"mean_score": sum(numbers) / len(numbers)} if numbers else {})
 
 

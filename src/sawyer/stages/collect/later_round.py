@@ -14,6 +14,7 @@ from sawyer.errors import DataError, RunError
 from sawyer.models import RewardScorer, score_details
 from sawyer.records import Answer, JudgedPrompt, Prompt, json_lines, once_each, scored_row
 from sawyer.runs import Run, write_text
+from sawyer.stages.collect.judge_votes import judge_collected
 from sawyer.train import (
     Answerer,
     StepAnswers,
@@ -106,6 +107,8 @@ def collect_round(config: Config, run: Run, number: int) -> dict[str, Any]:
     distributed.on_rank_zero(lambda: _write(run, number, prompts, answers, choice))
     figures = round_figures(number, answers, choice)
     run.journal.event(stage, "chosen", message=_in_words(figures), **figures)
+    if settings.judge is not None:
+        return figures | judge_collected(config, run, number) | {"waiting": 0}
     return figures
 
 
