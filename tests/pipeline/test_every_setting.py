@@ -34,7 +34,7 @@ class Change:
     """The changed value, the stage that shows it, what must differ, and what else is set with and without the change."""
 
     value: Any
-    differs: str  # metrics | samples | product | figures | compared | plan | saves | refused | accepted | parts
+    differs: str  # metrics | samples | product | figures | compared | plan | saves | refused | accepted | parts | judge WHAT
     stage: str = ""
     also: Mapping[str, Any] = field(default_factory=dict)
 
@@ -118,6 +118,17 @@ TABLE: dict[str, Change | list[Change]] = {
     "collect.answers": Change(3, "product"),
     "collect.temperature": Change(0.3, "product"),
     "collect.max_new_tokens": Change(3, "product"),
+    "collect.judge.url": Change("http://127.0.0.1:9/v1", "judge refused", "collect"),
+    "collect.judge.model": Change("other", "judge bodies", "collect"),
+    "collect.judge.rubric": Change("Count the words, please.", "judge bodies", "collect"),
+    "collect.judge.method": [Change("pair", "judge bodies", "collect"), Change("both", "judge bodies", "collect")],
+    "collect.judge.temperature": Change(0.5, "judge bodies", "collect"),
+    "collect.judge.max_tokens": Change(99, "judge bodies", "collect"),
+    "collect.judge.concurrency": Change(1, "judge at once", "collect"),
+    "collect.judge.timeout": Change(0.02, "judge refused", "collect"),
+    "collect.judge.retries": Change(0, "judge refused", "collect"),
+    "collect.judge.key_env": Change("MY_JUDGE_KEY", "judge keys", "collect"),
+    "collect.judge.price_per_million": Change([1.0, 2.0], "judge plan", "collect"),
     "reward.data": Change([Data("other_judged.json")], "metrics"),
     "reward.columns": Change({"order": "user_input"}, "accepted"),
     "reward.raters": Change({"anna": 0.5}, "plan"),
@@ -209,7 +220,7 @@ def missing(known: Mapping[str, Any]) -> set[str]:
 
 def test_the_table_knows_every_setting() -> None:
     assert missing(TABLE) == set()
-    assert SECTIONS == {"world", "lora", "rl.kl", "reward.ensemble", *STAGES}, (
+    assert SECTIONS == {"world", "lora", "rl.kl", "reward.ensemble", "collect.judge", *STAGES}, (
         "a new section: say below what leaving it out changes"
     )
 
@@ -240,6 +251,9 @@ def test_a_changed_setting_changes_something(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # what `device: cuda` asks for is then not there
     if change.differs == "parts":
         check_parts(tiny, tmp_path, monkeypatch, name, change)
+        return
+    if change.differs.startswith("judge "):
+        check_judge(tiny, tmp_path, monkeypatch, name, change)
         return
     stage = change.stage or name.split(".")[0]
     also = dict(change.also)
@@ -285,6 +299,46 @@ def check_parts(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name
     assert split == pytest.approx(first, rel=1e-4, abs=1e-5)
 
 
+def check_judge(tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Change) -> None:
+    """What the judge's server saw, or the plan, or the refusal differs."""
+    from judge_stub import Call, Raw, Reply, honest, serving
+
+    monkeypatch.setenv("MY_JUDGE_KEY", "sk-canary")
+    monkeypatch.delenv("SAWYER_JUDGE_KEY", raising=False)
+    monkeypatch.setattr("sawyer.judges.model_judge.Judge._sleep", lambda *_: None)  # between two tries
+    outcomes = []
+    for folder, changes in (("without", {}), ("with", {name: change.value})):
+        at_once, most = [0], [0]
+
+        def behave(call: Call, at_once: list[int] = at_once, most: list[int] = most) -> Reply:
+            is_first = len(stub.calls) == 1
+            with stub.lock:
+                at_once[0] += 1
+                most[0] = max(*most, *at_once)
+            stub.released.wait(0.1)  # the calls of several threads are there together, and a short timeout is over
+            with stub.lock:
+                at_once[0] -= 1
+            return Raw(status=500) if is_first else honest(call)
+
+        with serving(behave) as stub:
+            judge = {"world.rater": "people", "collect.judge": {"url": stub.url, "model": "stub"}}
+            shown = seen(tiny, tmp_path / folder, "collect", {**judge, **changes})
+        told = [row for row in read_rows(Layout(tmp_path / folder).events) if row["kind"] == "judge"]
+        outcomes.append(
+            {
+                "bodies": {json.dumps(call.body, sort_keys=True) for call in stub.calls},
+                "keys": {call.headers.get("Authorization") for call in stub.calls},
+                "at once": most[0],
+                "plan": [row["price"] for row in told if "price" in row],
+                "refused": shown["refused"],
+            }
+        )
+    without, with_it = outcomes
+    what = change.differs.removeprefix("judge ")
+    assert not without["refused"] and without[what] != with_it[what]
+    assert bool(with_it["refused"]) == (what == "refused")
+
+
 @pytest.mark.slow
 def test_out_is_where_it_goes(tiny: Any, tmp_path: Path) -> None:
     tiny.run(tmp_path / "here", only="base")
@@ -296,6 +350,13 @@ def test_a_stage_left_out_is_not_done(tiny: Any, tmp_path: Path, section: str) -
     with pytest.raises(SawyerError, match=rf"{section}|neither `model` nor `base`"):
         tiny.run(tmp_path / "run", {section: None}, only=section)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_judge_left_out_leaves_the_answers_to_people(tiny: Any, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tiny.run(out, {"world.rater": "people", "reward": None, "rl": None, "compare": None})
+    assert read_manifest(Layout(out).manifest)["stages"]["collect"]["status"] == "waiting"
+    assert not Layout(out).ratings.exists()
 
 
 def test_the_world_left_out_leaves_the_answers_to_people(tiny: Any, tmp_path: Path) -> None:

@@ -88,6 +88,12 @@ class JudgeSettings:
         return address._replace(path=path if path.endswith(CHAT_PATH) else path + CHAT_PATH, fragment="").geturl()
 
     @property
+    def judge_key(self) -> str:
+        """A hash of all that decides its judgements: timeouts and the like do not."""
+        content = (self.endpoint, self.model, self.rubric, self.method, self.temperature, self.max_tokens)
+        return hashlib.sha256(repr(content).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
     def host(self) -> str:
         """Host and port, for messages."""
         return urlsplit(self.url).netloc

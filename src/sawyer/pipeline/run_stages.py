@@ -13,6 +13,7 @@ from typing import Any
 from sawyer.config import Config, demo_config
 from sawyer.errors import DataError, Interrupted, SawyerError, TrainingError
 from sawyer.pipeline.fingerprint import check_parents, check_unchanged, check_unit, fingerprint
+from sawyer.pipeline.judge_calls import judge_earlier_answers, take_judge_votes
 from sawyer.pipeline.later_collections import begin_collection, collection_print, parents_of_collection
 from sawyer.pipeline.preflight import allow_remote_code, check_only, log_foreign_code, raise_first_problem
 from sawyer.pipeline.stage_graph import DOORS, STAGES, parents_of, pins_of, product
@@ -85,6 +86,7 @@ def _run(
         clear_earlier_round(run)
         if prepare is not None:
             distributed.on_rank_zero(partial(prepare, run))
+        judge_earlier_answers(config, run, only)
         votes = plan_votes(config, run, only)
         resumable = [stage for stage in stages if run.manifest.stage(stage).status != "pending"]
         todo = stages if only is None else [only]
@@ -114,6 +116,7 @@ def _run(
             if run.manifest.stage(stage).status != "waiting":
                 _do(config, run, stage, prints[stage], parents)
                 files.clear()
+                take_judge_votes(config, run, stage, only)
                 if stage == "classify" and "rl" in todo:  # its labels are known only now, and rl.rewards may name one
                     raise_first_problem(config, "rl")
             if run.manifest.stage(stage).status == "waiting":

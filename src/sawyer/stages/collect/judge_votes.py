@@ -82,6 +82,7 @@ def _judge_all(run: Run, stage: str, settings: JudgeSettings, seed: int) -> dict
         num_votes = _store_votes(store, settings, tasks, results)
     num_flipped = _count_flipped(tasks, results)
     figures = {
+        "judge_key": settings.judge_key,
         "judge_verdicts": tally.verdicts,
         "judge_unjudged": tally.num_unjudged,
         "judge_flipped": num_flipped,
