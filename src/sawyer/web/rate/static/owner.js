@@ -40,7 +40,7 @@ async function follow(told, failed) {
         }
       }
     } catch {
-      // the state is asked for below, and the stream again after it
+      // the state is requested below, and the stream again after it
     }
     await new Promise((resolve) => setTimeout(resolve, POLL))
     try {

@@ -42,6 +42,7 @@ class RatingPage extends Component {
     this.key = keyFrom('key', 'sawyer-key')
     this.trail = []
     this.ahead = []
+    this.votes = 0 // given on this page
     this.front = null // the newest item, not judged yet
     this.at = 0 // place in the trail; its length means the front
     this.state = {
@@ -118,6 +119,8 @@ class RatingPage extends Component {
     if (!this.queue || this.fetching || this.exhausted || this.ahead.length >= REFILL_BELOW) return
     this.fetching = true
     clearTimeout(this.refillTimer)
+    // The server's counts are of this moment: votes on the way to it, or given meanwhile, are not among them.
+    const counted = this.queue.votes.size ? null : this.votes
     try {
       const answer = await request(`/api/items?count=${PREFETCH}`, { key: this.key })
       this.failures = 0
@@ -127,7 +130,7 @@ class RatingPage extends Component {
       const fresh = answer.items.filter((item) => !known.has(item.assignment) && !item.vote)
       this.ahead.push(...fresh)
       this.exhausted = !fresh.length && answer.items.length < PREFETCH
-      if (!this.queue.votes.size) this.setState({ done: answer.done, left: answer.left })
+      if (counted === this.votes) this.setState({ done: answer.done, left: answer.left })
       if (!this.front) this.advance()
     } catch (error) {
       if (error.status === 401) return this.setState({ phase: 'name' })
@@ -194,6 +197,7 @@ class RatingPage extends Component {
     if (!entry) return
     const { item } = entry
     entry.choice = choice
+    this.votes += 1
     this.queue.add({
       id: uuid(), assignment: item.assignment, choice, seconds: Math.round(performance.now() - entry.since) / 1000,
       rewrite: entry.rewrite.trim(), note: entry.note.trim(),
