@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sawyer.errors import DataError
 from sawyer.ratings.choices import GRADES, MAX_ANSWERS
 from sawyer.ratings.rating_types import Item, Method
-from sawyer.records import Answer, Message, Problem, Prompt, read_answers
+from sawyer.records import Answer, Message, Problem, Prompt, check, read_answers
 from sawyer.records.record_types import JudgedPrompt, prompt_in, responses_of
 from sawyer.runs.atomic_files import read_rows
 from sawyer.runs.layout import Layout
@@ -175,8 +175,7 @@ def _nothing_to_judge(paths: Sequence[str], problems: Sequence[Problem]) -> Data
     """Why no item came of the files, by what most rows lack."""
     where = paths[0] if len(paths) == 1 else ", ".join(paths)
     single = sum(problem.kind == "one answer" for problem in problems)
-    no_answer = sum("holds no answer" in problem.message for problem in problems)
-    if no_answer and no_answer >= single:
+    if not single and all(report.want == "prompts" and report.records for report in check(paths)):
         return DataError(
             "the rows are prompts without answers",
             where=where,
