@@ -23,7 +23,7 @@ from sawyer.stats import FEW, detectable, wilson
 
 FLAGS = 6  # kinds of flags: what the level is divided by, beside the number of raters
 WORDS_PER_SECOND = 1000 / 60  # four times what people read silently (238 words a minute, Brysbaert 2019)
-ALMOST_ALWAYS = 0.9
+ALMOST_ALWAYS = 0.8  # the least share, by its interval, that is called always
 # Chinese and Japanese characters, which stand without spaces: each counts as a word, as people read about as many a minute.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\s\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+")
 Outcomes = Sequence[tuple[float, float]]  # (successes, trials) of each prompt

@@ -98,8 +98,13 @@ def counted_votes(item: RatedItem) -> tuple[StoredVote, ...]:
 
 def pseudonyms(rated_items: Sequence[RatedItem]) -> dict[int, str]:
     """Rater's id -> r1, r2, ... in the order in which they began: of their first assignments, which no later vote changes."""
+    return pseudonyms_of_votes([vote for item in rated_items for vote in item.votes])
+
+
+def pseudonyms_of_votes(votes: Sequence[StoredVote]) -> dict[int, str]:
+    """The same of votes, of which there may be several revisions."""
     begin: dict[int, int] = {}
-    for vote in (vote for item in rated_items for vote in item.votes):
+    for vote in votes:
         rater, assignment = vote.assignment.rater.id, vote.assignment.id
         begin[rater] = min(begin.get(rater, assignment), assignment)
     return {rater: f"r{number}" for number, rater in enumerate(sorted(begin, key=lambda rater: begin[rater]), 1)}
