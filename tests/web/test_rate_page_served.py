@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,3 +223,50 @@ def test_the_owner_settles_a_conflict(serve_rating: Callable[..., Rating]) -> No
     (settled,) = [vote for vote in rated.votes if vote.assignment.pick == "adjudication"]
     assert choice_in_item_order(settled).grade == 2
     assert owner.problems == []
+
+
+@contextmanager
+def running_command(file: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """`sawyer rate FILE` in a process of its own, and its port. Killed at the end."""
+    command = [sys.executable, "-m", "sawyer", "rate", str(file), "--as", "pair", "--port", str(port)]
+    environment = {**os.environ, "COLUMNS": "200"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        try:
+            addresses = (re.search(r"http://127\.0\.0\.1:(\d+)", line) for line in process.stdout)
+            yield process, next(int(match[1]) for match in addresses if match)
+        finally:
+            process.kill()
+
+
+def test_a_server_killed_in_the_middle_loses_no_vote_of_the_page(browser: Any, tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    rows = [{"prompt": f"Question {at}: which?", "answers": [{"text": "One."}, {"text": "Two."}]} for at in range(60)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    keys = "ffjfjjfjfj" * 4
+    port = 0
+    with ExitStack() as stack:
+        context = browser.new_context()
+        stack.callback(context.close)
+        for round_of_votes in range(4):
+            with running_command(file, port) as (process, port):
+                if round_of_votes == 0:
+                    desk = Desk(context.new_page(), None, f"http://127.0.0.1:{port}")
+                    desk.page.goto(desk.address)
+                    desk.page.get_by_label("Your name").fill("Anna")
+                    desk.press("Enter")
+                for number in range(10 * round_of_votes, 10 * round_of_votes + 10):
+                    place = "document.querySelector('.bar') && document.querySelector('.progress b').textContent === value"
+                    desk.until(place, str(number))
+                    if number % 10 == 5:
+                        desk.press(keys[number])  # on its way while the server dies
+                        process.send_signal(signal.SIGKILL)
+                        process.wait()
+                    else:
+                        desk.press(keys[number])
+        with running_command(file, port):
+            desk.settle()
+    with RatingStore.open(tmp_path / "answers.ratings.sqlite") as store:
+        votes = list(store.stored_votes())
+    assert ["fj"[vote.assignment.vote.choice.grade > 0] for vote in votes] == list(keys)
+    assert len({vote.assignment.id for vote in votes}) == 40  # hidden repeats are assignments of their own
+    assert {vote.revision for vote in votes} == {1}

@@ -86,7 +86,10 @@ class RatingPage extends Component {
     this.setState({ message: null, done: this.me.done, left: this.me.left })
     this.queue = new VotesQueue(this.key, {
       send: (votes, keepalive) => request('/api/votes', { key: this.key, keepalive, body: { votes } }),
-      changed: (net) => this.setState({ net }),
+      changed: (net) => {
+        this.setState({ net })
+        if (!net.failed && this.failures) this.refill() // the server answers again
+      },
       refused: (vote, words) => this.tell(`A vote was refused: ${words}`, true),
     })
     // Votes of an earlier visit first, so that their items do not come again.
@@ -135,7 +138,7 @@ class RatingPage extends Component {
     } catch (error) {
       if (error.status === 401) return this.setState({ phase: 'name' })
       this.failures = (this.failures ?? 0) + 1
-      this.refillTimer = setTimeout(() => this.refill(), Math.min(30, 2 ** this.failures) * 1000)
+      this.refillTimer = setTimeout(() => this.refill(), Math.min(8, 2 ** (this.failures - 1)) * 1000)
       if (!this.front) this.setState({ phase: 'waiting', message: error.status ? { words: error.message, bad: true } : null })
     } finally {
       this.fetching = false

@@ -3,7 +3,7 @@
 
 const BATCH = 50
 const BATCH_CHARACTERS = 200_000 // the server refuses bodies above 1 MB
-const DELAYS = [1, 2, 4, 8, 16, 30] // seconds between attempts
+const DELAYS = [0.5, 1, 2, 4, 8] // seconds between attempts; a new vote is an attempt as well
 
 // `crypto.randomUUID` exists on https and loopback only, and with --lan the page is neither.
 export function uuid() {
