@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 LOGGER = logging.getLogger("sawyer.web")
+STORAGE_WORDS = (
+    "the server cannot store anything now: its disk is full, or its file cannot be written",
+    "what was acknowledged is stored; ask the owner to look at the server's terminal, the rest is sent again",
+)
 COMPRESSED = (".html", ".css", ".js", ".svg", ".txt", ".md")
 
 
@@ -94,6 +98,10 @@ def _route(endpoint: Endpoint, settings: ServerSettings) -> Any:
             headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
             return error_response(error.status, error.error, error.todo, headers)
         except SawyerError as error:
+            if isinstance(error, RunError) and not endpoint.owner:
+                # It names files, which are the owner's; a rater could tell by them what is judged.
+                LOGGER.error("%s", error)
+                return error_response(status_of(error), *STORAGE_WORDS)
             return error_response(status_of(error), *refusal_of(error))
         except ClientDisconnect:
             return error_response(400, "the client is gone")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -46,9 +47,9 @@ class Page:
 
 def theme_file() -> Path:
     """The colours that all pages share with the report."""
-    from sawyer.report.page_templates import THEME
-
-    return THEME
+    spec = find_spec("sawyer.report")  # where it lies, without the time that importing it takes
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "theme.css"
 
 
 def static_table(folder: Path, prefix: str = "/static/") -> dict[str, Path]:

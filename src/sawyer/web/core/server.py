@@ -63,6 +63,7 @@ def serve(app: Starlette, settings: ServerSettings, on_ready: Callable[[RunningS
         proxy_headers=False,
         ws="none",
         lifespan="on",
+        timeout_keep_alive=75,  # a person thinks longer than the usual 5 seconds about an item
         timeout_graceful_shutdown=settings.grace_seconds,
     )
     with listener:
