@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_rounds import AGAIN, events, messages
+from test_rounds import AGAIN, events, messages, score_later_answers
 
 from sawyer.errors import ConfigError, RunError
 from sawyer.pipeline import votes
@@ -120,6 +120,18 @@ def test_a_misspelt_rater_is_an_error_before_anything_is_kept(tiny: Any, waiting
     with pytest.raises(ConfigError, match="did you mean `Anna`"):
         tiny.run(out, {**changes, "reward.raters": {"ana": 0}})
     assert Layout(out).count_rounds() == 0
+
+
+def test_a_copy_without_the_votes_keeps_their_judgements(tiny: Any, waiting: tuple[Path, dict[str, Any]]) -> None:
+    out, changes = waiting
+    layout = Layout(out)
+    rate(out, "Anna", 10)
+    tiny.run(out, changes)
+    text = layout.judgements.read_text()
+    layout.ratings.unlink()
+    score_later_answers(out)
+    tiny.run(out, changes)
+    assert layout.judgements.read_text() == text and layout.count_rounds() == 0
 
 
 @pytest.mark.slow

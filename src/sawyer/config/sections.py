@@ -128,8 +128,9 @@ class Classify(Section):
     eval_fraction: float = Field(0.1, ge=0, lt=1, description="fraction of the texts held out for evaluation")
 
 
-# Names of the run's own models in a comparison; no other model may have them.
+# Names of the run's own models in a comparison; no other model may have them, nor those of its earlier rounds.
 RUN_MODELS = ("base", "sft", "rl")
+EARLIER_RL = "rl_round_"
 
 
 class Compare(Section):
@@ -151,9 +152,9 @@ class Compare(Section):
     @classmethod
     def _valid_names(cls, models: dict[str, str]) -> dict[str, str]:
         for name in models:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RUN_MODELS:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in RUN_MODELS or name.startswith(EARLIER_RL):
                 raise ValueError(
                     f"compare.models: `{name}` is no name for a model; expected: small letters, digits and _, "
-                    f"other than {', '.join(RUN_MODELS)}, which are the run's own"
+                    f"other than {', '.join(RUN_MODELS)} and {EARLIER_RL}1, which are the run's own"
                 )
         return models

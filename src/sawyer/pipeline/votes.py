@@ -38,12 +38,13 @@ def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapsh
     judged, DataError for a mistyped score in a later collection's answers.
     """
     later = collected_files(layout)[1:]
-    if not layout.ratings.exists() and not later:
-        return None
+    has_votes = layout.ratings.exists()
+    if not has_votes and (not later or "summary" in stored_agreement(layout)):
+        return None  # a copy of a run, such as a kept round or a study's, has the judgements without the votes
     settings = {} if config.reward is None else config.reward.raters
     rated_items: Sequence[RatedItem] = ()
     digest, total = "", 0
-    if layout.ratings.exists():
+    if has_votes:
         from sawyer.ratings import RatingStore
 
         with RatingStore.open(layout.ratings) as store:
