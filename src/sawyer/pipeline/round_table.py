@@ -25,7 +25,8 @@ def rounds_of(layout: Layout) -> list[dict[str, Any]]:
     earlier = layout.earlier_rounds()
     if not earlier and not stored_agreement(layout):
         return []
-    rows = [_row(one, number, layout.root) for number, one in enumerate([*earlier, layout], 1)]
+    numbers = [*(int(one.root.name) for one in earlier), layout.count_rounds() + 1]
+    rows = [_row(one, number, layout.root) for one, number in zip([*earlier, layout], numbers, strict=True)]
     return [row for row in rows if len(row) > 2]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 
@@ -89,12 +88,16 @@ class Layout:
         return self.root / "rounds" / str(number)
 
     def earlier_rounds(self) -> list[Layout]:
-        """The rounds of training before the run's own, each a run's folder, the first one first."""
-        return [Layout(self.round(number)) for number in range(1, self.count_rounds() + 1)]
+        """The rounds of training before the run's own, each a run's folder, the first one first; without deleted ones."""
+        return [Layout(self.round(number)) for number in self._round_numbers()]
 
     def count_rounds(self) -> int:
-        """How many earlier rounds there are."""
-        return next(number for number in count() if not self.round(number + 1).is_dir())
+        """How many earlier rounds there were: the number of the last one that is there."""
+        return max(self._round_numbers(), default=0)
+
+    def _round_numbers(self) -> list[int]:
+        folders = self.round(1).parent.glob("[1-9]*")
+        return sorted(int(folder.name) for folder in folders if folder.name.isdecimal() and folder.is_dir())
 
     def collection(self, number: int) -> str:
         """How a collection of answers is called in the journal and in run.json: `collect`, then `collect-2`."""
