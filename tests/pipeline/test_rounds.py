@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_several import config_of, together
 
 from sawyer.errors import DataError, RunError
 from sawyer.runs import Layout, read_manifest, read_rows
@@ -164,3 +165,15 @@ def test_a_new_round_may_have_other_settings(tiny: Any, done: Path) -> None:
     kept = Layout(done).round(1)
     assert "episodes: 40" in Layout(kept).config.read_text() and f"out: {kept}" in Layout(kept).config.read_text()
     assert "episodes: 8" in Layout(done).config.read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_begin_a_round_once(tiny: Any, done: Path) -> None:
+    score_later_answers(done)
+    config = config_of(tiny, done, {})
+    first, other = together(f"reward:{config}", f"rl:{config}")
+    assert first.count("done") == other.count("done") == 2, first + other
+    layout = Layout(done)
+    assert layout.count_rounds() == 1 and tiny.result(layout.round(1)) == tiny.result(tiny.straight())
+    assert [row["stage"] for row in events(done, "restarted")] == AGAIN
+    assert [row["stage"] for row in events(done, "done")][-2:] == ["reward", "rl"]
