@@ -68,14 +68,24 @@ def test_the_plan_counts_judgements_raters_ties_and_both_bad(tiny: Fixture, tmp_
     )
     assert "2 ties are learned from as ties, 1 of them both bad" in counts.summary({}, pairwise=False)
     assert counts.summary({"bob": 0.5, "eve": 0}, pairwise=True).endswith("reward.raters: bob counts 0.5, eve is left out")
-    assert counts.warning({"bob": 0.5}) == "" == counts.warning({})
+    assert counts.warnings({"bob": 0.5}, by_score=False) == [] == counts.warnings({}, by_score=True)
 
 
 def test_files_without_raters_say_nothing_of_them_and_a_setting_for_nobody_is_warned_of(tiny: Fixture, tmp_path: Path) -> None:
     rows = [{name: value for name, value in row.items() if name != "rater"} for row in ROWS[:1]]
     counts = JudgementCounts.of(data_of(tiny, tmp_path, rows, "squared").records)
-    assert counts.summary({}, pairwise=True) == "" == counts.warning({})
-    assert counts.warning({"bob": 0}).startswith("reward.raters (bob is left out) changes nothing: no judgement")
+    assert counts.summary({}, pairwise=True) == "" and counts.warnings({}, by_score=True) == []
+    (warning,) = counts.warnings({"bob": 0}, by_score=False)
+    assert warning.startswith("reward.raters (bob is left out) changes nothing: no judgement")
+
+
+def test_regression_on_judged_pairs_is_warned_of(tiny: Fixture, tmp_path: Path) -> None:
+    """Whose scores are 0 and the grade: a tie of two good answers would be learned as two losers."""
+    counts = JudgementCounts.of(data_of(tiny, tmp_path, ROWS[:4], "regression").records)
+    (warning,) = counts.warnings({}, by_score=True)
+    assert warning.startswith("the loss learns the scores themselves") and counts.warnings({}, by_score=False) == []
+    scored = [*ROWS[:4], judgement("four", 7, 3)]
+    assert not JudgementCounts.of(data_of(tiny, tmp_path, scored, "regression").records).are_pairs
 
 
 def test_the_accuracy_ceiling_is_from_repeats_of_training_prompts_too(tiny: Fixture, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ class JudgementCounts:
     ties: int  # judgements whose scores are all equal, both_bad among them
     both_bad: int
     with_weight: int  # with a weight other than 1
+    are_pairs: bool = False  # all of two answers, of which the lower scores 0: only the difference means something
 
     @classmethod
     def of(cls, records: Sequence[JudgedPrompt]) -> JudgementCounts:
@@ -30,6 +31,7 @@ class JudgementCounts:
             ties=sum(len(record.scores) > 1 and len(set(record.scores)) == 1 for record in records),
             both_bad=sum(record.both_bad for record in records),
             with_weight=sum(record.weight != 1 for record in records),
+            are_pairs=bool(records) and all(len(record.scores) == 2 and min(record.scores) == 0 for record in records),
         )
 
     def summary(self, settings: Mapping[str, float], *, pairwise: bool) -> str:
@@ -47,11 +49,18 @@ class JudgementCounts:
             parts.append(f"reward.raters: {rater_weights_in_words(settings)}")
         return ", ".join(parts)
 
-    def warning(self, settings: Mapping[str, float]) -> str:
-        """Where `reward.raters` has nothing to act on."""
-        if not settings or self.judgements:
-            return ""
-        return (
-            f"reward.raters ({rater_weights_in_words(settings)}) changes nothing: no judgement of reward.data or of the "
-            "collected answers names its rater; votes of `sawyer rate` do"
-        )
+    def warnings(self, settings: Mapping[str, float], *, by_score: bool) -> list[str]:
+        """Where `reward.raters` has nothing to act on, and where a loss `by_score` learns scores that mean nothing alone."""
+        messages = []
+        if settings and not self.judgements:
+            messages.append(
+                f"reward.raters ({rater_weights_in_words(settings)}) changes nothing: no judgement of reward.data or of the "
+                "collected answers names its rater; votes of `sawyer rate` do"
+            )
+        if by_score and self.are_pairs:
+            messages.append(
+                "the loss learns the scores themselves, but of judged pairs only the difference means something (the lower "
+                "scores 0, and so do both of a tie): take a pairwise loss or listwise, or have answers scored with "
+                "`sawyer rate --as score`"
+            )
+        return messages

@@ -78,7 +78,8 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     loop = _begin(config, run, reader, placement, data)
     plan = _plan(config, data, loop.steps, placement, reader, frozen)
     run.journal.event(STAGE, "plan", message=plan, unread=dict(data.unread))
-    if warning := JudgementCounts.of(data.records).warning(settings.raters):
+    by_score = open_loss(settings.loss).counts == "answers"
+    for warning in JudgementCounts.of(data.records).warnings(settings.raters, by_score=by_score):
         run.journal.event(STAGE, "warning", message=warning)
     steps = run_steps(run, STAGE, loop, save_every_seconds=config.save_every_seconds)
     stop_if_requested(run, STAGE)
