@@ -80,7 +80,7 @@ def owner_of(conflicts: list[dict[str, Any]], events: str | None = None) -> dict
         "/api/adjudications": {"stored": True},
         "/api/raters": {"name": "Dora", "link": "http://127.0.0.1:1/#key=abc"},
         "/api/export": {"rows": 2},
-        "/api/import": {"votes": 7, "items": 5, "raters": ["x"]},
+        "/api/import": {"votes": 7, "items": 1, "raters": ["x", "y"], "left_out": {"no prompt": 3}},
         **({"/api/events": events} if events is not None else {}),
     }
 
@@ -164,7 +164,7 @@ def test_a_file_is_imported(open_owner: Open, tmp_path: Path) -> None:
     file.write_text('[{"é": 1}]', encoding="utf-8")
     desk = open_owner()
     desk.page.get_by_label("Import judgements").set_input_files(file)
-    desk.until_told("argilla.json: 7 votes, 5 items")
+    desk.until_told("argilla.json: 7 votes, 2 raters, 1 new item; left out: 3 (no prompt)")
     assert desk.stub.posts == [("/api/import", {"name": "argilla.json", "text": '[{"é": 1}]'})]
 
 

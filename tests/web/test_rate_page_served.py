@@ -209,7 +209,7 @@ def test_with_a_token_people_come_by_link_only(serve_rating: Callable[..., Ratin
     owner.until("document.querySelector('main').innerText.includes('1\\nvotes of')")  # by the stream of events
 
 
-def test_the_owner_settles_a_conflict(serve_rating: Callable[..., Rating]) -> None:
+def test_the_owner_settles_a_conflict_exports_and_imports(serve_rating: Callable[..., Rating], tmp_path: Path) -> None:
     rating = serve_rating("graded", 1)
     for name in ("Anna", "Bob"):
         desk = rating.open_rater(name)
@@ -222,6 +222,17 @@ def test_the_owner_settles_a_conflict(serve_rating: Callable[..., Rating]) -> No
     (rated,) = rating.store.rated_items()
     (settled,) = [vote for vote in rated.votes if vote.assignment.pick == "adjudication"]
     assert choice_in_item_order(settled).grade == 2
+    with owner.page.expect_download() as download:
+        owner.page.get_by_role("button", name="Preference pairs").click()
+    (row,) = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    better = rated.item.answers[1].response
+    assert (row["chosen"] == better or row["chosen"][-1]["content"] == better, row["margin"]) == (True, 2)
+    rows = [{"prompt": "Up or down?", "chosen": "Up.", "rejected": "Down."}]
+    file = tmp_path / "feedloop.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    owner.page.get_by_label("Import judgements").set_input_files(file)
+    owner.until_told("feedloop.jsonl: 1 vote, 1 rater, 1 new item")
+    assert dict(rating.store.progress().votes)["feedloop"] == 1
     assert owner.problems == []
 
 

@@ -2,7 +2,7 @@
 
 import { keyFrom, request } from './api.js'
 import { Component, html, render, useState } from './preact-htm.js'
-import { GRADED } from './rating_parts.js'
+import { countWords, GRADED } from './rating_parts.js'
 import { wordsOf } from './rating_keys.js'
 import { markdown, cutAt } from './reading.js'
 
@@ -157,7 +157,10 @@ function Files({ tell, lost, refresh }) {
     if (!file) return
     try {
       const summary = await request('/api/import', { key: token, body: { name: file.name, text: await file.text() } })
-      tell(`${file.name}: ${Object.entries(summary).filter(([, value]) => typeof value === 'number').map(([name, value]) => `${number(value)} ${name.replaceAll('_', ' ')}`).join(', ')}`)
+      const { votes, items, raters, left_out } = summary
+      const reasons = Object.entries(left_out).map(([reason, count]) => `${number(count)} (${reason})`)
+      const taken = [countWords(votes, 'vote', 'votes'), countWords(raters.length, 'rater', 'raters'), countWords(items, 'new item', 'new items')]
+      tell(`${file.name}: ${taken.join(', ')}${reasons.length ? `; left out: ${reasons.join(', ')}` : ''}`)
       refresh()
     } catch (error) {
       lost(error)
@@ -168,7 +171,7 @@ function Files({ tell, lost, refresh }) {
     <div class="row">${Object.entries(EXPORTS).map(([what, words]) => html`<button class="choice" onClick=${() => download(what)}>${words}</button>`)}</div>
     <p><label class="check"><input type="checkbox" checked=${named} onChange=${(event) => setNamed(event.target.checked)} /> with the raters' names</label></p>
     <h3><label for="import">Import judgements from Argilla, Label Studio or feedloop</label></h3>
-    <input id="import" type="file" accept=".json,.jsonl,.csv" onChange=${read} /></section>`
+    <input id="import" type="file" accept=".json,.jsonl" onChange=${read} /></section>`
 }
 
 class OwnerPage extends Component {

@@ -357,7 +357,7 @@ class RatingPage extends Component {
         ${this.renderHead(netWords)}
         ${phase === 'name' && html`<${NameForm} name=${remembered('sawyer-name')} join=${(name) => this.join(name)} />`}
         ${phase === 'loading' && html`<main class="notice"><p>Loading</p></main>`}
-        ${phase === 'waiting' && html`<main class="notice"><h1>A moment</h1><p>The next items wait for the network.</p></main>`}
+        ${phase === 'waiting' && html`<main class="notice"><h2>A moment</h2><p>The next items wait for the network.</p></main>`}
         ${phase === 'finished' && this.renderEnd()}
         ${phase === 'rating' && this.renderItem()}
         <div class="sr" aria-live="polite">${announced}</div>
@@ -375,7 +375,7 @@ class RatingPage extends Component {
     const toggle = (name, words, sign, on) =>
       html`<button class="tool" aria-pressed=${String(on)} aria-label=${words} title=${words} disabled=${!active} onClick=${(event) => this.press(event, name)}>${sign}</button>`
     return html`<header>
-      <span class="brand" aria-hidden="true">Rate answers</span>
+      <h1 class="brand">Rate answers</h1>
       ${this.me && html`<span class="progress"><progress max=${done + left || 1} value=${done} aria-label="items judged"></progress>
         <span><b>${done}</b> done<span class="wide">, ${left} left</span></span></span>`}
       <span class=${`saved ${netWords ? 'bad' : ''}`}>${this.me && (netWords ? 'not saved' : net.waiting ? 'saving' : 'all saved')}</span>
@@ -395,7 +395,7 @@ class RatingPage extends Component {
   }
 
   renderEnd() {
-    return html`<main class="notice"><h1>All done</h1>
+    return html`<main class="notice"><h2>All done</h2>
       <p>Thank you${this.me?.name ? `, ${this.me.name}` : ''}. You judged ${countWords(this.state.done, 'item', 'items')}.</p>
       <p class="row"><button class="choice" onClick=${() => this.back()}>Back to the last vote <kbd>u</kbd></button>
       <button class="choice" onClick=${() => { this.exhausted = false; this.refill() }}>Look for more</button></p></main>`

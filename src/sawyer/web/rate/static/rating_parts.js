@@ -95,7 +95,7 @@ export function NameForm({ name, join }) {
     event.preventDefault()
     if (typed.trim()) join(typed.trim())
   }
-  return html`<main class="notice"><h1>Rate answers</h1>
+  return html`<main class="notice"><h2>Which answer is better?</h2>
     <p>Read what was asked and the answers to it, and say which is better. Nothing shows where an answer comes from.</p>
     <form onSubmit=${submit}><label for="name">Your name</label>
       <p class="row"><input id="name" autocomplete="name" maxlength="60" required value=${typed} onInput=${(event) => setTyped(event.target.value)} autofocus /><button class="choice ready">Begin</button></p>
@@ -106,7 +106,7 @@ export function Help({ method, name, close, leave }) {
   const dialog = useRef(null)
   useEffect(() => dialog.current.showModal(), [])
   return html`<dialog ref=${dialog} aria-label="Keys" onClose=${close} onClick=${(event) => event.target === dialog.current && dialog.current.close()}>
-    <h1>Keys</h1>
+    <h2>Keys</h2>
     <dl>${helpOf(method).map(([keys, words]) => html`<dt>${keys.split(' ').map((part) => (/^(or|to|then|and)$/.test(part) ? ` ${part} ` : html`<kbd>${part.replace(',', '')}</kbd> `))}</dt><dd>${words}</dd>`)}</dl>
     <p class="soft small">On a phone: swipe between the answers, then tap below. Keys rest while you write. Votes are kept in this browser until the server has stored them.</p>
     <p class="row">${name && html`<button class="choice" onClick=${leave}>Not ${name}?</button>`}<button class="choice ready" autofocus onClick=${() => dialog.current.close()}>Close <kbd>Esc</kbd></button></p>
