@@ -94,8 +94,9 @@ def load_reward_data(config: Config, run: Run, reader: RewardModel | LanguageMod
 
 
 def _nothing_to_learn(records: tuple[JudgedPrompt, ...], where: str = "") -> NothingToLearnError:
-    raters = len({record.rater for record in records if record.rater})
-    by = f": {len(records):,} judgements by {raters:,} rater{'s' * (raters != 1)}" if raters else ""
+    judgements = [record for record in records if record.rater]  # not the answers that still wait
+    raters = len({record.rater for record in judgements})
+    by = f": {len(judgements):,} judgements by {raters:,} rater{'s' * (raters != 1)}" if raters else ""
     error = NothingToLearnError(
         f"there is nothing to learn: no prompt of reward.data has two answers with different scores{by}",
         where=where,
