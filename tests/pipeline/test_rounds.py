@@ -10,6 +10,7 @@ import pytest
 from test_several import config_of, together
 
 from sawyer.errors import DataError, RunError
+from sawyer.report import build
 from sawyer.runs import Layout, read_manifest, read_rows
 from sawyer.runs.atomic_files import hash_folder
 
@@ -84,6 +85,17 @@ def test_a_third_round_keeps_the_second(tiny: Any, done: Path) -> None:
     assert layout.count_rounds() == 2
     assert tiny.result(layout.round(2)) == second
     assert "win_rate_rl_vs_rl_round_2" in summary["compare"] and "win_rate_rl_vs_rl_round_1" not in summary["compare"]
+    rows, first = summary["rounds"], tiny.summary(tiny.straight())
+    assert [(row["round"], row["folder"]) for row in rows] == [(1, "rounds/1"), (2, "rounds/2"), (3, ".")]
+    assert rows[0]["accuracy"]["value"] == first["reward"]["accuracy"] and "change" not in rows[0]
+    assert rows[0]["win_rate"] == first["compare"]["win_rate_rl_vs_sft"]
+    assert rows[0]["gold"] == {model: first["gold"][model]["t07"] for model in ("sft", "rl")}
+    assert "judgements" not in rows[0] and [row["judgements"] for row in rows[1:]] == [24, 24]
+    assert rows[2]["change"] == summary["reward"]["round_change"] and rows[2]["win_rate_before"]["round"] == 2
+    assert rows[2]["verdict"]["words"] and rows[1]["change"]["prompts"] > 0
+    text = build(done).read_text(encoding="utf-8")
+    assert '<h2 id="rounds">' in text and 'href="rounds/2/report.html"' in text and "RL against RL, round 2" in text
+    assert "cannot be shown" not in text and "held-out prompts the reward model ranks" in text
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ ROUNDS: list[dict[str, Any]] = [
         "ceiling": {"value": 0.81, "low": 0.74, "high": 0.87},
         "verdict": {"kind": "trust", "words": "It can be trusted."},
         "win_rate": {"value": 0.64, "low": 0.58, "high": 0.7},
-        "win_rate_before": {"value": 0.56, "low": 0.5, "high": 0.62, "judge": "gold"},
+        "win_rate_before": {"value": 0.56, "low": 0.5, "high": 0.62, "judge": "gold", "round": 1},
         "change": {
             "before": 0.66,
             "after": 0.72,
@@ -99,8 +99,8 @@ def test_without_votes_there_is_no_section() -> None:
 def test_the_last_judgements_changes_stand_in_sentences_with_what_could_have_been_seen() -> None:
     accuracy, wins = change_words(ROUNDS[1])
     assert accuracy == (
-        "On the same 40 held-out prompts the reward model ranks 72 % of the pairs rightly, the one before 66 %: +6 points "
-        "(−1 to +13), which is within noise; 10 points would probably be seen."
+        "On the same 40 held-out prompts the reward model ranks 72 % of a prompt's pairs rightly, the one before 66 %: +6 "
+        "points (−1 to +13), which is within noise; 10 points would probably be seen."
     )
     # An interval 12 points wide: a difference of 2.8 standard errors (0.12 / 3.92 each) has 80 % power at 5 %: 8.6 points.
     assert wins == (
@@ -110,6 +110,8 @@ def test_the_last_judgements_changes_stand_in_sentences_with_what_could_have_bee
     clear = {**ROUNDS[1], "change": {**ROUNDS[1]["change"], "low": 0.02}}
     assert "noise" not in change_words(clear)[0]
     assert change_words(ROUNDS[0]) == []
+    of_one = {name: value for name, value in ROUNDS[1]["change"].items() if name not in ("low", "high", "detectable")}
+    assert change_words({"round": 2, "change": of_one})[0].endswith("the one before 66 %: +6 points.")
 
 
 def test_every_round_has_its_row() -> None:

@@ -12,6 +12,7 @@ from sawyer.runs import Layout, read_manifest
 
 SETTING = "t07"  # at which win rates are counted
 ENDS = ("value", "low", "high")
+AGAINST = "win_rate_rl_vs_rl_round_"  # of a comparison's figures: RL against the RL model of an earlier round
 
 
 def rounds_of(layout: Layout) -> list[dict[str, Any]]:
@@ -37,8 +38,10 @@ def _row(layout: Layout, number: int, root: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"round": number, "folder": folder}
     row |= _judgement_counts(stored_agreement(layout)) | _reward_figures(reward, layout)
     start = "sft" if "win_rate_rl_vs_sft" in compare else "base"
-    rates = {"win_rate": f"win_rate_rl_vs_{start}", "win_rate_before": f"win_rate_rl_vs_rl_round_{number - 1}"}
-    row |= {name: dict(compare[key]) for name, key in rates.items() if key in compare}
+    if f"win_rate_rl_vs_{start}" in compare:
+        row["win_rate"] = dict(compare[f"win_rate_rl_vs_{start}"])
+    for key in (key for key in compare if key.startswith(AGAINST)):
+        row["win_rate_before"] = {**compare[key], "round": int(key.removeprefix(AGAINST))}
     for measure in ("gold", "reward"):
         means = compare.get(measure, {})
         values = {model: means[model][SETTING] for model in (start, "rl") if SETTING in means.get(model, {})}

@@ -204,13 +204,12 @@ def _share(figure: Values | None) -> tuple[str, str] | None:
 def change_words(values: Values) -> list[str]:
     """What a round's judgements changed against the round before, in sentences: each with its interval and, where it is within
     noise, with the smallest change that would probably have been seen."""
-    before = int(values["round"]) - 1
     sentences = []
     if change := values.get("change"):
         sentences.append(_accuracy_words(change))
     if rate := values.get("win_rate_before"):
         low, high = rate["low"], rate["high"]
-        words = f"RL's answers win {percent(rate['value'])} of the prompts against those of round {before} "
+        words = f"RL's answers win {percent(rate['value'])} of the prompts against those of round {rate['round']} "
         words += f"({percent(low)} to {percent(high)}, by {rate.get('judge', 'the reward')})"
         if low <= EVEN <= high:
             seen = min(1.0, EVEN + detectable(low, high))
@@ -220,12 +219,12 @@ def change_words(values: Values) -> list[str]:
 
 
 def _accuracy_words(change: Values) -> str:
-    low, high = change["low"], change["high"]
-    words = (
-        f"On the same {number(change['prompts'])} held-out prompts the reward model ranks {percent(change['after'])} of the "
-    )
-    words += f"pairs rightly, the one before {percent(change['before'])}: {_signed_points(change['value'])} points "
-    words += f"({_signed_points(low)} to {_signed_points(high)})"
+    words = f"On the same {number(change['prompts'])} held-out prompts the reward model ranks {percent(change['after'])} of "
+    words += f"a prompt's pairs rightly, the one before {percent(change['before'])}: {_signed_points(change['value'])} points"
+    low, high = change.get("low"), change.get("high")
+    if low is None or high is None:  # of a single prompt
+        return f"{words}."
+    words += f" ({_signed_points(low)} to {_signed_points(high)})"
     if low <= 0 <= high:
         smallest = change.get("detectable")
         smallest = detectable(low, high) if smallest is None else smallest

@@ -51,10 +51,12 @@ def count_kept(layout: Layout, stage: str) -> int:
 
 
 def round_before(layout: Layout) -> tuple[str, Path] | None:
-    """(its name in a comparison, its folder) of the RL model of the round before; None where there is none."""
-    number = layout.count_rounds()
-    folder = Layout(layout.round(number)).model("rl") if number else None
-    return (f"rl_round_{number}", folder) if folder is not None and is_complete(folder) else None
+    """(its name in a comparison, its folder) of the last earlier round's RL model; None where there is none. A round that was
+    refused before RL has none, and the one before it counts."""
+    for earlier in reversed(layout.earlier_rounds()):
+        if is_complete(earlier.model("rl")):
+            return f"rl_round_{earlier.root.name}", earlier.model("rl")
+    return None
 
 
 def collected_files(layout: Layout) -> list[Path]:
