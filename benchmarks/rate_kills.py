@@ -41,22 +41,23 @@ class KillReport:
     """What was found after the kills."""
 
     kills: int
-    acknowledged: int
-    stored: int
-    unanswered: int  # votes that were sent and got no answer, and so were sent again
-    lost: tuple[str, ...]  # acknowledged, and not in the file as they were sent
-    double: tuple[str, ...]  # in the file more than once
-    unknown: tuple[str, ...]  # in the file, and never sent
-    refused: tuple[str, ...]
+    acknowledged_votes: int
+    stored_votes: int
+    unanswered_votes: int  # votes that were sent and got no answer, and so were sent again
+    lost_votes: tuple[str, ...]  # acknowledged, and not in the file as they were sent
+    double_votes: tuple[str, ...]  # in the file more than once
+    unknown_votes: tuple[str, ...]  # in the file, and never sent
+    refusals: tuple[str, ...]
     seconds: float
 
     @property
     def words(self) -> str:
         """One line."""
+        counts = f"{self.acknowledged_votes:,} votes acknowledged, {self.stored_votes:,} stored"
+        wrong = f"lost {len(self.lost_votes)}, double {len(self.double_votes)}, never sent {len(self.unknown_votes)}"
         return (
-            f"{self.kills:,} kills in {self.seconds:.0f} s: {self.acknowledged:,} votes acknowledged, {self.stored:,} stored, "
-            f"{self.unanswered:,} sent without an answer and sent again; lost {len(self.lost)}, double {len(self.double)}, "
-            f"never sent {len(self.unknown)}, refused {len(self.refused)}"
+            f"{self.kills:,} kills in {self.seconds:.0f} s: {counts}, {self.unanswered_votes:,} sent without an answer and sent "
+            f"again; {wrong}, refused {len(self.refusals)}"
         )
 
 
@@ -64,10 +65,10 @@ class KillReport:
 class Ledger:
     """What the clients know: the votes that they sent, and which were acknowledged."""
 
-    sent: dict[str, tuple[int, Any]] = field(default_factory=dict)  # id -> (assignment, choice)
-    acknowledged: list[str] = field(default_factory=list)
-    refused: list[str] = field(default_factory=list)
-    unanswered: int = 0
+    sent_votes: dict[str, tuple[int, Any]] = field(default_factory=dict)  # id -> (assignment, choice)
+    acknowledged_ids: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    unanswered_votes: int = 0
     news: threading.Condition = field(default_factory=threading.Condition)
     stop: bool = False
     failures: list[BaseException] = field(default_factory=list)
@@ -75,13 +76,13 @@ class Ledger:
     def acknowledge(self, name: str) -> None:
         """A vote was acknowledged."""
         with self.news:
-            self.acknowledged.append(name)
+            self.acknowledged_ids.append(name)
             self.news.notify_all()
 
     def wait_for(self, count: int, seconds: float) -> bool:
         """Whether so many votes are acknowledged within this time."""
         with self.news:
-            return self.news.wait_for(lambda: len(self.acknowledged) >= count or bool(self.failures), seconds)
+            return self.news.wait_for(lambda: len(self.acknowledged_ids) >= count or bool(self.failures), seconds)
 
 
 class VotingClient:
@@ -101,9 +102,8 @@ class VotingClient:
                 items = self.request("GET", "/api/items?count=10")["items"]
                 fresh = [item["assignment"] for item in items]
                 for assignment in fresh or self.random.choices(self.mine, k=10):  # nothing is left: think again
-                    self.vote(assignment)
-                    if self.ledger.stop:
-                        return
+                    if not self.ledger.stop:
+                        self.vote(assignment)
                 self.mine += fresh
         except BaseException as error:
             self.ledger.failures.append(error)
@@ -114,10 +114,10 @@ class VotingClient:
         """One vote, sent until it is acknowledged."""
         name, choice = str(uuid.uuid4()), {"grade": self.random.randint(-3, 3)}
         vote = {"id": name, "assignment": assignment, "choice": choice, "seconds": 1.0}
-        self.ledger.sent[name] = (assignment, choice)
+        self.ledger.sent_votes[name] = (assignment, choice)
         answer = self.request("POST", "/api/votes", {"votes": [vote]})
         for refusal in answer["refused"]:
-            self.ledger.refused.append(str(refusal))
+            self.ledger.refusals.append(str(refusal))
         for name in answer["stored"]:
             self.ledger.acknowledge(name)
 
@@ -140,7 +140,7 @@ class VotingClient:
                     self.connection.close()
                 self.connection = None
                 # A refused connection is a server that does not run yet: nothing was sent.
-                self.ledger.unanswered += path == "/api/votes" and not isinstance(error, ConnectionRefusedError)
+                self.ledger.unanswered_votes += path == "/api/votes" and not isinstance(error, ConnectionRefusedError)
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.005)
@@ -150,15 +150,15 @@ class VotingClient:
         return answer
 
 
-def run_kills(folder: Path, kills: int, *, clients: int = 4, seed: int = 0, forked: bool = False) -> KillReport:
-    """Kill and restart the server so often. `forked`: each server is a fork of a process that has imported everything, which
+def run_kills(folder: Path, kills: int, *, clients: int = 4, seed: int = 0, use_forks: bool = False) -> KillReport:
+    """Kill and restart the server so often. `use_forks`: each server is a fork of a process that has imported everything, which
     saves the second that importing takes; else it is the command as a user starts it."""
     start_time, chance = time.monotonic(), random.Random(seed)
     answers = folder / "kills.jsonl"
     rows = [{"prompt": f"question {n}?", "chosen": f"yes {n}", "rejected": f"no {n}"} for n in range(ITEMS)]
     answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     port = free_port()
-    start = forking_starter(answers, port) if forked else command_starter(answers, port)
+    start = forking_starter(answers, port) if use_forks else command_starter(answers, port)
     ledger = Ledger()
     workers = [VotingClient(port, f"client {n}", ledger, seed) for n in range(clients)]
     threads = [threading.Thread(target=worker.run) for worker in workers]
@@ -168,14 +168,14 @@ def run_kills(folder: Path, kills: int, *, clients: int = 4, seed: int = 0, fork
     try:
         for _ in range(kills):
             if chance.random() < START_KILLS:
-                time.sleep(chance.uniform(0, 0.3 if forked else 1.5))
-            elif not ledger.wait_for(len(ledger.acknowledged) + chance.randint(1, 20), START_SECONDS) or ledger.failures:
+                time.sleep(chance.uniform(0, 0.3 if use_forks else 1.5))
+            elif not ledger.wait_for(len(ledger.acknowledged_ids) + chance.randint(1, 20), START_SECONDS) or ledger.failures:
                 break
             time.sleep(chance.uniform(0, 0.01))
             kill()
             kill = start()
     finally:
-        ledger.wait_for(len(ledger.acknowledged) + 1, START_SECONDS)
+        ledger.wait_for(len(ledger.acknowledged_ids) + 1, START_SECONDS)
         ledger.stop = True
         for thread in threads:
             thread.join()
@@ -191,24 +191,24 @@ def check_votes(path: Path, ledger: Ledger, kills: int, seconds: float) -> KillR
 
     with RatingStore.open(path) as store:
         votes = store.stored_votes()
-    stored = {}
+    contents: dict[str, tuple[int, Any]] = {}
     counts = Counter[str]()
     for vote in votes:
         content = vote.assignment.vote
         assert content is not None
         counts[content.id] += 1
-        stored[content.id] = (vote.assignment.id, choice_json(content.choice))
+        contents[content.id] = (vote.assignment.id, choice_json(content.choice))
     # The store keeps ids unique; two rows of one assignment with the same revision would be a double as well.
     revisions = Counter((vote.assignment.id, vote.revision) for vote in votes)
     return KillReport(
         kills=kills,
-        acknowledged=len(ledger.acknowledged),
-        stored=len(votes),
-        unanswered=ledger.unanswered,
-        lost=tuple(name for name in ledger.acknowledged if stored.get(name) != ledger.sent[name]),
-        double=tuple(str(name) for name, count in (*counts.items(), *revisions.items()) if count > 1),
-        unknown=tuple(name for name in stored if name not in ledger.sent),
-        refused=tuple(ledger.refused),
+        acknowledged_votes=len(ledger.acknowledged_ids),
+        stored_votes=len(votes),
+        unanswered_votes=ledger.unanswered_votes,
+        lost_votes=tuple(name for name in ledger.acknowledged_ids if contents.get(name) != ledger.sent_votes[name]),
+        double_votes=tuple(str(name) for name, count in (*counts.items(), *revisions.items()) if count > 1),
+        unknown_votes=tuple(name for name in contents if name not in ledger.sent_votes),
+        refusals=tuple(ledger.refusals),
         seconds=seconds,
     )
 
@@ -278,9 +278,11 @@ def main() -> None:
     parser.add_argument("--command", action="store_true", help="start the command anew each time, imports included: slower")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        report = run_kills(Path(folder), options.kills, clients=options.clients, seed=options.seed, forked=not options.command)
+        report = run_kills(
+            Path(folder), options.kills, clients=options.clients, seed=options.seed, use_forks=not options.command
+        )
     print(report.words)
-    sys.exit(bool(report.lost or report.double or report.unknown or report.refused))
+    sys.exit(bool(report.lost_votes or report.double_votes or report.unknown_votes or report.refusals))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class RateCommand:
     def __init__(self, target: Path, *arguments: str) -> None:
         self.port = free_port()
         command = [sys.executable, "-m", "sawyer", "rate", str(target), "--port", str(self.port), *arguments]
-        self.started = time.perf_counter()
+        self.start_time = time.perf_counter()
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         if "Rate at" not in self.process.stdout.readline():
@@ -109,7 +109,7 @@ def first_item_seconds(run: Path) -> float:
         client = TimedClient(command.port)
         client.join("Anna")
         assert client.assignments(25)
-        return time.perf_counter() - command.started
+        return time.perf_counter() - command.start_time
     finally:
         command.close()
 
@@ -117,10 +117,10 @@ def first_item_seconds(run: Path) -> float:
 def page_bytes(port: int) -> dict[str, int]:
     """path -> bytes as sent (gzip) of the rater's page and all that it loads."""
     sizes: dict[str, int] = {}
-    waiting = ["/"]
+    queue = ["/"]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    while waiting:
-        path = waiting.pop()
+    while queue:
+        path = queue.pop()
         if path in sizes:
             continue
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
@@ -130,7 +130,7 @@ def page_bytes(port: int) -> dict[str, int]:
         text = connection.getresponse().read().decode("utf-8")
         links = re.findall(r"""(?:src|href)=["']([^"'#]+)["']""", text) if text.lstrip().startswith("<!") else []
         links += re.findall(r"""from\s*["'](\.?/[^"']+)["']""", text) + re.findall(r"""import\s*["'](\.?/[^"']+)["']""", text)
-        waiting += ["/static/" + link.rsplit("/", 1)[-1] for link in links if link.endswith((".js", ".css", ".svg"))]
+        queue += ["/static/" + link.rsplit("/", 1)[-1] for link in links if link.endswith((".js", ".css", ".svg"))]
     return sizes
 
 
@@ -152,11 +152,11 @@ def rate_together(port: int, raters: int, votes_a_second: float, seconds: float)
             client = TimedClient(port)
             client.join(f"rater {number}")
             due = start + gap * number / raters
-            waiting: list[int] = []
+            queue: list[int] = []
             while due < start + seconds and time.perf_counter() < start + seconds:
-                waiting = waiting or client.assignments(25)
+                queue = queue or client.assignments(25)
                 time.sleep(max(0.0, due - time.perf_counter()))
-                times.append(client.vote(waiting.pop(0)))
+                times.append(client.vote(queue.pop(0)))
                 due = max(due + gap, time.perf_counter()) if not gap else due + gap
         except BaseException as error:
             failures.append(error)
@@ -186,16 +186,18 @@ def main() -> None:
         try:
             client = TimedClient(command.port)
             client.join("alone")
-            times = []
+            times: list[float] = []
             while len(times) < options.votes:
                 times += [client.vote(assignment) for assignment in client.assignments(25)]
             print(f"a vote, one client, {len(times)} votes: {in_milliseconds(times)}", flush=True)
             for rate in (20.0, 0.0):
                 before = sum(client.request("GET", "/api/progress")["progress"]["votes"].values())
-                times, sent = rate_together(command.port, 50, rate, options.seconds)
+                times, count = rate_together(command.port, 50, rate, options.seconds)
                 after = sum(client.request("GET", "/api/progress")["progress"]["votes"].values())
-                speed = f"{rate:.0f} votes a second" if rate else f"as fast as they can, {sent / options.seconds:.0f} a second"
-                print(f"50 raters, {speed}: {sent} votes, {sent - (after - before)} lost; {in_milliseconds(times)}", flush=True)
+                speed = f"{rate:.0f} votes a second" if rate else f"as fast as they can, {count / options.seconds:.0f} a second"
+                print(
+                    f"50 raters, {speed}: {count} votes, {count - (after - before)} lost; {in_milliseconds(times)}", flush=True
+                )
             sizes = page_bytes(command.port)
             print(f"page: {sum(sizes.values()):,} bytes in {len(sizes)} files: {sizes}")
         finally:

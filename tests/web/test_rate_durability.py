@@ -27,8 +27,8 @@ pytest.importorskip("starlette", reason="the extra `web` is not installed")
 @pytest.mark.slow
 def test_no_kill_loses_a_vote(tmp_path: Path) -> None:
     report = run_kills(tmp_path, 30)
-    assert report.kills == 30 and report.acknowledged >= 30
-    assert (report.lost, report.double, report.unknown, report.refused) == ((), (), (), ())
+    assert report.kills == 30 and report.acknowledged_votes >= 30
+    assert (report.lost_votes, report.double_votes, report.unknown_votes, report.refusals) == ((), (), (), ())
 
 
 def test_the_check_of_the_kills_finds_what_is_wrong(store: RatingStore) -> None:
@@ -38,20 +38,24 @@ def test_the_check_of_the_kills_finds_what_is_wrong(store: RatingStore) -> None:
         client = joined(Client(server.port))
         for item in client("GET", "/api/items?count=4").json["items"]:
             vote = vote_on(item["assignment"])
-            ledger.sent[vote["id"]] = (vote["assignment"], vote["choice"])
+            ledger.sent_votes[vote["id"]] = (vote["assignment"], vote["choice"])
             assert client("POST", "/api/votes", {"votes": [vote]}).json["stored"] == [vote["id"]]
             ledger.acknowledge(vote["id"])
-    first, second, third, fourth = ledger.acknowledged
-    assert check_votes(store.path, ledger, 0, 0.0).lost == ()
-    ledger.sent[first] = (1, {"grade": -3})  # as if the file had another choice
+    first, second, third, fourth = ledger.acknowledged_ids
+    assert check_votes(store.path, ledger, 0, 0.0).lost_votes == ()
+    ledger.sent_votes[first] = (1, {"grade": -3})  # as if the file had another choice
     with sqlite3.connect(store.path) as connection:
         unset = "UPDATE assignments SET first_vote = NULL, last_vote = NULL WHERE number = ?"
-        connection.execute(unset, (ledger.sent[second][0],))
+        connection.execute(unset, (ledger.sent_votes[second][0],))
         connection.execute("DELETE FROM votes WHERE id = ?", (second,))
         connection.execute("UPDATE votes SET id = 'stranger' WHERE id = ?", (third,))
     connection.close()
     report = check_votes(store.path, ledger, 0, 0.0)
-    assert set(report.lost) == {first, second, third} and report.unknown == ("stranger",) and fourth not in report.lost
+    assert (
+        set(report.lost_votes) == {first, second, third}
+        and report.unknown_votes == ("stranger",)
+        and fourth not in report.lost_votes
+    )
 
 
 # A full disk.

@@ -27,7 +27,7 @@ STORAGE_WORDS = (
     "the server cannot store anything now: its disk is full, or its file cannot be written",
     "what was acknowledged is stored; ask the owner to look at the server's terminal, the rest is sent again",
 )
-COMPRESSED = (".html", ".css", ".js", ".svg", ".txt", ".md")
+TEXT_SUFFIXES = (".html", ".css", ".js", ".svg", ".txt", ".md")
 
 
 def create_app(pages: Sequence[Page], settings: ServerSettings) -> Starlette:
@@ -120,7 +120,7 @@ def _file_route(url: str, path: Path) -> Any:
     from starlette.routing import Route
 
     body = path.read_bytes()
-    packed = gzip.compress(body, 9, mtime=0) if path.suffix in COMPRESSED else body
+    gzip_body = gzip.compress(body, 9, mtime=0) if path.suffix in TEXT_SUFFIXES else body
     tag = f'"{hashlib.sha256(body).hexdigest()[:20]}"'
     # `no-cache` asks whether the file has changed, and the tag answers without sending it again.
     headers = {"ETag": tag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
@@ -128,8 +128,8 @@ def _file_route(url: str, path: Path) -> Any:
     async def answer(request: Request) -> Response:
         if tag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        if "gzip" in request.headers.get("accept-encoding", "") and len(packed) < len(body):
-            return Response(packed, 200, {**headers, "Content-Encoding": "gzip"}, MEDIA_TYPES[path.suffix])
+        if "gzip" in request.headers.get("accept-encoding", "") and len(gzip_body) < len(body):
+            return Response(gzip_body, 200, {**headers, "Content-Encoding": "gzip"}, MEDIA_TYPES[path.suffix])
         return Response(body, 200, headers, MEDIA_TYPES[path.suffix])
 
     return Route(url, answer, methods=["GET"])

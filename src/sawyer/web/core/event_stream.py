@@ -27,7 +27,7 @@ class EventStream:
         self._number = 0
         self._series = secrets.token_hex(4)  # ids of an earlier server's events are none of ours
         self._news = asyncio.Condition()
-        self._closed = False
+        self._is_closed = False
 
     async def publish(self, data: str) -> str:
         """Send an event to all listeners; returns its id. `data` is text without line ends of its own (JSON)."""
@@ -42,22 +42,22 @@ class EventStream:
     async def close(self) -> None:
         """End all streams: the server stops."""
         async with self._news:
-            self._closed = True
+            self._is_closed = True
             self._news.notify_all()
 
     async def events(self, last_id: str = "") -> AsyncIterator[bytes]:
         """All kept events after `last_id` (an unknown id: all kept), then each new one, and a ping where nothing happens."""
-        sent = self._number_of(last_id)
+        last = self._number_of(last_id)
         self.listeners += 1
         try:
             while True:
-                waiting = [event for event in self._events if event[0] > sent]
-                for number, event in waiting:
-                    sent = number
+                news = [event for event in self._events if event[0] > last]
+                for number, event in news:
+                    last = number
                     yield event
-                if self._closed:
+                if self._is_closed:
                     return
-                if not waiting and not await self._wait(sent):
+                if not news and not await self._wait(last):
                     yield b": ping\n\n"
         finally:
             self.listeners -= 1
@@ -69,15 +69,15 @@ class EventStream:
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self.events(last_id), 200, headers, "text/event-stream")
 
-    async def _wait(self, sent: int) -> bool:
+    async def _wait(self, last: int) -> bool:
         """Whether there is news before the next ping is due."""
 
-        async def news() -> None:
+        async def wait_for_news() -> None:
             async with self._news:
-                await self._news.wait_for(lambda: self._closed or self._number > sent)
+                await self._news.wait_for(lambda: self._is_closed or self._number > last)
 
         try:
-            await asyncio.wait_for(news(), self.ping_seconds)
+            await asyncio.wait_for(wait_for_news(), self.ping_seconds)
         except TimeoutError:
             return False
         return True

@@ -28,7 +28,7 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
 }
 # Bytes of a body that is too long which are read and dropped, so that its sender gets to read why.
-DROPPED = 32_000_000
+DROP_LIMIT = 32_000_000
 
 
 class RequestChecks:
@@ -44,12 +44,12 @@ class RequestChecks:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        has_started = False
 
         async def send_checked(message: Message) -> None:
-            nonlocal started
+            nonlocal has_started
             if message["type"] == "http.response.start":
-                started = True
+                has_started = True
                 present = {name for name, _ in message["headers"]}
                 extra = [(name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in present]
                 message = message | {"headers": [*message["headers"], *extra]}
@@ -60,9 +60,9 @@ class RequestChecks:
             check_host(scope["headers"], self.hosts)
             check_origin(scope["headers"])
             check_length(scope["headers"], limit)
-            await self.app(scope, _limited(receive, limit), send_checked)
+            await self.app(scope, _limit_body(receive, limit), send_checked)
         except RequestError as error:
-            if started:
+            if has_started:
                 raise
             if error.status == 413:
                 await _drop_body(receive)
@@ -126,15 +126,15 @@ def _too_long(limit: int) -> RequestError:
     return RequestError(413, f"the body is longer than {limit:,} bytes", "send it in smaller parts")
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    received = 0
+def _limit_body(receive: Receive, limit: int) -> Receive:
+    size = 0
 
     async def receive_limited() -> Message:
-        nonlocal received
+        nonlocal size
         message = await receive()
         if message["type"] == "http.request":
-            received += len(message.get("body", b""))
-            if received > limit:
+            size += len(message.get("body", b""))
+            if size > limit:
                 raise _too_long(limit)
         return message
 
@@ -142,9 +142,9 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 async def _drop_body(receive: Receive) -> None:
-    dropped = 0
-    while dropped <= DROPPED:
+    size = 0
+    while size <= DROP_LIMIT:
         message = await receive()
         if message["type"] != "http.request" or not message.get("more_body"):
             return
-        dropped += len(message.get("body", b""))
+        size += len(message.get("body", b""))

@@ -67,7 +67,7 @@ class RatingApi:
 
     async def items(self, request: Request) -> Response:
         """The next items of this rater; those on their way to the rater come first."""
-        count = _number(request, "count", 25)
+        count = _query_number(request, "count", 25)
         if not 1 <= count <= MAX_ITEMS:
             raise RequestError(400, f"`count` is {count}", f"ask for 1 to {MAX_ITEMS} items")
         rater = await self._rater(request)
@@ -81,14 +81,14 @@ class RatingApi:
         raw = (await read_json(request)).get("votes")
         if not isinstance(raw, list) or len(raw) > MAX_VOTES or not all(isinstance(one, dict) for one in raw):
             raise RequestError(400, f"`votes` is no list of at most {MAX_VOTES} votes", 'send {"votes": [{"id": UUID, ...}]}')
-        stored, refused = await asyncio.to_thread(self._store_votes, rater, raw)
-        if stored:
+        stored_ids, refusals = await asyncio.to_thread(self._store_votes, rater, raw)
+        if stored_ids:
             self.feed.mark_changed()
-        return json_response({"stored": stored, "refused": refused})
+        return json_response({"stored": stored_ids, "refused": refusals})
 
     async def previous(self, request: Request) -> Response:
         """The item that the rater judged before the assignment `before` (without it: judged last), with its vote."""
-        before = _number(request, "before", None)
+        before = _query_number(request, "before", None)
         rater = await self._rater(request)
         vote = await asyncio.to_thread(self.store.previous, rater, before)
         return json_response({"item": None} if vote is None else assignment_json(vote.assignment))
@@ -135,10 +135,10 @@ class RatingApi:
         """The judgements as a file to download."""
         from starlette.responses import Response
 
-        what, named = request.query_params.get("what", "answers"), request.query_params.get("raters", "0")
-        if named not in ("0", "1"):
-            raise RequestError(400, f"`raters` is {named!r}", "0 leaves the raters' names out, 1 writes them")
-        file = await asyncio.to_thread(export_file, self.store, what, raters=named == "1")
+        what, with_names = request.query_params.get("what", "answers"), request.query_params.get("raters", "0")
+        if with_names not in ("0", "1"):
+            raise RequestError(400, f"`raters` is {with_names!r}", "0 leaves the raters' names out, 1 writes them")
+        file = await asyncio.to_thread(export_file, self.store, what, raters=with_names == "1")
         headers = {"Content-Disposition": f'attachment; filename="{file.name}"', "Cache-Control": "no-store"}
         return Response(file.text.encode("utf-8", "replace"), 200, headers, file.media_type)
 
@@ -158,21 +158,21 @@ class RatingApi:
         return {"done": self.store.count_done(rater), "left": self.store.count_left(rater, self.clock())}
 
     def _store_votes(self, rater: Rater, raw: list[dict[str, Any]]) -> tuple[list[str], list[dict[str, Any]]]:
-        stored: list[str] = []
-        refused: list[dict[str, Any]] = []
+        stored_ids: list[str] = []
+        refusals: list[dict[str, Any]] = []
         votes: list[Vote] = []
         for one in raw:
             try:
                 votes.append(self._vote(rater, one))
             except RatingError as error:
-                refused.append(_refused(one.get("id"), error))
+                refusals.append(_vote_refusal(one.get("id"), error))
         results = self.store.votes(rater, votes, self.clock()) if votes else []
         for vote, result in zip(votes, results, strict=True):
             if isinstance(result, StoredVote):
-                stored.append(vote.id)
+                stored_ids.append(vote.id)
             else:
-                refused.append(_refused(vote.id, result))
-        return stored, refused
+                refusals.append(_vote_refusal(vote.id, result))
+        return stored_ids, refusals
 
     def _vote(self, rater: Rater, raw: Mapping[str, Any]) -> Vote:
         vote_id(raw)
@@ -215,12 +215,12 @@ def owner_link(settings: ServerSettings, port: int) -> str:
     return f"{settings.url(port)}/owner" + (f"#token={settings.token}" if settings.token else "")
 
 
-def _refused(name: Any, error: RatingError) -> dict[str, Any]:
+def _vote_refusal(name: Any, error: RatingError) -> dict[str, Any]:
     words, todo = refusal_of(error)
     return {"id": name if isinstance(name, str) else None, "error": ". ".join(part for part in (words, todo) if part)}
 
 
-def _number(request: Request, name: str, default: T) -> int | T:
+def _query_number(request: Request, name: str, default: T) -> int | T:
     text = request.query_params.get(name)
     if text is None:
         return default

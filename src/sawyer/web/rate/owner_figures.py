@@ -59,12 +59,12 @@ def conflicts_json(store: RatingStore) -> list[dict[str, Any]]:
 
 def adjudicate(store: RatingStore, item: str, raw: Any) -> None:
     """Store the owner's judgement, raw as the page sends it, of an item that was judged. Raises RatingError."""
-    rated = next((rated for rated in store.rated_items() if rated.item.id == item), None)
-    votes = [vote for vote in rated.votes if vote.assignment.pick != "adjudication"] if rated else []
-    if rated is None or not votes:
+    rated_item = next((one for one in store.rated_items() if one.item.id == item), None)
+    votes = [vote for vote in rated_item.votes if vote.assignment.pick != "adjudication"] if rated_item else []
+    if rated_item is None or not votes:
         raise RatingError("nobody has judged this item", expected="the id of an item of GET /api/conflicts")
     method = votes[0].assignment.method
-    choice = parse_choice(raw, method, len(rated.item.answers))
+    choice = parse_choice(raw, method, len(rated_item.item.answers))
     store.adjudicate(item, choice, store.rater("owner"), method=method)
 
 

@@ -25,7 +25,7 @@ class ProgressFeed:
         self.events = EventStream(keep=1)
         self._compute = compute
         self._changes = asyncio.Event()
-        self._sent = ""
+        self._last_text = ""
         self._busy = asyncio.Lock()
         self._took = 0.0
 
@@ -40,8 +40,8 @@ class ProgressFeed:
             state = await asyncio.to_thread(self._compute)
             self._took = time.perf_counter() - start
             text = json.dumps(state, ensure_ascii=False, allow_nan=False)
-            if text != self._sent:
-                self._sent = text
+            if text != self._last_text:
+                self._last_text = text
                 await self.events.publish(text)
             return state
 
