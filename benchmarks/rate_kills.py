@@ -56,8 +56,8 @@ class KillReport:
         counts = f"{self.acknowledged_votes:,} votes acknowledged, {self.stored_votes:,} stored"
         wrong = f"lost {len(self.lost_votes)}, double {len(self.double_votes)}, never sent {len(self.unknown_votes)}"
         return (
-            f"{self.kills:,} kills in {self.seconds:.0f} s: {counts}, {self.unanswered_votes:,} sent without an answer and sent "
-            f"again; {wrong}, refused {len(self.refusals)}"
+            f"{self.kills:,} kills in {self.seconds:.0f} s: {counts}, {self.unanswered_votes:,} sent again for want of an "
+            f"answer; {wrong}, refused {len(self.refusals)}"
         )
 
 

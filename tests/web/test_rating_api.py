@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import socket
 import sqlite3
 import uuid
@@ -286,3 +289,48 @@ def read_event(stream: Any) -> tuple[str, Any]:
         if line.startswith(b"data: "):
             return name, json.loads(line[6:])
     raise AssertionError("the stream ended")
+
+
+# Files in and out, for the owner alone.
+
+
+def test_the_owner_exports(client: Client) -> None:
+    anna = join(client, "Anna-Maria")
+    items = anna("GET", "/api/items").json["items"]
+    votes = [vote_on(one["assignment"]) | {"rewrite": "a better answer"} for one in items]
+    assert anna("POST", "/api/votes", {"votes": votes}).json["refused"] == []
+    rows_of = {"answers": 6, "pairs": 6, "csv": 7, "demonstrations": 6}
+    for what, count in rows_of.items():
+        reply = client("GET", f"/api/export?what={what}")
+        text = reply.body.decode()
+        lines = list(csv.reader(io.StringIO(text))) if what == "csv" else text.splitlines()
+        assert reply.status == 200 and len(lines) == count, what
+        assert re.fullmatch(r'attachment; filename="[a-z-]+\.(jsonl|csv)"', reply.headers["content-disposition"])
+        assert b"Anna-Maria" not in reply.body
+    for what in ("answers", "pairs", "csv"):
+        assert b"Anna-Maria" in client("GET", f"/api/export?what={what}&raters=1").body
+    for query, status in (("what=../x", 422), ("what=", 422), ("raters=2", 400), ("raters=", 400)):
+        assert client("GET", f"/api/export?{query}").status == status
+
+
+def test_the_owner_imports(client: Client, store: RatingStore) -> None:
+    empty: dict[str, Any] = {"metadata": {}, "suggestions": {}, "vectors": {}}
+    fields = {"instruction": "Up?", "generation-0": "zero", "generation-1": "one"}
+    answers = {"preference": [{"value": "generation-1", "user_id": "u-1"}]}
+    text = json.dumps([{"id": "1", "fields": fields, "responses": answers, "_server_id": "5f1c"} | empty])
+    before = rows(store)
+    for name, content, status in (
+        ("x.exe", text, 400),
+        ("x.json", "{", 400),
+        ("x.json", '[{"a": 1}]', 422),
+        ("x.json", "", 400),
+    ):
+        assert client("POST", "/api/import", {"name": name, "text": content}).status == status, (name, content)
+    for body in ({"name": "x.json"}, {"name": 1, "text": ""}, {"text": text}):
+        assert client("POST", "/api/import", body).status == 400
+    assert rows(store) == before
+    reply = client("POST", "/api/import", {"name": "/etc/../x.json", "text": text})  # of the name only the ending counts
+    assert reply.status == 200 and (reply.json["votes"], reply.json["items"]) == (1, 1) and reply.json["words"]
+    padded = text + " " * 2_000_000  # longer than other requests may be
+    assert client("POST", "/api/import", {"name": "x.json", "text": padded}).status == 200
+    assert len(store.stored_votes()) == 1

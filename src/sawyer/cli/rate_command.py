@@ -233,11 +233,13 @@ def _answer_at_once(path: Path, target: str, export: str | None, what: str, with
 
     if not path.exists():
         raise RatingError(f"nothing was rated of {target} yet", expected=f"votes in {path}", todo=f"sawyer rate {target}")
+    if export and any(os.path.realpath(export) == os.path.realpath(name) for name in (target, path)):
+        raise RatingError(f"{export} is what is rated", expected="another file", why="it would be lost", todo="name another")
     with RatingStore.open(path) as store:
         if export:
             file = export_file(store, what, raters=with_raters)
             write_text(Path(export), file.text)
-            say(stdout(), f"{file.text.count(chr(10)):,} lines written to {export}")
+            say(stdout(), f"{what} written to {export}")
         if agreement:
             _show_agreement(store)
 

@@ -91,4 +91,5 @@ def import_json(store: RatingStore, path: Path) -> dict[str, Any]:
     """Take another tool's export into the store; what came and what could not be taken."""
     from sawyer.ratings.imports import import_ratings
 
-    return asdict(import_ratings(store, path))
+    summary = import_ratings(store, path)
+    return asdict(summary) | {"words": summary.words}

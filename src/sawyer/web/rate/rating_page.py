@@ -18,7 +18,7 @@ PAGES = {"/": "/static/rate.html", "/owner": "/static/owner.html"}
 def rating_page(store: RatingStore, settings: ServerSettings) -> Page:
     """The page over an open store, for `create_app`."""
     api = RatingApi(store, settings)
-    files = static_table(STATIC) if STATIC.is_dir() else {}
+    files = static_table(STATIC)
     files |= {"/static/theme.css": theme_file()}
-    files |= {url: files[name] for url, name in PAGES.items() if name in files}
+    files |= {url: files[name] for url, name in PAGES.items()}
     return Page(endpoints=api.endpoints(), files=files, run=api.feed.run, stop=api.feed.events.close)
