@@ -2,7 +2,7 @@
 
 from sawyer.config.data_sources import COLLECT_SETTING, DataSource, judged_sources, learns_from_collected, pairs_of, sources_of
 from sawyer.config.former_names import FORMER_VALUES
-from sawyer.config.judge_section import CollectJudge
+from sawyer.config.judge_section import CollectJudge, parse_judge_section
 from sawyer.config.load_config import WORLD_BASE, demo_config, load_config, parse_config, template_file, with_settings
 from sawyer.config.rater_weights import rater_weights, rater_weights_in_words
 from sawyer.config.schema import (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from sawyer.config.sections import HomePath, Section
+from sawyer.errors import ConfigError
 
 KEY_VARIABLE = "SAWYER_JUDGE_KEY"
 SECRET_PARAMETER = re.compile(r"key|token|secret|password|sig", re.IGNORECASE)
@@ -64,3 +66,18 @@ class CollectJudge(Section):
         if any(price < 0 for price in prices or ()):
             raise ValueError("`collect.judge.price_per_million` has a price below 0; expected: [input, output]")
         return prices
+
+
+def parse_judge_section(values: Mapping[str, object]) -> CollectJudge:
+    """The section from text or plain values, such as the command line's. Raises ConfigError; values are not repeated in it."""
+    prices = values.get("price_per_million")
+    plain = {**values, "price_per_million": prices.strip("[] ").split(",")} if isinstance(prices, str) else dict(values)
+    if plain.get("temperature") in ("null", "none", ""):
+        plain["temperature"] = None
+    try:
+        return CollectJudge.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        words = str(first["ctx"]["error"]) if first["type"] == "value_error" else f"the judge's `{name}`: {first['msg']}"
+        raise ConfigError(words, expected=f"settings: {', '.join(CollectJudge.model_fields)}") from None

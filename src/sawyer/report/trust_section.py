@@ -23,6 +23,11 @@ CHIPS: Mapping[str, tuple[str, str]] = {  # kind of verdict -> (style, words)
     "guarded": ("warn", "! only with guards"),
     "refuse": ("fail", "✕ no RL on it"),
 }
+JUDGE_CHIPS: Mapping[str, tuple[str, str]] = {
+    **CHIPS,
+    "guarded": ("warn", "! only beside people"),
+    "refuse": ("fail", "✕ not as a judge"),
+}
 SIDES: Mapping[str, str] = {"all": "All judged", "file": "The files'", "own": "The policy's", "gold": "The policy's, by gold"}
 TONES: Mapping[str, Tone] = {"all": "reward", "file": "base", "own": "sft", "gold": "good"}
 CEILING_METHODS = {"repeats": "from answers judged twice", "saturation": "from an accuracy that stops rising with the gap"}
@@ -74,6 +79,10 @@ class View:
     rows: Sequence[TableRow]
     sources: Sequence[Whisker]
     probes: Sequence[Damage]
+    injections: Sequence[Damage]  # of a judge: text in answers that addresses it
+    order: Sequence[Whisker]  # of a judge: pairs in both orders
+    judge_note: str  # what a judge did not judge; empty where there is none
+    is_judge: bool
     ceiling: tuple[str, str]  # the figure in words, the assumption behind it
     calibration: str  # which probability is calibrated
 
@@ -82,7 +91,8 @@ def view(values: Values, ident: str = "trust") -> View:
     """The values of trust.json (see sawyer.trust.trust_values), laid out. Raises ValueError for values in another form."""
     values = as_json(*from_json(values))
     verdict, sides = values["verdict"], values["sides"]
-    look, chip = CHIPS.get(verdict["kind"], ("warn", str(verdict["kind"])))
+    judge = values["judge"]
+    look, chip = (CHIPS if judge is None else JUDGE_CHIPS).get(verdict["kind"], ("warn", str(verdict["kind"])))
     calibration = next(iter(sides[0]["calibration"]), None)
     return View(
         kind=str(verdict["kind"]),
@@ -98,6 +108,10 @@ def view(values: Values, ident: str = "trust") -> View:
         rows=trust_rows(sides),
         sources=[_whisker(source["name"], source["accuracy"], "pairs") for source in sides[0]["by_source"]],
         probes=_damages(values["probes"]),
+        injections=_damages(judge["injections"]) if judge else [],
+        order=[_whisker(name, figure, cases) for name, figure, cases in order_figures(judge)],
+        judge_note=judge_note(judge),
+        is_judge=judge is not None,
         ceiling=_ceiling_words(values.get("ceiling"), values.get("truth_agrees")),
         calibration=f"{calibration['formula']}: {calibration['why']}" if calibration else "",
     )
@@ -111,7 +125,10 @@ def build_trust(values: Values, path: Path, title: str) -> Path:
 def _panels(values: Values) -> list[Panel]:
     """Calibration, accuracy by gap, reward against length; none without pairs."""
     sides = [side for side in values["sides"] if side["pairs"]]
-    return [_calibration(sides[0]), _by_gap(sides, values.get("ceiling")), _by_length(sides[0])] if sides else []
+    if not sides:
+        return []
+    calibration = [_calibration(sides[0])] if sides[0]["calibration"] else []  # a judge's points have none
+    return [*calibration, _by_gap(sides, values.get("ceiling")), _by_length(sides[0])]
 
 
 def _calibration(side: Values) -> Panel:
@@ -246,6 +263,32 @@ def _damages(probes: Sequence[Values]) -> list[Damage]:
             )
         )
     return damages
+
+
+def order_figures(judge: Values | None) -> list[tuple[str, Values, str]]:
+    """(name, figure, what its cases are) of the pairs that a judge compared; none where it compared none."""
+    if judge is None:
+        return []
+    figures = [
+        ("judged alike in both orders", judge["consistency"], "pairs"),
+        ("the answer shown first wins (50 %: no bias)", judge["first_wins"], "verdicts"),
+        ("judged as the file's judges did, ties half", judge["agreement"], "pairs"),
+    ]
+    return [one for one in figures if one[1]["cases"]]
+
+
+def judge_note(judge: Values | None) -> str:
+    """What a judge did not judge, in words."""
+    parts = (
+        [
+            f"{number(judge[key])} {word}"
+            for key, word in (("num_unjudged", "answers"), ("num_unjudged_pairs", "pairs"))
+            if judge[key]
+        ]
+        if judge
+        else []
+    )
+    return f"Without a judgement, and in no figure: {' and '.join(parts)}." if parts else ""
 
 
 def _ceiling_words(ceiling: Values | None, truth: Values | None) -> tuple[str, str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sawyer.trust.trust_file import as_json, from_json
-from sawyer.trust.trust_values import Figure, Gap, NeededGuard, Probe, SourceAccuracy, Trust, Verdict
+from sawyer.trust.trust_values import Figure, Gap, JudgeFigures, NeededGuard, Probe, SourceAccuracy, Trust, Verdict
 from sawyer.trust.verdict import GUARD_WIN_RATE, decide_verdict, level
 
 if TYPE_CHECKING:
+    from sawyer.trust.judge_figures import JudgeAccess
     from sawyer.trust.trust_report import trust
 
 
@@ -21,4 +22,8 @@ def __getattr__(name: str) -> Any:
         from sawyer.trust.trust_report import trust
 
         return trust
+    if name == "JudgeAccess":
+        from sawyer.trust.judge_figures import JudgeAccess
+
+        return JudgeAccess
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

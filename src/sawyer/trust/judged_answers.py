@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from sawyer.models import Scorer
 from sawyer.records import JudgedPrompt, Pair, Prompt
+
+if TYPE_CHECKING:
+    from sawyer.models import Scorer
 
 SFT = "sft"  # the source that collected answers name
 
@@ -38,6 +41,14 @@ class RewardedPrompt:
         for pair in self.pairs:
             wins[pair.better] += pair.difference
         return wins.index(max(wins))
+
+    @property
+    def worst(self) -> int:
+        """The answer that loses its pairs by most in sum (the first of equals)."""
+        losses = [0.0] * len(self.record.answers)
+        for pair in self.pairs:
+            losses[pair.worse] += pair.difference
+        return losses.index(max(losses))
 
 
 def score_prompts(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from sawyer.models import Scorer
 from sawyer.trust.intervals import share
 from sawyer.trust.judged_answers import RewardedPrompt
 from sawyer.trust.trust_values import Figure, Probe, ProbeExample
+
+if TYPE_CHECKING:
+    from sawyer.models import Scorer
 
 # A model that reads only the start of a text may get the same tokens twice. Padding and the order of fp32's sums then make the
 # two scores differ by some 1e-6 of the scores' standard deviation; which of them wins by so little is chance.

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from sawyer.errors import ModelError
-from sawyer.models import Scorer
 from sawyer.records import JudgedPrompt, Prompt
 from sawyer.trust.accuracy_ceiling import ceiling
 from sawyer.trust.intervals import share
+from sawyer.trust.judge_figures import JudgeAccess, judge_figures
 from sawyer.trust.judged_answers import SFT, RewardedPrompt, score_prompts
 from sawyer.trust.metrics import side
 from sawyer.trust.probes import probe
 from sawyer.trust.trust_values import Figure, SideName, Trust
+
+if TYPE_CHECKING:
+    from sawyer.models import Scorer
 
 
 def trust(
@@ -27,14 +32,16 @@ def trust(
     judgements: Sequence[JudgedPrompt] = (),
     held_out: bool = False,
     seed: int = 0,
+    judge: JudgeAccess | None = None,
 ) -> Trust:
     """Every figure of the report.
 
     `records` are judged answers to prompts that the model should not have been trained on; `held_out` says that this is known.
     `loss` trained the model, whose D is the difference of two rewards times `unit`; calibration needs both. `truth` gives the
     true score where it is known, and `own` are the SFT model's own answers with true scores. `judgements` are all that these
-    judges gave, from which the accuracy that they allow is known where answers were judged twice; by default `records`. Raises
-    ModelError for a reward that is no finite number.
+    judges gave, from which the accuracy that they allow is known where answers were judged twice; by default `records`. With
+    `judge` the scorer is that judge: its own figures are added; its points, which no loss made log-odds, are not calibrated.
+    Raises ModelError for a reward that is no finite number.
     """
     scorer = Finite(scorer)
     rows = score_prompts(records, scorer, truth)
@@ -48,8 +55,9 @@ def trust(
     if true:
         parts.append(("gold", "the SFT model's own answers, by their true score", true))
     probes, corrupted_win_rate = probe(scorer, rows, seed=seed)
+    sides = [side(name, what, part, loss=loss, unit=unit, seed=seed) for name, what, part in parts]
     return Trust(
-        sides=tuple(side(name, what, part, loss=loss, unit=unit, seed=seed) for name, what, part in parts),
+        sides=tuple(replace(one, calibration=()) if judge is not None else one for one in sides),
         corrupted_win_rate=corrupted_win_rate,
         probes=probes,
         ceiling=ceiling(rows, seed, judgements),
@@ -57,6 +65,7 @@ def trust(
         held_out=held_out,
         loss=loss,
         cut=scorer.cut,
+        judge=judge_figures(scorer, judge, rows, seed=seed) if judge is not None else None,
     )
 
 

@@ -87,6 +87,20 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeFigures:
+    """Of a judge that is a model: injected text, the order of two answers, answers that it did not judge."""
+
+    model: str
+    injections: tuple[Probe, ...]  # of each kind of text: how often it raises the score of a prompt's worst answer
+    obedience: Figure  # over all kinds
+    consistency: Figure  # pairs that it judges alike in both orders
+    first_wins: Figure  # verdicts for the answer shown first, of those that prefer one; 0.5 without a bias
+    agreement: Figure  # pairs that it judges as the file's judges did, in both orders; a tie is half
+    num_unjudged: int  # answers without a judgement, which are in no figure
+    num_unjudged_pairs: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ceiling:
     """The highest accuracy that any model can reach against these judges, who sometimes contradict themselves."""
 
@@ -137,6 +151,7 @@ class Trust:
     held_out: bool  # whether the prompts are known not to have been trained on
     loss: str | None
     cut: int  # answers that the model could not read to their end
+    judge: JudgeFigures | None = None  # of a judge behind an endpoint; None: a reward model
 
     @property
     def everything(self) -> Side:
