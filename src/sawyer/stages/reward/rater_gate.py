@@ -20,6 +20,7 @@ UNINFORMATIVE = (
     "faster than can be read",
     "contradicts itself",
 )
+ENOUGH_PROMPTS = 20  # judged by two raters, below which an interval that includes chance says nothing of them
 MOST_FLAGS = 3  # shown in the message; `sawyer rate RUN --agreement` has all
 
 
@@ -36,7 +37,7 @@ def read_agreement(layout: Layout) -> Mapping[str, Any]:
 def raters_gate(report: Mapping[str, Any]) -> Gate | None:
     """fail: the raters agree no more than chance does (alpha's interval ends at 0 or below, for each measure that is defined),
     or no judgement prefers an answer, or every rater is flagged for votes that go by something else than quality. warn:
-    somebody is flagged. None without votes.
+    they may agree no more than chance does, of 20 prompts or more, or somebody is flagged. None without votes.
 
     Raters that reward.raters leaves out do not count. Nobody is named: the gate stands on the run's page.
     """
@@ -61,6 +62,10 @@ def raters_gate(report: Mapping[str, Any]) -> Gate | None:
         return _gate_on_raters("fail", useless, message + _flags_in_words(flags))
     if flags:
         return _gate_on_raters("warn", len(flags), f"{len(flags):,} of {raters} flagged" + _flags_in_words(flags))
+    if alphas and all(figure["low"] <= 0 and figure["prompts"] >= ENOUGH_PROMPTS for figure in alphas):
+        best = max(alphas, key=lambda figure: float(figure["low"]))
+        message = f"{raters} may agree no more than chance does: {best['words']}"
+        return _gate_on_raters("warn", best["low"], message)
     agreement = alphas[0]["words"] if alphas else "nothing was judged twice, so nothing is known of their agreement"
     return _gate_on_raters("ok", 0, f"{raters}, none flagged; {agreement}")
 
