@@ -106,6 +106,6 @@ export function helpOf(method) {
     ...ways[method],
     ['u or Backspace', 'back: first what is typed here, then vote by vote through all of yours'], ['Enter', 'on an earlier vote: keep it, on to the next'],
     ['Esc', 'leave a text field; return to the newest item'], ['r, n', 'write a better answer, a note'],
-    ['m', 'the plain text in a monospace font'], ['v', 'mark the words that differ from answer 1'], ['p', 'a taller prompt'], ['?', 'this list'],
+    ['m', 'the plain text in a monospace font'], ['v', 'mark the words that differ from answer 1 (in it: from answer 2)'], ['p', 'a taller prompt'], ['?', 'this list'],
   ]
 }
