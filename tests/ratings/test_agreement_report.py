@@ -300,3 +300,19 @@ def test_any_ballot_has_a_report_that_is_json(votes: list[tuple[int, str, int, b
         else:
             assert figure.low is not None and figure.high is not None and figure.low <= figure.value <= figure.high
             assert not figure.reason
+
+
+def test_the_work_grows_with_the_votes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Votes are looked at a few times each, not once for each vote: 10,000 items would take minutes."""
+    looks = 0
+    report_module = importlib.import_module("sawyer.ratings.agreement_report")
+    random_items = report_module._random_items
+
+    def count(*arguments: object) -> object:
+        nonlocal looks
+        looks += 1
+        return random_items(*arguments)
+
+    monkeypatch.setattr(report_module, "_random_items", count)
+    pairs_of_two(30, 10)
+    assert looks == 1

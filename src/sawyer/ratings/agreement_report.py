@@ -75,11 +75,12 @@ def agreement_report(rated_items: Sequence[RatedItem], seed: int = 0, *, without
     rated_items = _leave_out(rated_items, {name_key(name) for name in without})
     judgements = votes_with_judgements(rated_items)
     counts = tallies(judgements)
-    random_counts = tallies([one for one in judgements if one.vote.assignment.item.id in _random_items(rated_items)])
+    by_chance = _random_items(rated_items)
+    random_counts = tallies([one for one in judgements if one.vote.assignment.item.id in by_chance])
     raters_by_item: dict[str, list[int]] = {}
     for one in judgements:
         raters_by_item.setdefault(one.vote.assignment.item.id, []).append(one.rater)
-    why = _why_no_pairs(judgements, raters_by_item)
+    why = _why_no_pairs(counts, raters_by_item)
     alone = "no answers were judged twice by the same rater, and preferred both times"
     ceiling, ceiling_words = _ceiling(counts, why, seed)
     return AgreementReport(
@@ -161,16 +162,16 @@ def _random_items(rated_items: Sequence[RatedItem]) -> set[str]:
     }
 
 
-def _why_no_pairs(judgements: Sequence[JudgedVote], raters_by_item: Mapping[str, Sequence[int]]) -> str:
+def _why_no_pairs(counts: Tallies, raters_by_item: Mapping[str, Sequence[int]]) -> str:
     """Why no two raters' judgements can be compared; empty where they can."""
-    raters = {one.rater for one in judgements}
+    raters = {rater for raters_of in raters_by_item.values() for rater in raters_of}
     if len(raters) < 2:
         return "nobody has judged yet" if not raters else "there is one rater: agreement needs two"
+    if any(pairs for _, pairs in _outcomes(counts, _different, "verdicts")):
+        return ""
     if all(len(set(raters_of)) < 2 for raters_of in raters_by_item.values()):
         return "no item was judged by two raters: raise the overlap"
-    return (
-        "no two answers were compared by two raters" if not any(_outcomes(tallies(judgements), _different, "verdicts")) else ""
-    )
+    return "no two answers were compared by two raters"
 
 
 def _ceiling(counts: Tallies, why: str, seed: int) -> tuple[AgreementFigure, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import median
@@ -102,27 +102,38 @@ def profiles(
     for one in judgements:
         by_rater.setdefault(one.rater, []).append(one)
     longer = {rater: _longer_outcomes(votes_of) for rater, votes_of in by_rater.items()}
-    looks = FLAGS * max(1, len(votes))
+    looks, orders = FLAGS * max(1, len(votes)), _Orders(counts)
     result = []
     for rater in sorted(votes):
         others_longer = [cell for other, cells in longer.items() if other != rater for cell in cells]
-        with_others = _orders(counts, lambda pair, rater=rater: (pair[0] == rater) != (pair[1] == rater))  # type: ignore[misc]
-        among_others = _orders(counts, lambda pair, rater=rater: rater not in pair and pair[0] != pair[1])  # type: ignore[misc]
+        with_others, among_others = orders.of(rater)
         outcomes = _RaterOutcomes(votes[rater], by_rater.get(rater, []), longer.get(rater, []), with_others)
         result.append(outcomes.profile(looks, others_longer, among_others))
     return tuple(result)
 
 
-def _orders(
-    counts: Mapping[PromptKey, Mapping[tuple[int, int], Tally]], selects: Callable[[tuple[int, int]], bool]
-) -> list[tuple[float, float]]:
-    return [
-        (
-            float(sum(tally.same_order for pair, tally in pairs.items() if selects(pair))),
-            float(sum(tally.orders for pair, tally in pairs.items() if selects(pair))),
-        )
-        for pairs in counts.values()
-    ]
+class _Orders:
+    """Pairs of judgements by different raters that both prefer one answer: (the same order, all) of each prompt."""
+
+    def __init__(self, counts: Mapping[PromptKey, Mapping[tuple[int, int], Tally]]) -> None:
+        self.totals: list[tuple[int, int]] = []
+        self.by_rater: dict[int, dict[int, list[int]]] = {}  # rater -> number of the prompt -> the same of this rater's pairs
+        for number, pairs in enumerate(counts.values()):
+            between = [(pair, tally) for pair, tally in pairs.items() if pair[0] != pair[1]]
+            self.totals.append((sum(t.same_order for _, t in between), sum(t.orders for _, t in between)))
+            for pair, tally in between:
+                for rater in pair:
+                    cell = self.by_rater.setdefault(rater, {}).setdefault(number, [0, 0])
+                    cell[0], cell[1] = cell[0] + tally.same_order, cell[1] + tally.orders
+
+    def of(self, rater: int) -> tuple[list[tuple[float, float]], list[tuple[float, float]]]:
+        """(with the others, of the others among themselves) for a rater."""
+        cells = self.by_rater.get(rater, {})
+        among = [
+            (float(same - cells.get(number, (0, 0))[0]), float(orders - cells.get(number, (0, 0))[1]))
+            for number, (same, orders) in enumerate(self.totals)
+        ]
+        return [(float(same), float(orders)) for same, orders in cells.values()], among
 
 
 def _by_prompt(cases: Iterable[tuple[PromptKey, bool]]) -> list[tuple[float, float]]:
