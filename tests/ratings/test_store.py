@@ -324,6 +324,62 @@ def test_the_digest_is_of_what_was_judged(tmp_path: Path) -> None:
     assert digests[0] == digests[1]
 
 
+def test_of_several_adjudications_the_last_one_counts_in_the_digest(tmp_path: Path) -> None:
+    items = make_items(1)
+    with open_store(tmp_path, items) as store:
+        digests = []
+        for name, grade in (("anna", 1), ("bob", -1), ("anna", 1), ("bob", -1)):
+            store.adjudicate(items[0].id, Choice(grade=grade), store.rater(name), now=NOW)
+            digests.append(store.digest())
+        assert digests[:2] == digests[2:] and digests[0] != digests[1]
+
+
+# Several calls as one
+
+
+def test_all_or_nothing(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        with pytest.raises(ZeroDivisionError), store.all_or_nothing():
+            store.add_items(make_items(2))
+            anna = store.rater("anna")
+            cast(store, anna, store.assign(anna, 1, NOW)[0], "v")
+            assert store.progress(NOW).judged_items == 1
+            raise ZeroDivisionError
+        assert store.progress(NOW).items == 0 and store.raters() == [] and store.stored_votes() == []
+        with store.all_or_nothing():
+            store.add_items(make_items(2))
+            anna = store.rater("anna")
+            cast(store, anna, store.assign(anna, 1, NOW)[0], "v")
+        with RatingStore.open(store.path) as again:
+            assert again.progress(NOW) == store.progress(NOW) and len(again.history(anna)) == 1
+
+
+def test_one_moment(tmp_path: Path) -> None:
+    with open_store(tmp_path, make_items(3)) as store, RatingStore.open(store.path) as reader:
+        anna = store.rater("anna")
+        one, two = store.assign(anna, 2, NOW)
+        cast(store, anna, one, "v1")
+        with reader.one_moment():
+            before = reader.digest(), reader.rated_items()
+            cast(store, anna, two, "v2")
+            assert (reader.digest(), reader.rated_items()) == before and reader.progress(NOW).judged_items == 1
+            with pytest.raises(RuntimeError):
+                reader.rater("bob")
+        assert reader.digest() == store.digest() != before[0] and reader.progress(NOW).judged_items == 2
+
+
+def test_progress_counts_what_can_be_judged(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    with open_store(path, make_items(4), "pair") as store:
+        judge_all(store, store.rater("anna"), 1)
+    with open_store(path, make_items(6, answers=3, round=2), "pair") as store:
+        assert store.progress(NOW).items == 4
+    with open_store(path, [], "rank") as store:
+        assert store.progress(NOW).items == 10
+    with open_store(path, make_items(2, answers=2, round=3), "graded") as store:
+        assert store.progress(NOW).items == 6 and store.progress(NOW).judged_items == 1
+
+
 # The file
 
 

@@ -103,7 +103,7 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_writer_that_is_killed_at_many_moments_loses_nothing(tmp_path: Path) -> None:
     path, rng = file_of_items(tmp_path, 20_000), random.Random(1)
-    for _ in range(100):
+    for _ in range(40):
         with writer(path, "anna") as process:
             assert lost_votes(path, "anna", kill_at(process, rng.randint(1, 80))) == set()
 

@@ -47,7 +47,7 @@ def take_snapshot(config: Config, layout: Layout, *, unless: str = "") -> Snapsh
     if has_votes:
         from sawyer.ratings import RatingStore
 
-        with RatingStore.open(layout.ratings) as store:
+        with RatingStore.open(layout.ratings) as store, store.one_moment():  # people may be voting
             digest = store.digest()
             key = _key(digest, settings, layout)
             if key == unless:

@@ -63,6 +63,11 @@ class ItemState:
     def answer_count(self) -> int:
         return self.answers.count(",") + 1
 
+    @property
+    def is_judged(self) -> bool:
+        """By people, or by the owner."""
+        return self.is_adjudicated or bool(self.judges)
+
     def is_full(self) -> bool:
         """Whether no further judgement is wanted."""
         return self.is_adjudicated or len(self.judges) >= self.raters_wanted
@@ -266,6 +271,10 @@ class Pool:
         partial = [self._fit[number] for number in self._partial]
         free = sum(1 for item in partial if not item.was_shown_to(rater) and item.has_room(rater, now, seconds))
         return len(self._open) - len(partial) + free + len(self.open_assignments(rater, now))
+
+    def count_items(self) -> int:
+        """Items that the method can judge, and those that were judged by another."""
+        return sum(1 for item in self.items.values() if item.number in self._fit or item.is_judged)
 
     def count_leases(self, now: float) -> int:
         """Items that are in somebody's hands."""

@@ -82,8 +82,9 @@ def import_ratings(store: RatingStore, path: Path, *, now: float | None = None) 
             f"{path.name} ({shape.name}) has no judgement that can be taken: {reasons or 'it has no rows'}",
             expected="prompts with two answers or more, and who preferred which",
         )
-    items = store.add_items(item for _, item in pairs)
-    votes = _store_votes(store, shape.name, pairs, time.time() if now is None else now, drop)
+    with store.all_or_nothing():
+        items = store.add_items(item for _, item in pairs)
+        votes = _store_votes(store, shape.name, pairs, time.time() if now is None else now, drop)
     names = dict.fromkeys(vote.rater.strip() for vote, _ in pairs)
     return ImportSummary(format=shape.name, rows=len(rows), items=items, votes=votes, raters=tuple(names), left_out=left_out)
 

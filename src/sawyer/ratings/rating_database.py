@@ -51,6 +51,7 @@ class RatingDatabase:
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path, self.lock, self._connection = path, threading.RLock(), connection
+        self._is_writing = False
 
     @classmethod
     def open(cls, path: Path, *, create: bool, vfs: str | None = None) -> RatingDatabase:
@@ -145,17 +146,27 @@ class RatingDatabase:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing: committed and on the disk when the block ends, rolled back when it raises. Blocks do not nest."""
+        """All or nothing: committed and on the disk when the block ends, rolled back when it raises.
+
+        An inner block is part of the outer one. Raises RuntimeError inside `snapshot`, whose end would undo it.
+        """
         with self.lock, storage_errors(self.path):
             connection = self._connection
+            if self._is_writing:
+                yield connection
+                return
+            if connection.in_transaction:
+                raise RuntimeError("a write inside a block that reads one moment's state")
             connection.execute("BEGIN IMMEDIATE")
+            self._is_writing = True
             try:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # a full disk may have ended it
-                    connection.execute("ROLLBACK")
+                self._roll_back()
                 raise
+            finally:
+                self._is_writing = False
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[sqlite3.Connection]:
@@ -167,8 +178,12 @@ class RatingDatabase:
             try:
                 yield self._connection
             finally:
-                if not is_inside and self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                if not is_inside:
+                    self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:  # a full disk may have ended it
+            self._connection.execute("ROLLBACK")
 
     def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first value of a query's first row; None where there is no row."""

@@ -40,8 +40,8 @@ MAX_PREFETCH = 200  # items that one rater holds at once
 class Progress:
     """How far the judging is."""
 
-    items: int
-    judged_items: int  # with a vote that is no skip
+    items: int  # that today's method can judge, or that are judged
+    judged_items: int  # by people or by the owner; skips and models' votes do not count
     votes: Mapping[str, int]  # rater's name -> items voted on, skips and repeats included
     open_leases: int
 
@@ -98,6 +98,19 @@ class RatingStore:
     def settings(self) -> RatingSettings:
         """How items are handed out now."""
         return self._settings
+
+    @contextlib.contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """Let all that the block reads be of one moment, whatever other programs write meanwhile. Nothing is written inside."""
+        with self._database.snapshot():
+            yield
+
+    @contextlib.contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Store all that the block stores in one transaction: many times faster than one by one, and nothing where it raises.
+        Nothing is acknowledged before the block ends."""
+        with self._update():
+            yield
 
     # Items and raters
 
@@ -397,8 +410,8 @@ class RatingStore:
                 ).fetchall()
             )
             return Progress(
-                items=len(pool.items),
-                judged_items=sum(1 for item in pool.items.values() if item.judges or item.is_adjudicated),
+                items=pool.count_items(),
+                judged_items=sum(1 for item in pool.items.values() if item.is_judged),
                 votes={rater.name: counts.get(rater.id, 0) for rater in self.raters()},
                 open_leases=pool.count_leases(time.time() if now is None else now),
             )
@@ -411,6 +424,8 @@ class RatingStore:
             rows = connection.execute(
                 "SELECT i.id, r.name_key, a.pick, a.method, a.answer_order, v.choice FROM assignments a"
                 " JOIN votes v ON v.number = a.last_vote JOIN items i ON i.number = a.item JOIN raters r ON r.number = a.rater"
+                " WHERE a.pick != 'adjudication' OR a.last_vote ="
+                " (SELECT max(b.last_vote) FROM assignments b WHERE b.item = a.item AND b.pick = 'adjudication')"
             ).fetchall()
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()[:32]
 
