@@ -111,6 +111,8 @@ def test_the_last_judgements_changes_stand_in_sentences_with_what_could_have_bee
     assert "noise" not in change_words(clear)[0]
     assert change_words(ROUNDS[0]) == []
     of_one = {name: value for name, value in ROUNDS[1]["change"].items() if name not in ("low", "high", "detectable")}
+    same = {**ROUNDS[1]["change"], "value": 0.0, "low": 0.0, "high": 0.0}
+    assert change_words({"round": 2, "change": same})[0].endswith("+0 points, and the same on every prompt.")
     assert change_words({"round": 2, "change": of_one})[0].endswith("the one before 66 %: +6 points.")
 
 

@@ -224,6 +224,8 @@ def _accuracy_words(change: Values) -> str:
     low, high = change.get("low"), change.get("high")
     if low is None or high is None:  # of a single prompt
         return f"{words}."
+    if low == high == 0:
+        return f"{words}, and the same on every prompt."
     words += f" ({_signed_points(low)} to {_signed_points(high)})"
     if low <= 0 <= high:
         smallest = change.get("detectable")
