@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from sawyer.errors import DataError, RatingError
 from sawyer.ratings import RatingSettings, RatingStore, agreement_report, judgement_of
+from sawyer.ratings.choices import check_choice
+from sawyer.ratings.import_formats import format_of_rows, read_foreign_rows
 from sawyer.ratings.imports import ImportSummary, import_ratings
 
 
@@ -69,46 +72,46 @@ def take(tmp_path: Path, rows: Sequence[Any], *, lines: bool = False) -> tuple[I
         return summary, votes
 
 
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        # Argilla: a ranking is a list of options, best first (2.x), or of options with ranks, of which ties are kept.
-        (argilla(THREE, {"ranking": [answer(["response-2", "response-1", "response-3"])]}), {"one": 1, "two": 2, "three": 0}),
-        (
-            argilla(THREE, {"r": [answer([{"value": f"reply-{i}", "rank": rank} for i, rank in ((1, 1), (2, 1), (3, 2))])]}),
-            {"one": 1, "two": 1, "three": 0},
-        ),
-        (argilla(THREE, {f"rating_{i}": [answer(i + 3)] for i in (1, 2, 3)}), {"one": 4, "two": 5, "three": 6}),
-        (argilla(TWO, {"preference": [answer("generation-1")]}), {"zero": 0, "one": 1}),
-        (argilla(TWO, {"preference": [answer("0")]}), {"zero": 1, "one": 0}),
-        (argilla(TWO, {"preference": [answer("Response B")], "rationale": [answer("shorter")]}), {"zero": 0, "one": 1}),
-        (argilla(TWO, {"preference": [answer("tie")]}), {"zero": 0, "one": 0}),
-        (argilla(TWO, {"preference": [answer("0", status="discarded")]}), {}),
-        # flattened
-        (
-            TWO
-            | {"id": "1", "preference.responses": ["generation-0"], "preference.responses.users": ["u-1"]}
-            | {"preference.responses.status": ["submitted"], "preference.suggestion": None},
-            {"zero": 1, "one": 0},
-        ),
-        # Label Studio
-        (task([pairwise("right")]), {"left text": 0, "right text": 1}),
-        (
-            task([pairwise("left", "x,y")], {"question": "Up?", "answer_a": "left text", "answer_b": "right text"}),
-            {"left text": 1, "right text": 0},
-        ),
-        (task([ranker(["llm_3", "llm_1", "llm_2"])], {"prompt": "Up?", "items": ITEMS}), {"one": 1, "two": 0, "three": 2}),
-        (
-            task([ranker({"rank": ["llm_2", "llm_1", "llm_3"], "bad": []})], {"prompt": "Up?", "items": ITEMS}),
-            {"one": 1, "two": 2, "three": 0},
-        ),
-        (task([], was_cancelled=True), {}),
-        (small(pw=[{"selected": "left"}]), {"left text": 1, "right text": 0}),
-        (small(items=ITEMS, rank=[{"ranker": {"_": ["llm_1", "llm_2", "llm_3"]}}]), {"one": 2, "two": 1, "three": 0}),
-        # feedloop
-        ({"prompt": "Up?", "chosen": "yes", "rejected": "no"}, {"yes": 1, "no": 0}),
-    ],
-)
+SHAPES: list[tuple[dict[str, Any], dict[str, float]]] = [
+    # Argilla: a ranking is a list of options, best first (2.x), or of options with ranks, of which ties are kept.
+    (argilla(THREE, {"ranking": [answer(["response-2", "response-1", "response-3"])]}), {"one": 1, "two": 2, "three": 0}),
+    (
+        argilla(THREE, {"r": [answer([{"value": f"reply-{i}", "rank": rank} for i, rank in ((1, 1), (2, 1), (3, 2))])]}),
+        {"one": 1, "two": 1, "three": 0},
+    ),
+    (argilla(THREE, {f"rating_{i}": [answer(i + 3)] for i in (1, 2, 3)}), {"one": 4, "two": 5, "three": 6}),
+    (argilla(TWO, {"preference": [answer("generation-1")]}), {"zero": 0, "one": 1}),
+    (argilla(TWO, {"preference": [answer("0")]}), {"zero": 1, "one": 0}),
+    (argilla(TWO, {"preference": [answer("Response B")], "rationale": [answer("shorter")]}), {"zero": 0, "one": 1}),
+    (argilla(TWO, {"preference": [answer("tie")]}), {"zero": 0, "one": 0}),
+    (argilla(TWO, {"preference": [answer("0", status="discarded")]}), {}),
+    # flattened
+    (
+        TWO
+        | {"id": "1", "preference.responses": ["generation-0"], "preference.responses.users": ["u-1"]}
+        | {"preference.responses.status": ["submitted"], "preference.suggestion": None},
+        {"zero": 1, "one": 0},
+    ),
+    # Label Studio
+    (task([pairwise("right")]), {"left text": 0, "right text": 1}),
+    (
+        task([pairwise("left", "x,y")], {"question": "Up?", "answer_a": "left text", "answer_b": "right text"}),
+        {"left text": 1, "right text": 0},
+    ),
+    (task([ranker(["llm_3", "llm_1", "llm_2"])], {"prompt": "Up?", "items": ITEMS}), {"one": 1, "two": 0, "three": 2}),
+    (
+        task([ranker({"rank": ["llm_2", "llm_1", "llm_3"], "bad": []})], {"prompt": "Up?", "items": ITEMS}),
+        {"one": 1, "two": 2, "three": 0},
+    ),
+    (task([], was_cancelled=True), {}),
+    (small(pw=[{"selected": "left"}]), {"left text": 1, "right text": 0}),
+    (small(items=ITEMS, rank=[{"ranker": {"_": ["llm_1", "llm_2", "llm_3"]}}]), {"one": 2, "two": 1, "three": 0}),
+    # feedloop
+    ({"prompt": "Up?", "chosen": "yes", "rejected": "no"}, {"yes": 1, "no": 0}),
+]
+
+
+@pytest.mark.parametrize(("row", "expected"), SHAPES)
 def test_each_shape(tmp_path: Path, row: dict[str, Any], expected: dict[str, float]) -> None:
     summary, votes = take(tmp_path, [row])
     assert [scores for _, scores in votes] == [expected] and not summary.left_out, summary.left_out
@@ -228,3 +231,32 @@ def test_a_file_that_is_no_json(tmp_path: Path, content: str) -> None:
             import_ratings(store, tmp_path / "x.json")
         with pytest.raises(DataError, match="cannot be read"):
             import_ratings(store, tmp_path / "absent.json")
+
+
+JUNK = (None, "", 0, -1, True, 1.5, [], {}, "x", ["a"], [{"id": 1}], [None], [[]], {"value": None}, 10**30, float("nan"))
+
+
+def damaged(value: Any, rng: random.Random) -> Any:
+    """The value with some of its parts gone, or something else in their stead."""
+    if rng.random() < 0.12:
+        return rng.choice(JUNK)
+    if isinstance(value, dict):
+        return {name: damaged(part, rng) for name, part in value.items() if rng.random() > 0.04}
+    return [damaged(part, rng) for part in value] if isinstance(value, list) else value
+
+
+def test_damaged_rows_are_counted_or_give_choices_that_fit() -> None:
+    rng = random.Random(8)
+    votes = 0
+    for _ in range(3000):
+        rows = [damaged(rng.choice(SHAPES)[0], rng) for _ in range(2)]
+        shape = format_of_rows(rows)
+        if shape is None:
+            continue
+        result = read_foreign_rows(rows, shape)
+        assert result.votes or result.left_out
+        for vote in result.votes:
+            if len(set(vote.answers)) == len(vote.answers):
+                check_choice(vote.choice, vote.method, len(vote.answers))
+                votes += 1
+    assert votes > 200

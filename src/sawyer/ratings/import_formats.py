@@ -177,7 +177,7 @@ def _read_ranking(
     ranks: dict[str, int] = {}
     for position, option in enumerate(value, 1):
         label, rank = (option.get("value"), option.get("rank")) if isinstance(option, Mapping) else (option, None)
-        name = label if label in texts else _named_answer(str(label), names)
+        name = label if isinstance(label, str) and label in texts else _named_answer(str(label), names)
         if name is not None:
             ranks[name] = rank if isinstance(rank, int) and not isinstance(rank, bool) else position
     names = [name for name in names if name in ranks]
@@ -231,9 +231,11 @@ def _read_label_studio(row: Row, result: ForeignVotes) -> None:
         if not isinstance(annotation, Mapping):
             result.drop("no annotation")
             continue
-        results = [result for result in annotation.get("result") or () if isinstance(result, Mapping)]
+        regions = annotation.get("result")
         values = [
-            result["value"] | {"to_name": result.get("to_name")} for result in results if isinstance(result.get("value"), dict)
+            region["value"] | {"to_name": region.get("to_name")}
+            for region in (regions if isinstance(regions, list) else ())
+            if isinstance(region, Mapping) and isinstance(region.get("value"), dict)
         ]
         rater, seconds = _annotator(annotation.get("completed_by")), annotation.get("lead_time")
         _read_results(row["data"], values, rater, seconds, annotation.get("was_cancelled") is True, result)

@@ -96,27 +96,31 @@ def _store_votes(store: RatingStore, format: str, pairs: Sequence[tuple[ForeignV
     count = 0
     for name, judged_items in by_rater.items():
         rater = store.rater(name[:60])
-        votes: dict[tuple[str, Method], Vote] = {}
+        lasts: dict[tuple[str, Method], tuple[ForeignVote, Item]] = {}
         for vote, item in judged_items:
-            if (item.id, vote.method) in votes:
+            if lasts.pop((item.id, vote.method), None) is not None:
                 drop("an earlier judgement of the same answers by the same rater")
-            order = list(range(len(item.answers)))
-            random.Random(f"import:{item.id}:{name}").shuffle(order)
-            assignment = store.assign_item(rater, item.id, tuple(order), "uncertain", method=vote.method)
+            lasts[item.id, vote.method] = (vote, item)
+        entries = [(item.id, _order_by_lot(item, name), vote.method) for vote, item in lasts.values()]
+        votes = []
+        for (vote, item), assignment in zip(lasts.values(), store.assign_items(rater, entries, "uncertain"), strict=True):
             choice = _in_order(_in_item_order(vote, item), assignment.order)
-            votes[item.id, vote.method] = Vote(
-                id=_vote_id(format, name, item, vote.method, choice),
-                assignment=assignment.id,
-                choice=choice,
-                seconds=max(0.0, vote.seconds),
-                note=vote.note,
-            )
-        for outcome in store.votes(rater, list(votes.values()), now):
+            vote_id = _vote_id(format, name, item, vote.method, choice)
+            seconds = max(0.0, vote.seconds)
+            votes.append(Vote(id=vote_id, assignment=assignment.id, choice=choice, seconds=seconds, note=vote.note))
+        for outcome in store.votes(rater, votes, now):
             if isinstance(outcome, RatingError):
                 drop(outcome.given)
             else:
                 count += 1
     return count
+
+
+def _order_by_lot(item: Item, rater: str) -> tuple[int, ...]:
+    """The same for the same item and rater. In the file the better answer may come first, which is no side."""
+    order = list(range(len(item.answers)))
+    random.Random(f"import:{item.id}:{rater}").shuffle(order)
+    return tuple(order)
 
 
 def _in_item_order(vote: ForeignVote, item: Item) -> Choice:

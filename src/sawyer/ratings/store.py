@@ -239,26 +239,35 @@ class RatingStore:
 
         Raises RatingError for an item that is not in the store and an order that is none of its answers.
         """
-        item_id, method = item if isinstance(item, str) else item.id, method or self._settings.method
+        return self.assign_items(rater, [(item if isinstance(item, str) else item.id, order, method)], pick)[0]
+
+    def assign_items(
+        self, rater: Rater, entries: Sequence[tuple[str, tuple[int, ...], Method | None]], pick: Pick
+    ) -> list[Assignment]:
+        """The same for many, each an item's id, its order and method: one transaction, all or none."""
+        assignments = []
         with self._update() as connection:
             pool = self._pool()
             _check_rater(pool, rater)
-            number, count = _item_row(connection, item_id)
-            if sorted(order) != list(range(count)) or pick not in ("uncertain", "random") or not fits_method(method, count):
-                raise RatingError(
-                    f"item {item_id} of {count} answers cannot be assigned by {method} in the order {list(order)} as {pick!r}",
-                    expected="each answer once, a method for so many answers, and `uncertain` or `random`",
-                )
-            row = connection.execute(
-                "SELECT number FROM assignments"
-                " WHERE item = ? AND rater = ? AND method = ? AND pick IN ('uncertain', 'random')",
-                (number, rater.id, method),
-            ).fetchone()
-            if row is None:
-                new = (number, rater.id, method, json.dumps(order), pick)
-                row = (insert_assignment(connection, new, 0.0),)
-                pool.add_assignment(row[0], rater.id, number, method, pick, 0.0)
-            return self.assignment(rater, row[0])
+            for item_id, order, method_or_none in entries:
+                method = method_or_none or self._settings.method
+                number, count = _item_row(connection, item_id)
+                if sorted(order) != list(range(count)) or pick not in ("uncertain", "random") or not fits_method(method, count):
+                    raise RatingError(
+                        f"item {item_id} of {count} answers cannot go out by {method} in the order {list(order)} as {pick!r}",
+                        expected="each answer once, a method for so many answers, and `uncertain` or `random`",
+                    )
+                row = connection.execute(
+                    "SELECT number FROM assignments"
+                    " WHERE item = ? AND rater = ? AND method = ? AND pick IN ('uncertain', 'random')",
+                    (number, rater.id, method),
+                ).fetchone()
+                if row is None:
+                    new = (number, rater.id, method, json.dumps(order), pick)
+                    row = (insert_assignment(connection, new, 0.0),)
+                    pool.add_assignment(row[0], rater.id, number, method, pick, 0.0)
+                assignments.append(self.assignment(rater, row[0]))
+        return assignments
 
     def item(self, item_id: str) -> Item:
         """An item by its id. Raises RatingError where there is none."""
