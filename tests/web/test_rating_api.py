@@ -323,7 +323,7 @@ def test_the_owner_imports(client: Client, store: RatingStore) -> None:
         ("x.exe", text, 400),
         ("x.json", "{", 400),
         ("x.json", '[{"a": 1}]', 422),
-        ("x.json", "", 400),
+        ("x.json", "", 422),
     ):
         assert client("POST", "/api/import", {"name": name, "text": content}).status == status, (name, content)
     for body in ({"name": "x.json"}, {"name": 1, "text": ""}, {"text": text}):
