@@ -24,6 +24,7 @@ class Told:
     scores: tuple[float, ...]
     rows: tuple[Any, ...] = ()  # as the network reads them
     sources: tuple[str, ...] = ()  # who wrote each answer
+    weight: float = 1.0  # of the judgement: how often it counts
 
     @property
     def pairs(self) -> list[tuple[int, int, float]]:
@@ -65,18 +66,20 @@ def step_by_hand(
     model: Any, told: Sequence[Told], items: Callable[[Any, Told], list[Any]], step: int, steps: int, highest: float
 ) -> dict[str, float]:
     """A batch's figures. `items` gives the losses of a prompt, each counting once, from one head's scores of its answers."""
-    heads, each, right, pairs = 1, [], 0, 0
+    heads, each, weights, right, pairs, of_pairs = 1, [], [], 0.0, 0, 0.0
     for one in told:
         found = torch.stack([model(input_ids=torch.tensor([list(row.ids)])).logits[0] for row in one.rows])  # (K, heads)
         heads = found.shape[1]
-        each += [loss for head in range(heads) for loss in items(found[:, head], one)]
+        losses = [loss for head in range(heads) for loss in items(found[:, head], one)]
+        each += [one.weight * loss for loss in losses]
+        weights += [one.weight] * len(losses)
         scores = [mean(row) for row in found.tolist()]
-        right += sum(scores[j] > scores[k] for j, k, _ in one.pairs)
-        pairs += len(one.pairs)
-    loss = torch.stack(each).sum() / len(each)  # the mean over the heads of each one's mean loss
+        right += one.weight * sum(scores[j] > scores[k] for j, k, _ in one.pairs)
+        pairs, of_pairs = pairs + len(one.pairs), of_pairs + one.weight * len(one.pairs)
+    loss = torch.stack(each).sum() / sum(weights)  # the mean over the heads of each one's mean loss
     return {
         "loss": float(loss.detach()),
-        "accuracy": right / pairs,
+        "accuracy": right / of_pairs,
         "pairs": pairs,
         "learning_rate": rate_of(step, steps, highest, 0.1),
         "grad_norm": norm_of(loss, model),

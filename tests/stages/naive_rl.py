@@ -257,23 +257,31 @@ def refused(scores: Sequence[float]) -> dict[str, float]:
 
 @tells("rl", "loss", "margin", "accuracy", "pairs", "grad_norm", "learning_rate", "beta", "rollbacks")
 def dpo_step(
-    policy: Any, reference: Any, pairs: Sequence[tuple[Any, Any]], beta: float, step: int, steps: int, highest: float
+    policy: Any,
+    reference: Any,
+    pairs: Sequence[tuple[Any, Any]],
+    weights: Sequence[float],
+    beta: float,
+    step: int,
+    steps: int,
+    highest: float,
 ) -> dict[str, float]:
-    """Of pairs of rows, the preferred one first."""
-    losses, margins = [], []
-    for chosen, rejected in pairs:
+    """Of pairs of rows, the preferred one first; each counts as often as its judgement's weight says."""
+    losses, margins, right = [], [], 0.0
+    for (chosen, rejected), weight in zip(pairs, weights, strict=True):
         ratios = []
         for row in (chosen, rejected):
             new = with_gradient(policy, row, 1.0)
             ratios.append(new.sum() - math.fsum(of_response(reference, row, 1.0)))
         margin = beta * (ratios[0] - ratios[1])
-        losses.append(torch.log1p(torch.exp(-margin)))
-        margins.append(float(margin.detach()))
-    loss = torch.stack(losses).sum() / len(pairs)
+        losses.append(weight * torch.log1p(torch.exp(-margin)))
+        margins.append(weight * float(margin.detach()))
+        right += weight * (float(margin.detach()) > 1e-12)
+    loss = torch.stack(losses).sum() / sum(weights)
     return {
         "loss": float(loss.detach()),
-        "margin": mean(margins),
-        "accuracy": sum(margin > 1e-12 for margin in margins) / len(pairs),
+        "margin": sum(margins) / sum(weights),
+        "accuracy": right / sum(weights),
         "pairs": float(len(pairs)),
         "grad_norm": norm_of(loss, policy),
         "learning_rate": highest * (1 - step / steps),

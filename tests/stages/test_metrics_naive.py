@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator
@@ -221,10 +222,10 @@ def test_a_refused_batch(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.slow
 def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, asked = (
-        str(tiny64.comparisons),
-        {"algorithm": "dpo", "beta": BETA, "batch_size": 4, "epochs": 1, "learning_rate": RATE},
-    )
+    judged = json.loads(tiny64.comparisons.read_text())
+    data = str(tmp_path / "judged.json")
+    Path(data).write_text(json.dumps([row | {"judgement_weight": 0.5 + n % 3} for n, row in enumerate(judged)]))
+    asked: dict[str, Any] = {"algorithm": "dpo", "beta": BETA, "batch_size": 4, "epochs": 1, "learning_rate": RATE}
     asked |= {"prompts": [str(tiny64.prompts)], "max_new_tokens": 8, "eval_prompts": 4, "eval_fraction": 0.2, "eval_every": 100}
     stages = {"sft": {"data": [str(tiny64.instructions)]}, "reward": {"data": [data]}}
     config = tiny64.config(tmp_path / "run", **stages, rl=asked, micro_batch_tokens=400)
@@ -252,15 +253,17 @@ def test_dpo(tiny64: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
             if one.score != other.score and one.response != other.response
             for a, b in [(one, other) if one.score > other.score else (other, one)]
         ]
-        groups += [pairs] if pairs else []
+        groups += [[(pair, record.weight) for pair in pairs]] if pairs else []
     total = config.rl.epochs * len(groups)
     steps = math.ceil(total / 4)
     assert len(seen) == steps == len(rows) - 1
     for step in (0, 1):
         chosen = batch_indices(len(groups), 4, step, total=total, seed=0, stage="rl")
         told = {name: value for name, value in rows[step].items() if not name.startswith("eval_")}
-        pairs = [pair for i in chosen for pair in groups[i]]
-        same(told, naive_rl.dpo_step(seen[step], reference, pairs, BETA, step, steps, RATE))
+        pairs, weights = zip(*(pair for i in chosen for pair in groups[i]), strict=True)
+        same(told, naive_rl.dpo_step(seen[step], reference, pairs, weights, BETA, step, steps, RATE))
+        ones = naive_rl.dpo_step(seen[step], reference, pairs, [1.0] * len(pairs), BETA, step, steps, RATE)
+        assert told["grad_norm"] != pytest.approx(ones["grad_norm"], rel=1e-3), "or the weights could be left out"
     assert rows[0]["margin"] == 0 and 0 < rows[1]["accuracy"] < 1
 
 

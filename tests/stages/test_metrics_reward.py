@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,6 +66,7 @@ def told_of(records: Any, prompt_encoder: Any) -> list[Told]:
             scores=tuple(answer.score for answer in record.answers),
             rows=tuple(prompt_encoder.answer(record.prompt, text) for text in texts),
             sources=tuple(answer.source for answer in record.answers),
+            weight=record.weight,
         )
         found += [one] if one.pairs else []
     return found
@@ -76,9 +78,10 @@ def softplus(x: torch.Tensor) -> torch.Tensor:
 
 def standardised(told: list[Told]) -> Callable[[Any, Told], list[Any]]:
     """`regression`: an answer is an item; the mean and deviation of all training scores are its unit."""
-    scores = [score for one in told for score in one.scores]
-    middle = mean(scores)
-    scale = math.sqrt(mean([(score - middle) ** 2 for score in scores]))
+    scores = [(score, one.weight) for one in told for score in one.scores]
+    weights = math.fsum(weight for _, weight in scores)
+    middle = math.fsum(weight * score for score, weight in scores) / weights
+    scale = math.sqrt(math.fsum(weight * (score - middle) ** 2 for score, weight in scores) / weights)
     return lambda r, one: [(r[i] - (score - middle) / scale) ** 2 for i, score in enumerate(one.scores)]
 
 
@@ -95,11 +98,14 @@ LOSSES: dict[str, tuple[dict[str, Any], Callable[[list[Told]], Callable[[Any, To
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
-    """A batch of each kind of denominator; that of pairs is in the whole stage below."""
+    """A batch of each kind of denominator, each judgement with another weight; that of pairs is in the whole stage below."""
     asked, items = LOSSES[name]
+    rows = json.loads(tiny64.comparisons.read_text())
+    data = tmp_path / "judged.json"
+    data.write_text(json.dumps([row | {"judgement_weight": 0.5 + number % 3} for number, row in enumerate(rows)]))
     config = tiny64.rl_config(
         tmp_path / "run",
-        rl__reward={"data": [str(tiny64.comparisons)], "batch_size": 9, "epochs": 0.3, "learning_rate": 1e-2, **asked},
+        rl__reward={"data": [str(data)], "batch_size": 9, "epochs": 0.3, "learning_rate": 1e-2, **asked},
         rl__micro_batch_tokens=300,
     )
     with tiny64.run(tmp_path / "run", "sft") as run:
@@ -114,13 +120,16 @@ def test_a_step(tiny64: Fixture, tmp_path: Path, name: str) -> None:
         judgements.normalizer,
     )
     model = double(reader.model)
-    train = told_of(split(read([str(tiny64.comparisons)], want="comparisons").records, 0.1)[0], reader.prompt_encoder)
+    train = told_of(split(read([str(data)], want="comparisons").records, 0.1)[0], reader.prompt_encoder)
     total = round(0.3 * len(train))
     chosen = batch_indices(len(train), 9, 0, total=total, seed=0, stage="reward")
     row = work.step(0)
     by_hand = reward_step(model, [train[i] for i in chosen], items(train), 0, math.ceil(total / 9), 1e-2)
     same(row, by_hand)
     assert row["loss"] != pytest.approx(by_hand["loss"] * len(chosen) / by_hand["pairs"], rel=1e-3), "another denominator"
+    unweighted = [replace(train[i], weight=1.0) for i in chosen]
+    wrong = reward_step(model, unweighted, items(train), 0, math.ceil(total / 9), 1e-2)
+    assert row["grad_norm"] != pytest.approx(wrong["grad_norm"], rel=1e-3), "or the weights could be left out"
 
 
 def gold(prompt: str, text: str) -> Any:
