@@ -14,7 +14,8 @@ from sawyer.records import Answer, prompt_of
 from sawyer.report import build
 from sawyer.report.people_section import change_words, view_people, view_rounds
 from sawyer.report.wording import model_name
-from sawyer.runs import Layout, write_json
+from sawyer.runs import Layout, Manifest, write_json
+from sawyer.runs.journal import Journal
 
 ROUNDS: list[dict[str, Any]] = [
     {
@@ -184,3 +185,12 @@ def test_raters_in_the_config_have_no_names_on_the_page(whole_run: Path) -> None
     layout.config.write_text(layout.config.read_text().replace("  loss: squared\n", "  loss: squared\n  raters: {anna: 0.5}\n"))
     text = build(whole_run).read_text(encoding="utf-8")
     assert "anna" not in text and "rater 1: 0.5" in text
+
+
+def test_a_later_collection_stands_with_the_first(whole_run: Path) -> None:
+    layout = Layout(whole_run)
+    Journal(layout).event("collect-2", "chosen", message="150 of 600 prompts are kept")
+    Manifest(layout.manifest).update("collect-2", status="done", seconds=12.0, figures={"prompts": 150, "answers": 590})
+    text = build(whole_run).read_text(encoding="utf-8")
+    assert "150 of 600 prompts are kept" in text and "Collected answers, round 2" in text
+    assert "Round 2: 590 answers of the RL and the SFT model to 150 prompts." in text

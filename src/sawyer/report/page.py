@@ -36,7 +36,8 @@ NOTE_KINDS: tuple[str, ...] = (
     "best_checkpoint",
     "resume",
 )
-NOTE_KINDS += ("waiting", "scored", "interrupted", "unheard")
+NOTE_KINDS += ("waiting", "scored", "interrupted", "unheard", "chosen")
+LATER = "collect-"  # begins the name of a later collection
 BRIEF = {"t1": "temp. 1", "t07": "temp. 0.7", "greedy": "greedy", "deliberate": "beam"}  # a table's columns, in order
 TABLES = (  # key of summary.json, title, note
     ("gold", "Gold", "mean true score of the answers to held-out prompts, 0 to 10"),
@@ -156,14 +157,22 @@ def _collect_words(facts: Facts) -> str:
         words.append(f"{number(figures['waiting'])} of them not scored yet")
     if isinstance(figures.get("mean_score"), int | float):
         words.append(f"mean score {number(figures['mean_score'])}")
-    return f"{', '.join(words)}." if words else ""
+    sentences = [f"{', '.join(words)}."] if words else []
+    for name, state in facts.states.items():
+        more: Mapping[str, Any] = state.get("figures") or {}
+        if name.startswith(LATER) and "answers" in more:
+            answers = f"{number(more['answers'])} answers of the RL and the SFT model to {number(more.get('prompts'))} prompts"
+            sentences.append(f"Round {name.removeprefix(LATER)}: {answers}.")
+    return " ".join(sentences)
 
 
 def _stage_notes(facts: Facts, stage: str) -> list[tuple[str, str]]:
     """What happened on the way, each thing once: a resumed stage logs its plan again."""
     notes = []
     for row in facts.events:
-        if row.get("stage") == stage and row.get("kind") in NOTE_KINDS:
+        name = str(row.get("stage"))
+        is_own = name == stage or (stage == "collect" and name.startswith(LATER))
+        if is_own and row.get("kind") in NOTE_KINDS:
             step = f"at step {row['step']}" if "step" in row else ""
             notes.append((str(row["kind"]), str(row.get("message") or row.get("reason") or step)))
     return list(dict.fromkeys(notes))
@@ -256,7 +265,8 @@ def _tracks(facts: Facts) -> list[dict[str, Any]]:
 
 def _stage_times(facts: Facts) -> list[tuple[str, float, float]]:
     """(name, seconds, fraction of the longest) of each stage that took time."""
-    times = [(NAMES.get(s, s), float(state.get("seconds") or 0.0)) for s, state in facts.states.items()]
+    names = {s: f"{NAMES['collect']}, round {s.removeprefix(LATER)}" if s.startswith(LATER) else s for s in facts.states}
+    times = [(NAMES.get(s, names[s]), float(state.get("seconds") or 0.0)) for s, state in facts.states.items()]
     longest = max((seconds for _, seconds in times), default=0.0) or 1.0
     return [(name, seconds, seconds / longest) for name, seconds in times if seconds > 0]
 

@@ -116,9 +116,9 @@ def _without_names(config: Any, text: str) -> str:
     raters = reward.get("raters") if isinstance(reward, dict) else None
     if not isinstance(raters, dict) or not raters:
         return text
-    numbered = {f"rater {number}": weight for number, weight in enumerate(raters.values(), 1)}
-    changed = {**config, "reward": {**(reward or {}), "raters": numbered}}
-    return str(yaml.safe_dump(changed, sort_keys=False, allow_unicode=True))
+    weights = {f"rater {number}": weight for number, weight in enumerate(raters.values(), 1)}
+    settings = {**config, "reward": {**(reward or {}), "raters": weights}}
+    return str(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
 def _last_checks(events: Sequence[Mapping[str, Any]]) -> Iterator[Check]:
