@@ -23,9 +23,10 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium, driven by Playwright."""
+    """The system's Chromium, driven by Playwright. It ends with each file of tests: Playwright's event loop occupies the
+    thread, and tests of other files run loops of their own."""
     api = pytest.importorskip("playwright.sync_api", reason="these tests drive a browser by the Python package playwright")
     if not CHROMIUM:
         pytest.skip("no chromium on the PATH: these tests need a browser")
