@@ -205,6 +205,13 @@ def test_uncertainty_of_an_ensemble_is_its_mean_disagreement(tmp_path: Path) -> 
     assert whole.uncertainty == pytest.approx(1.75 / 3)
 
 
+def test_white_space_at_an_answer_s_end_hides_no_reward(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    write_rows(layout.answers, [scored("p", "a \n", " b", score=None)])
+    write_rows(layout.answer_rewards, [reward("p", "a \n", 1.0), reward("p", " b", 3.0)])
+    assert items_from(layout, "pair", [])[0].uncertainty == -2.0
+
+
 def test_rewards_that_cannot_be_read(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
     write_rows(layout.answers, [scored("p", "a", "b", score=None)])

@@ -132,7 +132,7 @@ def test_a_full_disk_refuses_and_keeps_what_is_stored(tmp_path: Path) -> None:
         anna = store.rater("anna")
         store._database.value(f"PRAGMA max_page_count={store._database.value('PRAGMA page_count') + 8}")
         stored = []
-        with raises_with(RunError, given="disk is full", why="all earlier ones are", todo="free some space"):
+        with raises_with(RunError, given="disk is full", why="all earlier votes are", todo="free some space"):
             for assignment in judge_steps(store):
                 vote = Vote(
                     id=f"v{assignment.id}", assignment=assignment.id, choice=Choice(grade=1), seconds=1, note="x" * 3000
@@ -266,6 +266,8 @@ def test_a_program_that_holds_the_file(tmp_path: Path, monkeypatch: pytest.Monke
         other = sqlite3.connect(store.path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert store.history(anna) == [] and store.assign(anna, 1, NOW) == [handed]  # reading goes on
+        with RatingStore.open(store.path) as reader:
+            assert reader.progress(NOW).open_leases == 1
         with raises_with(RunError, given="another program", todo="database browser"):
             cast(store, anna, handed, "v")
         other.execute("ROLLBACK")

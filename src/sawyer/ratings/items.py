@@ -144,8 +144,9 @@ def _read_rewards(path: Path) -> Rewards:
     rewards: dict[tuple[Conversation, str], AnswerReward] = {}
     for row in read_rows(path):
         try:
-            key = tuple((turn["role"], turn["content"]) for turn in row["prompt"]), row["response"]
-        except (KeyError, TypeError):
+            # Rows of answers are read without white space at an answer's end; the reward model may have seen it.
+            key = tuple((turn["role"], turn["content"]) for turn in row["prompt"]), row["response"].rstrip()
+        except (KeyError, TypeError, AttributeError):
             continue  # another version's row: items without an uncertainty are judged in a random order
         reward, disagreement = row.get("reward"), row.get("disagreement")
         if _is_finite(reward):

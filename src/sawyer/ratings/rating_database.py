@@ -118,8 +118,10 @@ class RatingDatabase:
         self._connection.execute(f"PRAGMA synchronous={'FULL' if mode == 'wal' else 'EXTRA'}")
         self._connection.execute("PRAGMA fullfsync=ON")  # macOS: through the disk's own cache
         self._connection.execute("PRAGMA foreign_keys=ON")
+        if not create or self.value("PRAGMA user_version"):
+            return
         with self.transaction():
-            if create and not self.value("PRAGMA user_version"):  # nobody else made the tables meanwhile
+            if not self.value("PRAGMA user_version"):  # another program may have made the tables meanwhile
                 for statement in filter(str.strip, SCHEMA.split(";")):
                     self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
@@ -248,8 +250,8 @@ def _storage_error(path: Path, error: sqlite3.Error) -> RunError:
     if code == sqlite3.SQLITE_FULL:
         return RunError(
             f"the disk is full: {path} could not be written",
-            why="the vote is not stored; all earlier ones are",
-            todo="free some space, then vote again: the page sends what was not stored",
+            why="what was sent last is not stored; all earlier votes are",
+            todo="free some space; the page sends what was not stored again",
         )
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL):
         return RunError(
