@@ -15,6 +15,7 @@ from sawyer.ratings.exports import (
     COLUMNS,
     answers_jsonl,
     demonstrations,
+    export_words,
     plain_cell,
     preference_pairs,
     preference_rows,
@@ -136,3 +137,12 @@ def test_formulas_are_text(text: str) -> None:
 @pytest.mark.parametrize("text", ["a = b", "1", "", '["=1"]', "Down."])
 def test_plain_text_stays(text: str) -> None:
     assert plain_cell(text) == text
+
+
+def test_what_is_left_out_is_counted() -> None:
+    votes = ballot()
+    stored = [vote for own in votes.votes.values() for vote in own]
+    assert export_words("pairs", votes.rated, stored) == "5 pairs; left out: 2 ties"
+    assert export_words("answers", votes.rated, stored).startswith("5 judgements; left out: 1 skips, 0 votes")
+    assert export_words("demonstrations", votes.rated, stored) == "1 demonstrations"
+    assert export_words("csv", votes.rated, stored) == "6 votes, revisions included"

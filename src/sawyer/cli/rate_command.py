@@ -227,6 +227,7 @@ def address_lines(settings: ServerSettings, port: int, keys: Sequence[tuple[str,
 
 def _answer_at_once(path: Path, target: str, export: str | None, what: str, with_raters: bool, agreement: bool) -> None:
     """--export and --agreement: of the votes there are."""
+    from sawyer.ratings.exports import export_words
     from sawyer.ratings.store import RatingStore
     from sawyer.runs import write_text
     from sawyer.web.rate import export_file
@@ -239,7 +240,8 @@ def _answer_at_once(path: Path, target: str, export: str | None, what: str, with
         if export:
             file = export_file(store, what, raters=with_raters)
             write_text(Path(export), file.text)
-            say(stdout(), f"{what} written to {export}")
+            words = export_words(what, store.rated_items(), store.stored_votes())
+            say(stdout(), f"{what} written to {export}: {words}")
         if agreement:
             _show_agreement(store)
 

@@ -150,6 +150,22 @@ def demonstrations(stored_votes: Sequence[StoredVote]) -> str:
     return json_lines(rows.values())
 
 
+def export_words(what: str, rated_items: Sequence[RatedItem], stored_votes: Sequence[StoredVote]) -> str:
+    """What an export has and what it leaves out, in words."""
+    if what == "pairs":
+        rows, ties = preference_rows(rated_items)
+        return f"{len(rows):,} pairs; left out: {ties:,} ties"
+    if what == "answers":
+        judgements = [judgement_of(vote) for item in rated_items for vote in counted_votes(item)]
+        skips = sum(judgement is None for judgement in judgements)
+        replacements = sum(len(item.votes) - len(counted_votes(item)) for item in rated_items)
+        out = f"{skips:,} skips, {replacements:,} votes that an adjudication replaces"
+        return f"{len(judgements) - skips:,} judgements; left out: {out}"
+    if what == "demonstrations":
+        return f"{demonstrations(stored_votes).count(chr(10)):,} demonstrations"
+    return f"{len(stored_votes):,} votes, revisions included"
+
+
 def _names(rated_items: Sequence[RatedItem], raters: bool) -> Mapping[int, str]:
     if not raters:
         return pseudonyms(rated_items)
