@@ -109,6 +109,9 @@ class VotingClient:
             self.ledger.failures.append(error)
             with self.ledger.news:
                 self.ledger.news.notify_all()
+        finally:
+            if self.connection is not None:
+                self.connection.close()
 
     def vote(self, assignment: int) -> None:
         """One vote, sent until it is acknowledged."""

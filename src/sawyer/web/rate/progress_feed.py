@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
+from sawyer.errors import SawyerError
 from sawyer.web.core import EventStream
 
+LOGGER = logging.getLogger("sawyer.web")
 PAUSE = 1.0  # seconds between two computations at least
 LOAD = 4  # and so many times as long as the last one took: the figures of many votes leave time for the votes
 POLL = 10.0  # seconds after which is looked for votes that another program stored
@@ -54,5 +57,8 @@ class ProgressFeed:
                 pass
             self._changes.clear()
             if self.events.listeners:
-                await self.state()
+                try:
+                    await self.state()
+                except SawyerError as error:  # a moment's trouble with the disk: the next change tries again
+                    LOGGER.error("%s", error)
                 await asyncio.sleep(max(PAUSE, LOAD * self._took))
