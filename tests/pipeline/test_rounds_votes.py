@@ -15,6 +15,7 @@ from sawyer.errors import ConfigError, RunError
 from sawyer.pipeline import votes
 from sawyer.ratings import Assignment, Choice, RatingSettings, RatingStore, Vote, items_from
 from sawyer.runs import Layout, read_rows
+from sawyer.runs.atomic_files import hash_folder
 
 LATER = 10_000_000.0  # seconds since the epoch, for votes that no clock decides
 
@@ -132,6 +133,23 @@ def test_a_copy_without_the_votes_keeps_their_judgements(tiny: Any, waiting: tup
     score_later_answers(out)
     tiny.run(out, changes)
     assert layout.judgements.read_text() == text and layout.count_rounds() == 0
+
+
+@pytest.mark.slow
+def test_dpo_without_a_reward_model_learns_from_votes(tiny: Any, waiting: tuple[Path, dict[str, Any]]) -> None:
+    out, changes = waiting
+    prompts = [str(tiny.data / "prompts.jsonl")]
+    dpo = {"algorithm": "dpo", "prompts": prompts, "batch_size": 4, "learning_rate": 1e-3, "max_new_tokens": 8}
+    changes = {**changes, "reward": None, "rl": {**dpo, "eval_prompts": 4, "eval_fraction": 0.3}}
+    rate(out, "Anna", 20)
+    tiny.run(out, changes)
+    first = hash_folder(Layout(out).model("rl"))
+    rate(out, "Bob", 20)
+    tiny.run(out, changes)
+    layout = Layout(out)
+    assert layout.count_rounds() == 1 and hash_folder(Layout(layout.round(1)).model("rl")) == first
+    assert hash_folder(layout.model("rl")) != first
+    assert events(out, "restarted")[-1]["stage"] == "rl"
 
 
 @pytest.mark.slow

@@ -105,10 +105,11 @@ class Grid:
         for stage in stages_in(source.config, self.shared_stages):
             if not is_done(source.layout, stage) and source.run(stage, self.listeners).get("waiting"):
                 raise RunError(
-                    f"the answers in {source.layout.answers} wait for a score",
-                    expected="scored answers",
+                    f"the answers in {source.layout.answers} wait for people",
+                    expected="judged answers",
                     why="every run learns from them",
-                    todo="put a number in place of each `null`, then run the same command again",
+                    todo=f"judge them (`sawyer rate {source.layout.root}`) and run `sawyer run {source.layout.root}`, or put a "
+                    "number in place of each `null`; then run the same command again",
                 )
         manifest = Manifest(source.layout.manifest)
         for stage in stages_in(source.config, self.shared_stages):
