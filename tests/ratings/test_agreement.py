@@ -39,6 +39,31 @@ def test_the_same_to_twelve_digits(level: Level, value: float) -> None:
     assert krippendorff_alpha(UNITS, level) == pytest.approx(value, abs=1e-11)
 
 
+def test_krippendorff_s_tables_of_two_observers() -> None:
+    """The same paper, sections A (binary, alpha 0.095) and B (five values, alpha 0.692)."""
+    binary = zip("0100000010", "1110010000", strict=True)
+    assert krippendorff_alpha([[float(a), float(b)] for a, b in binary], "nominal") == pytest.approx(0.095, abs=5e-4)
+    five = zip("aabbdcccedda", "babbbccceddd", strict=True)
+    assert krippendorff_alpha([[float(ord(a)), float(ord(b))] for a, b in five], "nominal") == pytest.approx(0.692, abs=5e-4)
+
+
+# Five raters, ten items, grades -3 to 3, a third missing; the values are those of the package krippendorff 0.9.0.
+GRADES = (
+    (N, 0, 0, 1, 1, -1, N, -2, -1, N),
+    (N, -3, N, 0, 2, -2, N, -3, -1, -1),
+    (N, 0, 3, 0, N, N, N, -1, -2, -2),
+    (N, N, 0, 0, 1, N, N, -1, 1, -3),
+    (N, N, 1, N, 0, -3, -2, N, 0, 0),
+)
+
+
+@pytest.mark.parametrize(
+    ("level", "value"), [("nominal", 0.00130548302872), ("ordinal", 0.49391744122471), ("interval", 0.42142857142857)]
+)
+def test_grades_with_missing_judgements(level: Level, value: float) -> None:
+    assert krippendorff_alpha(list(zip(*GRADES, strict=True)), level) == pytest.approx(value, abs=1e-12)
+
+
 def by_definition(units: Sequence[Sequence[float | None]], level: str) -> float:
     """1 - (mean squared distance of pairs of values inside units, by unit) / (that of all pairs of values)."""
     judged = [[v for v in unit if v is not None] for unit in units]
