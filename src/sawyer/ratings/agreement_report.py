@@ -59,7 +59,8 @@ class AgreementReport:
     @property
     def words(self) -> tuple[str, ...]:
         """The report as lines for people."""
-        figures = (self.same_verdict, self.same_order, self.self_consistency, *self.alphas, *self.taus)
+        by_chance = () if self.same_order_random.value is None else (self.same_order_random,)
+        figures = (self.same_verdict, self.same_order, *by_chance, self.self_consistency, *self.alphas, *self.taus)
         flags = [f"{profile.name}: {flag}" for profile in self.profiles for flag in profile.flags]
         return (*(figure.words for figure in figures), self.ceiling_words, *flags)
 

@@ -62,12 +62,12 @@ def votes_with_judgements(rated_items: Sequence[RatedItem]) -> list[JudgedVote]:
     return judgements
 
 
-def comparisons_of(judgements: JudgedVote) -> Iterator[AnswerComparison]:
+def comparisons_of(judged_vote: JudgedVote) -> Iterator[AnswerComparison]:
     """Every two answers that the vote judges, in the order in which they were shown."""
     answers, order, scores = (
-        judgements.vote.assignment.item.answers,
-        judgements.vote.assignment.order,
-        judgements.judgement.scores,
+        judged_vote.vote.assignment.item.answers,
+        judged_vote.vote.assignment.order,
+        judged_vote.judgement.scores,
     )
     for i, j in combinations(order, 2):
         first, second = scores[i], scores[j]

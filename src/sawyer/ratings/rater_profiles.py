@@ -21,7 +21,7 @@ from sawyer.ratings.rating_types import RatedItem, Rater, StoredVote
 from sawyer.ratings.translation import is_tie, last_choice
 from sawyer.stats import FEW, detectable, wilson
 
-FLAGS = 6  # kinds of flags: what the level is divided by, beside the number of raters
+FLAGS = 7  # shares that a flag looks at: what the level is divided by, beside the number of raters
 WORDS_PER_SECOND = 1000 / 60  # four times what people read silently (238 words a minute, Brysbaert 2019)
 ALMOST_ALWAYS = 0.8  # the least share, by its interval, that is called always
 # Chinese and Japanese characters, which stand without spaces: each counts as a word, as people read about as many a minute.
@@ -299,8 +299,8 @@ def _repeats(judgements: Sequence[JudgedVote]) -> tuple[list[tuple[float, float]
     return _by_prompt(cases), left, right
 
 
-def _is_score(judgements: JudgedVote) -> bool:
-    return judgements.vote.assignment.method == "score"
+def _is_score(judged_vote: JudgedVote) -> bool:
+    return judged_vote.vote.assignment.method == "score"
 
 
 def _seconds(vote: StoredVote) -> float:
