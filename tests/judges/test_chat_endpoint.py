@@ -7,6 +7,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from judge_stub import Hang, Raw, Stub, honest, in_turn, score_json, serving
@@ -131,6 +132,20 @@ def test_nobody_there_is_said_at_once(judge: Open, waits: list[float]) -> None:
     assert waits == []
 
 
+@pytest.mark.parametrize("host", ["a" * 64, "nowhere.invalid"])
+def test_names_that_no_host_has_are_said_at_once(
+    judge: Open, waits: list[float], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    def ask_nobody(name: str, *_: Any, **__: Any) -> Any:
+        name.encode("idna")  # as the system's function does first: a part of a name has at most 63 letters
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", ask_nobody)
+    with raises_with(JudgeError, given="no judge answers at", todo="correct the url"):
+        judge(f"http://{host}:9/v1").scores([PROMPT], ["a"])
+    assert waits == []
+
+
 def test_a_server_that_goes_away_is_waited_for(stub: Start, judge: Open, waits: list[float]) -> None:
     with serving(honest) as server:
         opened = judge(server, retries=2)
@@ -244,7 +259,8 @@ def test_what_is_no_key_is_not_repeated(value: str) -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        *("ftp://host/v1", "host:8000/v1", "http:///v1", ""),
+        *("ftp://host/v1", "host:8000/v1", "http:///v1", "", "http://[::1/v1", "http://host:port/v1", "http://host:0/v1"),
+        *("http://ho st/v1", "http://host/v 1", "http://host/v1\r\nX-Key: hunter2", "http://hüst/v1", "http://host/ü"),
         *("http://user:hunter2@host/v1", "https://host/v1?api_key=hunter2", "https://hunter2@host/v1"),
     ],
 )

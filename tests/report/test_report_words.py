@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from report_run import make_run
 
+from sawyer.report.page import _collect_words
 from sawyer.report.run_facts import gather
 from sawyer.report.wording import number, signed, verdict_words
 from sawyer.runs import clock
@@ -48,3 +50,12 @@ def test_a_later_verdict_replaces_an_earlier_one(tmp_path: Path) -> None:
         file.write(line.replace('"fail"', '"ok"') + "\n")
     checks = {check.name: check.verdict for check in gather(root).checks}
     assert checks["reward_beats_baselines"] == "ok" and next(iter(checks)) == "sft_stops"
+
+
+def test_what_a_judge_came_to_is_said_of_the_collected_answers() -> None:
+    figures = {"prompts": 8, "answers": 24, "waiting": 0, "judge_verdicts": 46, "judge_flipped": 3, "judge_unjudged": 2}
+    facts = SimpleNamespace(figures=lambda _: figures, states={"collect": {"figures": figures}})
+    assert _collect_words(facts) == (  # type: ignore[arg-type]
+        "8 prompts, 24 answers. 46 verdicts of a model that judges, 3 pairs that it judged by their order and that count as "
+        "ties, 2 questions without a judgement."
+    )

@@ -41,7 +41,10 @@ class CollectJudge(Section):
     @field_validator("url")
     @classmethod
     def _without_secrets(cls, url: str) -> str:
-        address = urlsplit(url)
+        try:
+            address = urlsplit(url)
+        except ValueError:
+            address = urlsplit("")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("`collect.judge.url` is no address; expected: such as http://127.0.0.1:8000/v1")
         if "@" in address.netloc or any(SECRET_PARAMETER.search(name) for name, _ in parse_qsl(address.query)):

@@ -32,6 +32,7 @@ NEVER_BETTER = {
     405: "the address takes no chat completions",
 }
 OF_ONE_REQUEST = (400, 413, 422)  # too long, or refused by a filter: of this request alone, unless it is every one
+UNREACHABLE = (ConnectionRefusedError, socket.gaierror, ssl.SSLError, http.client.InvalidURL, UnicodeError)
 WITHOUT_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
@@ -134,7 +135,7 @@ class ChatEndpoint:
         except urllib.error.HTTPError as error:
             with error:
                 return self._status_failure(error.code, error.headers, self._read_error(error), messages)
-        except (urllib.error.URLError, OSError, http.client.HTTPException) as error:
+        except (urllib.error.URLError, OSError, http.client.HTTPException, UnicodeError) as error:
             return self._connection_failure(error)
         if body is None:
             return _Failure(words=f"its reply was not complete after {self.settings.timeout:g} seconds, or too long")
@@ -184,7 +185,8 @@ class ChatEndpoint:
         if isinstance(reason, TimeoutError):
             return _Failure(words=f"no answer within {self.settings.timeout:g} seconds")
         words = self._redact(str(reason) or type(reason).__name__)
-        return _Failure(words=words, unreachable=isinstance(reason, ConnectionRefusedError | socket.gaierror | ssl.SSLError))
+        # A host whose name cannot be one raises UnicodeError.
+        return _Failure(words=words, unreachable=isinstance(reason, UNREACHABLE))
 
     def _status_failure(self, status: int, headers: Message[str, str], body: bytes, messages: Messages) -> Reply | _Failure:
         """An answer with another status than 200."""

@@ -44,13 +44,13 @@ class JudgeSettings:
     price_per_million: tuple[float, float] | None = None  # of input and of output tokens, in any currency
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
+        if not is_address(self.url):
             raise JudgeError(
-                f"the judge's url {address.scheme or '(nothing)'}://{address.hostname or ''} is no address",
+                "the judge's url is no address",  # not repeated: it may hold a key
                 expected="http:// or https://, a host and a path, such as http://127.0.0.1:8000/v1",
                 todo="name the address of the API, without /chat/completions",
             )
+        address = urlsplit(self.url)
         secrets = [name for name, _ in parse_qsl(address.query) if SECRET_PARAMETER.search(name)]
         if address.username is not None or address.password is not None or secrets:
             raise JudgeError(
@@ -212,6 +212,21 @@ def insecure_key(settings: JudgeSettings, key: ApiKey | None) -> str:
         f"the judge's key goes to {settings.host} over http://, where everybody on the way can read it; use https:// "
         "if the server has it"
     )
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an http url with a host, in characters that a request can have."""
+    try:
+        address = urlsplit(url)
+        return (
+            url.isascii()
+            and not re.search(r"[\s\x00-\x1f\x7f]", url)
+            and address.scheme in ("http", "https")
+            and bool(address.hostname)
+            and address.port != 0  # ValueError for a port that is none
+        )
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -163,7 +163,19 @@ def _collect_words(facts: Facts) -> str:
         if name.startswith(LATER) and "answers" in more:
             answers = f"{number(more['answers'])} answers of the RL and the SFT model to {number(more.get('prompts'))} prompts"
             sentences.append(f"Round {name.removeprefix(LATER)}: {answers}.")
-    return " ".join(sentences)
+        figures = more if more.get("judge_verdicts") and name.startswith(LATER) else figures
+    return " ".join([*sentences, *_judge_sentence(figures)])
+
+
+def _judge_sentence(figures: Mapping[str, Any]) -> list[str]:
+    """What a model that judges came to; its figures are of the answers of all rounds so far. Empty without one."""
+    if not figures.get("judge_verdicts"):
+        return []
+    words = [f"{number(figures['judge_verdicts'])} verdicts of a model that judges"]
+    num_flipped, num_unjudged = (figures.get(key) for key in ("judge_flipped", "judge_unjudged"))
+    words += [f"{number(num_flipped)} pairs that it judged by their order and that count as ties"] if num_flipped else []
+    words += [f"{number(num_unjudged)} questions without a judgement"] if num_unjudged else []
+    return [f"{', '.join(words)}."]
 
 
 def _stage_notes(facts: Facts, stage: str) -> list[tuple[str, str]]:
