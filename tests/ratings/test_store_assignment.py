@@ -141,7 +141,8 @@ def test_without_an_uncertainty_all_comes_by_chance(tmp_path: Path) -> None:
         assert [a.item.id for a in handed] != [item.id for item in make_items(30)]
 
 
-def test_every_prompt_once_before_any_twice(tmp_path: Path) -> None:
+@pytest.mark.parametrize("random_rate", [0.0, 1.0])
+def test_every_prompt_once_before_any_twice(tmp_path: Path, random_rate: float) -> None:
     from sawyer.ratings import item_of
     from sawyer.records import Answer, prompt_of
 
@@ -149,7 +150,7 @@ def test_every_prompt_once_before_any_twice(tmp_path: Path) -> None:
     for i in range(20):
         answers = [Answer(response=f"{i}.{j}", score=None) for j in range(3)]
         items += [item_of(prompt_of(f"p{i}"), pair) for pair in (answers[:2], answers[1:], answers[::2])]
-    with open_store(tmp_path, items, repeat_rate=0.0, random_rate=0.0) as store:
+    with open_store(tmp_path, items, repeat_rate=0.0, random_rate=random_rate) as store:
         prompts = [a.item.prompt.text for a in judge_all(store, store.rater("anna"))]
         assert [len(set(prompts[i : i + 20])) for i in (0, 20, 40)] == [20, 20, 20]
 
@@ -183,6 +184,18 @@ def test_a_changed_method_takes_back_what_was_not_judged(tmp_path: Path) -> None
         cast(store, anna, old[1], "v1", Choice(grade=1))  # from the page of before: it counts, by its own method
         assert store.history(anna)[-1].assignment.method == "pair"
         assert len(store.assign(anna, 3, NOW)) == 1
+
+
+def test_a_changed_method_takes_back_open_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "votes.sqlite"
+    with open_store(path, make_items(60), "pair", repeat_rate=1.0) as store:
+        anna = store.rater("anna")
+        judge_all(store, anna, 11)
+        repeats = [a for a in store.assign(anna, 3, NOW) if a.pick == "repeat"]
+        assert repeats
+    with open_store(path, [], "graded", repeat_rate=1.0) as store:
+        assert {(a.method, a.pick) for a in store.assign(anna, 3, NOW)} == {("graded", "random")}
+        cast(store, anna, repeats[0], "late", Choice(grade=1))
 
 
 # Overlap

@@ -73,9 +73,7 @@ class ItemState:
         return self.is_adjudicated or len(self.judges) >= self.raters_wanted
 
     def has_room(self, rater: int, now: float, lease_seconds: float) -> bool:
-        """Whether a judgement is wanted beside those that other raters gave or are about to give."""
-        if self.is_adjudicated:
-            return False
+        """Whether a judgement is wanted beside those that other raters gave or are about to give, unless it is adjudicated."""
         others = sum(1 for holder, at in self.leases.items() if holder != rater and is_live(at, now, lease_seconds))
         return len(self.judges - {rater}) + others < self.raters_wanted
 
