@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from judge_stub import Call, Raw, Stub, score_json, serving
 
+from sawyer import pipeline
+from sawyer.config import parse_config
 from sawyer.errors import JudgeError
+from sawyer.ratings import RatingStore
 from sawyer.runs import Layout, read_manifest, read_rows
 
 NO_LATER = {"rl": None, "compare": None, "world.rater": "people", "reward.data": []}
@@ -88,3 +91,29 @@ def test_a_judge_that_fails_in_the_middle_goes_on(tiny: Any, tmp_path: Path) -> 
     assert sorted(calls.values())[-2:] == [1, 2]  # only the call that was refused is made again
     messages = [row["message"] for row in read_rows(Layout(out).events) if row["kind"] == "judge"]
     assert any("19 more are answered already" in message for message in messages)
+
+
+@pytest.mark.slow
+def test_a_later_round_is_judged_also_where_the_judge_failed_after_its_answers(tiny: Any, tmp_path: Path) -> None:
+    out = tiny.prefix("collect", tmp_path / "run")
+    tiny.as_begun(out, NO_LATER, ("base", "classify", "sft"))
+    layout = Layout(out)
+    with serving(by_text) as stub:
+        changes = {**settings(stub, concurrency=1), "compare": None}
+        del changes["rl"]
+        tiny.run(out, changes)
+        num_calls = len(stub.calls)
+        stub.behaviour = lambda call: Raw(status=401) if len(stub.calls) > num_calls + 3 else by_text(call)
+        config = parse_config(tiny.tree(out, changes))
+        with pytest.raises(JudgeError, match="HTTP 401"):
+            pipeline.run(config, only="collect", collection=2)
+        assert layout.answers_of(2).exists()  # they are there, and three of them are judged
+        stub.behaviour = by_text
+        tiny.run(out, changes)
+        calls = Counter(repr(call.messages) for call in stub.calls)
+    assert sorted(calls.values())[-2:] == [1, 2]  # the refused one
+    with RatingStore.open(layout.ratings) as store:
+        rounds = Counter(rated.item.round for rated in store.rated_items())
+    assert rounds[1] > 0 and rounds[2] > 0
+    # Its votes were judgements of another training: the first one is kept.
+    assert layout.count_rounds() == 1 and statuses(out)["reward"] == statuses(out)["rl"] == "done"
