@@ -121,17 +121,19 @@ def test_markup_in_a_users_words_is_not_taken_as_markup(sawyer: Callable[..., An
 def test_overrides_and_the_stage_reach_the_pipeline(
     sawyer: Callable[..., Any], config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[Config, str | None]] = []
+    asked: list[tuple[Config, str | None, int]] = []
 
-    def run(config: Config, *, only: str | None = None, listeners: Any = ()) -> dict[str, Any]:
-        asked.append((config, only))
+    def run(config: Config, *, only: str | None = None, collection: int = 1, listeners: Any = ()) -> dict[str, Any]:
+        asked.append((config, only, collection))
         return {"out": config.out}
 
     monkeypatch.setattr("sawyer.pipeline.run", run)
     assert sawyer("run", config, "seed=5", "sft.epochs=3").code == 0
     assert sawyer("sft", config).code == 0
     assert (asked[0][0].seed, asked[0][0].sft.epochs, asked[0][1]) == (5, 3.0, None)
-    assert asked[1][1] == "sft"
+    assert asked[1][1:] == ("sft", 1)
+    assert sawyer("collect", config, "--round", "2").code == 0 and asked[2][1:] == ("collect", 2)
+    assert sawyer("collect", config, "--round", "0").code == 2
 
 
 def test_a_stop_that_saved_is_no_error_and_not_done(
