@@ -194,7 +194,9 @@ def test_no_space_after_a_click_repeats_the_click(open_desk: Open) -> None:
     desk = open_desk("pair", 9)
     desk.page.get_by_role("button", name="1 is better").click()
     desk.press("Space")
-    assert desk.choices() == [{"grade": -1}, {"grade": 0}]
+    desk.page.get_by_role("button", name="Plain text, monospace (m)").click()
+    desk.press("Space")
+    assert desk.choices() == [{"grade": -1}, {"grade": 0}, {"grade": 0}]
 
 
 def test_a_button_that_has_the_focus_takes_space_and_enter(open_desk: Open) -> None:
@@ -322,12 +324,12 @@ def test_votes_that_wait_outlive_the_page(open_desk: Open) -> None:
     desk.page.route("**/api/votes", lambda route: route.abort())
     desk.press(*"fj")
     desk.until_told("2 votes wait")
+    desk.page.reload()  # what the old page sends at its end is lost as well
+    desk.until_told("2 votes wait")
+    desk.until_question(3)  # their items do not come again
     desk.page.unroute("**/api/votes")
-    desk.page.reload()
-    desk.page.wait_for_selector(".bar")
-    assert desk.question == 3
     assert desk.choices() == [{"grade": -1}, {"grade": 1}]
-    assert len(desk.stub.stored()) == 2
+    assert len(desk.stub.votes) == 2
 
 
 def test_an_answer_that_was_lost_sends_the_same_vote_again(open_desk: Open) -> None:
