@@ -321,13 +321,14 @@ def test_votes_wait_for_the_network_and_are_sent_once(open_desk: Open) -> None:
 
 def test_votes_that_wait_outlive_the_page(open_desk: Open) -> None:
     desk = open_desk("pair", 20)
-    desk.page.route("**/api/votes", lambda route: route.abort())
+    desk.stub.failure = (507, {"error": "the disk is full"})
     desk.press(*"fj")
     desk.until_told("2 votes wait")
-    desk.page.reload()  # what the old page sends at its end is lost as well
+    desk.page.reload()
+    desk.page.wait_for_selector(".bar")
     desk.until_told("2 votes wait")
     desk.until_question(3)  # their items do not come again
-    desk.page.unroute("**/api/votes")
+    desk.stub.failure = None
     assert desk.choices() == [{"grade": -1}, {"grade": 1}]
     assert len(desk.stub.votes) == 2
 
