@@ -101,6 +101,7 @@ def test_a_rater_s_way(client: Client, store: RatingStore) -> None:
     assert again == first | {"vote": {"choice": {"grade": 2}, "rewrite": "a better one", "note": "n\ufffd"}}
     assert anna("GET", f"/api/previous?before={first['assignment']}").json == {"item": None}
     change = vote_on(first["assignment"], grade=-1)
+    change["id"] = change["id"].upper()
     assert anna("POST", "/api/votes", {"votes": [change]}).json["stored"] == [change["id"]]
     assert [vote.revision for vote in store.stored_votes()] == [1, 1, 2]
 

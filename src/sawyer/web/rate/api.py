@@ -161,17 +161,19 @@ class RatingApi:
         stored_ids: list[str] = []
         refusals: list[dict[str, Any]] = []
         votes: list[Vote] = []
+        names: list[str] = []  # the ids as they were sent: a UUID in capitals is acknowledged as it came
         for one in raw:
             try:
                 votes.append(self._vote(rater, one))
+                names.append(one["id"])
             except RatingError as error:
                 refusals.append(_vote_refusal(one.get("id"), error))
         results = self.store.votes(rater, votes, self.clock()) if votes else []
-        for vote, result in zip(votes, results, strict=True):
+        for name, result in zip(names, results, strict=True):
             if isinstance(result, StoredVote):
-                stored_ids.append(vote.id)
+                stored_ids.append(name)
             else:
-                refusals.append(_vote_refusal(vote.id, result))
+                refusals.append(_vote_refusal(name, result))
         return stored_ids, refusals
 
     def _vote(self, rater: Rater, raw: Mapping[str, Any]) -> Vote:
