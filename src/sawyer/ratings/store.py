@@ -185,8 +185,8 @@ class RatingStore:
     def assign(self, rater: Rater, count: int, now: float) -> list[Assignment]:
         """Up to `count` (at most 200) items to judge: those in the rater's hands, oldest first, then new ones.
 
-        Fewer, or none, where nothing is left for this rater. Their leases last `lease_seconds` from `now`, in seconds since the
-        epoch; each vote of the rater renews them.
+        Fewer, or none, where nothing is left for this rater. `now` is in seconds since the epoch. New leases last
+        `lease_seconds`; this and each vote of the rater renew those of which less than half is left.
         """
         _check_time(now)
         count = min(max(count, 0), MAX_PREFETCH)
