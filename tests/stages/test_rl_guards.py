@@ -609,6 +609,13 @@ def test_one_prompt_has_a_change_and_no_interval() -> None:
     assert outcome.figures(of_pairs=True) == {"pair_loss_change": -0.25}
 
 
+def test_a_rise_of_which_nothing_is_kept_names_the_limits_that_excluded_it() -> None:
+    """Not `raise rl.episodes`: more of the same would be excluded as well."""
+    advice = gates({"best_step": 0}, start=START, best=START, last=GAINED)[0].advice
+    assert "rl.kl.budget" in advice and "rl.guards.mode_response_rate.threshold" in advice and "rl.episodes" not in advice
+    assert "rl.episodes" in gates({"best_step": 0}, start=START, best=START, last=START)[0].advice  # nothing rose
+
+
 def test_a_dpo_that_keeps_its_start_tells_where_the_last_model_went() -> None:
     """Losses 0.5 and 0.7 before, 0.6 and 0.9 at the end: the start, 0.6, is kept, and 0.75 is 0.15 worse."""
     start, last = (-0.5, -0.7), (-0.6, -0.9)

@@ -256,6 +256,12 @@ def _gain_advice(rl: Rl, outcome: RlOutcome) -> str:
             f"no held-out answer ended within {rl.max_new_tokens:,} tokens: raise rl.max_new_tokens, look at what "
             "rl.missing_eos_penalty takes from each, or begin with a model that has learnt to stop"
         )
+    if outcome.best == outcome.start and outcome.last_change.low > 0:
+        return (
+            "the reward rose, but every later model was beyond rl.kl.budget or gave one answer to too many prompts (the event "
+            "best_checkpoint has the limits): read rl's samples; where that answer is right for many prompts, raise "
+            f"rl.guards.mode_response_rate.threshold, else raise {coefficient_setting(rl)}"
+        )
     if outcome.is_idle:
         return f"nothing could be learnt from groups of equal scores: {guard_advice(rl)['zero_variance_groups']}"
     longer = "rl.episodes" if rl.uses("episodes") else "rl.epochs"
