@@ -54,15 +54,26 @@ def run_seed(out: Path, seed: int, options: argparse.Namespace) -> list[dict[str
     if not config.exists():
         sawyer("world", "--out", str(out / "data"), "--seed", str(seed))
         config.write_text(yaml.safe_dump(config_of(out, seed, options.prompts)), encoding="utf-8")
-    rating = ["rate", str(out), "--as", options.method, "--simulate", str(options.people), "--simulate-raters", options.raters]
+    rating = [
+        "rate",
+        str(out),
+        "--port",
+        "0",
+        "--as",
+        options.method,
+        "--simulate",
+        str(options.people),
+        "--simulate-raters",
+        options.raters,
+    ]
     figures = []
     for number in range(1, options.rounds + 1):
         if number == 1:
-            sawyer("run", str(config))  # SFT; the answers wait
+            sawyer("run", str(config), *options.set)  # SFT; the answers wait
         else:
-            sawyer("collect", str(config), "--round", str(number))
+            sawyer("collect", str(config), "--round", str(number), *options.set)
         sawyer(*rating, "--seed", str(seed), *(["--votes", str(options.votes)] if options.votes else []))
-        sawyer("run", str(config))
+        sawyer("run", str(config), *options.set)
         figures.append(gold_figures(Layout(out)))
     return figures
 
@@ -78,6 +89,7 @@ def main() -> None:
     parser.add_argument("--raters", default="honest", help="in turn: honest, length_lover, lazy, flipper")
     parser.add_argument("--votes", type=int, default=0, help="votes of a round; 0: all that there are to give")
     parser.add_argument("--as", dest="method", default="graded", help="pair, graded, rank or score")
+    parser.add_argument("--set", nargs="*", default=[], help="settings of the runs, such as rl.kl.coefficient=0.1")
     options = parser.parse_args()
     rows = {seed: run_seed(options.out / str(seed), seed, options) for seed in options.seeds}
     print("\nGold at temperature 1 / 0.7 / greedy")
