@@ -224,9 +224,9 @@ def test_a_stop_keeps_what_was_asked_and_the_rest_is_asked_later(stub: Start, ju
         "stop_reason": lambda: "Ctrl-C" if len(server.calls) > 9 else "",
     }
     with raises_with(Interrupted, given=["of 50", "Ctrl-C", "are kept"], todo="twice"):
-        # A reply takes its time, so that the look at the stop comes in between.
+        # The tenth reply comes once the stop has been seen.
         slow = judge(server, concurrency=2, options=stopping)
-        server.behaviour = lambda call: (server.released.wait(0.02), honest(call))[1]
+        server.behaviour = lambda call: (len(server.calls) > 9 and slow._stop_event.wait(20), honest(call))[1]
         slow.scores(as_cases(answers), answers)
     asked = len(server.calls)
     assert 10 <= asked < 50
