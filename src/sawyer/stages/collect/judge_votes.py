@@ -55,7 +55,8 @@ def _judge_all(run: Run, stage: str, settings: JudgeSettings, seed: int) -> dict
     items = {method: items_from(run.layout, method, problems, seed) for method in chosen}
     for message in dict.fromkeys(problem.message for problem in problems):
         run.journal.event(stage, "warning", message=f"judge: {message}")
-    first_settings = None if run.layout.ratings.exists() else RatingSettings(method=chosen[-1])
+    # How people judge is theirs to choose: the judge's own methods stand with its assignments.
+    first_settings = None if run.layout.ratings.exists() else RatingSettings(method="graded")
     with (
         RatingStore.open(run.layout.ratings, settings=first_settings) as store,
         Judge.open(
@@ -110,17 +111,18 @@ def _store_votes(
     """A vote for each item, where the judge's last one says something else; returns how many are new."""
     rater = store.rater(rater_name(settings.model), kind="model")
     rest, votes = iter(results), list[Vote]()
-    for one in tasks:
-        mine = [next(rest) for _ in one.questions]
-        choice = _choice_of(one.method, mine)
-        order = tuple(range(len(one.item.answers)))
-        assignment = store.assign_item(rater, one.item, order, "random", method=one.method)
-        if assignment.vote is None or assignment.vote.choice != choice:
-            seconds = sum(result.seconds for result in mine)
-            votes.append(Vote(id=str(uuid.uuid4()), assignment=assignment.id, choice=choice, seconds=seconds))
-    for outcome in store.votes(rater, votes, time.time()):
-        if isinstance(outcome, Exception):
-            raise outcome
+    with store.all_or_nothing():  # one commit for all
+        for one in tasks:
+            mine = [next(rest) for _ in one.questions]
+            choice = _choice_of(one.method, mine)
+            order = tuple(range(len(one.item.answers)))
+            assignment = store.assign_item(rater, one.item, order, "random", method=one.method)
+            if assignment.vote is None or assignment.vote.choice != choice:
+                seconds = sum(result.seconds for result in mine)
+                votes.append(Vote(id=str(uuid.uuid4()), assignment=assignment.id, choice=choice, seconds=seconds))
+        for outcome in store.votes(rater, votes, time.time()):
+            if isinstance(outcome, Exception):
+                raise outcome
     return len(votes)
 
 
