@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sawyer.records import Problem
     from sawyer.runs import Layout
     from sawyer.web.core import RunningServer, ServerSettings
-    from sawyer.web.rate import SimulatedPeople
+    from sawyer.web.rate.simulate import SimulatedPeople
 
 EVERYWHERE = "0.0.0.0"
 
@@ -110,10 +110,10 @@ def _simulated_people(
     number: int | None, names: str, votes: int | None, seed: int | None, server: ServerSettings
 ) -> SimulatedPeople | None:
     """Those of --simulate; None without it."""
-    from sawyer.web.rate import SimulatedPeople, SimulationSettings
-
     if number is None:
         return None
+    from sawyer.web.rate.simulate import SimulatedPeople, SimulationSettings
+
     styles = tuple(name.strip() for name in names.split(",") if name.strip())
     settings = SimulationSettings(people=number, styles=styles, votes=votes, seed=seed or 0)
     return SimulatedPeople(settings, token=server.token or "")
@@ -129,7 +129,6 @@ def _open_store(
     from sawyer.ratings.assignment import RatingSettings
     from sawyer.ratings.items import items_from
     from sawyer.ratings.store import RatingStore
-    from sawyer.web.rate import check_world
 
     settings = RatingSettings(method="graded")
     if path.exists():
@@ -140,6 +139,8 @@ def _open_store(
     items = items_from(source, settings.method, problems, settings.seed) if needs_items else []
     _show_problems(problems)
     if of_world:
+        from sawyer.web.rate.simulate import check_world
+
         check_world(items)
     store = RatingStore.open(path, settings=settings)
     store.add_items(items)

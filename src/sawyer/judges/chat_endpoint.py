@@ -37,7 +37,7 @@ WITHOUT_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class JudgeReply:
     """A model's answer to a call."""
 
     text: str
@@ -85,7 +85,7 @@ class ChatEndpoint:
         proxies = [urllib.request.ProxyHandler({})] if settings.is_local else []
         self._opener = urllib.request.build_opener(_NoRedirect, *proxies)
 
-    def ask(self, messages: Messages) -> Reply:
+    def ask(self, messages: Messages) -> JudgeReply:
         """The model's reply. Tries again after 429, 5xx, timeouts and broken connections, with exponential backoff.
 
         Raises JudgeError where trying again is no use, or once the retries are used up; RejectedRequest where the endpoint does
@@ -96,7 +96,7 @@ class ChatEndpoint:
             if self.should_stop():
                 raise StopRequest
             outcome = self._attempt(messages)
-            if isinstance(outcome, Reply):
+            if isinstance(outcome, JudgeReply):
                 self.has_answered = True
                 return outcome
             words = outcome.words
@@ -125,7 +125,7 @@ class ChatEndpoint:
             raise StopRequest
         self.sleep(seconds)
 
-    def _attempt(self, messages: Messages) -> Reply | _Failure:
+    def _attempt(self, messages: Messages) -> JudgeReply | _Failure:
         """One call."""
         began = time.monotonic()
         request = urllib.request.Request(self.settings.endpoint, data=self._body(messages), headers=self._headers())
@@ -188,7 +188,9 @@ class ChatEndpoint:
         # A host whose name cannot be one raises UnicodeError.
         return _Failure(words=words, unreachable=isinstance(reason, UNREACHABLE))
 
-    def _status_failure(self, status: int, headers: Message[str, str], body: bytes, messages: Messages) -> Reply | _Failure:
+    def _status_failure(
+        self, status: int, headers: Message[str, str], body: bytes, messages: Messages
+    ) -> JudgeReply | _Failure:
         """An answer with another status than 200."""
         words = f"HTTP {status}" + (f": {self._excerpt(body)}" if body.strip() else "")
         if 300 <= status < 400:
@@ -270,7 +272,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def read_reply(body: bytes, seconds: float, redact: Callable[[str], str]) -> Reply | None:
+def read_reply(body: bytes, seconds: float, redact: Callable[[str], str]) -> JudgeReply | None:
     """The first choice of a chat completion; None where the body is none."""
     try:
         value = json.loads(body)
@@ -281,7 +283,7 @@ def read_reply(body: bytes, seconds: float, redact: Callable[[str], str]) -> Rep
             content = "".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
         finish = str(choice.get("finish_reason") or "")
         refusal = str(message.get("refusal") or "") or ("content_filter" if finish == "content_filter" else "")
-        return Reply(
+        return JudgeReply(
             text=redact(str(content or "")),
             refusal=redact(refusal),
             finish=finish,

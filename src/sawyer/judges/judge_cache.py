@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sawyer.errors import JudgeError, RunError
-from sawyer.judges.chat_endpoint import Reply
+from sawyer.judges.chat_endpoint import JudgeReply
 from sawyer.judges.judge_prompts import Messages, as_rows
 from sawyer.judges.judge_settings import JudgeSettings
 
@@ -48,14 +48,14 @@ class JudgeCache:
         with self._lock:
             self._database.close()
 
-    def get(self, key: str) -> Reply | None:
+    def get(self, key: str) -> JudgeReply | None:
         """The reply to what was asked under `key`."""
         with self._errors(), self._lock:
             row = self._database.execute(f"SELECT {COLUMNS} FROM replies WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         text, refusal, finish, prompt_tokens, completion_tokens, seconds = row
-        return Reply(
+        return JudgeReply(
             text=text,
             refusal=refusal,
             finish=finish,
@@ -64,7 +64,7 @@ class JudgeCache:
             seconds=seconds,
         )
 
-    def put(self, key: str, model: str, reply: Reply) -> None:
+    def put(self, key: str, model: str, reply: JudgeReply) -> None:
         """Keep a reply."""
         # SQLite stores no lone surrogates.
         text, refusal = (words.encode("utf-8", "replace").decode() for words in (reply.text, reply.refusal))

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from sawyer.errors import Interrupted, JudgeError
-from sawyer.judges.chat_endpoint import EXCERPT, ChatEndpoint, RejectedRequest, Reply, StopRequest
+from sawyer.judges.chat_endpoint import EXCERPT, ChatEndpoint, JudgeReply, RejectedRequest, StopRequest
 from sawyer.judges.judge_cache import JudgeCache, call_key
 from sawyer.judges.judge_plan import JudgePlan, JudgeTally, plan_calls
 from sawyer.judges.judge_prompts import LOWEST_SCORE, Messages, QuestionKind, pair_messages, score_messages, second_request
@@ -268,7 +268,7 @@ class Judge:
                 ) from None
             return QuestionResult(verdict=ParsedReply(value=None, problem="rejected"), reply=str(error))
 
-    def _reply(self, messages: Messages) -> Reply:
+    def _reply(self, messages: Messages) -> JudgeReply:
         """From the cache, else from the endpoint into the cache, before anything is made of it."""
         key = self._key(messages)
         reply = self.cache.get(key)
@@ -301,7 +301,7 @@ def ordered_grades(forward: QuestionResult, backward: QuestionResult) -> Ordered
     )
 
 
-def _result_of(verdict: ParsedReply, replies: Sequence[Reply]) -> QuestionResult:
+def _result_of(verdict: ParsedReply, replies: Sequence[JudgeReply]) -> QuestionResult:
     last = replies[-1]
     words = last.refusal or last.text
     words = f"{words} (cut at max_tokens)" if last.finish == "length" and verdict.problem else words

@@ -164,16 +164,17 @@ def insert_items(connection: sqlite3.Connection, items: Sequence[Item]) -> None:
         if (prompt := prompts.get(id(item.prompt))) is None:
             text = messages_json(item.prompt.messages)
             prompt = prompts[id(item.prompt)] = _text_number(connection, "prompts (key, messages)", text)
-        rows.append((item.id, prompt, json.dumps(numbers), item.round, item.uncertainty))
+        rows.append((item.id, prompt, str(numbers), item.round, item.uncertainty))  # as JSON writes whole numbers
     connection.executemany("INSERT INTO items (id, prompt, answers, round, uncertainty) VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _text_number(connection: sqlite3.Connection, columns: str, text: str) -> int:
     """The row's number of a text, which is written if need be."""
     key = hashlib.sha256(text.encode()).digest()
+    new = connection.execute(f"INSERT OR IGNORE INTO {columns} VALUES (?, ?)", (key, text))  # most texts are new
+    if new.rowcount:
+        return int(new.lastrowid or 0)
     row = connection.execute(f"SELECT number FROM {columns.split()[0]} WHERE key = ?", (key,)).fetchone()
-    if row is None:
-        row = (connection.execute(f"INSERT INTO {columns} VALUES (?, ?)", (key, text)).lastrowid,)
     return int(row[0])
 
 
