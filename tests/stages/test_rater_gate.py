@@ -101,6 +101,14 @@ def test_verdicts_by_votes(raters: Mapping[str, Grader], verdict: str, words: st
     assert "reward.raters: {NAME: 0}" in gate.advice
 
 
+@pytest.mark.parametrize(("other_prompts", "verdict"), [(0, "fail"), (300, "fail"), (301, "warn")])
+def test_a_few_useless_votes_among_many_judgements_are_a_warning(other_prompts: int, verdict: str) -> None:
+    report = report_json(agreement_report(rated_items({"anna": lazy, "bob": lazy})))  # 300 votes
+    gate = raters_gate(report, other_prompts)
+    assert gate is not None and gate.verdict == verdict
+    assert ("the other 301 judged prompts are not theirs" in gate.message) == (verdict == "warn")
+
+
 def test_a_rater_who_is_left_out_does_not_count() -> None:
     report = report_json(agreement_report(rated_items({"anna": honest}))) | {"alphas": []}
     lazy_profile = report_json(agreement_report(rated_items({"eve": lazy})))["profiles"][0] | {"left_out": True}

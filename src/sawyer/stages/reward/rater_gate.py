@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sawyer.runs import Gate, Layout
@@ -34,15 +35,32 @@ def read_agreement(layout: Layout) -> Mapping[str, Any]:
     return report if isinstance(report, dict) else {}
 
 
-def raters_gate(report: Mapping[str, Any]) -> Gate | None:
+def raters_gate(report: Mapping[str, Any], other_prompts: int = 0) -> Gate | None:
     """fail: the raters agree no more than chance does (alpha's interval ends at 0 or below, for each measure that is defined),
     or no judgement prefers an answer, or every rater is flagged for votes that go by something else than quality. warn:
-    they may agree no more than chance does, of 20 prompts or more, or somebody is flagged. None without votes.
+    they may agree no more than chance does, of 20 prompts or more, or somebody is flagged; and where more prompts were judged
+    elsewhere (`other_prompts`) than by these votes, what else fails: they are the smaller part. None without votes.
 
     Raters that reward.raters leaves out do not count. Nobody is named: the gate stands on the run's page.
     """
-    voters = [profile for profile in report.get("profiles", []) if not profile.get("left_out", False)]
-    profiles = [profile for profile in voters if profile["votes"] > profile["skips"]]
+    gate = _gate_of_votes(report)
+    if gate is None or gate.verdict != "fail":
+        return gate
+    votes = sum(profile["votes"] - profile["skips"] for profile in _voters(report))
+    if votes >= other_prompts:
+        return gate
+    message = f"{gate.message}; the other {other_prompts:,} judged prompts are not theirs"
+    return replace(gate, verdict="warn", message=message)
+
+
+def _voters(report: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The profiles of the raters whose judgements count."""
+    profiles = [profile for profile in report.get("profiles", []) if not profile.get("left_out", False)]
+    return [profile for profile in profiles if profile["votes"] > profile["skips"]]
+
+
+def _gate_of_votes(report: Mapping[str, Any]) -> Gate | None:
+    profiles = _voters(report)
     if not profiles:
         return None
     flags = [profile["flags"] for profile in profiles if profile["flags"]]

@@ -24,7 +24,7 @@ from sawyer.models import (
     sample,
     sequence_logits,
 )
-from sawyer.records import Prompt, join_names
+from sawyer.records import JudgedPrompt, Prompt, join_names
 from sawyer.runs import Run, write_json
 from sawyer.stages.reward.ensemble_training import EnsembleLoop, as_trained, calibrate, member_seed, save_members
 from sawyer.stages.reward.judgement_counts import JudgementCounts
@@ -61,8 +61,6 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     settings = required_section(config.reward, "reward")
     # An earlier model's report goes first: RL must not set its guards by it.
     distributed.on_rank_zero(lambda: run.layout.trust.unlink(missing_ok=True))
-    if (gate := raters_gate(read_agreement(run.layout))) is not None:
-        run.journal.gate(gate)
     policy, reader = open_policy(config, run), open_member(config, run, 0)
     placement = choose_device(config.device, config.precision, width=reader.width)
     checked_loss(settings.loss)  # a user's loss may be wrong in ways that training would only show after hours
@@ -71,8 +69,10 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     try:
         data = deduplicate(config, run, policy or reader, placement, load_reward_data(config, run, reader))
     except NothingToLearnError as error:
+        _log_raters_gate(run, error.records)
         log_refusal(run, error.records, config.seed)
         raise
+    _log_raters_gate(run, data.records)
     prompts = answerable_prompts(data, policy, run)[: settings.calibration_prompts] if policy is not None else []
     frozen = freeze(reader.model, settings.freeze, setting="reward.freeze") if settings.freeze else None
     loop = _begin(config, run, reader, placement, data)
@@ -117,6 +117,12 @@ def train(config: Config, run: Run) -> dict[str, Any]:
     for gate in reward_gates(figures, report.probes):
         run.journal.gate(gate)
     return figures
+
+
+def _log_raters_gate(run: Run, records: Sequence[JudgedPrompt]) -> None:
+    judged_elsewhere = sum(not record.rater and bool(record.scores) for record in records)
+    if (gate := raters_gate(read_agreement(run.layout), judged_elsewhere)) is not None:
+        run.journal.gate(gate)
 
 
 def open_policy(config: Config, run: Run) -> LanguageModel | None:
