@@ -90,10 +90,14 @@ class RatingDatabase:
         return database
 
     def _check_kind(self, create: bool) -> None:
-        application, version, tables = (
-            self._connection.execute(sql).fetchone()[0]
-            for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
-        )
+        self._connection.execute("BEGIN")  # one moment's state: another program may make the tables just now
+        try:
+            application, version, tables = (
+                self._connection.execute(sql).fetchone()[0]
+                for sql in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
+            )
+        finally:
+            self._connection.execute("ROLLBACK")
         if not tables and not application and not version:
             if not create:
                 raise RatingError(f"there are no votes: {self.path} is empty", todo="judge some answers first: `sawyer rate`")
